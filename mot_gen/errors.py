@@ -1,0 +1,18 @@
+"""InputError: what the user gave cannot be used. The command line prints it as one line and exits with code 2."""
+
+
+class InputError(ValueError):
+    """Bad input: the message names the file or field, the value and the remedy, in one line."""
+
+
+class Interrupted(Exception):
+    """Stopped on request after a checkpoint was written; the command line exits with code 3."""
+
+
+def nearest(name: str, allowed) -> str:
+    """`"; did you mean 'x'?"` for the closest of the allowed names, else `"; one of: ..."`."""
+    import difflib
+
+    allowed = sorted(map(str, allowed))
+    close = difflib.get_close_matches(str(name), allowed, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; one of: {', '.join(allowed)}"
