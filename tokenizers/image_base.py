@@ -1,0 +1,106 @@
+"""What every image tokenizer shares: ImageTokenizer.
+
+A child declares `modality` and two maps between pixels and tokens; raw pictures, batches, spans, device and
+fingerprint are here. As diffusers models (`ModelMixin`, `ConfigMixin`) they save and load with their weights, alone
+or as a component of a `DiffusionPipeline`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.sequence import Modality, Span
+from mot_gen.tokenizers.image_files import image_tensor
+
+
+def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) from one side or a pair; raises InputError unless both are at least 1."""
+    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise InputError(f"image_size must be one side or (height, width), each at least 1, got {image_size!r}")
+    return pair
+
+
+class ImageTokenizer(ModelMixin, ConfigMixin):
+    """Images of one size <-> spans with a 2-D grid.
+
+    A child's config has `name` (of its modality) and `image_size`, and it defines:
+    - `modality -> Modality`, `color_channels -> int` (1 or 3), `grid -> (rows, columns)`;
+    - `tokens(pixels (B, C, H, W) in [-1, 1]) -> (B, n) ids or (B, n, D) latents`;
+    - `pixels(tokens) -> (B, C, H, W)`, about [-1, 1].
+    """
+
+    config_name = "config.json"
+
+    def encode(self, raw) -> Span:
+        """A PIL image, path, bytes or tensor (C, H, W) -> a span of n = rows * columns tokens, cropped to image_size."""
+        return self.encode_batch([raw])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, raws: Sequence) -> list[Span]:
+        """Many raw images in one pass of the network; the same spans as one by one."""
+        if not raws:
+            return []
+        size = size_pair(self.config.image_size)
+        pixels = torch.stack([image_tensor(raw, size, self.color_channels).to(self.device) for raw in raws])
+        tokens = self.tokens((pixels * 2 - 1).to(self.dtype))
+        tokens = tokens.float() if tokens.is_floating_point() else tokens
+        return [Span(self.config.name, values, self.grid) for values in tokens]
+
+    def decode(self, span: Span) -> Tensor:
+        """A span -> float tensor (C, H, W) in [0, 1]; raises InputError for one that this tokenizer cannot have made."""
+        return self.decode_batch([span])[0]
+
+    @torch.no_grad()
+    def decode_batch(self, spans: Sequence[Span]) -> list[Tensor]:
+        """Many spans in one pass of the network; the same images as one by one."""
+        if not spans:
+            return []
+        for span in spans:
+            self._check(span)
+        tokens = torch.stack([span.values.to(self.device) for span in spans])
+        tokens = tokens.to(self.dtype) if tokens.is_floating_point() else tokens
+        return list(self.pixels(tokens).float().add(1).div(2).clamp(0, 1))
+
+    def _check(self, span: Span) -> None:
+        n, (rows, columns) = len(span), self.grid
+        grid = span.grid or self.grid
+        if n != rows * columns or tuple(grid) != (rows, columns):
+            raise InputError(f"{self.config.name} span of {n} tokens, grid {grid}; its tokenizer decodes {rows} x {columns}")
+        if self.modality.discrete:
+            low, high = span.values.min().item(), span.values.max().item()
+            if low < 0 or high >= self.modality.vocab_size:
+                raise InputError(f"{self.config.name} ids {low} to {high} lie outside 0 to {self.modality.vocab_size - 1}")
+        elif span.values.shape[1:] != (self.modality.channels,):
+            raise InputError(
+                f"{self.config.name} tokens of shape {tuple(span.values.shape[1:])}; expected {self.modality.channels} channels"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self._first_tensor().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._first_tensor().dtype
+
+    def _first_tensor(self) -> Tensor:
+        return next(itertools.chain(self.parameters(), self.buffers()))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over config and weights, in hex: what stored tokens were made by. The device does not count."""
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        digest = hashlib.sha256(json.dumps([type(self).__name__, config], sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
