@@ -1,0 +1,35 @@
+"""Objectives by name. An objective owns the corruption, the target, the scaling and the loss of one modality.
+
+Each module has an `Objective(**options)`. A discrete one has `loss(logits, ids)`. A continuous one has, with one time
+in [0, 1] per span (0 clean, 1 noise):
+
+- `sample_time(latents, generator)` -> (n,);
+- `corrupt(values, time, generator)` -> (input, target): values (N, C), time (N,), one per token;
+- `loss(output, target, time)` -> (N,), unreduced and averaged over the channels;
+- `scheduler()`: the diffusers scheduler it is sampled with, and `scheduler_time(timestep)`, `scheduler_output(output,
+  noisy, time)`: what that scheduler's timestep is as a time, and what the network's output is to it;
+- `fits(scheduler)`: the kind of scheduler it needs where the given one will not do, or None.
+
+`load(kind, options)` finds one by module name in this folder or by dotted path.
+"""
+
+import importlib
+import importlib.util
+import inspect
+
+from mot_gen.errors import InputError, nearest
+
+NAMES = ("next_token", "diffusion", "flow")
+
+
+def load(kind: str, options: dict | None = None):
+    """The objective of that name, with its options checked."""
+    module_name = kind if "." in kind else f"mot_gen.objectives.{kind}"
+    if importlib.util.find_spec(module_name) is None:
+        raise InputError(f"objectives: {kind!r} is not an objective" + nearest(kind, NAMES))
+    objective = importlib.import_module(module_name).Objective
+    allowed = inspect.signature(objective).parameters
+    for name in options or {}:
+        if name not in allowed:
+            raise InputError(f"objectives: {kind} has no option {name!r}" + nearest(name, allowed))
+    return objective(**(options or {}))

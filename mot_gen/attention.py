@@ -1,0 +1,162 @@
+"""Global attention: Places, the one mask rule, attend (SDPA and FlexAttention), rotary positions, the KV cache.
+
+The rule (Transfusion, Figure 4): a query sees a key of the same document that does not come later, or that belongs to
+the same bidirectional span. It is written once, as a `mask_mod(b, h, q, kv)`: broadcast over index grids it is the
+dense mask of SDPA, handed to `create_block_mask` it is FlexAttention's.
+
+Shapes: B rows, S slots, Q queries, K keys, H heads, G key/value heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache as once
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mot_gen.sequence import PADDING, Layout
+
+EMPTY = PADDING - 1  # the document of a cache slot that was never written: no query, padding included, sees it
+
+
+@dataclass
+class Places:
+    """What the mask rule reads of each slot; (B, S) int64 each.
+
+    document: its document. index: its place in the row. block: its span if that is bidirectional, else PADDING.
+    """
+
+    document: Tensor
+    index: Tensor
+    block: Tensor
+
+    @classmethod
+    def of(cls, layout: Layout, bidirectional: Tensor, start: Tensor | None = None) -> Places:
+        """Places of a layout. bidirectional: (modalities,) bool. start: (B,) the rows' first indices, 0 by default."""
+        index = torch.arange(layout.shape[1], device=layout.document.device).expand(layout.shape)
+        if start is not None:
+            index = index + start[:, None]
+        block = torch.where(bidirectional[layout.modality], layout.span, PADDING)
+        return cls(layout.document, index, block)
+
+
+def mask_rule(query: Places, key: Places) -> Callable:
+    """The mask_mod of queries and keys: visible(b, h, q, kv) -> bool, for integers or broadcastable index tensors."""
+
+    def visible(b, h, q, kv):
+        same_document = query.document[b, q] == key.document[b, kv]
+        not_later = query.index[b, q] >= key.index[b, kv]
+        block = query.block[b, q]
+        same_block = (block == key.block[b, kv]) & (block != PADDING)
+        return same_document & (not_later | same_block)
+
+    return visible
+
+
+def dense_mask(query: Places, key: Places, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(B, 1, Q, K) float mask, 0 where visible and -inf elsewhere; SDPA on a CPU is faster with it than with bool."""
+    b, q, kv = (torch.arange(n, device=query.index.device) for n in (*query.index.shape, key.index.shape[1]))
+    visible = mask_rule(query, key)(b[:, None, None], None, q[None, :, None], kv[None, None, :])
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))[:, None]
+
+
+def block_mask(places: Places):
+    """FlexAttention's BlockMask for self-attention of a packed batch; S should be a multiple of 128."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    batch, length = places.index.shape
+    return create_block_mask(mask_rule(places, places), batch, None, length, length, device=places.index.device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
+    """q (B, H, Q, D), k and v (B, G, K, D) with G dividing H -> (B, H, Q, D); scale 1 / sqrt(D).
+
+    mask: a dense float mask for SDPA, or a BlockMask for FlexAttention.
+    """
+    grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, Tensor):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), enable_gqa=grouped)
+    return _flex_attention(q.is_cuda)(q, k, v, block_mask=mask, enable_gqa=grouped)
+
+
+@once
+def _flex_attention(compiled: bool):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Eager FlexAttention materialises the scores, so it is compiled where it is meant to run.
+    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+
+
+def rotary(time: Tensor, head_dim: int, theta: float) -> Tensor:
+    """(T,) positions -> (T, 1, D/2) complex unit rotations, RoFormer's pairs interleaved: (x0, x1), (x2, x3), ..."""
+    pair = torch.arange(0, head_dim, 2, device=time.device, dtype=torch.float32)
+    angle = time.float()[:, None] * theta ** (-pair / head_dim)
+    return torch.polar(torch.ones_like(angle), angle)[:, None]
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Apply `rotary` to x (T, H, D)."""
+    if torch.compiler.is_compiling():  # the compiler has no complex kernels; written out it fuses them
+        cos, sin = rotation.real, rotation.imag
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once: keys, values (layers, B, G, length, D).
+
+    A forward pass is tentative: it writes its tokens after the `lengths` (B,) that are kept, and the next pass
+    overwrites them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.
+    """
+
+    def __init__(self, layers: int, batch: int, length: int, kv_heads: int, head_dim: int, device=None, dtype=None):
+        shape = (layers, batch, kv_heads, length, head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        empty = torch.full((batch, length), EMPTY, dtype=torch.long, device=device)
+        index = torch.arange(length, device=device).expand(batch, length)
+        self.places = Places(empty, index, empty.clone())
+        self.even = True  # whether all rows have the same length, so that a slice does where an index is needed
+        self.longest = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def place(self, layout: Layout, bidirectional: Tensor) -> tuple[Places, Places]:
+        """Reserve slots for the tokens of `layout` (B, n): the places of these queries, and of all keys they may see."""
+        batch, n = layout.shape
+        if self.longest + n > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, and {self.longest + n} are needed")
+        places = Places.of(layout, bidirectional, self.lengths)
+        self._index = None if self.even else (torch.arange(batch, device=self.lengths.device)[:, None], places.index)
+        self._slots = slice(self.longest, self.longest + n)
+        at = self._index or (slice(None), self._slots)
+        self.places.document[at] = places.document
+        self.places.block[at] = places.block
+        end = self._slots.stop
+        p = self.places
+        return places, Places(p.document[:, :end], p.index[:, :end], p.block[:, :end])
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put k, v (B, G, n, D) into the reserved slots; all keys and values up to there, (B, G, K, D)."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self._index is None:
+            keys[:, :, self._slots], values[:, :, self._slots] = k, v
+        else:
+            row, slot = self._index
+            keys[row, :, slot], values[row, :, slot] = k.transpose(1, 2).to(keys.dtype), v.transpose(1, 2).to(keys.dtype)
+        return keys[:, :, : self._slots.stop], values[:, :, : self._slots.stop]
+
+    def advance(self, counts: Tensor):
+        """Keep the first counts[b] of the tokens last written in row b; counts: (B,) int64."""
+        self.lengths = self.lengths + counts
+        lengths = self.lengths.tolist()
+        self.longest = max(lengths)
+        self.even = min(lengths) == self.longest

@@ -1,0 +1,242 @@
+"""Samples -> PackedBatch and back: document_length, plan_rows, pack_rows, pack, unpack.
+
+A sample of spans becomes one document. With text T and an image of four tokens I it is laid out as
+
+    <document> T T T <image> I I I I </image> </document>
+
+Only this file writes special tokens. A document never crosses a row; rows are filled best-fit-decreasing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError, nearest
+from mot_gen.sequence import PADDING, Latents, Layout, Modality, PackedBatch, Span, Vocabulary
+
+Sample = Sequence[Span]
+
+
+def document_length(sample: Sample, modalities: Sequence[Modality]) -> int:
+    """Slots that a sample takes: its tokens, a begin and an end around each non-text span, two document bounds."""
+    return 2 + sum(len(span) + 2 * (span.modality != modalities[0].name) for span in sample)
+
+
+def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Best-fit-decreasing: indices of documents per row, none longer than `row_length`."""
+    rows: list[list[int]] = []
+    room_to_rows: dict[int, list[int]] = {}
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        need = lengths[index]
+        if need > row_length:
+            raise InputError(f"sample {index}: {need} tokens do not fit a row of {row_length}; raise training.row_length")
+        room = next((r for r in range(need, row_length + 1) if room_to_rows.get(r)), None)
+        if room is None:
+            rows.append([])
+            row, room = len(rows) - 1, row_length
+        else:
+            row = room_to_rows[room].pop()
+        rows[row].append(index)
+        room_to_rows.setdefault(room - need, []).append(row)
+    return rows
+
+
+def pack(
+    samples: Sequence[Sample], modalities: Sequence[Modality], row_length: int, rows: int | None = None
+) -> PackedBatch:
+    """Put samples into rows of `row_length` slots; as many rows as needed, padded to `rows` where that is given."""
+    plan = plan_rows([document_length(sample, modalities) for sample in samples], row_length)
+    if rows is not None and len(plan) > rows:
+        raise InputError(f"{len(samples)} samples need {len(plan)} rows of {row_length}, but rows is {rows}")
+    plan += [[] for _ in range((rows or 0) - len(plan))]
+    return pack_rows([[samples[i] for i in row] for row in plan], modalities, row_length)
+
+
+def pack_rows(rows: Sequence[Sequence[Sample]], modalities: Sequence[Modality], row_length: int) -> PackedBatch:
+    """Pack with the assignment of samples to rows already made: rows[b] are the documents of row b, in order."""
+    writer = _Writer(modalities, row_length)
+    number = 0
+    for row in rows:
+        writer.open_row()
+        for sample in row:
+            writer.document(sample, f"sample {number}")
+            number += 1
+        writer.close_row()
+    return writer.batch()
+
+
+def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span]]:
+    """The inverse of `pack`, in row order: every document's spans, special tokens and padding removed.
+
+    Adjacent spans of text come back as one, since nothing stands between them.
+    """
+    vocabulary = Vocabulary(modalities)
+    samples: list[list[Span]] = []
+    taken = dict.fromkeys(batch.latents, 0)
+    for b in range(batch.layout.shape[0]):
+        document, span = batch.layout.document[b], batch.layout.span[b]
+        starts = torch.cat([span.new_zeros(1), 1 + (span[1:] != span[:-1]).nonzero().flatten(), span.new_tensor([len(span)])])
+        previous = PADDING
+        for start, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
+            if document[start] == PADDING:
+                continue
+            if document[start] != previous:
+                samples.append([])
+                previous = document[start].item()
+            modality = modalities[batch.layout.modality[b, start]]
+            if modality.discrete:
+                ids = batch.ids[b, start:end]
+                if modality is modalities[0] and ids[0] >= modality.vocab_size:
+                    continue
+                values = ids - vocabulary.offset[modality.name]
+                grid = _grid(batch.layout.position[b, start:end]) if modality is not modalities[0] else None
+            else:
+                latents, first = batch.latents[modality.name], taken[modality.name]
+                taken[modality.name] = last = first + end - start
+                values, grid = latents.values[first:last], latents.grids[int(latents.span[first])]
+            samples[-1].append(Span(modality.name, values, grid, bool(batch.learned[b, start])))
+    return samples
+
+
+def _grid(position: Tensor) -> tuple[int, int] | None:
+    rows, columns = (position[:, 1:].amax(0) + 1).tolist()
+    return (rows, columns) if rows > 1 or columns > 1 else None
+
+
+class _Writer:
+    """Collects the slots of a batch as Python lists and tensors per span, and makes the batch once."""
+
+    def __init__(self, modalities: Sequence[Modality], row_length: int):
+        self.modalities = list(modalities)
+        self.index = {m.name: i for i, m in enumerate(modalities)}
+        self.vocabulary = Vocabulary(modalities)
+        self.row_length = row_length
+        self.rows = 0
+        # Per piece of consecutive slots: (modality, document, span, position (n, 3), ids (n,), learned).
+        self.pieces: list[tuple[int, int, int, Tensor, Tensor, bool]] = []
+        self.continuous: dict[str, dict[str, list]] = {
+            m.name: {"values": [], "start": [], "learned": [], "leads": [], "grids": []}
+            for m in modalities
+            if not m.discrete
+        }
+
+    def open_row(self):
+        self.used = self.documents = self.spans = 0
+
+    def close_row(self):
+        padding = self.row_length - self.used
+        if padding:
+            zeros = torch.zeros(padding, dtype=torch.long)
+            self.pieces.append((0, PADDING, PADDING, torch.zeros(padding, 3, dtype=torch.long), zeros, False))
+        self.rows += 1
+
+    def document(self, sample: Sample, name: str):
+        if not sample:
+            raise InputError(f"{name}: an empty document cannot be learned from; give it at least one span")
+        for s, span in enumerate(sample):
+            self._check(span, f"{name}, span {s}")
+        if self.used + document_length(sample, self.modalities) > self.row_length:
+            raise InputError(
+                f"{name}: {document_length(sample, self.modalities)} tokens do not fit the {self.row_length - self.used} "
+                f"slots left of a row of {self.row_length}; raise training.row_length"
+            )
+        self.time = 0
+        self._special(self.vocabulary.document_begin, learned=False)
+        for s, span in enumerate(sample):
+            followed = any(later.learned and self._modality(later).discrete for later in sample[s + 1 :])
+            self._span(span, leads=followed)
+        self._special(self.vocabulary.document_end, learned=sample[-1].learned)
+        self.documents += 1
+
+    def _modality(self, span: Span) -> Modality:
+        return self.modalities[self.index[span.modality]]
+
+    def _check(self, span: Span, where: str):
+        if span.modality not in self.index:
+            raise InputError(f"{where}: modality {span.modality!r} is not one of the model's" + nearest(span.modality, self.index))
+        modality, values, where = self._modality(span), span.values, f"{where} ({span.modality})"
+        if len(span) == 0:
+            raise InputError(f"{where}: is empty; leave the span out")
+        if span.grid is not None and span.grid[0] * span.grid[1] != len(span):
+            raise InputError(f"{where}: a grid of {span.grid[0]} x {span.grid[1]} does not hold {len(span)} tokens")
+        if modality.discrete:
+            if values.dim() != 1 or values.is_floating_point():
+                raise InputError(f"{where}: needs integer ids of shape (n,), got {values.dtype} {tuple(values.shape)}")
+            low, high = values.min().item(), values.max().item()
+            if low < 0 or high >= modality.vocab_size:
+                worst = low if low < 0 else high
+                raise InputError(f"{where}: id {worst} is outside the vocabulary of {modality.vocab_size}")
+            return
+        if values.dim() != 2 or values.shape[1] != modality.channels:
+            raise InputError(f"{where}: needs latents of shape (n, {modality.channels}), got {tuple(values.shape)}")
+        if not torch.isfinite(values).all():
+            raise InputError(f"{where}: latents hold NaN or infinity")
+
+    def _special(self, token: int, learned: bool):
+        self._piece(0, torch.tensor([[self.time, 0, 0]]), torch.tensor([token]), learned)
+        self.time += 1
+
+    def _span(self, span: Span, leads: bool):
+        modality, n = self._modality(span), len(span)
+        text = modality is self.modalities[0]
+        if not text:
+            self._special(self.vocabulary.begin[span.modality], span.learned)
+        if modality.discrete:
+            ids = span.values.long() + self.vocabulary.offset[span.modality]
+        else:
+            ids = torch.zeros(n, dtype=torch.long)
+            kept = self.continuous[span.modality]
+            kept["values"].append(span.values)
+            kept["start"].append(self.rows * self.row_length + self.used)
+            kept["learned"].append(span.learned)
+            kept["leads"].append(leads)
+            kept["grids"].append(tuple(span.grid) if span.grid else (1, n))
+        self._piece(self.index[span.modality], span_positions(n, span.grid, self.time, modality.position), ids, span.learned)
+        self.time += 1 if modality.position == "grid" else n
+        if not text:
+            self._special(self.vocabulary.end[span.modality], span.learned and modality.discrete)
+
+    def _piece(self, modality: int, position: Tensor, ids: Tensor, learned: bool):
+        self.pieces.append((modality, self.documents, self.spans, position, ids, learned))
+        self.spans += 1
+        self.used += len(ids)
+
+    def batch(self) -> PackedBatch:
+        shape = (self.rows, self.row_length)
+        lengths = torch.tensor([len(piece[4]) for piece in self.pieces])
+
+        def spread(column: int) -> Tensor:
+            return torch.tensor([piece[column] for piece in self.pieces]).repeat_interleave(lengths).view(shape)
+
+        position = torch.cat([piece[3] for piece in self.pieces]).view(*shape, 3)
+        layout = Layout(spread(0), spread(1), spread(2), position)
+        ids = torch.cat([piece[4] for piece in self.pieces]).view(shape)
+        latents = {name: self._latents(name, kept) for name, kept in self.continuous.items()}
+        return PackedBatch(layout, ids, spread(5), latents)
+
+    def _latents(self, name: str, kept: dict[str, list]) -> Latents:
+        channels = self.modalities[self.index[name]].channels
+        lengths = torch.tensor([len(values) for values in kept["values"]], dtype=torch.long)
+        span = torch.arange(len(lengths)).repeat_interleave(lengths)
+        start = torch.tensor(kept["start"], dtype=torch.long)
+        within = torch.arange(len(span)) - (lengths.cumsum(0) - lengths)[span]
+        return Latents(
+            values=torch.cat(kept["values"]) if kept["values"] else torch.zeros(0, channels),
+            slots=start[span] + within,
+            span=span,
+            learned=torch.tensor(kept["learned"], dtype=torch.bool),
+            leads=torch.tensor(kept["leads"], dtype=torch.bool),
+            grids=kept["grids"],
+        )
+
+
+def span_positions(n: int, grid: tuple[int, int] | None, time: int, kind: str) -> Tensor:
+    """(n, 3) positions of a span whose first token stands at `time`: see `Modality.position`."""
+    index = torch.arange(n)
+    columns = grid[1] if grid else n
+    row, column = (index // columns, index % columns) if grid else (torch.zeros_like(index), torch.zeros_like(index))
+    when = torch.full_like(index, time) if kind == "grid" else time + index
+    return torch.stack([when, row, column], dim=1)
