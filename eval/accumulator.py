@@ -1,0 +1,72 @@
+"""Accumulator: the torchmetrics.Metric below every metric here. States merge by a stated function, of any shape.
+
+torchmetrics stacks what the ranks send, which fails when a rank saw nothing or when sizes differ, and it keeps states
+in the default dtype. Here a state is a float64 (or uint8) tensor, or a list of such, with a `merge(list of tensors)`;
+the same function merges batches, ranks and `merge_state`, so one process and many give the same number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+
+def concat_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Tables of (n_i, k) one below the other; empty ones may have any number of columns. None at all gives (0, 0)."""
+    parts = list(parts)
+    filled = [part for part in parts if part.shape[0]]
+    if filled:
+        return torch.cat(filled)
+    return parts[0] if parts else torch.zeros(0, 0, dtype=torch.float64)
+
+
+def concat_bytes(parts: Sequence[Tensor]) -> Tensor:
+    """uint8 strings one after the other."""
+    return torch.cat([torch.zeros(0, dtype=torch.uint8), *(part.cpu() for part in parts)])
+
+
+class Accumulator(Metric):
+    """A torchmetrics.Metric whose `compute()` returns a `MetricResult` and whose states merge as stated.
+
+    `takes` says what `update` is given, so that one contract test can feed every metric: "features" (features, real),
+    "images" (images, real), "image pairs", "texts" (predictions, references), "predictions" (predictions alone),
+    "units" (two lists of id sequences), "token losses" and so on.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    takes: str
+
+    def add_tensor(self, name: str, empty: Tensor, merge: Callable[[list[Tensor]], Tensor]):
+        """A state of one tensor that starts as `empty`."""
+        self.add_state(name, default=empty, dist_reduce_fx=merge)
+
+    def add_rows(self, *names: str):
+        """States that are tables of rows, appended with `append`, read with `rows`."""
+        for name in names:
+            self.add_state(name, default=[], dist_reduce_fx=concat_rows)
+
+    def append(self, name: str, rows: Tensor):
+        """Append (n, k) float64 rows to a table."""
+        getattr(self, name).append(rows.detach().to(self.device, torch.float64))
+
+    def rows(self, name: str) -> Tensor:
+        """(N, k) float64: all rows of a table so far; after a sync, of all ranks in their order."""
+        return concat_rows(getattr(self, name))
+
+    def _sync_dist(self, dist_sync_fn=gather_all_tensors, process_group=None):
+        group = process_group or self.process_group
+        for name, merge in self._reductions.items():
+            value = getattr(self, name)
+            is_list = isinstance(value, list)
+            merged = merge(dist_sync_fn(merge(value).to(self.device) if is_list else value, group=group))
+            setattr(self, name, [merged] if is_list else merged)
+
+    def _reduce_states(self, incoming_state):
+        for name, merge in self._reductions.items():
+            first, then = incoming_state[name], getattr(self, name)
+            setattr(self, name, first + then if isinstance(first, list) else merge([first, then]))

@@ -1,0 +1,83 @@
+"""Images as metrics take them: check_images, to_uint8, to_unit, and the named resize modes.
+
+The contract: (N, C, H, W), uint8 or float in [0, 1]. Floats are rounded to bytes, never truncated; NaN is an error, and
+so is a value out of range unless `clamp=True`. Resizing is by a named mode, since the mode moves an FID by whole points
+(Parmar et al. 2022):
+
+    tf1        bilinear as TensorFlow 1 did it: no half-pixel centres, no antialiasing; the original FID
+    clean      bicubic with antialiasing, in float, as PIL and clean-fid do it
+    antialias  bilinear with antialiasing, as torchvision does it
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from mot_gen.errors import InputError, nearest
+
+
+def check_images(images: Tensor, clamp: bool = False) -> Tensor:
+    """The images, uint8 or float clamped to [0, 1]; InputError for another shape, dtype or range."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise InputError(f"images must be (N, 3, H, W) or (N, 1, H, W), got shape {tuple(images.shape)}")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise InputError(f"images must be uint8 or float in [0, 1], got {images.dtype}; convert them first")
+    if torch.isnan(images).any():
+        raise InputError("images hold NaN; remove them, no clamping can mend them")
+    low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
+    if not clamp and (low < 0 or high > 1):
+        raise InputError(f"images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; rescale them or pass clamp=True")
+    return images.clamp(0, 1)
+
+
+def to_uint8(images: Tensor, clamp: bool = False) -> Tensor:
+    """Checked images as bytes, rounded to the nearest: 0.5 -> 128, 1.0 -> 255."""
+    images = check_images(images, clamp)
+    return images if images.dtype == torch.uint8 else images.float().mul(255).round().to(torch.uint8)
+
+
+def to_unit(images: Tensor, clamp: bool = False) -> Tensor:
+    """Checked images as float64 in [0, 1], bytes divided by 255."""
+    images = check_images(images, clamp)
+    return images.double() / 255 if images.dtype == torch.uint8 else images.double()
+
+
+def resize(images: Tensor, size: int | tuple[int, int], mode: str) -> Tensor:
+    """(N, C, H, W) -> (N, C, height, width) float32 in the range of the input, by a named mode."""
+    if mode not in RESIZE_MODES:
+        raise InputError(f"resize mode {mode!r} is not known" + nearest(mode, RESIZE_MODES))
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    images = images.float()
+    return images if images.shape[-2:] == size else RESIZE_MODES[mode](images, size)
+
+
+def _tf1(images: Tensor, size: tuple[int, int]) -> Tensor:
+    for axis, length in zip((-2, -1), size):
+        images = _tf1_axis(images, axis, length)
+    return images
+
+
+def _tf1_axis(images: Tensor, axis: int, length: int) -> Tensor:
+    old = images.shape[axis]
+    # TensorFlow 1 maps output i to input i * old / new in float32; half-pixel centres came with TensorFlow 2.
+    source = torch.arange(length, device=images.device, dtype=torch.float32) * (old / length)
+    lower = source.floor().long().clamp(max=old - 1)
+    upper = (lower + 1).clamp(max=old - 1)
+    weight = (source - lower).view(-1, *[1] * (-axis - 1))
+    below, above = images.index_select(axis, lower), images.index_select(axis, upper)
+    return below + (above - below) * weight
+
+
+def _clean(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def _antialias(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+RESIZE_MODES = {"tf1": _tf1, "clean": _clean, "antialias": _antialias}

@@ -1,0 +1,81 @@
+"""MetricResult: a number that carries all that is needed to get it again. `plain` makes any of its values JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import mot_gen
+
+
+@dataclass
+class MetricResult:
+    """One measured number and where it came from.
+
+    name: what was measured, with the extractor where there is one ("FID", "FD[dinov2-base]", "bleu").
+    n: how many items each side had, by side: {"real": 50000, "fake": 10000}, {"pairs": 100}, {"bytes": 81234}.
+    interval: (low, high) of a `provenance["confidence"]` confidence interval, or None where none was asked for.
+    provenance: settings that change the number (extractor, sha256 of its weights, resize mode, seed, versions, ...).
+    warnings: what a reader must know before quoting the number.
+    details: further numbers of the same computation (precision by n-gram order, edit counts, ...).
+    """
+
+    name: str
+    value: float
+    n: dict[str, int]
+    interval: tuple[float, float] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    details: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.provenance = {**self.provenance, "version": versions("mot-gen", "torch")}
+
+    @property
+    def signature(self) -> str:
+        """One line, in the manner of sacrebleu: `name|n.real:50000|...|version:mot-gen-0.1.0+torch-2.11.0`."""
+        parts = [self.name, *(f"n.{side}:{count}" for side, count in self.n.items())]
+        return "|".join(
+            parts + [f"{key}:{_short(value)}" for key, value in self.provenance.items() if value is not None]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the value is not rounded, and a number that is not finite becomes None."""
+        found = {key: getattr(self, key) for key in ("name", "value", "interval", "n", "signature", "provenance")}
+        return plain({**found, "warnings": self.warnings, "details": self.details})
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __str__(self) -> str:
+        low_high = "" if self.interval is None else " [{:.6g}, {:.6g}]".format(*self.interval)
+        return f"{self.name} {self.value:.6g}{low_high}  {self.signature}"
+
+
+def versions(*packages: str) -> str:
+    """`"torch-2.11.0+sacrebleu-2.6.0"`, leaving out what is not installed."""
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package}-{mot_gen.__version__ if package == 'mot-gen' else version(package)}")
+        except PackageNotFoundError:
+            continue
+    return "+".join(found)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: tuples as lists, numbers that are not finite as None, anything else by `str`."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _short(value: Any) -> str:
+    text = "yes" if value is True else "no" if value is False else str(value)
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text.replace("|", "/")
