@@ -74,11 +74,15 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
         n, (rows, columns) = len(span), self.grid
         grid = span.grid or self.grid
         if n != rows * columns or tuple(grid) != (rows, columns):
-            raise InputError(f"{self.config.name} span of {n} tokens, grid {grid}; its tokenizer decodes {rows} x {columns}")
+            raise InputError(
+                f"{self.config.name} span of {n} tokens, grid {grid}; its tokenizer decodes {rows} x {columns}"
+            )
         if self.modality.discrete:
             low, high = span.values.min().item(), span.values.max().item()
             if low < 0 or high >= self.modality.vocab_size:
-                raise InputError(f"{self.config.name} ids {low} to {high} lie outside 0 to {self.modality.vocab_size - 1}")
+                raise InputError(
+                    f"{self.config.name} ids {low} to {high} lie outside 0 to {self.modality.vocab_size - 1}"
+                )
         elif span.values.shape[1:] != (self.modality.channels,):
             raise InputError(
                 f"{self.config.name} tokens of shape {tuple(span.values.shape[1:])}; expected {self.modality.channels} channels"

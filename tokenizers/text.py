@@ -1,0 +1,179 @@
+"""Text as byte-level BPE tokens: TextTokenizer.
+
+Byte-level means that the 256 bytes are themselves tokens, so that every text can be written and is read back exactly:
+nothing is normalised, stripped, prefixed or unknown. There are no special tokens here. A text that spells `<|image|>`
+or `</s>` is that text; the tokens which bound documents and spans are added by packing, outside this vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from mot_gen.errors import InputError
+from mot_gen.sequence import Modality, Span
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+_PROBE = "  The é e\u0301 ﬁ Å🙂\u200d\x00\x1b\tß\r\n\n  ▁Ġ </s> <|image|> [MASK] 北京\ufeff\U0010ffff 12345 "
+
+
+class TextTokenizer(PreTrainedTokenizerFast):
+    """str <-> Span of n ids; the round trip is exact for every str that Unicode can encode.
+
+    Make one with `train`, or `from_pretrained` (a folder, a `tokenizer.json`, or a hub name). It is a transformers
+    tokenizer so that diffusers pipelines carry it, and `tok(text)` gives `input_ids` as usual; but `encode` and
+    `decode` keep the promises of this package's tokenizers: `encode` returns a `Span`, `decode` takes one (or ids).
+
+    name: what its modality is called.
+    """
+
+    def __init__(self, tokenizer_object: Tokenizer | None = None, name: str = "text", **kwargs):
+        if tokenizer_object is None:
+            raise InputError("make a TextTokenizer with TextTokenizer.train or TextTokenizer.from_pretrained")
+        super().__init__(tokenizer_object=tokenizer_object, name=name, **kwargs)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, name: str = "text") -> TextTokenizer:
+        """BPE merges (Sennrich et al., 2016, on bytes as in GPT-2) learned from texts, at most vocab_size tokens.
+
+        The vocabulary is smaller where the texts hold no more pairs to merge. Raises InputError below 256.
+        """
+        if vocab_size < 256:
+            raise InputError(f"vocab_size must be at least 256, the number of bytes, got {vocab_size}")
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+        bpe.train_from_iterator((_encodable(text) for text in texts), trainer)
+        return cls(bpe, name)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, name: str | None = None, **kwargs) -> TextTokenizer:
+        """From a folder, a `tokenizer.json` or a hub name, with all its added and special tokens taken out.
+
+        kwargs: what finds the file (subfolder, revision, cache_dir, local_files_only, token). Raises InputError where
+        there is none, or where text would not survive it (not a byte-level BPE).
+        """
+        file = _find(str(pretrained_model_name_or_path), TOKENIZER_FILE, **kwargs)
+        if file is None:
+            raise InputError(f"{pretrained_model_name_or_path}: no {TOKENIZER_FILE} found in this folder or hub name")
+        config = _find(str(pretrained_model_name_or_path), CONFIG_FILE, **kwargs)
+        try:
+            saved = json.loads(Path(config).read_text("utf-8")) if config else {}
+            backend = Tokenizer.from_str(json.dumps(_neutralised(json.loads(Path(file).read_text("utf-8")), file)))
+        except InputError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare Exception for what it cannot read
+            raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
+        own = saved.get("tokenizer_class") == cls.__name__
+        tokenizer = cls(backend, name or (saved.get("name") if own else None) or "text")
+        if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
+            raise InputError(f"{file}: text does not survive this tokenizer; give a byte-level BPE, as GPT-2's is")
+        return tokenizer
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self.get_vocab().values()) + 1
+
+    @property
+    def modality(self) -> Modality:
+        return Modality(self.name, vocab_size=self.vocab_size)
+
+    @property
+    def name(self) -> str:
+        return self.init_kwargs["name"]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over vocabulary, merges and settings, in hex."""
+        backend = json.loads(self._tokenizer.to_str())
+        return hashlib.sha256(json.dumps([self.name, backend], sort_keys=True).encode()).hexdigest()
+
+    def encode(self, text: str) -> Span:
+        """str -> Span of (n,) int64 ids. Raises InputError for a lone surrogate, which no encoding can carry."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Span]:
+        encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
+        return [Span(self.name, torch.tensor(encoding.ids, dtype=torch.int64)) for encoding in encodings]
+
+    def decode(self, token_ids, *args, **kwargs) -> str:
+        """Span -> str; also what transformers takes: ids, a tensor of them, or a batch of either -> list[str].
+
+        Bytes that are not UTF-8 together become U+FFFD. Raises InputError for a span with ids out of the vocabulary.
+        """
+        if isinstance(token_ids, Span):
+            token_ids = token_ids.values.tolist()
+            if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+                low, high = min(token_ids), max(token_ids)
+                raise InputError(f"{self.name} ids {low} to {high} lie outside 0 to {self.vocab_size - 1}")
+        return super().decode(token_ids, *args, **kwargs)
+
+    def decode_batch(self, spans: Sequence[Span]) -> list[str]:
+        return [self.decode(span) for span in spans]
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, "
+            "which UTF-8 cannot encode; was it read with errors='surrogateescape'?"
+        ) from error
+    return text
+
+
+def _find(name: str, file: str, **kwargs) -> str | None:
+    """The local path of a file in a folder, beside a named tokenizer.json, or (fetched) on the hub; None if absent."""
+    if Path(name).is_file():
+        beside = Path(name) if file == TOKENIZER_FILE else Path(name).with_name(file)
+        return str(beside) if beside.is_file() else None
+    allowed = {"subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies"}
+    kwargs = {key: value for key, value in kwargs.items() if key in allowed}
+    try:
+        return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **kwargs)
+    except (OSError, ValueError):
+        return None
+
+
+def _neutralised(spec: dict, file: str) -> dict:
+    """A `tokenizer.json` whose every id is reached by text alone, and which changes no character of it.
+
+    Added tokens leave the vocabulary too: with `ignore_merges` (Llama 3) a text that spells one would still reach it.
+    """
+    if spec.get("model", {}).get("type") != "BPE" or not _byte_level(spec.get("decoder")):
+        raise InputError(
+            f"{file}: not a byte-level BPE; give one, as GPT-2's is, or train one with TextTokenizer.train"
+        )
+    added = {token["content"] for token in spec.get("added_tokens") or []}
+    vocab = {token: index for token, index in spec["model"]["vocab"].items() if token not in added}
+    model = spec["model"] | {"vocab": vocab, "unk_token": None, "dropout": None}
+    pre_tokenizer = _without_prefix_space(spec.get("pre_tokenizer"))
+    stripped = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding"))
+    return spec | stripped | {"added_tokens": [], "model": model, "pre_tokenizer": pre_tokenizer}
+
+
+def _byte_level(part: dict | None) -> bool:
+    part = part or {}
+    return part.get("type") == "ByteLevel" or any(_byte_level(inner) for inner in part.get("decoders", []))
+
+
+def _without_prefix_space(part: dict | None) -> dict | None:
+    if part is None:
+        return None
+    if part.get("type") == "Sequence":
+        return part | {"pretokenizers": [_without_prefix_space(inner) for inner in part["pretokenizers"]]}
+    return part | ({"add_prefix_space": False} if "add_prefix_space" in part else {})
