@@ -55,9 +55,14 @@ def pack(
     return pack_rows([[samples[i] for i in row] for row in plan], modalities, row_length)
 
 
-def pack_rows(rows: Sequence[Sequence[Sample]], modalities: Sequence[Modality], row_length: int) -> PackedBatch:
-    """Pack with the assignment of samples to rows already made: rows[b] are the documents of row b, in order."""
-    writer = _Writer(modalities, row_length)
+def pack_rows(
+    rows: Sequence[Sequence[Sample]], modalities: Sequence[Modality], row_length: int, close: bool = True
+) -> PackedBatch:
+    """Pack with the assignment of samples to rows already made: rows[b] are the documents of row b, in order.
+
+    close: False leaves out the documents' ends, so that a prompt can be continued; an empty sample is then allowed.
+    """
+    writer = _Writer(modalities, row_length, close)
     number = 0
     for row in rows:
         writer.open_row()
@@ -109,7 +114,8 @@ def _grid(position: Tensor) -> tuple[int, int] | None:
 class _Writer:
     """Collects the slots of a batch as Python lists and tensors per span, and makes the batch once."""
 
-    def __init__(self, modalities: Sequence[Modality], row_length: int):
+    def __init__(self, modalities: Sequence[Modality], row_length: int, close: bool):
+        self.close = close
         self.modalities = list(modalities)
         self.index = {m.name: i for i, m in enumerate(modalities)}
         self.vocabulary = Vocabulary(modalities)
@@ -134,21 +140,20 @@ class _Writer:
         self.rows += 1
 
     def document(self, sample: Sample, name: str):
-        if not sample:
+        if not sample and self.close:
             raise InputError(f"{name}: an empty document cannot be learned from; give it at least one span")
         for s, span in enumerate(sample):
             self._check(span, f"{name}, span {s}")
-        if self.used + document_length(sample, self.modalities) > self.row_length:
-            raise InputError(
-                f"{name}: {document_length(sample, self.modalities)} tokens do not fit the {self.row_length - self.used} "
-                f"slots left of a row of {self.row_length}; raise training.row_length"
-            )
+        needed, left = document_length(sample, self.modalities) - (not self.close), self.row_length - self.used
+        if needed > left:
+            raise InputError(f"{name}: {needed} tokens do not fit the {left} slots left of a row of {self.row_length}")
         self.time = 0
         self._special(self.vocabulary.document_begin, learned=False)
         for s, span in enumerate(sample):
             followed = any(later.learned and self._modality(later).discrete for later in sample[s + 1 :])
             self._span(span, leads=followed)
-        self._special(self.vocabulary.document_end, learned=sample[-1].learned)
+        if self.close:
+            self._special(self.vocabulary.document_end, learned=sample[-1].learned)
         self.documents += 1
 
     def _modality(self, span: Span) -> Modality:
@@ -215,7 +220,8 @@ class _Writer:
         layout = Layout(spread(0), spread(1), spread(2), position)
         ids = torch.cat([piece[4] for piece in self.pieces]).view(shape)
         latents = {name: self._latents(name, kept) for name, kept in self.continuous.items()}
-        return PackedBatch(layout, ids, spread(5), latents)
+        learned = spread(5)
+        return PackedBatch(layout, ids, learned, latents, *next_token_targets(layout, ids, learned, latents))
 
     def _latents(self, name: str, kept: dict[str, list]) -> Latents:
         channels = self.modalities[self.index[name]].channels
@@ -231,6 +237,25 @@ class _Writer:
             leads=torch.tensor(kept["leads"], dtype=torch.bool),
             grids=kept["grids"],
         )
+
+
+def next_token_targets(
+    layout: Layout, ids: Tensor, learned: Tensor, latents: dict[str, Latents]
+) -> tuple[Tensor, Tensor]:
+    """Slots that predict their successor, and the successors' ids: (M,) each.
+
+    The successor must be discrete, learned and of the same document. A continuous token predicts no successor: its
+    output is its denoising, and the end of its span is given by its size.
+    """
+    continuous = torch.zeros(learned.numel(), dtype=torch.bool)
+    for each in latents.values():
+        continuous[each.slots] = True
+    continuous = continuous.view_as(learned)
+    wanted = torch.zeros_like(learned)
+    same = layout.document[:, 1:] == layout.document[:, :-1]
+    wanted[:, :-1] = learned[:, 1:] & same & ~continuous[:, 1:] & ~continuous[:, :-1]
+    slots = wanted.flatten().nonzero().flatten()
+    return slots, ids.flatten()[slots + 1]
 
 
 def span_positions(n: int, grid: tuple[int, int] | None, time: int, kind: str) -> Tensor:

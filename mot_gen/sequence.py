@@ -18,7 +18,6 @@ from torch import Tensor
 from mot_gen.errors import InputError, nearest
 
 PADDING = -1  # the document and span number of a slot that holds nothing
-IGNORE = -100  # the target of a slot that predicts nothing; the default of torch's cross_entropy
 
 
 @dataclass(frozen=True)
@@ -92,16 +91,23 @@ class Vocabulary:
         self.begin = {m.name: base + 2 + 2 * i for i, m in enumerate(others)}
         self.end = {m.name: base + 3 + 2 * i for i, m in enumerate(others)}
         self.offset = {text.name: 0}
-        self.size = self.special_end = base + 2 + 2 * len(others)
+        self.size = base + 2 + 2 * len(others)
+        first_ids = []  # of each further modality; a continuous one has no ids, so its range is empty
         for m in others:
+            first_ids.append(self.size)
             if m.discrete:
                 self.offset[m.name] = self.size
                 self.size += m.vocab_size
+        self._first_ids = torch.tensor(first_ids)
         self._sizes = {m.name: m.vocab_size for m in modalities if m.discrete}
 
     def range(self, modality: str) -> tuple[int, int]:
         """First and one-past-last joint id of a discrete modality's own tokens."""
         return self.offset[modality], self.offset[modality] + self._sizes[modality]
+
+    def modality_of(self, ids: Tensor) -> Tensor:
+        """Index of the modality of joint ids, any shape; special tokens belong to the first."""
+        return torch.bucketize(ids, self._first_ids.to(ids.device), right=True)
 
     def opened_by(self, token: int) -> str | None:
         """The modality whose span a token begins, or None."""
@@ -171,28 +177,16 @@ class PackedBatch(_Movable):
 
     ids: (B, S) joint ids, 0 in the slots of continuous tokens and of padding. learned: (B, S) bool, whether the token
     *in* a slot is to be learned. latents: modality name -> `Latents`, present (perhaps with N = 0) for every
-    continuous modality, so that every tower is called on every rank.
+    continuous modality, so that every tower is called on every rank. target_slots, target_ids: (M,) the slots, of
+    B * S, whose output predicts the next slot's token, and that token.
     """
 
     layout: Layout
     ids: Tensor
     learned: Tensor
     latents: dict[str, Latents]
-
-    @property
-    def targets(self) -> Tensor:
-        """(B, S) joint id that each slot must predict, IGNORE where none: the next slot's token, if that is discrete,
-        learned and of the same document, and if this slot is not itself a continuous token (whose output is its
-        denoising, and whose span's end is given by its size)."""
-        document = self.layout.document
-        discrete = torch.ones_like(self.learned).flatten()
-        for latents in self.latents.values():
-            discrete[latents.slots] = False
-        discrete = discrete.view_as(self.learned)
-        targets = torch.full_like(self.ids, IGNORE)
-        wanted = self.learned[:, 1:] & discrete[:, 1:] & discrete[:, :-1] & (document[:, 1:] == document[:, :-1])
-        targets[:, :-1] = torch.where(wanted, self.ids[:, 1:], IGNORE)
-        return targets
+    target_slots: Tensor
+    target_ids: Tensor
 
     @property
     def fill(self) -> float:

@@ -1,0 +1,171 @@
+"""One model over one sequence: embed -> backbone -> heads. MultimodalConfig, MultimodalModel, Output.
+
+Discrete tokens enter through one embedding of the joint vocabulary and leave through one head over it; every continuous
+modality enters and leaves through its own patch layers. The model saves and loads as a diffusers `ModelMixin`:
+`config.json` beside safetensors.
+
+Shapes: B rows, S slots, D width, V joint vocabulary, M slots that predict, N tokens of a continuous modality.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from mot_gen import backbone as backbones
+from mot_gen import objectives as objective_kinds
+from mot_gen import patch_layers as patches
+from mot_gen.errors import InputError, nearest
+from mot_gen.sequence import Latents, Modality, PackedBatch, Vocabulary
+
+
+@dataclass
+class MultimodalConfig:
+    """What a model is made of; `MultimodalModel(**config.to_dict())` builds it.
+
+    modalities: the first is text. backbone: {"kind": "mot", "dim": ..., ...}, see `mot_gen.backbone`.
+    objectives: {modality: {"kind": "flow", ...}} where an option differs from the default of the modality's objective.
+    patch_layers: {modality: {"kind": "linear" or "unet", ...}} for continuous modalities; linear by default.
+    """
+
+    modalities: list[Modality]
+    backbone: dict
+    objectives: dict[str, dict] = field(default_factory=dict)
+    patch_layers: dict[str, dict] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """JSON-able keyword arguments of `MultimodalModel`."""
+        return asdict(self)
+
+
+@dataclass
+class Output:
+    """logits: (M, V) at the batch's target_slots. latents: modality -> (N, C), what its objective calls the output."""
+
+    logits: Tensor
+    latents: dict[str, Tensor]
+
+
+class MultimodalModel(ModelMixin, ConfigMixin):
+    """See the module; arguments as in `MultimodalConfig`, with modalities as dicts."""
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ("Block",)
+
+    @register_to_config
+    def __init__(self, modalities: list[dict], backbone: dict, objectives: dict | None = None, patch_layers: dict | None = None):
+        super().__init__()
+        self.modalities = [Modality(**m) for m in modalities]
+        self.vocabulary = Vocabulary(self.modalities)
+        for section, given in (("objectives", objectives), ("patch_layers", patch_layers)):
+            for name in given or {}:
+                if name not in self.modality_names:
+                    raise InputError(f"{section}: {name!r} is not a modality" + nearest(name, self.modality_names))
+        self.objectives = {
+            m.name: objective_kinds.load(**_kind_and_options((objectives or {}).get(m.name, {}), m.objective))
+            for m in self.modalities
+        }
+        module, config = backbones.load(**_kind_and_options(backbone, "mot"))
+        self.backbone = module.Backbone(config, self.modalities)
+        dim = self.backbone.dim
+        self.embedding = nn.Embedding(self.vocabulary.size, dim)
+        self.head = nn.Linear(dim, self.vocabulary.size, bias=False)
+        self.patch_layers = nn.ModuleDict(
+            {m.name: patches.build(dim, m, **(patch_layers or {}).get(m.name, {})) for m in self.modalities if not m.discrete}
+        )
+        self.init_weights()
+
+    def __getattr__(self, name: str):
+        # ModelMixin would answer with the config's entry, a dict, where a submodule has the same name.
+        return nn.Module.__getattr__(self, name)
+
+    @property
+    def modality_names(self) -> list[str]:
+        return [m.name for m in self.modalities]
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Modality name -> its number in layouts."""
+        return {name: i for i, name in enumerate(self.modality_names)}
+
+    @torch.no_grad()
+    def init_weights(self):
+        """Every initial value outside the backbone (which sets its own) and the convolutions (PyTorch's):
+
+        embedding               normal, std 1
+        head                    normal, std 1 / sqrt(D)
+        patch_layers, linear    normal, std 1 / sqrt(fan in), bias 0
+        their last layer        0, so that an untrained model predicts the mean of its targets
+        """
+        if self.embedding.weight.is_meta:
+            return
+        self.embedding.weight.normal_()
+        self.head.weight.normal_(std=1 / math.sqrt(self.backbone.dim))
+        for layers in self.patch_layers.values():
+            for module in layers.modules():
+                if isinstance(module, nn.Linear):
+                    module.weight.normal_(std=1 / math.sqrt(module.in_features))
+                    module.bias.zero_()
+            last = layers.conv_out if hasattr(layers, "conv_out") else layers.proj_out
+            last.weight.zero_()
+            last.bias.zero_()
+
+    def embed(self, batch: PackedBatch) -> tuple[Tensor, dict]:
+        """The batch's inputs, continuous ones corrupted already -> (B, S, D), and what each patch layer remembers."""
+        x = self.embedding(batch.ids)
+        shape, x, memory = x.shape, x.flatten(0, 1), {}
+        for name, layers in self.patch_layers.items():
+            latents = batch.latents[name]
+            tokens, memory[name] = layers.encode(latents)
+            x = x.index_copy(0, latents.slots, tokens.to(x.dtype))
+        return x.view(shape), memory
+
+    def forward(self, batch: PackedBatch) -> Output:
+        """Predictions for a corrupted batch: every `latents[...].time` must be set."""
+        x, memory = self.embed(batch)
+        hidden = self.backbone(x, batch.layout).flatten(0, 1)
+        latents = {
+            name: layers.decode(hidden[batch.latents[name].slots], batch.latents[name], memory[name])
+            for name, layers in self.patch_layers.items()
+        }
+        return Output(self.head(hidden[batch.target_slots]), latents)
+
+    def corrupt(self, batch: PackedBatch, generator: torch.Generator | None = None) -> tuple[PackedBatch, dict[str, Tensor]]:
+        """Let each continuous modality's objective draw times and noise: the corrupted batch, and targets (N, C)."""
+        corrupted, targets = {}, {}
+        for name, latents in batch.latents.items():
+            objective = self.objectives[name]
+            time = objective.sample_time(latents, generator)
+            values, targets[name] = objective.corrupt(latents.values, latents.per_token(time), generator)
+            corrupted[name] = Latents(**{**vars(latents), "values": values, "time": time})
+        return PackedBatch(**{**vars(batch), "latents": corrupted}), targets
+
+    def losses(self, batch: PackedBatch, output: Output, targets: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per modality the unreduced losses and their weights in {0, 1}, (M,) for discrete and (N,) for continuous ones.
+
+        Special tokens count as text. A continuous span that is clean, because it only conditions, has weight 0.
+        """
+        found = {}
+        target_modality = self.vocabulary.modality_of(batch.target_ids)
+        for index, modality in enumerate(self.modalities):
+            objective = self.objectives[modality.name]
+            if modality.discrete:
+                losses = objective.loss(output.logits, batch.target_ids)
+                found[modality.name] = losses, (target_modality == index).to(losses.dtype)
+            else:
+                latents = batch.latents[modality.name]
+                losses = objective.loss(output.latents[modality.name], targets[modality.name], latents.per_token(latents.time))
+                learned = latents.learned & (latents.time > 0)
+                found[modality.name] = losses, latents.per_token(learned).to(losses.dtype)
+        return found
+
+
+def _kind_and_options(given: dict, default_kind: str) -> dict:
+    options = dict(given)
+    return {"kind": options.pop("kind", default_kind), "options": options}

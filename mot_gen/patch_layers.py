@@ -1,0 +1,169 @@
+"""How continuous tokens enter and leave the backbone: PatchLinear, PatchUNet, TimeEmbedding, grid_embedding.
+
+Both have `encode(latents) -> (tokens (N, dim), memory)` and `decode(hidden (N, dim), latents, memory) -> (N, C)`. The
+time of a span is embedded once per span and added to each of its tokens (Transfusion, section 3).
+
+Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mot_gen.errors import InputError, nearest
+from mot_gen.patches import patchify, unpatchify
+from mot_gen.sequence import Latents, Modality
+
+
+class TimeEmbedding(nn.Module):
+    """(n,) times in [0, 1] -> (n, dim): sinusoids of 1000 t, then two layers (Ho et al. 2020)."""
+
+    def __init__(self, dim: int, frequencies: int = 256):
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, time: Tensor) -> Tensor:
+        return self.mlp(sinusoids(1000 * time.float(), self.frequencies).to(self.mlp[0].weight.dtype))
+
+
+def sinusoids(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
+    """(n,) -> (n, dim): cosines and sines of x at dim / 2 frequencies from 1 down to 1 / longest."""
+    half = dim // 2
+    angle = x[:, None] * torch.exp(torch.arange(half, device=x.device) * (-math.log(longest) / half))
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def grid_embedding(grids: list[tuple[int, int]], dim: int, device=None) -> Tensor:
+    """(N, dim) fixed 2-D embedding of every token of the given grids: half for its row, half for its column (BAGEL)."""
+    parts = []
+    for rows, columns in grids:
+        row = sinusoids(torch.arange(rows, device=device).float(), dim // 2)
+        column = sinusoids(torch.arange(columns, device=device).float(), dim - dim // 2)
+        parts.append(torch.cat([row.repeat_interleave(columns, 0), column.repeat(rows, 1)], dim=-1))
+    return torch.cat(parts) if parts else torch.zeros(0, dim, device=device)
+
+
+class PatchLinear(nn.Module):
+    """One linear layer in, one out; the output starts at zero."""
+
+    def __init__(self, dim: int, modality: Modality):
+        super().__init__()
+        self.on_grid = modality.position == "grid"
+        self.time = TimeEmbedding(dim)
+        self.proj_in = nn.Linear(modality.channels, dim)
+        self.proj_out = nn.Linear(dim, modality.channels)
+
+    def encode(self, latents: Latents) -> tuple[Tensor, None]:
+        tokens = self.proj_in(latents.values) + latents.per_token(self.time(latents.time))
+        if self.on_grid:
+            tokens = tokens + grid_embedding(latents.grids, tokens.shape[-1], tokens.device)
+        return tokens, None
+
+    def decode(self, hidden: Tensor, latents: Latents, memory: None) -> Tensor:
+        return self.proj_out(hidden)
+
+
+class PatchUNet(nn.Module):
+    """A U-Net whose middle block is the backbone: diffusers' down and up blocks around it, with skips (Transfusion).
+
+    The values are unpatched to the picture of latents that they are patches of, and one down block a halving brings it
+    to the grid of tokens; the up blocks bring the backbone's output back. width: channels at full resolution, doubled
+    at each halving. layers: residual blocks a level.
+    """
+
+    def __init__(self, dim: int, modality: Modality, patch_size: int = 2, width: int = 128, layers: int = 1):
+        super().__init__()
+        levels = patch_size.bit_length() - 1
+        if patch_size != 2**levels or modality.channels % patch_size**2 or width % 8:
+            raise InputError(
+                f"patch_layers.{modality.name}: patch_size {patch_size} must be a power of two whose square divides the "
+                f"{modality.channels} channels, and width {width} a multiple of 8"
+            )
+        from diffusers.models.unets.unet_2d_blocks import DownBlock2D, UpBlock2D
+
+        self.patch_size, self.on_grid = patch_size, modality.position == "grid"
+        channels = modality.channels // patch_size**2
+        widths = [width * 2**level for level in range(levels + 1)]
+        common = {"temb_channels": dim, "num_layers": layers, "resnet_groups": 8}
+        self.time = TimeEmbedding(dim)
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.down = nn.ModuleList(
+            DownBlock2D(in_channels=narrow, out_channels=wide, add_downsample=level < levels, **common)
+            for level, (narrow, wide) in enumerate(zip([width, *widths], widths))
+        )
+        self.proj_in = nn.Linear(widths[-1], dim)
+        self.proj_out = nn.Linear(dim, widths[-1])
+        common["num_layers"] = layers + 1
+        self.up = nn.ModuleList(
+            UpBlock2D(
+                in_channels=widths[max(level - 1, 0)],
+                prev_output_channel=widths[min(level + 1, levels)],
+                out_channels=widths[level],
+                add_upsample=level > 0,
+                **common,
+            )
+            for level in range(levels, -1, -1)
+        )
+        self.norm_out = nn.GroupNorm(8, width)
+        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+
+    def encode(self, latents: Latents) -> tuple[Tensor, list]:
+        time = self.time(latents.time)
+        tokens = latents.values.new_zeros(len(latents.values), self.proj_in.out_features)
+        memory = []
+        for grid, spans, slots in _by_grid(latents):
+            temb = time[spans]
+            picture = unpatchify(latents.values[slots].unflatten(0, (len(spans), grid[0] * grid[1])), grid, self.patch_size)
+            x = self.conv_in(picture)
+            skips = [x]
+            for block in self.down:
+                x, kept = block(x, temb)
+                skips.extend(kept)
+            memory.append((temb, skips))
+            tokens = tokens.index_copy(0, slots, self.proj_in(patchify(x, 1)[0].flatten(0, 1)).to(tokens.dtype))
+        tokens = tokens + latents.per_token(time)
+        if self.on_grid:
+            tokens = tokens + grid_embedding(latents.grids, tokens.shape[-1], tokens.device)
+        return tokens, memory
+
+    def decode(self, hidden: Tensor, latents: Latents, memory: list) -> Tensor:
+        values = hidden.new_zeros(len(hidden), latents.values.shape[1])
+        for (grid, spans, slots), (temb, skips) in zip(_by_grid(latents), memory):
+            x = unpatchify(self.proj_out(hidden[slots]).unflatten(0, (len(spans), grid[0] * grid[1])), grid, 1)
+            skips = list(skips)
+            for block in self.up:
+                mine = len(block.resnets)
+                x = block(x, tuple(skips[-mine:]), temb)
+                del skips[-mine:]
+            picture = self.conv_out(F.silu(self.norm_out(x)))
+            values = values.index_copy(0, slots, patchify(picture, self.patch_size)[0].flatten(0, 1).to(values.dtype))
+        return values
+
+
+def _by_grid(latents: Latents):
+    """(grid, spans, slots of their tokens) for each size of span in the batch; one empty group where there is none,
+    so that the layers are called, and get zero gradients, in a batch without this modality."""
+    device = latents.values.device
+    if not latents.grids:
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        return [((1, 1), none, none)]
+    groups = []
+    for grid in dict.fromkeys(latents.grids):
+        spans = torch.tensor([i for i, g in enumerate(latents.grids) if g == grid], device=device)
+        groups.append((grid, spans, torch.isin(latents.span, spans).nonzero().flatten()))
+    return groups
+
+
+KINDS = {"linear": PatchLinear, "unet": PatchUNet}
+
+
+def build(dim: int, modality: Modality, kind: str = "linear", **options) -> nn.Module:
+    """The patch layers of a modality by kind, "linear" or "unet"."""
+    if kind not in KINDS:
+        raise InputError(f"patch_layers.{modality.name}.kind: {kind!r} is not known" + nearest(kind, KINDS))
+    return KINDS[kind](dim, modality, **options)
