@@ -17,7 +17,7 @@ from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.sequence import Modality, Span
+from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import image_tensor
 
 
@@ -41,7 +41,7 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     def encode(self, raw) -> Span:
-        """A PIL image, path, bytes or tensor (C, H, W) -> a span of n = rows * columns tokens, cropped to image_size."""
+        """A PIL image, path, bytes or tensor (C, H, W), cropped to image_size -> a span of rows * columns tokens."""
         return self.encode_batch([raw])[0]
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
         return [Span(self.config.name, values, self.grid) for values in tokens]
 
     def decode(self, span: Span) -> Tensor:
-        """A span -> float tensor (C, H, W) in [0, 1]; raises InputError for one that this tokenizer cannot have made."""
+        """A span -> float tensor (C, H, W) in [0, 1]; raises InputError for one that is not of this tokenizer."""
         return self.decode_batch([span])[0]
 
     @torch.no_grad()
@@ -71,22 +71,16 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
         return list(self.pixels(tokens).float().add(1).div(2).clamp(0, 1))
 
     def _check(self, span: Span) -> None:
-        n, (rows, columns) = len(span), self.grid
-        grid = span.grid or self.grid
-        if n != rows * columns or tuple(grid) != (rows, columns):
-            raise InputError(
-                f"{self.config.name} span of {n} tokens, grid {grid}; its tokenizer decodes {rows} x {columns}"
-            )
-        if self.modality.discrete:
+        name, modality, (rows, columns) = self.config.name, self.modality, self.grid
+        if len(span) != rows * columns or tuple(span.grid or self.grid) != (rows, columns):
+            raise InputError(f"{name} span of {len(span)} tokens, grid {span.grid}; expected {rows} x {columns}")
+        if modality.discrete:
             low, high = span.values.min().item(), span.values.max().item()
-            if low < 0 or high >= self.modality.vocab_size:
-                raise InputError(
-                    f"{self.config.name} ids {low} to {high} lie outside 0 to {self.modality.vocab_size - 1}"
-                )
-        elif span.values.shape[1:] != (self.modality.channels,):
-            raise InputError(
-                f"{self.config.name} tokens of shape {tuple(span.values.shape[1:])}; expected {self.modality.channels} channels"
-            )
+            if low < 0 or high >= modality.vocab_size:
+                raise InputError(f"{name} ids {low} to {high} lie outside 0 to {modality.vocab_size - 1}")
+        elif span.values.shape[1:] != (modality.channels,):
+            shape = tuple(span.values.shape)
+            raise InputError(f"{name} span of shape {shape}; expected {modality.channels} channels a token")
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Any picture into the pixels that a tokenizer reads, and back: load_image, center_crop_resize, image_tensor, to_tensor, to_pil.
+"""Any picture into pixels, and back: load_image, center_crop_resize, image_tensor, to_tensor, to_pil.
 
 A raw image is a PIL image, a path, the bytes of a file, a float tensor (C, H, W) in [0, 1] or a uint8 one, with C = 1
 (grey), 3 (RGB) or 4 (RGBA). `PIL.Image.convert` alone clips 16 bits, drops transparency and ignores the EXIF
@@ -109,7 +109,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Float tensor (C, H, W) in [0, 1], or uint8, C = 1, 3 or 4 -> 8-bit PIL image, each value rounded to the nearest."""
+    """Float tensor (C, H, W) in [0, 1], rounded to the nearest of 256, or uint8; C = 1, 3 or 4 -> 8-bit PIL image."""
     _check(image)
     if image.is_floating_point():
         image = (image.float() * 255).round().to(torch.uint8)
@@ -118,7 +118,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def image_tensor(raw, size: tuple[int, int], channels: int) -> Tensor:
-    """Any raw image -> float tensor (channels, height, width) in [0, 1], cropped and resized to `size`; channels 1 or 3.
+    """Any raw image -> float tensor (channels, *size) in [0, 1], cropped and resized; channels 1 or 3.
 
     A float tensor that already has this shape is taken as it is, without a detour through 8 bits.
     """

@@ -23,7 +23,7 @@ def test_every_pixel_is_where_the_order_says(batch, channels, height, width, p):
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="patch_size 3 .* 8 x 9"):
+    with pytest.raises(InputError, match=r"patch_size 3 .* 8 x 9"):
         patchify(torch.zeros(1, 8, 9), 3)
     with pytest.raises(InputError, match="2 x 2 patches cannot hold 5"):
         unpatchify(torch.zeros(5, 4), (2, 2), 1)

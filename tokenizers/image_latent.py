@@ -1,0 +1,170 @@
+"""LatentImageTokenizer: the latents of any diffusers autoencoder, standardised, in patches, as continuous tokens."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import diffusers
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from mot_gen.errors import InputError
+from mot_gen.patches import patchify, unpatchify
+from mot_gen.sequence import Modality
+from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.image_files import image_tensor
+
+
+class LatentImageTokenizer(ImageTokenizer):
+    """(C, H, W) in [0, 1] <-> (n, p * p * L): latents (z - shift) * scale of an autoencoder, in patches of p x p.
+
+    Encoding is deterministic: the mode of the posterior, no sample of it. The autoencoder is an AutoencoderKL,
+    AutoencoderTiny, AutoencoderDC or any other 2-D one of diffusers, and is part of this model (`vae`): its class and
+    config are fields of this config, its weights are saved with it.
+
+    Make one with `from_pretrained` (of this class or of an autoencoder) or `from_autoencoder`. `shift` and `scale`
+    have one value per latent channel; they come from the autoencoder's config, or from `measure`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        vae_class: str,
+        vae_config: dict,
+        image_size: int | Sequence[int],
+        patch_size: int,
+        shift: Sequence[float],
+        scale: Sequence[float],
+        name: str = "image",
+    ):
+        super().__init__()
+        build = _autoencoder_class(vae_class).from_config
+        self.vae = build(vae_config)
+        self.latent_channels, rows, columns = _latent_shape(build, vae_config, size_pair(image_size))
+        if patch_size < 1 or rows % patch_size or columns % patch_size:
+            raise InputError(f"patch_size {patch_size} must divide the latents of {rows} x {columns}")
+        if not len(shift) == len(scale) == self.latent_channels:
+            raise InputError(f"shift and scale need {self.latent_channels} values, got {len(shift)} and {len(scale)}")
+        self.grid = (rows // patch_size, columns // patch_size)
+
+    @classmethod
+    def from_autoencoder(cls, vae: nn.Module, image_size=None, patch_size: int = 1, name: str = "image"):
+        """Wrap a diffusers autoencoder (not copied).
+
+        image_size: one side or (height, width); the autoencoder's `sample_size` where it has one. The shift and scale
+        are those of its config: `(z - shift_factor) * scaling_factor`, or `latents_mean` and `latents_std`.
+        """
+        fields = inspect.signature(type(vae).__init__).parameters
+        config = {key: value for key, value in vae.config.items() if key in fields}
+        image_size = image_size or config.get("sample_size")
+        if image_size is None:
+            raise InputError(f"{type(vae).__name__} states no sample_size: give image_size")
+        channels = _latent_shape(type(vae).from_config, config, size_pair(image_size))[0]
+        shift, scale = _standardisation(config, channels)
+        with torch.device("meta"):  # no second set of weights is made
+            tokenizer = cls(type(vae).__name__, config, size_pair(image_size), patch_size, shift, scale, name)
+        tokenizer.vae = vae
+        return tokenizer.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, image_size=None, patch_size: int = 1, **kwargs):
+        """From a folder or hub name of this class, or of a diffusers autoencoder (`subfolder="vae"` inside a pipeline).
+
+        image_size and patch_size say how to use an autoencoder; a saved tokenizer knows its own.
+        """
+        where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+        try:
+            finding = {key: value for key, value in kwargs.items() if key in where}
+            kind = cls.load_config(pretrained_model_name_or_path, **finding).get("_class_name")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{pretrained_model_name_or_path}: no config.json of an autoencoder there") from error
+        if kind == cls.__name__:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        name = kwargs.pop("name", "image")
+        vae = _autoencoder_class(kind).from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return cls.from_autoencoder(vae, image_size, patch_size, name)
+
+    @torch.no_grad()
+    def measure(self, images: Sequence, batch_size: int = 16) -> LatentImageTokenizer:
+        """Set shift and scale so that the latents of these raw images have mean 0 and variance 1 in each channel."""
+        count, total, squares = 0, 0.0, 0.0
+        size = size_pair(self.config.image_size)
+        for start in range(0, len(images), batch_size):
+            raws = images[start : start + batch_size]
+            pixels = torch.stack([image_tensor(raw, size, self.color_channels) for raw in raws])
+            z = self._latents((pixels * 2 - 1).to(self.device, self.dtype)).double()
+            count += z.numel() // z.shape[1]
+            total, squares = total + z.sum((0, 2, 3)), squares + z.square().sum((0, 2, 3))
+        if count < 2:
+            raise InputError("measuring the latents needs at least one image of two latent pixels")
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+        if (deviation < 1e-8).any():
+            raise InputError("a latent channel does not vary over these images: its scale cannot be measured")
+        self.register_to_config(shift=mean.tolist(), scale=(1 / deviation).tolist())
+        return self
+
+    @property
+    def color_channels(self) -> int:
+        return self.config.vae_config["in_channels"]
+
+    @property
+    def modality(self) -> Modality:
+        channels = self.config.patch_size**2 * self.latent_channels
+        return Modality(self.config.name, channels=channels, bidirectional=True, objective="flow")
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, n, p * p * L)."""
+        shift, scale = self._shift_scale()
+        return patchify((self._latents(pixels) - shift) * scale, self.config.patch_size)[0]
+
+    def pixels(self, tokens: Tensor) -> Tensor:
+        """(B, n, p * p * L) -> (B, C, H, W)."""
+        shift, scale = self._shift_scale()
+        z = unpatchify(tokens, self.grid, self.config.patch_size) / scale + shift
+        return self.vae.decode(z).sample
+
+    def _shift_scale(self) -> tuple[Tensor, Tensor]:
+        pair = torch.tensor([self.config.shift, self.config.scale], device=self.device, dtype=self.dtype)
+        return tuple(pair[:, :, None, None])
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        return _mode(self.vae.encode(pixels))
+
+
+def _mode(encoded) -> Tensor:
+    """The latents (B, L, h, w) in what an autoencoder's `encode` returns; each class has its own name for them."""
+    if "latent_dist" in encoded:
+        return encoded.latent_dist.mode()
+    return encoded["latents" if "latents" in encoded else "latent"]
+
+
+def _autoencoder_class(name: str | None) -> type[nn.Module]:
+    found = getattr(diffusers, name, None) if name and "Autoencoder" in name else None
+    if found is None:
+        raise InputError(f"{name} is no autoencoder of diffusers; give AutoencoderKL, AutoencoderTiny or AutoencoderDC")
+    return found
+
+
+def _latent_shape(build, config: dict, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(L, h, w) for images of this size, from the shapes alone: on the meta device nothing is computed."""
+    with torch.device("meta"):
+        vae, image = build(config), torch.zeros(1, config["in_channels"], *size)
+        try:
+            latents = _mode(vae.encode(image))
+            fits = vae.decode(latents).sample.shape == image.shape
+        except (RuntimeError, ValueError):
+            fits = False
+    if not fits:
+        raise InputError(f"image_size {size[0]} x {size[1]} is not a multiple of what this autoencoder shrinks by")
+    return tuple(latents.shape[1:])
+
+
+def _standardisation(config: dict, channels: int) -> tuple[list[float], list[float]]:
+    """The shift and scale per channel that a diffusers autoencoder's config states."""
+    factor = config.get("scaling_factor") or 1.0
+    if config.get("latents_mean") and config.get("latents_std"):
+        return list(config["latents_mean"]), [factor / deviation for deviation in config["latents_std"]]
+    return [config.get("shift_factor") or 0.0] * channels, [factor] * channels
