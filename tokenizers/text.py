@@ -155,10 +155,13 @@ def _neutralised(spec: dict, file: str) -> dict:
     Added tokens leave the vocabulary too: with `ignore_merges` (Llama 3) a text that spells one would still reach it.
     """
     if spec.get("model", {}).get("type") != "BPE" or not _byte_level(spec.get("decoder")):
-        raise InputError(
-            f"{file}: not a byte-level BPE; give one, as GPT-2's is, or train one with TextTokenizer.train"
-        )
-    added = {token["content"] for token in spec.get("added_tokens") or []}
+        raise InputError(f"{file}: not a byte-level BPE; give one, as GPT-2's is, or train one (TextTokenizer.train)")
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    if not alphabet <= spec["model"]["vocab"].keys():
+        raise InputError(f"{file}: not all 256 bytes are in the vocabulary, so some text cannot be written with it")
+    merges = spec["model"].get("merges", [])
+    made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges}
+    added = {token["content"] for token in spec.get("added_tokens") or []} - alphabet - made
     vocab = {token: index for token, index in spec["model"]["vocab"].items() if token not in added}
     model = spec["model"] | {"vocab": vocab, "unk_token": None, "dropout": None}
     pre_tokenizer = _without_prefix_space(spec.get("pre_tokenizer"))
