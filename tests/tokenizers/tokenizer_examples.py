@@ -1,0 +1,71 @@
+"""A small instance of every tokenizer class, with raw pieces it can encode: what the contract tests run on."""
+
+import diffusers
+import torch
+
+from mot_gen.tokenizers.image_latent import LatentImageTokenizer
+from mot_gen.tokenizers.image_patch import PatchImageTokenizer
+from mot_gen.tokenizers.text import TextTokenizer
+
+
+def kl(**kwargs):
+    config = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "sample_size": 16,
+    }
+    return seeded(diffusers.AutoencoderKL, **(config | kwargs))
+
+
+def tiny():
+    return seeded(
+        diffusers.AutoencoderTiny,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+
+
+def dc():
+    return seeded(
+        diffusers.AutoencoderDC,
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_types=("ResBlock",) * 2,
+        decoder_block_types=("ResBlock",) * 2,
+        encoder_block_out_channels=(8, 16),
+        decoder_block_out_channels=(8, 16),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        scaling_factor=0.4,
+    )
+
+
+def seeded(build, *args, **kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build(*args, **kwargs).eval()
+
+
+def pictures(n, *shape):
+    return list(torch.rand(n, *shape, generator=torch.Generator().manual_seed(1)))
+
+
+TEXTS = ["a handwritten seven", "", "é e\u0301 👩\u200d🚀\x00 </s> <|image|>"]
+
+# class name -> (make the tokenizer, raw pieces, largest error of a round trip, None where the code is lossy)
+EXAMPLES = {
+    "TextTokenizer": (lambda: TextTokenizer.train(["a handwritten seven and a nine"] * 3, 270), TEXTS, 0),
+    "PatchImageTokenizer": (lambda: PatchImageTokenizer((8, 12), 2), pictures(3, 3, 8, 12), 1e-6),
+    "LatentImageTokenizer": (
+        lambda: LatentImageTokenizer.from_autoencoder(kl(), (16, 24), 2),
+        pictures(3, 3, 16, 24),
+        None,
+    ),
+}
