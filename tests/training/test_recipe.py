@@ -1,0 +1,170 @@
+"""Recipes: what is shipped loads, what is saved comes back, and what is wrong is one line that says where and how."""
+
+import pytest
+import yaml
+
+from mot_gen.errors import InputError
+from mot_gen.training import recipe
+from mot_gen.training.recipe import Backbone, Diffusion, Flow, NextToken, Recipe, check_options, load_recipe, locate
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_shipped_recipes_load_and_round_trip(name, tmp_path):
+    loaded = load_recipe(name)
+    assert loaded.name == name
+    loaded.save(tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipe.yaml") == loaded
+    saved = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert saved["training"].keys() == recipe.Training.model_fields.keys()
+
+
+def test_overrides_reach_every_section():
+    changed = load_recipe(
+        "digits",
+        [
+            "name=mine",
+            "training.steps=7",
+            "training.lr=2e-4",
+            "training.betas=[0.8, 0.9]",
+            "data.caption_first=0.8",
+            "tokenizers.image.patch_size=4",
+            "backbone.towers={all: [text, image]}",
+            "backbone.lr_factors.all=0.1",
+            "evaluation.prompts=[a, b]",
+        ],
+    )
+    assert changed.name == "mine" and changed.training.steps == 7 and changed.training.lr == 2e-4
+    assert changed.training.betas == (0.8, 0.9) and changed.data.caption_first == 0.8
+    assert changed.tokenizers["image"].options["patch_size"] == 4
+    assert changed.towers == {"all": ["text", "image"]} and changed.backbone.lr_factors == {"all": 0.1}
+    assert changed.evaluation.prompts == ["a", "b"]
+
+
+def test_records_make_themselves_the_source():
+    assert load_recipe("digits", ["data.records=mine.jsonl"]).data.source == "records"
+    assert load_recipe("digits", ["data.records=[a.jsonl, b]"]).data.records == ["a.jsonl", "b"]
+
+
+def test_another_kind_of_objective_keeps_only_its_weight():
+    changed = load_recipe("digits", ["objectives.image.kind=diffusion", "objectives.image.steps=100"])
+    assert changed.objectives["image"] == Diffusion(weight=5.0, steps=100)
+
+
+def test_objectives_split_into_weight_and_options():
+    assert Flow(weight=5, shift=3).options == {
+        "time": "logit_normal", "mean": 0.0, "std": 1.0, "shift": 3.0, "prediction": "velocity", "cap": None
+    }  # fmt: skip
+    assert NextToken(z_loss=1e-5).options == {"z_loss": 1e-5, "label_smoothing": 0.0}
+
+
+def test_first_modality_learns_the_next_token_by_default():
+    raw = load_recipe("digits").model_dump()
+    del raw["objectives"]["text"]
+    assert Recipe.model_validate(raw).objectives["text"] == NextToken()
+
+
+def test_named_size_stands_for_the_three():
+    assert Backbone(size="37M").dim is None
+
+
+WRONG = {
+    "training.stps=3": ("override training.stps", "did you mean 'steps'?"),
+    "trainin.steps=3": ("trainin", "did you mean 'training'?"),
+    "objectives.image.tme=uniform": ("override objectives.image.tme", "did you mean 'time'?"),
+    "objectives.imag={kind: flow}": ("objectives", "'imag'", "did you mean 'image'?"),
+    "objectives.image.time=normal": ("override objectives.image.time", "'logit_normal'", "got 'normal'"),
+    "objectives.image.kind=fow": ("objectives.image.kind", "'fow'", "did you mean 'flow'?"),
+    "objectives={}": ("objectives.image is missing",),
+    "training.steps=-3": ("override training.steps", "greater than or equal to 1", "got -3"),
+    "training.steps=ten": ("override training.steps", "valid integer", "got 'ten'"),
+    "training.steps=true": ("override training.steps", "got True"),
+    "training.lr=.nan": ("override training.lr", "got nan"),
+    "training.min_lr=1.0": ("training", "min_lr (1.0) is above lr"),
+    "training.precision=fp16": ("override training.precision", "'bf16'", "got 'fp16'"),
+    "training=3": ("override training", "got 3"),
+    "backbone.heads=5": ("backbone", "heads (5) must divide dim (128)"),
+    "backbone.heads=128": ("backbone", "dim / heads (1) must be even"),
+    "backbone.kv_heads=3": ("backbone", "kv_heads (3) must divide heads (4)"),
+    "backbone.dim=null": ("backbone", "no dim"),
+    "backbone.size=37M": ("backbone", "size '37M' already says dim"),
+    "backbone.untied=[ffm]": ("backbone.untied.0", "'ffn'", "got 'ffm'"),
+    "backbone.kind=mott": ("backbone.kind", "did you mean 'mot'?"),
+    "backbone.kind=my.backbone": ("backbone.kind", "'my.backbone' is neither shipped nor importable"),
+    "backbone.towers={a: [text], b: [imge]}": ("backbone.towers", "did you mean 'image'?"),
+    "backbone.towers={a: [text]}": ("backbone.towers", "each of text, image exactly once"),
+    "backbone.frozen=[txt]": ("backbone.frozen", "did you mean 'text'?"),
+    "tokenizers.image.kind=image_pach": ("tokenizers.image.kind", "did you mean 'image_patch'?"),
+    "tokenizers.image.kind=null": ("override tokenizers.image.kind", "valid string"),
+    "data.source=digit": ("data.source", "did you mean 'digits'?"),
+    "data.source=records": ("data", "needs data.records=FILE"),
+    "data.held_out=1": ("data", "leaves nothing to train on"),
+    "training.steps.more=3": ("'steps' is a value",),
+    "training.steps": ("is not KEY=VALUE",),
+    "training.steps=[": ("override training.steps", "line 1", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_wrong_field_is_one_line(override):
+    with pytest.raises(InputError) as caught:
+        load_recipe("digits", [override])
+    assert "\n" not in str(caught.value)
+    for expected in WRONG[override]:
+        assert expected in str(caught.value)
+
+
+FILES = {
+    "name: x\nname: y\n": ("line 1", "key 'name' is given twice"),
+    "name: [\n": ("not valid YAML",),
+    "- a\n": ("a recipe is a mapping", "got list"),
+    "": ("a recipe is a mapping",),
+    "name: x\nbackbone: {size: 37M}\nobjectives: {}\n": ("mine.yaml: tokenizers is missing",),
+    "name: x\ntokenizers: {}\nbackbone: {size: 37M}\nobjectives: {}\n": ("mine.yaml: tokenizers", "at least 1"),
+    "name: x\ntraining: {stps: 3}\n": ("mine.yaml: ",),
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_wrong_file_is_one_line(content, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    for expected in FILES[content]:
+        assert expected in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        load_recipe("digts")
+    with pytest.raises(InputError, match="no such recipe file"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.yaml: cannot read the recipe"):
+        load_recipe(tmp_path / "binary.yaml")
+
+
+def test_exponents_without_a_dot_are_numbers(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(load_recipe("digits").model_dump(mode="json")).replace("eps: 1.0e-08", "eps: 1e-8"))
+    assert "eps: 1e-8" in path.read_text() and load_recipe(path).training.eps == 1e-8
+
+
+def test_implementations_are_found_by_name_and_by_path(monkeypatch, tmp_path):
+    assert locate("mot_gen.training", "digits").__name__ == "mot_gen.training.digits"
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "consistency.py").write_text("def load(data): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = load_recipe("digits", ["objectives.image={kind: my_package.consistency, levels: 3}"]).objectives["image"]
+    assert mine.options == {"levels": 3} and mine.weight == 1.0
+    assert locate("mot_gen.objectives", mine.kind).__name__ == "my_package.consistency"
+
+
+def test_options_are_held_to_the_signature():
+    def build(image_size, patch_size=2): ...
+
+    check_options("tokenizers.image", build, {"patch_size": 4})
+    with pytest.raises(InputError, match=r"tokenizers\.image\.patchsize is not known; did you mean 'patch_size'\?"):
+        check_options("tokenizers.image", build, {"patchsize": 4})
+    check_options("tokenizers.image", lambda **anything: None, {"patchsize": 4})
