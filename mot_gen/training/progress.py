@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
 
 
 class Progress:
@@ -35,13 +34,12 @@ class Progress:
         console = Console(file=self._stream)
         self._bar = None
         if console.is_terminal:
-            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=console)
-        self._started = self._shown = time.monotonic()
+            columns = progress.BarColumn(bar_width=24), progress.MofNCompleteColumn()
+            self._bar = progress.Progress(*columns, progress.TextColumn("{task.description}"), console=console)
+        self._started, self._shown = time.monotonic(), float("-inf")
 
     def __enter__(self) -> Progress:
         self._started = time.monotonic()
-        self._shown = float("-inf")
         if self._bar:
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total, completed=self.done)
@@ -80,11 +78,8 @@ class Progress:
 
     def text(self) -> str:
         """Rate, time left and losses, as `12.3 step/s  1:05 left  text 2.310  image 0.541`."""
-        rate = (
-            f"{self.rate:.1f} {self.unit}/s"
-            if self.rate >= 1 or not self.rate
-            else f"{1 / self.rate:.1f} s/{self.unit}"
-        )
+        slow = 0 < self.rate < 1
+        rate = f"{1 / self.rate:.1f} s/{self.unit}" if slow else f"{self.rate:.1f} {self.unit}/s"
         shown = [f"{name} {self.losses[name]:.3f}" for name in self.names if name in self.losses]
         return "  ".join([rate, f"{clock(self.remaining)} left", *shown])
 
