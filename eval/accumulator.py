@@ -7,7 +7,9 @@ the same function merges batches, ranks and `merge_state`, so one process and ma
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +55,20 @@ class Accumulator(Metric):
     def append(self, name: str, rows: Tensor):
         """Append (n, k) float64 rows to a table."""
         getattr(self, name).append(rows.detach().to(self.device, torch.float64))
+
+    def add_items(self, name: str):
+        """A state that holds JSON values (strings, lists of them), as bytes that ranks can exchange."""
+        self.add_state(name, default=[], dist_reduce_fx=concat_bytes)
+
+    def append_items(self, name: str, items: Sequence[Any]):
+        """Append JSON values."""
+        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items).encode("utf-8", "surrogatepass")
+        getattr(self, name).append(torch.frombuffer(bytearray(lines), dtype=torch.uint8) if lines else concat_bytes([]))
+
+    def kept_items(self, name: str) -> list[Any]:
+        """All JSON values so far; after a sync, of all ranks in their order."""
+        lines = concat_bytes(getattr(self, name)).numpy().tobytes().decode("utf-8", "surrogatepass")
+        return [json.loads(line) for line in lines.split("\n") if line]
 
     def rows(self, name: str) -> Tensor:
         """(N, k) float64: all rows of a table so far; after a sync, of all ranks in their order."""
