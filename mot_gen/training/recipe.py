@@ -1,9 +1,10 @@
 """Recipes: what to train, on what and how; YAML that is checked when it is read.
 
-`Recipe` is eight sections, each a small class with its defaults: `Data`, `Tokenizer` (one a modality), `Backbone`,
-an objective a modality (`NextToken`, `Flow`, `Diffusion` or `OtherObjective`), `Training`, `Sampling`, `Evaluation`.
-`load_recipe` reads a file or a shipped recipe and applies `KEY=VALUE` overrides; `Recipe.save` writes the resolved one.
-`locate` finds an implementation by module name or dotted path, `check_options` holds its options to its signature.
+`Recipe` is eight sections, each a small class with its defaults: `Data`, `Tokenizer` and `Objective` (one a modality),
+`Backbone`, `Training`, `Sampling`, `Evaluation`. The options of a tokenizer, a backbone or an objective are its own:
+`check_options` holds them to the names and types in its signature, so that a recipe knows every implementation, also a
+user's, and repeats none. `locate` finds an implementation by module name or dotted path. `load_recipe` reads a file or
+a shipped recipe and applies `KEY=VALUE` overrides; `Recipe.save` writes the resolved one; `differences` compares two.
 Whatever is wrong becomes an `InputError` of one line: the file, the dotted field, the value and the remedy.
 """
 
@@ -14,16 +15,19 @@ import importlib.util
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
+from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest
+from mot_gen.sequence import Modality
 
 # Numbers are strict, so that `steps: true` and `lr: "fast"` are errors and not 1 and a guess.
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -33,7 +37,7 @@ Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
-ParameterGroup = Literal["attention_norm", "qkv", "qk_norm", "out", "ffn_norm", "ffn"]
+SOURCES = ("digits", "emoji", "records")
 
 
 class Section(BaseModel):
@@ -72,123 +76,38 @@ class Data(Section):
         return self
 
 
-class Tokenizer(BaseModel):
-    """A tokenizer: a module under `mot_gen.tokenizers` or a dotted path, and the options that it takes."""
+class Component(BaseModel):
+    """An implementation by `kind` and, beside it, the options that this kind takes."""
 
     model_config = ConfigDict(extra="allow")
 
-    kind: str
-    path: str | None = None  # a folder or a hub name to load instead of building anew
+    kind: str  # a module's name in the folder of its sort, or a dotted path
 
     @property
     def options(self) -> dict[str, Any]:
-        """What to build the tokenizer with; checked by `check_options` when it is built."""
+        """What the recipe gives to build it with."""
         return dict(self.model_extra)
 
 
-class Backbone(Section):
-    """What turns (B, S, D) into (B, S, D). Give `size`, or `dim`, `layers` and `heads`."""
+class Tokenizer(Component):
+    """A module under `mot_gen.tokenizers`; its options are checked when it is built."""
 
-    kind: str = "mot"  # dense, mot, a module under `mot_gen.backbone`, or a dotted path
-    size: str | None = None  # a named size, see mot_gen/backbone/sizes.py
-    dim: Count | None = None
-    layers: Count | None = None
-    heads: Count | None = None
-    kv_heads: Count | None = None  # fewer than heads: grouped-query attention; default as many
-    ffn_dim: Count | None = None  # default: Llama's 8/3 of dim, rounded up
-    towers: dict[str, list[str]] | None = None  # tower: its modalities; default one tower a modality
-    untied: list[ParameterGroup] | None = None  # what each tower owns; default everything (mot) or nothing (dense)
-    norm: Literal["pre", "output"] = "pre"  # output: Chameleon-34B's norm on each sublayer's output
-    qk_norm: Switch = True
-    rope_theta: Positive = 10000.0
-    frozen: list[str] = []  # towers that do not learn
-    lr_factors: dict[str, NonNegative] = {}  # tower: factor on the learning rate
-    options: dict[str, Any] = {}  # whatever another kind of backbone wants to know
-
-    @model_validator(mode="after")
-    def _sizes_fit(self):
-        explicit = {"dim": self.dim, "layers": self.layers, "heads": self.heads}
-        absent = [name for name, value in explicit.items() if value is None]
-        if self.size and len(absent) < 3:
-            raise ValueError(f"size {self.size!r} already says dim, layers and heads; give one or the other")
-        if not self.size and absent:
-            raise ValueError(f"no {', '.join(absent)}; give dim, layers and heads, or a named size")
-        if not self.size:
-            self._heads_fit()
-        if self.kind == "dense" and (self.towers or self.untied):
-            raise ValueError("kind 'dense' unties nothing; drop towers and untied, or say kind: mot")
-        return self
-
-    def _heads_fit(self):
-        if self.dim % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim})")
-        if self.dim // self.heads % 2:
-            raise ValueError(f"dim / heads ({self.dim // self.heads}) must be even: rotary positions turn pairs")
-        if self.kv_heads and self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
+    path: str | None = None  # a folder or a hub name to load instead of building anew
 
 
-class _Objective(Section):
-    kind: str
+class Objective(Component):
+    """A module under `mot_gen.objectives` (next_token, flow, diffusion), with an `Objective` that takes the options."""
+
     weight: NonNegative = 1.0  # of this modality's loss in the sum; Transfusion gives images 5
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What to build the objective with."""
-        return self.model_dump(exclude={"kind", "weight"})
 
+class Backbone(Component):
+    """dense, mot, or a module under `mot_gen.backbone`, with a `Config` that takes the options: size or dim, ..."""
 
-class NextToken(_Objective):
-    """Cross-entropy of the next discrete token."""
-
-    kind: Literal["next_token"] = "next_token"
-    z_loss: NonNegative = 0.0  # weight of the squared log-partition; Chameleon: 1e-5
-    label_smoothing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
-
-
-class Flow(_Objective):
-    """Rectified flow between data (time 0) and noise (time 1)."""
-
-    kind: Literal["flow"] = "flow"
-    time: Literal["uniform", "logit_normal"] = "logit_normal"
-    mean: Real = 0.0  # of the normal under the logit
-    std: Positive = 1.0
-    shift: Positive = 1.0  # above 1: more time at high noise, as larger images need
-    prediction: Literal["velocity", "sample"] = "velocity"
-    cap: Share | None = None  # the most noise for an image that learned text follows; Transfusion: 0.5
-
-
-class Diffusion(_Objective):
-    """Denoising diffusion with discrete steps."""
-
-    kind: Literal["diffusion"] = "diffusion"
-    prediction: Literal["epsilon", "v", "sample"] = "epsilon"
-    schedule: Literal["cosine", "linear"] = "cosine"
-    steps: Count = 1000
-    cap: Share | None = None  # as for Flow, as a share of the steps
-
-
-class OtherObjective(_Objective):
-    """An objective of your own: a module under `mot_gen.objectives` or a dotted path, and its options."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-OBJECTIVES = {"next_token": NextToken, "flow": Flow, "diffusion": Diffusion, "other": OtherObjective}
-
-
-def _objective_class(value) -> str:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return kind if kind in OBJECTIVES else "other"
-
-
-Objective = Annotated[
-    Annotated[NextToken, Tag("next_token")]
-    | Annotated[Flow, Tag("flow")]
-    | Annotated[Diffusion, Tag("diffusion")]
-    | Annotated[OtherObjective, Tag("other")],
-    Discriminator(_objective_class),
-]
+    kind: str = "mot"
+    frozen: list[str] = []  # towers that do not learn
+    lr_factors: dict[str, NonNegative] = {}  # tower: factor on the learning rate
+    patch_layers: dict[str, dict[str, Any]] = {}  # continuous modality: {kind: linear or unet, and its options}
 
 
 class Training(Section):
@@ -255,35 +174,40 @@ class Recipe(Section):
     sampling: Sampling = Field(default_factory=Sampling)
     evaluation: Evaluation = Field(default_factory=Evaluation)
 
-    @property
-    def towers(self) -> dict[str, list[str]]:
-        """tower name -> its modalities, as given or one tower a modality."""
-        return self.backbone.towers or {name: [name] for name in self.tokenizers}
-
     @model_validator(mode="after")
-    def _names_agree(self):
+    def _modalities_agree(self):
         modalities = list(self.tokenizers)
-        self.objectives.setdefault(modalities[0], NextToken())
+        self.objectives.setdefault(modalities[0], Objective(kind="next_token"))
         _all_known("objectives", self.objectives, modalities)
         absent = [name for name in modalities if name not in self.objectives]
         if absent:
-            raise ValueError(f"objectives.{absent[0]} is missing; give its kind: flow, diffusion or next_token")
-        placed = [name for members in self.towers.values() for name in members]
-        _all_known("backbone.towers", placed, modalities)
-        if sorted(placed) != sorted(modalities):
-            raise ValueError(f"backbone.towers must hold each of {', '.join(modalities)} exactly once, got {placed}")
-        _all_known("backbone.frozen", self.backbone.frozen, self.towers)
-        _all_known("backbone.lr_factors", self.backbone.lr_factors, self.towers)
+            raise InputError(f"objectives.{absent[0]} is missing; give its kind: flow, diffusion or next_token")
+        _all_known("backbone.patch_layers", self.backbone.patch_layers, modalities)
         return self
 
     @model_validator(mode="after")
-    def _kinds_exist(self):
-        _kind_exists("data.source", "mot_gen.training", self.data.source, ["digits", "emoji", "records"])
-        _kind_exists("backbone.kind", "mot_gen.backbone", self.backbone.kind, ["dense", "mot"])
+    def _implementations_fit(self):
+        _module("data.source", "mot_gen.training", self.data.source, SOURCES)
         for name, tokenizer in self.tokenizers.items():
-            _kind_exists(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind, [])
+            _module(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)
         for name, objective in self.objectives.items():
-            _kind_exists(f"objectives.{name}.kind", "mot_gen.objectives", objective.kind, OBJECTIVES)
+            field = f"objectives.{name}"
+            module = _module(f"{field}.kind", "mot_gen.objectives", objective.kind)
+            check_options(field, _member(field, module, "Objective"), objective.options)
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_fits(self):
+        kind, options = self.backbone.kind, self.backbone.options
+        module_name, preset = PRESETS.get(kind, (kind, {}))
+        module = _module("backbone.kind", "mot_gen.backbone", module_name, PRESETS)
+        if kind == "dense" and (options.get("towers") or options.get("untied")):
+            raise InputError("backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot")
+        config = check_options("backbone", _member("backbone", module, "Config"), {**preset, **options})
+        modalities = [Modality(name, vocab_size=1) for name in self.tokenizers]
+        towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(self.tokenizers)
+        _all_known("backbone.frozen", self.backbone.frozen, towers)
+        _all_known("backbone.lr_factors", self.backbone.lr_factors, towers)
         return self
 
     def save(self, path: str | Path) -> None:
@@ -295,28 +219,24 @@ class Recipe(Section):
 def _all_known(field: str, names, allowed) -> None:
     for name in names:
         if name not in allowed:
-            raise ValueError(f"{field}: {name!r} is not known{nearest(name, allowed)}")
+            raise InputError(f"{field}: {name!r} is not known{nearest(name, allowed)}")
+
+
+def differences(before: Recipe, after: Recipe) -> list[str]:
+    """`field: value -> value` for every field in which two recipes differ, as when a run is resumed with another."""
+    flat_before, flat_after = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    names = [name for name in {**flat_before, **flat_after} if flat_before.get(name) != flat_after.get(name)]
+    return [f"{name}: {flat_before.get(name)!r} -> {flat_after.get(name)!r}" for name in names]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 # ---------------------------------------------------------------- implementations by name
-
-
-def _module_name(package: str, kind: str) -> str:
-    return kind if "." in kind else f"{package}.{kind}"
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _kind_exists(field: str, package: str, kind: str, built_in) -> None:
-    if kind in built_in or _exists(_module_name(package, kind)):
-        return
-    modules = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
-    raise ValueError(f"{field}: {kind!r} is neither shipped nor importable{nearest(kind, {*built_in, *modules})}")
 
 
 def locate(package: str, kind: str) -> ModuleType:
@@ -324,14 +244,47 @@ def locate(package: str, kind: str) -> ModuleType:
     return importlib.import_module(_module_name(package, kind))
 
 
-def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
-    """Refuses options that `call` does not take; `field` is where in the recipe they stand."""
-    parameters = inspect.signature(call).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    for name in options:
-        if name not in parameters:
-            raise InputError(f"{field}.{name} is not known{nearest(name, [p for p in parameters if p != 'self'])}")
+def _module_name(package: str, kind: str) -> str:
+    return kind if "." in kind else f"{package}.{kind}"
+
+
+def _module(field: str, package: str, kind: str, also: Iterable[str] = ()) -> str:
+    """Name of the module; InputError if it is not there. `also`: other names that a message may propose."""
+    name = _module_name(package, kind)
+    try:
+        if importlib.util.find_spec(name):
+            return name
+    except ModuleNotFoundError:
+        pass
+    modules = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    raise InputError(f"{field}: {kind!r} is neither shipped nor importable{nearest(kind, {*modules, *also})}")
+
+
+def _member(field: str, module: str, name: str) -> Callable:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise InputError(f"{field}: module {module} has no {name}") from None
+
+
+def check_options(field: str, call: Callable, options: dict[str, Any]) -> Any:
+    """`call(**options)`, its options held to the names and types in its signature; `field` is where they stand."""
+    hints = get_type_hints(call.__init__ if inspect.isclass(call) and not is_dataclass(call) else call)
+    parameters = inspect.signature(call).parameters.values()
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    extra = "allow" if any(p.kind is p.VAR_KEYWORD for p in parameters) else "forbid"
+    config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+    types = {
+        name: (hints.get(name, Any), ... if p.default is p.empty else Field(default_factory=lambda p=p: p.default))
+        for name, p in named.items()
+    }
+    try:
+        create_model("Options", __config__=config, **types).model_validate(options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(map(str, (field, *first["loc"])))
+        raise InputError(f"{path} {_complaint(first, named)}") from None
+    return call(**options)
 
 
 # ---------------------------------------------------------------- reading
@@ -423,25 +376,28 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def _one_line(error: ValidationError, source: str, overridden: list[str]) -> str:
-    """The first of a validation's errors, with the file or the override that it comes from."""
+    """The first of a validation's errors, behind the file or the override that it comes from."""
     first = error.errors(include_url=False)[0]
-    location = first["loc"]
-    field = ".".join(str(part) for i, part in enumerate(location) if not (location[0] == "objectives" and i == 2))
-    where = f"override {field}" if field in overridden else f"{source}: {field}" if field else source
-    if first["type"] == "extra_forbidden":
-        return f"{where} is not known{nearest(location[-1], _allowed(location))}"
-    if first["type"] == "missing":
-        return f"{where} is missing; give it a value"
+    field = ".".join(map(str, first["loc"]))
     if first["type"] == "value_error":
-        return f"{where}: {first['ctx']['error']}"
-    expected = first["msg"].replace("Input should", "should").replace("\n", " ")
-    return f"{where} {expected}, got {first['input']!r}"
+        message = f"{field}: {first['ctx']['error']}".removeprefix(": ")
+    else:
+        message = f"{field} {_complaint(first, _neighbours(first['loc']))}"
+    named = re.split(r"[:\s]", message, maxsplit=1)[0]
+    return f"override {message}" if named in overridden else f"{source}: {message}"
 
 
-def _allowed(location: tuple) -> list[str]:
-    """The keys that may stand beside the one at `location`; objectives' locations hold their kind third."""
-    if len(location) == 1:
-        return list(Recipe.model_fields)
-    if location[0] == "objectives":
-        return list(OBJECTIVES[location[2]].model_fields)
-    return list(Recipe.model_fields[location[0]].annotation.model_fields)
+def _neighbours(location: tuple) -> Iterable[str]:
+    """The keys that may stand beside the one at `location`."""
+    section = Recipe if len(location) == 1 else Recipe.model_fields[location[0]].annotation
+    return getattr(section, "model_fields", ())
+
+
+def _complaint(error: dict, allowed: Iterable[str]) -> str:
+    """What one of pydantic's errors says about the field before it."""
+    if error["type"] == "extra_forbidden":
+        return f"is not known{nearest(error['loc'][-1], allowed)}"
+    if error["type"] == "missing":
+        return "is missing; give it a value"
+    expected = error["msg"].replace("Input should", "should").replace("\n", " ")
+    return f"{expected}, got {error['input']!r}"

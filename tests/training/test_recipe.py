@@ -5,7 +5,7 @@ import yaml
 
 from mot_gen.errors import InputError
 from mot_gen.training import recipe
-from mot_gen.training.recipe import Backbone, Diffusion, Flow, NextToken, Recipe, check_options, load_recipe, locate
+from mot_gen.training.recipe import Objective, Recipe, check_options, load_recipe, locate
 
 
 @pytest.mark.parametrize("name", recipe.shipped())
@@ -36,7 +36,9 @@ def test_overrides_reach_every_section():
     assert changed.name == "mine" and changed.training.steps == 7 and changed.training.lr == 2e-4
     assert changed.training.betas == (0.8, 0.9) and changed.data.caption_first == 0.8
     assert changed.tokenizers["image"].options["patch_size"] == 4
-    assert changed.towers == {"all": ["text", "image"]} and changed.backbone.lr_factors == {"all": 0.1}
+    assert changed.backbone.options["towers"] == {"all": ["text", "image"]} and changed.backbone.lr_factors == {
+        "all": 0.1
+    }
     assert changed.evaluation.prompts == ["a", "b"]
 
 
@@ -47,24 +49,29 @@ def test_records_make_themselves_the_source():
 
 def test_another_kind_of_objective_keeps_only_its_weight():
     changed = load_recipe("digits", ["objectives.image.kind=diffusion", "objectives.image.steps=100"])
-    assert changed.objectives["image"] == Diffusion(weight=5.0, steps=100)
+    assert changed.objectives["image"] == Objective(kind="diffusion", weight=5.0, steps=100)
 
 
-def test_objectives_split_into_weight_and_options():
-    assert Flow(weight=5, shift=3).options == {
-        "time": "logit_normal", "mean": 0.0, "std": 1.0, "shift": 3.0, "prediction": "velocity", "cap": None
-    }  # fmt: skip
-    assert NextToken(z_loss=1e-5).options == {"z_loss": 1e-5, "label_smoothing": 0.0}
+def test_options_are_what_stands_beside_the_kind():
+    image = load_recipe("digits", ["objectives.image={kind: flow, weight: 5, shift: 3}"]).objectives["image"]
+    assert (image.kind, image.weight, image.options) == ("flow", 5, {"shift": 3})
 
 
 def test_first_modality_learns_the_next_token_by_default():
     raw = load_recipe("digits").model_dump()
     del raw["objectives"]["text"]
-    assert Recipe.model_validate(raw).objectives["text"] == NextToken()
+    assert Recipe.model_validate(raw).objectives["text"] == Objective(kind="next_token")
 
 
-def test_named_size_stands_for_the_three():
-    assert Backbone(size="37M").dim is None
+def test_differences_name_the_fields():
+    before = load_recipe("digits")
+    after = load_recipe("digits", ["training.lr=0.5", "backbone.dim=64", "objectives.image.shift=3"])
+    assert sorted(recipe.differences(before, after)) == [
+        "backbone.dim: 128 -> 64",
+        "objectives.image.shift: None -> 3",
+        "training.lr: 0.001 -> 0.5",
+    ]
+    assert recipe.differences(before, before) == []
 
 
 WRONG = {
@@ -72,7 +79,9 @@ WRONG = {
     "trainin.steps=3": ("trainin", "did you mean 'training'?"),
     "objectives.image.tme=uniform": ("override objectives.image.tme", "did you mean 'time'?"),
     "objectives.imag={kind: flow}": ("objectives", "'imag'", "did you mean 'image'?"),
-    "objectives.image.time=normal": ("override objectives.image.time", "'logit_normal'", "got 'normal'"),
+    "objectives.image.time=normal": ("objectives", "flow.time", "did you mean 'logit_normal'?"),
+    "objectives.image.shift=high": ("override objectives.image.shift", "valid number", "got 'high'"),
+    "objectives.image.weight=-1": ("override objectives.image.weight", "greater than or equal to 0", "got -1"),
     "objectives.image.kind=fow": ("objectives.image.kind", "'fow'", "did you mean 'flow'?"),
     "objectives={}": ("objectives.image is missing",),
     "training.steps=-3": ("override training.steps", "greater than or equal to 1", "got -3"),
@@ -82,16 +91,20 @@ WRONG = {
     "training.min_lr=1.0": ("training", "min_lr (1.0) is above lr"),
     "training.precision=fp16": ("override training.precision", "'bf16'", "got 'fp16'"),
     "training=3": ("override training", "got 3"),
-    "backbone.heads=5": ("backbone", "heads (5) must divide dim (128)"),
-    "backbone.heads=128": ("backbone", "dim / heads (1) must be even"),
-    "backbone.kv_heads=3": ("backbone", "kv_heads (3) must divide heads (4)"),
-    "backbone.dim=null": ("backbone", "no dim"),
-    "backbone.size=37M": ("backbone", "size '37M' already says dim"),
-    "backbone.untied=[ffm]": ("backbone.untied.0", "'ffn'", "got 'ffm'"),
+    "backbone.heads=5": ("backbone.dim: 128", "backbone.heads, 5"),
+    "backbone.heads=128": ("backbone.dim: 128", "even multiple", "backbone.heads, 128"),
+    "backbone.kv_heads=3": ("override backbone.kv_heads: 3 must divide", "backbone.heads, 4"),
+    "backbone.dim=null": ("override backbone.dim", "must be a positive integer", "got None"),
+    "backbone.size=36M": ("override backbone.size", "did you mean '37M'?"),
+    "backbone.dims=64": ("override backbone.dims", "did you mean 'dim'?"),
+    "backbone.dim=-64": ("override backbone.dim", "got -64"),
+    "backbone.qk_norm=maybe": ("override backbone.qk_norm", "valid boolean", "got 'maybe'"),
+    "backbone.patch_layers.imag.kind=unet": ("backbone.patch_layers", "did you mean 'image'?"),
+    "backbone.untied=[ffm]": ("override backbone.untied", "'ffm'", "did you mean 'ffn'?"),
     "backbone.kind=mott": ("backbone.kind", "did you mean 'mot'?"),
     "backbone.kind=my.backbone": ("backbone.kind", "'my.backbone' is neither shipped nor importable"),
     "backbone.towers={a: [text], b: [imge]}": ("backbone.towers", "did you mean 'image'?"),
-    "backbone.towers={a: [text]}": ("backbone.towers", "each of text, image exactly once"),
+    "backbone.towers={a: [text]}": ("override backbone.towers", "no tower has image"),
     "backbone.frozen=[txt]": ("backbone.frozen", "did you mean 'text'?"),
     "tokenizers.image.kind=image_pach": ("tokenizers.image.kind", "did you mean 'image_patch'?"),
     "tokenizers.image.kind=null": ("override tokenizers.image.kind", "valid string"),
@@ -154,17 +167,28 @@ def test_exponents_without_a_dot_are_numbers(tmp_path):
 def test_implementations_are_found_by_name_and_by_path(monkeypatch, tmp_path):
     assert locate("mot_gen.training", "digits").__name__ == "mot_gen.training.digits"
     (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "consistency.py").write_text("def load(data): ...")
+    (tmp_path / "my_package" / "consistency.py").write_text(
+        "class Objective:\n    def __init__(self, levels: int = 2): self.levels = levels\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     mine = load_recipe("digits", ["objectives.image={kind: my_package.consistency, levels: 3}"]).objectives["image"]
     assert mine.options == {"levels": 3} and mine.weight == 1.0
     assert locate("mot_gen.objectives", mine.kind).__name__ == "my_package.consistency"
+    with pytest.raises(InputError, match=r"override objectives\.image\.level is not known; did you mean 'levels'"):
+        load_recipe("digits", ["objectives.image={kind: my_package.consistency}", "objectives.image.level=3"])
+    with pytest.raises(InputError, match=r"backbone: module my_package\.consistency has no Config"):
+        load_recipe("digits", ["backbone.kind=my_package.consistency"])
 
 
 def test_options_are_held_to_the_signature():
-    def build(image_size, patch_size=2): ...
+    def build(image_size: int, patch_size: int = 2):
+        return image_size, patch_size
 
-    check_options("tokenizers.image", build, {"patch_size": 4})
+    assert check_options("tokenizers.image", build, {"image_size": 8, "patch_size": 4}) == (8, 4)
     with pytest.raises(InputError, match=r"tokenizers\.image\.patchsize is not known; did you mean 'patch_size'\?"):
-        check_options("tokenizers.image", build, {"patchsize": 4})
-    check_options("tokenizers.image", lambda **anything: None, {"patchsize": 4})
+        check_options("tokenizers.image", build, {"image_size": 8, "patchsize": 4})
+    with pytest.raises(InputError, match=r"tokenizers\.image\.image_size is missing"):
+        check_options("tokenizers.image", build, {})
+    with pytest.raises(InputError, match=r"tokenizers\.image\.image_size should be a valid integer, got True"):
+        check_options("tokenizers.image", build, {"image_size": True})
+    assert check_options("tokenizers.image", lambda **anything: anything, {"patchsize": 4}) == {"patchsize": 4}
