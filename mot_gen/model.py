@@ -32,12 +32,14 @@ class MultimodalConfig:
     modalities: the first is text. backbone: {"kind": "mot", "dim": ..., ...}, see `mot_gen.backbone`.
     objectives: {modality: {"kind": "flow", ...}} where an option differs from the default of the modality's objective.
     patch_layers: {modality: {"kind": "linear" or "unet", ...}} for continuous modalities; linear by default.
+    context: the longest document it is trained on, in tokens; pipelines refuse what is longer.
     """
 
     modalities: list[Modality]
     backbone: dict
     objectives: dict[str, dict] = field(default_factory=dict)
     patch_layers: dict[str, dict] = field(default_factory=dict)
+    context: int | None = None
 
     def to_dict(self) -> dict:
         """JSON-able keyword arguments of `MultimodalModel`."""
@@ -59,7 +61,14 @@ class MultimodalModel(ModelMixin, ConfigMixin):
     _no_split_modules = ("Block",)
 
     @register_to_config
-    def __init__(self, modalities: list[dict], backbone: dict, objectives: dict | None = None, patch_layers: dict | None = None):
+    def __init__(
+        self,
+        modalities: list[dict],
+        backbone: dict,
+        objectives: dict | None = None,
+        patch_layers: dict | None = None,
+        context: int | None = None,
+    ):
         super().__init__()
         self.modalities = [Modality(**m) for m in modalities]
         self.vocabulary = Vocabulary(self.modalities)
@@ -146,23 +155,31 @@ class MultimodalModel(ModelMixin, ConfigMixin):
             corrupted[name] = Latents(**{**vars(latents), "values": values, "time": time})
         return PackedBatch(**{**vars(batch), "latents": corrupted}), targets
 
-    def losses(self, batch: PackedBatch, output: Output, targets: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per modality the unreduced losses and their weights in {0, 1}, (M,) for discrete and (N,) for continuous ones.
+    def loss_masks(self, batch: PackedBatch) -> dict[str, Tensor]:
+        """Per modality a mask in {0., 1.} over what `losses` returns: (M,) for discrete ones, (N,) for continuous.
 
-        Special tokens count as text. A continuous span that is clean, because it only conditions, has weight 0.
+        Special tokens count as text. A continuous span at time 0 has nothing to denoise and does not count.
         """
-        found = {}
         target_modality = self.vocabulary.modality_of(batch.target_ids)
+        masks = {}
         for index, modality in enumerate(self.modalities):
-            objective = self.objectives[modality.name]
             if modality.discrete:
-                losses = objective.loss(output.logits, batch.target_ids)
-                found[modality.name] = losses, (target_modality == index).to(losses.dtype)
+                masks[modality.name] = (target_modality == index).float()
             else:
                 latents = batch.latents[modality.name]
-                losses = objective.loss(output.latents[modality.name], targets[modality.name], latents.per_token(latents.time))
-                learned = latents.learned & (latents.time > 0)
-                found[modality.name] = losses, latents.per_token(learned).to(losses.dtype)
+                masks[modality.name] = latents.per_token(latents.learned & (latents.time > 0)).float()
+        return masks
+
+    def losses(self, batch: PackedBatch, output: Output, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per modality the unreduced losses, before `loss_masks`: (M,) for discrete ones, (N,) for continuous."""
+        found = {}
+        for modality in self.modalities:
+            name, objective = modality.name, self.objectives[modality.name]
+            if modality.discrete:
+                found[name] = objective.loss(output.logits, batch.target_ids)
+            else:
+                latents = batch.latents[name]
+                found[name] = objective.loss(output.latents[name], targets[name], latents.per_token(latents.time))
         return found
 
 

@@ -1,4 +1,4 @@
-"""Samples -> PackedBatch and back: document_length, plan_rows, pack_rows, pack, unpack.
+"""Samples -> PackedBatch and back: document_length, plan_rows, pack_rows, pack, pack_prompts, unpack.
 
 A sample of spans becomes one document. With text T and an image of four tokens I it is laid out as
 
@@ -55,14 +55,9 @@ def pack(
     return pack_rows([[samples[i] for i in row] for row in plan], modalities, row_length)
 
 
-def pack_rows(
-    rows: Sequence[Sequence[Sample]], modalities: Sequence[Modality], row_length: int, close: bool = True
-) -> PackedBatch:
-    """Pack with the assignment of samples to rows already made: rows[b] are the documents of row b, in order.
-
-    close: False leaves out the documents' ends, so that a prompt can be continued; an empty sample is then allowed.
-    """
-    writer = _Writer(modalities, row_length, close)
+def pack_rows(rows: Sequence[Sequence[Sample]], modalities: Sequence[Modality], row_length: int) -> PackedBatch:
+    """Pack with the assignment of samples to rows already made: rows[b] are the documents of row b, in order."""
+    writer = _Writer(modalities, row_length)
     number = 0
     for row in rows:
         writer.open_row()
@@ -71,6 +66,24 @@ def pack_rows(
             number += 1
         writer.close_row()
     return writer.batch()
+
+
+def pack_prompts(
+    prompts: Sequence[Sample], modalities: Sequence[Modality], opens: Sequence[str | None] | None = None
+) -> tuple[PackedBatch, Tensor]:
+    """Documents to be continued, one a row: their end is left out, and they may be empty.
+
+    opens: per prompt the modality whose begin token stands last, so that its span comes next. Returns the batch, as
+    long as its longest prompt, and the (B,) lengths.
+    """
+    opens = opens or [None] * len(prompts)
+    lengths = [document_length(p, modalities) - 1 + (o is not None) for p, o in zip(prompts, opens)]
+    writer = _Writer(modalities, max(lengths))
+    for number, (prompt, modality) in enumerate(zip(prompts, opens)):
+        writer.open_row()
+        writer.prompt(prompt, modality, f"prompt {number}")
+        writer.close_row()
+    return writer.batch(), torch.tensor(lengths)
 
 
 def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span]]:
@@ -114,8 +127,7 @@ def _grid(position: Tensor) -> tuple[int, int] | None:
 class _Writer:
     """Collects the slots of a batch as Python lists and tensors per span, and makes the batch once."""
 
-    def __init__(self, modalities: Sequence[Modality], row_length: int, close: bool):
-        self.close = close
+    def __init__(self, modalities: Sequence[Modality], row_length: int):
         self.modalities = list(modalities)
         self.index = {m.name: i for i, m in enumerate(modalities)}
         self.vocabulary = Vocabulary(modalities)
@@ -140,21 +152,27 @@ class _Writer:
         self.rows += 1
 
     def document(self, sample: Sample, name: str):
-        if not sample and self.close:
+        if not sample:
             raise InputError(f"{name}: an empty document cannot be learned from; give it at least one span")
-        for s, span in enumerate(sample):
-            self._check(span, f"{name}, span {s}")
-        needed, left = document_length(sample, self.modalities) - (not self.close), self.row_length - self.used
+        needed, left = document_length(sample, self.modalities), self.row_length - self.used
         if needed > left:
             raise InputError(f"{name}: {needed} tokens do not fit the {left} slots left of a row of {self.row_length}")
+        self._spans(sample, name)
+        self._special(self.vocabulary.document_end, learned=sample[-1].learned)
+        self.documents += 1
+
+    def prompt(self, sample: Sample, opens: str | None, name: str):
+        self._spans(sample, name)
+        if opens is not None:
+            self._special(self.vocabulary.begin[opens], learned=False)
+
+    def _spans(self, sample: Sample, name: str):
+        for s, span in enumerate(sample):
+            self._check(span, f"{name}, span {s}")
         self.time = 0
         self._special(self.vocabulary.document_begin, learned=False)
         for s, span in enumerate(sample):
-            followed = any(later.learned and self._modality(later).discrete for later in sample[s + 1 :])
-            self._span(span, leads=followed)
-        if self.close:
-            self._special(self.vocabulary.document_end, learned=sample[-1].learned)
-        self.documents += 1
+            self._span(span, leads=any(x.learned and self._modality(x).discrete for x in sample[s + 1 :]))
 
     def _modality(self, span: Span) -> Modality:
         return self.modalities[self.index[span.modality]]

@@ -59,7 +59,7 @@ class PatchLinear(nn.Module):
         self.proj_out = nn.Linear(dim, modality.channels)
 
     def encode(self, latents: Latents) -> tuple[Tensor, None]:
-        tokens = self.proj_in(latents.values) + latents.per_token(self.time(latents.time))
+        tokens = self.proj_in(latents.values.to(self.proj_in.weight.dtype)) + latents.per_token(self.time(latents.time))
         if self.on_grid:
             tokens = tokens + grid_embedding(latents.grids, tokens.shape[-1], tokens.device)
         return tokens, None
@@ -114,11 +114,12 @@ class PatchUNet(nn.Module):
 
     def encode(self, latents: Latents) -> tuple[Tensor, list]:
         time = self.time(latents.time)
-        tokens = latents.values.new_zeros(len(latents.values), self.proj_in.out_features)
+        values = latents.values.to(self.proj_in.weight.dtype)
+        tokens = values.new_zeros(len(values), self.proj_in.out_features)
         memory = []
         for grid, spans, slots in _by_grid(latents):
             temb = time[spans]
-            picture = unpatchify(latents.values[slots].unflatten(0, (len(spans), grid[0] * grid[1])), grid, self.patch_size)
+            picture = unpatchify(values[slots].unflatten(0, (len(spans), grid[0] * grid[1])), grid, self.patch_size)
             x = self.conv_in(picture)
             skips = [x]
             for block in self.down:

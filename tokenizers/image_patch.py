@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
 
 
-class PatchImageTokenizer(ImageTokenizer):
+# ModelMixin is named again because a pipeline looks for a component's loader among the names of its own module.
+class PatchImageTokenizer(ImageTokenizer, ModelMixin):
     """(C, H, W) in [0, 1] <-> (n, p * p * C) in [-1, 1], n = (H / p) * (W / p), tokens row by row.
 
     image_size: one side or (height, width), multiples of patch_size p. color_channels: 1 (grey) or 3 (RGB).

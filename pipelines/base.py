@@ -1,0 +1,132 @@
+"""What every pipeline shares: MultimodalPipeline, and the outputs TextOutput, InterleavedOutput.
+
+A pipeline is a model, the tokenizers of its modalities and a diffusers scheduler, in one folder (`model_index.json`);
+every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained` does not know these classes: call
+`from_pretrained` of the class itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.model import MultimodalModel
+from mot_gen.packing import document_length
+from mot_gen.pipelines.engine import Drawing
+from mot_gen.pipelines.samplers import Guidance, row_generators
+from mot_gen.sequence import Span
+from mot_gen.tokenizers.image_files import to_pil
+
+
+@dataclass
+class TextOutput(BaseOutput):
+    """texts: one string a sample."""
+
+    texts: list[str]
+
+
+@dataclass
+class InterleavedOutput(BaseOutput):
+    """documents: a list of segments a sample, each a str or a picture, in the order they were written."""
+
+    documents: list[list]
+
+
+class MultimodalPipeline(DiffusionPipeline):
+    """The components and the checks; see the module."""
+
+    _optional_components = ["image_tokenizer", "speech_tokenizer", "scheduler"]
+    model_cpu_offload_seq = "model"
+
+    def __init__(self, model: MultimodalModel, text_tokenizer, image_tokenizer=None, speech_tokenizer=None, scheduler=None):
+        super().__init__()
+        self.register_modules(
+            model=model,
+            text_tokenizer=text_tokenizer,
+            image_tokenizer=image_tokenizer,
+            speech_tokenizer=speech_tokenizer,
+            scheduler=scheduler,
+        )
+
+    def _text(self, texts, name: str = "prompt") -> list[list[Span]]:
+        """Texts -> a list of spans each; InputError for what is no text, or empty."""
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
+        for text in texts:
+            if not text:
+                raise InputError(f"{name} is empty; give some text, or guidance_scale=0 for an unconditional sample")
+        return [[span] for span in self.text_tokenizer.encode_batch(texts)]
+
+    def _needs(self, modality: str, tokenizer: str) -> None:
+        """InputError unless the checkpoint has this modality and its tokenizer."""
+        names = self.model.modality_names
+        if modality not in names or getattr(self, tokenizer) is None:
+            raise InputError(f"this checkpoint has no {modality}; it has {', '.join(names)}")
+
+    def _check_context(self, prompts: Sequence[Sequence[Span]], room: int) -> None:
+        """InputError where a prompt and what is to be written do not fit the length that the model was trained on."""
+        context = self.model.config.context
+        longest = max(document_length(prompt, self.model.modalities) for prompt in prompts)
+        if context is not None and longest + room > context:
+            raise InputError(
+                f"prompt: its {longest} tokens and the {room} to be written exceed the {context} that the model was "
+                "trained on; shorten it"
+            )
+
+    def _drawing(self, steps: int, guidance_scale: float, generators, on_step=None) -> Drawing:
+        """How images are drawn here; InputError for steps that are not positive or a scheduler that does not fit."""
+        if not isinstance(steps, int) or steps < 1:
+            raise InputError(f"num_inference_steps must be a positive integer, got {steps!r}")
+        drawing = Drawing(self.scheduler, steps, Guidance(guidance_scale), generators, {}, on_step)
+        if self.image_tokenizer is not None:
+            drawing.grids["image"] = self.image_tokenizer.grid
+        for modality in self.model.modalities:
+            if not modality.discrete and modality.name in drawing.grids:
+                wanted = self.model.objectives[modality.name].fits(self.scheduler)
+                if wanted:
+                    raise InputError(f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}")
+        return drawing
+
+    def _step_callback(self, callback, tensor_inputs: Sequence[str], bar):
+        """diffusers' callback_on_step_end(pipe, step, timestep, {"latents": x}) -> dict, as the engine's on_step."""
+
+        def on_step(number: int, timestep: Tensor, x: Tensor) -> Tensor:
+            bar.update()
+            if callback is None:
+                return x
+            given = {"latents": x} if "latents" in tensor_inputs else {}
+            return (callback(self, number, timestep, given) or {}).get("latents", x)
+
+        return on_step
+
+    def _decode_images(self, values: Sequence[Span], output_type: str) -> list:
+        """Image spans -> PIL images, (N, C, H, W) tensor "pt", (N, H, W, C) array "np", or the latents as they are."""
+        if output_type == "latent":
+            return torch.stack([span.values for span in values])
+        images = self.image_tokenizer.decode_batch(values)
+        if output_type == "pil":
+            return [to_pil(image) for image in images]
+        stacked = torch.stack([image.cpu() for image in images])
+        return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
+
+    @staticmethod
+    def _check_output_type(output_type: str) -> None:
+        if output_type not in ("pil", "pt", "np", "latent"):
+            raise InputError(f"output_type must be pil, pt, np or latent, got {output_type!r}")
+
+
+def repeat_each(items: Sequence, times: int) -> list:
+    """[a, b], 2 -> [a, a, b, b]."""
+    if not isinstance(times, int) or times < 1:
+        raise InputError(f"the number of samples per prompt must be a positive integer, got {times!r}")
+    return [item for item in items for _ in range(times)]
+
+
+__all__ = ["InterleavedOutput", "MultimodalPipeline", "TextOutput", "repeat_each", "row_generators"]

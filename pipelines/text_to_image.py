@@ -1,0 +1,84 @@
+"""TextToImagePipeline: pictures from captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.pipelines.base import MultimodalPipeline, repeat_each, row_generators
+from mot_gen.pipelines.engine import Stream, TextSampling, draw, draw_discrete
+from mot_gen.sequence import Span
+from mot_gen.tokenizers.image_base import size_pair
+
+
+class TextToImagePipeline(MultimodalPipeline):
+    """Reads a prompt, opens an image span and draws it: by diffusion or flow, or token by token (VQ images).
+
+        pipe = TextToImagePipeline.from_pretrained("runs/digits/model")
+        pipe("a handwritten seven", num_images_per_prompt=4).images
+    """
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 3.0,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ):
+        """Pictures of each prompt in turn, `num_images_per_prompt` each.
+
+        negative_prompt: what guidance leads away from; nothing by default. height, width: only the size that the image
+        tokenizer was made for. guidance_scale: 1 is conditional, 0 unconditional. generator: one or a list of one per
+        image; an image does not depend on its batch. latents: (images, n, C) noise to begin with. output_type: "pil",
+        "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C).
+        Raises InputError, before any work, for what does not fit.
+        """
+        self._needs("image", "image_tokenizer")
+        self._check_output_type(output_type)
+        self._check_size(height, width)
+        prompts = repeat_each(self._text(prompt), num_images_per_prompt)
+        generators = row_generators(generator, len(prompts))
+        with self.progress_bar(total=num_inference_steps) as bar:
+            on_step = self._step_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, bar)
+            drawing = self._drawing(num_inference_steps, guidance_scale, generators, on_step)
+            tokens = drawing.grids["image"][0] * drawing.grids["image"][1]
+            self._check_context(prompts, tokens)
+            documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
+            rows = [document for branch in drawing.guidance.branches for document in documents[branch]]
+            stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
+            if self.model.modalities[self.model.index_of["image"]].discrete:
+                sampling = TextSampling(tokens, temperature=1.0)
+                spans = draw_discrete(stream, "image", drawing.grids["image"], sampling, drawing)
+            else:
+                alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
+                values = draw(stream.open("image", [drawing.grids["image"]] * len(rows), alive), drawing, latents)
+                spans = [Span("image", v, drawing.grids["image"]) for v in values]
+        images = self._decode_images(spans, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check_size(self, height: int | None, width: int | None) -> None:
+        own = size_pair(self.image_tokenizer.config.image_size)
+        if (height or own[0], width or own[1]) != own:
+            raise InputError(f"height, width: this model draws {own[0]} x {own[1]}, got {height} x {width}")
+
+    def _negative(self, negative_prompt, prompts: list[list[Span]]) -> list[list[Span]]:
+        if negative_prompt is None:
+            return [[] for _ in prompts]
+        negatives = self._text(negative_prompt, "negative_prompt")
+        if len(prompts) % len(negatives):
+            raise InputError(f"negative_prompt: {len(negatives)} texts were given for {len(prompts)} images")
+        return repeat_each(negatives, len(prompts) // len(negatives))
