@@ -215,7 +215,10 @@ def _advice(parent: Path, besides: Path | None = None) -> str:
 
 @contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Holds a folder for writing; a second writer gets an InputError at once. The system frees it if we are killed."""
+    """Holds a run's folder for writing: a second writer gets an InputError at once, a killed one frees it.
+
+    Tidies what a killed writer left, so take it before `latest_good`.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,6 +235,7 @@ def lock(folder: str | Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
+        _sweep(folder / "checkpoints")
         yield
 
 

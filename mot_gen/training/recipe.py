@@ -187,7 +187,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _implementations_fit(self):
-        _module("data.source", "mot_gen.training", self.data.source, SOURCES)
+        source = _module("data.source", "mot_gen.training", self.data.source, SOURCES)
+        _member("data.source", source, "load")
         for name, tokenizer in self.tokenizers.items():
             _module(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)
         for name, objective in self.objectives.items():

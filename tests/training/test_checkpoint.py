@@ -158,14 +158,15 @@ def test_kill_at_any_moment_leaves_the_last_good(tmp_path):
         assert back.tensors["model"]["w"][0] == back.state["turn"]
 
 
-def test_interrupted_replacement_is_undone(tmp_path):
+def test_interrupted_replacement_is_undone_by_the_next_writer(tmp_path):
     folder = save(tmp_path, 1)
     folder.rename(folder.with_name(".old-step-00000001"))
     (folder.parent / ".saving-step-00000001").mkdir()
     (folder.parent / ".trash-step-00000000").mkdir()
-    save(tmp_path, 2)
-    assert sorted(p.name for p in folder.parent.iterdir()) == ["latest", "step-00000001", "step-00000002"]
-    assert checkpoint.damaged(folder) is None
+    assert checkpoint.latest_good(tmp_path) is None
+    with checkpoint.lock(tmp_path):
+        assert checkpoint.latest_good(tmp_path) == folder
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["latest", "step-00000001"]
 
 
 def hold_lock(connection, folder: Path):

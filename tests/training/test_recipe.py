@@ -109,6 +109,7 @@ WRONG = {
     "tokenizers.image.kind=image_pach": ("tokenizers.image.kind", "did you mean 'image_patch'?"),
     "tokenizers.image.kind=null": ("override tokenizers.image.kind", "valid string"),
     "data.source=digit": ("data.source", "did you mean 'digits'?"),
+    "data.source=recipe": ("data.source", "module mot_gen.training.recipe has no load"),
     "data.source=records": ("data", "needs data.records=FILE"),
     "data.held_out=1": ("data", "leaves nothing to train on"),
     "training.steps.more=3": ("'steps' is a value",),
