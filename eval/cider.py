@@ -1,8 +1,8 @@
-"""CIDEr and CIDEr-D for captions (Vedantam et al. 2015): CIDEr, and the pure functions document_frequency, cider_scores.
+"""CIDEr and CIDEr-D for captions (Vedantam et al. 2015): CIDEr, and its pure document_frequency and cider_scores.
 
-Both compare tf-idf vectors of n-grams, n = 1..4, where idf counts in how many images' references an n-gram occurs. CIDEr-D
-clips the prediction's counts to the reference's and punishes a difference in length; it is what coco-caption computes
-and calls CIDEr, and so the default. Scores are about 0 to 10.
+Both compare tf-idf vectors of n-grams, n = 1..4, where idf counts in how many images' references an n-gram occurs.
+CIDEr-D clips the prediction's counts to the reference's and punishes a difference in length; it is what coco-caption
+computes and calls CIDEr, and so the default. Scores are about 0 to 10.
 """
 
 from __future__ import annotations

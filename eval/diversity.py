@@ -80,7 +80,7 @@ class PredictionMetric(Accumulator):
 
 
 class DistinctN(PredictionMetric):
-    """Share of n-grams that are distinct, over the whole set; falls with the size of the set, so compare equal sizes."""
+    """Share of n-grams that are distinct, over the whole set; it falls with N, so compare sets of one size."""
 
     higher_is_better = True
 

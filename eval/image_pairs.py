@@ -104,9 +104,9 @@ class LPIPS(PairMetric):
         self.sha256 = weights_sha256(self.network)
 
     def measure(self, images: Tensor, originals: Tensor) -> Tensor:
-        device = next(self.network.parameters()).device
+        parameter = next(self.network.parameters())
         with torch.no_grad():
-            found = self.network(images.float().to(device), originals.float().to(device), normalize=True)
+            found = self.network(images.to(parameter), originals.to(parameter), normalize=True)
         return found.reshape(len(images))
 
     def provenance(self) -> dict:

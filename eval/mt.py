@@ -48,16 +48,25 @@ class SacreMetric(SegmentMetric):
     takes = "texts"
     columns: int
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_rows("reference_counts")
+
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
+        references = checked_references(predictions, references)
+        self.append("reference_counts", table([[len(own)] for own in references], 1))
         return table(sacre_update(self.metric, predictions, references), self.columns)
 
     def score(self, total: Tensor) -> float:
         return sacre_compute(self.metric, total)
 
     def provenance(self) -> dict:
-        # Not nrefs: sacrebleu notes it for the last batch only, and ranks may differ in it.
-        facts = {key: value for key, value in self.metric.get_signature().info.items() if key != "nrefs"}
-        return {**{key: value for key, value in facts.items() if key != "version"}, "sacrebleu": facts["version"]}
+        """What sacrebleu's own signature says; its number of references is that of the whole corpus."""
+        counts = set(self.rows("reference_counts")[:, 0].tolist())
+        self.metric.num_refs = int(counts.pop()) if len(counts) == 1 else -1
+        facts = dict(self.metric.get_signature().info)
+        version = facts.pop("version")
+        return {**facts, "sacrebleu": version}
 
 
 class BLEU(SacreMetric):
