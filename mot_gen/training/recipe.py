@@ -194,7 +194,7 @@ class Recipe(Section):
         for name, objective in self.objectives.items():
             field = f"objectives.{name}"
             module = _module(f"{field}.kind", "mot_gen.objectives", objective.kind)
-            check_options(field, _member(field, module, "Objective"), objective.options)
+            _built(field, _member(field, module, "Objective"), objective.options)
         return self
 
     @model_validator(mode="after")
@@ -204,7 +204,7 @@ class Recipe(Section):
         module = _module("backbone.kind", "mot_gen.backbone", module_name, PRESETS)
         if kind == "dense" and (options.get("towers") or options.get("untied")):
             raise InputError("backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot")
-        config = check_options("backbone", _member("backbone", module, "Config"), {**preset, **options})
+        config = _built("backbone", _member("backbone", module, "Config"), {**preset, **options})
         modalities = [Modality(name, vocab_size=1) for name in self.tokenizers]
         towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(self.tokenizers)
         _all_known("backbone.frozen", self.backbone.frozen, towers)
@@ -268,24 +268,33 @@ def _member(field: str, module: str, name: str) -> Callable:
         raise InputError(f"{field}: module {module} has no {name}") from None
 
 
-def check_options(field: str, call: Callable, options: dict[str, Any]) -> Any:
-    """`call(**options)`, its options held to the names and types in its signature; `field` is where they stand."""
+def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
+    """Holds options to the names and types in the signature of `call`; `field` is where in the recipe they stand."""
     hints = get_type_hints(call.__init__ if inspect.isclass(call) and not is_dataclass(call) else call)
     parameters = inspect.signature(call).parameters.values()
-    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     extra = "allow" if any(p.kind is p.VAR_KEYWORD for p in parameters) else "forbid"
     config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
-    types = {
-        name: (hints.get(name, Any), ... if p.default is p.empty else Field(default_factory=lambda p=p: p.default))
-        for name, p in named.items()
-    }
+    types = {name: (hints.get(name, Any), None) for name in named}
     try:
         create_model("Options", __config__=config, **types).model_validate(options)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, (field, *first["loc"])))
-        raise InputError(f"{path} {_complaint(first, named)}") from None
-    return call(**options)
+        errors = error.errors(include_url=False)
+        name = errors[0]["loc"][0]
+        if len(errors[0]["loc"]) > 1:
+            # Every member of a union complains on its own: one line for the option and all of its value.
+            start = "Input should be "
+            kinds = (e["msg"].removeprefix(start) for e in errors if e["loc"][0] == name and e["msg"].startswith(start))
+            errors[0] |= {"msg": start + " or ".join(dict.fromkeys(kinds)), "input": options[name]}
+        raise InputError(f"{field}.{name} {_complaint(errors[0], named)}") from None
+
+
+def _built(field: str, call: Callable, options: dict[str, Any]) -> Any:
+    check_options(field, call, options)
+    try:
+        return call(**options)
+    except TypeError as error:
+        raise InputError(f"{field}: {error}") from None
 
 
 # ---------------------------------------------------------------- reading

@@ -1,5 +1,7 @@
 """Recipes: what is shipped loads, what is saved comes back, and what is wrong is one line that says where and how."""
 
+import re
+
 import pytest
 import yaml
 
@@ -177,19 +179,34 @@ def test_implementations_are_found_by_name_and_by_path(monkeypatch, tmp_path):
     assert locate("mot_gen.objectives", mine.kind).__name__ == "my_package.consistency"
     with pytest.raises(InputError, match=r"override objectives\.image\.level is not known; did you mean 'levels'"):
         load_recipe("digits", ["objectives.image={kind: my_package.consistency}", "objectives.image.level=3"])
+    (tmp_path / "my_package" / "needy.py").write_text("def Objective(levels: int): ...")
+    with pytest.raises(InputError, match=r"objectives\.image: Objective\(\) missing 1 required .* 'levels'"):
+        load_recipe("digits", ["objectives.image={kind: my_package.needy}"])
     with pytest.raises(InputError, match=r"backbone: module my_package\.consistency has no Config"):
         load_recipe("digits", ["backbone.kind=my_package.consistency"])
 
 
 def test_options_are_held_to_the_signature():
-    def build(image_size: int, patch_size: int = 2):
-        return image_size, patch_size
+    def build(raw, image_size: int, patch_size: int = 2): ...
 
-    assert check_options("tokenizers.image", build, {"image_size": 8, "patch_size": 4}) == (8, 4)
+    check_options("tokenizers.image", build, {"image_size": 8, "patch_size": 4})
     with pytest.raises(InputError, match=r"tokenizers\.image\.patchsize is not known; did you mean 'patch_size'\?"):
-        check_options("tokenizers.image", build, {"image_size": 8, "patchsize": 4})
-    with pytest.raises(InputError, match=r"tokenizers\.image\.image_size is missing"):
-        check_options("tokenizers.image", build, {})
+        check_options("tokenizers.image", build, {"patchsize": 4})
     with pytest.raises(InputError, match=r"tokenizers\.image\.image_size should be a valid integer, got True"):
         check_options("tokenizers.image", build, {"image_size": True})
-    assert check_options("tokenizers.image", lambda **anything: anything, {"patchsize": 4}) == {"patchsize": 4}
+    check_options("tokenizers.image", lambda **anything: None, {"patchsize": 4})
+
+
+def test_the_shipped_tokenizers_options_are_checked_by_their_own_signatures():
+    from mot_gen.tokenizers.image_patch import PatchImageTokenizer
+    from mot_gen.tokenizers.text import TextTokenizer
+
+    tokenizers = load_recipe("digits").tokenizers
+    check_options("tokenizers.image", PatchImageTokenizer, tokenizers["image"].options)
+    check_options("tokenizers.text", TextTokenizer.train, tokenizers["text"].options)
+    with pytest.raises(InputError, match=r"tokenizers\.text\.vocab_size should be a valid integer, got 'many'"):
+        check_options("tokenizers.text", TextTokenizer.train, {"vocab_size": "many"})
+    for wrong, expected in {"[8, x]": "got [8, 'x']", "{a: 1}": "instance of Sequence, got {'a': 1}"}.items():
+        options = load_recipe("digits", [f"tokenizers.image.image_size={wrong}"]).tokenizers["image"].options
+        with pytest.raises(InputError, match=rf"tokenizers\.image\.image_size should be .*{re.escape(expected)}$"):
+            check_options("tokenizers.image", PatchImageTokenizer, options)
