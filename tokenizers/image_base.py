@@ -29,6 +29,15 @@ def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     return pair
 
 
+def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:
+    """Name of the class whose config.json lies in a folder or under a hub name; raises InputError where none does."""
+    where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+    try:
+        return cls.load_config(name, **{key: kwargs[key] for key in where if key in kwargs}).get("_class_name")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no {cls.config_name} of a model found in this folder or hub name") from error
+
+
 class ImageTokenizer(ModelMixin, ConfigMixin):
     """Images of one size <-> spans with a 2-D grid.
 

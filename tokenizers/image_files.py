@@ -96,9 +96,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def center_crop_resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The largest centred box of the aspect ratio of `size` = (height, width), resized to it (bicubic, antialiased)."""
     height, width = size
-    if image.size == (width, height):
-        return image
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    crop_width = min(image.width, max(1, round(image.height * width / height)))
+    crop_height = min(image.height, max(1, round(image.width * height / width)))
+    left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
+    # A true crop: with `resize(box=...)` the filter would reach for pixels outside of the box.
+    image = image.crop((left, top, left + crop_width, top + crop_height))
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

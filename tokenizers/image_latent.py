@@ -9,11 +9,12 @@ import diffusers
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mot_gen.errors import InputError
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer, pretrained_class, size_pair
 from mot_gen.tokenizers.image_files import image_tensor
 
 
@@ -22,7 +23,8 @@ class LatentImageTokenizer(ImageTokenizer):
 
     Encoding is deterministic: the mode of the posterior, no sample of it. The autoencoder is an AutoencoderKL,
     AutoencoderTiny, AutoencoderDC or any other 2-D one of diffusers, and is part of this model (`vae`): its class and
-    config are fields of this config, its weights are saved with it.
+    config are fields of this config, its weights are saved with it. fold: the autoencoder sees f x f pixels as one,
+    with f * f * C channels, which is what makes small images fast (1 for others' models).
 
     Make one with `from_pretrained` (of this class or of an autoencoder) or `from_autoencoder`. `shift` and `scale`
     have one value per latent channel; they come from the autoencoder's config, or from `measure`.
@@ -37,12 +39,13 @@ class LatentImageTokenizer(ImageTokenizer):
         patch_size: int,
         shift: Sequence[float],
         scale: Sequence[float],
+        fold: int = 1,
         name: str = "image",
     ):
         super().__init__()
         build = _autoencoder_class(vae_class).from_config
         self.vae = build(vae_config)
-        self.latent_channels, rows, columns = _latent_shape(build, vae_config, size_pair(image_size))
+        self.latent_channels, rows, columns = _latent_shape(build, vae_config, _folded(image_size, fold))
         if patch_size < 1 or rows % patch_size or columns % patch_size:
             raise InputError(f"patch_size {patch_size} must divide the latents of {rows} x {columns}")
         if not len(shift) == len(scale) == self.latent_channels:
@@ -50,7 +53,7 @@ class LatentImageTokenizer(ImageTokenizer):
         self.grid = (rows // patch_size, columns // patch_size)
 
     @classmethod
-    def from_autoencoder(cls, vae: nn.Module, image_size=None, patch_size: int = 1, name: str = "image"):
+    def from_autoencoder(cls, vae: nn.Module, image_size=None, patch_size: int = 1, fold: int = 1, name: str = "image"):
         """Wrap a diffusers autoencoder (not copied).
 
         image_size: one side or (height, width); the autoencoder's `sample_size` where it has one. The shift and scale
@@ -61,10 +64,10 @@ class LatentImageTokenizer(ImageTokenizer):
         image_size = image_size or config.get("sample_size")
         if image_size is None:
             raise InputError(f"{type(vae).__name__} states no sample_size: give image_size")
-        channels = _latent_shape(type(vae).from_config, config, size_pair(image_size))[0]
+        channels = _latent_shape(type(vae).from_config, config, _folded(image_size, fold))[0]
         shift, scale = _standardisation(config, channels)
         with torch.device("meta"):  # no second set of weights is made
-            tokenizer = cls(type(vae).__name__, config, size_pair(image_size), patch_size, shift, scale, name)
+            tokenizer = cls(type(vae).__name__, config, size_pair(image_size), patch_size, shift, scale, fold, name)
         tokenizer.vae = vae
         return tokenizer.eval()
 
@@ -74,17 +77,12 @@ class LatentImageTokenizer(ImageTokenizer):
 
         image_size and patch_size say how to use an autoencoder; a saved tokenizer knows its own.
         """
-        where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
-        try:
-            finding = {key: value for key, value in kwargs.items() if key in where}
-            kind = cls.load_config(pretrained_model_name_or_path, **finding).get("_class_name")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{pretrained_model_name_or_path}: no config.json of an autoencoder there") from error
+        kind = pretrained_class(cls, pretrained_model_name_or_path, **kwargs)
         if kind == cls.__name__:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         name = kwargs.pop("name", "image")
         vae = _autoencoder_class(kind).from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return cls.from_autoencoder(vae, image_size, patch_size, name)
+        return cls.from_autoencoder(vae, image_size, patch_size, name=name)
 
     @torch.no_grad()
     def measure(self, images: Sequence, batch_size: int = 16) -> LatentImageTokenizer:
@@ -108,7 +106,7 @@ class LatentImageTokenizer(ImageTokenizer):
 
     @property
     def color_channels(self) -> int:
-        return self.config.vae_config["in_channels"]
+        return self.config.vae_config["in_channels"] // self.config.fold**2
 
     @property
     def modality(self) -> Modality:
@@ -124,14 +122,14 @@ class LatentImageTokenizer(ImageTokenizer):
         """(B, n, p * p * L) -> (B, C, H, W)."""
         shift, scale = self._shift_scale()
         z = unpatchify(tokens, self.grid, self.config.patch_size) / scale + shift
-        return self.vae.decode(z).sample
+        return F.pixel_shuffle(self.vae.decode(z).sample, self.config.fold)
 
     def _shift_scale(self) -> tuple[Tensor, Tensor]:
         pair = torch.tensor([self.config.shift, self.config.scale], device=self.device, dtype=self.dtype)
         return tuple(pair[:, :, None, None])
 
     def _latents(self, pixels: Tensor) -> Tensor:
-        return _mode(self.vae.encode(pixels))
+        return _mode(self.vae.encode(F.pixel_unshuffle(pixels, self.config.fold)))
 
 
 def _mode(encoded) -> Tensor:
@@ -146,6 +144,13 @@ def _autoencoder_class(name: str | None) -> type[nn.Module]:
     if found is None:
         raise InputError(f"{name} is no autoencoder of diffusers; give AutoencoderKL, AutoencoderTiny or AutoencoderDC")
     return found
+
+
+def _folded(image_size, fold: int) -> tuple[int, int]:
+    height, width = size_pair(image_size)
+    if fold < 1 or height % fold or width % fold:
+        raise InputError(f"fold {fold} must divide image_size {height} x {width}")
+    return height // fold, width // fold
 
 
 def _latent_shape(build, config: dict, size: tuple[int, int]) -> tuple[int, int, int]:

@@ -1,0 +1,318 @@
+"""Training image tokenizers: VQImageTokenizer and the KL autoencoder of LatentImageTokenizer.
+
+- ImageTraining: the settings. - small_vq, small_kl: networks for small images that a CPU can train.
+- ImageTrainer: the loop; one step is reconstruction (mean squared error), plus the commitment of the vectors to their
+  entries (VQ) or the divergence from a unit Gaussian (KL), plus a perceptual and an adversarial loss where asked for.
+- CodebookAverage: the codebook follows the vectors that chose it; entries that nobody chooses are revived.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mot_gen.errors import InputError
+from mot_gen.tokenizers.image_latent import LatentImageTokenizer
+from mot_gen.tokenizers.image_vq import VQImageTokenizer
+from mot_gen.tokenizers.quantizers import NearestEntry, straight_through
+
+
+@dataclass(frozen=True)
+class ImageTraining:
+    """steps of batch_size images; the learning rate rises over warmup_steps and falls to zero as a cosine.
+
+    commitment, kl, perceptual, adversarial: weights beside a reconstruction of weight 1; the last joins after
+    adversarial_start steps. average_decay: of the running average of the weights, which is what is kept.
+    """
+
+    steps: int = 6000
+    batch_size: int = 32
+    lr: float = 2e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    commitment: float = 0.25
+    kl: float = 1e-6
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+    adversarial_start: int = 2000
+    codebook_decay: float = 0.99
+    average_decay: float = 0.998
+    flip: bool = True
+    precision: str = "bf16"
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self):
+        for field in ("steps", "batch_size", "lr", "checkpoint_every", "log_every"):
+            if not getattr(self, field) > 0:
+                raise InputError(f"{field} must be positive, got {getattr(self, field)}")
+        if self.precision not in ("bf16", "fp32"):
+            raise InputError(f"precision must be bf16 or fp32, got {self.precision!r}")
+
+    def lr_at(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def small_network(color_channels: int, fold: int, widths: tuple[int, ...], latent_channels: int) -> dict:
+    """Config of a convolutional autoencoder that shrinks images by fold * 2 ** (len(widths) - 1)."""
+    return {
+        "in_channels": color_channels * fold**2,
+        "out_channels": color_channels * fold**2,
+        "block_out_channels": widths,
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "latent_channels": latent_channels,
+        "norm_num_groups": 8,
+        "mid_block_add_attention": False,
+    }
+
+
+def small_vq(image_size=32, entries: int = 1024, levels=None, fold: int = 2, widths=(64, 128), color_channels: int = 3):
+    """An untrained VQImageTokenizer that shrinks by 4: 8 x 8 ids of a 32 x 32 image."""
+    d = len(levels) if levels else 8
+    config = small_network(color_channels, fold, tuple(widths), widths[-1])
+    return VQImageTokenizer(config | {"vq_embed_dim": d, "num_vq_embeddings": entries}, image_size, levels, fold)
+
+
+def small_kl(image_size=32, latent_channels: int = 8, fold: int = 2, widths=(64, 128), color_channels: int = 3):
+    """An untrained LatentImageTokenizer that shrinks by 4: 8 x 8 x 8 latents of a 32 x 32 image."""
+    config = small_network(color_channels, fold, tuple(widths), latent_channels)
+    return LatentImageTokenizer.from_autoencoder(AutoencoderKL(**config), image_size, fold=fold)
+
+
+class Pass(NamedTuple):
+    """What one pass of a network gives: the images (B, C, H, W), its own penalty, and for a learned codebook the
+    vectors (N, d) and the ids (N,) they chose."""
+
+    images: Tensor
+    penalty: Tensor
+    vectors: Tensor | None = None
+    ids: Tensor | None = None
+
+
+def vq_pass(tokenizer: VQImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
+    """Quantised with the gradient straight through; the penalty is the commitment loss."""
+    quantize, z = tokenizer.vq.quantize, tokenizer.latents(pixels).float()
+    ids = quantize.ids(z)
+    entries = quantize.entries(ids).detach()
+    if not isinstance(quantize, NearestEntry):
+        images = tokenizer.reconstruct(straight_through(quantize.bounded(z), entries))
+        return Pass(images, z.new_zeros(()))
+    images = tokenizer.reconstruct(straight_through(z, entries))
+    return Pass(images, options.commitment * F.mse_loss(z, entries), z.detach().flatten(0, -2), ids.flatten())
+
+
+def kl_pass(tokenizer: LatentImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
+    """A sample of the posterior decoded; the penalty is KL(q(z | x) || N(0, 1)), summed over z, mean over images."""
+    posterior = tokenizer.vae.encode(F.pixel_unshuffle(pixels, tokenizer.config.fold)).latent_dist
+    images = tokenizer.vae.decode(posterior.sample()).sample
+    return Pass(F.pixel_shuffle(images, tokenizer.config.fold), options.kl * posterior.kl().mean())
+
+
+class CodebookAverage:
+    """The codebook as the moving average of the vectors that chose each entry (van den Oord et al., 2017, appendix A).
+
+    An entry that is chosen less than `dead` times a step on average is moved onto a vector of the batch, drawn in
+    proportion to its squared distance from its own entry, as k-means++ seeds: so flat backgrounds do not take all.
+    """
+
+    def __init__(self, codebook: NearestEntry, decay: float, dead: float = 0.05):
+        self.codebook, self.decay, self.dead = codebook, decay, dead
+        weight = codebook.embedding.weight.requires_grad_(False)
+        self.counts, self.sums = torch.zeros_like(weight[:, 0]), torch.zeros_like(weight)
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor, ids: Tensor) -> None:
+        """vectors (N, d) chose ids (N,)."""
+        vectors = vectors.to(self.sums.dtype)
+        distance = (vectors - self.codebook.embedding.weight[ids]).square().sum(-1)
+        self.counts.mul_(self.decay).add_(torch.bincount(ids, minlength=len(self.counts)), alpha=1 - self.decay)
+        self.sums.mul_(self.decay).index_add_(0, ids, vectors, alpha=1 - self.decay)
+        dead = (self.counts < self.dead).nonzero().flatten()
+        if len(dead):
+            seeds = torch.multinomial(distance + 1e-8, len(dead), replacement=len(dead) > len(vectors))
+            self.counts[dead], self.sums[dead] = 1.0, vectors[seeds]
+        self.codebook.embedding.weight.copy_(self.sums / self.counts[:, None])
+
+    def state_dict(self) -> dict:
+        return {"counts": self.counts, "sums": self.sums}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.counts, self.sums = state["counts"], state["sums"]
+
+
+class PatchDiscriminator(nn.Sequential):
+    """(B, C, H, W) -> (B, 1, H / 4, W / 4) logits, one for each patch (Isola et al., 2017); spectrally normalised."""
+
+    def __init__(self, channels: int, width: int = 64):
+        norm, act = nn.utils.parametrizations.spectral_norm, nn.LeakyReLU(0.2)
+        super().__init__(
+            norm(nn.Conv2d(channels, width, 4, 2, 1)), act,
+            norm(nn.Conv2d(width, 2 * width, 4, 2, 1)), act,
+            norm(nn.Conv2d(2 * width, 2 * width, 3, 1, 1)), act,
+            norm(nn.Conv2d(2 * width, 1, 3, 1, 1)),
+        )  # fmt: skip
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's: mean max(0, 1 - real) + mean max(0, 1 + fake), halved."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """|gradient of the reconstruction| / |gradient of the adversarial loss| at the last layer (VQGAN, Esser 2021)."""
+    one, two = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (reconstruction, adversarial))
+    return (one.norm() / (two.norm() + 1e-4)).clamp(0, 1e4).detach()
+
+
+def lpips(net: str = "alex") -> nn.Module:
+    """LPIPS (Zhang et al., 2018) of images in [-1, 1]; raises InputError where its weights cannot be had."""
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net).requires_grad_(False)
+    except Exception as error:  # the download of torchvision's weights fails in many ways
+        raise InputError(f"perceptual: LPIPS needs torchvision's weights of {net}, cached or online") from error
+
+
+class ImageTrainer:
+    """Trains a tokenizer on images (N, C, H, W) uint8, keeping a checkpoint in `folder` from which it resumes.
+
+    perceptual: (images, targets) in [-1, 1] -> loss, used with the weight of that name. After `run` the tokenizer
+    holds the running average of the weights, and a LatentImageTokenizer its measured shift and scale.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ModelMixin,
+        images: Tensor,
+        options: ImageTraining,
+        folder: Path | None = None,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
+        self.tokenizer, self.images, self.options, self.folder = tokenizer.train(), images, options, folder
+        self.run_pass = vq_pass if isinstance(tokenizer, VQImageTokenizer) else kl_pass
+        learned_codebook = self.run_pass is vq_pass and isinstance(tokenizer.vq.quantize, NearestEntry)
+        self.codebook = CodebookAverage(tokenizer.vq.quantize, options.codebook_decay) if learned_codebook else None
+        self.average = AveragedModel(tokenizer, multi_avg_fn=get_ema_multi_avg_fn(options.average_decay))
+        self.optimizer = self._adamw([p for p in tokenizer.parameters() if p.requires_grad])
+        self.perceptual = perceptual or (lpips() if options.perceptual else None)
+        self.critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
+        self.critic_optimizer = self._adamw(self.critic.parameters()) if options.adversarial else None
+        self.step = 0
+
+    def _adamw(self, parameters):
+        return torch.optim.AdamW(
+            parameters, self.options.lr, betas=(0.9, 0.99), weight_decay=self.options.weight_decay, fused=True
+        )
+
+    def run(self, report: Callable[[dict], None] = lambda row: None) -> ModelMixin:
+        """All steps that are left; `report` receives step, losses and images per second every log_every steps."""
+        self._resume()
+        began, first = time.perf_counter(), self.step
+        while self.step < self.options.steps:
+            losses = self._one_step()
+            self.step += 1
+            if self.step % self.options.log_every == 0:
+                rate = (self.step - first) * self.options.batch_size / (time.perf_counter() - began)
+                report({"step": self.step, **{k: v.item() for k, v in losses.items()}, "images_per_second": rate})
+            if self.folder and (self.step % self.options.checkpoint_every == 0 or self.step == self.options.steps):
+                self._save()
+        self.tokenizer.load_state_dict(self.average.module.state_dict())
+        self.tokenizer.eval()
+        if isinstance(self.tokenizer, LatentImageTokenizer):
+            self.tokenizer.measure(self.images.float() / 255)
+        return self.tokenizer
+
+    def batch(self, step: int) -> Tensor:
+        """(B, C, H, W) in [-1, 1]: a function of seed and step alone, every image once an epoch."""
+        n, size = len(self.images), self.options.batch_size
+        places = range(step * size, (step + 1) * size)
+        orders = {epoch: self._shuffled(epoch) for epoch in {place // n for place in places}}
+        pixels = self.images[[orders[place // n][place % n] for place in places]].float() / 127.5 - 1
+        if self.options.flip:
+            flipped = torch.rand(size, generator=self._generator(1, step)) < 0.5
+            pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
+        return pixels.to(self.tokenizer.device)
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        return torch.randperm(len(self.images), generator=self._generator(0, epoch)).tolist()
+
+    def _generator(self, stream: int, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.options.seed * 2 + stream) * 2**32 + number)
+
+    def _one_step(self) -> dict[str, Tensor]:
+        options, pixels = self.options, self.batch(self.step)
+        for optimizer in filter(None, (self.optimizer, self.critic_optimizer)):
+            for group in optimizer.param_groups:
+                group["lr"] = options.lr_at(self.step)
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            made = self.run_pass(self.tokenizer, pixels, options)
+        images = made.images.float()
+        losses = {"reconstruction": F.mse_loss(images, pixels), "penalty": made.penalty.float()}
+        if options.perceptual:
+            losses["perceptual"] = options.perceptual * self.perceptual(images.clamp(-1, 1), pixels)
+        if self.critic is not None and self.step >= options.adversarial_start:
+            losses["adversarial"] = self._adversarial(losses["reconstruction"], images)
+        self._descend(self.optimizer, sum(losses.values()))
+        if "adversarial" in losses:
+            losses["critic"] = hinge_loss(self.critic(pixels), self.critic(images.detach()))
+            self._descend(self.critic_optimizer, losses["critic"])
+        if self.codebook is not None:
+            self.codebook.update(made.vectors, made.ids)
+        self.average.update_parameters(self.tokenizer)
+        return losses
+
+    def _adversarial(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        loss = -self.critic(images).mean()
+        network = self.tokenizer.vq if self.run_pass is vq_pass else self.tokenizer.vae
+        return self.options.adversarial * adaptive_weight(reconstruction, loss, network.decoder.conv_out.weight) * loss
+
+    def _descend(self, optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        parameters = optimizer.param_groups[0]["params"]
+        norm = nn.utils.clip_grad_norm_(parameters, self.options.clip)
+        if norm.isfinite():  # one bad batch must not spread to every weight
+            optimizer.step()
+
+    def _parts(self) -> dict:
+        parts = {"tokenizer": self.tokenizer, "average": self.average, "optimizer": self.optimizer}
+        parts |= {"codebook": self.codebook, "critic": self.critic, "critic_optimizer": self.critic_optimizer}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _save(self) -> None:
+        """Written aside and renamed, so that a kill at any moment leaves a whole checkpoint."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"step": self.step, "options": json.dumps(asdict(self.options)), "random": torch.get_rng_state()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state, self.folder / "training.pt.partial")
+        os.replace(self.folder / "training.pt.partial", self.folder / "training.pt")
+
+    def _resume(self) -> None:
+        file = self.folder and self.folder / "training.pt"
+        torch.manual_seed(self.options.seed)
+        if not file or not file.is_file():
+            return
+        state = torch.load(file, weights_only=True)
+        if state["options"] != json.dumps(asdict(self.options)):
+            raise InputError(f"{file}: was trained with other options, {state['options']}; give them or another folder")
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.step = state["step"]
+        torch.set_rng_state(state["random"])
