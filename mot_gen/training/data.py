@@ -246,6 +246,6 @@ class Loader:
             raise InputError(f"data: none of the {len(self.samples)} samples can be used; {reason}")
         if len(self.skipped) > self.training.max_corrupt:
             raise InputError(
-                f"data: {len(self.skipped)} samples cannot be used, more than training.max_corrupt="
+                f"data: unusable samples: {len(self.skipped)}, more than training.max_corrupt="
                 f"{self.training.max_corrupt}; the last is {reason}"
             )

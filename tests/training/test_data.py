@@ -181,7 +181,7 @@ def test_broken_samples_are_skipped_counted_and_named(caplog):
 
 
 def test_too_many_broken_samples_stop_the_training():
-    with pytest.raises(InputError, match=r"2 samples cannot be used, more than training\.max_corrupt=1; the last is s"):
+    with pytest.raises(InputError, match=r"unusable samples: 2, more than training\.max_corrupt=1; the last is s"):
         list(loader(with_broken(20, {3, 11}), max_corrupt=1).one_pass())
     with pytest.raises(InputError, match="none of the 3 samples can be used"):
         next(loader(with_broken(3, {0, 1, 2})))
