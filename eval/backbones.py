@@ -38,34 +38,34 @@ def torchvision_extractor(name, *, weights=None, output="features", resize="anti
 
 
 class VisionTower(nn.Module):
-    """A transformers model called with pixels; CLIP's gives the projected image embedding."""
+    """A transformers model called with pixels; a CLIP gives its projected image embedding."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, pixels: Tensor):
+        if hasattr(self.model, "visual_projection"):
+            return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
         return self.model(pixel_values=pixels)
 
 
 def transformers_extractor(folder, *, weights=None, output="features", resize="clean", dtype="float32") -> Extractor:
     """A transformers vision model saved in a local folder (DINOv2, CLIP, ViT); its own size, mean and std are used."""
-    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, CLIPVisionModelWithProjection
+    from transformers import AutoModel, AutoModelForImageClassification
 
     folder = Path(folder)
     if weights is not None:
         raise InputError(f"extractor transformers:{folder}: its weights are those in the folder; drop weights")
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json; save a transformers model there with save_pretrained")
-    clip = AutoConfig.from_pretrained(folder).model_type.startswith("clip")
-    builder = CLIPVisionModelWithProjection if clip else AutoModel
-    builder = AutoModelForImageClassification if output == "logits" else builder
+    builder = AutoModelForImageClassification if output == "logits" else AutoModel
     network = VisionTower(builder.from_pretrained(folder, dtype=torch.float32, local_files_only=True))
-    size, mean, std = _preprocessing(folder)
+    size, mean, std = image_preprocessing(folder)
     return Extractor(network, folder.name, size, resize=resize, mean=mean, std=std, dtype=dtype)
 
 
-def _preprocessing(folder: Path) -> tuple[int, list[float], list[float]]:
+def image_preprocessing(folder: Path) -> tuple[int, list[float], list[float]]:
     path = folder / "preprocessor_config.json"
     if not path.exists():
         raise InputError(f"{path}: missing; save the model's image processor beside it")

@@ -144,6 +144,6 @@ BUILDERS = {
     "fid-inception": "mot_gen.eval.inception:fid_inception",
     "torchvision": "mot_gen.eval.backbones:torchvision_extractor",
     "transformers": "mot_gen.eval.backbones:transformers_extractor",
-    "efficientnet-lite0": "mot_gen.eval.backbones:efficientnet_lite0",
+    "efficientnet-lite0": "mot_gen.eval.efficientnet:efficientnet_lite0",
 }
 TAKES_NAME = ("torchvision", "transformers")

@@ -1,4 +1,4 @@
-"""FeatureSource: what a feature metric is given, features (N, d) as they are, or images through an extractor."""
+"""FeatureSource: what a feature metric is given, features (N, d) as they are, or images or sound by an extractor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ class FeatureSource(nn.Module):
 
     def __init__(self, extractor=None, clamp: bool = False):
         super().__init__()
-        self.extractor = None if extractor is None else load_extractor(extractor)
+        known = extractor is None or hasattr(extractor, "provenance")
+        self.extractor = extractor if known else load_extractor(extractor)
         self.clamp = clamp
+        # A batch of waveforms looks like one of features; a source that hears takes waveforms only.
+        self.hears = getattr(extractor, "hears", False)
 
     def forward(self, batch: Tensor) -> Tensor:
-        if batch.ndim == 2:
+        if batch.ndim == 2 and not self.hears:
             return batch
         if self.extractor is None:
             raise InputError(
@@ -36,6 +39,7 @@ class FeatureSource(nn.Module):
         """`"FD[dinov2-base]"`; "FD" with the Inception of 2015 is what everyone calls FID, and so with KID."""
         name = self.provenance()["extractor"]
         inception = {"FD": "FID", "KD": "KID"}
+        short = "FAD" if self.hears and short == "FD" else short
         return inception[short] if name == "fid-inception" and short in inception else f"{short}[{name}]"
 
     def provenance(self) -> dict:
