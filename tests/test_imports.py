@@ -1,0 +1,162 @@
+"""Who may import whom: the floors of the house, no circles, a light `import mot_gen`, and Hugging Face's tokenizers."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import mot_gen
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mot_gen"
+
+# From the ground up; a group may import itself and what lies below it, never a neighbour on its own floor.
+FLOORS = [
+    {"errors"},
+    {"sequence"},
+    {"patches"},
+    {"routing", "attention", "packing", "objectives", "tokenizers"},
+    {"backbone"},
+    {"patch_layers"},
+    {"model"},
+    {"flops"},
+    {"training", "pipelines"},
+    {"eval"},
+]
+FLOOR = {group: number for number, groups in enumerate(FLOORS) for group in groups}
+# All else stands on top, where neighbours may meet: commands, a folder's `run` among them, and what hands pipelines and
+# metrics to the training loop.
+TOP = len(FLOORS)
+# Beyond the floors: groups that know nothing of some that lie below them. Metrics know errors alone.
+STRANGERS = {
+    "backbone": {"objectives", "tokenizers", "packing"},
+    "training": {"pipelines", "eval"},
+    "eval": set(FLOOR) - {"errors", "eval"},
+}
+
+
+def name_of(path: Path) -> str:
+    """Module name below mot_gen, "" for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def group_of(module: str) -> str:
+    folder, _, file = module.partition(".")
+    return folder if folder in FLOOR and file != "run" else "top"
+
+
+def modules() -> dict[str, Path]:
+    # The links of tokenizers/, pipelines/ and eval/ are followed by iterdir, not by rglob.
+    folders = [PACKAGE, *(p for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__")]
+    return {name_of(path): path for folder in folders for path in folder.glob("*.py")}
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of mot_gen that it imports, anywhere in the file."""
+    known = modules()
+    return {name: {m for m in named_in(path) if m in known and m} for name, path in known.items()}
+
+
+def named_in(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("mot_gen.") for name in found if name.startswith("mot_gen.")}
+
+
+def test_every_floor_is_inhabited():
+    assert {group_of(name) for name in modules()} == {"top", *FLOOR}
+
+
+def test_imports_run_downwards():
+    uphill = [
+        f"{module} -> {used}"
+        for module, names in imports().items()
+        for used in names
+        if group_of(used) != group_of(module) and FLOOR.get(group_of(used), TOP) >= FLOOR.get(group_of(module), TOP)
+    ]
+    assert not uphill
+
+
+def test_strangers_stay_strangers():
+    met = [
+        f"{module} -> {used}"
+        for module, names in imports().items()
+        for used in names
+        if group_of(used) in STRANGERS.get(group_of(module), ())
+    ]
+    assert not met
+
+
+@pytest.mark.parametrize("folder", ["backbone", "objectives"])
+def test_a_new_backbone_or_objective_is_one_file(folder):
+    """No implementation imports its sibling; sizes.py is data."""
+    own = {name for name in modules() if name.startswith(f"{folder}.")} - {"backbone.sizes"}
+    assert {(m, used) for m in own for used in imports()[m] & own} == set()
+
+
+def test_there_is_no_circle():
+    state: dict[str, str] = {}
+
+    def visit(module: str, trail: tuple[str, ...]):
+        assert state.get(module) != "open", " -> ".join((*trail, module))
+        if module not in state:
+            state[module] = "open"
+            for used in imports()[module]:
+                visit(used, (*trail, module))
+            state[module] = "closed"
+
+    for module in imports():
+        visit(module, ())
+
+
+def test_the_words_need_torch_alone():
+    for name in ("sequence", "packing", "routing", "attention", "patches"):
+        tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+        top = {
+            module.split(".")[0]
+            for node in ast.walk(tree)
+            for module in (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+            )
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        }
+        assert top - sys.stdlib_module_names <= {"torch", "mot_gen"}, name
+
+
+def test_importing_the_package_and_its_words_is_light():
+    heavy = "sorted({'transformers', 'diffusers', 'tokenizers'} & set(sys.modules))"
+    loads = (
+        f"import sys, mot_gen; print('torch' in sys.modules, {heavy}); from mot_gen import Span, pack; print({heavy})"
+    )
+    assert python(loads) == "False []\n[]"
+
+
+def test_the_root_does_not_hide_the_tokenizers_library():
+    assert python("import tokenizers; print(tokenizers.Tokenizer.__module__, tokenizers.__file__ is None)") == (
+        "tokenizers False"
+    )
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints, started in the repository's root as `python -m` would be."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_flat_name_is_there():
+    for name in mot_gen.__all__:
+        assert getattr(mot_gen, name) is not None
+    assert set(mot_gen.__all__) <= set(dir(mot_gen))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = mot_gen.no_such_name
