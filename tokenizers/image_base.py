@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mot_gen.errors import InputError
@@ -49,6 +50,17 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{pretrained_model_name_or_path}: does not fit a {cls.__name__} ({reason})") from error
+
     def encode(self, raw) -> Span:
         """A PIL image, path, bytes or tensor (C, H, W), cropped to image_size -> a span of rows * columns tokens."""
         return self.encode_batch([raw])[0]
@@ -56,7 +68,7 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def encode_batch(self, raws: Sequence) -> list[Span]:
         """Many raw images in one pass of the network; the same spans as one by one."""
-        if not raws:
+        if len(raws) == 0:
             return []
         size = size_pair(self.config.image_size)
         pixels = torch.stack([image_tensor(raw, size, self.color_channels).to(self.device) for raw in raws])
@@ -71,7 +83,7 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def decode_batch(self, spans: Sequence[Span]) -> list[Tensor]:
         """Many spans in one pass of the network; the same images as one by one."""
-        if not spans:
+        if len(spans) == 0:
             return []
         for span in spans:
             self._check(span)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import diffusers
 import torch
+from diffusers import ModelMixin  # noqa: F401  a pipeline that is loaded looks for this name beside the class
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F

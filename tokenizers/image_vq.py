@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 
-from diffusers import VQModel
+import torch
+from diffusers import ModelMixin, VQModel  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,12 +53,13 @@ class VQImageTokenizer(ImageTokenizer):
 
     @classmethod
     def from_vq_model(cls, vq: VQModel, image_size=None, name: str = "image") -> VQImageTokenizer:
-        """Wrap a diffusers VQModel; image_size is its `sample_size` unless given. Its weights are copied."""
+        """Wrap a diffusers VQModel, sharing its weights; image_size is its `sample_size` unless given."""
         fields = inspect.signature(type(vq).__init__).parameters
         config = {key: value for key, value in vq.config.items() if key in fields}
-        tokenizer = cls(config, size_pair(image_size or config["sample_size"]), name=name)
-        tokenizer.vq.load_state_dict(vq.state_dict())
-        return tokenizer.to(vq.dtype).eval()
+        with torch.device("meta"):  # no second set of weights is made
+            tokenizer = cls(config, size_pair(image_size or config["sample_size"]), name=name)
+        tokenizer.vq.load_state_dict(vq.state_dict(), assign=True)
+        return tokenizer.eval()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, image_size=None, **kwargs) -> VQImageTokenizer:

@@ -5,6 +5,7 @@ import torch
 
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
+from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
 
 
@@ -57,6 +58,15 @@ def pictures(n, *shape):
     return list(torch.rand(n, *shape, generator=torch.Generator().manual_seed(1)))
 
 
+def vq_model(**kwargs):
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    # A spatial norm always has 32 groups.
+    sizes = {"block_out_channels": (32, 32), "norm_num_groups": 8, "latent_channels": 32, "num_vq_embeddings": 32}
+    model = seeded(diffusers.VQModel, **blocks, **sizes, sample_size=16, **kwargs)
+    torch.nn.init.normal_(model.quantize.embedding.weight, generator=torch.Generator().manual_seed(2))
+    return model
+
+
 TEXTS = ["a handwritten seven", "", "é e\u0301 👩\u200d🚀\x00 </s> <|image|>"]
 
 # class name -> (make the tokenizer, raw pieces, largest error of a round trip, None where the code is lossy)
@@ -68,4 +78,5 @@ EXAMPLES = {
         pictures(3, 3, 16, 24),
         None,
     ),
+    "VQImageTokenizer": (lambda: VQImageTokenizer.from_vq_model(vq_model(), (16, 24)), pictures(3, 3, 16, 24), None),
 }
