@@ -9,6 +9,7 @@ Only this file writes special tokens. A document never crosses a row; rows are f
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import torch
@@ -28,19 +29,28 @@ def document_length(sample: Sample, modalities: Sequence[Modality]) -> int:
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """Best-fit-decreasing: indices of documents per row, none longer than `row_length`."""
     rows: list[list[int]] = []
-    room_to_rows: dict[int, list[int]] = {}
+    rooms: list[int] = []  # what is left in the rows, each number once, ascending
+    rows_by_room: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         need = lengths[index]
         if need > row_length:
-            raise InputError(f"sample {index}: {need} tokens do not fit a row of {row_length}; raise training.row_length")
-        room = next((r for r in range(need, row_length + 1) if room_to_rows.get(r)), None)
-        if room is None:
+            raise InputError(
+                f"sample {index}: {need} tokens do not fit a row of {row_length}; raise training.row_length"
+            )
+        tightest = bisect_left(rooms, need)
+        if tightest == len(rooms):
+            row, room = len(rows), row_length
             rows.append([])
-            row, room = len(rows) - 1, row_length
         else:
-            row = room_to_rows[room].pop()
+            room = rooms[tightest]
+            row = rows_by_room[room].pop()
+            if not rows_by_room[room]:
+                del rooms[tightest], rows_by_room[room]
         rows[row].append(index)
-        room_to_rows.setdefault(room - need, []).append(row)
+        if room - need not in rows_by_room:
+            insort(rooms, room - need)
+            rows_by_room[room - need] = []
+        rows_by_room[room - need].append(row)
     return rows
 
 
@@ -96,7 +106,9 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
     taken = dict.fromkeys(batch.latents, 0)
     for b in range(batch.layout.shape[0]):
         document, span = batch.layout.document[b], batch.layout.span[b]
-        starts = torch.cat([span.new_zeros(1), 1 + (span[1:] != span[:-1]).nonzero().flatten(), span.new_tensor([len(span)])])
+        starts = torch.cat(
+            [span.new_zeros(1), 1 + (span[1:] != span[:-1]).nonzero().flatten(), span.new_tensor([len(span)])]
+        )
         previous = PADDING
         for start, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
             if document[start] == PADDING:
@@ -179,7 +191,9 @@ class _Writer:
 
     def _check(self, span: Span, where: str):
         if span.modality not in self.index:
-            raise InputError(f"{where}: modality {span.modality!r} is not one of the model's" + nearest(span.modality, self.index))
+            raise InputError(
+                f"{where}: modality {span.modality!r} is not one of the model's" + nearest(span.modality, self.index)
+            )
         modality, values, where = self._modality(span), span.values, f"{where} ({span.modality})"
         if len(span) == 0:
             raise InputError(f"{where}: is empty; leave the span out")
@@ -217,7 +231,9 @@ class _Writer:
             kept["learned"].append(span.learned)
             kept["leads"].append(leads)
             kept["grids"].append(tuple(span.grid) if span.grid else (1, n))
-        self._piece(self.index[span.modality], span_positions(n, span.grid, self.time, modality.position), ids, span.learned)
+        self._piece(
+            self.index[span.modality], span_positions(n, span.grid, self.time, modality.position), ids, span.learned
+        )
         self.time += 1 if modality.position == "grid" else n
         if not text:
             self._special(self.vocabulary.end[span.modality], span.learned and modality.discrete)
