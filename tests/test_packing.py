@@ -1,0 +1,262 @@
+"""Packing: unpack inverts pack, rows are filled, targets follow the rule told anew, errors name sample and span."""
+
+import random
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from tiny import IMAGE, MODALITIES, SPEECH, TEXT, mixed, picture, speech, words
+
+from mot_gen.errors import InputError
+from mot_gen.packing import document_length, pack, pack_prompts, pack_rows, plan_rows, unpack
+from mot_gen.sequence import PADDING, Modality, Span, Vocabulary
+from mot_gen.tokenizers.text import TextTokenizer
+
+VOCABULARY = Vocabulary(MODALITIES)
+
+
+def same_span(a: Span, b: Span) -> bool:
+    return (a.modality, a.grid, a.learned) == (b.modality, b.grid, b.learned) and torch.equal(a.values, b.values)
+
+
+@pytest.mark.parametrize("row_length", [26, 40, 100])
+def test_unpack_inverts_pack(row_length):
+    samples = [*mixed(9), [picture(2, 2, 5, learned=False), words(2, 1)], [words(1, 2, learned=False), speech(3)]]
+    plan = plan_rows([document_length(s, MODALITIES) for s in samples], row_length)
+    back = unpack(pack(samples, MODALITIES, row_length), MODALITIES)
+    expected = [samples[i] for row in plan for i in row]
+    assert len(back) == len(expected)
+    for a, b in zip(back, expected):
+        assert len(a) == len(b) and all(same_span(x, y) for x, y in zip(a, b))
+
+
+def test_pack_again_gives_the_same_batch():
+    first = pack_rows([mixed(3), mixed(2)], MODALITIES, 64)
+    again = unpack(first, MODALITIES)
+    second = pack_rows([again[:3], again[3:]], MODALITIES, 64)
+    for name in ("ids", "learned", "target_slots", "target_ids"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    for name, value in vars(first.layout).items():
+        assert torch.equal(value, getattr(second.layout, name))
+
+
+def test_adjacent_words_come_back_as_one_text():
+    (back,) = unpack(pack([[words(2, 1), words(3, 2)]], MODALITIES, 16), MODALITIES)
+    assert torch.cat([s.values for s in back]).tolist() == [*words(2, 1).values.tolist(), *words(3, 2).values.tolist()]
+
+
+def test_a_document_is_laid_out_as_the_module_says():
+    batch = pack([[words(3), picture(2, 2)]], MODALITIES, 12)
+    v, ids = VOCABULARY, words(3).values.tolist()
+    assert batch.ids[0].tolist() == [
+        v.document_begin, *ids, v.begin["image"], 0, 0, 0, 0, v.end["image"], v.document_end, 0
+    ]  # fmt: skip
+    assert batch.layout.modality[0].tolist() == [0] * 5 + [1] * 4 + [0] * 3
+    assert batch.layout.document[0].tolist() == [0] * 11 + [PADDING]
+    assert batch.layout.position[0, :11, 0].tolist() == list(range(11))
+    assert batch.layout.position[0, 5:9, 1:].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert batch.latents["image"].slots.tolist() == [5, 6, 7, 8]
+    assert batch.fill == pytest.approx(11 / 12)
+
+
+def test_grid_positions_give_a_picture_one_time():
+    on_grid = Modality("image", channels=4, bidirectional=True, objective="flow", position="grid")
+    batch = pack([[words(2), picture(2, 2), words(1)]], [TEXT, on_grid], 16)
+    assert batch.layout.position[0, :11, 0].tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 5, 6, 7]
+
+
+def test_fill_is_the_share_of_slots_that_hold_a_token():
+    samples = mixed(7)
+    batch = pack(samples, MODALITIES, 30, rows=12)
+    used = sum(document_length(s, MODALITIES) for s in samples)
+    assert batch.layout.shape == (12, 30)
+    assert batch.fill == pytest.approx(used / 360)
+
+
+def test_a_caption_that_spells_a_special_token_stays_text():
+    tokenizer = TextTokenizer.train(["a <|image|> and </image> <document>"] * 3, 300)
+    modalities = [tokenizer.modality, IMAGE]
+    vocabulary = Vocabulary(modalities)
+    caption = "<|image|> <image> </image> <document> <|endoftext|> </s>"
+    span = tokenizer.encode(caption)
+    batch = pack([[span]], modalities, len(span) + 2)
+    special = (batch.ids[0] >= tokenizer.modality.vocab_size).nonzero().flatten().tolist()
+    assert special == [0, len(span) + 1]
+    assert batch.ids[0, special].tolist() == [vocabulary.document_begin, vocabulary.document_end]
+    assert tokenizer.decode(unpack(batch, modalities)[0][0]) == caption
+
+
+def test_ids_of_all_modalities_are_apart():
+    ids = torch.arange(VOCABULARY.size)
+    modality = VOCABULARY.modality_of(ids)
+    first, last = VOCABULARY.range("speech")
+    assert modality.tolist() == [2 if first <= i < last else 0 for i in range(VOCABULARY.size)]
+    assert VOCABULARY.size == 50 + 2 + 2 * 2 + 20
+    specials = [
+        VOCABULARY.document_begin,
+        VOCABULARY.document_end,
+        *VOCABULARY.begin.values(),
+        *VOCABULARY.end.values(),
+    ]
+    assert sorted(specials) == list(range(50, 56))
+    assert VOCABULARY.opened_by(VOCABULARY.begin["speech"]) == "speech"
+    assert VOCABULARY.opened_by(VOCABULARY.end["speech"]) is None
+
+
+def restated_targets(rows, row_length):
+    """The rule told anew, token by token: (slot, id) pairs in order."""
+    found = []
+    for b, row in enumerate(rows):
+        tokens = [token for d, sample in enumerate(row) for token in restated_document(sample, d)]
+        for slot, (now, following) in enumerate(pairwise(tokens)):
+            discrete = now[0] is not None and following[0] is not None
+            if discrete and following[1] and now[2] == following[2]:
+                found.append((b * row_length + slot, following[0]))
+    return found
+
+
+def restated_document(sample, document):
+    """(id or None where continuous, learned, document) of every slot."""
+    v = VOCABULARY
+    yield v.document_begin, False, document
+    for span in sample:
+        if span.modality != "text":
+            yield v.begin[span.modality], span.learned, document
+        for value in span.values:
+            token = None if span.modality == "image" else int(value) + v.offset[span.modality]
+            yield token, span.learned, document
+        if span.modality != "text":
+            yield v.end[span.modality], span.learned and span.modality != "image", document
+    yield v.document_end, sample[-1].learned, document
+
+
+def test_targets_are_those_of_the_rule_told_anew():
+    draw = random.Random(0)
+    for _ in range(20):
+        rows = [
+            [
+                [
+                    draw.choice(
+                        [
+                            words(draw.randint(1, 4), draw.randint(0, 99), draw.random() < 0.7),
+                            picture(1, draw.randint(1, 3), 0, draw.random() < 0.7),
+                            speech(draw.randint(1, 3)),
+                        ]
+                    )
+                    for _ in range(draw.randint(1, 4))
+                ]
+                for _ in range(draw.randint(0, 3))
+            ]
+            for _ in range(3)
+        ]
+        batch = pack_rows(rows, MODALITIES, 96)
+        assert list(zip(batch.target_slots.tolist(), batch.target_ids.tolist())) == restated_targets(rows, 96)
+
+
+def test_only_pictures_before_learned_text_lead():
+    samples = [
+        [picture(), words(2)],
+        [words(2), picture()],
+        [picture(), words(2, learned=False)],
+        [picture(), picture(), speech(2)],
+    ]
+    leads = pack_rows([samples], MODALITIES, 100).latents["image"].leads
+    assert leads.tolist() == [True, False, False, True, True]
+
+
+def test_an_absent_modality_is_there_and_empty():
+    latents = pack([[words(3)]], MODALITIES, 8).latents["image"]
+    assert latents.values.shape == (0, 4) and latents.slots.shape == (0,) and latents.learned.shape == (0,)
+
+
+WRONG = {
+    "unknown modality": (Span("imagge", torch.zeros(2, 4)), "did you mean 'image'"),
+    "empty span": (Span("text", torch.zeros(0, dtype=torch.long)), "is empty"),
+    "id too large": (Span("text", torch.tensor([3, 50])), "id 50 is outside the vocabulary of 50"),
+    "negative id": (Span("speech", torch.tensor([-1, 2])), "id -1 is outside"),
+    "ids that are no integers": (Span("text", torch.rand(3)), "integer ids"),
+    "ids in two dimensions": (Span("text", torch.zeros(2, 2, dtype=torch.long)), "integer ids"),
+    "other channels": (Span("image", torch.zeros(4, 3)), r"\(n, 4\), got \(4, 3\)"),
+    "NaN": (Span("image", torch.full((4, 4), float("nan"))), "NaN or infinity"),
+    "infinity": (Span("image", torch.full((4, 4), float("inf"))), "NaN or infinity"),
+    "a grid that does not hold it": (Span("image", torch.zeros(4, 4), (2, 3)), "grid of 2 x 3 does not hold 4"),
+}
+
+
+@pytest.mark.parametrize("span, complaint", WRONG.values(), ids=WRONG)
+def test_a_bad_span_is_named(span, complaint):
+    with pytest.raises(InputError, match=complaint) as error:
+        pack_rows([[[words(2)]], [[words(2), span]]], MODALITIES, 32)
+    assert str(error.value).startswith("sample 1, span 1") and "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"^prompt 1, span 0"):
+        pack_prompts([[words(2)], [span]], MODALITIES)
+
+
+def test_bad_documents_are_named():
+    with pytest.raises(InputError, match="sample 1: an empty document"):
+        pack([[words(2)], []], MODALITIES, 32)
+    with pytest.raises(InputError, match="sample 1: 32 tokens do not fit a row of 16"):
+        pack([[words(2)], [words(30)]], MODALITIES, 16)
+    with pytest.raises(InputError, match="sample 1: 12 tokens do not fit the 4 slots left"):
+        pack_rows([[[words(10)], [words(10)]]], MODALITIES, 16)
+    with pytest.raises(InputError, match="3 samples need 3 rows of 16, but rows is 2"):
+        pack([[words(14)]] * 3, MODALITIES, 16, rows=2)
+
+
+def test_bad_modalities_are_refused():
+    for arguments, complaint in [
+        ({"name": "x"}, "either vocab_size"),
+        ({"name": "x", "vocab_size": 3, "channels": 3}, "either vocab_size"),
+        ({"name": "x", "vocab_size": 0}, "vocab_size must be at least 1"),
+        ({"name": "x", "channels": -2}, "channels must be at least 1"),
+        ({"name": "x", "channels": 2, "position": "grit"}, "did you mean 'grid'"),
+        ({"name": "x", "vocab_size": 2, "bidirectional": True}, "one by one"),
+    ]:
+        with pytest.raises(InputError, match=complaint):
+            Modality(**arguments)
+    with pytest.raises(InputError, match="first modality must be discrete"):
+        Vocabulary([IMAGE, TEXT])
+    with pytest.raises(InputError, match="must differ"):
+        Vocabulary([TEXT, SPEECH, SPEECH])
+
+
+def test_prompts_end_open():
+    batch, lengths = pack_prompts([[words(3)], [], [picture(1, 2)]], MODALITIES, ["image", "image", None])
+    v = VOCABULARY
+    assert lengths.tolist() == [5, 2, 5] and batch.layout.shape == (3, 5)
+    assert batch.ids[0].tolist() == [v.document_begin, *words(3).values.tolist(), v.begin["image"]]
+    assert batch.ids[1].tolist() == [v.document_begin, v.begin["image"], 0, 0, 0]
+    assert batch.ids[2].tolist() == [v.document_begin, v.begin["image"], 0, 0, v.end["image"]]
+    assert v.document_end not in batch.ids
+
+
+def best_fit(lengths, row_length):
+    """Best-fit-decreasing by looking at every row; the rooms that it leaves."""
+    rooms = []
+    for need in sorted(lengths, reverse=True):
+        fitting = [r for r in rooms if r >= need]
+        if fitting:
+            rooms[rooms.index(min(fitting))] -= need
+        else:
+            rooms.append(row_length - need)
+    return sorted(rooms)
+
+
+def test_rows_are_best_fit():
+    draw = random.Random(1)
+    for row_length in (8, 30, 256):
+        lengths = [draw.randint(1, row_length) for _ in range(150)]
+        rows = plan_rows(lengths, row_length)
+        assert sorted(i for row in rows for i in row) == list(range(150))
+        assert sorted(row_length - sum(lengths[i] for i in row) for row in rows) == best_fit(lengths, row_length)
+    assert plan_rows([], 8) == []
+
+
+def test_planning_a_window_takes_no_time():
+    draw = random.Random(2)
+    lengths = [draw.randint(20, 400) for _ in range(4096)]
+    started = time.process_time()
+    rows = plan_rows(lengths, 4096)
+    assert time.process_time() - started < 0.1
+    assert sum(lengths) / (4096 * len(rows)) > 0.99
