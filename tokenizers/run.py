@@ -92,10 +92,13 @@ def load_tokenizer(folder: str):
 def train_command(args: argparse.Namespace) -> int:
     if args.kind == "text":
         return _train_text(args)
+    import torch
+
     from mot_gen.tokenizers import train_image
 
     options = _options(args.options)
     learned, held_out = _image_sets(args.data, (args.image_size, args.image_size), args.color_channels)
+    torch.manual_seed(options.seed)
     common = {"fold": args.fold, "widths": args.widths, "color_channels": args.color_channels}
     if args.kind == "vq":
         tokenizer = train_image.small_vq(args.image_size, args.entries, args.levels, **common)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,14 +38,14 @@ class ImageTraining:
     adversarial_start steps. average_decay: of the running average of the weights, which is what is kept.
     """
 
-    steps: int = 6000
-    batch_size: int = 32
+    steps: int = 7000
+    batch_size: int = 16
     lr: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
     commitment: float = 0.25
-    kl: float = 1e-6
+    kl: float = 1e-7
     perceptual: float = 0.0
     adversarial: float = 0.0
     adversarial_start: int = 2000
@@ -212,7 +213,9 @@ class ImageTrainer:
         self.average = AveragedModel(tokenizer, multi_avg_fn=get_ema_multi_avg_fn(options.average_decay))
         self.optimizer = self._adamw([p for p in tokenizer.parameters() if p.requires_grad])
         self.perceptual = perceptual or (lpips() if options.perceptual else None)
-        self.critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            self.critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
         self.critic_optimizer = self._adamw(self.critic.parameters()) if options.adversarial else None
         self.step = 0
 
@@ -254,7 +257,9 @@ class ImageTrainer:
         return torch.randperm(len(self.images), generator=self._generator(0, epoch)).tolist()
 
     def _generator(self, stream: int, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.options.seed * 2 + stream) * 2**32 + number)
+        """Hashed, because torch's generator on a CPU takes only the lowest 32 bits of its seed."""
+        key = f"{self.options.seed} {stream} {number}".encode()
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:4]))
 
     def _one_step(self) -> dict[str, Tensor]:
         options, pixels = self.options, self.batch(self.step)
