@@ -1,0 +1,150 @@
+"""Routing: grouped_linear and the untied norm against loops over the towers, forward and backward; permutations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import generator
+
+from mot_gen.backbone.transformer import _GatedSiLU
+from mot_gen.routing import UntiedLinear, UntiedRMSNorm, _RMSNorm, grouped_linear, permute_rows, route
+
+MIXES = {
+    "all towers": [0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 2],
+    "first empty": [2, 1, 1, 2, 1],
+    "middle empty": [0, 2, 2, 0],
+    "last empty": [1, 0, 0, 1],
+    "one tower alone": [1, 1, 1, 1],
+}
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def by_loop(x, weight, tower):
+    """Each token times its tower's matrix, one after the other, in sequence order."""
+    return torch.stack([weight[t] @ row for row, t in zip(x, tower.tolist())])
+
+
+def gradients(output, inputs, upstream):
+    return torch.autograd.grad((output * upstream).sum(), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
+def test_grouped_linear_is_a_loop_over_tokens(mix, dtype):
+    tower = torch.tensor(mix)
+    routing = route(tower, 3)
+    x = random(len(mix), 8, dtype=dtype).requires_grad_()
+    weight = random(3, 12, 8, seed=1, dtype=dtype).requires_grad_()
+    upstream = random(len(mix), 12, seed=2, dtype=dtype)
+    got = routing.unsort(grouped_linear(routing.sort(x), weight, routing))
+    want = by_loop(x, weight, tower)
+    torch.testing.assert_close(got, want)
+    for a, b in zip(gradients(got, [x, weight], upstream), gradients(want, [x, weight], upstream)):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_absent_tower_gets_zero_gradients_not_missing_ones():
+    for mix in ([2, 1, 1, 2, 1], [1, 1, 1]):
+        routing, layer = route(torch.tensor(mix), 3), UntiedLinear(4, 4, 3)
+        torch.nn.init.normal_(layer.weight)
+        layer(routing.sort(random(len(mix), 4)), routing).square().sum().backward()
+        assert not layer.weight.grad[0].any() and layer.weight.grad[1].any()
+
+
+def test_one_matrix_is_an_ordinary_product():
+    x, weight = random(7, 8), random(1, 12, 8, seed=1)
+    routing = route(torch.tensor([0, 2, 1, 1, 0, 2, 2]), 3)
+    assert torch.equal(grouped_linear(x, weight, routing), F.linear(x, weight[0]))
+
+
+def test_a_tower_alone_is_not_sorted():
+    routing = route(torch.ones(6, dtype=torch.long), 3)
+    x = random(6, 8)
+    assert routing.only == 1 and routing.order is None
+    assert routing.sort(x) is x and routing.unsort(x) is x
+    assert routing.counts == [0, 6, 0] and routing.ends.tolist() == [0, 6, 6]
+
+
+def test_routing_sorts_stably_and_knows_its_inverse():
+    tower = torch.tensor(MIXES["all towers"])
+    routing = route(tower, 3)
+    assert routing.order.tolist() == sorted(range(len(tower)), key=lambda i: (tower[i], i))
+    assert routing.counts == [4, 3, 4] and routing.ends.tolist() == [4, 7, 11]
+    x = random(len(tower), 2, 3)
+    assert torch.equal(routing.unsort(routing.sort(x)), x)
+
+
+def test_the_gradient_of_a_permutation_is_its_inverse():
+    routing = route(torch.tensor(MIXES["all towers"]), 3)
+    x = random(11, 3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: permute_rows(x, routing.order, routing.inverse), x)
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
+@pytest.mark.parametrize("shape", [(16,), (4, 16)], ids=["width", "heads"])
+def test_the_untied_norm_is_rms_norm_of_each_tower(mix, shape):
+    tower = torch.tensor(mix)
+    routing = route(tower, 3)
+    norm = UntiedRMSNorm(16, 3, eps=1e-3)
+    with torch.no_grad():
+        norm.weight.copy_(random(3, 16, seed=1))
+    x = random(len(mix), *shape).requires_grad_()
+    upstream = random(len(mix), *shape, seed=2)
+    got = routing.unsort(norm(routing.sort(x), routing))
+    want = torch.stack([F.rms_norm(row, (16,), norm.weight[t], 1e-3) for row, t in zip(x, tower.tolist())])
+    torch.testing.assert_close(got, want)
+    for a, b in zip(gradients(got, [x, norm.weight], upstream), gradients(want, [x, norm.weight], upstream)):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_norm_works_in_fp32_whatever_it_is_given():
+    norm, routing = UntiedRMSNorm(64, 1), route(torch.zeros(5, dtype=torch.long), 1)
+    x = 300 * random(5, 64)  # squares overflow fp16
+    half = norm(x.half(), routing)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), F.rms_norm(x, (64,), eps=1e-5), atol=3e-3, rtol=3e-3)
+
+
+def double(*shape):
+    return random(*shape, dtype=torch.float64).requires_grad_()
+
+
+def test_the_gated_silu_has_its_gradient():
+    gate_up = double(5, 8)
+    gate, up = gate_up.chunk(2, -1)
+    torch.testing.assert_close(_GatedSiLU.apply(gate_up), F.silu(gate) * up)
+    assert torch.autograd.gradcheck(_GatedSiLU.apply, gate_up)
+
+
+def test_the_norm_has_its_gradient():
+    """The norm computes in fp32, so its Jacobian is compared with that of the formula in fp64."""
+
+    def formula(x, weight):
+        normed = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return torch.cat([part * w for part, w in zip(normed.split([3, 0, 2]), weight)])
+
+    x, weight = double(5, 6), double(3, 6)
+    single = (x.detach().float().requires_grad_(), weight.detach().float().requires_grad_())
+    got = torch.autograd.functional.jacobian(lambda x, w: _RMSNorm.apply(x, w, 1e-5, [3, 0, 2]), single)
+    want = torch.autograd.functional.jacobian(formula, (x, weight))
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_broadcast_gradient_is_taken():
+    """sum() sends a gradient of stride 0, which grouped_mm refuses."""
+    routing = route(torch.tensor([0, 1, 0, 1]), 2)
+    x, weight = random(4, 8).requires_grad_(), random(2, 8, 8, seed=1).requires_grad_()
+    grouped_linear(routing.sort(x), weight, routing).sum().backward()
+    torch.testing.assert_close(x.grad, weight.detach().sum(1)[torch.tensor([0, 1, 0, 1])])
+
+
+def test_autocast_casts_the_grouped_product():
+    routing = route(torch.tensor([0, 1, 0, 1, 1]), 2)
+    x, weight = random(5, 16), random(2, 8, 16, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = grouped_linear(routing.sort(x), weight, routing)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), grouped_linear(routing.sort(x), weight, routing), atol=0.1, rtol=0.05)
