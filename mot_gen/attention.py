@@ -130,7 +130,7 @@ class KVCache:
         return self.keys.shape[3]
 
     def place(self, layout: Layout, bidirectional: Tensor) -> tuple[Places, Places]:
-        """Reserve slots for the tokens of `layout` (B, n): the places of these queries, and of all keys they may see."""
+        """Reserve slots for the tokens of `layout` (B, n): the places of these queries, and of all keys."""
         batch, n = layout.shape
         if self.longest + n > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, and {self.longest + n} are needed")
@@ -151,7 +151,10 @@ class KVCache:
             keys[:, :, self._slots], values[:, :, self._slots] = k, v
         else:
             row, slot = self._index
-            keys[row, :, slot], values[row, :, slot] = k.transpose(1, 2).to(keys.dtype), v.transpose(1, 2).to(keys.dtype)
+            keys[row, :, slot], values[row, :, slot] = (
+                k.transpose(1, 2).to(keys.dtype),
+                v.transpose(1, 2).to(keys.dtype),
+            )
         return keys[:, :, : self._slots.stop], values[:, :, : self._slots.stop]
 
     def advance(self, counts: Tensor):

@@ -86,7 +86,11 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         self.embedding = nn.Embedding(self.vocabulary.size, dim)
         self.head = nn.Linear(dim, self.vocabulary.size, bias=False)
         self.patch_layers = nn.ModuleDict(
-            {m.name: patches.build(dim, m, **(patch_layers or {}).get(m.name, {})) for m in self.modalities if not m.discrete}
+            {
+                m.name: patches.build(dim, m, **(patch_layers or {}).get(m.name, {}))
+                for m in self.modalities
+                if not m.discrete
+            }
         )
         self.init_weights()
 
@@ -145,7 +149,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         }
         return Output(self.head(hidden[batch.target_slots]), latents)
 
-    def corrupt(self, batch: PackedBatch, generator: torch.Generator | None = None) -> tuple[PackedBatch, dict[str, Tensor]]:
+    def corrupt(
+        self, batch: PackedBatch, generator: torch.Generator | None = None
+    ) -> tuple[PackedBatch, dict[str, Tensor]]:
         """Let each continuous modality's objective draw times and noise: the corrupted batch, and targets (N, C)."""
         corrupted, targets = {}, {}
         for name, latents in batch.latents.items():

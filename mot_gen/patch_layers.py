@@ -81,8 +81,8 @@ class PatchUNet(nn.Module):
         levels = patch_size.bit_length() - 1
         if patch_size != 2**levels or modality.channels % patch_size**2 or width % 8:
             raise InputError(
-                f"patch_layers.{modality.name}: patch_size {patch_size} must be a power of two whose square divides the "
-                f"{modality.channels} channels, and width {width} a multiple of 8"
+                f"patch_layers.{modality.name}: patch_size {patch_size} must be a power of two whose square divides "
+                f"the {modality.channels} channels, and width {width} a multiple of 8"
             )
         from diffusers.models.unets.unet_2d_blocks import DownBlock2D, UpBlock2D
 

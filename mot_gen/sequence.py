@@ -44,7 +44,9 @@ class Modality:
         if size < 1:
             raise InputError(f"{where}: {size_name} must be at least 1, got {size}")
         if self.position not in ("sequence", "grid"):
-            raise InputError(f"{where}: position {self.position!r} is not known" + nearest(self.position, ["sequence", "grid"]))
+            raise InputError(
+                f"{where}: position {self.position!r} is not known" + nearest(self.position, ["sequence", "grid"])
+            )
         if self.discrete and (self.bidirectional or self.position == "grid"):
             raise InputError(f"{where}: discrete tokens come one by one: bidirectional false, position 'sequence'")
 

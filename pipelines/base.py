@@ -44,7 +44,16 @@ class MultimodalPipeline(DiffusionPipeline):
     _optional_components = ["image_tokenizer", "speech_tokenizer", "scheduler"]
     model_cpu_offload_seq = "model"
 
-    def __init__(self, model: MultimodalModel, text_tokenizer, image_tokenizer=None, speech_tokenizer=None, scheduler=None):
+    def __init__(
+        self,
+        model: MultimodalModel,
+        text_tokenizer,
+        image_tokenizer=None,
+        speech_tokenizer=None,
+        scheduler=None,
+        sampling: dict | None = None,
+    ):
+        """sampling: the checkpoint's own defaults, such as {"num_inference_steps": 20, "guidance_scale": 2.0}."""
         super().__init__()
         self.register_modules(
             model=model,
@@ -53,6 +62,11 @@ class MultimodalPipeline(DiffusionPipeline):
             speech_tokenizer=speech_tokenizer,
             scheduler=scheduler,
         )
+        self.register_to_config(sampling=sampling)
+
+    def _default(self, name: str, given, fallback):
+        """What the caller gave, else the checkpoint's own default, else the field's."""
+        return given if given is not None else (self.config.sampling or {}).get(name, fallback)
 
     def _text(self, texts, name: str = "prompt") -> list[list[Span]]:
         """Texts -> a list of spans each; InputError for what is no text, or empty."""
@@ -91,7 +105,9 @@ class MultimodalPipeline(DiffusionPipeline):
             if not modality.discrete and modality.name in drawing.grids:
                 wanted = self.model.objectives[modality.name].fits(self.scheduler)
                 if wanted:
-                    raise InputError(f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}")
+                    raise InputError(
+                        f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}"
+                    )
         return drawing
 
     def _step_callback(self, callback, tensor_inputs: Sequence[str], bar):

@@ -112,7 +112,9 @@ class OpenSpan:
         x = tokens.new_zeros(shape[0] * shape[1], tokens.shape[-1]).index_copy_(0, slots, tokens)
         hidden = backbone(x.view(*shape[:2], -1), self.plan, self.stream.cache).flatten(0, 1)
         output = self.layers.decode(hidden[slots], self.latents, memory)
-        return values.new_zeros(shape[0] * shape[1], shape[2]).index_copy_(0, slots, output.to(values.dtype)).view(shape), hidden
+        return values.new_zeros(shape[0] * shape[1], shape[2]).index_copy_(0, slots, output.to(values.dtype)).view(
+            shape
+        ), hidden
 
     def close(self, values: Tensor, keep: Tensor) -> None:
         """Write the clean values (R, n, C) and the end token, in the rows to keep, (R,) bool."""
@@ -200,7 +202,9 @@ def choose(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Ge
         before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], dim=-1)
         mass = ordered.masked_fill(before >= sampling.top_p, float("-inf")).softmax(-1).cumsum(-1)
     generators = generators or [None] * len(logits)
-    uniform = torch.stack([torch.rand((), generator=g, device=g.device if g else None) for g in generators]).to(mass.device)
+    uniform = torch.stack([torch.rand((), generator=g, device=g.device if g else None) for g in generators]).to(
+        mass.device
+    )
     # The last token with mass stands where rounding leaves the total a little under 1.
     place = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:]).clamp_max(mass.shape[-1] - 1)
     return ids.gather(-1, place)[:, 0]
@@ -318,7 +322,9 @@ class Writer:
         row.end_span(self.vocabulary.offset[modality], grid)
         row.inside = self.text
         alive = torch.arange(self.stream.rows, device=self.stream.device) == number
-        self.stream.append(torch.full((self.stream.rows,), self.vocabulary.end[modality], device=self.stream.device), alive)
+        self.stream.append(
+            torch.full((self.stream.rows,), self.vocabulary.end[modality], device=self.stream.device), alive
+        )
 
     def _draw_waiting(self):
         """Draw one continuous modality in all rows that wait for it; the cache keeps it in the conditional rows."""

@@ -29,8 +29,8 @@ class InterleavedPipeline(MultimodalPipeline):
         top_k: int = 0,
         top_p: float = 1.0,
         do_sample: bool = False,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 1.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -41,8 +41,12 @@ class InterleavedPipeline(MultimodalPipeline):
         guidance_scale: of the pictures, against a document without any text; it must be above 0.
         """
         self._check_output_type(output_type)
+        num_inference_steps = self._default("num_inference_steps", num_inference_steps, 50)
+        guidance_scale = self._default("guidance_scale", guidance_scale, 3.0)
         if not guidance_scale > 0:
-            raise InputError(f"guidance_scale must be above 0 here, since 0 would ignore the document, got {guidance_scale}")
+            raise InputError(
+                f"guidance_scale must be above 0 here, since 0 would ignore the document, got {guidance_scale}"
+            )
         sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
         drawing = self._drawing(num_inference_steps, guidance_scale, row_generators(generator, num_samples))
         prompts = [self._spans(prompt)] * num_samples

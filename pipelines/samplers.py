@@ -91,6 +91,7 @@ def noise(shapes: Sequence[tuple[int, ...]], generators, device, dtype) -> list[
     """A normal tensor for each shape, each from its own generator."""
     generators = generators or [None] * len(shapes)
     made = (
-        torch.randn(shape, generator=g, device=g.device if g is not None else device) for shape, g in zip(shapes, generators)
+        torch.randn(shape, generator=g, device=g.device if g is not None else device)
+        for shape, g in zip(shapes, generators)
     )
     return [x.to(device=device, dtype=dtype) for x in made]

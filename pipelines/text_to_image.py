@@ -18,8 +18,8 @@ from mot_gen.tokenizers.image_base import size_pair
 class TextToImagePipeline(MultimodalPipeline):
     """Reads a prompt, opens an image span and draws it: by diffusion or flow, or token by token (VQ images).
 
-        pipe = TextToImagePipeline.from_pretrained("runs/digits/model")
-        pipe("a handwritten seven", num_images_per_prompt=4).images
+    pipe = TextToImagePipeline.from_pretrained("runs/digits/model")
+    pipe("a handwritten seven", num_images_per_prompt=4).images
     """
 
     @torch.inference_mode()
@@ -29,8 +29,8 @@ class TextToImagePipeline(MultimodalPipeline):
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 3.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -42,7 +42,8 @@ class TextToImagePipeline(MultimodalPipeline):
         """Pictures of each prompt in turn, `num_images_per_prompt` each.
 
         negative_prompt: what guidance leads away from; nothing by default. height, width: only the size that the image
-        tokenizer was made for. guidance_scale: 1 is conditional, 0 unconditional. generator: one or a list of one per
+        tokenizer was made for. num_inference_steps, guidance_scale (1 is conditional, 0 unconditional): by default what
+        the checkpoint recommends, else 50 and 3. generator: one or a list of one per
         image; an image does not depend on its batch. latents: (images, n, C) noise to begin with. output_type: "pil",
         "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C).
         Raises InputError, before any work, for what does not fit.
@@ -50,6 +51,8 @@ class TextToImagePipeline(MultimodalPipeline):
         self._needs("image", "image_tokenizer")
         self._check_output_type(output_type)
         self._check_size(height, width)
+        num_inference_steps = self._default("num_inference_steps", num_inference_steps, 50)
+        guidance_scale = self._default("guidance_scale", guidance_scale, 3.0)
         prompts = repeat_each(self._text(prompt), num_images_per_prompt)
         generators = row_generators(generator, len(prompts))
         with self.progress_bar(total=num_inference_steps) as bar:

@@ -77,7 +77,10 @@ class Config:
             if part not in PARTS:
                 raise InputError(f"backbone.untied: {part!r} is not a part of this backbone" + nearest(part, PARTS))
         self.untied = tuple(part for part in PARTS if part in self.untied)
-        for name, value, allowed in (("norm", self.norm, ("pre", "output")), ("attention", self.attention, ("auto", "sdpa", "flex"))):
+        for name, value, allowed in (
+            ("norm", self.norm, ("pre", "output")),
+            ("attention", self.attention, ("auto", "sdpa", "flex")),
+        ):
             if value not in allowed:
                 raise InputError(f"backbone.{name}: {value!r} is not known" + nearest(value, allowed))
 
@@ -218,7 +221,9 @@ class Block(nn.Module):
     def attention(self, x: Tensor, rows: int, plan: Plan, cache: tuple[KVCache, int] | None) -> Tensor:
         """x (T, D) in tower order -> (T, D): projections by tower, one softmax over the whole sequence."""
         routing, heads, kv_heads = plan.routing, self.heads, self.kv_heads
-        q, k, v = self.qkv(x, routing).view(-1, heads + 2 * kv_heads, self.head_dim).split([heads, kv_heads, kv_heads], 1)
+        q, k, v = (
+            self.qkv(x, routing).view(-1, heads + 2 * kv_heads, self.head_dim).split([heads, kv_heads, kv_heads], 1)
+        )
         if self.q_norm is not None:
             q, k = self.q_norm(q, routing), self.k_norm(k, routing)
         q, k = rotate(q, plan.rotation), rotate(k, plan.rotation)

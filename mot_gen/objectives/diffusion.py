@@ -1,4 +1,4 @@
-"""Objective: denoising diffusion (Ho et al. 2020) on the cosine schedule of Nichol & Dhariwal 2021, as in Transfusion."""
+"""Objective: denoising diffusion (Ho et al. 2020), cosine schedule (Nichol & Dhariwal 2021), as in Transfusion."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ class Objective:
     cap: float = 0.5
 
     def __post_init__(self):
-        for name, value, allowed in (("prediction", self.prediction, PREDICTIONS), ("schedule", self.schedule, SCHEDULES)):
+        for name, value, allowed in (
+            ("prediction", self.prediction, PREDICTIONS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
             if value not in allowed:
                 raise InputError(f"objectives: diffusion.{name} {value!r} is not known" + nearest(value, allowed))
         if self.steps < 1 or not 0 <= self.cap <= 1:
-            raise InputError(f"objectives: diffusion needs steps >= 1 and 0 <= cap <= 1, got {self.steps} and {self.cap}")
+            raise InputError(
+                f"objectives: diffusion needs steps >= 1 and 0 <= cap <= 1, got {self.steps} and {self.cap}"
+            )
 
     @cached_property
     def _signal(self) -> Tensor:

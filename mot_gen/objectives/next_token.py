@@ -20,7 +20,8 @@ class Objective:
     def __post_init__(self):
         if self.z_loss < 0 or not 0 <= self.label_smoothing < 1:
             raise InputError(
-                f"objectives: z_loss must be >= 0 and label_smoothing in [0, 1), got {self.z_loss} and {self.label_smoothing}"
+                "objectives: next_token needs z_loss >= 0 and label_smoothing in [0, 1), "
+                f"got {self.z_loss} and {self.label_smoothing}"
             )
 
     def loss(self, logits: Tensor, ids: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 
-from mot_gen import backbone as backbones
 from mot_gen import objectives
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalConfig, MultimodalModel

@@ -1,7 +1,8 @@
 """Handwritten digits with captions: scikit-learn's 1,797 images of 8x8, as pairs. Nothing is downloaded.
 
 `load` gives the stratified splits; `captions_of` all phrasings of a digit and `digit_in_caption` their inverse, which
-scores a written caption by exact match; `to_image` and `to_levels` convert between the set's 17 grey levels and images.
+scores a written caption by exact match; `task` is both, for the quickstart; `to_image` and `to_levels` convert between
+the set's 17 grey levels and images.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mot_gen.training.records import Pair, Splits
+from mot_gen.training.task import Task
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PHRASINGS = (
@@ -68,3 +70,8 @@ def load(data) -> Splits:
         [pair for i, pair in enumerate(pairs) if i not in held_out],
         [pair for i, pair in enumerate(pairs) if i in held_out],
     )
+
+
+def task() -> Task:
+    """The ten digits, to judge generated images and captions by."""
+    return Task(WORDS, captions_of, digit_in_caption, "handwritten digits")

@@ -103,8 +103,8 @@ def _decays(name: str, parameter: Tensor) -> bool:
 
 
 def _owner(name: str, model: MultimodalModel) -> int | None:
-    """Tower that a parameter outside the untied ones belongs to: patch layers to their modality's, the embedding and the
-    head to the text's, a tied one to none."""
+    """Tower of a parameter outside the untied ones: patch layers have their modality's, the embedding and the head the
+    text's, a tied one none."""
     if name.startswith("backbone."):
         return None
     modality = name.split(".")[1] if name.startswith("patch_layers.") else model.modality_names[0]

@@ -1,0 +1,198 @@
+"""The mot-gen command: quickstart, train, plan, info, generate, and what tokenizers and eval add.
+
+Exit codes: 0 done; 1 anything unexpected; 2 bad input, one line on stderr; 3 stopped on request, with a checkpoint to
+resume from; 130 interrupted. Nothing heavy is imported before a command is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mot_gen import __version__
+from mot_gen.errors import InputError, Interrupted
+
+# A core that waits busily for another takes it from whoever shares the machine; measured in docs/performance.md.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+ADDED = ()  # modules with a `register(commands)` that adds theirs
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.func(arguments)
+    except InputError as error:
+        print("mot-gen: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(f"mot-gen: {stopped}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("mot-gen: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mot-gen", description="Train, sample and measure models of text, images and sound in one sequence."
+    )
+    parser.add_argument("--version", action="version", version=f"mot-gen {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _quickstart_arguments(commands)
+    _train_arguments(commands)
+    _plan_arguments(commands)
+    _info_arguments(commands)
+    _generate_arguments(commands)
+    for module in ADDED:
+        importlib.import_module(module).register(commands)
+    return parser
+
+
+# ---------------------------------------------------------------- quickstart, train
+
+
+def _quickstart_arguments(commands) -> None:
+    command = commands.add_parser("quickstart", help="train on an embedded set, generate both ways, measure, report")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
+    command.add_argument("--data", default="digits", help="digits (default), or emoji: colour pictures")
+    command.add_argument("--out", metavar="DIR", help="default: runs/digits")
+    command.add_argument("--json", action="store_true", help="print report.json")
+    command.set_defaults(func=_quickstart)
+
+
+def _quickstart(arguments) -> int:
+    from mot_gen.quickstart import quickstart
+
+    found = quickstart(arguments.data, arguments.out, arguments.overrides)
+    folder, images = Path(found["model"]).parent, found["images"]
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    print(
+        f"class asked for in generated pictures  {images['class_accuracy']:.3f}  (N = {images['n']})\n"
+        f"captions of unseen pictures, exact     {found['captions']['accuracy']:.3f}  (N = {found['captions']['n']})\n"
+        f"bits per byte of captions              {found['text']['bits_per_byte']:.3f}\n"
+        f"training                               {found['train']['seconds']:.0f} s\n"
+        f"look at {folder / 'report.html'} and {folder / 'samples.png'}; then try\n"
+        f"  mot-gen generate {folder} --to image --prompt 'a handwritten seven' --out seven.png"
+    )
+    return 0
+
+
+def _train_arguments(commands) -> None:
+    command = commands.add_parser("train", help="train a recipe, shipped or of your own")
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
+    command.add_argument("--out", metavar="DIR", help="default: runs/ and the recipe's name")
+    command.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    command.set_defaults(func=_train)
+
+
+def _train(arguments) -> int:
+    from mot_gen.training.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    folder = Path(arguments.out or Path("runs") / recipe.name)
+
+    from mot_gen.callbacks import hooks
+    from mot_gen.training.loop import train
+
+    train(recipe, folder, arguments.resume, hooks())
+    print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
+    return 0
+
+
+# ---------------------------------------------------------------- plan, info
+
+
+def _plan_arguments(commands) -> None:
+    command = commands.add_parser("plan", help="parameters, FLOPs, memory and tokens of a recipe, before anything runs")
+    command.add_argument("recipe", metavar="RECIPE")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(func=_plan)
+
+
+def _plan(arguments) -> int:
+    from mot_gen.study.plan import plan
+    from mot_gen.training.recipe import load_recipe
+
+    _print_facts(plan(load_recipe(arguments.recipe, arguments.overrides)), arguments.json)
+    return 0
+
+
+def _info_arguments(commands) -> None:
+    command = commands.add_parser("info", help="what a checkpoint is")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder or its model/ folder")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(func=_info)
+
+
+def _info(arguments) -> int:
+    from mot_gen.generate import describe
+
+    _print_facts(describe(arguments.checkpoint), arguments.json)
+    return 0
+
+
+def _print_facts(facts: dict, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{name.replace('_', ' '):{width}}  {shown}")
+
+
+# ---------------------------------------------------------------- generate
+
+
+def _generate_arguments(commands) -> None:
+    command = commands.add_parser("generate", help="pictures, texts or both from a checkpoint")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder or its model/ folder")
+    command.add_argument("--to", required=True, choices=("image", "text", "any"))
+    command.add_argument("--prompt", metavar="TEXT")
+    command.add_argument("--image", metavar="FILE")
+    command.add_argument("--out", metavar="PATH", help="a file; with --num above 1 numbered files, or a folder")
+    command.add_argument("--num", type=int, default=1, metavar="N")
+    command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument("--num-inference-steps", type=int, metavar="N")
+    command.add_argument("--guidance-scale", type=float, metavar="G")
+    command.add_argument("--max-new-tokens", type=int, metavar="N")
+    command.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
+    command.add_argument("--top-p", type=float, metavar="P")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(func=_generate)
+
+
+def _generate(arguments) -> int:
+    from mot_gen.generate import Request, generate
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("func", "json", "checkpoint")}
+    made = generate(arguments.checkpoint, Request(**given))
+    if arguments.json:
+        print(json.dumps({"outputs": made}, indent=2))
+    else:
+        for each in made:
+            print(each.get("file") or each["text"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

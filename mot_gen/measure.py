@@ -1,0 +1,148 @@
+"""What the quickstart measures of a trained model: measure_images, measure_captions, measure_text.
+
+A `Task`'s captions name one of a few classes, so a judge can say whether a picture is what was asked for, and a caption
+can be compared word for word with all phrasings of the right class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mot_gen.callbacks import pipeline_of
+from mot_gen.eval.frechet import FrechetDistance
+from mot_gen.eval.judge import reliability, train_judge
+from mot_gen.eval.likelihood import BitsPerByte
+from mot_gen.packing import pack_rows
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.sequence import Span
+from mot_gen.tokenizers.image_files import image_tensor, to_pil
+from mot_gen.training.loop import Run
+from mot_gen.training.records import Pair
+from mot_gen.training.task import Task
+
+BATCH = 100  # samples generated together
+
+
+@dataclass(frozen=True)
+class Measured:
+    """figures: what goes into the report. pictures and labels: those that are shown, `shown` of each class."""
+
+    figures: dict
+    pictures: list[Image.Image]
+    labels: list[int]
+
+
+def real_images(run: Run, pairs: Sequence[Pair], task: Task) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) in [0, 1] as the tokenizer sees them, and labels (N,)."""
+    tokenizer = run.tokenizers["image"]
+    size = tuple(tokenizer.config.image_size)
+    images = [image_tensor(pair.image, size, tokenizer.color_channels) for pair in pairs]
+    return torch.stack(images), torch.tensor([task.label(pair) for pair in pairs])
+
+
+def measure_images(run: Run, task: Task, count: int, seed: int = 0) -> Measured:
+    """Draw `count` pictures, all classes and phrasings in turn, and let a judge trained on the real ones name them."""
+    train_set, held_out = (real_images(run, pairs, task) for pairs in (run.splits.train, run.splits.held_out))
+    judge = train_judge(*train_set, classes=len(task.classes))
+    labels = [number % len(task.classes) for number in range(count)]
+    prompts = [_in_turn(task.captions_of(k), number // len(task.classes)) for number, k in enumerate(labels)]
+    pipe, generator = pipeline_of(run, TextToImagePipeline), torch.Generator().manual_seed(seed)
+    drawn = [
+        pipe(prompts[start : start + BATCH], generator=generator, output_type="pt").images
+        for start in range(0, count, BATCH)
+    ]
+    images, wanted = torch.cat(drawn), torch.tensor(labels)
+    right = judge.predict(images) == wanted
+    return Measured(
+        figures={
+            "class_accuracy": right.double().mean().item(),
+            "class_accuracy_by_class": {
+                n: right[wanted == k].double().mean().item() for k, n in enumerate(task.classes)
+            },
+            "frechet": float(_frechet(train_set[0], images)),
+            "frechet_of_held_out": float(_frechet(train_set[0], held_out[0])),
+            "frechet_of_judge_features": float(_frechet(judge.embed(train_set[0]), judge.embed(images))),
+            "nearest_training_distance": _nearest(images, train_set[0]),
+            "nearest_training_distance_of_held_out": _nearest(held_out[0], train_set[0]),
+            "n": count,
+            "measured_on": f"{count} generated {task.what}, {len(task.classes)} classes in turn; judge: a CNN trained "
+            f"on the {len(train_set[0])} training images; frechet: pixels as features, against the training images",
+            "judge": asdict(reliability(judge, *held_out)),
+            "signature": _frechet(train_set[0], images).signature,
+            "sampling": run.recipe.sampling.model_dump() | {"seed": seed},
+        },
+        pictures=[to_pil(image) for image in images],
+        labels=labels,
+    )
+
+
+def _in_turn(items: Sequence[str], number: int) -> str:
+    return items[number % len(items)]
+
+
+def _frechet(real: Tensor, fake: Tensor):
+    metric = FrechetDistance()
+    metric.update(real.flatten(1), real=True)
+    metric.update(fake.flatten(1), real=False)
+    return metric.compute()
+
+
+def _nearest(images: Tensor, training: Tensor) -> float:
+    """Mean over images of the root-mean-square pixel distance to the nearest training picture; 0 would be a copy."""
+    distances = torch.cdist(images.flatten(1), training.flatten(1)).amin(1)
+    return (distances / images[0].numel() ** 0.5).mean().item()
+
+
+def measure_captions(run: Run, task: Task) -> tuple[dict, list[tuple[Pair, str, bool]]]:
+    """Caption every held-out picture greedily: figures, and (pair, caption, whether right) of each. Right is a caption
+    that is, word for word, one of the phrasings of the picture's class."""
+    pairs = list(run.splits.held_out)
+    pipe, texts = pipeline_of(run, ImageToTextPipeline), []
+    for start in range(0, len(pairs), BATCH):
+        images = [pair.image for pair in pairs[start : start + BATCH]]
+        texts += pipe(images, max_new_tokens=run.recipe.sampling.max_new_tokens).texts
+    judged = [(pair, text, task.class_of(text) == task.label(pair)) for pair, text in zip(pairs, texts)]
+    figures = {
+        "accuracy": sum(right for *_, right in judged) / len(judged),
+        "n": len(judged),
+        "measured_on": f"{len(judged)} held-out {task.what}; right: exactly one of the phrasings of the right class",
+    }
+    return figures, judged
+
+
+@torch.inference_mode()
+def measure_text(run: Run) -> dict:
+    """Bits per byte of held-out captions, given their picture and given nothing."""
+    return {
+        "bits_per_byte": (given := _bits_per_byte(run, with_image=True)).value,
+        "bits_per_byte_without_image": _bits_per_byte(run, with_image=False).value,
+        **given.n,
+        "measured_on": "held-out captions, one phrasing each, given their picture; the end of the text included",
+        "signature": given.signature,
+    }
+
+
+def _bits_per_byte(run: Run, with_image: bool):
+    model, tokenizers, metric = run.averaged.eval(), run.tokenizers, BitsPerByte()
+    pairs = list(run.splits.held_out)
+    for start in range(0, len(pairs), BATCH):
+        chunk = pairs[start : start + BATCH]
+        texts = [_in_turn(pair.captions, start + number) for number, pair in enumerate(chunk)]
+        samples = [[span] for span in tokenizers["text"].encode_batch(texts)]
+        if with_image:
+            images = tokenizers["image"].encode_batch([pair.image for pair in chunk])
+            shown = [Span(i.modality, i.values, i.grid, learned=False) for i in images]
+            samples = [[image, *sample] for image, sample in zip(shown, samples)]
+        batch = pack_rows([[sample] for sample in samples], model.modalities, run.recipe.training.row_length)
+        batch = batch.to(model.embedding.weight.device)
+        batch, targets = model.corrupt(batch)
+        losses = model.losses(batch, model(batch), targets)["text"]
+        rows = batch.target_slots // batch.layout.shape[1]
+        metric.update(torch.zeros(len(chunk), dtype=losses.dtype).index_add_(0, rows.cpu(), losses.cpu()), texts)
+    return metric.compute()

@@ -1,0 +1,37 @@
+"""Pictures for people: enlarge, grid, save_png."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+
+def enlarge(image: Image.Image, side: int = 96) -> Image.Image:
+    """Smoothly, to at least `side` pixels on the longer side; a picture that is larger is left as it is."""
+    factor = side / max(image.size)
+    if factor <= 1:
+        return image
+    return image.resize([round(length * factor) for length in image.size], Image.Resampling.BICUBIC)
+
+
+def grid(images: Sequence[Image.Image], columns: int, side: int = 96, gap: int = 4) -> Image.Image:
+    """Pictures row by row on white, each enlarged to `side`."""
+    cells = [enlarge(image.convert("RGB"), side) for image in images]
+    width, height = max(c.width for c in cells), max(c.height for c in cells)
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for number, cell in enumerate(cells):
+        sheet.paste(cell, (number % columns * (width + gap), number // columns * (height + gap)))
+    return sheet
+
+
+def save_png(image: Image.Image, path: Path, about: Mapping[str, object] | None = None) -> None:
+    """Write a PNG, with what made it (prompt, seed, settings) as text chunks inside."""
+    info = PngInfo()
+    for key, value in (about or {}).items():
+        info.add_itxt(key, str(value))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, format="PNG", pnginfo=info)

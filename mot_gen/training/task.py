@@ -1,0 +1,23 @@
+"""Task: data whose captions name one of a few classes, so that pictures and captions can be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mot_gen.training.records import Pair
+
+
+@dataclass(frozen=True)
+class Task:
+    """classes: their names. captions_of(k): all phrasings of class k. class_of(caption): its inverse, or None, so that
+    a written caption is right only word for word. what: what the pictures are, for people."""
+
+    classes: Sequence[str]
+    captions_of: Callable[[int], Sequence[str]]
+    class_of: Callable[[str], int | None]
+    what: str
+
+    def label(self, pair: Pair) -> int:
+        """The class of a pair of this data."""
+        return self.class_of(pair.captions[0])
