@@ -120,7 +120,7 @@ def load_extractor(extractor, *, weights: str | Path | None = None, **options) -
     if isinstance(extractor, Extractor):
         return extractor
     if isinstance(extractor, nn.Module):
-        return Extractor(extractor, type(extractor).__name__, **options)
+        return _wrapped(extractor, type(extractor).__name__, options)
     name, _, rest = str(extractor).partition(":")
     if name in BUILDERS:
         module, function = BUILDERS[name].split(":")
@@ -129,8 +129,13 @@ def load_extractor(extractor, *, weights: str | Path | None = None, **options) -
     if Path(str(extractor)).is_dir():
         return load_extractor(f"transformers:{extractor}", weights=weights, **options)
     if rest:
-        return Extractor(_from_dotted(name, rest), str(extractor), **options)
+        return _wrapped(_from_dotted(name, rest), str(extractor), options)
     raise InputError(f"extractor {extractor!r} is not known" + nearest(extractor, BUILDERS))
+
+
+def _wrapped(network: nn.Module, name: str, options: dict) -> Extractor:
+    # A network of the user's own has one output, which serves as features or as logits.
+    return Extractor(network, name, **{key: value for key, value in options.items() if key != "output"})
 
 
 def _from_dotted(module: str, name: str) -> nn.Module:

@@ -1,0 +1,216 @@
+"""`mot-gen eval text`, `eval speech`, `eval image-text`, `eval geneval`: a jsonl to metrics to a report.
+
+text, speech: {"id", "prediction", "references": [...]}; speech also {"prediction_audio", "reference_audio"}, files
+beside the jsonl. image-text: {"image", "text", "references"?: [...]}. geneval: as mot_gen.eval.geneval says.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.eval.accumulator import Accumulator
+from mot_gen.eval.answers import ExactMatch, TokenF1
+from mot_gen.eval.audio import log_mel_extractor
+from mot_gen.eval.cider import CIDEr
+from mot_gen.eval.clip import ClipEncoder, CLIPScore, RefCLIPScore
+from mot_gen.eval.diversity import DistinctN, SelfBLEU
+from mot_gen.eval.edits import (
+    CharacterErrorRate,
+    MatchErrorRate,
+    UnitErrorRate,
+    WordErrorRate,
+    WordInformationLost,
+)
+from mot_gen.eval.frechet import FrechetDistance
+from mot_gen.eval.geneval import GenEval
+from mot_gen.eval.mel_cepstral import MelCepstralDistortion
+from mot_gen.eval.mt import BLEU, TER, ChrF
+from mot_gen.eval.ocr import OcrAccuracy
+from mot_gen.eval.report import html_page, print_table, text_rows, to_json, write_json
+from mot_gen.eval.result import MetricResult
+from mot_gen.eval.rouge import ROUGE
+from mot_gen.eval.run_images import chosen, named
+from mot_gen.eval.sources import decode, read_jsonl
+
+WORST = 20
+SAMPLE_RATE = 16000
+
+# Metric by its short name, built from the command line's arguments.
+TEXT: dict[str, Callable[[argparse.Namespace], Accumulator]] = {
+    "bleu": lambda args: BLEU(tokenize=args.tokenize, lowercase=args.lowercase, confidence=args.confidence),
+    "chrf": lambda args: ChrF(lowercase=args.lowercase, confidence=args.confidence),
+    "chrf++": lambda args: ChrF(word_order=2, lowercase=args.lowercase, confidence=args.confidence),
+    "ter": lambda args: TER(case_sensitive=not args.lowercase, confidence=args.confidence),
+    "rouge": lambda args: ROUGE(tokenize=args.rouge_tokenize, confidence=args.confidence),
+    "cider-d": lambda args: CIDEr(tokenize="caption"),
+    "cider": lambda args: CIDEr(variant="cider", tokenize="caption"),
+    "exact_match": lambda args: ExactMatch(confidence=args.confidence),
+    "token_f1": lambda args: TokenF1(confidence=args.confidence),
+    "distinct_1": lambda args: DistinctN(1),
+    "distinct_2": lambda args: DistinctN(2),
+    "self_bleu": lambda args: SelfBLEU(tokenize=args.tokenize),
+}
+SPEECH: dict[str, Callable[[argparse.Namespace], Accumulator]] = {
+    "wer": lambda args: WordErrorRate(confidence=args.confidence),
+    "cer": lambda args: CharacterErrorRate(confidence=args.confidence),
+    "mer": lambda args: MatchErrorRate(confidence=args.confidence),
+    "wil": lambda args: WordInformationLost(confidence=args.confidence),
+    "uer": lambda args: UnitErrorRate(confidence=args.confidence),
+    "mcd": lambda args: MelCepstralDistortion(sample_rate=SAMPLE_RATE, confidence=args.confidence),
+    "fad": lambda args: FrechetDistance(log_mel_extractor(SAMPLE_RATE), confidence=args.confidence),
+}
+IMAGE_TEXT: dict[str, Callable[[argparse.Namespace], Accumulator]] = {
+    "clip": lambda args: CLIPScore(_clip(args), confidence=args.confidence),
+    "refclip": lambda args: RefCLIPScore(_clip(args), confidence=args.confidence),
+    "ocr": lambda args: OcrAccuracy(confidence=args.confidence),
+}
+
+
+def text(args: argparse.Namespace) -> int:
+    """`eval text`."""
+    metrics = {name: TEXT[name](args) for name in chosen(args.metrics, TEXT)}
+    rows = records(args.file, {"prediction": str})
+    for metric in metrics.values():
+        predictions = [row["prediction"] for row in rows]
+        metric.update(*([predictions] if metric.takes == "predictions" else [predictions, references(args.file, rows)]))
+    return finish(args, metrics, rows)
+
+
+def speech(args: argparse.Namespace) -> int:
+    """`eval speech`."""
+    metrics = {name: SPEECH[name](args) for name in chosen(args.metrics, SPEECH)}
+    sound = {name for name in metrics if name in ("mcd", "fad")}
+    fields = {"prediction": (str, list)} if metrics.keys() - sound else {}
+    rows = records(
+        args.file, {**fields, **dict.fromkeys(("prediction_audio", "reference_audio") if sound else (), str)}
+    )
+    for name, metric in metrics.items():
+        for row in rows:
+            _hear(metric, name, row, args.file)
+    return finish(args, metrics, rows)
+
+
+def _hear(metric: Accumulator, name: str, row: dict, path: str):
+    if name not in ("mcd", "fad"):
+        (own,) = references(path, [row])
+        if len(own) != 1:
+            raise InputError(f"{path}:{row['line']}: {len(own)} references, but {name} is defined with one; choose one")
+        metric.update([row["prediction"]], own)
+        return
+    made, real = (waveform(Path(path).parent / row[key]) for key in ("prediction_audio", "reference_audio"))
+    if name == "mcd":
+        metric.update([made], [real])
+    else:
+        metric.update(made[None], real=False)
+        metric.update(real[None], real=True)
+
+
+def image_text(args: argparse.Namespace) -> int:
+    """`eval image-text`."""
+    metrics = {name: IMAGE_TEXT[name](args) for name in chosen(args.metrics, IMAGE_TEXT)}
+    rows = records(args.file, {"image": str, "text": str})
+    for row in rows:
+        row["prediction"] = row["text"]
+        try:
+            image = decode(Path(args.file).parent / row["image"])[None]
+        except OSError as err:
+            raise InputError(f"{args.file}:{row['line']}: image {row['image']!r} cannot be read ({err})") from err
+        for name, metric in metrics.items():
+            more = [references(args.file, [row])] if name == "refclip" else []
+            metric.update(image, [row["text"]], *more)
+    return finish(args, metrics, rows)
+
+
+def geneval(args: argparse.Namespace) -> int:
+    """`eval geneval`."""
+    metric = GenEval(detector=args.detector, confidence=args.confidence)
+    rows = records(args.file, {"tag": str, "include": list, "detections": list})
+    metric.update(rows)
+    return finish(args, {"geneval": metric}, rows)
+
+
+def records(path: str, fields: dict[str, type | tuple[type, ...]]) -> list[dict]:
+    """Objects of a jsonl with their line numbers; InputError where a field is absent or of another type."""
+    rows = []
+    for number, record in read_jsonl(path):
+        for key, kind in fields.items():
+            if not isinstance(record.get(key), kind):
+                found = f"is {type(record[key]).__name__}" if key in record else "is absent"
+                raise InputError(f"{path}:{number}: field {key!r} {found}; every line needs it")
+        rows.append({"id": str(number), **record, "line": number})
+    if not rows:
+        raise InputError(f"{path}: holds no records; write one JSON object a line")
+    return rows
+
+
+def references(path: str, rows: list[dict]) -> list[list]:
+    """The references of every record, InputError where one has none."""
+    found = []
+    for row in rows:
+        own = row.get("references", row.get("reference"))
+        own = [own] if isinstance(own, str) else own
+        if not isinstance(own, list) or not own:
+            raise InputError(
+                f"{path}:{row['line']}: field 'references' is absent or empty; give a list of at least one"
+            )
+        found.append(own)
+    return found
+
+
+def waveform(path: Path) -> Tensor:
+    """(T,) float32 at 16 kHz of a sound file, channels averaged."""
+    import soundfile
+    from torchaudio.functional import resample
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as err:
+        raise InputError(f"{path}: sound cannot be read ({err}); give a file that soundfile knows") from err
+    return resample(torch.from_numpy(samples).mean(1), rate, SAMPLE_RATE).clamp(-1, 1)
+
+
+def _clip(args: argparse.Namespace) -> ClipEncoder:
+    if args.clip is None:
+        raise InputError("--clip: no model given; pass the folder of a CLIP that transformers saved")
+    return ClipEncoder(args.clip).to(args.device)
+
+
+def finish(args: argparse.Namespace, metrics: dict[str, Accumulator], rows: list[dict]) -> int:
+    """Compute, then table, JSON, HTML."""
+    results: dict[str, MetricResult] = {}
+    for name, metric in metrics.items():
+        results.update(named(name, metric.compute()))
+    if args.json != "-":
+        print_table(results)
+    if args.json:
+        write_json(to_json(results), args.json)
+    if args.html:
+        Path(args.html).parent.mkdir(parents=True, exist_ok=True)
+        page = html_page(f"mot-gen eval {args.eval_command}", results, worst_sections(metrics, rows))
+        Path(args.html).write_text(page, encoding="utf-8")
+    return 0
+
+
+def worst_sections(metrics: dict[str, Accumulator], rows: list[dict]) -> list[tuple[str, str]]:
+    """The worst cases of every metric that scores single records."""
+    sections = []
+    for name, metric in metrics.items():
+        scores = metric.segment_scores() if hasattr(metric, "segment_scores") else []
+        if len(scores) != len(rows):
+            continue
+        order = sorted(range(len(rows)), key=scores.__getitem__, reverse=not metric.higher_is_better)[:WORST]
+        shown = [(rows[i]["id"], f"{scores[i]:.4g}", *_told(rows[i])) for i in order]
+        sections.append((f"Worst cases by {name}", text_rows(("id", "score", "prediction", "references"), shown)))
+    return sections
+
+
+def _told(row: dict) -> tuple[str, str]:
+    made = row.get("prediction", row.get("prediction_audio", row.get("tag", "")))
+    wanted = row.get("references", row.get("reference_audio", row.get("image", "")))
+    return str(made), " / ".join(map(str, wanted)) if isinstance(wanted, list) else str(wanted)
