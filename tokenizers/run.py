@@ -68,7 +68,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, default=2, help="pixels a side that the network sees as one")
     parser.add_argument("--widths", type=_integers, default=[64, 128], help="channels at each resolution: 64,128")
     parser.add_argument("--extractor", help="also report the reconstruction Frechet distance in its features")
-    parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="fields of ImageTraining: steps=4000 lr=0.001")
+    fields = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
+    parser.add_argument("--set", **fields, help="fields of ImageTraining, as in steps=4000 lr=0.001")
     parser.set_defaults(func=train_command)
 
 
@@ -96,7 +97,7 @@ def train_command(args: argparse.Namespace) -> int:
 
     from mot_gen.tokenizers import train_image
 
-    options = _options(args.options)
+    options = _options(args.set)
     learned, held_out = _image_sets(args.data, (args.image_size, args.image_size), args.color_channels)
     torch.manual_seed(options.seed)
     common = {"fold": args.fold, "widths": args.widths, "color_channels": args.color_channels}
