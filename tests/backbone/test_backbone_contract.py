@@ -1,0 +1,256 @@
+"""What every backbone promises (mot_gen.backbone), held for each preset and each file of the folder."""
+
+import importlib
+import inspect
+import pkgutil
+from contextlib import nullcontext
+
+import pytest
+import torch
+from tiny import MODALITIES, generator, mixed, picture, speech, words
+
+from mot_gen import backbone as backbones
+from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
+from mot_gen.sequence import PADDING, Layout
+
+TINY = {"dim": 32, "layers": 2, "heads": 4, "multiple_of": 32}
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def kinds() -> list[str]:
+    files = {f"mot_gen.backbone.{module.name}" for module in pkgutil.iter_modules(backbones.__path__)}
+    files -= {module for module, _ in backbones.PRESETS.values()}
+    return [*backbones.PRESETS, *sorted(f for f in files if hasattr(importlib.import_module(f), "Backbone"))]
+
+
+every_kind = pytest.mark.parametrize("kind", kinds())
+
+
+def build(kind, device=None, **options):
+    """A tiny backbone whose parameters all differ from what they start from."""
+    module, _ = backbones.load(kind, {"dim": 32, "layers": 1, "heads": 4})
+    known = inspect.signature(module.Config).parameters
+    _, config = backbones.load(kind, {k: v for k, v in (TINY | options).items() if k in known})
+    torch.manual_seed(0)
+    with torch.device(device) if device else nullcontext():
+        built = module.Backbone(config, MODALITIES).eval()
+    if device is None:
+        with torch.no_grad():
+            for parameter in built.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return built
+
+
+def inputs(*shape, seed=0):
+    return torch.randn(*shape, 32, generator=generator(seed))
+
+
+def documents_of(sample):
+    """A sample alone in a row of its own length."""
+    return pack([sample], MODALITIES, document_length(sample, MODALITIES)).layout
+
+
+def part(layout, start, end):
+    return Layout(**{name: value[:, start:end] for name, value in vars(layout).items()})
+
+
+def twice(layout):
+    return Layout(**{name: torch.cat([value, value]) for name, value in vars(layout).items()})
+
+
+@every_kind
+@torch.no_grad()
+def test_documents_never_leak(kind):
+    backbone, layout = build(kind), pack_rows([mixed(3), mixed(4)[2:]], MODALITIES, 60).layout
+    x, other = inputs(2, 60), inputs(2, 60, seed=1)
+    before = backbone(x, layout)
+    for row, document in ((0, 0), (0, 1), (0, 2), (1, 1)):
+        here = torch.zeros(2, 60, dtype=torch.bool)
+        here[row] = layout.document[row] == document
+        after = backbone(torch.where(here[..., None], other, x), layout)
+        assert not torch.allclose(after[here], before[here], atol=1e-2)
+        torch.testing.assert_close(after[~here], before[~here], **CLOSE)
+
+
+@every_kind
+@torch.no_grad()
+def test_what_is_later_never_touches_what_is_earlier(kind):
+    """Nor does a later word of the same text; but each token of a picture reaches all of it."""
+    backbone, layout = build(kind), documents_of(mixed(3)[2])
+    length = layout.shape[1]
+    x, other = inputs(1, length), inputs(1, length, seed=1)
+    before = backbone(x, layout)
+    in_picture = layout.modality[0] == 1
+    for first in range(1, length):
+        changed = torch.arange(length) >= first
+        after = backbone(torch.where(changed[:, None], other, x), layout)
+        free = ~changed
+        if in_picture[first] and in_picture[first - 1]:
+            reached = free & in_picture
+            assert ((after - before)[0, reached].abs().amax(-1) > 1e-4).all()
+            free = free & ~in_picture
+        torch.testing.assert_close(after[0, free], before[0, free], **CLOSE)
+
+
+@every_kind
+@torch.no_grad()
+def test_packed_is_alone(kind):
+    backbone, samples = build(kind), mixed(4)
+    layout = pack_rows([samples[:2], samples[2:]], MODALITIES, 48).layout
+    x = inputs(2, 48)
+    packed = backbone(x, layout)
+    for number, sample in enumerate(samples):
+        here = torch.zeros(2, 48, dtype=torch.bool)
+        here[number // 2] = layout.document[number // 2] == number % 2
+        alone = backbone(x[here][None], documents_of(sample))
+        torch.testing.assert_close(alone[0], packed[here], **CLOSE)
+
+
+@every_kind
+@torch.no_grad()
+def test_padding_changes_nothing(kind):
+    backbone, sample = build(kind), mixed(3)[2]
+    length = document_length(sample, MODALITIES)
+    x = inputs(1, length)
+    want = backbone(x, documents_of(sample))
+    for extra, seed in ((1, 1), (9, 2), (9, 3)):
+        layout = pack([sample], MODALITIES, length + extra, rows=2).layout
+        padded = torch.cat([torch.cat([x, inputs(1, extra, seed=seed)], 1), inputs(1, length + extra, seed=seed)])
+        got = backbone(padded, layout)
+        torch.testing.assert_close(got[:1, :length], want, **CLOSE)
+        assert got.isfinite().all()
+
+
+@every_kind
+@torch.no_grad()
+@pytest.mark.parametrize("sample", mixed(4), ids=["caption first", "picture first", "all kinds", "words alone"])
+def test_cached_is_full(kind, sample):
+    """A prompt at once, then words one by one and each picture as a whole; rejected passes leave no trace."""
+    backbone, layout = build(kind), documents_of(sample)
+    length = layout.shape[1]
+    x = inputs(2, length)
+    layout = twice(layout)
+    full, cache, start = backbone(x, layout), backbone.init_cache(2, length), 0
+    while start < length:
+        end = start + 1 if start else 2
+        if layout.modality[0, end - 1] == 1:
+            end = start + int((layout.span[0] == layout.span[0, end - 1]).sum())
+        for given in (inputs(2, end - start, seed=9), x[:, start:end]):
+            got = backbone(given, part(layout, start, end), cache)
+        torch.testing.assert_close(got, full[:, start:end], **CLOSE)
+        cache.advance(torch.tensor([end - start] * 2))
+        start = end
+
+
+@every_kind
+@torch.no_grad()
+def test_cached_rows_may_differ_in_length(kind):
+    """Prompts of different lengths in one cache, each continued by a picture and by words, as if it were alone."""
+    backbone = build(kind)
+    samples = [[words(n, n), picture(2, 2, n), words(4, n)] for n in (1, 6, 3)]
+    alone = [documents_of(sample) for sample in samples]
+    batch, lengths = pack_prompts([sample[:1] for sample in samples], MODALITIES, ["image"] * 3)
+    x = [inputs(1, layout.shape[1], seed=n) for n, layout in enumerate(alone)]
+    full = [backbone(one, layout)[0] for one, layout in zip(x, alone)]
+    cache = backbone.init_cache(3, batch.layout.shape[1] + 9)
+    prompt = torch.stack([torch.nn.functional.pad(o[0, :9], (0, 0, 0, 9))[: batch.layout.shape[1]] for o in x])
+    got = backbone(prompt, batch.layout, cache)
+    cache.advance(lengths)
+    for row, n in enumerate(lengths.tolist()):
+        torch.testing.assert_close(got[row, :n], full[row][:n], **CLOSE)
+    done = lengths.clone()
+    for step in (4, 1, 1, 1):  # the picture, its end, two words
+        slots = done[:, None] + torch.arange(step)
+        layout = Layout(
+            **{name: torch.stack([getattr(one, name)[0, s] for one, s in zip(alone, slots)]) for name in vars(alone[0])}
+        )
+        got = backbone(torch.stack([one[0, s] for one, s in zip(x, slots)]), layout, cache)
+        for row, s in enumerate(slots):
+            torch.testing.assert_close(got[row], full[row][s], **CLOSE)
+        done = done + step
+        cache.advance(torch.full((3,), step))
+
+
+@every_kind
+@torch.no_grad()
+def test_a_row_may_stand_still(kind):
+    """Rows that have nothing to do are given padding, and go on later as if nothing had been."""
+    backbone, layout = build(kind), documents_of([words(6)])
+    x = inputs(1, 8)
+    full, cache = backbone(x, layout), backbone.init_cache(2, 9)
+    for moving, at in ((True, 0), (False, 0), (True, 1), (False, 0), (True, 2)):
+        both = twice(part(layout, at, at + 1))
+        both.document[1] = 0 if moving else PADDING
+        got = backbone(x[:, at : at + 1].repeat(2, 1, 1), both, cache)
+        cache.advance(torch.tensor([1 if moving else 0] * 2))
+        if moving:
+            torch.testing.assert_close(got[1], full[0, at : at + 1], **CLOSE)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "present", [["text"], ["image"], ["speech"], ["text", "image"], ["image", "speech"]], ids="+".join
+)
+def test_any_modality_may_be_absent(kind, present):
+    """Its parameters then get zero gradients, not missing ones."""
+    backbone = build(kind)
+    spans = {"text": words(4), "image": picture(2, 2), "speech": speech(4)}
+    layout = documents_of([spans[name] for name in present])
+    index = [i for i, m in enumerate(MODALITIES) if m.name in present]
+    kept = torch.isin(layout.modality[0], torch.tensor(index))  # without the bounds, which are text
+    layout = Layout(**{name: value[:, kept] for name, value in vars(layout).items()})
+    backbone(inputs(*layout.shape), layout).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+    for name in backbone.untied_parameters() if len(backbone.towers) == 3 else ():
+        grad = backbone.get_parameter(name).grad
+        assert [bool(g.any()) for g in grad] == [m.name in present for m in MODALITIES], name
+
+
+@every_kind
+def test_a_plan_serves_as_its_layout(kind):
+    backbone, layout = build(kind), pack(mixed(3), MODALITIES, 40).layout
+    x = inputs(*layout.shape)
+    assert torch.equal(backbone(x, backbone.plan(layout)), backbone(x, layout))
+
+
+@every_kind
+def test_towers_and_their_parameters_are_named(kind):
+    backbone = build(kind)
+    named = dict(backbone.named_parameters())
+    assert backbone.dim == 32 and len(set(backbone.towers)) == len(backbone.towers) >= 1
+    assert all(named[name].shape[0] == len(backbone.towers) > 1 for name in backbone.untied_parameters())
+
+
+@every_kind
+def test_it_is_built_on_the_meta_device(kind):
+    meta, real = build(kind, device="meta"), build(kind)
+    assert all(p.is_meta for p in meta.parameters())
+    assert {n: p.shape for n, p in meta.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+
+
+@every_kind
+def test_gradient_checkpointing_changes_no_gradient(kind):
+    layout = pack(mixed(3), MODALITIES, 40).layout
+    found = []
+    for checkpointed in (False, True):
+        backbone = build(kind).train()
+        backbone.gradient_checkpointing = checkpointed
+        backbone(inputs(*layout.shape), layout).square().mean().backward()
+        found.append([p.grad for p in backbone.parameters()])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b)
+
+
+@every_kind
+def test_compiled_is_eager(kind):
+    """Traced and lowered by torch.compile, forward and backward; code generation is PyTorch's own affair."""
+    layout, found = pack(mixed(3), MODALITIES, 40).layout, []
+    for compiled in (False, True):
+        backbone = build(kind, layers=1)
+        run = torch.compile(backbone, backend="aot_eager") if compiled else backbone
+        x = inputs(*layout.shape).requires_grad_()
+        y = run(x, backbone.plan(layout))
+        y.square().mean().backward()
+        found.append([y.detach(), x.grad, *(p.grad for p in backbone.parameters())])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, **CLOSE)
