@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from mot_gen.errors import InputError
 from mot_gen.flops import count_parameters
+from mot_gen.manifest import sha256
 from mot_gen.pictures import save_png
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
@@ -155,8 +155,7 @@ def _paths(out: str, count: int, suffix: str) -> list[Path]:
 
 def weights_sha256(checkpoint: str | Path) -> str:
     """sha256 of the model's weights, the fingerprint that is written into what it makes."""
-    with open(model_folder(checkpoint) / "model" / WEIGHTS, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(model_folder(checkpoint) / "model" / WEIGHTS)
 
 
 def describe(checkpoint: str | Path) -> dict:

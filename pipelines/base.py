@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from mot_gen import manifest
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
@@ -41,7 +44,7 @@ class InterleavedOutput(BaseOutput):
 class MultimodalPipeline(DiffusionPipeline):
     """The components and the checks; see the module."""
 
-    _optional_components = ["image_tokenizer", "speech_tokenizer", "scheduler"]
+    _optional_components: ClassVar = ["image_tokenizer", "speech_tokenizer", "scheduler"]
     model_cpu_offload_seq = "model"
 
     def __init__(
@@ -63,6 +66,20 @@ class MultimodalPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(sampling=sampling)
+
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """As in diffusers, and a manifest of what was written."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        manifest.write(Path(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in diffusers, from a folder or a hub name. InputError where a folder is not as its manifest says."""
+        folder = Path(pretrained_model_name_or_path)
+        damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
+        if damage:
+            raise InputError(f"{damage}; export it again, or fetch it again")
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def _default(self, name: str, given, fallback):
         """What the caller gave, else the checkpoint's own default, else the field's."""

@@ -35,7 +35,7 @@ class Objective:
         for name, value, allowed in (("time", self.time, TIMES), ("prediction", self.prediction, PREDICTIONS)):
             if value not in allowed:
                 raise InputError(f"objectives: flow.{name} {value!r} is not known" + nearest(value, allowed))
-        if self.std <= 0 or self.shift <= 0 or not 0 < self.min_time < 1 or not 0 <= self.cap <= 1:
+        if not self.std > 0 or not self.shift > 0 or not 0 < self.min_time < 1 or not 0 <= self.cap <= 1:
             raise InputError("objectives: flow needs std > 0, shift > 0, 0 < min_time < 1 and 0 <= cap <= 1")
 
     def sample_time(self, latents: Latents, generator: torch.Generator | None = None) -> Tensor:

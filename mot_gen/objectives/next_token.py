@@ -18,7 +18,7 @@ class Objective:
     label_smoothing: float = 0.0
 
     def __post_init__(self):
-        if self.z_loss < 0 or not 0 <= self.label_smoothing < 1:
+        if not self.z_loss >= 0 or not 0 <= self.label_smoothing < 1:
             raise InputError(
                 "objectives: next_token needs z_loss >= 0 and label_smoothing in [0, 1), "
                 f"got {self.z_loss} and {self.label_smoothing}"

@@ -10,7 +10,6 @@ out. `separate` and `rejoin` take a nested state (an optimizer's) apart into ten
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -26,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mot_gen import manifest
 from mot_gen.errors import InputError
 
-MANIFEST = "manifest.json"
 STATE = "state.json"
 log = logging.getLogger(__name__)
 
@@ -88,8 +87,7 @@ def _write_files(folder: Path, step: int, tensors, state, files):
     (folder / STATE).write_text(json.dumps({"step": step, "state": state}), encoding="utf-8")
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    listed = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps({"step": step, "files": listed}, indent=1), encoding="utf-8")
+    manifest.write(folder, {"step": step})
     for path in folder.iterdir():
         _flush(path)
     _flush(folder)
@@ -143,11 +141,6 @@ def _flush(path: Path):
         os.close(handle)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -165,24 +158,7 @@ def load(folder: str | Path) -> Checkpoint:
 def damaged(folder: str | Path) -> str | None:
     """What is wrong with a checkpoint, as `file: what`, or None if every file is as the manifest says."""
     folder = Path(folder)
-    if not folder.is_dir():
-        return f"{folder}: no such checkpoint"
-    try:
-        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return next(filter(None, (_file_damage(folder / name, entry) for name, entry in listed.items())), None)
-    except FileNotFoundError as error:
-        return f"{error.filename}: is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{folder / MANIFEST}: is damaged"
-    except OSError as error:
-        return f"{error.filename}: cannot be read: {error.strerror}"
-
-
-def _file_damage(path: Path, entry: Mapping[str, Any]) -> str | None:
-    size = path.stat().st_size
-    if size != entry["size"]:
-        return f"{path}: has {size} bytes, but {entry['size']} were written"
-    return None if _sha256(path) == entry["sha256"] else f"{path}: its sha256 differs from the manifest's"
+    return manifest.damage(folder) if folder.is_dir() else f"{folder}: no such checkpoint"
 
 
 def latest_good(run: str | Path) -> Path | None:

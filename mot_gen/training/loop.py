@@ -12,7 +12,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +81,7 @@ def train(
             restore(run)
         recipe.save(folder / "recipe.yaml")
         with (
+            closing(run.loader),
             _stop_signals() as stop,
             Progress(recipe.training.steps, list(run.tokenizers), run.step) as bar,
         ):

@@ -10,8 +10,8 @@ from mot_gen.training.records import Pair
 
 @dataclass(frozen=True)
 class Task:
-    """classes: their names. captions_of(k): all phrasings of class k. class_of(caption): its inverse, or None, so that
-    a written caption is right only word for word. what: what the pictures are, for people."""
+    """classes: their names. captions_of(k): captions that ask for class k. class_of(caption): the class that a caption
+    names, or None. what: what the pictures are, for people."""
 
     classes: Sequence[str]
     captions_of: Callable[[int], Sequence[str]]
