@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
+from contextlib import contextmanager
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -39,6 +40,18 @@ def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:
         raise InputError(f"{name}: no {cls.config_name} of a model found in this folder or hub name") from error
 
 
+@contextmanager
+def loading(name, kind: type):
+    """What diffusers raises for weights that are missing, broken or of other shapes, as one line that names them."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: does not fit a {kind.__name__} ({reason})") from error
+
+
 class ImageTokenizer(ModelMixin, ConfigMixin):
     """Images of one size <-> spans with a 2-D grid.
 
@@ -53,13 +66,8 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{pretrained_model_name_or_path}: does not fit a {cls.__name__} ({reason})") from error
+        with loading(pretrained_model_name_or_path, cls):
+            return super().from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
 
     def encode(self, raw) -> Span:
         """A PIL image, path, bytes or tensor (C, H, W), cropped to image_size -> a span of rows * columns tokens."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mot_gen.errors import InputError
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, pretrained_class, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer, loading, pretrained_class, size_pair
 from mot_gen.tokenizers.image_files import image_tensor
 
 
@@ -82,7 +82,9 @@ class LatentImageTokenizer(ImageTokenizer):
         if kind == cls.__name__:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         name = kwargs.pop("name", "image")
-        vae = _autoencoder_class(kind).from_pretrained(pretrained_model_name_or_path, **kwargs)
+        autoencoder = _autoencoder_class(kind)
+        with loading(pretrained_model_name_or_path, autoencoder):
+            vae = autoencoder.from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
         return cls.from_autoencoder(vae, image_size, patch_size, name=name)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mot_gen.errors import InputError
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, pretrained_class, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer, loading, pretrained_class, size_pair
 from mot_gen.tokenizers.quantizers import FiniteScalar, NearestEntry
 
 
@@ -70,7 +70,9 @@ class VQImageTokenizer(ImageTokenizer):
         if kind != VQModel.__name__:
             raise InputError(f"{pretrained_model_name_or_path}: holds a {kind}; a VQModel is needed")
         name = kwargs.pop("name", "image")
-        return cls.from_vq_model(VQModel.from_pretrained(pretrained_model_name_or_path, **kwargs), image_size, name)
+        with loading(pretrained_model_name_or_path, VQModel):
+            vq = VQModel.from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
+        return cls.from_vq_model(vq, image_size, name)
 
     @property
     def color_channels(self) -> int:

@@ -201,10 +201,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
 def encode_command(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.tokenizer)
-    rows, skipped = [], []
+    rows, skipped, fingerprint = [], [], tokenizer.fingerprint
     for name, raw in _raws(tokenizer, args.inputs):
         try:
-            rows.append({"id": name} | _to_json(tokenizer.encode(raw), tokenizer.fingerprint))
+            rows.append({"id": name} | _to_json(tokenizer.encode(raw), fingerprint))
         except InputError as error:
             skipped.append(str(error) if name in str(error) else f"{name}: {error}")
             if len(skipped) > args.max_skipped:

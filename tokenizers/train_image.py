@@ -29,6 +29,8 @@ from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry, straight_through
 
+MAX_SKIPPED = 20  # steps in a row without a finite gradient
+
 
 @dataclass(frozen=True)
 class ImageTraining:
@@ -217,7 +219,7 @@ class ImageTrainer:
             torch.manual_seed(options.seed)
             self.critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
         self.critic_optimizer = self._adamw(self.critic.parameters()) if options.adversarial else None
-        self.step = 0
+        self.step = self.skipped = 0
 
     def _adamw(self, parameters):
         return torch.optim.AdamW(
@@ -274,13 +276,16 @@ class ImageTrainer:
             losses["perceptual"] = options.perceptual * self.perceptual(images.clamp(-1, 1), pixels)
         if self.critic is not None and self.step >= options.adversarial_start:
             losses["adversarial"] = self._adversarial(losses["reconstruction"], images)
-        self._descend(self.optimizer, sum(losses.values()))
+        finite = self._descend(self.optimizer, sum(losses.values()))
         if "adversarial" in losses:
             losses["critic"] = hinge_loss(self.critic(pixels), self.critic(images.detach()))
             self._descend(self.critic_optimizer, losses["critic"])
-        if self.codebook is not None:
+        if self.codebook is not None and finite:
             self.codebook.update(made.vectors, made.ids)
         self.average.update_parameters(self.tokenizer)
+        self.skipped = 0 if finite else self.skipped + 1
+        if self.skipped > MAX_SKIPPED:
+            raise InputError(f"lr {options.lr}: {self.skipped} steps in a row had no finite gradient; give a lower one")
         return losses
 
     def _adversarial(self, reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -288,13 +293,21 @@ class ImageTrainer:
         network = self.tokenizer.vq if self.run_pass is vq_pass else self.tokenizer.vae
         return self.options.adversarial * adaptive_weight(reconstruction, loss, network.decoder.conv_out.weight) * loss
 
-    def _descend(self, optimizer, loss: Tensor) -> None:
+    def _descend(self, optimizer, loss: Tensor) -> bool:
+        """One step of an optimizer, unless a gradient is not finite: one bad batch must not spread to every weight."""
         optimizer.zero_grad()
         loss.backward()
         parameters = optimizer.param_groups[0]["params"]
-        norm = nn.utils.clip_grad_norm_(parameters, self.options.clip)
-        if norm.isfinite():  # one bad batch must not spread to every weight
+        finite = bool(nn.utils.clip_grad_norm_(parameters, self.options.clip).isfinite())
+        if finite:
             optimizer.step()
+        return finite
+
+    def _run(self) -> str:
+        """What has to be the same for a checkpoint to be gone on with."""
+        config = {key: value for key, value in self.tokenizer.config.items() if not key.startswith("_")}
+        digest = hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
+        return json.dumps(asdict(self.options) | {"network": config, "images": digest}, sort_keys=True)
 
     def _parts(self) -> dict:
         parts = {"tokenizer": self.tokenizer, "average": self.average, "optimizer": self.optimizer}
@@ -304,7 +317,7 @@ class ImageTrainer:
     def _save(self) -> None:
         """Written aside and renamed, so that a kill at any moment leaves a whole checkpoint."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        state |= {"step": self.step, "options": json.dumps(asdict(self.options)), "random": torch.get_rng_state()}
+        state |= {"step": self.step, "run": self._run(), "random": torch.get_rng_state()}
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(state, self.folder / "training.pt.partial")
         os.replace(self.folder / "training.pt.partial", self.folder / "training.pt")
@@ -314,9 +327,15 @@ class ImageTrainer:
         torch.manual_seed(self.options.seed)
         if not file or not file.is_file():
             return
-        state = torch.load(file, weights_only=True)
-        if state["options"] != json.dumps(asdict(self.options)):
-            raise InputError(f"{file}: was trained with other options, {state['options']}; give them or another folder")
+        try:
+            state = torch.load(file, weights_only=True)
+            saved = json.loads(state["run"])
+        except Exception as error:  # a broken archive fails in as many ways as it can be broken
+            raise InputError(f"{file}: not a checkpoint that can be read; remove it to begin again") from error
+        now = json.loads(self._run())
+        for key in now:
+            if saved.get(key) != now[key]:
+                raise InputError(f"{file}: has {key} {saved.get(key)}, not {now[key]}; give that, or another folder")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.step = state["step"]

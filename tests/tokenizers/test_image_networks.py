@@ -139,6 +139,20 @@ def test_a_codebook_that_does_not_fit_the_checkpoint_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("make", [lambda: VQImageTokenizer.from_vq_model(vq_model()), vq_model, kl])
+def test_a_truncated_or_missing_weights_file_is_named(make, tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path)
+    weights = next(tmp_path.glob("*.safetensors"))
+    kind = LatentImageTokenizer if "Autoencoder" in type(model).__name__ else VQImageTokenizer
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for _ in range(2):
+        with pytest.raises(InputError, match="does not fit a") as error:
+            kind.from_pretrained(tmp_path)
+        assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+        weights.unlink(missing_ok=True)
+
+
 def test_a_vq_size_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="multiple of 2"):
         VQImageTokenizer.from_vq_model(vq_model(), 15)

@@ -84,8 +84,14 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(kind, tmp_path):
     ImageTrainer(resumed, squares(), options, tmp_path / "killed").run(rows.append)
     assert [row["step"] for row in rows] == [20, 30]
     assert resumed.fingerprint == whole.fingerprint
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match=r"has adversarial 0\.5, not 0\.0"):
         ImageTrainer(make(kind), squares(), FAST, tmp_path / "killed").run()
+    with pytest.raises(InputError, match="has images"):
+        ImageTrainer(make(kind), squares(8), options, tmp_path / "killed").run()
+    file = tmp_path / "killed" / "training.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a checkpoint that can be read"):
+        ImageTrainer(make(kind), squares(), options, tmp_path / "killed").run()
 
 
 def test_every_image_comes_once_an_epoch_and_the_order_is_the_seeds():
@@ -158,6 +164,15 @@ def test_the_measures_against_closed_forms():
     use = codebook_use(torch.tensor([[0, 1], [2, 3]]), 8)
     assert use["codebook_use"] == 0.5 and use["codebook_perplexity"] == pytest.approx(4)
     assert codebook_use(torch.zeros(9, dtype=torch.int64), 8)["codebook_perplexity"] == pytest.approx(1)
+
+
+def test_a_batch_without_a_finite_gradient_changes_nothing_and_many_stop_it():
+    trainer = ImageTrainer(make("vq"), squares(), FAST, perceptual=lambda images, targets: images.sum() * math.nan)
+    trainer.options = dataclasses.replace(FAST, steps=100, perceptual=1.0)
+    before = trainer.tokenizer.fingerprint
+    with pytest.raises(InputError, match="no finite gradient"):
+        trainer.run()
+    assert trainer.tokenizer.fingerprint == before and trainer.step == train_image.MAX_SKIPPED
 
 
 def test_options_are_checked():
