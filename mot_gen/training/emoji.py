@@ -56,7 +56,7 @@ def _cache_folder() -> Path:
 
 
 def _render(svgs: Path, size: int, svg_to_bytes, cache: Path) -> None:
-    files = sorted(svgs.rglob("*.svg"))
+    files = sorted(svgs.rglob("*.svg"), key=lambda file: file.stem)
     look = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
     drawn = (svg_to_bytes(svg_path=str(f), **look) for f in files)
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in drawn])
