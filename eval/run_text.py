@@ -30,6 +30,7 @@ from mot_gen.eval.edits import (
 from mot_gen.eval.frechet import FrechetDistance
 from mot_gen.eval.geneval import GenEval
 from mot_gen.eval.mel_cepstral import MelCepstralDistortion
+from mot_gen.eval.meteor import METEOR
 from mot_gen.eval.mt import BLEU, TER, ChrF
 from mot_gen.eval.ocr import OcrAccuracy
 from mot_gen.eval.report import html_page, print_table, text_rows, to_json, write_json
@@ -50,6 +51,7 @@ TEXT: dict[str, Callable[[argparse.Namespace], Accumulator]] = {
     "rouge": lambda args: ROUGE(tokenize=args.rouge_tokenize, confidence=args.confidence),
     "cider-d": lambda args: CIDEr(tokenize="caption"),
     "cider": lambda args: CIDEr(variant="cider", tokenize="caption"),
+    "meteor": lambda args: METEOR(confidence=args.confidence),
     "exact_match": lambda args: ExactMatch(confidence=args.confidence),
     "token_f1": lambda args: TokenF1(confidence=args.confidence),
     "distinct_1": lambda args: DistinctN(1),

@@ -48,6 +48,7 @@ _HOME = {
     "TER": "eval.mt",
     "ROUGE": "eval.rouge",
     "CIDEr": "eval.cider",
+    "METEOR": "eval.meteor",
     "ExactMatch": "eval.answers",
     "TokenF1": "eval.answers",
     "DistinctN": "eval.diversity",

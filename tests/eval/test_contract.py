@@ -23,6 +23,7 @@ import mot_gen.eval
 from mot_gen.errors import InputError
 from mot_gen.eval import image_pairs
 from mot_gen.eval.accumulator import Accumulator
+from mot_gen.eval.meteor import METEOR
 
 WORDS = [
     *["a", "the", "cat", "dog", "sat", "ran", "over", "mat", "hill", "naïve", "Ünïcode", "7", ",", ".", "!"],
@@ -91,6 +92,8 @@ def detection_records(generator, n):
 
 
 def build(cls):
+    if cls is METEOR:
+        return cls(synonyms=False)  # WordNet is in no package
     return random_lpips().clone() if cls is image_pairs.LPIPS else cls()
 
 

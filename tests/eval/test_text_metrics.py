@@ -14,6 +14,7 @@ from mot_gen.eval.answers import ExactMatch, TokenF1
 from mot_gen.eval.cider import CIDEr
 from mot_gen.eval.diversity import DistinctN, SelfBLEU
 from mot_gen.eval.likelihood import BitsPerByte, Perplexity
+from mot_gen.eval.meteor import METEOR
 from mot_gen.eval.mt import BLEU, TER, ChrF
 from mot_gen.eval.rouge import ROUGE, lcs_length
 
@@ -128,6 +129,25 @@ def test_squad_scores():
     references = [["eiffel tower"], ["1889"], [""], ["red", "green"]]
     assert fed(ExactMatch(), predictions, references).value == 0.5
     assert fed(TokenF1(), predictions, references).value == pytest.approx((1 + 2 / 4 + 1 + 0) / 4)
+
+
+def test_meteor_closed_forms():
+    # All words match in one chunk: F is 1 and the penalty 0.5 / n^3.
+    same = fed(METEOR(synonyms=False), ["a dog runs fast"], [["a cat", "a dog runs fast"]])
+    assert same.value == pytest.approx(1 - 0.5 / 4**3)
+    # By stems "runs" is "running": P = R = 1 in one chunk; reversed words fall into two.
+    assert fed(METEOR(synonyms=False), ["dog runs"], [["dog running"]]).value == pytest.approx(1 - 0.5 / 8)
+    assert fed(METEOR(synonyms=False), ["runs dog"], [["dog runs"]]).value == pytest.approx(0.5)
+    assert fed(METEOR(synonyms=False), ["", "x"], [["a"], ["y"]]).value == 0
+    assert "modules:exact+stem|" in same.signature
+
+
+def test_meteor_without_wordnet_says_how_to_get_it(monkeypatch):
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    with pytest.raises(InputError, match="nltk.downloader wordnet"):
+        METEOR()
 
 
 def test_self_bleu_is_sentence_bleu_against_the_others():
