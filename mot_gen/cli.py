@@ -20,7 +20,7 @@ from mot_gen.errors import InputError, Interrupted
 # A core that waits busily for another takes it from whoever shares the machine; measured in docs/performance.md.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ADDED = ("mot_gen.eval.run",)  # modules with a `register(commands)` that adds theirs
+ADDED = ("mot_gen.tokenizers.run", "mot_gen.eval.run")  # modules with a `register(commands)` that adds theirs
 
 
 class _Parser(argparse.ArgumentParser):
