@@ -35,8 +35,7 @@ class Accumulator(Metric):
     """A torchmetrics.Metric whose `compute()` returns a `MetricResult` and whose states merge as stated.
 
     `takes` says what `update` is given, so that one contract test can feed every metric: "features" (features, real),
-    "images" (images, real), "image pairs", "texts" (predictions, references), "predictions" (predictions alone),
-    "units" (two lists of id sequences), "token losses" and so on.
+    "texts" (predictions, references), "image pairs" (images, originals), and so on.
     """
 
     full_state_update = False

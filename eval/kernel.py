@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.eval.feature_sets import FeatureSetMetric, square_distances, subset
-from mot_gen.eval.result import MetricResult
+from mot_gen.eval.result import MetricResult, checked_confidence
 
 KERNELS = ("polynomial", "gaussian")
 SIGMA, SCALE = 10.0, 1000.0
@@ -67,21 +67,21 @@ class KernelDistance(FeatureSetMetric):
     """Kernel distance between real and fake images or features; KID with the Inception of 2015, CMMD with CLIP.
 
     kernel: "polynomial" or "gaussian". subset_size, subsets: where a side has more than subset_size samples, the mean
-    over that many random subsets, as published (1000, 100); None takes all pairs at once. Sets of at most subset_size
-    are always taken whole. confidence: e.g. 0.95 for an interval, from the spread over the subsets.
+    over that many random subsets, as published (1000, 100); None takes all pairs at once, as CMMD always does. Sets of
+    at most subset_size are taken whole. confidence: e.g. 0.95 for an interval, from the spread over the subsets.
     """
 
     higher_is_better = False
 
     def __init__(
-        self, feature_extractor=None, *, kernel="polynomial", subset_size=None, subsets=100, confidence=None, **kwargs
+        self, feature_extractor=None, *, kernel="polynomial", subset_size=1000, subsets=100, confidence=None, **kwargs
     ):
         super().__init__(feature_extractor, **kwargs)
         if kernel not in KERNELS:
             raise InputError(f"kernel {kernel!r} is not known" + nearest(kernel, KERNELS))
-        default = 1000 if kernel == "polynomial" else None
-        self.kernel, self.subset_size, self.subsets = kernel, subset_size or default, subsets
-        self.confidence = confidence
+        self.kernel, self.subsets = kernel, subsets
+        self.subset_size = subset_size if kernel == "polynomial" else None
+        self.confidence = checked_confidence(confidence)
 
     def compute(self) -> MetricResult:
         real, fake = self.sides(least=2)

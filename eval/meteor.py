@@ -1,7 +1,7 @@
 """METEOR (Banerjee and Lavie 2005): METEOR, over nltk's alignment by exact words, then stems, then WordNet synonyms.
 
-WordNet is data that nltk keeps apart. Without it METEOR is an error that says how to get it, or, with synonyms=False, the
-score by exact words and stems alone, which says so in its signature and is not comparable with the full one.
+WordNet is data that nltk keeps apart. Without it METEOR is an error that says how to get it, or, with synonyms=False,
+the score by exact words and stems alone, which says so in its signature and is not comparable with the full one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MetricResult: a number that carries all that is needed to get it again. `plain` makes any of its values JSON."""
+"""MetricResult: a number that carries all that is needed to get it again; plain, versions, checked_confidence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import mot_gen
+from mot_gen.errors import InputError
 
 
 @dataclass
@@ -52,6 +53,13 @@ class MetricResult:
     def __str__(self) -> str:
         low_high = "" if self.interval is None else " [{:.6g}, {:.6g}]".format(*self.interval)
         return f"{self.name} {self.value:.6g}{low_high}  {self.signature}"
+
+
+def checked_confidence(confidence: float | None) -> float | None:
+    """None, or a share strictly between 0 and 1."""
+    if confidence is not None and not 0 < confidence < 1:
+        raise InputError(f"confidence {confidence} is not between 0 and 1; give a share such as 0.95")
+    return confidence
 
 
 def versions(*packages: str) -> str:

@@ -6,6 +6,7 @@ resamples are all the same thing, and a corpus score is never a mean of batch sc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,20 +14,35 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.result import MetricResult
+from mot_gen.eval.result import MetricResult, checked_confidence
 
 RESAMPLES = 1000
 
 
-def bootstrap(rows: Tensor, score: Callable[[Tensor], float], confidence: float, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of score(sum of rows) over resampled segments (Koehn 2004), 1000 draws; rows (N, k)."""
+def bootstrap(
+    rows: Tensor, score: Callable[[Tensor], float], confidence: float, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile interval of score(sum of rows) over resampled segments (Koehn 2004), 1000 draws; rows (N, k).
+
+    Draws without a finite score (only empty references, only identical images) are left out; None where all are.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = rows.cpu()
     draws = (torch.randint(len(rows), (len(rows),), generator=generator) for _ in range(RESAMPLES))
-    scores = torch.tensor([score(rows[draw].sum(0)) for draw in draws], dtype=torch.float64)
+    scores = torch.tensor([_score_or_nan(score, rows[draw].sum(0)) for draw in draws], dtype=torch.float64)
+    scores = scores[scores.isfinite()]
+    if not len(scores):
+        return None
     tail = (1 - confidence) / 2
-    low, high = torch.quantile(scores[scores.isfinite()], torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(scores, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _score_or_nan(score: Callable[[Tensor], float], total: Tensor) -> float:
+    try:
+        return score(total)
+    except InputError:
+        return math.nan
 
 
 class SegmentMetric(Accumulator):
@@ -40,7 +56,7 @@ class SegmentMetric(Accumulator):
 
     def __init__(self, *, confidence: float | None = None, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        self.confidence, self.seed = confidence, seed
+        self.confidence, self.seed = checked_confidence(confidence), seed
         self.add_rows("table")
 
     def update(self, *batch):

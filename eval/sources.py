@@ -157,8 +157,10 @@ def from_array(array: np.ndarray) -> Tensor:
 
 
 def _fingerprint(path: Path, names: list[str]) -> str:
-    files = [path / name for name in names] if path.is_dir() else [path]
-    facts = [(str(file.name), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    """Over names, sizes and times of change of every file that images come from."""
+    folder = path if path.is_dir() else path.parent if path.suffix == ".jsonl" else None
+    files = [path] if folder is None else [folder / name for name in names]
+    facts = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
     return hashlib.sha256(json.dumps([str(path.resolve()), names, facts]).encode()).hexdigest()
 
 

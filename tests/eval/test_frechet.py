@@ -10,6 +10,7 @@ import torch
 from mot_gen.errors import InputError
 from mot_gen.eval.frechet import (
     FrechetDistance,
+    _lower_congruence,
     frechet_compute,
     frechet_standard_error,
     frechet_update,
@@ -51,6 +52,12 @@ def test_diagonal_covariances():
     expected = (s - t).square().sum().item()
     found = frechet_compute(gaussian(torch.zeros(20), torch.diag(s**2)), gaussian(torch.zeros(20), torch.diag(t**2)))
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_blocked_congruence_is_the_lower_triangle_of_the_product():
+    factor, matrix = torch.linalg.cholesky(spd(600, 4)), spd(600, 5)
+    expected = factor.mT @ matrix @ factor
+    assert torch.allclose(torch.tril(_lower_congruence(factor, matrix)), torch.tril(expected), rtol=1e-12, atol=1e-12)
 
 
 def test_two_by_two_by_trace_and_determinant():

@@ -13,6 +13,7 @@ from mot_gen.errors import InputError
 from mot_gen.eval.answers import ExactMatch, TokenF1
 from mot_gen.eval.cider import CIDEr
 from mot_gen.eval.diversity import DistinctN, SelfBLEU
+from mot_gen.eval.edits import WordErrorRate
 from mot_gen.eval.likelihood import BitsPerByte, Perplexity
 from mot_gen.eval.meteor import METEOR
 from mot_gen.eval.mt import BLEU, TER, ChrF
@@ -146,7 +147,7 @@ def test_meteor_without_wordnet_says_how_to_get_it(monkeypatch):
     import nltk
 
     monkeypatch.setattr(nltk.data, "path", [])
-    with pytest.raises(InputError, match="nltk.downloader wordnet"):
+    with pytest.raises(InputError, match="downloader wordnet"):
         METEOR()
 
 
@@ -176,6 +177,15 @@ def test_bits_per_byte_counts_utf8():
     assert found.value == pytest.approx(2.0) and found.n["bytes"] == 6
     with pytest.raises(InputError, match="NaN"):
         BitsPerByte().update(torch.tensor([math.nan]), ["a"])
+
+
+def test_confidence_is_a_share_and_draws_without_a_score_are_left_out():
+    with pytest.raises(InputError, match="confidence 95"):
+        BLEU(confidence=95)
+    metric = WordErrorRate(confidence=0.9)
+    metric.update(["a", "b", "c d"], ["", "", "c"])
+    low, high = metric.compute().interval
+    assert 0 <= low <= high
 
 
 def test_bootstrap_interval_covers_the_mean_and_narrows():
