@@ -233,6 +233,8 @@ class _Row:
     """What one document has been given so far. inside: the modality being written."""
 
     inside: str
+    left: int  # text tokens that may still be written
+    room: int  # slots that may still be filled
     spans: list[Span] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     waiting: str | None = None  # for this continuous modality to be drawn
@@ -249,14 +251,25 @@ class Writer:
 
     may_open: modalities whose spans the model may begin; a document ends where it would begin another one. A discrete
     span of a modality in `drawing.grids` has exactly that many tokens, any other ends by its end token.
+    room: slots that each document may fill, `max_new_tokens` when not given; a stream whose rows may stand still while
+    others go on needs as many more as the longest span has.
     """
 
-    def __init__(self, stream: Stream, samples: int, sampling: TextSampling, drawing: Drawing, may_open: Sequence[str]):
+    def __init__(
+        self,
+        stream: Stream,
+        samples: int,
+        sampling: TextSampling,
+        drawing: Drawing,
+        may_open: Sequence[str],
+        room: int | None = None,
+    ):
         self.stream, self.samples, self.sampling, self.drawing = stream, samples, sampling, drawing
         self.model, self.vocabulary = stream.model, stream.model.vocabulary
         self.text = self.model.modality_names[0]
         self.may_open = set(may_open)
-        self.rows = [_Row(self.text) for _ in range(samples)]
+        left = sampling.max_new_tokens
+        self.rows = [_Row(self.text, left, room or left) for _ in range(samples)]
         self.masks = {m.name: self._allowed(m.name) for m in self.model.modalities if m.discrete}
 
     def _allowed(self, inside: str) -> Tensor:
@@ -271,37 +284,39 @@ class Writer:
         return allowed
 
     def run(self) -> list[list[Span]]:
-        """Write until every document has ended or `max_new_tokens` discrete tokens were written to each."""
-        for _ in range(self.sampling.max_new_tokens):
+        """Write until every document has ended, been given `max_new_tokens` discrete tokens, or filled its room."""
+        while not all(row.done for row in self.rows):
             if all(row.done or row.waiting for row in self.rows):
-                if all(row.done for row in self.rows):
-                    break
                 self._draw_waiting()
-            self._step()
-        if any(row.waiting for row in self.rows):
-            self._draw_waiting()
+            else:
+                self._step()
         for row in self.rows:
             row.end_span(self.vocabulary.offset.get(row.inside, 0))
         return [row.spans for row in self.rows]
 
     def _step(self) -> None:
-        moving = [not (row.done or row.waiting) for row in self.rows]
-        logits = self.model.head(self.stream.hidden[: self.samples])
-        allowed = torch.stack([self.masks[row.inside] for row in self.rows])
-        ids = choose(logits.masked_fill(~allowed, float("-inf")), self.sampling, self.drawing.generators).tolist()
-        for number, row in enumerate(self.rows):
-            if moving[number]:
-                self._take(row, ids[number])
-        # Also a row that has just ended is written to: its slot is its own, and it is never read again.
-        others = self.stream.rows - self.samples
-        alive = torch.tensor(moving + [False] * others, device=self.stream.device)
-        self.stream.append(torch.tensor(ids + [0] * others, device=self.stream.device), alive)
-        for row in self.rows:
-            self._force_end(row)
+        moving = [number for number, row in enumerate(self.rows) if not (row.done or row.waiting)]
+        logits = self.model.head(self.stream.hidden[moving])
+        allowed = torch.stack([self.masks[self.rows[number].inside] for number in moving])
+        # A row that stands still draws no random number, so that it does not depend on its batch.
+        generators = self.drawing.generators and [self.drawing.generators[number] for number in moving]
+        ids = choose(logits.masked_fill(~allowed, float("-inf")), self.sampling, generators).tolist()
+        # Also a row that ends now is written to: its slot is its own, and it is never read again.
+        self._append(dict(zip(moving, ids)))
+        for number, token in zip(moving, ids):
+            self._take(self.rows[number], token)
+        self._end_full_spans()
+
+    def _append(self, tokens: dict[int, int]) -> None:
+        """Write a token in each of the given rows."""
+        device = self.stream.device
+        ids = torch.tensor([tokens.get(row, 0) for row in range(self.stream.rows)], device=device)
+        self.stream.append(ids, torch.tensor([row in tokens for row in range(self.stream.rows)], device=device))
 
     def _take(self, row: _Row, token: int):
         opened = self.vocabulary.opened_by(token)
-        if token == self.vocabulary.document_end or (opened and opened not in self.may_open):
+        row.left, row.room = row.left - 1, row.room - 1
+        if token == self.vocabulary.document_end or (opened and not self._may_open(opened, row)):
             row.done = True
         elif opened:
             row.end_span(self.vocabulary.offset[row.inside])
@@ -312,19 +327,29 @@ class Writer:
             row.inside = self.text
         else:
             row.ids.append(token)
+        self._settle(row)
 
-    def _force_end(self, row: _Row):
-        """Close a discrete span of a given grid once it is full."""
-        grid = self.drawing.grids.get(row.inside)
-        if row.done or row.waiting or grid is None or len(row.ids) < grid[0] * grid[1]:
-            return
-        number, modality = self.rows.index(row), row.inside
-        row.end_span(self.vocabulary.offset[modality], grid)
-        row.inside = self.text
-        alive = torch.arange(self.stream.rows, device=self.stream.device) == number
-        self.stream.append(
-            torch.full((self.stream.rows,), self.vocabulary.end[modality], device=self.stream.device), alive
-        )
+    def _may_open(self, modality: str, row: _Row) -> bool:
+        """Whether the model may begin this modality, and the row has room for its span and end token."""
+        rows, columns = self.drawing.grids.get(modality, (0, 0))
+        return modality in self.may_open and row.room > rows * columns
+
+    def _settle(self, row: _Row) -> None:
+        """A document ends when its tokens or its room are used up, but not inside a span of a given size."""
+        row.done = row.done or (row.inside not in self.drawing.grids and min(row.left, row.room) <= 0)
+
+    def _end_full_spans(self) -> None:
+        """Close every discrete span of a given grid that is full."""
+        full = {}
+        for number, row in enumerate(self.rows):
+            grid = self.drawing.grids.get(row.inside)
+            if grid and not row.waiting and len(row.ids) == grid[0] * grid[1]:
+                full[number] = self.vocabulary.end[row.inside]
+                row.end_span(self.vocabulary.offset[row.inside], grid)
+                row.inside, row.room = self.text, row.room - 1
+                self._settle(row)
+        if full:
+            self._append(full)
 
     def _draw_waiting(self):
         """Draw one continuous modality in all rows that wait for it; the cache keeps it in the conditional rows."""
@@ -340,3 +365,5 @@ class Writer:
             if row.waiting == modality:
                 row.spans.append(Span(modality, values[number].float().cpu(), grid))
                 row.waiting, row.inside = None, self.text
+                row.room -= grid[0] * grid[1] + 1
+                self._settle(row)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mot_gen.errors import InputError
+from mot_gen.packing import document_length
 from mot_gen.pipelines.base import InterleavedOutput, MultimodalPipeline, row_generators
 from mot_gen.pipelines.engine import Stream, TextSampling, Writer
 from mot_gen.sequence import Span
@@ -55,8 +56,13 @@ class InterleavedPipeline(MultimodalPipeline):
         guided = len(drawing.guidance.branches) == 2 and bool(pictures)
         rows = prompts + [[]] * num_samples * guided
         opens = [None] * num_samples + pictures[:1] * num_samples * guided
-        stream = Stream(self.model, rows, self._room(max_new_tokens, drawing), opens)
-        written = Writer(stream, num_samples, sampling, drawing, may_open=pictures).run()
+        tokens = max((height * width for height, width in drawing.grids.values()), default=0)
+        context = self.model.config.context
+        room = (
+            context - document_length(prompts[0], self.model.modalities) if context else 4 * (max_new_tokens + tokens)
+        )
+        stream = Stream(self.model, rows, room + tokens, opens)
+        written = Writer(stream, num_samples, sampling, drawing, may_open=pictures, room=room).run()
         documents = [self._segments(spans, output_type) for spans in written]
         return InterleavedOutput(documents=documents) if return_dict else (documents,)
 
@@ -71,12 +77,6 @@ class InterleavedPipeline(MultimodalPipeline):
                 self._needs("image", "image_tokenizer")
                 spans.append(self.image_tokenizer.encode(segment))
         return spans
-
-    def _room(self, max_new_tokens: int, drawing) -> int:
-        """Slots for the text, and for as many pictures as the context holds."""
-        tokens = max((rows * columns for rows, columns in drawing.grids.values()), default=0)
-        context = self.model.config.context or 4 * (max_new_tokens + tokens)
-        return max(max_new_tokens + tokens + 2, context)
 
     def _segments(self, spans: Sequence[Span], output_type: str) -> list:
         return [

@@ -59,8 +59,9 @@ class TextToImagePipeline(MultimodalPipeline):
             on_step = self._step_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, bar)
             drawing = self._drawing(num_inference_steps, guidance_scale, generators, on_step)
             tokens = drawing.grids["image"][0] * drawing.grids["image"][1]
-            self._check_context(prompts, tokens)
             documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
+            self._check_context([*prompts, *documents["unconditional"]], tokens + 2)  # with its begin and end token
+            self._check_latents(latents, (len(prompts), tokens))
             rows = [document for branch in drawing.guidance.branches for document in documents[branch]]
             stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
             if self.model.modalities[self.model.index_of["image"]].discrete:
@@ -77,6 +78,11 @@ class TextToImagePipeline(MultimodalPipeline):
         own = size_pair(self.image_tokenizer.config.image_size)
         if (height or own[0], width or own[1]) != own:
             raise InputError(f"height, width: this model draws {own[0]} x {own[1]}, got {height} x {width}")
+
+    def _check_latents(self, latents: Tensor | None, images_and_tokens: tuple[int, int]) -> None:
+        shape = (*images_and_tokens, self.model.modalities[self.model.index_of["image"]].channels)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise InputError(f"latents must be of shape {shape}, got {tuple(latents.shape)}")
 
     def _negative(self, negative_prompt, prompts: list[list[Span]]) -> list[list[Span]]:
         if negative_prompt is None:
