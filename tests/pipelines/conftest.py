@@ -1,0 +1,31 @@
+"""Fixtures: pipelines over components that are built once."""
+
+from functools import cache
+
+import pytest
+import torch
+from tiny import generator
+from tiny_pipelines import build
+
+
+@pytest.fixture(scope="session")
+def components():
+    return cache(build)
+
+
+@pytest.fixture
+def pipeline(components):
+    """cls, kind, objective -> a quiet pipeline."""
+
+    def make(cls, kind="PatchImageTokenizer", objective="flow", **changed):
+        pipe = cls(**components(kind, objective) | changed)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make
+
+
+@pytest.fixture
+def noise():
+    """Two fixed pictures' worth of noise for the patches of a 4 x 6 image."""
+    return torch.randn(2, 6, 12, generator=generator(3))
