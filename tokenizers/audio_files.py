@@ -1,0 +1,124 @@
+"""Any recording into one channel of samples, and back: load_audio, resample, save_audio.
+
+A raw recording is a path or the bytes of a file that soundfile reads (WAV, FLAC, OGG, MP3), a pair (samples, rate in
+Hz), or samples alone where the rate is known. Samples are a tensor (T,) or (channels, T), floats in about [-1, 1] or
+integers of 16 or 32 bits.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+
+MAX_SECONDS = 3600
+SILENCE = 1e-4  # -80 dB: a recording that nowhere reaches this holds nothing to encode
+
+
+def load_audio(raw, sample_rate: int | None = None) -> tuple[Tensor, int]:
+    """A raw recording -> (float32 samples (T,), their rate in Hz): channels averaged, resampled to `sample_rate`.
+
+    Samples without a rate are taken to be at `sample_rate`. Raises InputError, naming the file, for what is missing,
+    unreadable, longer than MAX_SECONDS (seen from the header, before anything is decoded), empty or of one sample,
+    silent, or holds NaN or infinity.
+    """
+    where = _name(raw)
+    try:
+        samples, rate = _read(raw, sample_rate)
+        waveform = _mono(samples)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if sample_rate is None or sample_rate == rate:
+        return waveform, rate
+    return resample(waveform, rate, sample_rate), sample_rate
+
+
+def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
+    """(..., T) at `rate` Hz -> (..., ceil(T * new_rate / rate)), band-limited by a windowed sinc (torchaudio)."""
+    import torchaudio
+
+    return torchaudio.functional.resample(waveform, rate, new_rate)
+
+
+def save_audio(file: str | Path, waveform: Tensor, sample_rate: int) -> None:
+    """(T,) in [-1, 1] as a 16-bit file of the kind its suffix says; raises InputError where that cannot be written."""
+    import soundfile
+
+    try:
+        soundfile.write(str(file), waveform.detach().cpu().clamp(-1, 1).numpy(), sample_rate, subtype=_subtype(file))
+    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{file}: cannot be written as sound ({_one_line(error)}); .wav, .flac or .ogg can") from error
+
+
+def _subtype(file: str | Path) -> str | None:
+    return "PCM_16" if Path(file).suffix.lower() in (".wav", ".flac") else None
+
+
+def _name(raw) -> str:
+    if isinstance(raw, (str, Path)):
+        return str(raw)
+    return f"recording of {len(raw)} bytes" if isinstance(raw, (bytes, bytearray)) else "the recording"
+
+
+def _read(raw, sample_rate: int | None) -> tuple[Tensor, int]:
+    """Samples (channels, T) or (T,) of any type, and their rate."""
+    if isinstance(raw, (bytes, bytearray)):
+        return _decode(io.BytesIO(raw))
+    if isinstance(raw, (str, Path)):
+        if not Path(raw).is_file():
+            raise InputError("no such sound file")
+        return _decode(str(raw))
+    samples, rate = raw if isinstance(raw, (tuple, list)) and len(raw) == 2 else (raw, sample_rate)
+    if not isinstance(samples, Tensor):
+        raise InputError(f"cannot read sound from {type(samples).__name__}; give a path, bytes or (samples, rate)")
+    if not isinstance(rate, int) or rate < 1:
+        raise InputError(f"sample rate must be a whole number of Hz, got {rate}; give (samples, rate)")
+    return samples, rate
+
+
+def _decode(file) -> tuple[Tensor, int]:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(file) as sound:
+            if sound.frames > MAX_SECONDS * sound.samplerate:
+                seconds = sound.frames / sound.samplerate
+                raise InputError(f"refused before decoding: {seconds:.0f} s is longer than {MAX_SECONDS}; cut it")
+            return torch.from_numpy(sound.read(dtype="float32", always_2d=True).T), sound.samplerate
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"not sound that can be read ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _mono(samples: Tensor) -> Tensor:
+    """(T,) or (channels, T) -> float32 (T,), held to what an encoder can use."""
+    if samples.ndim not in (1, 2):
+        raise InputError(f"samples must be (T,) or (channels, T), got {tuple(samples.shape)}")
+    if samples.ndim == 2 and samples.shape[0] > samples.shape[1] > 0:
+        raise InputError(f"samples {tuple(samples.shape)} have more channels than samples; give (channels, T)")
+    waveform = _floats(samples)
+    waveform = waveform.mean(0) if waveform.ndim == 2 else waveform
+    if len(waveform) < 2:
+        raise InputError(f"holds {len(waveform)} samples; at least 2 are needed")
+    if not waveform.isfinite().all():
+        raise InputError("holds NaN or infinity; remove those samples")
+    if waveform.abs().max() < SILENCE:
+        raise InputError(f"is silent: no sample reaches {SILENCE:g} of full scale")
+    return waveform
+
+
+def _floats(samples: Tensor) -> Tensor:
+    if samples.is_floating_point():
+        return samples.float()
+    if samples.dtype not in (torch.int16, torch.int32):
+        raise InputError(f"samples of {samples.dtype} have no known scale; give floats, or int16 or int32")
+    return (samples.double() / -torch.iinfo(samples.dtype).min).float()
