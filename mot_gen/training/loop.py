@@ -56,8 +56,8 @@ class Run:
 class Hooks:
     """What the loop is handed from above, since it knows no pipeline and no metric; each is called with the run.
 
-    sample: every `training.sample_every` steps. evaluate: every `evaluation.every` steps, its result goes to
-    metrics.jsonl. export: at the end, writes `model/`.
+    sample: every `training.sample_every` steps. evaluate: every `evaluation.every` steps; its result goes to
+    metrics.jsonl, beside the held-out losses. export: at the end, writes `model/`.
     """
 
     sample: Callable[[Run], None] = lambda run: None
@@ -65,9 +65,7 @@ class Hooks:
     export: Callable[[Run], None] = lambda run: None
 
 
-def train(
-    recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks | None = None, quiet: bool = False
-) -> Run:
+def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks | None = None) -> Run:
     """Train a recipe into a folder, which one process at a time may write.
 
     Raises InputError where the folder has a run already (unless resume) or a checkpoint that does not fit, and
@@ -136,8 +134,9 @@ def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
             bar.update(run.step, **entry["losses"])
             last = run.step == training.steps
             if evaluation.every and (run.step % evaluation.every == 0 or last):
-                entry["evaluation"] = hooks.evaluate(run)
-            if run.step % training.log_every == 0 or last or "evaluation" in entry:
+                entry["held_out"] = held_out_losses(run)
+                entry |= {"evaluation": found} if (found := hooks.evaluate(run)) else {}
+            if run.step % training.log_every == 0 or last or "held_out" in entry:
                 log.write(json.dumps(entry) + "\n")
                 log.flush()
             if training.sample_every and (run.step % training.sample_every == 0 or last):
@@ -201,6 +200,25 @@ def _sum_by_name(masks: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
         for name, mask in each.items():
             total[name] = total.get(name, 0) + mask.sum()
     return total
+
+
+@torch.no_grad()
+def held_out_losses(run: Run) -> dict[str, float]:
+    """Mean loss by modality of the averaged model over one pass of the held-out samples, with the same times and noise
+    every time it is asked."""
+    model, training = run.averaged.eval(), run.recipe.training
+    device, rows = model.embedding.weight.device, Loader(run.splits.held_out, run.tokenizers, run.recipe.data, training)
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    for number, each in enumerate(rows.one_pass()):
+        batch = pack_rows(each, model.modalities, training.row_length).to(device)
+        batch, targets = model.corrupt(batch, torch.Generator(device).manual_seed(number))
+        losses, masks = model.losses(batch, model(batch), targets), model.loss_masks(batch)
+        for name, mask in masks.items():
+            sums[name] = sums.get(name, 0) + (losses[name] * mask).sum()
+            counts[name] = counts.get(name, 0) + mask.sum()
+    run.averaged.train(run.averaged is run.model)
+    return {name: (sums[name] / counts[name]).item() for name in sums if counts[name] > 0}
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -54,16 +54,16 @@ class Optimizer:
         """(tensor for AdamW, factor on its rate): the parameter, or views of its towers where they differ."""
         towers = model.backbone.towers
         factors = [0.0 if tower in backbone.frozen else backbone.lr_factors.get(tower, 1.0) for tower in towers]
-        if name.removeprefix("backbone.") not in model.backbone.untied_parameters() or not name.startswith("backbone."):
-            owner = _owner(name, model)
-            yield parameter, 1.0 if owner is None else factors[owner]
-        elif len(set(factors)) == 1:
+        if len(set(factors)) == 1:
             yield parameter, factors[0]
-        else:
+        elif name in {f"backbone.{untied}" for untied in model.backbone.untied_parameters()}:
             for tower, factor in enumerate(factors):
                 view = parameter.data[tower].requires_grad_()
                 self.views.append((parameter, tower, view))
                 yield view, factor
+        else:
+            owner = _owner(name, model)
+            yield parameter, 1.0 if owner is None else factors[owner]
 
     def step(self, step: int) -> tuple[float, float]:
         """Use the gradients, and clear them. Returns the learning rate and the gradient norm before clipping."""
