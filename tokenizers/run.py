@@ -136,8 +136,8 @@ def _options(pairs: list[str]):
         if key not in fields:
             raise InputError(f"{pair}: no such option" + nearest(key, fields))
         try:
-            values[key] = {"true": True, "false": False}[value] if fields[key] is bool else fields[key](value)
-        except (ValueError, KeyError) as error:
+            values[key] = fields[key](value)
+        except ValueError as error:
             raise InputError(f"{pair}: {key} takes a {fields[key].__name__}") from error
     return ImageTraining(**values)
 

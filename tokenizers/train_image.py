@@ -36,6 +36,8 @@ MAX_SKIPPED = 20  # steps in a row without a finite gradient
 class ImageTraining:
     """steps of batch_size images; the learning rate rises over warmup_steps and falls to zero as a cosine.
 
+    augment: "flip" mirrors half of the images; "strong" also turns them and permutes their channels, for continuous
+    latents of few images: a network that only has to copy learns from any picture, while a codebook is small.
     commitment, kl, perceptual, adversarial: weights beside a reconstruction of weight 1; the last joins after
     adversarial_start steps. average_decay: of the running average of the weights, which is what is kept.
     """
@@ -53,7 +55,7 @@ class ImageTraining:
     adversarial_start: int = 2000
     codebook_decay: float = 0.99
     average_decay: float = 0.998
-    flip: bool = True
+    augment: str = "flip"
     precision: str = "bf16"
     seed: int = 0
     checkpoint_every: int = 500
@@ -63,8 +65,9 @@ class ImageTraining:
         for field in ("steps", "batch_size", "lr", "checkpoint_every", "log_every"):
             if not getattr(self, field) > 0:
                 raise InputError(f"{field} must be positive, got {getattr(self, field)}")
-        if self.precision not in ("bf16", "fp32"):
-            raise InputError(f"precision must be bf16 or fp32, got {self.precision!r}")
+        for field, allowed in (("precision", ("bf16", "fp32")), ("augment", ("none", "flip", "strong"))):
+            if getattr(self, field) not in allowed:
+                raise InputError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
 
     def lr_at(self, step: int) -> float:
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
@@ -193,6 +196,25 @@ def lpips(net: str = "alex") -> nn.Module:
         raise InputError(f"perceptual: LPIPS needs torchvision's weights of {net}, cached or online") from error
 
 
+def augmented(pixels: Tensor, augment: str, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W), each image mirrored at random ("flip"), also transposed (if square), turned upside down and its
+    channels permuted ("strong"): the 8 symmetries of the square times the C! orders of the channels."""
+
+    def half(changed: Tensor) -> Tensor:
+        chosen = torch.rand(len(pixels), generator=generator) < 0.5
+        return torch.where(chosen[:, None, None, None], changed, pixels)
+
+    if augment == "none":
+        return pixels
+    pixels = half(pixels.flip(-1))
+    if augment == "strong":
+        pixels = half(pixels.flip(-2))
+        pixels = half(pixels.mT) if pixels.shape[-1] == pixels.shape[-2] else pixels
+        orders = torch.rand(pixels.shape[:2], generator=generator).argsort(1)
+        pixels = pixels.gather(1, orders[:, :, None, None].expand_as(pixels))
+    return pixels
+
+
 class ImageTrainer:
     """Trains a tokenizer on images (N, C, H, W) uint8, keeping a checkpoint in `folder` from which it resumes.
 
@@ -250,10 +272,7 @@ class ImageTrainer:
         places = range(step * size, (step + 1) * size)
         orders = {epoch: self._shuffled(epoch) for epoch in {place // n for place in places}}
         pixels = self.images[[orders[place // n][place % n] for place in places]].float() / 127.5 - 1
-        if self.options.flip:
-            flipped = torch.rand(size, generator=self._generator(1, step)) < 0.5
-            pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
-        return pixels.to(self.tokenizer.device)
+        return augmented(pixels, self.options.augment, self._generator(1, step)).to(self.tokenizer.device)
 
     def _shuffled(self, epoch: int) -> list[int]:
         return torch.randperm(len(self.images), generator=self._generator(0, epoch)).tolist()

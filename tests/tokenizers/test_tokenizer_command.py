@@ -115,7 +115,7 @@ def test_bad_input_is_one_line(pictures, tmp_path, capsys):
         "no pictures": ["train", "vq", "--data", tmp_path / "empty", "--out", out],
         "did you mean 'steps'": ["train", "vq", "--data", pictures, "--out", out, "--set", "step=3"],
         "takes a float": ["train", "vq", "--data", pictures, "--out", out, "--set", "lr=fast"],
-        "takes a bool": ["train", "vq", "--data", pictures, "--out", out, "--set", "flip=7"],
+        "augment must be one of": ["train", "vq", "--data", pictures, "--out", out, "--set", "augment=flop"],
         "at least 256": ["train", "text", "--data", rows, "--out", out, "--vocab-size", 10],
         "not UTF-8": ["train", "text", "--data", pictures / "broken.jpg", "--out", out],
         "must be a multiple of 4": ["train", "vq", "--data", pictures, "--out", out, "--image-size", 18],

@@ -95,15 +95,25 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(kind, tmp_path):
 
 
 def test_every_image_comes_once_an_epoch_and_the_order_is_the_seeds():
-    trainer = ImageTrainer(make("vq"), squares(24), dataclasses.replace(FAST, flip=False))
+    trainer = ImageTrainer(make("vq"), squares(24), dataclasses.replace(FAST, augment="none"))
     epochs = [torch.cat([trainer.batch(3 * e + i) for i in range(3)]) for e in range(2)]
     original = squares(24).float() / 127.5 - 1
     for epoch in epochs:
         assert torch.equal(epoch.flatten(1).sum(1).sort().values, original.flatten(1).sum(1).sort().values)
     assert not torch.equal(*epochs)
     assert torch.equal(trainer.batch(4), trainer.batch(4))
-    other = ImageTrainer(make("vq"), squares(24), dataclasses.replace(FAST, flip=False, seed=1))
+    other = ImageTrainer(make("vq"), squares(24), dataclasses.replace(FAST, augment="none", seed=1))
     assert not torch.equal(other.batch(0), trainer.batch(0))
+
+
+def test_augmentation_only_moves_pixels_and_reaches_every_symmetry():
+    image = torch.arange(27.0).view(1, 3, 3, 3)
+    for augment, count in (("none", 1), ("flip", 2), ("strong", 8 * 6)):
+        made = train_image.augmented(image.expand(2000, -1, -1, -1), augment, torch.Generator().manual_seed(0))
+        assert len(made.flatten(1).unique(dim=0)) == count
+        assert torch.equal(made.flatten(1).sort(1).values, image.flatten(1).expand(2000, -1))
+    wide = torch.rand(4, 1, 2, 6)
+    assert train_image.augmented(wide, "strong", torch.Generator().manual_seed(0)).shape == wide.shape
 
 
 def test_perceptual_and_adversarial_terms_join_when_they_are_asked_for(monkeypatch):
@@ -176,7 +186,7 @@ def test_a_batch_without_a_finite_gradient_changes_nothing_and_many_stop_it():
 
 
 def test_options_are_checked():
-    for wrong in ({"steps": 0}, {"lr": -1.0}, {"batch_size": 0}, {"precision": "fp8"}):
+    for wrong in ({"steps": 0}, {"lr": -1.0}, {"batch_size": 0}, {"precision": "fp8"}, {"augment": "flop"}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             ImageTraining(**wrong)
     rates = [FAST.lr_at(step) for step in range(FAST.steps)]
