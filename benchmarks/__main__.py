@@ -1,0 +1,25 @@
+"""`python -m benchmarks [NAME ...]`: every benchmark, or those named; one JSON object a line."""
+
+import importlib
+import json
+import os
+import sys
+
+NAMES = ("training_step", "generation")
+
+
+def main() -> None:
+    # Before torch is imported: waiting threads would take the time of those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(1)
+    for name in sys.argv[1:] or NAMES:
+        if name not in NAMES:
+            sys.exit(f"benchmarks: {name!r} is not one of {', '.join(NAMES)}")
+        for result in importlib.import_module(f"benchmarks.{name}").run():
+            print(json.dumps({"benchmark": name, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
