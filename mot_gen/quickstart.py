@@ -80,13 +80,28 @@ def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, s
             f"<p>One class a column: {', '.join(task.classes)}.</p>" + report.sheet(shown, classes, "generated"),
         ),
         ("Real ones, never trained on", report.sheet([load_image(p.image, color) for p in real], classes, "real")),
-        ("Captions it wrote for pictures it never saw", report.captioned(captions)),
+        ("Captions it wrote for pictures it never saw", f"<p>{_how_many(judged)}</p>" + report.captioned(captions)),
+        ("The same noise, as training went on", _progress(run)),
         ("Figures", report.table(_rows(found))),
         ("Losses", report.curves(losses)),
     ]
     made = f"{run.step} steps in {run.seconds:.0f} s; everything on this page was made by this run"
     text = report.page(f"mot_gen quickstart: {task.what}", made, sections)
     (run.folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _how_many(judged: list[tuple[Pair, str, bool]]) -> str:
+    wrong = sum(not right for *_, right in judged)
+    return f"{wrong} of {len(judged)} are wrong; the first of those stand last, in red, and the others are a sample."
+
+
+def _progress(run: Run) -> str:
+    """The recipe's prompts at every `training.sample_every` steps."""
+    sheets = sorted((run.folder / "samples").glob("step-*.png"))
+    return "".join(
+        f"<p>step {int(path.stem.removeprefix('step-'))}</p>{report.picture(load_image(path, 'RGB'), path.stem)}"
+        for path in sheets
+    )
 
 
 def _mixed(judged: list[tuple[Pair, str, bool]], count: int = 24) -> list[tuple[Pair, str, bool]]:

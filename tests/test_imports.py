@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mot_gen"
 # From the ground up; a group may import itself and what lies below it, never a neighbour on its own floor.
 FLOORS = [
     {"errors"},
-    {"sequence"},
+    {"sequence", "manifest"},
     {"patches"},
     {"routing", "attention", "packing", "objectives", "tokenizers"},
     {"backbone"},
