@@ -36,8 +36,7 @@ MAX_SKIPPED = 20  # steps in a row without a finite gradient
 class ImageTraining:
     """steps of batch_size images; the learning rate rises over warmup_steps and falls to zero as a cosine.
 
-    augment: "flip" mirrors half of the images; "strong" also turns them and permutes their channels, for continuous
-    latents of few images: a network that only has to copy learns from any picture, while a codebook is small.
+    augment: "none"; "flip" mirrors half of the images; "strong" also turns them and permutes their channels.
     commitment, kl, perceptual, adversarial: weights beside a reconstruction of weight 1; the last joins after
     adversarial_start steps. average_decay: of the running average of the weights, which is what is kept.
     """
