@@ -258,12 +258,8 @@ class _GatedSiLU(torch.autograd.Function):
     def backward(ctx, grad):
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
-        sigmoid = torch.sigmoid(gate)
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        silu = gate * sigmoid
-        torch.mul(grad, silu, out=grad_up)
-        # d silu / d gate = sigmoid + silu * (1 - sigmoid)
-        slope = torch.addcmul(silu, silu, sigmoid, value=-1).add_(sigmoid)
-        torch.mul(slope.mul_(up), grad, out=grad_gate)
+        torch.mul(grad, F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
         return grad_gate_up
