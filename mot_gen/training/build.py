@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -71,6 +72,7 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
     if modality.name != name:
         raise InputError(f"tokenizers.{name}: this tokenizer calls its modality {modality.name!r}; name the section so")
     if modality.discrete != hasattr(objectives.load(kind), "corrupt"):
-        return Modality(**{**vars(modality), "objective": kind})
+        position = recipe.backbone.positions.get(name, modality.position)
+        return replace(modality, objective=kind, position=position)
     sort, fitting = ("discrete", "next_token") if modality.discrete else ("continuous", "flow or diffusion")
     raise InputError(f"objectives.{name}.kind: {kind} does not fit the {sort} tokens of {name}; give {fitting}")

@@ -108,6 +108,7 @@ class Backbone(Component):
     frozen: list[str] = []  # towers that do not learn
     lr_factors: dict[str, NonNegative] = {}  # tower: factor on the learning rate
     patch_layers: dict[str, dict[str, Any]] = {}  # continuous modality: {kind: linear or unet, and its options}
+    positions: dict[str, Literal["sequence", "grid"]] = {}  # modality: one position a token, or one a span (BAGEL)
 
 
 class Training(Section):
@@ -208,6 +209,7 @@ class Recipe(Section):
         modalities = [Modality(name, vocab_size=1) for name in self.tokenizers]
         towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(self.tokenizers)
         _all_known("backbone.frozen", self.backbone.frozen, towers)
+        _all_known("backbone.positions", self.backbone.positions, self.tokenizers)
         _all_known("backbone.lr_factors", self.backbone.lr_factors, towers)
         return self
 
