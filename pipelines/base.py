@@ -111,6 +111,18 @@ class MultimodalPipeline(DiffusionPipeline):
                 "trained on; shorten it"
             )
 
+    def _new_tokens(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
+        """How many tokens may be written: what was asked for (InputError if it does not fit), else the checkpoint's
+        default (64 without one) as far as the context has room."""
+        if given is not None:
+            self._check_context(prompts, given)
+            return given
+        longest = max(document_length(prompt, self.model.modalities) for prompt in prompts)
+        room = (self.model.config.context or longest + 64) - longest
+        wanted = min(self._default("max_new_tokens", None, 64), room)
+        self._check_context(prompts, max(1, wanted))
+        return wanted
+
     def _drawing(self, steps: int, guidance_scale: float, generators, on_step=None) -> Drawing:
         """How images are drawn here; InputError for steps that are not positive or a scheduler that does not fit."""
         if not isinstance(steps, int) or steps < 1:

@@ -23,7 +23,7 @@ class ImageToTextPipeline(MultimodalPipeline):
         self,
         image,
         prompt: str | Sequence[str] | None = None,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -32,26 +32,27 @@ class ImageToTextPipeline(MultimodalPipeline):
         return_dict: bool = True,
     ):
         """One text per picture. image: a PIL image, path, bytes or (C, H, W) tensor, or a list of them, brought to the
-        tokenizer's size. prompt: text that follows each picture and is continued. do_sample False is greedy and draws
+        tokenizer's size. prompt: text that follows each picture and is continued. max_new_tokens: by default the
+        checkpoint's, as far as the context has room. do_sample False is greedy and draws
         no random number. Raises InputError for what is no image or does not fit the context."""
         self._needs("image", "image_tokenizer")
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         if not images:
             raise InputError("image: the list is empty; give at least one picture")
-        sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
         prompts = [[span] for span in self.image_tokenizer.encode_batch(images)]
         if prompt is not None:
             texts = self._text(prompt)
             if len(texts) not in (1, len(prompts)):
                 raise InputError(f"prompt: {len(texts)} texts were given for {len(prompts)} pictures")
             prompts = [p + t for p, t in zip(prompts, texts * (len(prompts) // len(texts)))]
+        max_new_tokens = self._new_tokens(max_new_tokens, prompts)
+        sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
         texts = write_texts(self, prompts, sampling, generator)
         return TextOutput(texts=texts) if return_dict else (texts,)
 
 
 def write_texts(pipe: MultimodalPipeline, prompts, sampling: TextSampling, generator) -> list[str]:
     """Continue each prompt with text alone; what was written, without the prompt."""
-    pipe._check_context(prompts, sampling.max_new_tokens)
     drawing = Drawing(generators=row_generators(generator, len(prompts)))
     stream = Stream(pipe.model, prompts, room=sampling.max_new_tokens)
     written = Writer(stream, len(prompts), sampling, drawing, may_open=()).run()

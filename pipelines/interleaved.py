@@ -25,7 +25,7 @@ class InterleavedPipeline(MultimodalPipeline):
         self,
         prompt: Sequence = (),
         num_samples: int = 1,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -39,6 +39,7 @@ class InterleavedPipeline(MultimodalPipeline):
         """Documents of ordered segments, each a str or a picture, without the prompt.
 
         prompt: the beginning of the document, a list of str and pictures in any order; empty lets the model begin.
+        max_new_tokens: of text; by default the checkpoint's, as far as the context has room.
         guidance_scale: of the pictures, against a document without any text; it must be above 0.
         """
         self._check_output_type(output_type)
@@ -48,10 +49,10 @@ class InterleavedPipeline(MultimodalPipeline):
             raise InputError(
                 f"guidance_scale must be above 0 here, since 0 would ignore the document, got {guidance_scale}"
             )
+        prompts = [self._spans(prompt)] * num_samples
+        max_new_tokens = self._new_tokens(max_new_tokens, prompts)
         sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
         drawing = self._drawing(num_inference_steps, guidance_scale, row_generators(generator, num_samples))
-        prompts = [self._spans(prompt)] * num_samples
-        self._check_context(prompts, sampling.max_new_tokens)
         pictures = [m.name for m in self.model.modalities if m.name in drawing.grids]
         guided = len(drawing.guidance.branches) == 2 and bool(pictures)
         rows = prompts + [[]] * num_samples * guided

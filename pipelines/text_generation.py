@@ -22,7 +22,7 @@ class TextGenerationPipeline(MultimodalPipeline):
     def __call__(
         self,
         prompt: str | Sequence[str],
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -33,8 +33,10 @@ class TextGenerationPipeline(MultimodalPipeline):
     ):
         """One text per prompt, with the prompt in front where return_full_text. do_sample False is greedy and draws no
         random number. Raises InputError for an empty prompt or one that does not fit the context."""
+        prompts = self._text(prompt)
+        max_new_tokens = self._new_tokens(max_new_tokens, prompts)
         sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
-        texts = write_texts(self, self._text(prompt), sampling, generator)
+        texts = write_texts(self, prompts, sampling, generator)
         if return_full_text:
             given = [prompt] if isinstance(prompt, str) else prompt
             texts = [before + after for before, after in zip(given, texts)]

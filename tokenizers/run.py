@@ -12,9 +12,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.sequence import Span
+
+if TYPE_CHECKING:
+    from mot_gen.sequence import Span
 
 # class name in a saved config -> module of the tokenizer that reads such a folder, and its class
 _HOMES = {
@@ -161,7 +164,9 @@ def _image_sets(data: str, size: tuple[int, int], channels: int):
         from mot_gen.training.emoji import emoji_images, held_out
 
         return split(read_images(emoji_images(size[0]), size, channels), held_out)
-    pictures = read_images([(str(file), file) for file in find_images(Path(data))], size, channels)
+    # Named from the folder on, so that the held-out pictures are the same wherever the folder lies.
+    files = [(file.relative_to(data).as_posix(), file) for file in find_images(Path(data))]
+    pictures = read_images(files, size, channels)
     _warn(pictures.skipped)
     return split(pictures, by_hash)
 
@@ -255,6 +260,8 @@ def _row(line: str, where: str, fingerprint: str) -> tuple[str, Span]:
     try:
         row = json.loads(line)
         values = torch.tensor(row["tokens"]) if "tokens" in row else torch.tensor(row["latents"])
+        from mot_gen.sequence import Span
+
         span = Span(row["modality"], values, tuple(row["grid"]) if row["grid"] else None)
         made_by = row["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:

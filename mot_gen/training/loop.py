@@ -31,7 +31,7 @@ from mot_gen.training.data import Loader
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.progress import Progress
 from mot_gen.training.recipe import Recipe
-from mot_gen.training.records import Splits
+from mot_gen.training.records import Splits, sample_key
 
 
 @dataclass
@@ -162,7 +162,7 @@ def training_step(run: Run) -> dict:
         masks = model.loss_masks(batch)
         terms = {name: (losses[name] * masks[name]).sum() for name in losses}
         weighted = (run.recipe.objectives[n].weight * term / counts[n].clamp_min(1) for n, term in terms.items())
-        sum(weighted).backward()
+        (sum(weighted) + model.backbone.auxiliary_loss() / training.accumulate).backward()
         sums = {name: sums.get(name, 0) + term.detach() for name, term in terms.items()}
     rate, norm = run.optimizer.step(run.step)
     if run.averaged is not model:
@@ -190,8 +190,9 @@ def _next_batch(run: Run, number: int, device: torch.device) -> tuple[PackedBatc
     """The next batch, corrupted: noise and times depend on the seed, the step and the batch's number in it."""
     training, model = run.recipe.training, run.model
     batch = pack_rows(next(run.loader), model.modalities, training.row_length).to(device)
-    generator = torch.Generator(device).manual_seed((training.seed << 40) + run.step * training.accumulate + number)
-    return model.corrupt(batch, generator)
+    # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
+    seed = sample_key(f"noise/{training.seed}/{run.step}/{number}") >> 1
+    return model.corrupt(batch, torch.Generator(device).manual_seed(seed))
 
 
 def _sum_by_name(masks: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:

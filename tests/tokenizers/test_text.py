@@ -5,14 +5,14 @@ import random
 import sys
 
 import pytest
+import tokenizers
 import torch
 from diffusers import DiffusionPipeline
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GPT2TokenizerFast
 
-import tokenizers
 from mot_gen.errors import InputError
 from mot_gen.tokenizers.text import TextTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = ["a handwritten seven", "the digit nine, written by hand", "draw a small three"] * 5
 
