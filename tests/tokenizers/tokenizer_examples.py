@@ -1,11 +1,15 @@
 """A small instance of every tokenizer class, with raw pieces it can encode: what the contract tests run on."""
 
+import math
+
 import diffusers
 import torch
 
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
+from mot_gen.tokenizers.speech_training import SpeechTraining, train_speech_units
+from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
 
 
@@ -67,6 +71,22 @@ def vq_model(**kwargs):
     return model
 
 
+def chirp(number):
+    """A second at 16 kHz of six harmonics whose pitch sweeps up or down, at a rate of its own."""
+    time = torch.arange(16000) / 16000
+    phase = 2 * math.pi * (120 + 40 * number) * (time + (-1) ** number * 0.4 * time**2)
+    return 0.1 * sum(torch.sin(k * phase) / k for k in range(1, 7))
+
+
+def speech_tokenizer(**config):
+    sizes = {"unit_channels": 48, "unit_layers": 1, "frame_channels": 48, "frame_layers": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = SpeechUnitTokenizer(vocab_size=20, decoder_config=sizes, **config)
+        options = SpeechTraining(steps=80, batch_size=4, crop_units=25, lr=1e-2, warmup_steps=5)
+        return train_speech_units(tokenizer, [chirp(number) for number in range(6)], options)
+
+
 TEXTS = ["a handwritten seven", "", "é e\u0301 👩\u200d🚀\x00 </s> <|image|>"]
 
 # class name -> (make the tokenizer, raw pieces, largest error of a round trip, None where the code is lossy)
@@ -78,5 +98,6 @@ EXAMPLES = {
         pictures(3, 3, 16, 24),
         None,
     ),
+    "SpeechUnitTokenizer": (speech_tokenizer, [chirp(number) for number in range(3)], None),
     "VQImageTokenizer": (lambda: VQImageTokenizer.from_vq_model(vq_model(), (16, 24)), pictures(3, 3, 16, 24), None),
 }
