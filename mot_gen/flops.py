@@ -1,7 +1,8 @@
 """Counting: Parameters, count_parameters (active and total), forward_flops of a packed batch.
 
-A multiply and an add are two FLOPs. Matrix products and attention are counted; norms and activations, below 1% at any
-real size, are not. Training is three forwards: the backward pass computes two products for each of the forward's.
+A multiply and an add are two FLOPs. Matrix products, attention and scans are counted, by each backbone its own; norms
+and activations, below 1% at any real size, are not. Training is three forwards: the backward pass computes two products
+for each of the forward's.
 """
 
 from __future__ import annotations
@@ -23,37 +24,18 @@ class Parameters:
 
 def count_parameters(model: MultimodalModel) -> Parameters:
     """Works on a model on the meta device too, so that a size is known before it is allocated."""
-    untied = model.backbone.untied_parameters()
-    towers = len(model.backbone.towers)
     total = sum(p.numel() for p in model.parameters())
     patches = sum(p.numel() for p in model.patch_layers.parameters())
-    idle = sum(p.numel() * (towers - 1) // towers for name, p in model.backbone.named_parameters() if name in untied)
+    idle = sum(p.numel() for p in model.backbone.parameters()) - model.backbone.active_parameters()
     return Parameters(active=total - idle - patches, total=total)
 
 
-def matrix_parameters(model: MultimodalModel) -> int:
-    """Weights of the backbone that multiply each token: its matrices, one tower of each untied one."""
-    untied, towers = model.backbone.untied_parameters(), len(model.backbone.towers)
-    return sum(
-        p.numel() // (towers if name in untied else 1)
-        for name, p in model.backbone.named_parameters()
-        if "norm" not in name
-    )
-
-
 def forward_flops(model: MultimodalModel, batch: PackedBatch) -> int:
-    """FLOPs of one forward pass over all slots of a batch, padding included since it is computed too.
-
-    Attention is counted as computed by a dense kernel: two products of S x S by the width in every row and layer.
-    """
-    rows, length = batch.layout.shape
-    config = model.backbone.config
-    backbone = 2 * matrix_parameters(model) * rows * length
-    attention = 4 * config.layers * rows * length * length * config.heads * config.head_dim
+    """FLOPs of one forward pass over all slots of a batch, padding included since it is computed too."""
     head = 2 * model.head.weight.numel() * len(batch.target_ids)
     patches = sum(
         2 * layer.weight.numel() * len(batch.latents[name].values)
         for name, layers in model.patch_layers.items()
         for layer in (layers.proj_in, layers.proj_out)
     )
-    return backbone + attention + head + patches
+    return model.backbone.flops(batch.layout) + head + patches

@@ -4,7 +4,10 @@
 - `forward(x, layout, cache=None)`: x (B, S, dim) and a `Layout`, or what `plan` made of it -> (B, S, dim), normalised;
 - `plan(layout, cache=None)`: all that is derived from a layout, made once per batch;
 - `init_cache(batch, length)`: a cache whose last pass is kept by `advance(counts)` and is tentative until then;
-- `towers` (names) and `untied_parameters()` (names of parameters whose first dimension is the tower);
+- `towers` (names), `untied_parameters()` (name -> the tower of each slice along its first dimension) and
+  `active_parameters()` (how many a text token passes through);
+- `flops(layout)` of a forward pass, and `auxiliary_loss()`, what the last one adds to the training loss, weighted;
+- `causal`: False where, without a cache, later tokens bear on earlier ones (expert choice), so that likelihoods leak;
 - documents never see each other, a span never sees a later one, and any modality may be absent.
 
 `load(kind)` finds a backbone by a preset's name, by module name in this folder, or by dotted path.
@@ -15,10 +18,12 @@ import importlib.util
 
 from mot_gen.errors import InputError, nearest
 
-# Presets of transformer.py: names for statements about what is untied.
+# Names for statements about what is untied, and which feed-forwards are experts.
 PRESETS = {
     "dense": ("mot_gen.backbone.transformer", {"untied": ()}),
     "mot": ("mot_gen.backbone.transformer", {}),
+    "moe4x": ("mot_gen.backbone.transformer", {"untied": (), "experts": 4}),
+    "hybrid": ("mot_gen.backbone.transformer", {"experts": {"text": 4}}),
 }
 
 

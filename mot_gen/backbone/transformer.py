@@ -3,7 +3,8 @@
 Every parameter belongs to a *part* (qkv, ffn, ...). A part named in `untied` has one set of parameters per tower, any
 other part one set for all. `towers` says which modalities share one: by default each has its own (MoT, arXiv
 2411.04996); {"text": ["text", "speech"], "image": ["image"]} is leave-one-out; BAGEL's experts by role and LMFusion's
-frozen text tower are statements of the same kind. Attention is global and always shared.
+frozen text tower are statements of the same kind. `experts` routes tokens among several feed-forwards (`moe`): MoE-4x,
+and its hybrid with MoT. Attention is global and always shared.
 
     x -> attention_norm -> qkv -> qk_norm -> RoPE -> attention -> out -> +      (norm "pre")
     x -> ffn_norm -> gate, up -> silu(gate) * up -> down -> +                   (norm "output": the norm comes last)
@@ -22,7 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mot_gen.attention import KVCache, Places, attend, block_mask, dense_mask, rotary, rotate
+from mot_gen.backbone.moe import Experts, MixtureOfExperts, Pools, assignments, make_pools
 from mot_gen.backbone.sizes import SIZES
+from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
 from mot_gen.routing import Routing, UntiedLinear, UntiedRMSNorm, route
 from mot_gen.sequence import Layout, Modality
@@ -38,6 +41,8 @@ class Config:
     kv_heads: fewer than heads for grouped-query attention. norm: "pre" (Llama) or "output" (Chameleon's, MoT's).
     towers: {tower: [modalities]}, one per modality when not given. untied: the PARTS that each tower owns.
     attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex".
+    experts: feed-forwards among which tokens are routed, see `moe`: a number, or {tower: number} where ffn is untied.
+    router: "expert_choice" or "token_choice"; top_k, balance_weight and z_weight are the latter's.
     """
 
     size: str | None = None
@@ -54,6 +59,11 @@ class Config:
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     attention: str = "auto"
+    experts: int | dict[str, int] = 1
+    router: str = "expert_choice"
+    top_k: int = 1
+    balance_weight: float = 0.01
+    z_weight: float = 0.001
 
     def __post_init__(self):
         if self.size is not None:
@@ -80,6 +90,7 @@ class Config:
         for name, value, allowed in (
             ("norm", self.norm, ("pre", "output")),
             ("attention", self.attention, ("auto", "sdpa", "flex")),
+            ("router", self.router, ("expert_choice", "token_choice")),
         ):
             if value not in allowed:
                 raise InputError(f"backbone.{name}: {value!r} is not known" + nearest(value, allowed))
@@ -90,29 +101,35 @@ class Config:
 
     def tower_table(self, modalities: Sequence[Modality]) -> tuple[list[str], list[int]]:
         """Names of the towers, and the tower of each modality; one tower when nothing is untied."""
-        names = [m.name for m in modalities]
-        towers = self.towers or {name: [name] for name in names}
-        owner: dict[str, int] = {}
-        for number, (tower, members) in enumerate(towers.items()):
-            for member in members:
-                if member not in names:
-                    raise InputError(f"backbone.towers.{tower}: {member!r} is not a modality" + nearest(member, names))
-                if member in owner:
-                    raise InputError(f"backbone.towers.{tower}: {member!r} is in another tower already")
-                owner[member] = number
-        missing = [name for name in names if name not in owner]
-        if missing:
-            raise InputError(f"backbone.towers: no tower has {', '.join(missing)}; add it to one")
-        if not self.untied:
-            return ["all"], [0] * len(names)
-        return list(towers), [owner[name] for name in names]
+        names, table = tower_table(self.towers, self.untied, modalities)
+        self.expert_table(names)
+        return names, table
+
+    def expert_table(self, towers: Sequence[str]) -> list[int]:
+        """The number of experts of each pool: of each tower where ffn is untied, else of all tokens."""
+        pools = list(towers) if "ffn" in self.untied else ["all"]
+        given = self.experts if isinstance(self.experts, dict) else dict.fromkeys(pools, self.experts)
+        for name, number in given.items():
+            if name not in pools:
+                raise InputError(f"backbone.experts: {name!r} owns no feed-forward" + nearest(name, pools))
+            if number < 1:
+                raise InputError(f"backbone.experts: {name} needs at least 1, got {number}")
+        table = [given.get(name, 1) for name in pools]
+        fewest = min((number for number in table if number > 1), default=1)
+        if self.router == "token_choice" and not 1 <= self.top_k <= fewest:
+            raise InputError(f"backbone.top_k: must be from 1 to the number of experts, {fewest}, got {self.top_k}")
+        return table
 
 
 @dataclass
 class Plan:
-    """What a forward pass derives from a layout, once for all layers. rotation: (T, 1, K/2) in tower order."""
+    """What a forward pass derives from a layout, once for all layers. rotation: (T, 1, K/2) in tower order.
+
+    ffn: what the feed-forward reads, `routing` or a layer of experts' pools.
+    """
 
     routing: Routing
+    ffn: Routing | Pools
     rotation: Tensor
     mask: object
 
@@ -129,8 +146,12 @@ class Backbone(nn.Module):
         self.register_buffer(
             "bidirectional", torch.tensor([m.bidirectional for m in modalities], device="cpu"), persistent=False
         )
+        self.experts = config.expert_table(self.towers)
+        self.routed = max(self.experts) > 1
+        # Expert choice lets later tokens decide what becomes of earlier ones, except over a cache.
+        self.causal = not (self.routed and config.router == "expert_choice")
         count = {part: len(self.towers) if part in config.untied else 1 for part in PARTS}
-        self.blocks = nn.ModuleList(Block(config, count) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, count, self.experts) for _ in range(config.layers))
         self.final_norm = UntiedRMSNorm(config.dim, count["final_norm"], config.norm_eps)
         self.gradient_checkpointing = False
         self.init_weights()
@@ -142,6 +163,9 @@ class Backbone(nn.Module):
         qkv, ffn.gate_up    normal, std 1 / sqrt(fan in)
         out, ffn.down       the same / sqrt(2 * layers): the residual stream keeps its scale with depth
         norms               1
+        router              normal, std 1 / sqrt(D)
+
+        Towers begin as copies of one another, experts do not: alike they would stay alike.
         """
         residual = 1 / math.sqrt(2 * self.config.layers)
         for name, p in self.named_parameters():
@@ -151,11 +175,51 @@ class Backbone(nn.Module):
                 p.fill_(1.0)
             else:
                 scale = residual if name.endswith(("out.weight", "down.weight")) else 1.0
-                p.copy_(torch.randn(p.shape[1:]) * (scale / math.sqrt(p.shape[-1])))
+                shape = p.shape if self._of_experts(name) else p.shape[1:]
+                p.copy_(torch.randn(shape) * (scale / math.sqrt(p.shape[-1])))
 
-    def untied_parameters(self) -> set[str]:
-        """Names of the parameters whose first dimension is the tower."""
-        return {name for name, p in self.named_parameters() if p.shape[0] == len(self.towers) > 1}
+    def _of_experts(self, name: str) -> bool:
+        return self.routed and ".ffn." in name
+
+    def untied_parameters(self) -> dict[str, list[int]]:
+        """The parameters that towers own: the tower of each slice along the first dimension."""
+        if len(self.towers) == 1:
+            return {}
+        each = list(range(len(self.towers)))
+        of_experts = [tower for tower, number in enumerate(self.experts) for _ in range(number)]
+        return {
+            name: of_experts if self._of_experts(name) else each
+            for name, p in self.named_parameters()
+            if (len(self.experts) > 1 if self._of_experts(name) else len(p) > 1)
+        }
+
+    def active_parameters(self) -> int:
+        """What one text token passes through: its tower, and the experts that take it (one, on the average, under
+        expert choice)."""
+        text = int(self.tower_of[0])
+        active = active_parameters(self, text)
+        if not self.routed:
+            return active
+        number = self.experts[text if len(self.experts) > 1 else 0]
+        taken = self.config.top_k if self.config.router == "token_choice" and number > 1 else 1
+        return active - self.config.layers * (number - taken) * 3 * self.dim * self.config.ffn_dim
+
+    def flops(self, layout: Layout) -> int:
+        """FLOPs of a forward pass over all slots; attention as a dense kernel computes it, S x S in each row."""
+        c, (rows, length) = self.config, layout.shape
+        tokens = passes = rows * length
+        width, scored = c.heads * c.head_dim, 0
+        if self.routed:
+            pools = self._pools(layout, self._route(layout), self.causal)
+            passes = assignments(pools, self.experts, c.top_k)
+            scored = sum(n * e for n, e in zip(pools.counts, self.experts) if e > 1)
+        projections = tokens * c.dim * (2 * width + 2 * c.kv_heads * c.head_dim)
+        feed_forward = passes * 3 * c.dim * c.ffn_dim + scored * c.dim
+        return 2 * c.layers * (projections + feed_forward + 2 * rows * length**2 * width)
+
+    def auxiliary_loss(self) -> Tensor | float:
+        """The weighted routing losses of the last forward pass, mean over layers; 0 where nothing is to be balanced."""
+        return sum(block.ffn.auxiliary_loss() for block in self.blocks) / len(self.blocks) if self.routed else 0.0
 
     def init_cache(self, batch: int, length: int) -> KVCache:
         c, like = self.config, self.final_norm.weight
@@ -164,20 +228,27 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def plan(self, layout: Layout, cache: KVCache | None = None) -> Plan:
         """Routing, rotary angles and mask of a batch (of the cache's next tokens, where a cache is given)."""
-        if len(self.towers) == 1:
-            tokens = layout.modality.numel()
-            routing = Routing(None, None, torch.tensor([tokens], dtype=torch.int32), [tokens], 0)
-        else:
-            routing = route(self.tower_of[layout.modality].flatten(), len(self.towers))
+        routing = self._route(layout)
+        ffn = self._pools(layout, routing, self.causal or cache is not None) if self.routed else routing
         time = routing.sort(layout.position[..., 0].flatten())
         rotation = rotary(time, self.config.head_dim, self.config.rope_theta)
         if cache is not None:
-            return Plan(routing, rotation, dense_mask(*cache.place(layout, self.bidirectional)))
+            return Plan(routing, ffn, rotation, dense_mask(*cache.place(layout, self.bidirectional)))
         places = Places.of(layout, self.bidirectional)
         flex = self.config.attention == "flex" or (
             self.config.attention == "auto" and layout.modality.is_cuda and layout.shape[1] % 128 == 0
         )
-        return Plan(routing, rotation, block_mask(places) if flex else dense_mask(places, places))
+        return Plan(routing, ffn, rotation, block_mask(places) if flex else dense_mask(places, places))
+
+    def _route(self, layout: Layout) -> Routing:
+        if len(self.towers) == 1:
+            tokens = layout.modality.numel()
+            return Routing(None, None, torch.tensor([tokens], dtype=torch.int32), [tokens], 0)
+        return route(self.tower_of[layout.modality].flatten(), len(self.towers))
+
+    def _pools(self, layout: Layout, routing: Routing, by_token: bool) -> Pools:
+        counts = routing.counts if len(self.experts) == len(self.towers) else [layout.modality.numel()]
+        return make_pools(layout, routing, counts, self.experts, expert_choice=not by_token)
 
     def forward(self, x: Tensor, layout: Layout | Plan, cache: KVCache | None = None) -> Tensor:
         """x (B, S, D) -> (B, S, D), normalised. With a cache, x are the next S tokens of each of its rows."""
@@ -194,9 +265,9 @@ class Backbone(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. `towers` gives each part its number of parameter sets."""
+    """One layer. `towers` gives each part its number of parameter sets, `experts` each pool its feed-forwards."""
 
-    def __init__(self, config: Config, towers: dict[str, int]):
+    def __init__(self, config: Config, towers: dict[str, int], experts: list[int]):
         super().__init__()
         c = config
         self.heads, self.kv_heads, self.head_dim = c.heads, c.kv_heads, c.head_dim
@@ -207,16 +278,20 @@ class Block(nn.Module):
         self.k_norm = UntiedRMSNorm(c.head_dim, towers["qk_norm"], c.norm_eps) if c.qk_norm else None
         self.out = UntiedLinear(c.heads * c.head_dim, c.dim, towers["out"])
         self.ffn_norm = UntiedRMSNorm(c.dim, towers["ffn_norm"], c.norm_eps)
-        self.ffn = SwiGLU(c.dim, c.ffn_dim, towers["ffn"])
+        if max(experts) == 1:
+            self.ffn = SwiGLU(c.dim, c.ffn_dim, towers["ffn"])
+        else:
+            options = Experts(c.router, c.top_k, c.balance_weight, c.z_weight)
+            self.ffn = MixtureOfExperts(c.dim, experts, SwiGLU(c.dim, c.ffn_dim, sum(experts)), options)
 
     def forward(self, x: Tensor, rows: int, plan: Plan, cache: tuple[KVCache, int] | None) -> Tensor:
         """x (T, D) in tower order -> the same."""
         routing = plan.routing
         if self.norm_first:
             x = x + self.attention(self.attention_norm(x, routing), rows, plan, cache)
-            return x + self.ffn(self.ffn_norm(x, routing), routing)
+            return x + self.ffn(self.ffn_norm(x, routing), plan.ffn)
         x = x + self.attention_norm(self.attention(x, rows, plan, cache), routing)
-        return x + self.ffn_norm(self.ffn(x, routing), routing)
+        return x + self.ffn_norm(self.ffn(x, plan.ffn), routing)
 
     def attention(self, x: Tensor, rows: int, plan: Plan, cache: tuple[KVCache, int] | None) -> Tensor:
         """x (T, D) in tower order -> (T, D): projections by tower, one softmax over the whole sequence."""

@@ -33,7 +33,7 @@ class Optimizer:
     def __init__(self, model: MultimodalModel, training: Training, backbone: Backbone):
         self.training, self.parameters = training, [p for p in model.parameters() if p.requires_grad]
         self.skipped = 0
-        self.views: list[tuple[Tensor, int, Tensor]] = []  # (parameter, tower, view of its slice)
+        self.views: list[tuple[Tensor, int, Tensor]] = []  # (parameter, place, view of that slice)
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, parameter in model.named_parameters():
             decay = training.weight_decay if _decays(name, parameter) else 0.0
@@ -54,13 +54,14 @@ class Optimizer:
         """(tensor for AdamW, factor on its rate): the parameter, or views of its towers where they differ."""
         towers = model.backbone.towers
         factors = [0.0 if tower in backbone.frozen else backbone.lr_factors.get(tower, 1.0) for tower in towers]
+        untied = {f"backbone.{key}": slices for key, slices in model.backbone.untied_parameters().items()}
         if len(set(factors)) == 1:
             yield parameter, factors[0]
-        elif name in {f"backbone.{untied}" for untied in model.backbone.untied_parameters()}:
-            for tower, factor in enumerate(factors):
-                view = parameter.data[tower].requires_grad_()
-                self.views.append((parameter, tower, view))
-                yield view, factor
+        elif name in untied:
+            for place, tower in enumerate(untied[name]):
+                view = parameter.data[place].requires_grad_()
+                self.views.append((parameter, place, view))
+                yield view, factors[tower]
         else:
             owner = _owner(name, model)
             yield parameter, 1.0 if owner is None else factors[owner]
@@ -73,8 +74,8 @@ class Optimizer:
         if math.isfinite(norm):
             for group in self.adamw.param_groups:
                 group["lr"] = rate * group["factor"]
-            for parameter, tower, view in self.views:
-                view.grad = parameter.grad[tower]
+            for parameter, place, view in self.views:
+                view.grad = parameter.grad[place]
             self.adamw.step()
             self.skipped = 0
         else:
