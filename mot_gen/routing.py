@@ -85,12 +85,14 @@ def grouped_linear(x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    if _has_grouped_mm(x):
+    if _has_grouped_mm(x, weight):
         return _GroupedProduct.apply(x, weight, routing.ends)
     return torch.cat([F.linear(part, w) for part, w in zip(x.split(routing.counts), weight.unbind(0))])
 
 
-def _has_grouped_mm(x: Tensor) -> bool:
+def _has_grouped_mm(x: Tensor, weight: Tensor) -> bool:
+    if any(size * weight.element_size() % 16 for size in weight.shape[1:]):  # it wants rows of whole 16 bytes
+        return False
     if x.is_cuda:
         return x.dtype == torch.bfloat16
     return x.dtype == torch.float32 and not torch.compiler.is_compiling()

@@ -24,6 +24,8 @@ PRESETS = {
     "mot": ("mot_gen.backbone.transformer", {}),
     "moe4x": ("mot_gen.backbone.transformer", {"untied": (), "experts": 4}),
     "hybrid": ("mot_gen.backbone.transformer", {"experts": {"text": 4}}),
+    "mamba": ("mot_gen.backbone.mamba", {"untied": ()}),
+    "mom": ("mot_gen.backbone.mamba", {}),
 }
 
 

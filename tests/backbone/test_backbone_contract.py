@@ -13,7 +13,7 @@ from mot_gen import backbone as backbones
 from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
 from mot_gen.sequence import PADDING, Layout
 
-TINY = {"dim": 32, "layers": 2, "heads": 4, "multiple_of": 32}
+TINY = {"dim": 32, "layers": 2, "heads": 4, "multiple_of": 32, "bidirectional": "two_pass"}
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
 
@@ -28,9 +28,9 @@ every_kind = pytest.mark.parametrize("kind", kinds())
 
 def build(kind, device=None, **options):
     """A tiny backbone whose parameters all differ from what they start from."""
-    module, _ = backbones.load(kind, {"dim": 32, "layers": 1, "heads": 4})
-    known = inspect.signature(module.Config).parameters
-    _, config = backbones.load(kind, {k: v for k, v in (TINY | options).items() if k in known})
+    module_name, _ = backbones.PRESETS.get(kind, (kind, {}))
+    known = inspect.signature(importlib.import_module(module_name).Config).parameters
+    module, config = backbones.load(kind, {k: v for k, v in (TINY | options).items() if k in known})
     torch.manual_seed(0)
     with torch.device(device) if device else nullcontext():
         built = module.Backbone(config, MODALITIES).eval()

@@ -172,7 +172,7 @@ def test_total_parameters_at_443m():
 @torch.no_grad()
 def test_flops_are_those_that_torch_counts(options, monkeypatch):
     """Attention, which the counter does not see on a CPU, is added; it knows no grouped product either."""
-    monkeypatch.setattr(routing, "_has_grouped_mm", lambda x: False)
+    monkeypatch.setattr(routing, "_has_grouped_mm", lambda x, weight: False)
     backbone, layout = build("moe4x", **options), packed(8, 64)
     x = inputs(*layout.shape)
     with FlopCounterMode(display=False) as counter:
