@@ -1,0 +1,126 @@
+"""Synthetic speech by espeak-ng: synthesize, synthesize_batch, Voice, draw_voice; and the ten digits, spoken_digits.
+
+Needs the extra `speech` (espeakng-loader, which carries the espeak-ng library and its voices; GPL-3), and forks, so
+not Windows. The library is loaded only by a process of its own (espeak.py).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError, nearest
+from mot_gen.training.digits import WORDS
+
+VARIANTS = ("", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
+ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A speaker. accent: an espeak-ng language. variant: a build of the voice, "" for the plain one. speed: words a
+    minute, 80 to 450. pitch and pitch_range: 0 to 100, 50 being usual."""
+
+    accent: str = "en-us"
+    variant: str = ""
+    speed: int = 175
+    pitch: int = 50
+    pitch_range: int = 50
+
+    def __post_init__(self):
+        for field, low, high in (("speed", 80, 450), ("pitch", 0, 100), ("pitch_range", 0, 100)):
+            if not low <= getattr(self, field) <= high:
+                raise InputError(f"voice {field} must lie in {low} to {high}, got {getattr(self, field)}")
+        if self.variant not in VARIANTS:
+            raise InputError(f"voice variant {self.variant!r} is not known" + nearest(self.variant, VARIANTS))
+
+    @property
+    def name(self) -> str:
+        """As espeak-ng writes it: "en-us+f2"."""
+        return f"{self.accent}+{self.variant}" if self.variant else self.accent
+
+
+def draw_voice(rng: random.Random) -> Voice:
+    """A speaker at random, who speaks neither so fast nor so high that a word is hard to tell."""
+    return Voice(
+        rng.choice(ACCENTS), rng.choice(VARIANTS), rng.randint(120, 220), rng.randint(25, 75), rng.randint(30, 70)
+    )
+
+
+def synthesize(text: str, voice: Voice | None = None) -> tuple[Tensor, int]:
+    """A text spoken -> (samples (T,) in [-1, 1], their rate in Hz), always the same; errors as `synthesize_batch`."""
+    return synthesize_batch([(text, voice or Voice())])[0]
+
+
+def synthesize_batch(phrases: Sequence[tuple[str, Voice]]) -> list[tuple[Tensor, int]]:
+    """Texts by voices, in one start of espeak-ng -> as `synthesize`, each the same as alone.
+
+    Raises InputError without the extra, for an accent that espeak-ng lacks, and for a text that gives no sound.
+    """
+    requests = [
+        {"text": text, "voice": v.name, "speed": v.speed, "pitch": v.pitch, "pitch_range": v.pitch_range}
+        for text, v in phrases
+    ]
+    return [_sound(request, *answer) for request, answer in zip(requests, _run(requests) if requests else [])]
+
+
+def _sound(request: dict, header: dict, data: bytes) -> tuple[Tensor, int]:
+    if header["error"] == "voice":
+        raise InputError(f"espeak-ng has no voice {request['voice']!r}; en-us, en and de are some that it has")
+    if header["error"]:
+        raise InputError(f"text {request['text']!r} gives no sound in {request['voice']!r}; give letters or digits")
+    return torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 2**15, header["rate"]
+
+
+class Spoken(NamedTuple):
+    """A word, its digit, who says it, and the sound: samples (T,) at `sample_rate` Hz."""
+
+    word: str
+    digit: int
+    voice: Voice
+    samples: Tensor
+    sample_rate: int
+
+
+def spoken_digits(speakers: int, seed: int = 0) -> list[Spoken]:
+    """The ten digit names said by each of `speakers` voices: drawn by the seed, all different, ten in a row alike.
+
+    So a split by speakers is a split of the list, and no voice is on both sides.
+    """
+    rng, voices = random.Random(f"spoken digits/{seed}"), {}
+    while len(voices) < speakers:
+        voices[draw_voice(rng)] = None
+    said = [(word, digit, voice) for voice in voices for digit, word in enumerate(WORDS)]
+    sounds = synthesize_batch([(word, voice) for word, _, voice in said])
+    return [Spoken(*who, *sound) for who, sound in zip(said, sounds)]
+
+
+def _run(requests: list[dict]) -> list[tuple[dict, bytes]]:
+    """Header and samples of each request, from one run of espeak.py, which says each phrase as if it were the first."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise InputError("synthetic speech needs the extra: pip install 'mot-gen[speech]'") from error
+    found = [espeakng_loader.get_library_path(), espeakng_loader.get_data_path()]
+    script = Path(__file__).with_name("espeak.py")
+    lines = "".join(json.dumps(request) + "\n" for request in requests).encode()
+    done = subprocess.run([sys.executable, "-IS", script, *map(str, found)], input=lines, capture_output=True)
+    stream = io.BytesIO(done.stdout)
+    answers = []
+    while header := stream.readline():
+        fields = json.loads(header)
+        answers.append((fields, stream.read(fields["bytes"])))
+    if len(answers) < len(requests):
+        reason = " ".join(done.stderr.decode(errors="replace").split())[-200:]
+        raise InputError(f"espeak-ng stopped at {requests[len(answers)]['text']!r} ({reason}); install it again")
+    return answers

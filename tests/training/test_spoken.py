@@ -1,0 +1,83 @@
+"""Synthetic speech: the same each time whatever was said before, voices that differ, digits, and what is refused."""
+
+import importlib.util
+import random
+import sys
+
+import pytest
+import torch
+
+from mot_gen.errors import InputError
+from mot_gen.training.digits import WORDS
+from mot_gen.training.spoken import ACCENTS, VARIANTS, Voice, draw_voice, spoken_digits, synthesize, synthesize_batch
+
+has_espeak = pytest.mark.skipif(not importlib.util.find_spec("espeakng_loader"), reason="needs the extra speech")
+
+
+@has_espeak
+def test_a_phrase_is_the_same_alone_and_after_others():
+    phrases = [("seven", Voice()), ("the digit nine", Voice("en", "f2", 200, 60)), ("seven", Voice())]
+    together = synthesize_batch(phrases)
+    for (text, voice), (samples, rate) in zip(phrases, together):
+        alone, _ = synthesize(text, voice)
+        assert torch.equal(alone, samples) and rate == 22050
+        assert 0.1 < len(samples) / rate < 3 and 0.05 < samples.abs().max() <= 1
+    assert synthesize_batch([]) == []
+
+
+@has_espeak
+def test_speed_and_pitch_do_what_they_say():
+    slow, fast = (synthesize("a handwritten seven", Voice(speed=speed))[0] for speed in (100, 300))
+    assert len(slow) > 1.8 * len(fast)
+    low, high = (synthesize("aaah", Voice(pitch=pitch, pitch_range=0))[0] for pitch in (10, 90))
+    assert period(low) > 1.4 * period(high)
+
+
+def period(samples):
+    """Samples from one cycle of a voice to the next: the lag, for 50 to 500 Hz, of the greatest autocorrelation."""
+    steady = samples[len(samples) // 4 : len(samples) // 2]
+    power = torch.fft.rfft(steady, 2 * len(steady)).abs().square()
+    return int(torch.fft.irfft(power)[44:441].argmax()) + 44
+
+
+@has_espeak
+def test_every_accent_and_variant_is_there():
+    voices = [Voice(accent) for accent in ACCENTS] + [Voice(variant=variant) for variant in VARIANTS[1:]]
+    sounds = [samples.numpy().tobytes() for samples, _ in synthesize_batch([("three", voice) for voice in voices])]
+    assert len(set(sounds)) == len(voices)
+
+
+@has_espeak
+def test_spoken_digits_are_ten_a_speaker_and_the_seeds():
+    spoken = spoken_digits(3)
+    assert [s.word for s in spoken] == 3 * list(WORDS) and [s.digit for s in spoken] == 3 * list(range(10))
+    assert len({s.voice for s in spoken}) == 3 and all(len({s.voice for s in spoken[i : i + 10]}) == 1 for i in (0, 10))
+    assert all(torch.equal(a.samples, b.samples) for a, b in zip(spoken, spoken_digits(3)))
+    assert spoken_digits(1, seed=1)[0].voice != spoken[0].voice
+    assert spoken_digits(2) and spoken_digits(2)[0].voice == spoken[0].voice
+
+
+@has_espeak
+@pytest.mark.parametrize(("text", "voice"), [("", Voice()), ("  ", Voice()), ("one", Voice("xx-yy"))])
+def test_what_cannot_be_said_is_refused_in_one_line(text, voice):
+    with pytest.raises(InputError) as caught:
+        synthesize(text, voice)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"speed": 20}, {"pitch": 101}, {"pitch_range": -1}, {"variant": "f22"}])
+def test_voices_are_checked(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Voice(**wrong)
+
+
+def test_voices_are_drawn_by_the_generator():
+    assert [draw_voice(random.Random(0)) for _ in range(2)] == [draw_voice(random.Random(0)) for _ in range(2)]
+    rng = random.Random(0)
+    assert len({draw_voice(rng) for _ in range(200)}) == 200
+
+
+def test_without_the_extra_it_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(InputError, match=r"mot-gen\[speech\]"):
+        synthesize("one")
