@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.measure_image import codebook_use
 from mot_gen.tokenizers.speech_features import MelSettings, log_mel
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
@@ -28,12 +29,11 @@ def speech_report(tokenizer: SpeechUnitTokenizer, recordings: Sequence) -> dict[
     sound; both as `agreement`. mel_distance: of the decoded sound, mean absolute difference of natural log-mels, 40 dB
     deep, over the time both have. codebook_use and codebook_perplexity; recordings; seconds; units_per_second.
     """
-    waveforms = [tokenizer.waveform(raw).cpu() for raw in recordings]
-    ids = [span.values for span in tokenizer.encode_batch(waveforms)]
-    quieter = [
-        (w * QUIETER / w.abs().max() * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16) for w in waveforms
-    ]
-    decoded = [sound.cpu() for sound in tokenizer.decode_batch(tokenizer.encode_batch(waveforms))]
+    sounds = [load_audio(raw, tokenizer.sample_rate)[0] for raw in recordings]
+    waveforms = [tokenizer.waveform(sound).cpu() for sound in sounds]
+    ids = [span.values for span in tokenizer.encode_batch(sounds)]
+    quieter = [(sound.clamp(-1, 1) * QUIETER * 2**15).round().to(torch.int16) for sound in sounds]
+    decoded = [sound.cpu() for sound in tokenizer.decode_batch(tokenizer.encode_batch(sounds))]
     n = torch.tensor([float(len(i)) for i in ids])
     seconds = sum(map(len, waveforms)) / tokenizer.sample_rate
 
