@@ -23,6 +23,7 @@ _HOME = {
     "PatchImageTokenizer": "tokenizers.image_patch",
     "LatentImageTokenizer": "tokenizers.image_latent",
     "VQImageTokenizer": "tokenizers.image_vq",
+    "SpeechUnitTokenizer": "tokenizers.speech_units",
     "TextToImagePipeline": "pipelines.text_to_image",
     "ImageToTextPipeline": "pipelines.image_to_text",
     "TextGenerationPipeline": "pipelines.text_generation",

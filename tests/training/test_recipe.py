@@ -71,7 +71,7 @@ def test_differences_name_the_fields():
     assert sorted(recipe.differences(before, after)) == [
         "backbone.dim: 128 -> 64",
         "objectives.image.shift: None -> 3",
-        "training.lr: 0.001 -> 0.5",
+        f"training.lr: {before.training.lr} -> 0.5",
     ]
     assert recipe.differences(before, before) == []
 
