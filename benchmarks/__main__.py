@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-NAMES = ("training_step", "generation")
+NAMES = ("training_step", "generation", "backbones")
 
 
 def main() -> None:

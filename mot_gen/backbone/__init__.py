@@ -7,6 +7,7 @@
 - `towers` (names), `untied_parameters()` (name -> the tower of each slice along its first dimension) and
   `active_parameters()` (how many a text token passes through);
 - `flops(layout)` of a forward pass, and `auxiliary_loss()`, what the last one adds to the training loss, weighted;
+- `activations()`: how many numbers the backward pass keeps of a token;
 - `causal`: False where, without a cache, later tokens bear on earlier ones (expert choice), so that likelihoods leak;
 - documents never see each other, a span never sees a later one, and any modality may be absent.
 

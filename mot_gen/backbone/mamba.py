@@ -167,6 +167,12 @@ class Backbone(nn.Module):
         again = (passes - 1) * 2 * c.channels * (2 * c.dt_rank + 2 * c.d_state)
         return c.layers * layout.modality.numel() * (projections + again + passes * reading)
 
+    def activations(self) -> int:
+        """Numbers that the backward pass keeps of a token, by the tensors that each block saves: 2 of width D (normed
+        input), 12 of width E (u, z, the convolution's terms, delta, y), and B and C."""
+        c = self.config
+        return c.layers * (2 * c.dim + 12 * c.channels + 2 * c.dt_rank + 4 * c.d_state)
+
     def auxiliary_loss(self) -> float:
         """Nothing is routed, so nothing is to be balanced."""
         return 0.0

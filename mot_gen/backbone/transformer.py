@@ -217,6 +217,11 @@ class Backbone(nn.Module):
         feed_forward = passes * 3 * c.dim * c.ffn_dim + scored * c.dim
         return 2 * c.layers * (projections + feed_forward + 2 * rows * length**2 * width)
 
+    def activations(self) -> int:
+        """Numbers that the backward pass keeps of a token, by the tensors that each block saves: 12 of width D (normed
+        inputs, q, k, v before and after the rotation, the attention's output), 3 of the feed-forward's width F."""
+        return self.config.layers * (12 * self.config.dim + 3 * self.config.ffn_dim)
+
     def auxiliary_loss(self) -> Tensor | float:
         """The weighted routing losses of the last forward pass, mean over layers; 0 where nothing is to be balanced."""
         return sum(block.ffn.auxiliary_loss() for block in self.blocks) / len(self.blocks) if self.routed else 0.0

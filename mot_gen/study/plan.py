@@ -52,9 +52,6 @@ def _state_bytes(total: int, ema: bool) -> int:
 
 
 def _activation_bytes(recipe: Recipe, model) -> int:
-    """What the backward pass keeps of the backbone, by the tensors that each block saves: 12 of width D (normed
-    inputs, q, k, v before and after the rotation, the attention's output), 3 of the feed-forward's width F."""
-    config = model.backbone.config
+    """What the backward pass keeps of the backbone."""
     bytes_each = 2 if recipe.training.precision == "bf16" else 4
-    a_token = config.layers * (12 * config.dim + 3 * config.ffn_dim) * bytes_each
-    return recipe.training.rows * recipe.training.row_length * a_token
+    return recipe.training.rows * recipe.training.row_length * model.backbone.activations() * bytes_each
