@@ -17,7 +17,8 @@ from pathlib import Path
 from mot_gen import __version__
 from mot_gen.errors import InputError, Interrupted
 
-# A core that waits busily for another takes it from whoever shares the machine; measured in docs/performance.md.
+# A core that waits busily for another takes it from whoever shares the machine: on a busy one every small operation
+# then costs milliseconds.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ADDED = ("mot_gen.tokenizers.run", "mot_gen.eval.run")  # modules with a `register(commands)` that adds theirs
@@ -67,10 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _quickstart_arguments(commands) -> None:
-    command = commands.add_parser("quickstart", help="train on an embedded set, generate both ways, measure, report")
+    command = commands.add_parser("quickstart", help="train on handwritten digits, generate both ways, measure, report")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
-    command.add_argument("--data", default="digits", help="digits (default), or emoji: colour pictures")
-    command.add_argument("--out", metavar="DIR", help="default: runs/digits")
+    command.add_argument("--out", metavar="DIR", default="runs/digits", help="default: runs/digits")
     command.add_argument("--json", action="store_true", help="print report.json")
     command.set_defaults(func=_quickstart)
 
@@ -78,7 +78,7 @@ def _quickstart_arguments(commands) -> None:
 def _quickstart(arguments) -> int:
     from mot_gen.quickstart import quickstart
 
-    found = quickstart(arguments.data, arguments.out, arguments.overrides)
+    found = quickstart(arguments.out, arguments.overrides)
     folder, images = Path(found["model"]).parent, found["images"]
     if arguments.json:
         print(json.dumps(found, indent=2))

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mot_gen import report
 from mot_gen.callbacks import hooks
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
 from mot_gen.measure import Measured, measure_captions, measure_images, measure_text
 from mot_gen.pictures import grid
 from mot_gen.tokenizers.image_files import load_image
+from mot_gen.training import digits
 from mot_gen.training.loop import Run, train
 from mot_gen.training.recipe import differences, load_recipe
 from mot_gen.training.records import Pair
 from mot_gen.training.task import Task
 
-DATA = ("digits", "emoji")  # recipes whose source module has a `task()`
 
-
-def quickstart(data: str = "digits", out: str | Path | None = None, overrides: list[str] | None = None) -> dict:
-    """Run all of it in the folder `out` ("runs/" and the data's name by default). Returns what `report.json` holds.
+def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[str] = ()) -> dict:
+    """Run all of it, by the recipe `digits` with its overrides, in the folder `out`. Returns what `report.json` holds.
 
     A run that was interrupted goes on; one that is finished is measured again.
     """
-    if data not in DATA:
-        raise InputError(f"quickstart --data: {data!r} is not embedded" + nearest(data, DATA))
-    folder = Path(out or Path("runs") / data)
-    recipe = load_recipe(data, overrides or [])
+    folder, recipe = Path(out), load_recipe("digits", list(overrides))
+    if recipe.data.source != "digits":
+        raise InputError(f"data.source: the quickstart judges digits, not {recipe.data.source}; use mot-gen train")
     earlier = folder / "recipe.yaml"
     resume = (folder / "checkpoints" / "latest").exists()
     if resume and earlier.exists() and (changed := differences(load_recipe(earlier), recipe)):
         raise InputError(f"{folder}: was begun with another recipe ({changed[0]}); remove it, or give another --out")
-    task: Task = importlib.import_module(f"mot_gen.training.{recipe.data.source}").task()
+    task = digits.task()
     _say(f"training on {task.what}: {recipe.training.steps} steps, into {folder}")
     run = train(recipe, folder, resume, hooks())
     _say(f"drawing and judging {recipe.evaluation.samples} {task.what}")
