@@ -102,7 +102,8 @@ class Objective(Component):
 
 
 class Backbone(Component):
-    """dense, mot, or a module under `mot_gen.backbone`, with a `Config` that takes the options: size or dim, ..."""
+    """A preset (dense, mot, moe4x, hybrid, mamba, mom) or a module under `mot_gen.backbone`, whose `Config` takes the
+    options: size or dim, ..."""
 
     kind: str = "mot"
     frozen: list[str] = []  # towers that do not learn
