@@ -1,4 +1,4 @@
-"""One thread a test process, since several share the cores; a seed for every test; this folder on the path, for `tiny`."""
+"""One thread a test process, since several share the cores; a seed for every test; this folder on the path."""
 
 import pytest
 import torch
