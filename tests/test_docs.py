@@ -32,13 +32,13 @@ def test_commands_parse(name, block):
     for line in re.sub(r"\\\n", " ", block).splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["mot-gen"]:
-            _parser().parse_args(words[1:])
+            assert callable(_parser().parse_args(words[1:]).func), line
 
 
 @pytest.mark.parametrize(("name", "block"), blocks("yaml"))
 def test_recipes_load(name, block, tmp_path):
     (tmp_path / "recipe.yaml").write_text(block)
-    load_recipe(tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipe.yaml").tokenizers
 
 
 @pytest.mark.parametrize(("name", "block"), blocks("json"))
@@ -46,7 +46,7 @@ def test_records_parse(name, block):
     decoder, rest = json.JSONDecoder(), block.strip()
     while rest:
         record, end = decoder.raw_decode(rest)
-        parse_record(record, name, "0", lambda value, field: value)
+        assert parse_record(record, name, "0", lambda value, field: value).id
         rest = rest[end:].strip()
 
 
