@@ -101,10 +101,9 @@ class OpenSpan:
 
     def __call__(self, values: Tensor, time: Tensor) -> Tensor:
         """values (R, n, C) at one time in [0, 1] -> the network's output (R, n, C)."""
-        output, _ = self._pass(values, time.expand(self.stream.rows))
-        return output
+        return self._pass(values, time.expand(self.stream.rows))
 
-    def _pass(self, values: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    def _pass(self, values: Tensor, time: Tensor) -> Tensor:
         backbone, shape = self.stream.model.backbone, values.shape
         slots = self.latents.slots
         self.latents.values, self.latents.time = values.flatten(0, 1)[slots], time
@@ -112,9 +111,8 @@ class OpenSpan:
         x = tokens.new_zeros(shape[0] * shape[1], tokens.shape[-1]).index_copy_(0, slots, tokens)
         hidden = backbone(x.view(*shape[:2], -1), self.plan, self.stream.cache).flatten(0, 1)
         output = self.layers.decode(hidden[slots], self.latents, memory)
-        return values.new_zeros(shape[0] * shape[1], shape[2]).index_copy_(0, slots, output.to(values.dtype)).view(
-            shape
-        ), hidden
+        flat = values.new_zeros(shape[0] * shape[1], shape[2])
+        return flat.index_copy_(0, slots, output.to(values.dtype)).view(shape)
 
     def close(self, values: Tensor, keep: Tensor) -> None:
         """Write the clean values (R, n, C) and the end token, in the rows to keep, (R,) bool."""
