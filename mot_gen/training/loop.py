@@ -50,6 +50,7 @@ class Run:
     tokens: int = 0
     flops: int = 0
     seconds: float = 0.0  # spent in training steps, over all sittings
+    cpu_seconds: float = 0.0  # of the process, likewise: on a shared machine the steadier clock
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
 
 def training_step(run: Run) -> dict:
     """One optimizer step over `training.accumulate` batches. Returns the line of metrics.jsonl."""
-    started, training, model = time.perf_counter(), run.recipe.training, run.model
+    started, cpu_started, training, model = time.perf_counter(), time.process_time(), run.recipe.training, run.model
     device = model.embedding.weight.device
     batches = [_next_batch(run, number, device) for number in range(training.accumulate)]
     counts = _sum_by_name(model.loss_masks(batch) for batch, _ in batches)
@@ -173,10 +174,12 @@ def training_step(run: Run) -> dict:
     run.tokens += sum(int((batch.layout.document >= 0).sum()) for batch, _ in batches)
     run.flops += sum(3 * forward_flops(model, batch) for batch, _ in batches)
     run.seconds += time.perf_counter() - started
+    run.cpu_seconds += time.process_time() - cpu_started
     means = {name: (sums[name] / counts[name]).item() for name in sums if counts[name] > 0}
     return {
         "step": run.step,
         "seconds": round(run.seconds, 3),
+        "cpu_seconds": round(run.cpu_seconds, 3),
         "tokens": run.tokens,
         "flops": run.flops,
         "losses": means,
@@ -234,7 +237,7 @@ def save(run: Run) -> Path:
     state = {
         "optimizer": skeleton,
         "loader": run.loader.state_dict(),
-        "counters": {name: getattr(run, name) for name in ("tokens", "flops", "seconds")},
+        "counters": {name: getattr(run, name) for name in ("tokens", "flops", "seconds", "cpu_seconds")},
     }
     return checkpoint.save(run.folder, run.step, groups, state, keep=run.recipe.training.keep_checkpoints)
 
