@@ -37,7 +37,7 @@ Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
-SOURCES = ("digits", "emoji", "records")
+SOURCES = ("digits", "openmoji", "records")
 
 
 class Section(BaseModel):
