@@ -20,7 +20,9 @@ def write(folder: Path, about: Mapping[str, Any] | None = None) -> None:
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)} for path in paths
     }
-    (folder / NAME).write_text(json.dumps({**(about or {}), "files": files}, indent=1), encoding="utf-8")
+    aside = folder / f".{NAME}.new"  # renamed when whole, since a folder that has a manifest counts as finished
+    aside.write_text(json.dumps({**(about or {}), "files": files}, indent=1), encoding="utf-8")
+    aside.replace(folder / NAME)
 
 
 def damage(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, Interrupted
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry, straight_through
@@ -87,17 +87,31 @@ def small_network(color_channels: int, fold: int, widths: tuple[int, ...], laten
     }
 
 
-def small_vq(image_size=32, entries: int = 1024, levels=None, fold: int = 2, widths=(64, 128), color_channels: int = 3):
+def small_vq(
+    image_size: int | Sequence[int] = 32,
+    entries: int = 1024,
+    levels: Sequence[int] | None = None,
+    fold: int = 2,
+    widths: Sequence[int] = (64, 128),
+    color_channels: int = 3,
+) -> VQImageTokenizer:
     """An untrained VQImageTokenizer that shrinks by 4: 8 x 8 ids of a 32 x 32 image."""
     d = len(levels) if levels else 8
     config = small_network(color_channels, fold, tuple(widths), widths[-1])
     return VQImageTokenizer(config | {"vq_embed_dim": d, "num_vq_embeddings": entries}, image_size, levels, fold)
 
 
-def small_kl(image_size=32, latent_channels: int = 8, fold: int = 2, widths=(64, 128), color_channels: int = 3):
+def small_kl(
+    image_size: int | Sequence[int] = 32,
+    latent_channels: int = 8,
+    fold: int = 2,
+    widths: Sequence[int] = (64, 128),
+    color_channels: int = 3,
+    patch_size: int = 1,
+) -> LatentImageTokenizer:
     """An untrained LatentImageTokenizer that shrinks by 4: 8 x 8 x 8 latents of a 32 x 32 image."""
     config = small_network(color_channels, fold, tuple(widths), latent_channels)
-    return LatentImageTokenizer.from_autoencoder(AutoencoderKL(**config), image_size, fold=fold)
+    return LatentImageTokenizer.from_autoencoder(AutoencoderKL(**config), image_size, patch_size, fold)
 
 
 class Pass(NamedTuple):
@@ -247,8 +261,13 @@ class ImageTrainer:
             parameters, self.options.lr, betas=(0.9, 0.99), weight_decay=self.options.weight_decay, fused=True
         )
 
-    def run(self, report: Callable[[dict], None] = lambda row: None) -> ModelMixin:
-        """All steps that are left; `report` receives step, losses and images per second every log_every steps."""
+    def run(
+        self, report: Callable[[dict], None] = lambda row: None, stop: Callable[[], bool] = lambda: False
+    ) -> ModelMixin:
+        """All steps that are left; `report` receives step, losses and images per second every log_every steps.
+
+        Where `stop` says so after a step, a checkpoint is written and Interrupted raised.
+        """
         self._resume()
         began, first = time.perf_counter(), self.step
         while self.step < self.options.steps:
@@ -259,11 +278,20 @@ class ImageTrainer:
                 report({"step": self.step, **{k: v.item() for k, v in losses.items()}, "images_per_second": rate})
             if self.folder and (self.step % self.options.checkpoint_every == 0 or self.step == self.options.steps):
                 self._save()
+            if self.step < self.options.steps and stop():
+                self._stop()
         self.tokenizer.load_state_dict(self.average.module.state_dict())
         self.tokenizer.eval()
         if isinstance(self.tokenizer, LatentImageTokenizer):
             self.tokenizer.measure(self.images.float() / 255)
         return self.tokenizer
+
+    def _stop(self) -> None:
+        if self.folder:
+            self._save()
+        raise Interrupted(
+            f"stopped at step {self.step} of the {self.tokenizer.config.name} tokenizer; the same command goes on"
+        )
 
     def batch(self, step: int) -> Tensor:
         """(B, C, H, W) in [-1, 1]: a function of seed and step alone, every image once an epoch."""

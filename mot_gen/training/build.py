@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -11,8 +12,11 @@ from mot_gen import objectives
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.sequence import Modality
-from mot_gen.training.recipe import Recipe, check_options, locate
+from mot_gen.training.recipe import Recipe, Tokenizer, check_options, locate
 from mot_gen.training.records import Pair, Splits
+from mot_gen.training.trained_tokenizers import trained, untrained
+
+TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that it trained
 
 
 def load_splits(recipe: Recipe) -> Splits:
@@ -20,13 +24,18 @@ def load_splits(recipe: Recipe) -> Splits:
     return locate("mot_gen.training", recipe.data.source).load(recipe.data)
 
 
-def build_tokenizers(recipe: Recipe, splits: Splits) -> dict[str, object]:
-    """Modality name -> tokenizer: loaded where the recipe gives a path, else made from its options; text is trained on
-    the captions and texts of the training split."""
-    return {name: _tokenizer(name, section, splits) for name, section in recipe.tokenizers.items()}
+def build_tokenizers(recipe: Recipe, splits: Splits, folder: Path | None = None) -> dict[str, object]:
+    """Modality name -> tokenizer: loaded where the recipe gives a path, trained where it has a section `train`, else
+    made from its options; text is trained on the captions and texts of the training split.
+
+    folder: of the run; without one, nothing is written and what would be trained is given untrained.
+    """
+    return {name: _tokenizer(name, section, splits, folder) for name, section in recipe.tokenizers.items()}
 
 
-def _tokenizer(name: str, section, splits: Splits):
+def _tokenizer(name: str, section: Tokenizer, splits: Splits, folder: Path | None):
+    if section.train is not None:
+        return trained(name, section, splits, folder / TOKENIZERS / name) if folder else untrained(section)
     module, field = locate("mot_gen.tokenizers", section.kind), f"tokenizers.{name}"
     (cls,) = [
         c

@@ -10,11 +10,10 @@ from __future__ import annotations
 import copy
 import ctypes
 import json
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,12 +25,13 @@ from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack_rows
 from mot_gen.sequence import PackedBatch
 from mot_gen.training import checkpoint
-from mot_gen.training.build import build_model, build_tokenizers, load_splits
+from mot_gen.training.build import TOKENIZERS, build_model, build_tokenizers, load_splits
 from mot_gen.training.data import Loader
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.progress import Progress
 from mot_gen.training.recipe import Recipe
 from mot_gen.training.records import Splits, sample_key
+from mot_gen.training.stopping import Stop, stop_signals
 
 
 @dataclass
@@ -67,22 +67,21 @@ class Hooks:
 
 
 def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks | None = None) -> Run:
-    """Train a recipe into a folder, which one process at a time may write.
+    """Train a recipe into a folder, which one process at a time may write; first the tokenizers that it trains.
 
     Raises InputError where the folder has a run already (unless resume) or a checkpoint that does not fit, and
     Interrupted when stopped by SIGINT or SIGTERM, after a checkpoint was written.
     """
     folder, hooks = Path(folder), hooks or Hooks()
     with checkpoint.lock(folder):
-        if not resume and (folder / "checkpoints").exists():
-            raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
+        begun = _begun(folder, resume)
         run = prepare(recipe, folder)
-        if resume:
+        if begun:
             restore(run)
         recipe.save(folder / "recipe.yaml")
         with (
             closing(run.loader),
-            _stop_signals() as stop,
+            stop_signals() as stop,
             Progress(recipe.training.steps, list(run.tokenizers), run.step) as bar,
         ):
             _steps(run, hooks, stop, bar)
@@ -90,14 +89,24 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     return run
 
 
+def _begun(folder: Path, resume: bool) -> bool:
+    """Whether the model's training has begun in a folder; a run that is stopped before has only its tokenizers."""
+    begun = (folder / "checkpoints").exists()
+    if begun and not resume:
+        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
+    if resume and not begun and not (folder / TOKENIZERS).exists():
+        raise InputError(f"{folder}: has no checkpoint to resume from; leave out --resume to begin")
+    return begun
+
+
 def prepare(recipe: Recipe, folder: Path) -> Run:
-    """Everything that a recipe names, built and in place at step 0. Nothing is written."""
+    """Everything that a recipe names, built and in place at step 0. Written are the tokenizers that it trains."""
     training = recipe.training
     if training.threads:
         torch.set_num_threads(training.threads)
     device = _device(training.device)
     splits = load_splits(recipe)
-    tokenizers = build_tokenizers(recipe, splits)
+    tokenizers = build_tokenizers(recipe, splits, folder)
     model = build_model(recipe, tokenizers).to(device)
     averaged = copy.deepcopy(model).requires_grad_(False).eval() if training.ema else model
     if training.compile:
@@ -286,35 +295,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")  # a line that a kill cut off
-
-
-# ---------------------------------------------------------------- stopping
-
-
-@dataclass
-class Stop:
-    """Whether a signal asked for the end of the run."""
-
-    requested: bool = field(default=False)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM asks for a checkpoint at the next step's end; a second SIGINT interrupts at once."""
-    stop = Stop()
-
-    def ask(number, frame):
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # signals belong to the main thread; elsewhere there is nothing to listen to
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -90,9 +90,11 @@ class Component(BaseModel):
 
 
 class Tokenizer(Component):
-    """A module under `mot_gen.tokenizers`; its options are checked when it is built."""
+    """A module under `mot_gen.tokenizers`; its options are checked when it is built, or when the recipe is read if it
+    is to be trained, which the module `train_KIND` beside it does (see mot_gen/training/trained_tokenizers.py)."""
 
     path: str | None = None  # a folder or a hub name to load instead of building anew
+    train: dict[str, Any] | None = None  # options of its training on the run's own samples; {} for its defaults
 
 
 class Objective(Component):
@@ -193,6 +195,8 @@ class Recipe(Section):
         _member("data.source", source, "load")
         for name, tokenizer in self.tokenizers.items():
             _module(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)
+            if tokenizer.train is not None:
+                _trainable(f"tokenizers.{name}", tokenizer)
         for name, objective in self.objectives.items():
             field = f"objectives.{name}"
             module = _module(f"{field}.kind", "mot_gen.objectives", objective.kind)
@@ -220,6 +224,24 @@ class Recipe(Section):
         Path(path).write_text(text, encoding="utf-8")
 
 
+def _trainable(field: str, tokenizer: Tokenizer) -> None:
+    """Holds a tokenizer that is to be trained to the signatures of the module that trains it."""
+    if tokenizer.path:
+        raise InputError(
+            f"{field}: path loads a trained tokenizer, train makes a new one; "
+            f"say {field}='{{kind: {tokenizer.kind}, path: {tokenizer.path}}}', or leave out path"
+        )
+    name = trainer_name(tokenizer.kind)
+    if not importlib.util.find_spec(name):
+        raise InputError(f"{field}.train: {tokenizer.kind} learns nothing (there is no module {name}); leave it out")
+    check_options(field, _member(field, name, "untrained"), tokenizer.options)
+    try:
+        _built(f"{field}.train", _member(field, name, "Training"), tokenizer.train)
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(field) else f"{field}.train.{message}") from None
+
+
 def _all_known(field: str, names, allowed) -> None:
     for name in names:
         if name not in allowed:
@@ -228,7 +250,12 @@ def _all_known(field: str, names, allowed) -> None:
 
 def differences(before: Recipe, after: Recipe) -> list[str]:
     """`field: value -> value` for every field in which two recipes differ, as when a run is resumed with another."""
-    flat_before, flat_after = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    return differing(before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def differing(before: dict, after: dict) -> list[str]:
+    """`field: value -> value` for every value in which two nested mappings differ, fields by their dotted paths."""
+    flat_before, flat_after = _flat(before), _flat(after)
     names = [name for name in {**flat_before, **flat_after} if flat_before.get(name) != flat_after.get(name)]
     return [f"{name}: {flat_before.get(name)!r} -> {flat_after.get(name)!r}" for name in names]
 
@@ -246,6 +273,12 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 def locate(package: str, kind: str) -> ModuleType:
     """The module that a recipe's `kind` names: `package.kind`, or `kind` itself when it is a dotted path."""
     return importlib.import_module(_module_name(package, kind))
+
+
+def trainer_name(kind: str) -> str:
+    """Name of the module that trains a kind of tokenizer: `train_KIND`, beside the tokenizer's own."""
+    folder, _, name = _module_name("mot_gen.tokenizers", kind).rpartition(".")
+    return f"{folder}.train_{name}"
 
 
 def _module_name(package: str, kind: str) -> str:
