@@ -1,4 +1,4 @@
-"""Tokenizers that a recipe trains: on training samples alone, once, resumed to the bit, measured, held to their inputs."""
+"""Tokenizers that a recipe trains: on training samples alone, resumed to the bit, measured, held to their inputs."""
 
 import importlib
 import json
