@@ -4,6 +4,7 @@
     torchvision:NAME        any torchvision classifier, features before its head (weights: a local .pth file)
     transformers:FOLDER     any transformers vision model saved in a local folder: DINOv2, CLIP, ViT
     efficientnet-lite0      1280 features, weights carried by a pip package: needs no network
+    pixels                  the pixels themselves: for pictures of one size, up to 36 x 36
     package.module:NAME     a callable of your own package that returns an nn.Module
 
 Each takes `output="features"` or `"logits"`, a named resize mode, and a dtype: "float32" (the default, TF32 off),
@@ -150,5 +151,6 @@ BUILDERS = {
     "torchvision": "mot_gen.eval.backbones:torchvision_extractor",
     "transformers": "mot_gen.eval.backbones:transformers_extractor",
     "efficientnet-lite0": "mot_gen.eval.efficientnet:efficientnet_lite0",
+    "pixels": "mot_gen.eval.pixels:pixels",
 }
 TAKES_NAME = ("torchvision", "transformers")

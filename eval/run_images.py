@@ -11,26 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
+from mot_gen.eval.by_name import PAIRS, SETS, Choices, chosen, results_of
 from mot_gen.eval.extraction import Extraction, extract_shards, thumbnails
-from mot_gen.eval.extractors import Extractor, load_extractor
-from mot_gen.eval.frechet import FrechetDistance
-from mot_gen.eval.frechet_infinity import FrechetInfinity
-from mot_gen.eval.image_pairs import PSNR, SSIM
+from mot_gen.eval.extractors import load_extractor
 from mot_gen.eval.inception_score import InceptionScore
-from mot_gen.eval.kernel import KernelDistance
 from mot_gen.eval.moments import merge_moments, moments_of
 from mot_gen.eval.nearest import nearest_neighbours, worst_cases
-from mot_gen.eval.precision_recall import PrecisionRecall
 from mot_gen.eval.progress import progress
 from mot_gen.eval.report import html_page, picture_rows, print_table, to_json, write_json
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.sources import ImageSource, open_images
 from mot_gen.eval.statistics import ReferenceStatistics
 
-SETS = ("fd", "kd", "cmmd", "pr", "fdinf")
-PAIRS = {"psnr": PSNR, "ssim": SSIM}
 METRICS = (*SETS, "is", *PAIRS)
 SHOWN, NEIGHBOURS = 16, 4  # samples in the HTML page, and real neighbours beside each
 
@@ -49,7 +43,7 @@ def images(args: argparse.Namespace) -> int:
     if "is" in names:
         results["is"] = _inception_score(args, fake)
     for name in (name for name in names if name in PAIRS):
-        results[name] = _pair_result(PAIRS[name](confidence=args.confidence), real, fake)
+        results[name] = _pair_result(PAIRS[name](Choices(args.confidence)), real, fake)
     sources = [source for source in (real, fake) if source is not None]
     return finish(args, results, sources, lambda: _sections(real, fake, kept))
 
@@ -71,17 +65,6 @@ def stats(args: argparse.Namespace) -> int:
     if args.json:
         write_json({**told, **made.provenance, "unreadable": source.unreadable}, args.json)
     return 0
-
-
-def chosen(text: str, allowed) -> list[str]:
-    """Names from "a,b", InputError for one that is not known."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names:
-        if name not in allowed:
-            raise InputError(f"--metrics: {name!r} is not known" + nearest(name, allowed))
-    if not names:
-        raise InputError(f"--metrics: names none; one of: {', '.join(allowed)}")
-    return names
 
 
 def is_statistics(path: str) -> bool:
@@ -110,31 +93,19 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot-gen" / "features"
 
 
-def build(name: str, extractor: Extractor, stats: ReferenceStatistics | None, args) -> Accumulator:
-    """A metric over sets of features, by its short name."""
-    builders = {
-        "fd": lambda: FrechetDistance(extractor, reference=stats, confidence=args.confidence),
-        "kd": lambda: KernelDistance(extractor, seed=args.seed, confidence=args.confidence),
-        "cmmd": lambda: KernelDistance(extractor, kernel="gaussian"),
-        "pr": lambda: PrecisionRecall(extractor),
-        "fdinf": lambda: FrechetInfinity(extractor, seed=args.seed),
-    }
-    return builders[name]()
-
-
 Kept = dict[bool, tuple[Tensor, list[int]]]  # by whether real: features, and the numbers of their images
 
 
 def _set_results(args, names, real, fake, stats, results: dict[str, MetricResult]) -> Kept | None:
     """Fills `results`; returns the features themselves where a page will show neighbours."""
     how = extraction(args)
-    metrics = {name: build(name, how.extractor, stats, args) for name in names}
+    choices = Choices(args.confidence, args.seed, extractor=how.extractor, reference=stats)
+    metrics = {name: SETS[name](choices) for name in names}
     kept = {}
     for side, source in ((True, real), (False, fake)):
         if source is not None:
             kept[side] = _feed(metrics.values(), source, how, side, keep=bool(args.html))
-    for name, metric in metrics.items():
-        results.update(named(name, metric.compute()))
+    results.update(results_of(metrics))
     return kept if args.html and len(kept) == 2 else None
 
 
@@ -150,11 +121,6 @@ def _feed(metrics, source: ImageSource, how: Extraction, real: bool, keep: bool)
                 parts.append(features)
                 numbers += own
     return (torch.cat(parts) if parts else torch.zeros(0, 0)), numbers
-
-
-def named(name: str, found: MetricResult | dict[str, MetricResult]) -> dict[str, MetricResult]:
-    """Results under their keys: the short name, or the metric's own names where it has several."""
-    return found if isinstance(found, dict) else {name: found}
 
 
 def _inception_score(args: argparse.Namespace, fake: ImageSource) -> MetricResult:

@@ -7,7 +7,6 @@ beside the jsonl. image-text: {"image", "text", "references"?: [...]}. geneval: 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,78 +14,38 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.answers import ExactMatch, TokenF1
-from mot_gen.eval.audio import log_mel_extractor
-from mot_gen.eval.cider import CIDEr
-from mot_gen.eval.clip import ClipEncoder, CLIPScore, RefCLIPScore
-from mot_gen.eval.diversity import DistinctN, SelfBLEU
-from mot_gen.eval.edits import (
-    CharacterErrorRate,
-    MatchErrorRate,
-    UnitErrorRate,
-    WordErrorRate,
-    WordInformationLost,
+from mot_gen.eval.by_name import (
+    IMAGE_TEXT,
+    SAMPLE_RATE,
+    SPEECH,
+    TEXT,
+    Builder,
+    Choices,
+    chosen,
+    results_of,
+    update_text,
 )
-from mot_gen.eval.frechet import FrechetDistance
+from mot_gen.eval.clip import ClipEncoder
 from mot_gen.eval.geneval import GenEval
-from mot_gen.eval.mel_cepstral import MelCepstralDistortion
-from mot_gen.eval.meteor import METEOR
-from mot_gen.eval.mt import BLEU, TER, ChrF
-from mot_gen.eval.ocr import OcrAccuracy
 from mot_gen.eval.report import html_page, print_table, text_rows, to_json, write_json
-from mot_gen.eval.result import MetricResult
-from mot_gen.eval.rouge import ROUGE
-from mot_gen.eval.run_images import chosen, named
 from mot_gen.eval.sources import decode, read_jsonl
 
 WORST = 20
-SAMPLE_RATE = 16000
-
-# Metric by its short name, built from the command line's arguments.
-TEXT: dict[str, Callable[[argparse.Namespace], Accumulator]] = {
-    "bleu": lambda args: BLEU(tokenize=args.tokenize, lowercase=args.lowercase, confidence=args.confidence),
-    "chrf": lambda args: ChrF(lowercase=args.lowercase, confidence=args.confidence),
-    "chrf++": lambda args: ChrF(word_order=2, lowercase=args.lowercase, confidence=args.confidence),
-    "ter": lambda args: TER(case_sensitive=not args.lowercase, confidence=args.confidence),
-    "rouge": lambda args: ROUGE(tokenize=args.rouge_tokenize, confidence=args.confidence),
-    "cider-d": lambda args: CIDEr(tokenize="caption"),
-    "cider": lambda args: CIDEr(variant="cider", tokenize="caption"),
-    "meteor": lambda args: METEOR(confidence=args.confidence),
-    "exact_match": lambda args: ExactMatch(confidence=args.confidence),
-    "token_f1": lambda args: TokenF1(confidence=args.confidence),
-    "distinct_1": lambda args: DistinctN(1),
-    "distinct_2": lambda args: DistinctN(2),
-    "self_bleu": lambda args: SelfBLEU(tokenize=args.tokenize),
-}
-SPEECH: dict[str, Callable[[argparse.Namespace], Accumulator]] = {
-    "wer": lambda args: WordErrorRate(confidence=args.confidence),
-    "cer": lambda args: CharacterErrorRate(confidence=args.confidence),
-    "mer": lambda args: MatchErrorRate(confidence=args.confidence),
-    "wil": lambda args: WordInformationLost(confidence=args.confidence),
-    "uer": lambda args: UnitErrorRate(confidence=args.confidence),
-    "mcd": lambda args: MelCepstralDistortion(sample_rate=SAMPLE_RATE, confidence=args.confidence),
-    "fad": lambda args: FrechetDistance(log_mel_extractor(SAMPLE_RATE), confidence=args.confidence),
-}
-IMAGE_TEXT: dict[str, Callable[[argparse.Namespace], Accumulator]] = {
-    "clip": lambda args: CLIPScore(_clip(args), confidence=args.confidence),
-    "refclip": lambda args: RefCLIPScore(_clip(args), confidence=args.confidence),
-    "ocr": lambda args: OcrAccuracy(confidence=args.confidence),
-}
 
 
 def text(args: argparse.Namespace) -> int:
     """`eval text`."""
-    metrics = {name: TEXT[name](args) for name in chosen(args.metrics, TEXT)}
+    metrics = built(TEXT, args)
     rows = records(args.file, {"prediction": str})
     for metric in metrics.values():
-        predictions = [row["prediction"] for row in rows]
-        metric.update(*([predictions] if metric.takes == "predictions" else [predictions, references(args.file, rows)]))
+        own = [] if metric.takes == "predictions" else references(args.file, rows)
+        update_text(metric, [row["prediction"] for row in rows], own)
     return finish(args, metrics, rows)
 
 
 def speech(args: argparse.Namespace) -> int:
     """`eval speech`."""
-    metrics = {name: SPEECH[name](args) for name in chosen(args.metrics, SPEECH)}
+    metrics = built(SPEECH, args)
     sound = {name for name in metrics if name in ("mcd", "fad")}
     fields = {"prediction": (str, list)} if metrics.keys() - sound else {}
     rows = records(
@@ -115,7 +74,7 @@ def _hear(metric: Accumulator, name: str, row: dict, path: str):
 
 def image_text(args: argparse.Namespace) -> int:
     """`eval image-text`."""
-    metrics = {name: IMAGE_TEXT[name](args) for name in chosen(args.metrics, IMAGE_TEXT)}
+    metrics = built(IMAGE_TEXT, args)
     rows = records(args.file, {"image": str, "text": str})
     for row in rows:
         row["prediction"] = row["text"]
@@ -177,17 +136,18 @@ def waveform(path: Path) -> Tensor:
     return resample(torch.from_numpy(samples).mean(1), rate, SAMPLE_RATE).clamp(-1, 1)
 
 
-def _clip(args: argparse.Namespace) -> ClipEncoder:
-    if args.clip is None:
-        raise InputError("--clip: no model given; pass the folder of a CLIP that transformers saved")
-    return ClipEncoder(args.clip).to(args.device)
+def built(builders: dict[str, Builder], args: argparse.Namespace) -> dict[str, Accumulator]:
+    """The metrics that were asked for, with the settings that this command's arguments give."""
+    names = chosen(args.metrics, builders)
+    given = {name: getattr(args, name) for name in vars(Choices()) if getattr(args, name, None) is not None}
+    if "clip" in given:
+        given["clip"] = ClipEncoder(args.clip).to(args.device)
+    return {name: builders[name](Choices(**given)) for name in names}
 
 
 def finish(args: argparse.Namespace, metrics: dict[str, Accumulator], rows: list[dict]) -> int:
     """Compute, then table, JSON, HTML."""
-    results: dict[str, MetricResult] = {}
-    for name, metric in metrics.items():
-        results.update(named(name, metric.compute()))
+    results = results_of(metrics)
     if args.json != "-":
         print_table(results)
     if args.json:

@@ -1,20 +1,32 @@
-"""What training is handed from above: hooks, pipeline_of, sample_grid, export.
+"""What training is handed from above: hooks, pipeline_of, sample_grid, evaluate, export.
 
-Training knows no pipeline; here a run becomes one, for the pictures drawn on the way and for the `model/` folder.
+Training knows no pipeline and no metric; here a run becomes a pipeline, for the pictures drawn and the metrics measured
+on the way, and for the `model/` folder. Looking changes nothing: random state and modes are afterwards as before.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from mot_gen.eval.report import to_json, write_json
+from mot_gen.eval.result import plain
+from mot_gen.evaluation import Evaluator, Samples
 from mot_gen.pictures import grid
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.training.checkpoint import random_state, set_random_state
 from mot_gen.training.loop import Hooks, Run
+from mot_gen.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 PROMPTS = 10  # captions of held-out samples that are drawn when a recipe names no prompts
 
@@ -35,6 +47,17 @@ def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) ->
     return pipe
 
 
+@contextmanager
+def _aside(run: Run) -> Iterator[None]:
+    """What happens within leaves the course of training as it is."""
+    random, training = random_state(), run.averaged.training
+    try:
+        yield
+    finally:
+        set_random_state(random)
+        run.averaged.train(training)
+
+
 def sample_grid(run: Run) -> None:
     """Draw the recipe's prompts (or some held-out captions) into `samples/step-NNNNNNNN.png`; texts where the model has
     no pictures. The seed is the recipe's, so that the same noise is seen to become better pictures."""
@@ -49,6 +72,20 @@ def sample_grid(run: Run) -> None:
     elif prompts:
         texts = pipeline_of(run, TextGenerationPipeline)(prompts, return_full_text=True).texts
         (folder / f"{name}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+
+
+def evaluate(run: Run, evaluator: Evaluator) -> dict:
+    """Values by name for metrics.jsonl, and under "failed" why one is absent; the results with their provenance go to
+    `evaluations/step-NNNNNNNN.json`. The seed is the recipe's, so that only the model changes between two of them."""
+    evaluation = run.recipe.evaluation
+    seed, count = run.recipe.training.seed, evaluation.samples
+    results, failed = evaluator(
+        Samples(partial(pipeline_of, run), run.splits.held_out, count, seed, evaluation.batch_size)
+    )
+    write_json(to_json(results, step=run.step, failed=failed), run.folder / "evaluations" / f"step-{run.step:08d}.json")
+    for name, why in failed.items():
+        log.warning("evaluation.metrics: %s failed at step %d: %s", name, run.step, why)
+    return plain({name: result.value for name, result in results.items()} | ({"failed": failed} if failed else {}))
 
 
 def _held_out_captions(run: Run) -> list[str]:
@@ -66,6 +103,17 @@ def export(run: Run) -> Path:
     return final
 
 
-def hooks() -> Hooks:
-    """Sample grids on the way, and the model folder at the end."""
-    return Hooks(sample=sample_grid, export=export)
+def hooks(recipe: Recipe) -> Hooks:
+    """Sample grids and metrics on the way, and the model folder at the end. InputError for metrics that are unknown or
+    lack their weights."""
+    evaluator = Evaluator(recipe.evaluation) if recipe.evaluation.every and recipe.evaluation.metrics else None
+
+    def sample(run: Run) -> None:
+        with _aside(run):
+            sample_grid(run)
+
+    def measure(run: Run) -> dict:
+        with _aside(run):
+            return evaluate(run, evaluator) if evaluator else {}
+
+    return Hooks(sample=sample, evaluate=measure, export=export)

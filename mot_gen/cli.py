@@ -112,7 +112,7 @@ def _train(arguments) -> int:
     from mot_gen.callbacks import hooks
     from mot_gen.training.loop import train
 
-    train(recipe, folder, arguments.resume, hooks())
+    train(recipe, folder, arguments.resume, hooks(recipe))
     print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
     return 0
 

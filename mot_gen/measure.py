@@ -17,10 +17,9 @@ from mot_gen.callbacks import pipeline_of
 from mot_gen.eval.frechet import FrechetDistance
 from mot_gen.eval.judge import reliability, train_judge
 from mot_gen.eval.likelihood import BitsPerByte
-from mot_gen.packing import pack_rows
+from mot_gen.evaluation import caption_losses
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import image_tensor, to_pil
 from mot_gen.training.loop import Run
 from mot_gen.training.records import Pair
@@ -116,7 +115,6 @@ def measure_captions(run: Run, task: Task) -> tuple[dict, list[tuple[Pair, str, 
     return figures, judged
 
 
-@torch.inference_mode()
 def measure_text(run: Run) -> dict:
     """Bits per byte of held-out captions, given their picture and given nothing."""
     return {
@@ -129,20 +127,9 @@ def measure_text(run: Run) -> dict:
 
 
 def _bits_per_byte(run: Run, with_image: bool):
-    model, tokenizers, metric = run.averaged.eval(), run.tokenizers, BitsPerByte()
-    pairs = list(run.splits.held_out)
+    pipe, metric, pairs = pipeline_of(run), BitsPerByte(), list(run.splits.held_out)
     for start in range(0, len(pairs), BATCH):
         chunk = pairs[start : start + BATCH]
         texts = [_in_turn(pair.captions, start + number) for number, pair in enumerate(chunk)]
-        samples = [[span] for span in tokenizers["text"].encode_batch(texts)]
-        if with_image:
-            images = tokenizers["image"].encode_batch([pair.image for pair in chunk])
-            shown = [Span(i.modality, i.values, i.grid, learned=False) for i in images]
-            samples = [[image, *sample] for image, sample in zip(shown, samples)]
-        batch = pack_rows([[sample] for sample in samples], model.modalities, run.recipe.training.row_length)
-        batch = batch.to(model.embedding.weight.device)
-        batch, targets = model.corrupt(batch)
-        losses = model.losses(batch, model(batch), targets)["text"]
-        rows = batch.target_slots // batch.layout.shape[1]
-        metric.update(torch.zeros(len(chunk), dtype=losses.dtype).index_add_(0, rows.cpu(), losses.cpu()), texts)
+        metric.update(caption_losses(pipe, [pair.image for pair in chunk] if with_image else None, texts), texts)
     return metric.compute()

@@ -35,7 +35,7 @@ def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[st
         raise InputError(f"{folder}: was begun with another recipe ({changed[0]}); remove it, or give another --out")
     task = digits.task()
     _say(f"training on {task.what}: {recipe.training.steps} steps, into {folder}")
-    run = train(recipe, folder, resume, hooks())
+    run = train(recipe, folder, resume, hooks(recipe))
     _say(f"drawing and judging {recipe.evaluation.samples} {task.what}")
     images = measure_images(run, task, recipe.evaluation.samples)
     _say(f"captioning {len(run.splits.held_out)} held-out {task.what}")

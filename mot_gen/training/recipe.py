@@ -161,8 +161,13 @@ class Sampling(Section):
 class Evaluation(Section):
     """What is measured along the way and at the end."""
 
-    samples: Count = 500
-    every: Whole = 0  # steps between evaluations; 0 = only at the end
+    samples: Count = 500  # pictures drawn, and captions written, each time
+    batch_size: Count = 100  # of them generated together
+    every: Whole = 0  # steps between evaluations, which the last step always has; 0 = none on the way
+    metrics: list[str] = []  # of `mot-gen eval`: fd, kd, cmmd, pr, clip, bleu, cider-d, exact_match, bits_per_byte, ...
+    extractor: str = "efficientnet-lite0"  # of features: a name as in `mot-gen eval images`; pixels for tiny pictures
+    weights: str | None = None  # local weights of the extractor
+    clip: str | None = None  # folder of the CLIP of the metrics clip and refclip
     prompts: list[str] = []  # shown in sample grids
 
 

@@ -265,7 +265,7 @@ def test_geneval_and_image_text_commands(tmp_path, two):
         told(out)["metrics"]["geneval"]["value"] == 0
         and "detector:mine" in told(out)["metrics"]["geneval"]["signature"]
     )
-    with pytest.raises(InputError, match="--clip: no model given"):
+    with pytest.raises(InputError, match="clip: no model given; name the folder"):
         call("image-text", jsonl(tmp_path / "i.jsonl", [{"image": "real/000.png", "text": "a"}]))
 
 
