@@ -10,6 +10,7 @@ Shapes: B rows, S slots, Q queries, K keys, H heads, G key/value heads, D head d
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cache as once
 
@@ -163,3 +164,18 @@ class KVCache:
         lengths = self.lengths.tolist()
         self.longest = max(lengths)
         self.even = min(lengths) == self.longest
+
+    def narrow(self, rows: int) -> KVCache:
+        """The first rows of this cache, sharing its memory; for passes that are not to be kept."""
+        view, places = copy(self), self.places
+        view.keys, view.values, view.lengths = self.keys[:, :rows], self.values[:, :rows], self.lengths[:rows]
+        view.places = Places(places.document[:rows], places.index[:rows], places.block[:rows])
+        return view
+
+    def snapshot(self) -> Tensor:
+        """How much is kept of every row, for `restore`."""
+        return self.lengths
+
+    def restore(self, snapshot: Tensor, rows: Tensor):
+        """Forget what was kept since the snapshot in some rows, (B,) bool."""
+        self.advance(torch.where(rows, snapshot - self.lengths, 0))

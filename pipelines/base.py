@@ -21,8 +21,8 @@ from mot_gen import manifest
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
-from mot_gen.pipelines.engine import Drawing
-from mot_gen.pipelines.samplers import Guidance, row_generators
+from mot_gen.pipelines.engine import Drawing, Guidance
+from mot_gen.pipelines.samplers import Step, row_generators
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import to_pil
 
@@ -123,11 +123,11 @@ class MultimodalPipeline(DiffusionPipeline):
         self._check_context(prompts, max(1, wanted))
         return wanted
 
-    def _drawing(self, steps: int, guidance_scale: float, generators, on_step=None) -> Drawing:
+    def _drawing(self, steps: int, guidance: Guidance, generators, on_step=None) -> Drawing:
         """How images are drawn here; InputError for steps that are not positive or a scheduler that does not fit."""
         if not isinstance(steps, int) or steps < 1:
             raise InputError(f"num_inference_steps must be a positive integer, got {steps!r}")
-        drawing = Drawing(self.scheduler, steps, Guidance(guidance_scale), generators, {}, on_step)
+        drawing = Drawing(self.scheduler, steps, guidance, generators, {}, on_step)
         if self.image_tokenizer is not None:
             drawing.grids["image"] = self.image_tokenizer.grid
         for modality in self.model.modalities:
@@ -142,12 +142,12 @@ class MultimodalPipeline(DiffusionPipeline):
     def _step_callback(self, callback, tensor_inputs: Sequence[str], bar):
         """diffusers' callback_on_step_end(pipe, step, timestep, {"latents": x}) -> dict, as the engine's on_step."""
 
-        def on_step(number: int, timestep: Tensor, x: Tensor) -> Tensor:
+        def on_step(step: Step) -> Tensor:
             bar.update()
             if callback is None:
-                return x
-            given = {"latents": x} if "latents" in tensor_inputs else {}
-            return (callback(self, number, timestep, given) or {}).get("latents", x)
+                return step.x
+            given = {"latents": step.x} if "latents" in tensor_inputs else {}
+            return (callback(self, step.number, step.timestep, given) or {}).get("latents", step.x)
 
         return on_step
 

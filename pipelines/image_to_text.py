@@ -8,7 +8,7 @@ import torch
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline, TextOutput, row_generators
-from mot_gen.pipelines.engine import Drawing, Stream, TextSampling, Writer
+from mot_gen.pipelines.engine import Drawing, Rules, Stream, TextSampling, Writer
 
 
 class ImageToTextPipeline(MultimodalPipeline):
@@ -55,5 +55,5 @@ def write_texts(pipe: MultimodalPipeline, prompts, sampling: TextSampling, gener
     """Continue each prompt with text alone; what was written, without the prompt."""
     drawing = Drawing(generators=row_generators(generator, len(prompts)))
     stream = Stream(pipe.model, prompts, room=sampling.max_new_tokens)
-    written = Writer(stream, len(prompts), sampling, drawing, may_open=()).run()
+    written = Writer(stream, len(prompts), sampling, drawing, Rules()).run()
     return ["".join(pipe.text_tokenizer.decode(span) for span in spans) for spans in written]

@@ -9,7 +9,7 @@ import torch
 from mot_gen.errors import InputError
 from mot_gen.packing import document_length
 from mot_gen.pipelines.base import InterleavedOutput, MultimodalPipeline, row_generators
-from mot_gen.pipelines.engine import Stream, TextSampling, Writer
+from mot_gen.pipelines.engine import Guidance, Rules, Stream, TextSampling, Writer
 from mot_gen.sequence import Span
 
 
@@ -52,7 +52,7 @@ class InterleavedPipeline(MultimodalPipeline):
         prompts = [self._spans(prompt)] * num_samples
         max_new_tokens = self._new_tokens(max_new_tokens, prompts)
         sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
-        drawing = self._drawing(num_inference_steps, guidance_scale, row_generators(generator, num_samples))
+        drawing = self._drawing(num_inference_steps, Guidance(guidance_scale), row_generators(generator, num_samples))
         pictures = [m.name for m in self.model.modalities if m.name in drawing.grids]
         guided = len(drawing.guidance.branches) == 2 and bool(pictures)
         rows = prompts + [[]] * num_samples * guided
@@ -63,7 +63,7 @@ class InterleavedPipeline(MultimodalPipeline):
             context - document_length(prompts[0], self.model.modalities) if context else 4 * (max_new_tokens + tokens)
         )
         stream = Stream(self.model, rows, room + tokens, opens)
-        written = Writer(stream, num_samples, sampling, drawing, may_open=pictures, room=room).run()
+        written = Writer(stream, num_samples, sampling, drawing, Rules(may_open=pictures, room=room)).run()
         documents = [self._segments(spans, output_type) for spans in written]
         return InterleavedOutput(documents=documents) if return_dict else (documents,)
 

@@ -1,4 +1,4 @@
-"""How a continuous span is drawn: integrate (any diffusers scheduler), Guidance, row_generators, noise.
+"""How a continuous span is integrated: integrate (any diffusers scheduler), Step, first_step, row_generators, noise.
 
 A scheduler is exchanged as in diffusers, by `Scheduler.from_config(...)`: Euler and Heun for flows
 (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler), DDPM, DDIM, DPM-Solver++ and others for diffusion.
@@ -20,56 +20,63 @@ from mot_gen.errors import InputError
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x (N, n, C), timestep ()) -> what the scheduler steps with
 
 
+@dataclass
+class Step:
+    """One step of a sampler, as it is shown.
+
+    number, of the evaluations of the model. timestep and next_timestep: the scheduler's, () each; the last has none to
+    follow. noisy, output: what the model was given and said. x: the result, (N, n, C) as they are.
+    clean() -> the sample (N, n, C) that the model expects at the end, for previews; made only when it is asked for.
+    """
+
+    number: int
+    timestep: Tensor
+    next_timestep: Tensor | None
+    noisy: Tensor
+    output: Tensor
+    x: Tensor
+    clean: Callable[[], Tensor] | None = None
+
+
 def integrate(
     predict: Predict,
     x: Tensor,
     scheduler,
     num_inference_steps: int,
     generators: Sequence[torch.Generator] | None = None,
-    on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    on_step: Callable[[Step], Tensor] | None = None,
+    begin: int = 0,
 ) -> Tensor:
     """Noise x (N, n, C) -> a sample of the same shape.
 
-    generators: one a sample, for schedulers that add noise. on_step(step, timestep, x) -> x sees every step's result.
+    generators: one a sample, for schedulers that add noise. on_step(step) -> x sees every step and may change its
+    result. begin: the first of the scheduler's timesteps to be taken, for an x that is not all noise.
     """
     scheduler.set_timesteps(num_inference_steps, device=x.device)
+    if begin and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
     accepted = inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if generators is not None and "generator" in accepted else {}
     x = x * getattr(scheduler, "init_noise_sigma", 1.0)
-    for number, timestep in enumerate(scheduler.timesteps):
+    timesteps = scheduler.timesteps[begin:]
+    for number, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
-        x = scheduler.step(predict(scaled, timestep), timestep, x, **extra).prev_sample
+        output = predict(scaled, timestep)
+        x = scheduler.step(output, timestep, x, **extra).prev_sample
         if on_step is not None:
-            x = on_step(number, timestep, x)
+            following = timesteps[number + 1] if number + 1 < len(timesteps) else None
+            x = on_step(Step(number, timestep, following, scaled, output, x))
     return x
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022): unconditional + scale * (conditional - unconditional).
-
-    Scale 1 is the conditional prediction and 0 the unconditional one; each then costs one branch instead of two.
-    """
-
-    scale: float = 1.0
-
-    def __post_init__(self):
-        if not 0 <= self.scale < float("inf"):
-            raise InputError(f"guidance_scale must be a number of at least 0 (1 = off), got {self.scale}")
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """What must be predicted: "conditional", "unconditional", or both."""
-        if self.scale == 1:
-            return ("conditional",)
-        return ("unconditional",) if self.scale == 0 else ("conditional", "unconditional")
-
-    def combine(self, predictions: Tensor) -> Tensor:
-        """(branches * N, ...) -> (N, ...)."""
-        if len(self.branches) == 1:
-            return predictions
-        conditional, unconditional = predictions.chunk(2)
-        return torch.lerp(unconditional, conditional, self.scale)
+def first_step(scheduler, num_inference_steps: int, strength: float) -> int:
+    """The index of the timestep that a sample of this strength begins at, as in diffusers: the last
+    strength * num_inference_steps of the steps are taken, none at strength 0."""
+    scheduler.set_timesteps(num_inference_steps)
+    skipped = num_inference_steps - min(int(num_inference_steps * strength), num_inference_steps)
+    if skipped == num_inference_steps:
+        return len(scheduler.timesteps)
+    return skipped * getattr(scheduler, "order", 1)
 
 
 def row_generators(generator, count: int) -> list[torch.Generator] | None:

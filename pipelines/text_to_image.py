@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline, repeat_each, row_generators
-from mot_gen.pipelines.engine import Stream, TextSampling, draw, draw_discrete
+from mot_gen.pipelines.engine import Guidance, Rules, Stream, TextSampling, Writer, draw
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_base import size_pair
 
@@ -57,7 +57,7 @@ class TextToImagePipeline(MultimodalPipeline):
         generators = row_generators(generator, len(prompts))
         with self.progress_bar(total=num_inference_steps) as bar:
             on_step = self._step_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, bar)
-            drawing = self._drawing(num_inference_steps, guidance_scale, generators, on_step)
+            drawing = self._drawing(num_inference_steps, Guidance(guidance_scale), generators, on_step)
             tokens = drawing.grids["image"][0] * drawing.grids["image"][1]
             documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
             self._check_context([*prompts, *documents["unconditional"]], tokens + 2)  # with its begin and end token
@@ -66,7 +66,8 @@ class TextToImagePipeline(MultimodalPipeline):
             stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
             if self.model.modalities[self.model.index_of["image"]].discrete:
                 sampling = TextSampling(tokens, temperature=1.0)
-                spans = draw_discrete(stream, "image", drawing.grids["image"], sampling, drawing)
+                writer = Writer(stream, len(prompts), sampling, drawing, Rules(order=["image"], room=tokens + 1))
+                spans = [document[0] for document in writer.run()]
             else:
                 alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
                 values = draw(stream.open("image", [drawing.grids["image"]] * len(rows), alive), drawing, latents)

@@ -3,7 +3,9 @@
 - `Config(**options)` validates; `Backbone(config, modalities)` builds, `backbone.dim` is its width;
 - `forward(x, layout, cache=None)`: x (B, S, dim) and a `Layout`, or what `plan` made of it -> (B, S, dim), normalised;
 - `plan(layout, cache=None)`: all that is derived from a layout, made once per batch;
-- `init_cache(batch, length)`: a cache whose last pass is kept by `advance(counts)` and is tentative until then;
+- `init_cache(batch, length)`: a cache whose last pass is kept by `advance(counts)` and is tentative until then; with
+  `narrow(rows)`, its first rows for tentative passes, and `snapshot()` and `restore(snapshot, rows)`, which forgets
+  what was kept since;
 - `towers` (names), `untied_parameters()` (name -> the tower of each slice along its first dimension) and
   `active_parameters()` (how many a text token passes through);
 - `flops(layout)` of a forward pass, and `auxiliary_loss()`, what the last one adds to the training loss, weighted;

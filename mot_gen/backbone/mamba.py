@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -325,3 +326,20 @@ class MambaCache:
             self.states[number] = final_state(u, delta * kept[..., None], A, B, start & kept, self.states[number])
             self.inputs[number] = line[row, last]
         self.document = self._document[row, last]
+
+    def narrow(self, rows: int) -> MambaCache:
+        """The first rows of this cache; for passes that are not to be kept."""
+        view = copy(self)
+        view.inputs, view.states, view.document = self.inputs[:, :rows], self.states[:, :rows], self.document[:rows]
+        return view
+
+    def snapshot(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is remembered of every row, for `restore`."""
+        return self.inputs.clone(), self.states.clone(), self.document
+
+    def restore(self, snapshot: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> None:
+        """Forget what was kept since the snapshot in some rows, (B,) bool."""
+        inputs, states, document = snapshot
+        self.inputs = torch.where(rows[:, None, None], inputs, self.inputs)
+        self.states = torch.where(rows[:, None, None], states, self.states)
+        self.document = torch.where(rows[:, None], document, self.document)

@@ -8,6 +8,8 @@ in [0, 1] per span (0 clean, 1 noise):
 - `loss(output, target, time)` -> (N,), unreduced and averaged over the channels;
 - `scheduler()`: the diffusers scheduler it is sampled with, and `scheduler_time(timestep)`, `scheduler_output(output,
   noisy, time)`: what that scheduler's timestep is as a time, and what the network's output is to it;
+- `add_noise(values, noise, time)`, what `corrupt` makes of a given noise, and `clean(output, noisy, time)`, the values
+  by what `scheduler_output` gave; one time for all, (), or one per token;
 - `fits(scheduler)`: the kind of scheduler it needs where the given one will not do, or None.
 
 `load(kind, options)` finds one by module name in this folder or by dotted path.

@@ -49,7 +49,7 @@ class Objective:
 
     def _scales(self, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         a = self._signal.to(time.device)[(time * self.steps).round().long()]
-        return a.sqrt().to(like.dtype)[:, None], (1 - a).sqrt().to(like.dtype)[:, None]
+        return a.sqrt().to(like.dtype)[..., None], (1 - a).sqrt().to(like.dtype)[..., None]
 
     def sample_time(self, latents: Latents, generator: torch.Generator | None = None) -> Tensor:
         """(n,) times, one per span: 0 where a span only conditions, at most `cap` where it leads learned text."""
@@ -62,7 +62,12 @@ class Objective:
         noise = torch.randn(values.shape, generator=generator, device=values.device, dtype=values.dtype)
         signal, sigma = self._scales(time, values)
         target = {"epsilon": noise, "sample": values, "v": signal * noise - sigma * values}[self.prediction]
-        return signal * values + sigma * noise, target
+        return self.add_noise(values, noise, time), target
+
+    def add_noise(self, values: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """values and noise (N, ..., C), time (N,) or () -> x_k, (N, ..., C)."""
+        signal, sigma = self._scales(time, values)
+        return signal * values + sigma * noise
 
     def loss(self, output: Tensor, target: Tensor, time: Tensor) -> Tensor:
         """output and target (N, C), time (N,) -> (N,): squared error averaged over channels."""
@@ -90,3 +95,12 @@ class Objective:
 
     def scheduler_output(self, output: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
         return output
+
+    def clean(self, output: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+        """x by what `scheduler_output` gave at x_k = noisy, (N, ..., C) each; time (N,) or ()."""
+        signal, sigma = self._scales(time, noisy)
+        if self.prediction == "sample":
+            return output
+        if self.prediction == "v":
+            return signal * noisy - sigma * output
+        return (noisy - sigma * output) / signal.clamp_min(1e-3)  # at the most noise the signal is all but gone

@@ -51,8 +51,12 @@ class Objective:
     def corrupt(self, values: Tensor, time: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """values (N, C), time (N,) -> the noised values and what the network should say, (N, C) each."""
         noise = torch.randn(values.shape, generator=generator, device=values.device, dtype=values.dtype)
-        noisy = torch.lerp(values, noise, time[:, None])
+        noisy = self.add_noise(values, noise, time)
         return noisy, (noise - values if self.prediction == "velocity" else values)
+
+    def add_noise(self, values: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """values and noise (N, ..., C), time (N,) or () -> x_t, (N, ..., C)."""
+        return torch.lerp(values, noise, time[..., None])
 
     def loss(self, output: Tensor, target: Tensor, time: Tensor) -> Tensor:
         """output and target (N, C), time (N,) -> (N,): the squared error of the velocity, averaged over channels."""
@@ -76,3 +80,7 @@ class Objective:
     def scheduler_output(self, output: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
         """The velocity at x_t; time broadcasts against output."""
         return output if self.prediction == "velocity" else (noisy - output) / time.clamp_min(self.min_time)
+
+    def clean(self, output: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+        """x by what `scheduler_output` gave at x_t = noisy; time broadcasts against both."""
+        return noisy - time * output

@@ -194,6 +194,34 @@ def test_a_row_may_stand_still(kind):
 
 
 @every_kind
+@torch.no_grad()
+def test_a_cache_forgets_and_narrows(kind):
+    """A row that is taken back goes on as if what it forgot had never been; the first rows serve alone."""
+    backbone, layout = build(kind), documents_of([words(6)])
+    x = inputs(1, 8)
+    full, cache = in_order(backbone, x, layout), backbone.init_cache(2, 9)
+
+    def step(at):
+        got = backbone(x[:, at : at + 1].repeat(2, 1, 1), twice(part(layout, at, at + 1)), cache)
+        cache.advance(torch.tensor([1, 1]))
+        return got[:, 0]
+
+    for at in (0, 1):
+        step(at)
+    snapshot = cache.snapshot()
+    for at in (5, 4):  # tokens that do not belong here
+        step(at)
+    cache.restore(snapshot, torch.tensor([True, True]))
+    torch.testing.assert_close(step(2), full[0, 2].expand(2, -1), **CLOSE)
+    first = backbone(x[:, 3:4], part(layout, 3, 4), cache.narrow(1))
+    torch.testing.assert_close(first[0, 0], full[0, 3], **CLOSE)
+    snapshot = cache.snapshot()
+    step(7)
+    cache.restore(snapshot, torch.tensor([False, True]))
+    torch.testing.assert_close(step(3)[1], full[0, 3], **CLOSE)
+
+
+@every_kind
 @pytest.mark.parametrize(
     "present", [["text"], ["image"], ["speech"], ["text", "image"], ["image", "speech"]], ids="+".join
 )

@@ -71,6 +71,22 @@ def test_the_exact_target_gives_the_least_loss(kind, options):
 
 
 @every_continuous
+def test_noise_of_ones_own_is_added_as_in_training_and_taken_off_again(kind, options):
+    """`add_noise` is what `corrupt` does, also with one time for a whole batch; `clean` undoes it, given the target."""
+    objective, time, values = load(kind, options), torch.linspace(0.05, 0.9, 50), random(50, 4)
+    noisy, target = objective.corrupt(values, time, generator(1))
+    noise = torch.randn(values.shape, generator=generator(1))
+    torch.testing.assert_close(objective.add_noise(values, noise, time), noisy)
+    assert torch.equal(objective.add_noise(values, noise, torch.tensor(0.0)), values)
+    for number in (0, 20, 49):
+        now = time[number]
+        batch = objective.add_noise(values[None], noise[None], now)
+        torch.testing.assert_close(batch[0, number], noisy[number])
+        said = objective.scheduler_output(target[None], batch, now)
+        torch.testing.assert_close(objective.clean(said, batch, now)[0, number], values[number], atol=1e-4, rtol=1e-4)
+
+
+@every_continuous
 def test_a_zero_predictions_loss_does_not_depend_on_the_channels(kind, options):
     """At one time; a target's square is 1 a channel or a sum of such, whatever their number."""
     objective, found = load(kind, options), []

@@ -9,7 +9,8 @@ from tiny import generator
 
 from mot_gen.errors import InputError
 from mot_gen.objectives import load
-from mot_gen.pipelines.samplers import Guidance, integrate, noise, row_generators
+from mot_gen.pipelines.guidance import Guidance
+from mot_gen.pipelines.samplers import integrate, noise, row_generators
 
 FLOWS = [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.FlowMatchHeunDiscreteScheduler]
 
@@ -92,9 +93,9 @@ def test_ancestral_sampling_has_the_datas_moments():
 def test_every_step_is_shown_and_may_be_changed():
     seen = []
 
-    def on_step(number, timestep, x):
-        seen.append((number, timestep.item()))
-        return torch.zeros_like(x) if number == 2 else x
+    def on_step(step):
+        seen.append((step.number, step.timestep.item()))
+        return torch.zeros_like(step.x) if step.number == 2 else step.x
 
     end = integrate(lambda x, t: torch.zeros_like(x), random(1, 2, 2), FLOWS[0](), 3, on_step=on_step)
     assert [number for number, _ in seen] == [0, 1, 2] and seen[0][1] > seen[1][1] > seen[2][1]

@@ -1,0 +1,90 @@
+"""Classifier-free guidance, away from a prompt without its text and from one without its image: Guidance.
+
+Shapes: N samples; predictions of B branches are (B * N, ...), branch after branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (Ho & Salimans 2022): unconditional + scale * (conditional - unconditional).
+
+    Scale 1 is the conditional prediction and 0 the unconditional one; each then costs one branch instead of two.
+    image_scale: a second guidance for prompts with an image (InstructPix2Pix; BAGEL, arXiv 2505.14683): the same rule
+    once more, from the prompt without its image to what the first guidance gave, whose "unconditional" lacks the text.
+    interval: the times, 0 clean and 1 noise, between which guidance acts; outside of it the conditional prediction
+    stands alone (Kynkäänniemi et al. 2024; BAGEL's cfg_interval).
+    rescale: from 0 to 1, how far the spread of the result is brought back to that of the conditional prediction (Lin et
+    al. 2024, arXiv 2305.08891, section 3.4).
+    """
+
+    scale: float = 1.0
+    image_scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def __post_init__(self):
+        for name in ("scale", "image_scale"):
+            value = getattr(self, name)
+            if not _number(value) or not 0 <= value < float("inf"):
+                field = name.replace("scale", "guidance_scale")
+                raise InputError(f"{field} must be a number of at least 0 (1 = off), got {value!r}")
+        low_high = self.interval
+        if not (isinstance(low_high, (tuple, list)) and len(low_high) == 2 and all(map(_number, low_high))) or (
+            not 0 <= low_high[0] <= low_high[1] <= 1
+        ):
+            raise InputError(f"guidance_interval must be two times, 0 <= low <= high <= 1, got {low_high!r}")
+        if not _number(self.rescale) or not 0 <= self.rescale <= 1:
+            raise InputError(f"guidance_rescale must be a number from 0 to 1, got {self.rescale!r}")
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """What must be predicted: of "conditional", "unconditional" and "without_image" those that count."""
+        needed = {
+            "conditional": (self.scale != 0 and self.image_scale != 0) or tuple(self.interval) != (0, 1),
+            "unconditional": self.scale != 1 and self.image_scale != 0,
+            "without_image": self.image_scale != 1,
+        }
+        return tuple(name for name, wanted in needed.items() if wanted)
+
+    def acts_at(self, time: float) -> bool:
+        """Whether guidance acts at this time; the conditional branch, which is the first, is all that counts else."""
+        return self.interval[0] <= time <= self.interval[1]
+
+    def combine(self, predictions: Tensor, counts: Tensor | None = None) -> Tensor:
+        """(B * N, ...) -> (N, ...). counts: (N,) how many tokens of (n, C) are of the span, if others pad it by 0."""
+        if len(self.branches) == 1:
+            return predictions
+        parts = dict(zip(self.branches, predictions.chunk(len(self.branches))))
+        guided = _towards(parts.get("unconditional"), parts.get("conditional"), self.scale)
+        guided = _towards(parts.get("without_image"), guided, self.image_scale)
+        if self.rescale and "conditional" in parts:
+            ratio = _spread(parts["conditional"], counts) / _spread(guided, counts).clamp_min(1e-8)
+            guided = guided * (1 + self.rescale * (ratio - 1))
+        return guided
+
+
+def _number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _towards(start: Tensor | None, end: Tensor | None, scale: float) -> Tensor | None:
+    if scale == 0 or scale == 1:
+        return end if scale else start
+    return torch.lerp(start, end, scale)
+
+
+def _spread(x: Tensor, counts: Tensor | None) -> Tensor:
+    """The standard deviation over all but the first dimension, which is kept."""
+    each = tuple(range(1, x.dim()))
+    numbers = x[0].numel() if counts is None else (counts * x.shape[-1]).view(-1, *[1] * (x.dim() - 1))
+    mean, square = x.sum(each, keepdim=True) / numbers, x.square().sum(each, keepdim=True) / numbers
+    return (square - mean.square()).clamp_min(0).sqrt()
