@@ -1,4 +1,4 @@
-"""Synthetic speech by espeak-ng: synthesize, synthesize_batch, Voice, draw_voice; and the ten digits, spoken_digits.
+"""Synthetic speech by espeak-ng: synthesize, synthesize_batch, Voice, draw_voice.
 
 Needs the extra `speech` (espeakng-loader, which carries the espeak-ng library and its voices; GPL-3), and forks, so
 not Windows. The library is loaded only by a process of its own (espeak.py).
@@ -14,13 +14,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.training.digits import WORDS
 
 VARIANTS = ("", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
@@ -43,6 +41,9 @@ class Voice:
                 raise InputError(f"voice {field} must lie in {low} to {high}, got {getattr(self, field)}")
         if self.variant not in VARIANTS:
             raise InputError(f"voice variant {self.variant!r} is not known" + nearest(self.variant, VARIANTS))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.speed}-{self.pitch}-{self.pitch_range}"
 
     @property
     def name(self) -> str:
@@ -80,29 +81,6 @@ def _sound(request: dict, header: dict, data: bytes) -> tuple[Tensor, int]:
     if header["error"]:
         raise InputError(f"text {request['text']!r} gives no sound in {request['voice']!r}; give letters or digits")
     return torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 2**15, header["rate"]
-
-
-class Spoken(NamedTuple):
-    """A word, its digit, who says it, and the sound: samples (T,) at `sample_rate` Hz."""
-
-    word: str
-    digit: int
-    voice: Voice
-    samples: Tensor
-    sample_rate: int
-
-
-def spoken_digits(speakers: int, seed: int = 0) -> list[Spoken]:
-    """The ten digit names said by each of `speakers` voices: drawn by the seed, all different, ten in a row alike.
-
-    So a split by speakers is a split of the list, and no voice is on both sides.
-    """
-    rng, voices = random.Random(f"spoken digits/{seed}"), {}
-    while len(voices) < speakers:
-        voices[draw_voice(rng)] = None
-    said = [(word, digit, voice) for voice in voices for digit, word in enumerate(WORDS)]
-    sounds = synthesize_batch([(word, voice) for word, _, voice in said])
-    return [Spoken(*who, *sound) for who, sound in zip(said, sounds)]
 
 
 def _run(requests: list[dict]) -> list[tuple[dict, bytes]]:

@@ -1,0 +1,27 @@
+"""What is made once and kept in the user's cache folder: rendered."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def rendered(name: str, render: Callable[[BinaryIO], None]) -> Path:
+    """The file `name` in the cache folder ($XDG_CACHE_HOME/mot_gen, else ~/.cache/mot_gen); `render` writes it once.
+
+    Written aside and renamed, so that two processes which render at once both leave a whole file.
+    """
+    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot_gen" / name
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=file.suffix, delete=False) as aside:
+            try:
+                render(aside)
+            except BaseException:
+                os.unlink(aside.name)
+                raise
+        os.replace(aside.name, file)
+    return file

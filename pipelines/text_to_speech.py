@@ -1,0 +1,137 @@
+"""TextToSpeechPipeline: speech from texts; SpeechOutput, what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.packing import document_length
+from mot_gen.pipelines.base import MultimodalPipeline, repeat_each, row_generators
+from mot_gen.pipelines.engine import Guidance, Stream, TextSampling, choose
+from mot_gen.sequence import Span
+
+MAX_UNITS = 250  # units that an utterance may have where neither the caller nor the context says less: ten seconds
+_BOUNDS = 2  # the tokens that begin and end a span
+
+
+@dataclass
+class SpeechOutput(BaseOutput):
+    """audios: (T,) samples in [-1, 1] of each utterance, or its (n,) unit ids; sampling_rate: of the samples, in Hz."""
+
+    audios: list
+    sampling_rate: int
+
+
+class TextToSpeechPipeline(MultimodalPipeline):
+    """Reads a prompt, opens a speech span, and writes units until the span ends; the tokenizer makes them sound.
+
+    pipe = TextToSpeechPipeline.from_pretrained("runs/chameleon-speech/model")
+    speech = pipe("seven")
+    soundfile.write("seven.wav", speech.audios[0], speech.sampling_rate)
+    """
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance_scale: float = 1.0,
+        num_waveforms_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+    ):
+        """Utterances of each prompt in turn, `num_waveforms_per_prompt` each.
+
+        negative_prompt: what guidance leads away from; nothing by default. max_new_tokens: units that an utterance may
+        have; it is cut there. By default as many as the context has room for, at most 250. temperature: 0 always takes
+        the likeliest unit and draws no random number. guidance_scale: 1 is conditional, 0 unconditional; guidance acts
+        on log-probabilities. generator: one, or a list of one per utterance; an utterance does not depend on its batch.
+        output_type: "np" arrays or "pt" tensors of samples, or "units", ids as the model wrote them.
+        Raises InputError, before any work, for what does not fit.
+        """
+        self._needs("speech", "speech_tokenizer")
+        if output_type not in ("np", "pt", "units"):
+            raise InputError(f"output_type must be np, pt or units, got {output_type!r}")
+        guidance = Guidance(guidance_scale)
+        prompts = repeat_each(self._text(prompt), num_waveforms_per_prompt)
+        documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
+        max_new_tokens = self._units(max_new_tokens, [*prompts, *documents["unconditional"]])
+        sampling = TextSampling(max_new_tokens, temperature, top_k, top_p)
+        generators = row_generators(generator, len(prompts))
+        rows = [document for branch in guidance.branches for document in documents[branch]]
+        stream = Stream(self.model, rows, sampling.max_new_tokens, opens=["speech"] * len(rows))
+        spans = [Span("speech", ids) for ids in write_units(stream, "speech", sampling, guidance, generators)]
+        audios = self._decode(spans, output_type)
+        if not return_dict:
+            return (audios,)
+        return SpeechOutput(audios=audios, sampling_rate=self.speech_tokenizer.sample_rate)
+
+    def _units(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
+        """How many units may be written: what was asked for, or what the context has room for."""
+        context = self.model.config.context
+        if given is None and context is not None:
+            longest = max(document_length(prompt, self.model.modalities) for prompt in prompts)
+            given = max(1, min(MAX_UNITS, context - longest - _BOUNDS))
+        given = MAX_UNITS if given is None else given
+        self._check_context(prompts, given + _BOUNDS)
+        return given
+
+    def _negative(self, negative_prompt, prompts: list[list[Span]]) -> list[list[Span]]:
+        if negative_prompt is None:
+            return [[] for _ in prompts]
+        negatives = self._text(negative_prompt, "negative_prompt")
+        if len(prompts) % len(negatives):
+            raise InputError(f"negative_prompt: {len(negatives)} texts were given for {len(prompts)} utterances")
+        return repeat_each(negatives, len(prompts) // len(negatives))
+
+    def _decode(self, spans: Sequence[Span], output_type: str) -> list:
+        if output_type == "units":
+            return [span.values.cpu() for span in spans]
+        sounds = [sound.cpu() for sound in self.speech_tokenizer.decode_batch(spans)]
+        return sounds if output_type == "pt" else [sound.numpy() for sound in sounds]
+
+
+def write_units(
+    stream: Stream,
+    modality: str,
+    sampling: TextSampling,
+    guidance: Guidance,
+    generators: Sequence[torch.Generator] | None = None,
+) -> list[Tensor]:
+    """Write discrete spans that the model ends itself, in the rows of a stream that has just opened them: (n,) ids each.
+
+    The rows are the branches of N samples under guidance, which all are given the same tokens. A span has one token at
+    least, and is cut after `sampling.max_new_tokens`. A row that has ended draws no random number.
+    """
+    vocabulary, device = stream.model.vocabulary, stream.device
+    branches = len(guidance.branches)
+    first, last = vocabulary.range(modality)
+    may_follow = torch.tensor([*range(first, last), vocabulary.end[modality]], device=device)
+    written: list[list[int]] = [[] for _ in range(stream.rows // branches)]
+    writing = list(range(len(written)))
+    for number in range(sampling.max_new_tokens):
+        logits = stream.model.head(stream.hidden)[:, may_follow].float().log_softmax(-1)
+        logits = guidance.combine(logits)[writing]
+        if not number:
+            logits[:, -1] = float("-inf")
+        places = choose(logits, sampling, generators and [generators[row] for row in writing]).tolist()
+        chosen = {row: place for row, place in zip(writing, places) if place < last - first}
+        for row, place in chosen.items():
+            written[row].append(place)
+        writing = list(chosen)
+        if not writing:
+            break
+        ids = [chosen.get(row, 0) + first for row in range(len(written))] * branches
+        alive = [row in chosen for row in range(len(written))] * branches
+        stream.append(torch.tensor(ids, device=device), torch.tensor(alive, device=device))
+    return [torch.tensor(ids) for ids in written]
