@@ -27,6 +27,8 @@ _HOME = {
     "TextToImagePipeline": "pipelines.text_to_image",
     "ImageToTextPipeline": "pipelines.image_to_text",
     "TextGenerationPipeline": "pipelines.text_generation",
+    "TextToSpeechPipeline": "pipelines.text_to_speech",
+    "SpeechToTextPipeline": "pipelines.speech_to_text",
     "InterleavedPipeline": "pipelines.interleaved",
     "MetricResult": "eval.result",
     "load_extractor": "eval.extractors",

@@ -108,7 +108,7 @@ def write_units(
     guidance: Guidance,
     generators: Sequence[torch.Generator] | None = None,
 ) -> list[Tensor]:
-    """Write discrete spans that the model ends itself, in the rows of a stream that has just opened them: (n,) ids each.
+    """Write spans of units that the model ends itself, in all rows of a stream that has just opened them: (n,) ids
 
     The rows are the branches of N samples under guidance, which all are given the same tokens. A span has one token at
     least, and is cut after `sampling.max_new_tokens`. A row that has ended draws no random number.

@@ -1,8 +1,8 @@
 """Any recording into one channel of samples, and back: load_audio, resample, save_audio.
 
 A raw recording is a path or the bytes of a file that soundfile reads (WAV, FLAC, OGG, MP3), a pair (samples, rate in
-Hz), or samples alone where the rate is known. Samples are a tensor (T,) or (channels, T), floats in about [-1, 1] or
-integers of 16 or 32 bits.
+Hz), or samples alone where the rate is known. Samples are a tensor or an array (T,) or (channels, T), floats in about
+[-1, 1] or integers of 16 or 32 bits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,6 +74,8 @@ def _read(raw, sample_rate: int | None) -> tuple[Tensor, int]:
             raise InputError("no such sound file")
         return _decode(str(raw))
     samples, rate = raw if isinstance(raw, (tuple, list)) and len(raw) == 2 else (raw, sample_rate)
+    if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiu":
+        samples = torch.from_numpy(np.ascontiguousarray(samples))
     if not isinstance(samples, Tensor):
         raise InputError(f"cannot read sound from {type(samples).__name__}; give a path, bytes or (samples, rate)")
     if not isinstance(rate, int) or rate < 1:

@@ -78,12 +78,12 @@ def chirp(number):
     return 0.1 * sum(torch.sin(k * phase) / k for k in range(1, 7))
 
 
-def speech_tokenizer(**config):
+def speech_tokenizer(steps=80, **config):
     sizes = {"unit_channels": 48, "unit_layers": 1, "frame_channels": 48, "frame_layers": 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = SpeechUnitTokenizer(vocab_size=20, decoder_config=sizes, **config)
-        options = SpeechTraining(steps=80, batch_size=4, crop_units=25, lr=1e-2, warmup_steps=5)
+        options = SpeechTraining(steps=steps, batch_size=4, crop_units=25, lr=1e-2, warmup_steps=5)
         return train_speech_units(tokenizer, [chirp(number) for number in range(6)], options)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic speech: the same each time whatever was said before, voices that differ, digits, and what is refused."""
+"""Synthetic speech: the same each time whatever was said before, voices that differ, and what is refused."""
 
 import importlib.util
 import random
@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.training.digits import WORDS
-from mot_gen.training.spoken import ACCENTS, VARIANTS, Voice, draw_voice, spoken_digits, synthesize, synthesize_batch
+from mot_gen.training.spoken import ACCENTS, VARIANTS, Voice, draw_voice, synthesize, synthesize_batch
 
 has_espeak = pytest.mark.skipif(not importlib.util.find_spec("espeakng_loader"), reason="needs the extra speech")
 
@@ -45,16 +44,6 @@ def test_every_accent_and_variant_is_there():
     voices = [Voice(accent) for accent in ACCENTS] + [Voice(variant=variant) for variant in VARIANTS[1:]]
     sounds = [samples.numpy().tobytes() for samples, _ in synthesize_batch([("three", voice) for voice in voices])]
     assert len(set(sounds)) == len(voices)
-
-
-@has_espeak
-def test_spoken_digits_are_ten_a_speaker_and_the_seeds():
-    spoken = spoken_digits(3)
-    assert [s.word for s in spoken] == 3 * list(WORDS) and [s.digit for s in spoken] == 3 * list(range(10))
-    assert len({s.voice for s in spoken}) == 3 and all(len({s.voice for s in spoken[i : i + 10]}) == 1 for i in (0, 10))
-    assert all(torch.equal(a.samples, b.samples) for a, b in zip(spoken, spoken_digits(3)))
-    assert spoken_digits(1, seed=1)[0].voice != spoken[0].voice
-    assert spoken_digits(2) and spoken_digits(2)[0].voice == spoken[0].voice
 
 
 @has_espeak
