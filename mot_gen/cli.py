@@ -76,21 +76,15 @@ def _quickstart_arguments(commands) -> None:
 
 
 def _quickstart(arguments) -> int:
+    from mot_gen.judged import summary
     from mot_gen.quickstart import quickstart
 
     found = quickstart(arguments.out, arguments.overrides)
-    folder, images = Path(found["model"]).parent, found["images"]
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0
-    print(
-        f"class asked for in generated pictures  {images['class_accuracy']:.3f}  (N = {images['n']})\n"
-        f"captions of unseen pictures, exact     {found['captions']['accuracy']:.3f}  (N = {found['captions']['n']})\n"
-        f"bits per byte of captions              {found['text']['bits_per_byte']:.3f}\n"
-        f"training                               {found['train']['seconds']:.0f} s\n"
-        f"look at {folder / 'report.html'} and {folder / 'samples.png'}; then try\n"
-        f"  mot-gen generate {folder} --to image --prompt 'a handwritten seven' --out seven.png"
-    )
+    print(summary(found))
+    print(f"then try  mot-gen generate {arguments.out} --to image --prompt 'a handwritten seven' --out seven.png")
     return 0
 
 
@@ -110,9 +104,12 @@ def _train(arguments) -> int:
     folder = Path(arguments.out or Path("runs") / recipe.name)
 
     from mot_gen.callbacks import hooks
+    from mot_gen.judged import judge, summary, task_of
     from mot_gen.training.loop import train
 
-    train(recipe, folder, arguments.resume, hooks(recipe))
+    run, task = train(recipe, folder, arguments.resume, hooks(recipe)), task_of(recipe)
+    if task is not None:
+        print(summary(judge(run, task)))
     print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
     return 0
 

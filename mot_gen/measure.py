@@ -1,4 +1,4 @@
-"""What the quickstart measures of a trained model: measure_images, measure_captions, measure_text.
+"""What a finished run is judged by: measure_images, measure_captions, measure_text.
 
 A `Task`'s captions name one of a few classes, so a judge can say whether a picture is what was asked for, and a caption
 can be compared word for word with all phrasings of the right class.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mot_gen.callbacks import pipeline_of
 from mot_gen.eval.frechet import FrechetDistance
-from mot_gen.eval.judge import reliability, train_judge
+from mot_gen.eval.judge import Judge, reliability, train_judge
 from mot_gen.eval.likelihood import BitsPerByte
 from mot_gen.evaluation import caption_losses
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
@@ -60,7 +60,7 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0) -> Measured:
     right = judge.predict(images) == wanted
     return Measured(
         figures={
-            "class_accuracy": right.double().mean().item(),
+            "class_accuracy": _agreement(judge, images, wanted),
             "class_accuracy_by_class": {
                 n: right[wanted == k].double().mean().item() for k, n in enumerate(task.classes)
             },
@@ -73,12 +73,23 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0) -> Measured:
             "measured_on": f"{count} generated {task.what}, {len(task.classes)} classes in turn; judge: a CNN trained "
             f"on the {len(train_set[0])} training images; frechet: pixels as features, against the training images",
             "judge": asdict(reliability(judge, *held_out)),
+            "judge_of_round_trip": _agreement(judge, _round_trip(run, held_out[0]), held_out[1]),
             "signature": _frechet(train_set[0], images).signature,
             "sampling": run.recipe.sampling.model_dump() | {"seed": seed},
         },
         pictures=[to_pil(image) for image in images],
         labels=labels,
     )
+
+
+def _agreement(judge: Judge, images: Tensor, labels: Tensor) -> float:
+    return (judge.predict(images) == labels).double().mean().item()
+
+
+def _round_trip(run: Run, images: Tensor) -> Tensor:
+    """(N, C, H, W) encoded and decoded: the best that a model of these tokens can be expected to draw."""
+    tokenizer = run.tokenizers["image"]
+    return torch.stack(tokenizer.decode_batch(tokenizer.encode_batch(list(images)))).cpu()
 
 
 def _in_turn(items: Sequence[str], number: int) -> str:

@@ -1,4 +1,4 @@
-"""The quickstart's report: one HTML page that needs nothing beside it, with pictures, figures and loss curves."""
+"""A run's report: one HTML page that needs nothing beside it, with pictures, figures and loss curves."""
 
 from __future__ import annotations
 

@@ -1,0 +1,110 @@
+"""Every shipped recipe, trained end to end at tiny size, saved, loaded, and asked for what its name says."""
+
+import json
+
+import pytest
+import torch
+
+from mot_gen.callbacks import hooks
+from mot_gen.errors import InputError
+from mot_gen.generate import load_pipeline
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.text_generation import TextGenerationPipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.tokenizers.image_base import size_pair
+from mot_gen.training.loop import train
+from mot_gen.training.recipe import load_recipe, shipped
+
+TINY = [
+    "backbone.dim=32",
+    "backbone.layers=1",
+    "backbone.heads=2",
+    "backbone.ffn_dim=64",
+    "training.steps=3",
+    "training.rows=2",
+    "training.log_every=1",
+    "training.sample_every=3",
+    "evaluation.prompts=[a, b]",
+    "sampling.num_inference_steps=2",
+    "sampling.max_new_tokens=4",
+]
+
+
+def tiny(name: str):
+    """The recipe with few steps and small widths, its tokenizers' included."""
+    recipe = load_recipe(name, TINY)
+    for tokenizer in recipe.tokenizers.values():
+        if tokenizer.train is not None:
+            tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}
+            if "widths" in tokenizer.options:
+                tokenizer.widths = [8] * len(tokenizer.options["widths"])
+    return recipe
+
+
+@pytest.fixture(scope="module", params=shipped())
+def made(request, tmp_path_factory):
+    """(recipe, run's folder); skipped where the recipe's data needs an extra that is not installed."""
+    recipe, folder = tiny(request.param), tmp_path_factory.mktemp(request.param)
+    try:
+        train(recipe, folder, hooks=hooks(recipe))
+    except InputError as error:
+        if "extra" in str(error):
+            pytest.skip(str(error))
+        raise
+    return recipe, folder
+
+
+def pipeline(made, cls):
+    return load_pipeline(cls, made[1])
+
+
+def test_it_learns_every_modality(made):
+    recipe, folder = made
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    learned = {name for line in lines for name in line["losses"]}
+    assert learned == set(recipe.tokenizers)
+    assert (folder / "samples").is_dir() and load_recipe(folder / "recipe.yaml") == recipe
+
+
+def test_it_writes_text(made):
+    texts = pipeline(made, TextGenerationPipeline)(["a", "the"]).texts
+    assert len(texts) == 2 and all(isinstance(text, str) for text in texts)
+
+
+def test_it_draws_pictures_of_the_right_size_and_captions_them(made):
+    recipe, _ = made
+    if "image" not in recipe.tokenizers:
+        pytest.skip("no pictures in this recipe")
+    draw = pipeline(made, TextToImagePipeline)
+    images = draw(["a", "b"], generator=torch.Generator().manual_seed(0)).images
+    height, width = size_pair(draw.image_tokenizer.config.image_size)
+    assert [image.size for image in images] == [(width, height)] * 2
+    written = pipeline(made, ImageToTextPipeline)(images).texts
+    assert len(written) == 2 and all(isinstance(text, str) for text in written)
+
+
+def test_what_it_draws_are_tokens_of_the_tokenizer(made):
+    recipe, _ = made
+    if "image" not in recipe.tokenizers:
+        pytest.skip("no pictures in this recipe")
+    draw = pipeline(made, TextToImagePipeline)
+    tokens = draw("a", num_images_per_prompt=3, output_type="latent").images
+    modality, (rows, columns) = draw.image_tokenizer.modality, draw.image_tokenizer.grid
+    if modality.discrete:
+        assert tokens.shape == (3, rows * columns) and not tokens.is_floating_point()
+        assert tokens.min() >= 0 and tokens.max() < modality.vocab_size
+        text = draw.text_tokenizer.modality.vocab_size
+        assert draw.model.vocabulary.size == text + modality.vocab_size + 2 + 2 * (len(recipe.tokenizers) - 1)
+    else:
+        assert tokens.shape == (3, rows * columns, modality.channels) and tokens.isfinite().all()
+
+
+def test_its_name_is_its_setting():
+    """chameleon: all next-token. transfusion: text next-token, the latents of an autoencoder by flow."""
+    kinds = {name: load_recipe(name).objectives for name in ("chameleon", "transfusion")}
+    assert {o.kind for o in kinds["chameleon"].values()} == {"next_token"}
+    assert [o.kind for o in kinds["transfusion"].values()] == ["next_token", "flow"]
+    chameleon, transfusion = (load_recipe(name) for name in kinds)
+    assert chameleon.backbone == transfusion.backbone and chameleon.training == transfusion.training
+    assert chameleon.data == transfusion.data and chameleon.tokenizers["text"] == transfusion.tokenizers["text"]
