@@ -91,10 +91,14 @@ def _flex_attention(compiled: bool):
     return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
 
 
-def rotary(time: Tensor, head_dim: int, theta: float) -> Tensor:
+def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
+    """(D/2,) RoFormer's frequency of each pair, theta ** (-2i / D)."""
+    return theta ** (-torch.arange(0, head_dim, 2, device="cpu", dtype=torch.float32) / head_dim)
+
+
+def rotary(time: Tensor, frequencies: Tensor) -> Tensor:
     """(T,) positions -> (T, 1, D/2) complex unit rotations, RoFormer's pairs interleaved: (x0, x1), (x2, x3), ..."""
-    pair = torch.arange(0, head_dim, 2, device=time.device, dtype=torch.float32)
-    angle = time.float()[:, None] * theta ** (-pair / head_dim)
+    angle = time.float()[:, None] * frequencies
     return torch.polar(torch.ones_like(angle), angle)[:, None]
 
 

@@ -21,7 +21,11 @@ from mot_gen.errors import InputError, Interrupted
 # then costs milliseconds.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ADDED = ("mot_gen.tokenizers.run", "mot_gen.eval.run")  # modules with a `register(commands)` that adds theirs
+ADDED = (
+    "mot_gen.tokenizers.run",
+    "mot_gen.eval.run",
+    "mot_gen.convert",
+)  # modules with a `register(commands)` that adds theirs
 
 
 class _Parser(argparse.ArgumentParser):

@@ -115,14 +115,24 @@ class _GroupedProduct(torch.autograd.Function):
 
 
 class UntiedLinear(nn.Module):
-    """A bias-free projection with one matrix per tower, stacked: weight (towers, out, in). towers = 1 ties it."""
+    """A projection with one matrix per tower, stacked: weight (towers, out, in), and, if asked for, bias (towers, out).
+    towers = 1 ties it."""
 
-    def __init__(self, in_features: int, out_features: int, towers: int = 1):
+    def __init__(self, in_features: int, out_features: int, towers: int = 1, bias: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(towers, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(towers, out_features)) if bias else None
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        return grouped_linear(x, self.weight, routing)
+        y = grouped_linear(x, self.weight, routing)
+        if self.bias is None:
+            return y
+        if len(self.bias) == 1:
+            return y + self.bias[0]
+        if routing.only is not None:
+            return y + self.bias[routing.only]
+        lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
+        return y + self.bias.repeat_interleave(lengths, dim=0, output_size=len(y))
 
 
 class UntiedRMSNorm(nn.Module):

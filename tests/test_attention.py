@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import MODALITIES, generator, mixed, picture, words
 
-from mot_gen.attention import EMPTY, KVCache, Places, attend, block_mask, dense_mask, rotary, rotate
+from mot_gen.attention import EMPTY, KVCache, Places, attend, block_mask, dense_mask, rotary, rotary_frequencies, rotate
 from mot_gen.packing import pack, pack_rows
 from mot_gen.sequence import PADDING, Layout
 
@@ -84,7 +84,7 @@ def test_rotation_keeps_norms_and_knows_only_distances():
     q, k = random(1, 3, 8), random(1, 3, 8, seed=1)
 
     def turned(x, time):
-        return rotate(x, rotary(torch.tensor([time]), 8, 10_000.0))
+        return rotate(x, rotary(torch.tensor([time]), rotary_frequencies(8, 10_000.0)))
 
     torch.testing.assert_close(turned(q, 37).norm(dim=-1), q.norm(dim=-1))
     torch.testing.assert_close(turned(q, 0), q)
@@ -100,7 +100,7 @@ def test_rotation_turns_neighbouring_pairs_by_time_over_theta():
     angle = m * theta ** (-torch.arange(0, d, 2) / d)
     even, odd = x[..., 0::2], x[..., 1::2]
     want = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1).flatten(-2)
-    torch.testing.assert_close(rotate(x, rotary(torch.tensor([m]), d, theta)), want)
+    torch.testing.assert_close(rotate(x, rotary(torch.tensor([m]), rotary_frequencies(d, theta))), want)
 
 
 def text_layout(rows, n, document=0, start=0):

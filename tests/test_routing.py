@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny import generator
 
-from mot_gen.backbone.transformer import _GatedSiLU
+from mot_gen.backbone.transformer import ACTIVATIONS, _Gated
 from mot_gen.routing import UntiedLinear, UntiedRMSNorm, _RMSNorm, grouped_linear, permute_rows, route
 
 MIXES = {
@@ -111,11 +111,23 @@ def double(*shape):
     return random(*shape, dtype=torch.float64).requires_grad_()
 
 
-def test_the_gated_silu_has_its_gradient():
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_gated_unit_has_its_gradient(name):
     gate_up = double(5, 8)
     gate, up = gate_up.chunk(2, -1)
-    torch.testing.assert_close(_GatedSiLU.apply(gate_up), F.silu(gate) * up)
-    assert torch.autograd.gradcheck(_GatedSiLU.apply, gate_up)
+    plain = {"silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh")}[name]
+    torch.testing.assert_close(_Gated.apply(gate_up, name), plain(gate) * up)
+    assert torch.autograd.gradcheck(lambda x: _Gated.apply(x, name), gate_up)
+
+
+@pytest.mark.parametrize("towers", [[0, 1, 0, 2, 2], [1, 1, 1]])
+def test_each_tower_adds_its_own_bias(towers):
+    tower = torch.tensor(towers)
+    routing, layer = route(tower, 3), UntiedLinear(4, 6, 3, bias=True)
+    layer.weight.data, layer.bias.data = random(3, 6, 4), random(3, 6, seed=1)
+    x = random(len(towers), 4, seed=2)
+    want = torch.stack([F.linear(one, layer.weight[t], layer.bias[t]) for one, t in zip(x, tower)])
+    torch.testing.assert_close(routing.unsort(layer(routing.sort(x), routing)), want)
 
 
 def test_the_norm_has_its_gradient():

@@ -9,7 +9,7 @@ and its hybrid with MoT. Attention is global and always shared.
     x -> attention_norm -> qkv -> qk_norm -> RoPE -> attention -> out -> +      (norm "pre")
     x -> ffn_norm -> gate, up -> silu(gate) * up -> down -> +                   (norm "output": the norm comes last)
 
-Shapes: B rows, S slots, T = B * S tokens, D width, H heads, G key/value heads, K = D / H, F feed-forward width.
+Shapes: B rows, S slots, T = B * S tokens, D width, H heads, G key/value heads, K head width, F feed-forward width.
 """
 
 from __future__ import annotations
@@ -17,12 +17,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.attention import KVCache, Places, attend, block_mask, dense_mask, rotary, rotate
+from mot_gen.attention import (
+    KVCache,
+    Places,
+    attend,
+    block_mask,
+    dense_mask,
+    rotary,
+    rotary_frequencies,
+    rotate,
+)
 from mot_gen.backbone.moe import Experts, MixtureOfExperts, Pools, assignments, make_pools
 from mot_gen.backbone.sizes import SIZES
 from mot_gen.backbone.towers import active_parameters, tower_table
@@ -38,7 +48,9 @@ class Config:
     """A transformer's shape. `size` names a row of SIZES and stands for dim, layers and heads.
 
     ffn_dim: int(2/3 * 4 * dim) rounded up to a multiple of `multiple_of` when it is not given.
-    kv_heads: fewer than heads for grouped-query attention. norm: "pre" (Llama) or "output" (Chameleon's, MoT's).
+    kv_heads: fewer than heads for grouped-query attention. head_dim: dim / heads when not given.
+    norm: "pre" (Llama) or "output" (Chameleon's, MoT's). activation: of the gate, "silu" or "gelu" (tanh; Gemma).
+    qkv_bias: as Qwen2 has it. rope_frequencies: (head_dim / 2), theta ** (-2i / head_dim) when not given.
     towers: {tower: [modalities]}, one per modality when not given. untied: the PARTS that each tower owns.
     attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex".
     experts: feed-forwards among which tokens are routed, see `moe`: a number, or {tower: number} where ffn is untied.
@@ -54,10 +66,14 @@ class Config:
     multiple_of: int = 256
     towers: dict[str, list[str]] | None = None
     untied: Sequence[str] = field(default=PARTS)
+    head_dim: int | None = None
     norm: str = "pre"
     qk_norm: bool = True
+    qkv_bias: bool = False
+    activation: str = "silu"
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
+    rope_frequencies: Sequence[float] | None = None
     attention: str = "auto"
     experts: int | dict[str, int] = 1
     router: str = "expert_choice"
@@ -77,8 +93,15 @@ class Config:
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"backbone.{name}: must be a positive integer (or name backbone.size), got {value!r}")
         self.kv_heads = self.kv_heads or self.heads
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
-            raise InputError(f"backbone.dim: {self.dim} must be an even multiple of backbone.heads, {self.heads}")
+        if self.head_dim is None:
+            if self.dim % self.heads or (self.dim // self.heads) % 2:
+                raise InputError(f"backbone.dim: {self.dim} must be an even multiple of backbone.heads, {self.heads}")
+            self.head_dim = self.dim // self.heads
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise InputError(f"backbone.head_dim: must be even and positive, got {self.head_dim}")
+        if self.rope_frequencies is not None and len(self.rope_frequencies) != self.head_dim // 2:
+            given, wanted = len(self.rope_frequencies), self.head_dim // 2
+            raise InputError(f"backbone.rope_frequencies: one for each of the {wanted} pairs of a head, got {given}")
         if self.heads % self.kv_heads:
             raise InputError(f"backbone.kv_heads: {self.kv_heads} must divide backbone.heads, {self.heads}")
         if self.ffn_dim is None:
@@ -89,15 +112,12 @@ class Config:
         self.untied = tuple(part for part in PARTS if part in self.untied)
         for name, value, allowed in (
             ("norm", self.norm, ("pre", "output")),
+            ("activation", self.activation, tuple(ACTIVATIONS)),
             ("attention", self.attention, ("auto", "sdpa", "flex")),
             ("router", self.router, ("expert_choice", "token_choice")),
         ):
             if value not in allowed:
                 raise InputError(f"backbone.{name}: {value!r} is not known" + nearest(value, allowed))
-
-    @property
-    def head_dim(self) -> int:
-        return self.dim // self.heads
 
     def tower_table(self, modalities: Sequence[Modality]) -> tuple[list[str], list[int]]:
         """Names of the towers, and the tower of each modality; one tower when nothing is untied."""
@@ -146,6 +166,8 @@ class Backbone(nn.Module):
         self.register_buffer(
             "bidirectional", torch.tensor([m.bidirectional for m in modalities], device="cpu"), persistent=False
         )
+        frequencies = config.rope_frequencies or rotary_frequencies(config.head_dim, config.rope_theta).tolist()
+        self.register_buffer("frequencies", torch.tensor(frequencies, device="cpu"), persistent=False)
         self.experts = config.expert_table(self.towers)
         self.routed = max(self.experts) > 1
         # Expert choice lets later tokens decide what becomes of earlier ones, except over a cache.
@@ -163,6 +185,7 @@ class Backbone(nn.Module):
         qkv, ffn.gate_up    normal, std 1 / sqrt(fan in)
         out, ffn.down       the same / sqrt(2 * layers): the residual stream keeps its scale with depth
         norms               1
+        biases              0
         router              normal, std 1 / sqrt(D)
 
         Towers begin as copies of one another, experts do not: alike they would stay alike.
@@ -171,8 +194,8 @@ class Backbone(nn.Module):
         for name, p in self.named_parameters():
             if p.is_meta:
                 continue
-            if "norm" in name:
-                p.fill_(1.0)
+            if "norm" in name or name.endswith("bias"):
+                p.fill_(1.0 if "norm" in name else 0.0)
             else:
                 scale = residual if name.endswith(("out.weight", "down.weight")) else 1.0
                 shape = p.shape if self._of_experts(name) else p.shape[1:]
@@ -236,7 +259,7 @@ class Backbone(nn.Module):
         routing = self._route(layout)
         ffn = self._pools(layout, routing, self.causal or cache is not None) if self.routed else routing
         time = routing.sort(layout.position[..., 0].flatten())
-        rotation = rotary(time, self.config.head_dim, self.config.rope_theta)
+        rotation = rotary(time, self.frequencies)
         if cache is not None:
             return Plan(routing, ffn, rotation, dense_mask(*cache.place(layout, self.bidirectional)))
         places = Places.of(layout, self.bidirectional)
@@ -278,16 +301,17 @@ class Block(nn.Module):
         self.heads, self.kv_heads, self.head_dim = c.heads, c.kv_heads, c.head_dim
         self.norm_first = c.norm == "pre"
         self.attention_norm = UntiedRMSNorm(c.dim, towers["attention_norm"], c.norm_eps)
-        self.qkv = UntiedLinear(c.dim, (c.heads + 2 * c.kv_heads) * c.head_dim, towers["qkv"])
+        self.qkv = UntiedLinear(c.dim, (c.heads + 2 * c.kv_heads) * c.head_dim, towers["qkv"], bias=c.qkv_bias)
         self.q_norm = UntiedRMSNorm(c.head_dim, towers["qk_norm"], c.norm_eps) if c.qk_norm else None
         self.k_norm = UntiedRMSNorm(c.head_dim, towers["qk_norm"], c.norm_eps) if c.qk_norm else None
         self.out = UntiedLinear(c.heads * c.head_dim, c.dim, towers["out"])
         self.ffn_norm = UntiedRMSNorm(c.dim, towers["ffn_norm"], c.norm_eps)
         if max(experts) == 1:
-            self.ffn = SwiGLU(c.dim, c.ffn_dim, towers["ffn"])
+            self.ffn = GatedLinearUnit(c.dim, c.ffn_dim, towers["ffn"], c.activation)
         else:
             options = Experts(c.router, c.top_k, c.balance_weight, c.z_weight)
-            self.ffn = MixtureOfExperts(c.dim, experts, SwiGLU(c.dim, c.ffn_dim, sum(experts)), options)
+            ffn = GatedLinearUnit(c.dim, c.ffn_dim, sum(experts), c.activation)
+            self.ffn = MixtureOfExperts(c.dim, experts, ffn, options)
 
     def forward(self, x: Tensor, rows: int, plan: Plan, cache: tuple[KVCache, int] | None) -> Tensor:
         """x (T, D) in tower order -> the same."""
@@ -314,32 +338,45 @@ class Block(nn.Module):
         return self.out(routing.sort(mixed), routing)
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)), Shazeer 2020; gate and up are one product."""
+class GatedLinearUnit(nn.Module):
+    """down(activation(gate(x)) * up(x)), Shazeer 2020: SwiGLU or GeGLU; gate and up are one product."""
 
-    def __init__(self, dim: int, hidden: int, towers: int):
+    def __init__(self, dim: int, hidden: int, towers: int, activation: str = "silu"):
         super().__init__()
         self.gate_up = UntiedLinear(dim, 2 * hidden, towers)
         self.down = UntiedLinear(hidden, dim, towers)
+        self.activation = activation
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        return self.down(_GatedSiLU.apply(self.gate_up(x, routing)), routing)
+        return self.down(_Gated.apply(self.gate_up(x, routing), self.activation), routing)
 
 
-class _GatedSiLU(torch.autograd.Function):
-    # silu(gate) * up. Autograd would keep silu(gate) as well, and join the two gradients by one more copy.
+# The function, and its gradient: (gradient of the output, input, where the result goes).
+ACTIVATIONS = {
+    "silu": (F.silu, lambda grad, x, out: torch.ops.aten.silu_backward.grad_input(grad, x, grad_input=out)),
+    "gelu": (
+        partial(F.gelu, approximate="tanh"),
+        lambda grad, x, out: torch.ops.aten.gelu_backward.grad_input(grad, x, approximate="tanh", grad_input=out),
+    ),
+}
+
+
+class _Gated(torch.autograd.Function):
+    # activation(gate) * up. Autograd would keep activation(gate) as well, and join the gradients by one more copy.
     @staticmethod
-    def forward(ctx, gate_up):
+    def forward(ctx, gate_up, activation):
         ctx.save_for_backward(gate_up)
+        ctx.activation = activation
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return ACTIVATIONS[activation][0](gate).mul_(up)
 
     @staticmethod
     def backward(ctx, grad):
         (gate_up,) = ctx.saved_tensors
+        function, gradient = ACTIVATIONS[ctx.activation]
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return grad_gate_up
+        torch.mul(grad, function(gate), out=grad_up)
+        gradient(grad * up, gate, grad_gate)
+        return grad_gate_up, None

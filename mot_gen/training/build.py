@@ -62,7 +62,7 @@ def _texts(splits: Splits) -> list[str]:
 
 
 def build_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalModel:
-    """The model of a recipe, with `training.seed`'s initial values, on the CPU."""
+    """The model of a recipe, with `training.seed`'s initial values or `training.init`'s weights, on the CPU."""
     backbone = recipe.backbone
     config = MultimodalConfig(
         modalities=[_modality(name, tokenizer, recipe) for name, tokenizer in tokenizers.items()],
@@ -72,7 +72,29 @@ def build_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalM
         context=recipe.training.row_length,
     )
     torch.manual_seed(recipe.training.seed)
-    return MultimodalModel(**config.to_dict())
+    model = MultimodalModel(**config.to_dict())
+    if recipe.training.init:
+        _begin_with(model, Path(recipe.training.init))
+    return model
+
+
+def _begin_with(model: MultimodalModel, folder: Path) -> None:
+    """Takes over the weights of a model of the same make: a pipeline's folder, a run's, or its `model` part's."""
+    places = (folder / "model" / "model", folder / "model", folder)
+    found = next((place for place in places if (place / "config.json").is_file()), None)
+    if found is None:
+        raise InputError(f"training.init: {folder} holds no model; give the folder of a run, or of its model")
+    weights = MultimodalModel.from_pretrained(found).state_dict()
+    for name, own in model.state_dict().items():
+        if name not in weights or weights[name].shape != own.shape:
+            shape = tuple(weights[name].shape) if name in weights else "not there"
+            raise InputError(
+                f"training.init: {name} of {folder} is {shape}, this recipe's {tuple(own.shape)}; its backbone and "
+                "tokenizers must be those of that model"
+            )
+    if foreign := weights.keys() - model.state_dict().keys():
+        raise InputError(f"training.init: {folder} has {min(foreign)}, which this recipe's model has not")
+    model.load_state_dict(weights)
 
 
 def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:

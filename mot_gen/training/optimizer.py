@@ -100,7 +100,7 @@ class Optimizer:
 
 def _decays(name: str, parameter: Tensor) -> bool:
     """Matrices decay; norms, biases and embeddings do not."""
-    return parameter.dim() >= 2 and "norm" not in name and not name.startswith("embedding")
+    return parameter.dim() >= 2 and not ("norm" in name or name.endswith("bias") or name.startswith("embedding"))
 
 
 def _owner(name: str, model: MultimodalModel) -> int | None:

@@ -119,6 +119,7 @@ class Training(Section):
 
     steps: Count = 1000  # optimizer steps
     seed: Whole = 0
+    init: str | None = None  # a model's folder whose weights training begins with
     lr: Positive = 3e-4
     min_lr: NonNegative = 1.5e-5
     warmup_steps: Whole = 100
