@@ -26,6 +26,7 @@ _HOME = {
     "SpeechUnitTokenizer": "tokenizers.speech_units",
     "TextToImagePipeline": "pipelines.text_to_image",
     "ImageToTextPipeline": "pipelines.image_to_text",
+    "ImageToImagePipeline": "pipelines.image_to_image",
     "TextGenerationPipeline": "pipelines.text_generation",
     "TextToSpeechPipeline": "pipelines.text_to_speech",
     "SpeechToTextPipeline": "pipelines.speech_to_text",

@@ -21,8 +21,8 @@ from mot_gen import manifest
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
-from mot_gen.pipelines.engine import Drawing, Guidance
-from mot_gen.pipelines.samplers import Step, row_generators
+from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings, TextSampling
+from mot_gen.pipelines.samplers import row_generators
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import to_pil
 
@@ -123,11 +123,35 @@ class MultimodalPipeline(DiffusionPipeline):
         self._check_context(prompts, max(1, wanted))
         return wanted
 
-    def _drawing(self, steps: int, guidance: Guidance, generators, on_step=None) -> Drawing:
+    @staticmethod
+    def _sampling(max_new_tokens, temperature, top_k, top_p, do_sample, logits_processor=()) -> TextSampling:
+        """transformers' arguments as the engine's; without do_sample the choice is greedy."""
+        return TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p, logits_processor)
+
+    def _stop(self, stop: str | Sequence[str] | None) -> StopStrings | None:
+        return None if stop is None else StopStrings(stop, self.text_tokenizer)
+
+    def _streamed(self, streamer, prompts: Sequence[Sequence[Span]]):
+        """A Writer's on_token that feeds a streamer of transformers: the prompt's text first, then token by token."""
+        if streamer is None:
+            return None
+        if len(prompts) != 1:
+            raise InputError(f"streamer: one document can be streamed at a time, got {len(prompts)}")
+        text = self.model.modality_names[0]
+        given = [span.values for span in prompts[0] if span.modality == text]
+        streamer.put(torch.cat(given)[None] if given else torch.zeros(1, 0, dtype=torch.long))
+
+        def on_token(number: int, modality: str, token: int) -> None:
+            if modality == text:
+                streamer.put(torch.tensor([token]))
+
+        return on_token
+
+    def _drawing(self, steps: int, guidance: Guidance, generators) -> Drawing:
         """How images are drawn here; InputError for steps that are not positive or a scheduler that does not fit."""
         if not isinstance(steps, int) or steps < 1:
             raise InputError(f"num_inference_steps must be a positive integer, got {steps!r}")
-        drawing = Drawing(self.scheduler, steps, guidance, generators, {}, on_step)
+        drawing = Drawing(self.scheduler, steps, guidance, generators)
         if self.image_tokenizer is not None:
             drawing.grids["image"] = self.image_tokenizer.grid
         for modality in self.model.modalities:
@@ -139,23 +163,15 @@ class MultimodalPipeline(DiffusionPipeline):
                     )
         return drawing
 
-    def _step_callback(self, callback, tensor_inputs: Sequence[str], bar):
-        """diffusers' callback_on_step_end(pipe, step, timestep, {"latents": x}) -> dict, as the engine's on_step."""
-
-        def on_step(step: Step) -> Tensor:
-            bar.update()
-            if callback is None:
-                return step.x
-            given = {"latents": step.x} if "latents" in tensor_inputs else {}
-            return (callback(self, step.number, step.timestep, given) or {}).get("latents", step.x)
-
-        return on_step
-
     def _decode_images(self, values: Sequence[Span], output_type: str) -> list:
         """Image spans -> PIL images, (N, C, H, W) tensor "pt", (N, H, W, C) array "np", or the latents as they are."""
         if output_type == "latent":
             return torch.stack([span.values for span in values])
-        images = self.image_tokenizer.decode_batch(values)
+        return self._as(self.image_tokenizer.decode_batch(values), output_type)
+
+    @staticmethod
+    def _as(images: Sequence[Tensor], output_type: str):
+        """(C, H, W) in [0, 1] each -> PIL images, a tensor or an array."""
         if output_type == "pil":
             return [to_pil(image) for image in images]
         stacked = torch.stack([image.cpu() for image in images])

@@ -60,6 +60,10 @@ def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: K
         rows = noise(shapes, drawing.generators, span.stream.device, torch.float32)
         start = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
+    if known is not None:
+        keep = None if known.keep is None else known.keep.to(start.device)
+        known = Known(known.values.to(start), known.strength, keep)
+
     def time_of(timestep: Tensor) -> Tensor:
         return objective.scheduler_time(timestep, scheduler).to(start.device)
 

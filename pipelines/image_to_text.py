@@ -29,12 +29,14 @@ class ImageToTextPipeline(MultimodalPipeline):
         top_p: float = 1.0,
         do_sample: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        logits_processor: Sequence = (),
+        stop: str | Sequence[str] | None = None,
+        streamer=None,
         return_dict: bool = True,
     ):
         """One text per picture. image: a PIL image, path, bytes or (C, H, W) tensor, or a list of them, brought to the
-        tokenizer's size. prompt: text that follows each picture and is continued. max_new_tokens: by default the
-        checkpoint's, as far as the context has room. do_sample False is greedy and draws
-        no random number. Raises InputError for what is no image or does not fit the context."""
+        tokenizer's size. prompt: text that follows each picture and is continued. The others as in
+        TextGenerationPipeline. Raises InputError for what is no image or does not fit the context."""
         self._needs("image", "image_tokenizer")
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         if not images:
@@ -46,14 +48,20 @@ class ImageToTextPipeline(MultimodalPipeline):
                 raise InputError(f"prompt: {len(texts)} texts were given for {len(prompts)} pictures")
             prompts = [p + t for p, t in zip(prompts, texts * (len(prompts) // len(texts)))]
         max_new_tokens = self._new_tokens(max_new_tokens, prompts)
-        sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
-        texts = write_texts(self, prompts, sampling, generator)
+        sampling = self._sampling(max_new_tokens, temperature, top_k, top_p, do_sample, logits_processor)
+        texts = write_texts(self, prompts, sampling, generator, stop, streamer)
         return TextOutput(texts=texts) if return_dict else (texts,)
 
 
-def write_texts(pipe: MultimodalPipeline, prompts, sampling: TextSampling, generator) -> list[str]:
-    """Continue each prompt with text alone; what was written, without the prompt."""
+def write_texts(
+    pipe: MultimodalPipeline, prompts, sampling: TextSampling, generator, stop=None, streamer=None
+) -> list[str]:
+    """Continue each prompt with text alone; what was written, without the prompt and without what stopped it."""
     drawing = Drawing(generators=row_generators(generator, len(prompts)))
+    ends, on_token = pipe._stop(stop), pipe._streamed(streamer, prompts)
     stream = Stream(pipe.model, prompts, room=sampling.max_new_tokens)
-    written = Writer(stream, len(prompts), sampling, drawing, Rules()).run()
-    return ["".join(pipe.text_tokenizer.decode(span) for span in spans) for spans in written]
+    written = Writer(stream, len(prompts), sampling, drawing, Rules(stop=ends), on_token).run()
+    if streamer is not None:
+        streamer.end()
+    texts = ["".join(pipe.text_tokenizer.decode(span) for span in spans) for spans in written]
+    return texts if ends is None else [ends.cut(text) for text in texts]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from mot_gen.pipelines.base import MultimodalPipeline, TextOutput
-from mot_gen.pipelines.engine import TextSampling
 from mot_gen.pipelines.image_to_text import write_texts
 
 
@@ -28,15 +27,24 @@ class TextGenerationPipeline(MultimodalPipeline):
         top_p: float = 1.0,
         do_sample: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        logits_processor: Sequence = (),
+        stop: str | Sequence[str] | None = None,
+        streamer=None,
         return_full_text: bool = False,
         return_dict: bool = True,
     ):
-        """One text per prompt, with the prompt in front where return_full_text. do_sample False is greedy and draws no
-        random number. Raises InputError for an empty prompt or one that does not fit the context."""
+        """One text per prompt, with the prompt in front where return_full_text.
+
+        max_new_tokens: by default the checkpoint's, as far as the context has room. do_sample: False is greedy and
+        draws no random number. generator: one, or a list of one per text; a text does not depend on its batch.
+        logits_processor: a LogitsProcessorList of transformers; `model.vocabulary.document_end` is its end of text.
+        stop: a text or texts that end what is written and are not part of it. streamer: a TextStreamer or
+        TextIteratorStreamer of transformers over `text_tokenizer`, for one prompt.
+        Raises InputError for an empty prompt or one that does not fit the context."""
         prompts = self._text(prompt)
         max_new_tokens = self._new_tokens(max_new_tokens, prompts)
-        sampling = TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p)
-        texts = write_texts(self, prompts, sampling, generator)
+        sampling = self._sampling(max_new_tokens, temperature, top_k, top_p, do_sample, logits_processor)
+        texts = write_texts(self, prompts, sampling, generator, stop, streamer)
         if return_full_text:
             given = [prompt] if isinstance(prompt, str) else prompt
             texts = [before + after for before, after in zip(given, texts)]

@@ -348,7 +348,14 @@ class GatedLinearUnit(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        return self.down(_Gated.apply(self.gate_up(x, routing), self.activation), routing)
+        gate_up = self.gate_up(x, routing)
+        gated = _Gated.apply if torch.is_grad_enabled() else _gate
+        return self.down(gated(gate_up, self.activation), routing)
+
+
+def _gate(gate_up: Tensor, activation: str) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return ACTIVATIONS[activation][0](gate).mul_(up)
 
 
 # The function, and its gradient: (gradient of the output, input, where the result goes).
@@ -367,8 +374,7 @@ class _Gated(torch.autograd.Function):
     def forward(ctx, gate_up, activation):
         ctx.save_for_backward(gate_up)
         ctx.activation = activation
-        gate, up = gate_up.chunk(2, dim=-1)
-        return ACTIVATIONS[activation][0](gate).mul_(up)
+        return _gate(gate_up, activation)
 
     @staticmethod
     def backward(ctx, grad):

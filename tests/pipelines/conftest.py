@@ -15,10 +15,10 @@ def components():
 
 @pytest.fixture
 def pipeline(components):
-    """cls, kind, objective -> a quiet pipeline."""
+    """cls, kind, objective, context -> a quiet pipeline."""
 
-    def make(cls, kind="PatchImageTokenizer", objective="flow", **changed):
-        pipe = cls(**components(kind, objective) | changed)
+    def make(cls, kind="PatchImageTokenizer", objective="flow", context=128, **changed):
+        pipe = cls(**components(kind, objective, context) | changed)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
