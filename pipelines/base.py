@@ -23,6 +23,7 @@ from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings, TextSampling
 from mot_gen.pipelines.samplers import row_generators
+from mot_gen.routing import store_for_decoding
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import to_pil
 
@@ -79,7 +80,9 @@ class MultimodalPipeline(DiffusionPipeline):
         damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
         if damage:
             raise InputError(f"{damage}; export it again, or fetch it again")
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        store_for_decoding(pipe.model)
+        return pipe
 
     def _default(self, name: str, given, fallback):
         """What the caller gave, else the checkpoint's own default, else the field's."""

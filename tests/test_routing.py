@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from tiny import generator
 
 from mot_gen.backbone.transformer import ACTIVATIONS, _Gated
-from mot_gen.routing import UntiedLinear, UntiedRMSNorm, _RMSNorm, grouped_linear, permute_rows, route
+from mot_gen.routing import (
+    UntiedLinear,
+    UntiedRMSNorm,
+    _RMSNorm,
+    grouped_linear,
+    permute_rows,
+    route,
+    store_for_decoding,
+)
 
 MIXES = {
     "all towers": [0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 2],
@@ -152,3 +160,30 @@ def test_autocast_casts_the_grouped_product():
         low = grouped_linear(routing.sort(x), weight, routing)
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), grouped_linear(routing.sort(x), weight, routing), atol=0.1, rtol=0.05)
+
+
+@torch.no_grad()
+def test_stored_for_decoding_a_projection_is_the_same():
+    """Whatever the towers of the tokens; only what widens is stored anew, and it saves as before."""
+    torch.manual_seed(0)
+    wide, narrow = UntiedLinear(16, 48, 2), UntiedLinear(48, 16, 2)
+    for layer in (wide, narrow):
+        layer.weight.normal_()
+    x, saved = torch.randn(9, 16), wide.weight.clone()
+    routings = [route(torch.tensor(towers), 2) for towers in ([0, 1, 0, 0, 1, 1, 0, 1, 1], [1] * 9, [0] * 9)]
+    before = [wide(x, routing) for routing in routings]
+    store_for_decoding(torch.nn.ModuleList([wide, narrow]))
+    assert not wide.weight.is_contiguous() and narrow.weight.is_contiguous() and torch.equal(wide.weight, saved)
+    for routing, want in zip(routings, before):
+        torch.testing.assert_close(wide(x, routing), want)
+
+
+@torch.no_grad()
+def test_the_norm_is_the_same_without_gradients():
+    norm, x = UntiedRMSNorm(16, 2), torch.randn(5, 16)
+    norm.weight.normal_()
+    for towers in ([0] * 5, [1] * 5, [0, 0, 1, 1, 1]):
+        routing = route(torch.tensor(towers), 2)
+        with torch.enable_grad():
+            want = norm(x, routing).detach()
+        torch.testing.assert_close(norm(x, routing), want)
