@@ -1,4 +1,4 @@
-"""Metrics by their short names, as the command line and recipes say them: SETS, PAIRS, TEXT, SPEECH, IMAGE_TEXT, build.
+"""Metrics by their short names, as the command line and recipes say them: SETS, PAIRS, TEXT, SPEECH, ...
 
 A name stands for a metric with all that changes its number, so that "bleu" on the command line, in a recipe and in
 metrics.jsonl is one metric. `Choices` are the settings that may be chosen beside the name.
@@ -28,6 +28,7 @@ from mot_gen.eval.frechet import FrechetDistance
 from mot_gen.eval.frechet_infinity import FrechetInfinity
 from mot_gen.eval.image_pairs import PSNR, SSIM
 from mot_gen.eval.kernel import KernelDistance
+from mot_gen.eval.likelihood import BitsPerByte
 from mot_gen.eval.mel_cepstral import MelCepstralDistortion
 from mot_gen.eval.meteor import METEOR
 from mot_gen.eval.mt import BLEU, TER, ChrF
@@ -83,6 +84,7 @@ TEXT: dict[str, Builder] = {
     "distinct_2": lambda c: DistinctN(2),
     "self_bleu": lambda c: SelfBLEU(tokenize=c.tokenize),
 }
+LIKELIHOOD: dict[str, Builder] = {"bits_per_byte": lambda c: BitsPerByte(confidence=c.confidence)}
 SPEECH: dict[str, Builder] = {
     "wer": lambda c: WordErrorRate(confidence=c.confidence),
     "cer": lambda c: CharacterErrorRate(confidence=c.confidence),

@@ -4,7 +4,8 @@
 
 The trace term needs no matrix square root: with S_1 = L L^T it is the sum of the square roots of the eigenvalues of
 L^T S_2 L, and with any factors S_i = A_i A_i^T it is the nuclear norm of A_1^T A_2. The first is fast and right for
-full rank; the second has no square root of a rounding error, so it is what fewer samples than dimensions get.
+full rank. Fewer samples than dimensions have factors of few columns, by pivoted Cholesky: the first with the smaller
+factor for L, where S_2 reaches all of its columns, else the second, which has no square root of a rounding error.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
 from mot_gen.errors import InputError
@@ -24,13 +26,13 @@ from mot_gen.eval.result import MetricResult, checked_confidence
 SMALL = (
     10_000  # below this many samples the estimate's bias is of the size of what it measures (Chong and Forsyth 2020)
 )
-BLOCK = 256
+NEGATIVE = 1e-9  # of the trace: what rounding leaves of a covariance without a negative part is far below
 NORMAL_QUANTILE = torch.distributions.Normal(0.0, 1.0).icdf
 
 
 class TraceTerm(NamedTuple):
     """value: tr((S_1 S_2)^(1/2)). clamped: mass of the negative eigenvalues that rounding made, relative to the rest.
-    method: "cholesky" or "nuclear"."""
+    method: "cholesky", "gram" or "nuclear"."""
 
     value: float
     clamped: float
@@ -51,47 +53,71 @@ def frechet_compute(real: Moments, fake: Moments) -> float:
 def trace_term(real: Moments, fake: Moments) -> TraceTerm:
     """tr((S_1 S_2)^(1/2)) of the two covariances, by the method that their rank allows."""
     _check_counts(real, fake)
-    if min(real.n, fake.n) > len(real.mean):
-        term = _trace_by_cholesky(real.covariance, fake.covariance)
-        if term is not None:
-            return term
-    return _trace_by_factors(real.covariance, fake.covariance)
+    full_rank = min(real.n, fake.n) > len(real.mean)
+    term = _trace_by_cholesky(real.m2, fake.m2) if full_rank else None
+    term = term or _trace_by_factors(real.m2, fake.m2)
+    return term._replace(value=term.value / math.sqrt((real.n - 1) * (fake.n - 1)))
 
 
 def _trace_by_cholesky(one: Tensor, two: Tensor) -> TraceTerm | None:
-    """None where either covariance is singular to working precision."""
+    """None where either matrix is singular to working precision."""
     factor, failed = torch.linalg.cholesky_ex(one)
-    if failed:
-        return None
-    eigenvalues = torch.linalg.eigvalsh(_lower_congruence(factor, two), UPLO="L")
-    if eigenvalues[0] <= _rounding(eigenvalues):
-        return None
-    return TraceTerm(eigenvalues.sqrt().sum().item(), 0.0, "cholesky")
+    return None if failed else _trace_by_eigenvalues(_congruence(factor, two), "cholesky")
 
 
-def _lower_congruence(factor: Tensor, matrix: Tensor) -> Tensor:
-    """Lower triangle of L^T S L, by blocks of columns that leave out the zeros of L: a third of two full products."""
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(factor), BLOCK)]
-    product = torch.cat([matrix[:, own.start :] @ factor[own.start :, own] for own in blocks], 1)
-    lower = torch.zeros_like(matrix)
-    for own in blocks:
-        lower[own, : own.stop] = factor[own.start :, own].mT @ product[own.start :, : own.stop]
-    return lower
+def _trace_by_eigenvalues(product: Tensor, method: str) -> TraceTerm | None:
+    """From A^T S A, of which the lower triangle is read; None where an eigenvalue is no more than rounding."""
+    eigenvalues = torch.linalg.eigvalsh(product, UPLO="L")
+    if not len(eigenvalues) or eigenvalues[0] <= _rounding(eigenvalues):
+        return None
+    return TraceTerm(eigenvalues.sqrt().sum().item(), 0.0, method)
+
+
+def _congruence(factor: Tensor, matrix: Tensor) -> Tensor:
+    """Lower triangle of L^T S L, S symmetric: on a CPU as LAPACK reduces a generalised eigenproblem, which leaves out
+    the zeros and the symmetric half, a quarter of two full products."""
+    if factor.device.type != "cpu":
+        return factor.mT @ matrix @ factor
+    fortran = factor.mT.contiguous().numpy().T
+    return torch.from_numpy(lapack.dsygst(matrix.numpy().T, fortran, itype=2, lower=1)[0])
 
 
 def _trace_by_factors(one: Tensor, two: Tensor) -> TraceTerm:
+    """Of matrices of any rank: eigenvalues of the smaller product where it has full rank, else the nuclear norm."""
     (a, clamped_a), (b, clamped_b) = _factor(one), _factor(two)
-    value = torch.linalg.svdvals(a.mT @ b).sum().item() if a.numel() and b.numel() else 0.0
-    return TraceTerm(value, max(clamped_a, clamped_b), "nuclear")
+    clamped = max(clamped_a, clamped_b)
+    if not a.numel() or not b.numel():
+        return TraceTerm(0.0, clamped, "nuclear")
+    if not clamped:
+        factor, other = (a, two) if a.shape[1] <= b.shape[1] else (b, one)
+        term = _trace_by_eigenvalues(factor.mT @ other @ factor, "gram")
+        if term is not None:
+            return term
+    return TraceTerm(torch.linalg.svdvals(a.mT @ b).sum().item(), clamped, "nuclear")
 
 
-def _factor(covariance: Tensor) -> tuple[Tensor, float]:
-    """(d, r) factor A with A A^T = covariance, r its numerical rank; and the relative mass of negative eigenvalues."""
-    values, vectors = torch.linalg.eigh(covariance)
+def _factor(matrix: Tensor) -> tuple[Tensor, float]:
+    """(d, r) factor A with A A^T = matrix, r its numerical rank; and the relative mass of negative eigenvalues."""
+    factor = _pivoted_cholesky(matrix)
+    if factor is not None:
+        return factor, 0.0
+    values, vectors = torch.linalg.eigh(matrix)
     kept = values > _rounding(values)
     total = values.clamp(min=0).sum().item()
     clamped = -values.clamp(max=0).sum().item()
     return vectors[:, kept] * values[kept].sqrt(), clamped / total if total else 0.0
+
+
+def _pivoted_cholesky(matrix: Tensor) -> Tensor | None:
+    """(d, r) factor in r d^2 operations, no eigenvectors; None where the matrix has a negative part."""
+    fortran, pivots, rank, _ = lapack.dpstrf(matrix.cpu().numpy().T, lower=1)
+    factor = torch.zeros(len(matrix), rank, dtype=matrix.dtype)
+    factor[torch.from_numpy(pivots).long() - 1] = torch.from_numpy(fortran).tril()[:, :rank]
+    factor = factor.to(matrix.device)
+    # What the factor leaves of the matrix is seen in its product with one vector in no special direction.
+    probe = torch.randn(len(matrix), generator=torch.Generator().manual_seed(0), dtype=matrix.dtype).to(matrix.device)
+    left = (matrix @ probe - factor @ (factor.mT @ probe)).abs().max()
+    return factor if left <= NEGATIVE * torch.trace(matrix) else None
 
 
 def _rounding(eigenvalues: Tensor) -> float:
@@ -111,7 +137,7 @@ def _check_counts(real: Moments, fake: Moments):
 
 def _distance(real: Moments, fake: Moments, trace: TraceTerm) -> float:
     mean_term = (real.mean - fake.mean).square().sum().item()
-    traces = torch.trace(real.covariance).item() + torch.trace(fake.covariance).item()
+    traces = sum(torch.trace(side.m2).item() / (side.n - 1) for side in (real, fake))
     # The true distance is never negative; rounding makes two equal sets differ by a few ulp of the traces.
     return max(mean_term + traces - 2 * trace.value, 0.0)
 

@@ -1,4 +1,7 @@
-"""Judge: a small classifier trained on real pictures, that says of which class generated ones are.
+"""Judges: small classifiers trained on real pictures, that say what generated ones show. Judge, AttributeJudge, fit.
+
+`Judge` names one class of pictures as small as digits; `AttributeJudge` has a head for each of several attributes, such
+as name, place and ground, and is trained on pictures drawn anew for every step.
 
 A judge is believed as far as it was shown to discriminate: `reliability` gives its accuracy on held-out real pictures,
 on damaged ones, and its agreement with random labels on noise.
@@ -6,6 +9,7 @@ on damaged ones, and its agreement with random labels on noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError
+
+
+def _stage(narrow: int, wide: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(narrow, wide, 3, stride, 1), nn.GroupNorm(8, wide), nn.ReLU()]
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,8 @@ class Judge(nn.Module):
     def __init__(self, channels: int, classes: int, width: int = 32):
         super().__init__()
 
-        def stage(narrow: int, wide: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(narrow, wide, 3, stride, 1), nn.GroupNorm(8, wide), nn.ReLU()]
-
         self.features = nn.Sequential(
-            *stage(channels, width, 1), *stage(width, 2 * width, 2), *stage(2 * width, 2 * width, 2)
+            *_stage(channels, width, 1), *_stage(width, 2 * width, 2), *_stage(2 * width, 2 * width, 2)
         )
         self.classify = nn.Linear(2 * width, classes)
 
@@ -57,6 +62,96 @@ class Judge(nn.Module):
         return torch.cat([self.features(part * 2 - 1).mean((2, 3)) for part in images.split(256)])
 
 
+class AttributeJudge(nn.Module):
+    """Pictures (N, 3, H, W) uint8, H and W multiples of 8, to several integers each. heads: attribute -> its number of
+    values. placed: attributes that are read where they are in the picture; others wherever they are found in it."""
+
+    def __init__(self, heads: Mapping[str, int], size: tuple[int, int], placed: Sequence[str] = (), width: int = 32):
+        super().__init__()
+        self.size, last = tuple(size), 4 * width
+        self.features = nn.Sequential(
+            *_stage(3, width, 1),
+            *_stage(width, 2 * width, 2),
+            *_stage(2 * width, last, 2),
+            *_stage(last, last, 2),
+        )
+        cells = size[0] // 8 * (size[1] // 8)
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Flatten(), nn.Linear(cells * last if name in placed else last, count))
+                for name, count in heads.items()
+            }
+        )
+        self.placed = frozenset(placed)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) uint8 -> attribute -> (N, values) logits."""
+        if images.dtype != torch.uint8 or images.shape[1:] != (3, *self.size):
+            raise InputError(
+                f"this judge takes uint8 (N, 3, {self.size[0]}, {self.size[1]}), got {images.dtype} "
+                f"{tuple(images.shape)}; resize the pictures"
+            )
+        maps = self.features(images / 127.5 - 1)
+        found = maps.amax((2, 3))
+        return {name: head(maps if name in self.placed else found) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) uint8 -> attribute -> (N,) values."""
+        parts = [self(part) for part in images.split(256)]
+        return {name: torch.cat([part[name].argmax(-1) for part in parts]) for name in self.heads}
+
+    def accuracy(self, images: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, float]:
+        """The share of pictures with the wanted value by attribute, and under "all" with every one of them."""
+        found = self.predict(images)
+        right = {name: found[name] == values for name, values in wanted.items()}
+        right["all"] = torch.stack(list(right.values())).all(0)
+        return {name: value.double().mean().item() for name, value in right.items()}
+
+
+Draw = Callable[[int], tuple[Tensor, dict[str, Tensor]]]  # step -> pictures (n, 3, H, W) uint8, attribute -> (n,)
+
+
+def train_attribute_judge(
+    draw: Draw, heads: Mapping[str, int], placed: Sequence[str], steps: int, seed: int = 0
+) -> AttributeJudge:
+    """An `AttributeJudge` trained on the pictures of `draw(step)`, blurred, dimmed and made noisy at random, so that
+    what a model draws nearly right is still named. The caller's random state is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = AttributeJudge(heads, draw(0)[0].shape[2:], placed)
+
+        def losses() -> Iterator[Tensor]:
+            for step in range(steps):
+                images, labels = draw(step)
+                logits = judge(_damaged(images))
+                yield sum(F.cross_entropy(logits[name], labels[name], label_smoothing=0.05) for name in heads)
+
+        return fit(judge, losses(), steps)
+
+
+def _damaged(images: Tensor) -> Tensor:
+    """Shifted by up to a pixel, half of them blurred, then contrast, brightness and noise of a random strength."""
+    pixels = _shifted(images.float())
+    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    strength = torch.rand(4, len(pixels), 1, 1, 1)
+    pixels = pixels.lerp(blurred, (strength[0] * 2 - 1).clamp(min=0))
+    pixels = (pixels - 128) * (0.8 + 0.4 * strength[1]) + 128 + 30 * (strength[2] - 0.5)
+    return (pixels + 24 * strength[3] * torch.randn_like(pixels)).round().clamp(0, 255).to(torch.uint8)
+
+
+def fit(network: nn.Module, losses: Iterable[Tensor], steps: int) -> nn.Module:
+    """Minimise losses, each computed when it is asked for, by AdamW with one cycle of its rate; in eval mode after."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for loss in losses:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval()
+
+
 def train_judge(images: Tensor, labels: Tensor, classes: int, epochs: int = 40, seed: int = 0) -> Judge:
     """Train on real pictures (N, C, H, W) in [0, 1] and labels (N,), shifted by up to one pixel; some seconds on a CPU.
 
@@ -67,17 +162,11 @@ def train_judge(images: Tensor, labels: Tensor, classes: int, epochs: int = 40, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(images.shape[1], classes)
-        steps = epochs * -(-len(images) // 64)
-        optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-        for _ in range(epochs):
-            for chosen in torch.randperm(len(images)).split(64):
-                loss = F.cross_entropy(judge(_shifted(images[chosen])), labels[chosen], label_smoothing=0.05)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    return judge.eval()
+        orders = (chosen for _ in range(epochs) for chosen in torch.randperm(len(images)).split(64))
+        losses = (
+            F.cross_entropy(judge(_shifted(images[chosen])), labels[chosen], label_smoothing=0.05) for chosen in orders
+        )
+        return fit(judge, losses, epochs * -(-len(images) // 64))
 
 
 def _shifted(images: Tensor) -> Tensor:

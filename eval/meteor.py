@@ -1,76 +1,113 @@
-"""METEOR (Banerjee and Lavie 2005): METEOR, over nltk's alignment by exact words, then stems, then WordNet synonyms.
+"""METEOR 1.5 (Denkowski and Lavie 2014): METEOR, and the pure pair meteor_update / meteor_compute.
 
-WordNet is data that nltk keeps apart. Without it METEOR is an error that says how to get it, or, with synonyms=False,
-the score by exact words and stems alone, which says so in its signature and is not comparable with the full one.
+The F-mean of matched words, by module and by whether they carry content, times a penalty for the number of chunks that
+the matches fall into; the corpus score is computed from summed statistics. Numbers are those of the published program
+for English with -norm, which coco-caption runs; it is not the METEOR of 2005 that nltk has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
 from mot_gen.eval.cider import caption_words
-from mot_gen.eval.extras import require
+from mot_gen.eval.meteor_alignment import MODULES, Matcher, best_alignment, normalized_words
+from mot_gen.eval.meteor_lexicon import Lexicon, load_lexicon
 from mot_gen.eval.mt import checked_references
 from mot_gen.eval.rouge import text_tokenizer
-from mot_gen.eval.segments import SegmentMetric, mean_rows, mean_score
+from mot_gen.eval.segments import SegmentMetric, table
+
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # exact, stem, synonym, paraphrase
+# A row: words of both sides, function words of both, (content own, content, function own, function) for each module,
+# chunks, matched words of both sides.
+COLUMNS = 4 + 4 * len(MODULES) + 3
 
 
-class NoSynonyms:
-    """A WordNet that knows no word."""
-
-    @staticmethod
-    def synsets(word: str) -> list:
-        return []
-
-
-def load_wordnet():
-    """nltk's WordNet; InputError where its data is not installed."""
-    require("nltk", "METEOR")
-    from nltk.corpus import wordnet
-
-    try:
-        wordnet.ensure_loaded()
-    except LookupError as err:
-        raise InputError(
-            "METEOR: WordNet is not installed; python -m nltk.downloader wordnet, or synonyms=False for stems alone"
-        ) from err
-    return wordnet
+def meteor_update(prediction: Sequence[str], reference: Sequence[str], matcher: Matcher) -> list[float]:
+    """Statistics of one normalised prediction against one reference, see COLUMNS."""
+    kept = best_alignment(matcher.matches(prediction, reference))
+    functional = matcher.lexicon.function_words
+    functions = [[word in functional for word in words] for words in (prediction, reference)]
+    counts = [[0, 0, 0, 0] for _ in MODULES]
+    for match in kept:
+        sides = ((match.own_start, match.own_length), (match.start, match.length))
+        for side, (start, length) in enumerate(sides):
+            function_words = sum(functions[side][start : start + length])
+            counts[match.module][side] += length - function_words
+            counts[match.module][2 + side] += function_words
+    own_matched, matched = (sum(count[side] + count[2 + side] for count in counts) for side in (0, 1))
+    chunks = _chunks(kept)
+    if (own_matched, matched, chunks) == (len(prediction), len(reference), 1):
+        chunks = 0  # a perfect match is not fragmented, and adds nothing to a corpus's fragments
+    lengths = [len(prediction), len(reference), *map(sum, functions)]
+    return [float(value) for value in (*lengths, *(n for count in counts for n in count), chunks, own_matched, matched)]
 
 
-def meteor_update(prediction: Sequence[str], references: Sequence[Sequence[str]], wordnet) -> float:
-    """Score of one tokenised prediction by its best reference: alpha = 0.9, beta = 3, gamma = 0.5."""
-    score = require("nltk.translate.meteor_score", "METEOR").single_meteor_score
-    return max(score(own, prediction, wordnet=wordnet) if own and prediction else 0.0 for own in references)
+def _chunks(kept) -> int:
+    """Runs of matches that are adjacent, and in the same order, on both sides."""
+    ends = [(match.start + match.length, match.own_start + match.own_length) for match in kept]
+    return sum((match.start, match.own_start) != end for match, end in zip(kept, [None, *ends]))
+
+
+def meteor_compute(total: Sequence[float]) -> float:
+    """Score in [0, 1] of summed statistics."""
+    own_length, length, own_functions, functions, *counts, chunks, own_matched, matched = total
+    precision, recall = (
+        _weighted(counts[side::2]) / (_by_kind(size - function, function) or 1)
+        for side, size, function in ((0, own_length, own_functions), (1, length, functions))
+    )
+    if not precision or not recall:
+        return 0.0
+    mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
+    fragmentation = chunks / ((own_matched + matched) / 2)
+    return max(mean * (1 - GAMMA * fragmentation**BETA), 0.0)
+
+
+def _weighted(counts: Sequence[float]) -> float:
+    """counts: content words and function words of each module in turn."""
+    return sum(weight * _by_kind(*pair) for weight, pair in zip(WEIGHTS, zip(counts[::2], counts[1::2])))
+
+
+def _by_kind(content: float, function: float) -> float:
+    return DELTA * content + (1 - DELTA) * function
 
 
 class METEOR(SegmentMetric):
-    """`update(predictions, references)`: mean over the items, in [0, 1]. tokenize: "caption" (lower case, no
-    punctuation), "whitespace", or a callable."""
+    """`update(predictions, references)`: English; in [0, 1]. The best reference of an item counts.
+
+    tokenize: "caption" (words without punctuation, as coco-caption has it), "meteor" (its own rules alone, which keep
+    punctuation), or a callable. lexicon: METEOR's own for English, which the extra `meteor` carries, or another.
+    """
 
     name = "meteor"
     unit = "pairs"
     takes = "texts"
     higher_is_better = True
-    score = staticmethod(mean_score)
 
-    def __init__(self, *, synonyms: bool = True, tokenize: str | Callable = "caption", **kwargs):
+    def __init__(self, *, tokenize: str | Callable = "caption", lexicon: Lexicon | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.wordnet = load_wordnet() if synonyms else NoSynonyms()
-        self.modules = "exact+stem+synonym" if synonyms else "exact+stem"
         self.tokenize_name = tokenize if isinstance(tokenize, str) else getattr(tokenize, "__name__", "custom")
-        self.tokenize = text_tokenizer(tokenize, {"caption": caption_words, "whitespace": str.split})
-        require("nltk", "METEOR")
+        self.tokenize = text_tokenizer(tokenize, {"caption": caption_words, "meteor": lambda text: [text]})
+        self.lexicon = lexicon or load_lexicon()
+
+    def words(self, text: str) -> list[str]:
+        return normalized_words(" ".join(self.tokenize(text)), self.lexicon.nonbreaking)
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
-        scores = [
-            meteor_update(self.tokenize(prediction), [self.tokenize(text) for text in own], self.wordnet)
+        sides = [
+            (self.words(prediction), [self.words(text) for text in own])
             for prediction, own in zip(predictions, checked_references(predictions, references))
         ]
-        return mean_rows(torch.tensor(scores, dtype=torch.float64))
+        sentences = (words for own, theirs in sides for words in (own, *theirs))
+        matcher = Matcher(self.lexicon, self.lexicon.paraphrases_among(sentences))
+        scored = [[meteor_update(own, one, matcher) for one in theirs] for own, theirs in sides]
+        return table([max(rows, key=meteor_compute) for rows in scored], COLUMNS)
+
+    def score(self, total: Tensor) -> float:
+        return meteor_compute(total.tolist())
 
     def provenance(self) -> dict:
-        return {"modules": self.modules, "tokenize": self.tokenize_name, "parameters": "0.9-3-0.5"}
+        modules = "exact+stem+synonym+paraphrase"
+        return {"meteor": "1.5", "modules": modules, "tokenize": self.tokenize_name, "task": "rank-en"}

@@ -34,6 +34,10 @@ class MetricResult:
     def __post_init__(self):
         self.provenance = {**self.provenance, "version": versions("mot-gen", "torch")}
 
+    def add_provenance(self, facts: dict[str, Any], side: str):
+        """Facts about one side's samples, under "side.name"."""
+        self.provenance |= {f"{side}.{name}": value for name, value in facts.items()}
+
     @property
     def signature(self) -> str:
         """One line, in the manner of sacrebleu: `name|n.real:50000|...|version:mot-gen-0.1.0+torch-2.11.0`."""

@@ -2,6 +2,7 @@
 
     mot-gen eval images REAL FAKE --metrics fd,kd,pr    mot-gen eval text FILE.jsonl    mot-gen eval stats DIR -o REF
     mot-gen eval speech FILE.jsonl                      mot-gen eval image-text FILE    mot-gen eval geneval FILE
+    mot-gen eval images REAL CHECKPOINT                 mot-gen eval text PAIRS --checkpoint CHECKPOINT
 
 Nothing heavy is imported until a command runs.
 """
@@ -12,6 +13,7 @@ import argparse
 import importlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 
 def register(subparsers) -> argparse.ArgumentParser:
@@ -36,15 +38,47 @@ def lazily(target: str) -> Callable[[argparse.Namespace], int]:
 def _add_images(commands):
     parser = commands.add_parser("images", help="real images or reference statistics against generated images")
     parser.add_argument("real", help="folder, .npz, .npy, .parquet or .jsonl of images, or a file of `eval stats`")
-    parser.add_argument("fake", help="the same, generated")
+    parser.add_argument("fake", help="the same, generated; or a checkpoint, from which samples are drawn and kept")
     parser.add_argument(
         "--metrics", default="fd,kd,pr", help="of fd, kd, cmmd, pr, fdinf, is, psnr, ssim (default: fd,kd,pr)"
     )
     parser.add_argument("--splits", type=int, default=10, help="parts of the Inception Score")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    _add_checkpoint(parser)
+    parser.add_argument("--prompts", metavar="FILE", help="of a checkpoint: .txt or .jsonl (default: REAL's captions)")
+    parser.add_argument("--num", type=int, metavar="N", help="of a checkpoint: pictures (default: one a prompt)")
+    parser.add_argument("--num-inference-steps", type=int, metavar="N", help="of a checkpoint (default: its own)")
+    parser.add_argument("--guidance-scale", type=float, metavar="G", help="of a checkpoint (default: its own)")
     _add_extractor(parser)
     _add_output(parser)
-    parser.set_defaults(func=lazily("mot_gen.eval.run_images:images"))
+    parser.set_defaults(func=_images)
+
+
+def _images(args: argparse.Namespace) -> int:
+    if is_checkpoint(args.fake):
+        from mot_gen.kept_samples import Order, draw_images, prompts_of
+
+        steps, scale = args.num_inference_steps, args.guidance_scale
+        order = Order(args.fake, args.seed, args.batch_size, args.samples, steps, scale)
+        args.fake = str(draw_images(order, prompts_of(args.prompts, args.real), args.num))
+    return lazily("mot_gen.eval.run_images:images")(args)
+
+
+def _text(args: argparse.Namespace) -> int:
+    if args.checkpoint:
+        from mot_gen.kept_samples import Order, pairs_of, write_captions
+
+        args.file = str(write_captions(Order(args.checkpoint, folder=args.samples), pairs_of(args.file)))
+    return lazily("mot_gen.eval.run_text:text")(args)
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a path is a run's folder or its `model/` folder."""
+    return any((Path(path) / name).exists() for name in ("model_index.json", "model/model_index.json", "checkpoints"))
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser):
+    parser.add_argument("--samples", metavar="DIR", help="where a checkpoint's samples are kept (default: the cache)")
 
 
 def _add_stats(commands):
@@ -60,13 +94,17 @@ def _add_text(commands):
     parser = commands.add_parser("text", help="predictions against references")
     parser.add_argument("file", help='one object a line: {"id", "prediction", "references": [...]}')
     parser.add_argument(
+        "--checkpoint", metavar="DIR", help="writes the predictions; FILE then is pictures with captions"
+    )
+    _add_checkpoint(parser)
+    parser.add_argument(
         "--metrics", default="bleu,chrf,ter,rouge", help="names, by comma (default: bleu,chrf,ter,rouge)"
     )
     parser.add_argument("--tokenize", default="13a", help="sacrebleu's tokenizer for BLEU: 13a, zh, char, intl, ...")
     parser.add_argument("--rouge-tokenize", default="latin", choices=("latin", "unicode"), help="words of ROUGE")
     parser.add_argument("--lowercase", action="store_true", help="ignore case in BLEU, chrF and TER")
     _add_output(parser)
-    parser.set_defaults(func=lazily("mot_gen.eval.run_text:text"))
+    parser.set_defaults(func=_text)
 
 
 def _add_speech(commands):

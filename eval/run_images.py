@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from mot_gen.eval.nearest import nearest_neighbours, worst_cases
 from mot_gen.eval.progress import progress
 from mot_gen.eval.report import html_page, picture_rows, print_table, to_json, write_json
 from mot_gen.eval.result import MetricResult
-from mot_gen.eval.sources import ImageSource, open_images
+from mot_gen.eval.sources import ImageSource, open_images, provenance_of
 from mot_gen.eval.statistics import ReferenceStatistics
 
 METRICS = (*SETS, "is", *PAIRS)
@@ -147,7 +148,9 @@ def _pair_result(metric: Accumulator, real: ImageSource, fake: ImageSource) -> M
 
 
 def finish(args, results: dict[str, MetricResult], sources: list[ImageSource], sections) -> int:
-    """Table, warnings about what could not be read, JSON, HTML."""
+    """Table, provenance of the samples, warnings about what could not be read, JSON, HTML."""
+    for source, result in product(sources, results.values()):
+        result.add_provenance(provenance_of(source.path), "real" if source.path == args.real else "fake")
     unreadable = [f"{source.path}/{note}" for source in sources for note in source.unreadable]
     if unreadable:
         note = f"{len(unreadable)} images could not be read and are left out: {', '.join(unreadable[:3])}"

@@ -1,7 +1,8 @@
 """`mot-gen eval text`, `eval speech`, `eval image-text`, `eval geneval`: a jsonl to metrics to a report.
 
-text, speech: {"id", "prediction", "references": [...]}; speech also {"prediction_audio", "reference_audio"}, files
-beside the jsonl. image-text: {"image", "text", "references"?: [...]}. geneval: as mot_gen.eval.geneval says.
+text, speech: {"id", "prediction", "references": [...]}; text for bits_per_byte also "nats", the loss of the first
+reference under a model; speech also {"prediction_audio", "reference_audio"}, files beside the jsonl. image-text:
+{"image", "text", "references"?: [...]}. geneval: as mot_gen.eval.geneval says.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import (
     IMAGE_TEXT,
+    LIKELIHOOD,
     SAMPLE_RATE,
     SPEECH,
     TEXT,
@@ -28,18 +30,22 @@ from mot_gen.eval.by_name import (
 from mot_gen.eval.clip import ClipEncoder
 from mot_gen.eval.geneval import GenEval
 from mot_gen.eval.report import html_page, print_table, text_rows, to_json, write_json
-from mot_gen.eval.sources import decode, read_jsonl
+from mot_gen.eval.sources import decode, provenance_of, read_jsonl
 
 WORST = 20
 
 
 def text(args: argparse.Namespace) -> int:
     """`eval text`."""
-    metrics = built(TEXT, args)
+    metrics = built({**TEXT, **LIKELIHOOD}, args)
     rows = records(args.file, {"prediction": str})
-    for metric in metrics.values():
+    for name, metric in metrics.items():
         own = [] if metric.takes == "predictions" else references(args.file, rows)
-        update_text(metric, [row["prediction"] for row in rows], own)
+        if name == "bits_per_byte":
+            records(args.file, {"nats": float})
+            metric.update([row["nats"] for row in rows], [first for first, *_ in own])
+        else:
+            update_text(metric, [row["prediction"] for row in rows], own)
     return finish(args, metrics, rows)
 
 
@@ -148,6 +154,8 @@ def built(builders: dict[str, Builder], args: argparse.Namespace) -> dict[str, A
 def finish(args: argparse.Namespace, metrics: dict[str, Accumulator], rows: list[dict]) -> int:
     """Compute, then table, JSON, HTML."""
     results = results_of(metrics)
+    for result in results.values():
+        result.add_provenance(provenance_of(args.file), "samples")
     if args.json != "-":
         print_table(results)
     if args.json:

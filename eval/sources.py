@@ -156,6 +156,24 @@ def from_array(array: np.ndarray) -> Tensor:
     return to_uint8(array[None])[0].expand(3, -1, -1)
 
 
+def provenance_file(path: Path) -> Path:
+    """`provenance.json`, in a folder of samples or beside a file of them."""
+    return (path if path.is_dir() or not path.suffix else path.parent) / "provenance.json"
+
+
+def provenance_of(path: str | Path) -> dict:
+    """What samples say of themselves (the model's hash, the sampler, ...), {} where they say nothing: whoever makes a
+    set of samples may put facts into `provenance.json`, and they stand in every result."""
+    file = provenance_file(Path(path))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as err:
+        raise InputError(f"{file}: is not JSON ({err}); mend or remove it") from err
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: holds a {type(found).__name__}; write an object, or remove it")
+    return found
+
+
 def _fingerprint(path: Path, names: list[str]) -> str:
     """Over names, sizes and times of change of every file that images come from."""
     folder = path if path.is_dir() else path.parent if path.suffix == ".jsonl" else None

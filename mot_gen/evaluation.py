@@ -16,11 +16,10 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import IMAGE_TEXT, SETS, TEXT, Choices, chosen, results_of, update_text
+from mot_gen.eval.by_name import IMAGE_TEXT, LIKELIHOOD, SETS, TEXT, Choices, chosen, results_of, update_text
 from mot_gen.eval.clip import ClipEncoder
 from mot_gen.eval.extractors import load_extractor
 from mot_gen.eval.images import to_uint8
-from mot_gen.eval.likelihood import BitsPerByte
 from mot_gen.eval.result import MetricResult
 from mot_gen.packing import document_length, pack_rows
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -32,7 +31,6 @@ from mot_gen.training import recipe
 from mot_gen.training.records import Pair, Sample
 
 SHOWN = {name: IMAGE_TEXT[name] for name in ("clip", "refclip")}  # how well a picture shows its caption
-LIKELIHOOD = {"bits_per_byte": lambda choices: BitsPerByte(confidence=choices.confidence)}
 BUILDERS = {**SETS, **SHOWN, **TEXT, **LIKELIHOOD}
 
 Make = Callable[[type[MultimodalPipeline]], MultimodalPipeline]  # a pipeline of the model, by its class

@@ -15,6 +15,7 @@ from functools import cache
 from itertools import pairwise
 from unittest import mock
 
+import pyarrow as pa
 import pytest
 import torch
 from torchvision.models import squeezenet1_1
@@ -24,6 +25,7 @@ from mot_gen.errors import InputError
 from mot_gen.eval import image_pairs
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.meteor import METEOR
+from mot_gen.eval.meteor_lexicon import Lexicon
 
 WORDS = [
     *["a", "the", "cat", "dog", "sat", "ran", "over", "mat", "hill", "naïve", "Ünïcode", "7", ",", ".", "!"],
@@ -93,7 +95,8 @@ def detection_records(generator, n):
 
 def build(cls):
     if cls is METEOR:
-        return cls(synonyms=False)  # WordNet is in no package
+        phrases = pa.array(["a b", "c"]), pa.array(["d", "a"])
+        return cls(lexicon=Lexicon(frozenset("a"), {}, {"b": frozenset([1]), "d": frozenset([1])}, {}, *phrases, str))
     return random_lpips().clone() if cls is image_pairs.LPIPS else cls()
 
 

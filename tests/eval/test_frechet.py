@@ -10,7 +10,7 @@ import torch
 from mot_gen.errors import InputError
 from mot_gen.eval.frechet import (
     FrechetDistance,
-    _lower_congruence,
+    _congruence,
     frechet_compute,
     frechet_standard_error,
     frechet_update,
@@ -54,10 +54,10 @@ def test_diagonal_covariances():
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_blocked_congruence_is_the_lower_triangle_of_the_product():
+def test_congruence_is_the_lower_triangle_of_the_product():
     factor, matrix = torch.linalg.cholesky(spd(600, 4)), spd(600, 5)
     expected = factor.mT @ matrix @ factor
-    assert torch.allclose(torch.tril(_lower_congruence(factor, matrix)), torch.tril(expected), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(torch.tril(_congruence(factor, matrix)), torch.tril(expected), rtol=1e-12, atol=1e-12)
 
 
 def test_two_by_two_by_trace_and_determinant():
@@ -77,12 +77,16 @@ def test_full_rank_against_scipy(shift):
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e4])
-def test_fewer_samples_than_dimensions_is_the_nuclear_norm(shift):
+@pytest.mark.parametrize("method", ["gram", "nuclear"])
+def test_fewer_samples_than_dimensions_is_the_nuclear_norm(shift, method):
     real, fake = features(40, 90, 2), features(60, 90, 3, torch.linspace(0.01, 3, 90, dtype=torch.float64))
+    if method == "nuclear":  # directions of the smaller side that the larger does not reach
+        real[:, 60:] = 0
+        fake[:, :40] = 0
     centred = [x - x.mean(0) for x in (real, fake)]
     nuclear = torch.linalg.svdvals(centred[0] @ centred[1].mT).sum().item() / math.sqrt(39 * 59)
     term = trace_term(moments_of(real + shift), moments_of(fake + shift))
-    assert term.method == "nuclear"
+    assert term.method == method
     assert term.value == pytest.approx(nuclear, rel=1e-6 if shift else 1e-9)
 
 
@@ -90,8 +94,18 @@ def test_dead_feature_falls_back_and_changes_nothing():
     real, fake = features(500, 6, 4), features(500, 6, 5, 1.5)
     dead = torch.zeros(500, 1, dtype=torch.float64)
     padded = [moments_of(torch.cat([x, dead], 1)) for x in (real, fake)]
-    assert trace_term(*padded).method == "nuclear"
+    assert trace_term(*padded).method == "gram"
     assert frechet_compute(*padded) == pytest.approx(frechet_compute(moments_of(real), moments_of(fake)), rel=1e-9)
+
+
+def test_a_negative_part_is_clamped_and_its_mass_told():
+    """No covariance, but what statistics of low precision can hold: eigenvalues 4, 1, -0.01 against the identity."""
+    rotation = torch.linalg.qr(spd(3, 6))[0]
+    broken = rotation @ torch.diag(torch.tensor([4.0, 1.0, -0.01], dtype=torch.float64)) @ rotation.mT
+    term = trace_term(gaussian([0, 0, 0], broken), gaussian([0, 0, 0], torch.eye(3)))
+    assert term.value == pytest.approx(3, rel=1e-9) and term.clamped == pytest.approx(0.01 / 5, rel=1e-6)
+    swapped = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # a diagonal without a sign, so that no pivot shows it
+    assert trace_term(gaussian([0, 0], swapped), gaussian([0, 0], torch.eye(2))).clamped == pytest.approx(1)
 
 
 def test_offset_of_thirty_in_float32_keeps_the_covariance():

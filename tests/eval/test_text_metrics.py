@@ -1,6 +1,8 @@
 """Text metrics against sacrebleu, rouge-score, pycocoevalcap and closed forms, on empty, Unicode and CJK lines."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -16,6 +18,7 @@ from mot_gen.eval.diversity import DistinctN, SelfBLEU
 from mot_gen.eval.edits import WordErrorRate
 from mot_gen.eval.likelihood import BitsPerByte, Perplexity
 from mot_gen.eval.meteor import METEOR
+from mot_gen.eval.meteor_lexicon import load_lexicon
 from mot_gen.eval.mt import BLEU, TER, ChrF
 from mot_gen.eval.rouge import ROUGE, lcs_length
 
@@ -132,23 +135,45 @@ def test_squad_scores():
     assert fed(TokenF1(), predictions, references).value == pytest.approx((1 + 2 / 4 + 1 + 0) / 4)
 
 
-def test_meteor_closed_forms():
-    # All words match in one chunk: F is 1 and the penalty 0.5 / n^3.
-    same = fed(METEOR(synonyms=False), ["a dog runs fast"], [["a cat", "a dog runs fast"]])
-    assert same.value == pytest.approx(1 - 0.5 / 4**3)
-    # By stems "runs" is "running": P = R = 1 in one chunk; reversed words fall into two.
-    assert fed(METEOR(synonyms=False), ["dog runs"], [["dog running"]]).value == pytest.approx(1 - 0.5 / 8)
-    assert fed(METEOR(synonyms=False), ["runs dog"], [["dog runs"]]).value == pytest.approx(0.5)
-    assert fed(METEOR(synonyms=False), ["", "x"], [["a"], ["y"]]).value == 0
-    assert "modules:exact+stem|" in same.signature
+@pytest.fixture(scope="module")
+def meteor():
+    pytest.importorskip("pycocoevalcap", reason="carries METEOR's synonyms and paraphrases")
+    return METEOR(tokenize="meteor")
 
 
-def test_meteor_without_wordnet_says_how_to_get_it(monkeypatch):
-    import nltk
+def test_meteor_is_the_published_program(meteor):
+    """Against meteor-1.5.jar: each item, and the corpus from summed statistics."""
+    reference = json.loads((Path(__file__).parent / "meteor_reference.json").read_text(encoding="utf-8"))
+    items = reference["items"]
+    meteor.reset()
+    for start in range(0, len(items), 25):
+        part = items[start : start + 25]
+        meteor.update([item["prediction"] for item in part], [item["references"] for item in part])
+    assert meteor.segment_scores() == pytest.approx([item["score"] for item in items], rel=1e-9)
+    found = meteor.compute()
+    assert found.value == pytest.approx(reference["score"], rel=1e-9)
+    assert "|modules:exact+stem+synonym+paraphrase|" in found.signature
 
-    monkeypatch.setattr(nltk.data, "path", [])
-    with pytest.raises(InputError, match="downloader wordnet"):
-        METEOR()
+
+def test_meteor_closed_forms(meteor):
+    def score(prediction, *references):
+        meteor.reset()
+        return fed(meteor, [prediction], [list(references)]).value
+
+    assert score("dog barks", "cats sleep", "dog barks") == 1
+    assert score("", "a dog") == score("dog", "") == score("dog", "cat") == 0
+    # A synonym weighs 0.8 of an exact match, and what matches whole in one chunk is not fragmented.
+    assert score("car stops", "automobile stops") == pytest.approx(0.9)
+    # Function words weigh a third of content words; "dog" alone matches, a chunk of one word.
+    precision, recall = 0.75 / (0.75 + 0.25), 0.75 / (0.75 + 0.75)
+    mean = 1 / (0.15 / precision + 0.85 / recall)
+    assert score("the dog", "dog sleeps") == pytest.approx(mean * (1 - 0.6))
+
+
+def test_meteor_without_its_data_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'mot-gen\[meteor\]'"):
+        load_lexicon.__wrapped__()  # past the cache
 
 
 def test_self_bleu_is_sentence_bleu_against_the_others():
