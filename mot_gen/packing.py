@@ -99,7 +99,7 @@ def pack_prompts(
 def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span]]:
     """The inverse of `pack`, in row order: every document's spans, special tokens and padding removed.
 
-    Adjacent spans of text come back as one, since nothing stands between them.
+    Adjacent spans of text come back as one, since nothing stands between them; so does a grid of 1 x 1 as none.
     """
     vocabulary = Vocabulary(modalities)
     samples: list[list[Span]] = []
@@ -117,16 +117,16 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
                 samples.append([])
                 previous = document[start].item()
             modality = modalities[batch.layout.modality[b, start]]
+            grid = _grid(batch.layout.position[b, start:end])
             if modality.discrete:
                 ids = batch.ids[b, start:end]
                 if modality is modalities[0] and ids[0] >= modality.vocab_size:
                     continue
                 values = ids - vocabulary.offset[modality.name]
-                grid = _grid(batch.layout.position[b, start:end]) if modality is not modalities[0] else None
             else:
                 latents, first = batch.latents[modality.name], taken[modality.name]
                 taken[modality.name] = last = first + end - start
-                values, grid = latents.values[first:last], latents.grids[int(latents.span[first])]
+                values = latents.values[first:last]
             samples[-1].append(Span(modality.name, values, grid, bool(batch.learned[b, start])))
     return samples
 

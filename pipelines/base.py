@@ -7,6 +7,7 @@ every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,18 @@ class MultimodalPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(sampling=sampling)
+        if not model.backbone.causal:
+            warnings.warn(
+                "this backbone's experts chose their tokens with a view of later ones; while generating each one goes "
+                "to its own best expert, so that what is generated falls short of the training loss",
+                stacklevel=2,
+            )
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device=None) -> None:
+        """As in diffusers: the model waits on the CPU and is moved while it is used. InputError without a GPU."""
+        if device is None and not torch.accelerator.is_available():
+            raise InputError("enable_model_cpu_offload: there is no GPU here, and the model is on the CPU already")
+        super().enable_model_cpu_offload(gpu_id, device)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """As in diffusers, and a manifest of what was written."""

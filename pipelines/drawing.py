@@ -48,7 +48,8 @@ class Known:
 def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: Known | None = None) -> Tensor:
     """Integrate an open span, whose rows are the branches of N samples, from noise to a clean (N, n, C).
 
-    start: (N, n, C) the noise to begin with; drawn from the generators when not given.
+    start: (N, n, C) the noise to begin with; drawn from the generators when not given. Where spans differ in size, n is
+    the longest; a scheduler that adds noise on the way then draws it for that length.
     """
     model, scheduler, guidance = span.stream.model, drawing.scheduler, drawing.guidance
     branches = len(guidance.branches)

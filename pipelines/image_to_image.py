@@ -113,6 +113,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
             known = self._known(torch.stack([span.values for span in spans]), strength, masks)
         drawn = self._draw(documents, how, latents, known)
         made = self._finish(drawn, pixels, masks, output_type)
+        self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=made) if return_dict else (made,)
 
     def _pairs(self, image, prompt) -> tuple[list, list[list[Span]]]:

@@ -63,5 +63,6 @@ def write_texts(
     written = Writer(stream, len(prompts), sampling, drawing, Rules(stop=ends), on_token).run()
     if streamer is not None:
         streamer.end()
+    pipe.maybe_free_model_hooks()
     texts = ["".join(pipe.text_tokenizer.decode(span) for span in spans) for spans in written]
     return texts if ends is None else [ends.cut(text) for text in texts]

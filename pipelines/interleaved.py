@@ -93,6 +93,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
         if streamer is not None:
             streamer.end()
         documents = [self._segments(spans, output_type, ends) for spans in written]
+        self.maybe_free_model_hooks()
         return InterleavedOutput(documents=documents) if return_dict else (documents,)
 
     def _write(self, prompts, sampling: TextSampling, drawing: Drawing, rules: Rules, on_token) -> list[list[Span]]:

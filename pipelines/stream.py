@@ -30,6 +30,8 @@ class Stream:
 
     def __init__(self, model, prompts: Sequence[Sequence[Span]], room: int, opens: Sequence[str | None] | None = None):
         """Read the prompts, clean, in one pass. room: slots for what will be written; opens: see `pack_prompts`."""
+        if hasattr(model, "_hf_hook"):  # of enable_model_cpu_offload, which waits for a call of `forward`
+            model._hf_hook.pre_forward(model)
         self.model, self.device = model, model.embedding.weight.device
         self.rows, self.opens = len(prompts), list(opens or [None] * len(prompts))
         batch, lengths = pack_prompts(prompts, model.modalities, opens)

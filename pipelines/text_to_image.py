@@ -78,6 +78,7 @@ class TextToImagePipeline(ImageDrawingPipeline):
             callback_on_step_end_tensor_inputs,
         )
         images = self._decode_images(self._draw(documents, how, latents), output_type)
+        self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _check_size(self, height: int | None, width: int | None) -> None:

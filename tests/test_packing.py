@@ -260,3 +260,11 @@ def test_planning_a_window_takes_no_time():
     rows = plan_rows(lengths, 4096)
     assert time.process_time() - started < 0.1
     assert sum(lengths) / (4096 * len(rows)) > 0.99
+
+
+def test_a_span_without_a_grid_comes_back_without_one():
+    """Of latents as of ids; a grid of one row stays a grid."""
+    flat = Span("image", torch.randn(5, 4))
+    row = Span("image", flat.values, (1, 5))
+    (back,) = unpack(pack([[flat, words(2), row]], MODALITIES, 24), MODALITIES)
+    assert [span.grid for span in back] == [None, None, (1, 5)]

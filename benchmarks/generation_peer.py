@@ -1,0 +1,123 @@
+"""Beside transfusion-pytorch 0.20.0 (`pip install mot-gen[bench]`), in alternation: an image, and greedy text.
+
+Image: 64 latents of 16 channels after a prompt of 32 tokens, 20 Euler evaluations, without guidance. Text: 128 tokens
+greedily after the same prompt, with a cache in both. Models are untrained, a vocabulary of 512; ours is the
+Mixture-of-Transformers as a pipeline loads it. At equal dimensions, and at equal parameters, for which ours is widened
+to no fewer than the peer's. A ratio is the peer's seconds of process CPU time over ours.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks import alternate
+from benchmarks.training_step import IMAGE, TEXT
+from mot_gen.model import MultimodalModel
+from mot_gen.pipelines.engine import Drawing, Rules, Stream, TextSampling, Writer, draw
+from mot_gen.routing import store_for_decoding
+from mot_gen.sequence import Span
+
+PROMPT, TOKENS, STEPS, WRITTEN = 32, 64, 20, 128
+SIZES = [(256, 6), (512, 8)]  # dim, layers; heads of 64
+HEAD = 64
+
+
+@torch.inference_mode()
+def run(repeats: int = 3) -> Iterator[dict]:
+    for dim, layers in SIZES:
+        torch.manual_seed(0)
+        theirs = peer(dim, layers)
+        wanted = parameters(theirs)
+        models = {"dimensions": ours(dim, layers), "parameters": of_parameters(dim, layers, wanted)}
+        for task, by_them, by_us in (("image", peer_image, image), ("text", peer_text, text)):
+            prompt = torch.randint(512, (PROMPT,))
+            actions = {name: by_us(model, prompt) for name, model in models.items()}
+            seconds = alternate({"peer": by_them(theirs, prompt), **actions}, repeats)
+            yield {
+                "task": task,
+                "dim": dim,
+                "layers": layers,
+                "peer_parameters": wanted,
+                "parameters": {name: parameters(model) for name, model in models.items()},
+                "peer_over_ours_at_equal": {name: seconds["peer"] / seconds[name] for name in models},
+                "cpu_seconds": seconds,
+            }
+
+
+def parameters(model) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def ours(dim: int, layers: int) -> MultimodalModel:
+    model = MultimodalModel(
+        [vars(TEXT), vars(IMAGE)], {"kind": "mot", "dim": dim, "layers": layers, "heads": dim // HEAD}
+    ).eval()
+    store_for_decoding(model)
+    return model
+
+
+def of_parameters(dim: int, layers: int, wanted: int) -> MultimodalModel:
+    """The narrowest model of so many layers with at least as many parameters."""
+    while parameters(model := ours(dim, layers)) < wanted:
+        dim += HEAD
+    return model
+
+
+def image(model, prompt):
+    drawing = Drawing(model.objectives["image"].scheduler(), STEPS, grids={"image": (8, 8)})
+
+    def action():
+        stream = Stream(model, [[Span("text", prompt)]], TOKENS, opens=["image"])
+        draw(stream.open("image", [(8, 8)], torch.ones(1, dtype=torch.bool)), drawing)
+
+    return action
+
+
+def text(model, prompt):
+    def action():
+        stream = Stream(model, [[Span("text", prompt)]], WRITTEN + 1)
+        writer = Writer(stream, 1, TextSampling(WRITTEN, processors=[never_end]), Drawing(), Rules())
+        assert len(writer.run()[0][0]) == WRITTEN
+
+    def never_end(ids, scores):
+        return scores.index_fill(1, torch.arange(TEXT.vocab_size, scores.shape[1]), float("-inf"))
+
+    return action
+
+
+def peer(dim: int, layers: int):
+    from transfusion_pytorch import Transfusion
+
+    shape = {"dim": dim, "depth": layers, "dim_head": HEAD, "heads": dim // HEAD}
+    euler = {"method": "euler"}
+    return Transfusion(
+        num_text_tokens=512, dim_latent=16, modality_default_shape=(TOKENS,), transformer=shape, odeint_kwargs=euler
+    ).eval()
+
+
+def peer_image(model, prompt):
+    """`modality_steps` are points in time, between which the Euler method evaluates once each."""
+    quiet(model)
+    options = {"force_modality_at_start": 0, "fixed_modality_shape": (TOKENS,), "cfg_scale": 1.0}
+
+    def action():
+        model.sample_one(prompt, max_length=TOKENS - 1, modality_steps=STEPS + 1, cache_kv=True, **options)
+
+    return action
+
+
+def peer_text(model, prompt):
+    quiet(model)
+    return lambda: model.generate_text_only(prompt[None], PROMPT + WRITTEN, temperature=0.0)
+
+
+def quiet(model) -> None:
+    """Its progress bars and log lines are no part of what is compared."""
+    import sys
+
+    from loguru import logger
+
+    logger.remove()
+    module = sys.modules[type(model).__module__]
+    bar = module.tqdm
+    module.tqdm = lambda *args, **options: bar(*args, **{"disable": True, **options})
