@@ -24,8 +24,8 @@ from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.image_corpus import by_hash
 from mot_gen.tokenizers.speech_features import log_mel
 from mot_gen.tokenizers.speech_measures import speech_report
-from mot_gen.tokenizers.speech_training import SpeechTraining, train_speech_units
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
+from mot_gen.tokenizers.train_speech_units import SpeechTraining, train_speech_units
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 WAVE_HEIGHT, BAND_HEIGHT, FRAME_WIDTH, LABEL = 80, 2, 4, 16  # pixels

@@ -24,6 +24,7 @@ _HOME = {
     "LatentImageTokenizer": "tokenizers.image_latent",
     "VQImageTokenizer": "tokenizers.image_vq",
     "SpeechUnitTokenizer": "tokenizers.speech_units",
+    "SpeechCodecTokenizer": "tokenizers.speech_codec",
     "TextToImagePipeline": "pipelines.text_to_image",
     "ImageToTextPipeline": "pipelines.image_to_text",
     "ImageToImagePipeline": "pipelines.image_to_image",

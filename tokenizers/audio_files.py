@@ -1,4 +1,4 @@
-"""Any recording into one channel of samples, and back: load_audio, resample, save_audio.
+"""Any recording into one channel of samples, and back: load_audio, load_sounds, resample, save_audio.
 
 A raw recording is a path or the bytes of a file that soundfile reads (WAV, FLAC, OGG, MP3), a pair (samples, rate in
 Hz), or samples alone where the rate is known. Samples are a tensor or an array (T,) or (channels, T), floats in about
@@ -8,7 +8,9 @@ Hz), or samples alone where the rate is known. Samples are a tensor or an array 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 
 MAX_SECONDS = 3600
+MAX_SKIPPED = 20  # recordings of a corpus that may be unusable
 SILENCE = 1e-4  # -80 dB: a recording that nowhere reaches this holds nothing to encode
 
 
@@ -36,6 +39,27 @@ def load_audio(raw, sample_rate: int | None = None) -> tuple[Tensor, int]:
     if sample_rate is None or sample_rate == rate:
         return waveform, rate
     return resample(waveform, rate, sample_rate), sample_rate
+
+
+def load_sounds(
+    raws: Iterable[tuple[str, Any]], sample_rate: int, max_skipped: int = MAX_SKIPPED
+) -> tuple[dict[str, Tensor], list[str]]:
+    """(name, raw recording) of a corpus -> name -> samples (T,), and one line for each recording that cannot be used.
+
+    Raises InputError when more than `max_skipped` of them cannot be used, or none can.
+    """
+    sounds, skipped = {}, []
+    for name, raw in raws:
+        try:
+            sounds[name] = load_audio(raw, sample_rate)[0]
+        except InputError as error:
+            skipped.append(str(error) if name in str(error) else f"{name}: {error}")
+            if len(skipped) > max_skipped:
+                last = skipped[-1]
+                raise InputError(f"more than {max_skipped} recordings cannot be used; the last: {last}") from error
+    if not sounds:
+        raise InputError("no recording can be used" + (f"; {skipped[-1]}" if skipped else ""))
+    return sounds, skipped
 
 
 def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 - MelSettings, log_mel: the log-mel spectrogram that features are cut from and that a decoder writes.
 - LogMelFeatures: the frames of one unit and some on either side. No weights.
+- of_equal_length: a network on many waveforms, those of one length together.
 - EncoderFeatures: one layer of a transformers speech encoder (HuBERT, wav2vec 2.0, WavLM, ...), averaged over a unit.
 
 Both take (B, n * samples_per_unit) at `sample_rate` and give (B, n, channels). What a waveform is followed by in its
@@ -11,6 +12,8 @@ batch must be zeros; then LogMelFeatures gives it the same vectors as alone.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -162,6 +165,19 @@ class EncoderFeatures(nn.Module):
         for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride):
             field, jump = field + (kernel - 1) * jump, jump * stride
         return field
+
+
+def of_equal_length(call: Callable[[Tensor], Tensor], items: Sequence[Tensor], batch: int = 16) -> list[Tensor]:
+    """`call` on stacks (B, ...) of the items, those of one shape together; its results in the order of the items."""
+    alike = defaultdict(list)
+    for place, item in enumerate(items):
+        alike[item.shape].append(place)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        for start in range(0, len(places), batch):
+            part = places[start : start + batch]
+            found |= zip(part, call(torch.stack([items[place] for place in part])))
+    return [found[place] for place in range(len(items))]
 
 
 def whole_samples(sample_rate: int, unit_rate: float) -> int:

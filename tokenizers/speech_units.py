@@ -1,12 +1,11 @@
 """SpeechUnitTokenizer: recordings as the ids of clusters of speech, 25 a second, and back to sound.
 
 Discrete units of speech as in GSLM (Lakhotia et al., 2021, arXiv 2102.01192) and in the speech setting of
-Mixture-of-Transformers (500 units at 25 Hz, arXiv 2411.04996). They are learned by mot_gen.tokenizers.speech_training.
+Mixture-of-Transformers (500 units at 25 Hz, arXiv 2411.04996). They are learned by train_speech_units.py.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -21,10 +20,9 @@ from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.image_base import ImageTokenizer, loading
 from mot_gen.tokenizers.quantizers import NearestEntry
 from mot_gen.tokenizers.speech_decoder import DecoderConfig, UnitDecoder
-from mot_gen.tokenizers.speech_features import EncoderFeatures, LogMelFeatures, MelSettings, at_level
+from mot_gen.tokenizers.speech_features import EncoderFeatures, LogMelFeatures, MelSettings, at_level, of_equal_length
 from mot_gen.tokenizers.speech_vocoder import TransformersVocoder, griffin_lim
 
-BATCH = 16  # recordings of equal length in one pass of the features
 MAX_DURATION = 25  # units' time that a decoder may give to one unit
 
 
@@ -127,15 +125,7 @@ class SpeechUnitTokenizer(ModelMixin, ConfigMixin):
 
     def vectors(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """What `waveform` gave -> the features (n, channels) of each."""
-        alike = defaultdict(list)
-        for i, waveform in enumerate(waveforms):
-            alike[len(waveform)].append(i)
-        found = {}
-        for members in alike.values():
-            for start in range(0, len(members), BATCH):
-                batch = members[start : start + BATCH]
-                found |= zip(batch, self._vectors(torch.stack([waveforms[i] for i in batch])))
-        return [found[i] for i in range(len(waveforms))]
+        return of_equal_length(self._vectors, waveforms)
 
     @torch.no_grad()
     def _vectors(self, waveforms: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from mot_gen.tokenizers.speech_features import (
     mel_filters,
 )
 from mot_gen.tokenizers.speech_measures import agreement, speech_report
-from mot_gen.tokenizers.speech_training import SpeechTraining, fit_units, train_speech_units
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.speech_vocoder import TransformersVocoder, griffin_lim, magnitudes
+from mot_gen.tokenizers.train_speech_units import SpeechTraining, fit_units, train_speech_units
 
 CHIRPS = [chirp(i) for i in range(6)]
 QUIETER = 10 ** (-3 / 20)

@@ -4,13 +4,15 @@ import math
 
 import diffusers
 import torch
+import transformers
 
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
-from mot_gen.tokenizers.speech_training import SpeechTraining, train_speech_units
+from mot_gen.tokenizers.speech_codec import SpeechCodecTokenizer
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
+from mot_gen.tokenizers.train_speech_units import SpeechTraining, train_speech_units
 
 
 def kl(**kwargs):
@@ -87,6 +89,36 @@ def speech_tokenizer(steps=80, **config):
         return train_speech_units(tokenizer, [chirp(number) for number in range(6)], options)
 
 
+def codec(kind="dac"):
+    """A tiny random codec of 16 kHz and three to four codebooks of 16 entries."""
+    shared = {"sampling_rate": 16000, "codebook_size": 16}
+    convolutions = shared | {"num_filters": 4, "hidden_size": 16, "upsampling_ratios": [8, 5, 4]}
+    if kind == "dac":
+        sizes = {"encoder_hidden_size": 8, "decoder_hidden_size": 32, "n_codebooks": 3, "codebook_dim": 4}
+        config = transformers.DacConfig(**shared, **sizes, downsampling_ratios=[4, 8, 10])
+    elif kind == "encodec":
+        config = transformers.EncodecConfig(
+            **convolutions, target_bandwidths=[0.4, 1.6], codebook_dim=16, num_lstm_layers=1, num_residual_layers=1
+        )
+    else:
+        layers = {"num_hidden_layers": 1, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+        books = {"codebook_dim": 8, "vector_quantization_hidden_dimension": 8, "num_quantizers": 4}
+        config = transformers.MimiConfig(**convolutions, **layers, **books, upsample_groups=16)
+    model = seeded(transformers.AutoModel.from_config, config)
+    generator = torch.Generator().manual_seed(2)
+    for name, buffer in model.named_buffers():
+        if "embed" in name:  # a random codebook, as wide as what it quantises
+            buffer.normal_(std=0.05, generator=generator)
+    return model
+
+
+def codec_tokenizer(kind="dac", **config):
+    model = codec(kind)
+    tokenizer = SpeechCodecTokenizer(model.config.to_diff_dict(), **config).eval()
+    tokenizer.codec.load_state_dict(model.state_dict())
+    return tokenizer
+
+
 TEXTS = ["a handwritten seven", "", "é e\u0301 👩\u200d🚀\x00 </s> <|image|>"]
 
 # class name -> (make the tokenizer, raw pieces, largest error of a round trip, None where the code is lossy)
@@ -99,5 +131,6 @@ EXAMPLES = {
         None,
     ),
     "SpeechUnitTokenizer": (speech_tokenizer, [chirp(number) for number in range(3)], None),
+    "SpeechCodecTokenizer": (codec_tokenizer, [chirp(number) for number in range(3)], None),
     "VQImageTokenizer": (lambda: VQImageTokenizer.from_vq_model(vq_model(), (16, 24)), pictures(3, 3, 16, 24), None),
 }

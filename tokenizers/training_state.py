@@ -1,0 +1,34 @@
+"""The state of a tokenizer's training in one file, from which it goes on: save_state, load_state."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from mot_gen.errors import InputError
+
+
+def save_state(file: Path, run: dict, state: dict) -> None:
+    """Written aside and renamed, so that a kill at any moment leaves a whole file. run: what `load_state` asks for."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.partial")
+    torch.save(state | {"run": json.dumps(run, sort_keys=True)}, aside)
+    os.replace(aside, file)
+
+
+def load_state(file: Path, run: dict) -> dict | None:
+    """What was saved, or None where nothing was; InputError where it cannot be read or is of another run."""
+    if not file.is_file():
+        return None
+    try:
+        state = torch.load(file, weights_only=True)
+        saved = json.loads(state["run"])
+    except Exception as error:  # a broken archive fails in as many ways as it can be broken
+        raise InputError(f"{file}: not a checkpoint that can be read; remove it to begin again") from error
+    for key, value in json.loads(json.dumps(run)).items():
+        if saved.get(key) != value:
+            raise InputError(f"{file}: has {key} {saved.get(key)}, not {value}; give that, or another folder")
+    return state
