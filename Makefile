@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mot_gen needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V). Say: make PYTHON=python3.12 ..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,emoji]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,emoji,speech,recognition]'
 	@touch $(STAMP)
 
 quickstart: install

@@ -87,7 +87,7 @@ def plot(tokenizer: SpeechUnitTokenizer, sound: Tensor) -> Image.Image:
         title = Image.new("L", (spectrum.width, LABEL), 255)
         ImageDraw.Draw(title).text((4, 2), f"{label}, {len(heard) / tokenizer.sample_rate:.2f} s", fill=0)
         rows += [title, wave_picture(heard, spectrum.width), spectrum, _ticks(span.values, spectrum.width)]
-    return _stacked(rows)
+    return stacked(rows)
 
 
 def _ticks(ids: Tensor, width: int) -> Image.Image:
@@ -98,7 +98,7 @@ def _ticks(ids: Tensor, width: int) -> Image.Image:
     return picture
 
 
-def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
+def stacked(rows: Sequence[Image.Image]) -> Image.Image:
     whole = Image.new("L", (max(row.width for row in rows), sum(row.height for row in rows)), 255)
     top = 0
     for row in rows:

@@ -4,7 +4,7 @@
 split is by speaker, so no voice of the held-out part is heard in training; its pictures are digits.py's held-out ones.
 `spoken_digits` says them, once: they are kept in the user's cache folder. `digit_in_text` scores what was written.
 
-Needs the extra `speech`. data.options: speakers, phrases, seed and pictures, see `SpokenDigits`.
+Needs the extra `speech`. data.options: see `SpokenDigits`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,24 @@ from mot_gen.training.spoken import Voice, draw_voice, synthesize_batch
 class SpokenDigits:
     """What is said. speakers: voices, all different. phrases: what each says of each digit, with {word} for its name.
 
-    pictures: how often an utterance stands beside a handwritten digit instead of its text.
+    pictures: how often an utterance stands beside a handwritten digit instead of its text. written: share of the
+    handwritten digits that also stand with their captions.
     """
 
     speakers: int = 160
     phrases: Sequence[str] = ("{word}", "the digit {word}")
     seed: int = 0
     pictures: float = 0.25
+    written: float = 1.0
 
     def __post_init__(self):
         if self.speakers < 1:
             raise InputError(f"data.options.speakers must be at least 1, got {self.speakers}")
         if not self.phrases or any("{word}" not in phrase for phrase in self.phrases):
             raise InputError(f"data.options.phrases must each hold {{word}}, got {list(self.phrases)}")
-        if not 0 <= self.pictures <= 1:
-            raise InputError(f"data.options.pictures must lie in 0 to 1, got {self.pictures}")
+        for field in ("pictures", "written"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise InputError(f"data.options.{field} must lie in 0 to 1, got {getattr(self, field)}")
 
 
 class Spoken(NamedTuple):
@@ -94,9 +97,9 @@ def load(data) -> Splits:
     options = SpokenDigits(**data.options)
     held_out = held_out_speakers(options.speakers, data.held_out, data.split_seed)
     written, said = digits.load(data), spoken_digits(options)
-    learned = _utterances([s for s in said if s.speaker not in held_out], written.train, options.pictures)
-    unheard = _utterances([s for s in said if s.speaker in held_out], written.held_out, options.pictures)
-    return Splits([*learned, *written.train], [*unheard, *written.held_out])
+    learned = [s for s in said if s.speaker not in held_out]
+    unheard = [s for s in said if s.speaker in held_out]
+    return Splits(_samples(learned, written.train, options), _samples(unheard, written.held_out, options))
 
 
 def held_out_speakers(speakers: int, share: float, seed: int) -> frozenset[int]:
@@ -104,21 +107,24 @@ def held_out_speakers(speakers: int, share: float, seed: int) -> frozenset[int]:
     return frozenset(random.Random(f"held-out speakers/{seed}").sample(range(speakers), round(speakers * share)))
 
 
-def _utterances(said: Sequence[Spoken], written: Sequence[Pair], pictures: float) -> list[Utterance]:
-    """Each sound with one of the written digits of its kind, in turn."""
+def _samples(said: Sequence[Spoken], written: Sequence[Pair], options: SpokenDigits) -> list[Utterance | Pair]:
+    """Each sound with one of the written digits of its kind, in turn; then the written ones."""
     by_digit = [[pair.image for pair in written if digits.task().label(pair) == digit] for digit in range(10)]
-    return [
-        Utterance(f"spoken/{s.speaker} {s.voice}/{s.text}", s.text, s.sound, images[s.speaker % len(images)], pictures)
+    utterances = [
+        Utterance(f"spoken/{s.speaker} {s.voice}/{s.text}", s.text, s.sound, image, options.pictures)
         for s in said
-        for images in [by_digit[s.digit]]
+        for image in [by_digit[s.digit][s.speaker % len(by_digit[s.digit])]]
     ]
+    return [*utterances, *written[: round(len(written) * options.written)]]
 
 
 def spoken_digits(options: SpokenDigits) -> list[Spoken]:
     """Every text by every speaker, a speaker after the other; rendered once. InputError without the extra."""
     import pyarrow.parquet
 
-    said = hashlib.sha256(json.dumps([asdict(options) | {"pictures": 0}, _engine()]).encode()).hexdigest()
+    said = hashlib.sha256(
+        json.dumps([options.speakers, list(options.phrases), options.seed, _engine()]).encode()
+    ).hexdigest()
     file = rendered(f"spoken-digits-{said[:16]}.parquet", partial(_render, options))
     rows = pyarrow.parquet.read_table(file).to_pylist()
     return [Spoken(**row | {"voice": Voice(**row["voice"])}) for row in rows]

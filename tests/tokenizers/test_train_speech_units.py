@@ -10,7 +10,7 @@ from mot_gen.errors import InputError, Interrupted
 from mot_gen.tokenizers.audio_files import MAX_SKIPPED, load_sounds
 from mot_gen.tokenizers.train_speech_units import Training, measure, train, untrained
 
-RAWS = [(f"chirp {n}", chirp(n)) for n in range(4)]
+RAWS = [(f"chirp {n}", chirp(n)[:6400]) for n in range(4)]
 OPTIONS = Training(steps=6, batch_size=2, crop_units=10, checkpoint_every=2, log_every=2, warmup_steps=1)
 
 

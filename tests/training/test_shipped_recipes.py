@@ -9,8 +9,10 @@ from mot_gen.callbacks import hooks
 from mot_gen.errors import InputError
 from mot_gen.generate import load_pipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
 from mot_gen.tokenizers.image_base import size_pair
 from mot_gen.training.loop import train
 from mot_gen.training.recipe import load_recipe, shipped
@@ -33,6 +35,8 @@ TINY = [
 def tiny(name: str):
     """The recipe with few steps and small widths, its tokenizers' included."""
     recipe = load_recipe(name, TINY)
+    if "speakers" in recipe.data.options:
+        recipe.data.options |= {"speakers": 4, "written": 0.05}
     for tokenizer in recipe.tokenizers.values():
         if tokenizer.train is not None:
             tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}
@@ -94,10 +98,20 @@ def test_what_it_draws_are_tokens_of_the_tokenizer(made):
     if modality.discrete:
         assert tokens.shape == (3, rows * columns) and not tokens.is_floating_point()
         assert tokens.min() >= 0 and tokens.max() < modality.vocab_size
-        text = draw.text_tokenizer.modality.vocab_size
-        assert draw.model.vocabulary.size == text + modality.vocab_size + 2 + 2 * (len(recipe.tokenizers) - 1)
+        ids = sum(each.vocab_size for each in draw.model.modalities if each.discrete)
+        assert draw.model.vocabulary.size == ids + 2 + 2 * (len(recipe.tokenizers) - 1)
     else:
         assert tokens.shape == (3, rows * columns, modality.channels) and tokens.isfinite().all()
+
+
+def test_it_speaks_and_hears(made):
+    recipe, _ = made
+    if "speech" not in recipe.tokenizers:
+        pytest.skip("no speech in this recipe")
+    spoken = pipeline(made, TextToSpeechPipeline)(["seven", "the digit one"], max_new_tokens=10)
+    assert all(1 <= len(samples) / 640 <= 10 and abs(samples).max() <= 1 for samples in spoken.audios)
+    heard = pipeline(made, SpeechToTextPipeline)([(samples, spoken.sampling_rate) for samples in spoken.audios]).texts
+    assert len(heard) == 2 and all(isinstance(text, str) for text in heard)
 
 
 def test_its_name_is_its_setting():

@@ -102,6 +102,7 @@ def test_a_text_names_a_digit_or_none():
         ({"speaker": 3}, "speaker is not known; did you mean 'speakers'"),
         ({"phrases": ["seven"]}, "phrases must each hold {word}"),
         ({"pictures": 2.0}, "pictures must lie in 0 to 1"),
+        ({"written": -1.0}, "written must lie in 0 to 1"),
     ],
 )
 def test_options_are_checked(options, complaint):
