@@ -11,11 +11,12 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mot_gen import __version__
-from mot_gen.errors import InputError, Interrupted
+from mot_gen.errors import InputError, Interrupted, Lost
 
 # A core that waits busily for another takes it from whoever shares the machine: on a busy one every small operation
 # then costs milliseconds.
@@ -39,17 +40,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         return arguments.func(arguments)
     except InputError as error:
-        print("mot-gen: " + " ".join(str(error).split()), file=sys.stderr)
+        _complain(error)
         return 2
     except Interrupted as stopped:
-        print(f"mot-gen: {stopped}", file=sys.stderr)
+        _complain(stopped)
         return 3
+    except Lost as lost:
+        _complain(lost)
+        return 1
     except KeyboardInterrupt:
         print("mot-gen: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _complain(error: Exception) -> None:
+    """One line on stderr. Of the processes of a run the first speaks at once; the others wait for it to end, and
+    torchrun ends them then, so that what concerns all is said once and what concerns one is said too."""
+    if int(os.environ.get("RANK", 0)):
+        if isinstance(error, Interrupted):  # all have agreed to stop
+            return
+        time.sleep(2)
+    print("mot-gen: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,6 +126,8 @@ def _train(arguments) -> int:
     from mot_gen.training.loop import train
 
     run, task = train(recipe, folder, arguments.resume, hooks(recipe)), task_of(recipe)
+    if not run.world.first:
+        return 0
     if task is not None:
         print(summary(judge(run, task)))
     print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
@@ -125,6 +141,9 @@ def _plan_arguments(commands) -> None:
     command = commands.add_parser("plan", help="parameters, FLOPs, memory and tokens of a recipe, before anything runs")
     command.add_argument("recipe", metavar="RECIPE")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    command.add_argument("--processes", type=int, default=1, metavar="N", help="how many train together; default: 1")
+    command.add_argument("--machine", type=int, default=8, metavar="N", help="how many share a machine; default: 8")
+    command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")
     command.add_argument("--json", action="store_true")
     command.set_defaults(func=_plan)
 
@@ -133,7 +152,12 @@ def _plan(arguments) -> int:
     from mot_gen.study.plan import plan
     from mot_gen.training.recipe import load_recipe
 
-    _print_facts(plan(load_recipe(arguments.recipe, arguments.overrides)), arguments.json)
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    sizes = {name: getattr(arguments, name) for name in ("processes", "machine", "vocabulary")}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise InputError(f"--{name}: must be at least 1, got {size}")
+    _print_facts(plan(recipe, **sizes), arguments.json)
     return 0
 
 

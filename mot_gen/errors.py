@@ -9,6 +9,10 @@ class Interrupted(Exception):
     """Stopped on request after a checkpoint was written; the command line exits with code 3."""
 
 
+class Lost(RuntimeError):
+    """A process of the run is gone or does not answer; the command line exits with code 1 and one line."""
+
+
 def nearest(name: str, allowed) -> str:
     """`"; did you mean 'x'?"` for the closest of the allowed names, else `"; one of: ..."`."""
     import difflib

@@ -1,4 +1,4 @@
-"""A manifest lists the files of a folder with size and sha256: write, damage, sha256.
+"""A manifest lists the files of a folder with size and sha256: write, entries, damage, sha256; and refuse_pickle.
 
 A flipped byte in safetensors loads as a wrong number without a word; whoever reads weights asks `damage` first.
 """
@@ -11,25 +11,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mot_gen.errors import InputError
+
 NAME = "manifest.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
 
 
-def write(folder: Path, about: Mapping[str, Any] | None = None) -> None:
-    """Write `manifest.json` over all files below a folder; `about` is kept beside the list."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)} for path in paths
-    }
+def write(folder: Path, about: Mapping[str, Any] | None = None, files: Mapping[str, dict] | None = None) -> None:
+    """Write `manifest.json` over all files below a folder, or over `files`, whose entries were made by `entries`;
+    `about` is kept beside the list."""
+    files = entries(folder) if files is None else files
     aside = folder / f".{NAME}.new"  # renamed when whole, since a folder that has a manifest counts as finished
     aside.write_text(json.dumps({**(about or {}), "files": files}, indent=1), encoding="utf-8")
     aside.replace(folder / NAME)
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a folder, as `file: what`, or None if every listed file is as it was written."""
+def entries(folder: Path, rank: int = 0, size: int = 1) -> dict[str, dict]:
+    """File -> size and sha256, of every size-th file below a folder from the rank-th on, so that many can share it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in paths[rank::size]
+    }
+
+
+def damage(folder: Path, rank: int = 0, size: int = 1) -> str | None:
+    """What is wrong with a folder, as `file: what`, or None if every listed file is as it was written. With `rank` and
+    `size`, that share of the files is looked at."""
     try:
         listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
-        return next(filter(None, (_file_damage(folder / name, entry) for name, entry in listed.items())), None)
+        share = list(listed.items())[rank::size]
+        return next(filter(None, (_file_damage(folder / name, entry) for name, entry in share)), None)
     except FileNotFoundError as error:
         return f"{error.filename}: is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -43,6 +55,18 @@ def _file_damage(path: Path, entry: Mapping[str, Any]) -> str | None:
     if size != entry["size"]:
         return f"{path}: has {size} bytes, but {entry['size']} were written"
     return None if sha256(path) == entry["sha256"] else f"{path}: its sha256 differs from the manifest's"
+
+
+def refuse_pickle(folder: str | Path) -> None:
+    """InputError where a folder's weights are pickled, since to read a pickle is to run what it says."""
+    folder = Path(folder)
+    pickled = sorted(path for suffix in PICKLES for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{pickled[0]}: weights in pickle form are not read, since they can run code; if you trust it, convert it: "
+            f"safetensors.torch.save_file(torch.load('{pickled[0].name}', weights_only=True), "
+            "'diffusion_pytorch_model.safetensors')"
+        )
 
 
 def sha256(path: Path) -> str:

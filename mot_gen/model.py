@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -22,6 +23,7 @@ from mot_gen import backbone as backbones
 from mot_gen import objectives as objective_kinds
 from mot_gen import patch_layers as patches
 from mot_gen.errors import InputError, nearest
+from mot_gen.manifest import refuse_pickle
 from mot_gen.sequence import Latents, Modality, PackedBatch, Vocabulary
 
 
@@ -98,6 +100,12 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         # ModelMixin would answer with the config's entry, a dict, where a submodule has the same name.
         return nn.Module.__getattr__(self, name)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> MultimodalModel:
+        """As diffusers' own, of safetensors alone; InputError, with how to convert them, for pickled weights."""
+        refuse_pickle(Path(pretrained_model_name_or_path) / kwargs.get("subfolder", ""))
+        return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True})
+
     @property
     def modality_names(self) -> list[str]:
         return [m.name for m in self.modalities]
@@ -109,15 +117,16 @@ class MultimodalModel(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def init_weights(self):
-        """Every initial value outside the backbone (which sets its own) and the convolutions (PyTorch's):
+        """Every initial value outside the backbone, which sets its own:
 
         embedding               normal, std 1
         head                    normal, std 1 / sqrt(D)
         patch_layers, linear    normal, std 1 / sqrt(fan in), bias 0
+        their other layers      PyTorch's own
         their last layer        0, so that an untrained model predicts the mean of its targets
+
+        Parameters on the meta device are passed over: that is how a large model is given its values one by one.
         """
-        if self.embedding.weight.is_meta:
-            return
         self.embedding.weight.normal_()
         self.head.weight.normal_(std=1 / math.sqrt(self.backbone.dim))
         for layers in self.patch_layers.values():
@@ -125,6 +134,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                 if isinstance(module, nn.Linear):
                     module.weight.normal_(std=1 / math.sqrt(module.in_features))
                     module.bias.zero_()
+                elif hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
             last = layers.conv_out if hasattr(layers, "conv_out") else layers.proj_out
             last.weight.zero_()
             last.bias.zero_()

@@ -100,7 +100,7 @@ class Vocabulary:
             if m.discrete:
                 self.offset[m.name] = self.size
                 self.size += m.vocab_size
-        self._first_ids = torch.tensor(first_ids)
+        self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
         self._sizes = {m.name: m.vocab_size for m in modalities if m.discrete}
 
     def range(self, modality: str) -> tuple[int, int]:

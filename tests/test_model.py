@@ -225,3 +225,15 @@ def test_a_batch_learned_by_heart_gives_its_latents(learned_by_heart):
     drawn = draw(span, drawing, torch.randn(2, 4, 4, generator=generator(5)))
     for got, want in zip(drawn, pictures):
         assert F.mse_loss(got, want.values) < 0.03 * want.values.var()
+
+
+def test_pickled_weights_are_refused_with_how_to_convert_them(tmp_path):
+    """And not read: what a pickle says is not run."""
+    model().save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch run'\ntR.")
+    with pytest.raises(
+        InputError, match=r"model\.bin: weights in pickle form are not read.*weights_only=True"
+    ) as error:
+        MultimodalModel.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)

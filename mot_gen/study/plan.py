@@ -1,57 +1,159 @@
-"""plan: what a recipe will cost, before anything runs. The model is built on the meta device, so 7B fits a laptop."""
+"""plan: what a recipe will cost, before anything runs. The model is built on the meta device, so 7B fits a laptop.
+
+Memory and communication are those of one process of so many, by the arithmetic of docs/scaling.md.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from itertools import islice
-
-import torch
+from types import SimpleNamespace
 
 from mot_gen.flops import count_parameters, forward_flops
+from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack_rows
-from mot_gen.training.build import build_model, build_tokenizers, load_splits
+from mot_gen.sequence import PackedBatch
+from mot_gen.training.build import build_tokenizers, load_splits, outline_model
 from mot_gen.training.data import Loader
-from mot_gen.training.recipe import Recipe
+from mot_gen.training.parallel import accumulation, check_size
+from mot_gen.training.recipe import Recipe, Training
 
 SAMPLED = 4  # batches that are packed to learn how full the rows get
 
 
-def plan(recipe: Recipe) -> dict:
-    """Parameters (active, total), tokens and FLOPs of a step and of the run, and the memory of training in bytes.
+def plan(recipe: Recipe, processes: int = 1, machine: int = 8, vocabulary: int | None = None) -> dict:
+    """Parameters (active, total), tokens and FLOPs of a step and of the run, and for one of `processes`, of which
+    `machine` share a machine, the bytes of memory and those it sends in a step.
 
-    The data is read, since tokens and fill depend on it; the model's weights are never allocated.
+    The data is read, since tokens and fill depend on it; the model's weights are never allocated. vocabulary: of text,
+    where it is to be another than the tokenizer's, which may have been made from less data than will be there.
     """
-    splits = load_splits(recipe)
-    tokenizers = build_tokenizers(recipe, splits)
-    with torch.device("meta"):
-        model = build_model(recipe, tokenizers)
-    training = recipe.training
-    loader = Loader(splits.train, tokenizers, recipe.data, training)
-    batches = [pack_rows(rows, model.modalities, training.row_length) for rows in islice(loader, SAMPLED)]
-    flops = 3 * training.accumulate * sum(forward_flops(model, batch) for batch in batches) // len(batches)
-    fill = sum(batch.fill for batch in batches) / len(batches)
-    slots = training.rows * training.row_length * training.accumulate
-    parameters = count_parameters(model)
+    return Draft.of(recipe, vocabulary).facts(processes, machine)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a plan is made from: the model on the meta device, and some batches of the recipe's data."""
+
+    training: Training
+    model: MultimodalModel
+    batches: list[PackedBatch]
+    samples: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, vocabulary: int | None = None) -> Draft:
+        training, splits = recipe.training, load_splits(recipe)
+        tokenizers = build_tokenizers(recipe, splits)
+        loader = Loader(splits.train, tokenizers, recipe.data, training)
+        batches = [pack_rows(rows, loader.modalities, training.row_length) for rows in islice(loader, SAMPLED)]
+        if vocabulary:
+            text = next(iter(tokenizers))
+            sized = replace(tokenizers[text].modality, vocab_size=vocabulary)
+            tokenizers = {**tokenizers, text: SimpleNamespace(modality=sized)}
+        return cls(training, outline_model(recipe, tokenizers), batches, len(splits.train))
+
+    def facts(self, processes: int = 1, machine: int = 8) -> dict:
+        """What `plan` returns."""
+        training, batches = self.training, self.batches
+        check_size(training, processes, machine)
+        a_step = processes * accumulation(training, processes)
+        flops = 3 * a_step * sum(forward_flops(self.model, batch) for batch in batches) // len(batches)
+        fill = sum(batch.fill for batch in batches) / len(batches)
+        tokens = round(training.rows * training.row_length * a_step * fill)
+        parameters = count_parameters(self.model)
+        mesh = Mesh.of(training, processes, machine)
+        memory = _state_bytes(self.model, training, mesh) | _working_bytes(self.model, training, mesh, batches)
+        return {
+            "active_parameters": parameters.active,
+            "total_parameters": parameters.total,
+            "samples": self.samples,
+            "tokens_a_step": tokens,
+            "row_fill": fill,
+            "flops_a_step": flops,
+            "steps": training.steps,
+            "tokens": tokens * training.steps,
+            "flops": flops * training.steps,
+            "parallel": mesh.kind,
+            "processes": processes,
+            **memory,
+            "memory_bytes": sum(memory.values()),
+            **_traffic(self.model, training, mesh, a_step // processes),
+        }
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How processes share a model: `replicas` groups, each of `shards` processes with a share of the weights each."""
+
+    kind: str
+    replicas: int
+    shards: int
+
+    @classmethod
+    def of(cls, training: Training, processes: int, machine: int) -> Mesh:
+        """What `training.parallel` says of so many processes; auto is taken for fsdp."""
+        if processes == 1:
+            return cls("plain", 1, 1)
+        if training.parallel == "ddp":
+            return cls("ddp", processes, 1)
+        if training.parallel == "hsdp":
+            group = training.shard or min(machine, processes)
+            return cls("hsdp", processes // group, group)
+        return cls("fsdp", 1, processes)
+
+
+def _count(parameters) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _blocks(model: MultimodalModel) -> tuple[int, int]:
+    """Parameters of all blocks, and of the largest."""
+    each = [_count(block.parameters()) for block in model.backbone.blocks]
+    return sum(each), max(each)
+
+
+def _compute_bytes(training: Training) -> int:
+    return 2 if training.precision == "bf16" else 4
+
+
+def _state_bytes(model: MultimodalModel, training: Training, mesh: Mesh) -> dict[str, int]:
+    """What a process keeps between steps, all in fp32, of its share."""
+    share = -(-4 * _count(model.parameters()) // mesh.shards)
+    kept = {"weight_bytes": share, "gradient_bytes": share, "moment_bytes": 2 * share}
+    return {**kept, "average_bytes": share} if training.ema else kept
+
+
+def _working_bytes(
+    model: MultimodalModel, training: Training, mesh: Mesh, batches: list[PackedBatch]
+) -> dict[str, int]:
+    """What a step needs besides: gathered weights, what the backward pass keeps of the backbone, and logits."""
+    each, tokens = _compute_bytes(training), training.rows * training.row_length
+    blocks, largest = _blocks(model)
+    outside = _count(model.parameters()) - blocks
+    layers, kept = len(model.backbone.blocks), model.backbone.activations() * each
+    if training.gradient_checkpointing:  # the fp32 input of every block, and one block recomputed
+        kept = layers * model.backbone.dim * 4 + kept // layers
+    # Two blocks gathered, one in use and one ahead; one block's gradients before they are shared out, as computed and
+    # in fp32; what is outside of blocks stays gathered in fp32, with its gradients.
+    gathered = largest * (2 * each + each + 4) + outside * 8 if mesh.shards > 1 else 0
+    targets = sum(len(batch.target_ids) for batch in batches) // len(batches)
     return {
-        "active_parameters": parameters.active,
-        "total_parameters": parameters.total,
-        "samples": len(splits.train),
-        "tokens_a_step": round(slots * fill),
-        "row_fill": fill,
-        "flops_a_step": flops,
-        "steps": training.steps,
-        "tokens": round(slots * fill) * training.steps,
-        "flops": flops * training.steps,
-        "state_bytes": _state_bytes(parameters.total, ema=training.ema > 0),
-        "activation_bytes": _activation_bytes(recipe, model),
+        "gathered_bytes": gathered,
+        "activation_bytes": tokens * kept,
+        # As computed and in fp32, each with its gradient.
+        "logit_bytes": targets * model.vocabulary.size * 2 * (each + 4),
     }
 
 
-def _state_bytes(total: int, ema: bool) -> int:
-    """Weights, gradients and AdamW's two moments in fp32, and the averaged weights."""
-    return total * 4 * (4 + ema)
-
-
-def _activation_bytes(recipe: Recipe, model) -> int:
-    """What the backward pass keeps of the backbone."""
-    bytes_each = 2 if recipe.training.precision == "bf16" else 4
-    return recipe.training.rows * recipe.training.row_length * model.backbone.activations() * bytes_each
+def _traffic(model: MultimodalModel, training: Training, mesh: Mesh, batches: int) -> dict[str, int]:
+    """Bytes that a process sends in a step of so many batches, by ring algorithms: within its group of shards, where
+    blocks are gathered twice a batch and all gradients reduced once, and between replicas."""
+    blocks, _ = _blocks(model)
+    total = _count(model.parameters())
+    others = (mesh.shards - 1) / mesh.shards
+    gathers = 2 * blocks * _compute_bytes(training) + 4 * (total - blocks)
+    between = 2 * 4 * total / mesh.shards * (mesh.replicas - 1) / mesh.replicas
+    return {
+        "sent_among_shards_bytes": round(batches * others * (gathers + 4 * total)),
+        "sent_among_replicas_bytes": round(between),
+    }

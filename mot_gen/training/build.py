@@ -1,19 +1,24 @@
-"""From a recipe to the things it names: load_splits, build_tokenizers, build_model."""
+"""From a recipe to the things it names: load_splits, build_tokenizers, outline_model, initial_values, build_model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from mot_gen import objectives
 from mot_gen.errors import InputError
+from mot_gen.manifest import refuse_pickle
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.sequence import Modality
+from mot_gen.training.parallel import allocate, fill
 from mot_gen.training.recipe import Recipe, Tokenizer, check_options, locate
-from mot_gen.training.records import Pair, Splits
+from mot_gen.training.records import Pair, Splits, sample_key
 from mot_gen.training.trained_tokenizers import trained, untrained
 
 TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that it trained
@@ -61,8 +66,8 @@ def _texts(splits: Splits) -> list[str]:
     return list(found)
 
 
-def build_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalModel:
-    """The model of a recipe, with `training.seed`'s initial values or `training.init`'s weights, on the CPU."""
+def outline_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalModel:
+    """The model of a recipe on the meta device: every shape, no value, no memory."""
     backbone = recipe.backbone
     config = MultimodalConfig(
         modalities=[_modality(name, tokenizer, recipe) for name, tokenizer in tokenizers.items()],
@@ -71,30 +76,58 @@ def build_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalM
         patch_layers=backbone.patch_layers,
         context=recipe.training.row_length,
     )
-    torch.manual_seed(recipe.training.seed)
-    model = MultimodalModel(**config.to_dict())
+    with torch.device("meta"):
+        return MultimodalModel(**config.to_dict())
+
+
+def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:
+    """Name and initial value of each parameter of a model on the meta device, one after the other: `training.init`'s
+    weights, or drawn by `training.seed`.
+
+    What is drawn is a function of seed and name alone: every process makes the same values, however many share them
+    out, and none holds more than one whole.
+    """
     if recipe.training.init:
-        _begin_with(model, Path(recipe.training.init))
-    return model
+        yield from _values_of(Path(recipe.training.init), outline)
+        return
+    for name, empty in list(outline.named_parameters()):
+        path, _, leaf = name.rpartition(".")
+        owner = outline.get_submodule(path)
+        setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape, device="cpu")))
+        torch.manual_seed(sample_key(f"init/{recipe.training.seed}/{name}") >> 1)
+        (outline.backbone if name.startswith("backbone.") else outline).init_weights()
+        yield name, getattr(owner, leaf).detach()
+        setattr(owner, leaf, empty)
 
 
-def _begin_with(model: MultimodalModel, folder: Path) -> None:
-    """Takes over the weights of a model of the same make: a pipeline's folder, a run's, or its `model` part's."""
+def _values_of(folder: Path, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model of the same make, in a pipeline's folder, a run's, or its `model` part's."""
     places = (folder / "model" / "model", folder / "model", folder)
     found = next((place for place in places if (place / "config.json").is_file()), None)
     if found is None:
         raise InputError(f"training.init: {folder} holds no model; give the folder of a run, or of its model")
-    weights = MultimodalModel.from_pretrained(found).state_dict()
-    for name, own in model.state_dict().items():
-        if name not in weights or weights[name].shape != own.shape:
-            shape = tuple(weights[name].shape) if name in weights else "not there"
-            raise InputError(
-                f"training.init: {name} of {folder} is {shape}, this recipe's {tuple(own.shape)}; its backbone and "
-                "tokenizers must be those of that model"
-            )
-    if foreign := weights.keys() - model.state_dict().keys():
-        raise InputError(f"training.init: {folder} has {min(foreign)}, which this recipe's model has not")
-    model.load_state_dict(weights)
+    refuse_pickle(found)
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(found.glob("*.safetensors"))]
+        weights = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        for name, own in outline.named_parameters():
+            shape = tuple(weights[name].get_slice(name).get_shape()) if name in weights else "not there"
+            if shape != tuple(own.shape):
+                raise InputError(
+                    f"training.init: {name} of {folder} is {shape}, this recipe's {tuple(own.shape)}; its backbone and "
+                    "tokenizers must be those of that model"
+                )
+        if foreign := weights.keys() - dict(outline.named_parameters()).keys():
+            raise InputError(f"training.init: {folder} has {min(foreign)}, which this recipe's model has not")
+        for name, file in weights.items():
+            yield name, file.get_tensor(name)
+
+
+def build_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalModel:
+    """The model of a recipe, with its initial values, on the CPU."""
+    model = allocate(outline_model(recipe, tokenizers), torch.device("cpu"))
+    fill(model, initial_values(recipe, outline_model(recipe, tokenizers)))
+    return model
 
 
 def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:

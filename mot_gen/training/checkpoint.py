@@ -1,10 +1,12 @@
 """Checkpoints that a kill, a full disk or a flipped byte cannot spoil unnoticed: safetensors and JSON, no pickle.
 
-`save` writes `RUN/checkpoints/step-NNNNNNNN/` under a hidden name first, every file flushed to the disk and listed with
-size and sha256 in manifest.json, renames it, and points `RUN/checkpoints/latest` to it; so whatever bears the name of a
-step is whole. `load` verifies the manifest, `latest_good` finds the newest that passes, `lock` keeps a second writer
-out. `separate` and `rejoin` take a nested state (an optimizer's) apart into tensors and JSON and put it together again;
-`random_state` and `set_random_state` do the same for torch's generators.
+torch.distributed.checkpoint cuts the tensors up, each process writing its own share, and puts them together again for
+any other number of processes. `Saver` does it in the background: into `RUN/checkpoints/` under a hidden name first,
+every file flushed to the disk and listed with size and sha256 in manifest.json; then the folder is renamed to
+`step-NNNNNNNN` and `RUN/checkpoints/latest` points to it; so whatever bears the name of a step is whole. `save` does
+it at once. `latest_good` finds the newest whose files are all as the manifest says, `read` gives its tensors to those
+of a run, `load` reads it whole. `lock` keeps a second writer out; `random_state` and `set_random_state` are for torch's
+generators.
 """
 
 from __future__ import annotations
@@ -14,83 +16,177 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from mot_gen import manifest
 from mot_gen.errors import InputError
+from mot_gen.training.parallel import World
 
 STATE = "state.json"
+FORMAT = 2  # 1 had a whole tensor a name
+Groups = Mapping[str, Mapping[str, Tensor]]  # group -> name -> tensor
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save` was given, read back: tensors by group and name, the JSON state, and where they lie."""
+    """What was saved, read back: the JSON state, the folder and, where `load` read them, the tensors."""
 
     folder: Path
     step: int
-    tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
 
 
 # ---------------------------------------------------------------- writing
 
 
+class Saver:
+    """Writes the checkpoints of a run, one at a time, in the background; every process of its world has one.
+
+    keep: how many of the newest checkpoints stay, 0 = all. Whether writing has `failed` is the same on every process,
+    though not at the same moment; `wait` then raises an InputError, and what was there before is untouched.
+    """
+
+    def __init__(self, run: str | Path, world: World | None = None, keep: int = 0):
+        self.parent, self.world, self.keep = Path(run) / "checkpoints", world or World(), keep
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[Path] | None = None
+
+    def save(self, step: int, tensors: Groups, state: Mapping[str, Any], files: Mapping[str, bytes] | None = None):
+        """Begin to write a checkpoint of the tensors as they are now, once the one before is written.
+
+        tensors: each process gives its shares of the sharded, and all of the others. state, files: as in `save`.
+        """
+        self.wait()
+        staged = {group: {name: _copied(tensor) for name, tensor in named.items()} for group, named in tensors.items()}
+        self._pending = self._thread.submit(self.write, step, staged, state, files)
+
+    @property
+    def failed(self) -> bool:
+        pending = self._pending
+        return pending is not None and pending.done() and pending.exception() is not None
+
+    def wait(self) -> None:
+        """Until what was begun is written; InputError where it could not be."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for what is being written, whatever becomes of it."""
+        self._thread.shutdown()
+
+    def write(self, step: int, tensors: Groups, state: Mapping[str, Any], files: Mapping[str, bytes] | None) -> Path:
+        """Write one checkpoint and return its folder."""
+        final, saving = self.parent / f"step-{step:08d}", self.parent / f".saving-step-{step:08d}"
+        first = self.world.first
+        try:
+            self._together(lambda: first and _begin(saving))
+            self._write_tensors(saving, tensors)
+            self._together(lambda: first and _write_files(saving, step, state, files or {}))
+            found = self._together(lambda: manifest.entries(saving, self.world.rank, self.world.size))
+            listed = {name: entry for share in found for name, entry in share.items()}
+            self._together(lambda: first and _finish(saving, final, step, listed))
+        except (OSError, SafetensorError) as error:
+            if first:
+                shutil.rmtree(saving, ignore_errors=True)
+            raise InputError(f"{final}: cannot be written: {error}; {_advice(self.parent)}") from error
+        for old in _steps(self.parent)[self.keep :] if self.keep and first else ():
+            _discard(old)
+        return final
+
+    def _together(self, action: Callable[[], Any]) -> list:
+        """Every process's result of an action; an error on one is an OSError on all."""
+        result, failure = None, None
+        try:
+            result = action()
+        except (OSError, SafetensorError) as error:
+            failure = str(error)
+        found = self.world.gather((result, failure), self.world.saving)
+        if failures := [failure for _, failure in found if failure is not None]:
+            raise OSError(failures[0])
+        return [result for result, _ in found]
+
+    def _write_tensors(self, folder: Path, tensors: Groups) -> None:
+        flat = {f"{group}.{name}": tensor for group, named in tensors.items() for name, tensor in named.items()}
+        # A file a group, since a file is put together in memory before it is written.
+        numbers = {group: number for number, group in enumerate(tensors, 1)}
+        writer = HuggingFaceStorageWriter(
+            str(folder), {name: numbers[name.partition(".")[0]] for name in flat}, save_distributed=True
+        )
+        try:
+            with _quiet():
+                dcp.save(flat, storage_writer=writer, process_group=self.world.saving, no_dist=self.world.size == 1)
+        except CheckpointException as error:
+            raise OSError(str(next(iter(error.failures.values()))[0])) from error
+
+
 def save(
     run: str | Path,
     step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Groups,
     state: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
     keep: int = 0,
 ) -> Path:
-    """Writes one checkpoint and returns its folder. Call it under `lock(run)`, on one rank.
+    """Writes one checkpoint and returns its folder. Call it under `lock(run)`.
 
-    tensors: group -> name -> tensor, a safetensors file each. state: what JSON holds. files: name -> content of
-    others to keep beside them. keep: how many of the newest checkpoints stay, 0 = all.
+    tensors: group -> name -> tensor. state: what JSON holds. files: name -> content of others to keep beside them.
+    keep: how many of the newest checkpoints stay, 0 = all.
     Raises InputError if it cannot be written (a full disk); what was there before is then untouched.
     """
-    parent = Path(run) / "checkpoints"
-    final, saving = parent / f"step-{step:08d}", parent / f".saving-step-{step:08d}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent)
-        saving.mkdir()
-        _write_files(saving, step, tensors, state, files or {})
-        _put_in_place(saving, final)
-        _write_atomically(parent / "latest", final.name)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(saving, ignore_errors=True)
-        raise InputError(f"{final}: cannot be written: {error}; {_advice(parent)}") from error
-    if keep:
-        for old in _steps(parent)[keep:]:
-            _discard(old)
-    return final
+    saver = Saver(run, keep=keep)
+    saver.save(step, tensors, state, files)
+    saver.wait()
+    return saver.parent / f"step-{step:08d}"
 
 
-def _write_files(folder: Path, step: int, tensors, state, files):
-    for group, named in tensors.items():
-        # clone: safetensors refuses tensors that share memory, such as tied embeddings and views of a flat buffer.
-        whole = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()
-        }
-        save_file(whole, folder / f"{group}.safetensors")
-    (folder / STATE).write_text(json.dumps({"step": step, "state": state}), encoding="utf-8")
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, in memory of its own: safetensors refuses what is shared or strided, and training goes on."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _begin(saving: Path) -> None:
+    saving.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(saving.parent)
+    saving.mkdir()
+
+
+def _write_files(folder: Path, step: int, state: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    about = {"format": FORMAT, "step": step, "state": state}
+    (folder / STATE).write_text(json.dumps(about), encoding="utf-8")
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    manifest.write(folder, {"step": step})
-    for path in folder.iterdir():
+
+
+def _finish(saving: Path, final: Path, step: int, listed: Mapping[str, dict]) -> None:
+    manifest.write(saving, {"step": step}, listed)
+    for path in saving.iterdir():
         _flush(path)
-    _flush(folder)
+    _flush(saving)
+    _put_in_place(saving, final)
+    _write_atomically(final.parent / "latest", final.name)
 
 
 def _put_in_place(saving: Path, final: Path):
@@ -144,29 +240,76 @@ def _flush(path: Path):
 # ---------------------------------------------------------------- reading
 
 
+def read(folder: str | Path, tensors: Groups) -> Checkpoint:
+    """Write a good checkpoint's values into the given tensors, of whatever shares; InputError that says what differs
+    where they do not fit. Every process for itself."""
+    folder = Path(folder)
+    saved = _state(folder)
+    there = {name: entry.size for name, entry in _entries(folder).items()}
+    flat = {f"{group}.{name}": tensor.detach() for group, named in tensors.items() for name, tensor in named.items()}
+    groups = {name.partition(".")[0] for name in flat}
+    for name in (*flat, *(name for name in there if name.partition(".")[0] in groups)):
+        have, want = there.get(name), flat[name].shape if name in flat else None
+        if have != want:
+            shapes = ["absent" if shape is None else "x".join(map(str, shape)) for shape in (have, want)]
+            raise InputError(
+                f"{folder}: does not fit the recipe: {name} is {shapes[0]} there and {shapes[1]} in the recipe"
+            )
+    with _quiet():
+        dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    return saved
+
+
 def load(folder: str | Path) -> Checkpoint:
-    """Verifies and reads one step's folder. InputError names what is damaged and which older checkpoint is good."""
+    """Verifies one step's folder and reads it whole. InputError names what is damaged and which older one is good."""
     folder = Path(folder)
     damage = damaged(folder)
     if damage:
         raise InputError(f"{damage}; {_advice(folder.parent, besides=folder)}")
+    names = {name.partition(".")[0] for name in _entries(folder)}
+    return replace(_state(folder), tensors={group: read_group(folder, group) for group in names})
+
+
+def read_group(folder: str | Path, group: str) -> dict[str, Tensor]:
+    """All tensors of a group of a good checkpoint, whole."""
+    tensors = {
+        name.removeprefix(f"{group}."): torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in _entries(folder).items()
+        if name.startswith(f"{group}.")
+    }
+    read(folder, {group: tensors})
+    return tensors
+
+
+def _entries(folder: str | Path) -> dict[str, Any]:
+    """Size and kind of every tensor by `group.name`, as the files' own headers say."""
+    return HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+
+
+def _state(folder: Path) -> Checkpoint:
     named = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-    return Checkpoint(folder, named["step"], tensors, named["state"])
+    if named.get("format") != FORMAT:
+        raise InputError(
+            f"{folder / STATE}: is of format {named.get('format', 1)} and this version goes on from format {FORMAT}; "
+            "finish the run with the version that began it, or begin anew with another --out"
+        )
+    return Checkpoint(folder, named["step"], named["state"], {})
 
 
-def damaged(folder: str | Path) -> str | None:
-    """What is wrong with a checkpoint, as `file: what`, or None if every file is as the manifest says."""
-    folder = Path(folder)
-    return manifest.damage(folder) if folder.is_dir() else f"{folder}: no such checkpoint"
+def damaged(folder: str | Path, world: World | None = None) -> str | None:
+    """What is wrong with a checkpoint, as `file: what`, or None if every file is as the manifest says. The processes
+    of a world share the files out, and agree."""
+    folder, world = Path(folder), world or World()
+    found = manifest.damage(folder, world.rank, world.size) if folder.is_dir() else f"{folder}: no such checkpoint"
+    return next(filter(None, world.gather(found)), None)
 
 
-def latest_good(run: str | Path) -> Path | None:
+def latest_good(run: str | Path, world: World | None = None) -> Path | None:
     """The newest undamaged checkpoint of a run, None if it has none yet; InputError if all that it has are damaged."""
     steps = _steps(Path(run) / "checkpoints")
     damages = []
     for folder in steps:
-        damage = damaged(folder)
+        damage = damaged(folder, world)
         if not damage:
             return folder
         log.warning("passed over a damaged checkpoint: %s", damage)
@@ -215,33 +358,7 @@ def lock(folder: str | Path) -> Iterator[None]:
         yield
 
 
-# ---------------------------------------------------------------- nested states
-
-
-def separate(tree: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:
-    """A nested state of dicts, lists and tuples -> (tensors by dotted path, a skeleton for JSON)."""
-    if isinstance(tree, Tensor):
-        return {name: tree}, {"tensor": name}
-    if not isinstance(tree, (dict, list, tuple)):
-        return {}, {"value": tree}
-    tensors, skeletons = {}, []
-    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        below, skeleton = separate(value, f"{name}.{key}" if name else str(key))
-        tensors.update(below)
-        skeletons.append([key, skeleton])
-    kind = "dict" if isinstance(tree, dict) else "tuple" if isinstance(tree, tuple) else "list"
-    return tensors, {kind: skeletons}
-
-
-def rejoin(tensors: Mapping[str, Tensor], skeleton: Mapping[str, Any]) -> Any:
-    """The inverse of `separate`."""
-    ((kind, content),) = skeleton.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "value":
-        return content
-    pairs = [(key, rejoin(tensors, below)) for key, below in content]
-    return dict(pairs) if kind == "dict" else {"list": list, "tuple": tuple}[kind](value for _, value in pairs)
+# ---------------------------------------------------------------- random state
 
 
 def random_state() -> dict[str, Tensor]:

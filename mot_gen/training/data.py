@@ -12,7 +12,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,11 +26,21 @@ from mot_gen.packing import document_length, plan_rows
 from mot_gen.sequence import Span
 from mot_gen.training import recipe, records
 
-Row = list[list[Span]]  # the tokenised samples that share a row
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
 UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
 
 log = logging.getLogger(__name__)
+
+
+class Tokenised(list[Span]):
+    """The spans of a sample. source: the number of where it comes from, among `Loader.sources`."""
+
+    def __init__(self, spans: Iterable[Span], source: int = 0):
+        super().__init__(spans)
+        self.source = source
+
+
+Row = list[Tokenised]  # the samples that share a row
 
 
 @dataclass
@@ -132,6 +142,7 @@ class Loader:
             raise InputError("data: no sample is left to train on; lower data.held_out or give more records")
         self.samples, self.tokenizers, self.data, self.training = samples, tokenizers, data, training
         self.rank, self.world = rank, world
+        self.sources = records.source_names(samples)
         self.modalities = [tokenizer.modality for tokenizer in tokenizers.values()]
         self.plan = BatchPlan(len(samples), data.window, training.seed, self._index())
         self.skipped: dict[int, str] = {}
@@ -208,7 +219,7 @@ class Loader:
         random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
         return [[kept[i] for i in row] for row in rows]
 
-    def _encode(self, epoch: int, index: int) -> list[Span] | None:
+    def _encode(self, epoch: int, index: int) -> Tokenised | None:
         """One sample as spans, arranged as this epoch wants it; None if it cannot be used."""
         sample = self.samples[index]
         parts = sample.arrange(random.Random(f"{self.plan.seed}/{epoch}/{index}"), self.data)
@@ -225,7 +236,7 @@ class Loader:
         except UNUSABLE as error:
             self._skip(index, f"{sample.id}: {error}")
             return None
-        return spans
+        return Tokenised(spans, records.source_of(self.samples, index))
 
     def _span(self, part: records.Part, index: int, number: int) -> Span:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""

@@ -1,61 +1,48 @@
-"""The training loop: Run, Hooks, train.
+"""The training loop: Hooks, train, training_step, held_out_losses.
 
 Every step is a function of the checkpoint alone: batches come from the loader's position, noise and times from
-(seed, step), so that a run which was killed and resumed is bitwise the run that was not. The loop alone masks, weights
-and reduces losses: sums over all batches of a step, divided by the global count of each modality, times its weight.
+(seed, step, batch), so that a run which was killed and resumed is bitwise the run that was not. The loop alone masks,
+weights and reduces losses: sums over all batches of a step on all processes, divided by the global count of each
+modality, times its weight. Processes agree on what they do at the end of every step, and nowhere else.
 """
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.flops import forward_flops
-from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack_rows
-from mot_gen.sequence import PackedBatch
-from mot_gen.training import checkpoint
-from mot_gen.training.build import TOKENIZERS, build_model, build_tokenizers, load_splits
+from mot_gen.sequence import PADDING, PackedBatch
+from mot_gen.training import checkpoint, parallel
+from mot_gen.training.build import TOKENIZERS
 from mot_gen.training.data import Loader
-from mot_gen.training.optimizer import Optimizer
+from mot_gen.training.parallel import World
 from mot_gen.training.progress import Progress
 from mot_gen.training.recipe import Recipe
-from mot_gen.training.records import Splits, sample_key
+from mot_gen.training.records import sample_key
+from mot_gen.training.runs import Run, prepare, restore, save, whole
 from mot_gen.training.stopping import Stop, stop_signals
+from mot_gen.training.watch import Watcher, watchers
 
-
-@dataclass
-class Run:
-    """A run being trained. averaged: the model with exponentially averaged weights, or the model itself without EMA."""
-
-    recipe: Recipe
-    folder: Path
-    splits: Splits
-    tokenizers: Mapping[str, object]
-    model: MultimodalModel
-    averaged: MultimodalModel
-    loader: Loader
-    optimizer: Optimizer
-    step: int = 0
-    tokens: int = 0
-    flops: int = 0
-    seconds: float = 0.0  # spent in training steps, over all sittings
-    cpu_seconds: float = 0.0  # of the process, likewise: on a shared machine the steadier clock
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop is handed from above, since it knows no pipeline and no metric; each is called with the run.
+    """What the loop is handed from above, since it knows no pipeline and no metric; each is called with the run, on the
+    first process, where the averaged model is whole.
 
     sample: every `training.sample_every` steps. evaluate: every `evaluation.every` steps; its result goes to
     metrics.jsonl, beside the held-out losses. export: at the end, writes `model/`.
@@ -67,26 +54,41 @@ class Hooks:
 
 
 def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks | None = None) -> Run:
-    """Train a recipe into a folder, which one process at a time may write; first the tokenizers that it trains.
+    """Train a recipe into a folder, on all processes that torchrun started; first the tokenizers that it trains. One
+    run at a time may write a folder. On the first process the averaged model of the returned run is whole.
 
-    Raises InputError where the folder has a run already (unless resume) or a checkpoint that does not fit, and
-    Interrupted when stopped by SIGINT or SIGTERM, after a checkpoint was written.
+    Raises InputError where the folder has a run already (unless resume) or a checkpoint that does not fit, Interrupted
+    when stopped by SIGINT or SIGTERM, after a checkpoint was written, and Lost where another process is gone.
     """
     folder, hooks = Path(folder), hooks or Hooks()
-    with checkpoint.lock(folder):
+    with parallel.join(recipe.training) as world, _locked(folder, world):
         begun = _begun(folder, resume)
-        run = prepare(recipe, folder)
-        if begun:
-            restore(run)
-        recipe.save(folder / "recipe.yaml")
-        with (
-            closing(run.loader),
-            stop_signals() as stop,
-            Progress(recipe.training.steps, list(run.tokenizers), run.step) as bar,
-        ):
-            _steps(run, hooks, stop, bar)
-        hooks.export(run)
-    return run
+        run = prepare(recipe, folder, world)
+        try:
+            if begun:
+                restore(run)
+            if world.first:
+                recipe.save(folder / "recipe.yaml")
+            with (
+                stop_signals() as stop,
+                Progress(recipe.training.steps, list(run.tokenizers), run.step, shown=world.first) as bar,
+            ):
+                _steps(run, hooks, stop, bar)
+            finished = whole(run)
+            if finished is not None:
+                hooks.export(finished)
+            world.wait()
+        finally:
+            run.close()
+    return finished or run
+
+
+@contextmanager
+def _locked(folder: Path, world: World) -> Iterator[None]:
+    """The first process holds the folder for all of them."""
+    with checkpoint.lock(folder) if world.first else nullcontext():
+        world.wait()
+        yield
 
 
 def _begun(folder: Path, resume: bool) -> bool:
@@ -99,28 +101,12 @@ def _begun(folder: Path, resume: bool) -> bool:
     return begun
 
 
-def prepare(recipe: Recipe, folder: Path) -> Run:
-    """Everything that a recipe names, built and in place at step 0. Written are the tokenizers that it trains."""
-    training = recipe.training
-    if training.threads:
-        torch.set_num_threads(training.threads)
-    device = _device(training.device)
-    splits = load_splits(recipe)
-    tokenizers = build_tokenizers(recipe, splits, folder)
-    model = build_model(recipe, tokenizers).to(device)
-    averaged = copy.deepcopy(model).requires_grad_(False).eval() if training.ema else model
-    if training.compile:
-        for block in model.backbone.blocks:
-            block.compile()
-    loader = Loader(splits.train, tokenizers, recipe.data, training)
-    optimizer = Optimizer(model, training, recipe.backbone)
-    return Run(recipe, folder, splits, tokenizers, model, averaged, loader, optimizer)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("training.device: cuda was asked for and there is none; say training.device=cpu or auto")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+def _hooked(run: Run, hook: Callable[[Run], T]) -> T | None:
+    """What a hook gives on the first process; the others wait for it."""
+    shown = whole(run)
+    found = hook(shown) if shown is not None else None
+    run.world.wait()
+    return found
 
 
 # ---------------------------------------------------------------- steps
@@ -138,160 +124,172 @@ def _release_free_memory() -> None:
 
 def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
     training, evaluation = run.recipe.training, run.recipe.evaluation
-    with open(run.folder / "metrics.jsonl", "a", encoding="utf-8") as log:
+    with _writers(run) as writers:
         while run.step < training.steps:
             entry = training_step(run)
             bar.update(run.step, **entry["losses"])
             last = run.step == training.steps
             if evaluation.every and (run.step % evaluation.every == 0 or last):
                 entry["held_out"] = held_out_losses(run)
-                entry |= {"evaluation": found} if (found := hooks.evaluate(run)) else {}
+                entry |= {"evaluation": found} if (found := _hooked(run, hooks.evaluate)) else {}
             if run.step % training.log_every == 0 or last or "held_out" in entry:
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
+                entry |= run.meter.read()
+                for write in writers:
+                    write(entry)
             if training.sample_every and (run.step % training.sample_every == 0 or last):
-                hooks.sample(run)
-            if run.step % training.checkpoint_every == 0 or last or stop.requested:
-                save(run)
+                _hooked(run, hooks.sample)
+            _keep(run, stop, last)
             if run.step % TRIM_EVERY == 0:
                 _release_free_memory()
-            if stop.requested and not last:
-                raise Interrupted(f"stopped at step {run.step}; go on with --resume --out {run.folder}")
+
+
+@contextmanager
+def _writers(run: Run) -> Iterator[list[Watcher]]:
+    """What takes the lines of metrics: the first process's file, and whatever `training.watch` names."""
+    if not run.world.first:
+        yield []
+        return
+    with (
+        open(run.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1) as file,
+        watchers(run.recipe, run.folder) as others,
+    ):
+        yield [lambda line: file.write(json.dumps(line) + "\n"), *others]
+
+
+def _keep(run: Run, stop: Stop, last: bool) -> None:
+    """Save where it is time; InputError where the last save failed, Interrupted where a process was asked to stop. All
+    processes agree, so that none is left waiting for another."""
+    stopping, failed = run.world.max([stop.requested, run.saver.failed])
+    if failed:
+        run.saver.wait()
+    if run.step % run.recipe.training.checkpoint_every == 0 or last or stopping:
+        save(run)
+    if stopping or last:
+        run.saver.wait()
+    if stopping and not last:
+        raise Interrupted(f"stopped at step {run.step}; go on with --resume --out {run.folder}")
 
 
 def training_step(run: Run) -> dict:
-    """One optimizer step over `training.accumulate` batches. Returns the line of metrics.jsonl."""
-    started, cpu_started, training, model = time.perf_counter(), time.process_time(), run.recipe.training, run.model
-    device = model.embedding.weight.device
-    batches = [_next_batch(run, number, device) for number in range(training.accumulate)]
-    counts = _sum_by_name(model.loss_masks(batch) for batch, _ in batches)
-    sums: dict[str, Tensor] = {}
-    for batch, targets in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            losses = model.losses(batch, model(batch), targets)
-        masks = model.loss_masks(batch)
-        terms = {name: (losses[name] * masks[name]).sum() for name in losses}
-        weighted = (run.recipe.objectives[n].weight * term / counts[n].clamp_min(1) for n, term in terms.items())
-        (sum(weighted) + model.backbone.auxiliary_loss() / training.accumulate).backward()
-        sums = {name: sums.get(name, 0) + term.detach() for name, term in terms.items()}
+    """One optimizer step over the batches of all processes. Returns the line of metrics.jsonl."""
+    started, cpu_started, model = time.perf_counter(), time.process_time(), run.model
+    batches = [_next_batch(run, number) for number in range(run.accumulate)]
+    names = model.modality_names
+    counts = dict(zip(names, run.world.sum(_by_modality(names, (model.loss_masks(b.batch) for b in batches)))))
+    sums = [_backward(run, step_batch, counts, last=step_batch is batches[-1]) for step_batch in batches]
     rate, norm = run.optimizer.step(run.step)
-    if run.averaged is not model:
-        # Young averages follow faster, so that the first thousand steps are not those of the initial weights.
-        decay = min(training.ema, (run.step + 1) / (run.step + 10))
-        torch._foreach_lerp_(list(run.averaged.parameters()), list(model.parameters()), 1 - decay)
+    _average(run)
     run.step += 1
-    run.tokens += sum(int((batch.layout.document >= 0).sum()) for batch, _ in batches)
-    run.flops += sum(3 * forward_flops(model, batch) for batch, _ in batches)
-    run.seconds += time.perf_counter() - started
-    run.cpu_seconds += time.process_time() - cpu_started
-    means = {name: (sums[name] / counts[name]).item() for name in sums if counts[name] > 0}
+    mine = [
+        sum(int((b.batch.layout.document != PADDING).sum()) for b in batches),
+        sum(3 * forward_flops(model, b.batch) for b in batches),
+        time.process_time() - cpu_started,
+        sum(b.batch.ids.numel() for b in batches),
+    ]
+    tokens, flops, cpu_seconds, slots, *losses = run.world.sum([*mine, *_by_modality(names, sums)])
+    run.tokens, run.flops = run.tokens + int(tokens), run.flops + int(flops)
+    run.cpu_seconds += cpu_seconds
+    seconds = time.perf_counter() - started
+    run.seconds += seconds
+    run.meter.stepped(seconds, tokens, flops)
     return {
         "step": run.step,
         "seconds": round(run.seconds, 3),
         "cpu_seconds": round(run.cpu_seconds, 3),
         "tokens": run.tokens,
         "flops": run.flops,
-        "losses": means,
+        "losses": {name: loss / counts[name] for name, loss in zip(names, losses) if counts[name]},
         "lr": rate,
         "grad_norm": norm,
-        "fill": sum(batch.fill for batch, _ in batches) / len(batches),
+        "fill": tokens / slots,
     }
 
 
-def _next_batch(run: Run, number: int, device: torch.device) -> tuple[PackedBatch, dict[str, Tensor]]:
-    """The next batch, corrupted: noise and times depend on the seed, the step and the batch's number in it."""
-    training, model = run.recipe.training, run.model
-    batch = pack_rows(next(run.loader), model.modalities, training.row_length).to(device)
+@dataclass
+class _Batch:
+    """A corrupted batch, what should be said of it, and the source of each document: (B, documents of a row)."""
+
+    batch: PackedBatch
+    targets: dict[str, Tensor]
+    source: Tensor
+
+
+def _next_batch(run: Run, number: int) -> _Batch:
+    """Noise and times depend on the seed, the step and the batch's number in it, counted over all processes."""
+    training, model, world = run.recipe.training, run.model, run.world
+    started = time.perf_counter()
+    rows = next(run.loader)
+    batch = pack_rows(rows, model.modalities, training.row_length).to(world.device)
+    run.meter.waited(time.perf_counter() - started)
     # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
-    seed = sample_key(f"noise/{training.seed}/{run.step}/{number}") >> 1
-    return model.corrupt(batch, torch.Generator(device).manual_seed(seed))
+    seed = sample_key(f"noise/{training.seed}/{run.step}/{number * world.size + world.rank}") >> 1
+    batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(seed))
+    most = max(map(len, rows))
+    source = torch.tensor([[sample.source for sample in row] + [0] * (most - len(row)) for row in rows])
+    return _Batch(batch, targets, source)
 
 
-def _sum_by_name(masks: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-    total: dict[str, Tensor] = {}
-    for each in masks:
-        for name, mask in each.items():
-            total[name] = total.get(name, 0) + mask.sum()
-    return total
+def _by_modality(names: Sequence[str], each: Iterable[dict[str, Tensor]]) -> list[float]:
+    """Sums over batches of what they have by modality."""
+    sums = dict.fromkeys(names, 0.0)
+    for found in each:
+        for name, values in found.items():
+            sums[name] += values.sum().double()
+    return [float(sums[name]) for name in names]
+
+
+def _backward(run: Run, given: _Batch, counts: dict[str, float], last: bool) -> dict[str, Tensor]:
+    """Forward and backward of one batch; its sum of losses by modality. Every tower is called, with no rows where the
+    batch has none of its modality, so that processes whose batches differ make the same collectives."""
+    model, batch = run.model, given.batch
+    with parallel.accumulating(run.network, last):
+        with _autocast(run):
+            losses = model.losses(batch, run.network(batch), given.targets)
+        masks = model.loss_masks(batch)
+        run.meter.lost(batch, given.source, losses, masks)
+        sums = {name: (losses[name] * masks[name]).sum() for name in losses}
+        weights = run.recipe.objectives
+        weighted = (weights[name].weight * total / max(counts[name], 1.0) for name, total in sums.items())
+        (sum(weighted) + model.backbone.auxiliary_loss() / (run.accumulate * run.world.size)).backward()
+    return {name: total.detach() for name, total in sums.items()}
+
+
+def _autocast(run: Run) -> torch.autocast:
+    return torch.autocast(run.world.device.type, torch.bfloat16, enabled=run.recipe.training.precision == "bf16")
+
+
+@torch.no_grad()
+def _average(run: Run) -> None:
+    """Move the averaged weights: young averages follow faster, so that the first thousand steps are not those of the
+    initial weights."""
+    if run.averaged is run.model:
+        return
+    decay = min(run.recipe.training.ema, (run.step + 1) / (run.step + 10))
+    averaged, current = ([parallel.local(p) for p in m.parameters()] for m in (run.averaged, run.model))
+    torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
 @torch.no_grad()
 def held_out_losses(run: Run) -> dict[str, float]:
     """Mean loss by modality of the averaged model over one pass of the held-out samples, with the same times and noise
     every time it is asked."""
-    model, training = run.averaged.eval(), run.recipe.training
-    device, rows = model.embedding.weight.device, Loader(run.splits.held_out, run.tokenizers, run.recipe.data, training)
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, Tensor] = {}
-    for number, each in enumerate(rows.one_pass()):
-        batch = pack_rows(each, model.modalities, training.row_length).to(device)
-        batch, targets = model.corrupt(batch, torch.Generator(device).manual_seed(number))
-        losses, masks = model.losses(batch, model(batch), targets), model.loss_masks(batch)
-        for name, mask in masks.items():
-            sums[name] = sums.get(name, 0) + (losses[name] * mask).sum()
-            counts[name] = counts.get(name, 0) + mask.sum()
-    run.averaged.train(run.averaged is run.model)
-    return {name: (sums[name] / counts[name]).item() for name in sums if counts[name] > 0}
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def save(run: Run) -> Path:
-    """Write all that the next step depends on to `checkpoints/`."""
-    tensors, skeleton = checkpoint.separate(run.optimizer.state_dict())
-    groups = {"model": run.model.state_dict(), "optimizer": tensors, "random": checkpoint.random_state()}
-    if run.averaged is not run.model:
-        groups["ema"] = run.averaged.state_dict()
-    state = {
-        "optimizer": skeleton,
-        "loader": run.loader.state_dict(),
-        "counters": {name: getattr(run, name) for name in ("tokens", "flops", "seconds", "cpu_seconds")},
-    }
-    return checkpoint.save(run.folder, run.step, groups, state, keep=run.recipe.training.keep_checkpoints)
-
-
-def restore(run: Run) -> None:
-    """Go on from the newest good checkpoint of the run's folder; InputError where there is none or it does not fit."""
-    newest = checkpoint.latest_good(run.folder)
-    if newest is None:
-        raise InputError(f"{run.folder}: has no checkpoint to resume from; leave out --resume to begin")
-    saved = checkpoint.load(newest)
-    load_weights(run.model, saved.tensors["model"], newest)
-    if run.averaged is not run.model:
-        load_weights(run.averaged, saved.tensors.get("ema", saved.tensors["model"]), newest)
-    run.optimizer.load_state_dict(checkpoint.rejoin(saved.tensors["optimizer"], saved.state["optimizer"]))
-    run.loader.load_state_dict(saved.state["loader"])
-    checkpoint.set_random_state(saved.tensors["random"])
-    run.step = saved.step
-    for name, value in saved.state["counters"].items():
-        setattr(run, name, value)
-    _drop_later_metrics(run)
-
-
-def load_weights(model: MultimodalModel, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy weights into a model; InputError that says what differs where they do not fit."""
-    own = model.state_dict()
-    for name in (*own, *weights):
-        have, want = weights.get(name), own.get(name)
-        if have is None or want is None or have.shape != want.shape:
-            shapes = ["absent" if t is None else "x".join(map(str, t.shape)) for t in (have, want)]
-            raise InputError(
-                f"{source}: does not fit the recipe: {name} is {shapes[0]} there and {shapes[1]} in the recipe"
-            )
-    model.load_state_dict(weights)
-
-
-def _drop_later_metrics(run: Run) -> None:
-    """Remove lines of steps that will be made again, so that each step is logged once."""
-    path = run.folder / "metrics.jsonl"
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if _step_of(line) <= run.step), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # a line that a kill cut off
+    model, training, world = run.averaged.eval(), run.recipe.training, run.world
+    loader = Loader(run.splits.held_out, run.tokenizers, run.recipe.data, training, world.rank, world.size)
+    batches, names = loader.one_pass(), model.modality_names
+    sums, counts = [0.0] * len(names), [0.0] * len(names)
+    for number in count(world.rank, world.size):
+        rows = next(batches, None)
+        if not any(world.max([rows is not None])):
+            break
+        # A process that has no batch left is needed still where the model is sharded.
+        batch = pack_rows(rows or [[]], model.modalities, training.row_length).to(world.device)
+        batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(number))
+        with _autocast(run):
+            losses, masks = model.losses(batch, model(batch), targets), model.loss_masks(batch)
+        terms = _by_modality(names, [{name: losses[name] * mask for name, mask in masks.items()}])
+        sums = [old + new for old, new in zip(sums, terms)]
+        counts = [old + new for old, new in zip(counts, _by_modality(names, [masks]))]
+    parallel.reshard(model)
+    model.train(model is run.model)
+    both = world.sum([*sums, *counts])
+    return {name: s / n for name, s, n in zip(names, both, both[len(names) :]) if n}

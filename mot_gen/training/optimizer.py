@@ -1,22 +1,28 @@
-"""AdamW over towers: Optimizer (groups, schedule, clipping, skipped steps), learning_rate.
+"""AdamW over towers and shards: Optimizer (groups, schedule, clipping, skipped steps), learning_rate.
 
-Untied parameters are stacked, tower by tower, so a tower that is frozen or has a learning rate of its own is given to
-AdamW as views of its slices. What is not given does not move by one bit: neither step nor weight decay touches it.
+AdamW is given *pieces*: a parameter's share on this process, or, since untied parameters are stacked tower by tower,
+the slices of it that towers with another learning rate own. What is not given does not move by one bit: neither step
+nor weight decay touches it. Norms and decisions are those of the whole gradient, the same on every process.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
+from mot_gen.training.parallel import first_index, local
 from mot_gen.training.recipe import Backbone, Training
 
-MAX_SKIPPED = 20  # steps in a row whose gradient is not finite, after which the run is beyond hope
+MAX_SKIPPED = 20  # steps in a row that were not used, after which the run is beyond hope
+SETTLED = 50  # used steps after which the mean gradient norm is worth a comparison
 
 
 def learning_rate(step: int, training: Training) -> float:
@@ -27,75 +33,143 @@ def learning_rate(step: int, training: Training) -> float:
     return training.min_lr + (training.lr - training.min_lr) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
+@dataclass
+class Piece:
+    """What AdamW is given of a parameter: all of this process's share, or its slice at `place`."""
+
+    name: str
+    parameter: nn.Parameter
+    place: int | None
+    value: Tensor
+
+    def of(self, like: Tensor) -> Tensor:
+        """The same piece of a tensor like the parameter: its gradient, or a moment."""
+        share = local(like)
+        return share if self.place is None else share[self.place]
+
+
 class Optimizer:
-    """One AdamW step over a model: clip, set the rate, step; a step whose gradient is not finite is skipped."""
+    """One AdamW step over a model: clip, set the rate, step. A step whose gradient is not finite, or is out of all
+    proportion (`training.spike`), is skipped; too many in a row are an error.
+
+    moments: AdamW's two, like the parameter that they belong to, by its name. updates: steps that were used.
+    usual_norm: mean gradient norm of late.
+    """
 
     def __init__(self, model: MultimodalModel, training: Training, backbone: Backbone):
         self.training, self.parameters = training, [p for p in model.parameters() if p.requires_grad]
-        self.skipped = 0
-        self.views: list[tuple[Tensor, int, Tensor]] = []  # (parameter, place, view of that slice)
+        self.updates = self.skipped = 0
+        self.usual_norm = 0.0
+        self.pieces: list[Piece] = []
+        self.moments: dict[str, tuple[Tensor, Tensor]] = {}
+        sharded = next((p for p in self.parameters if isinstance(p, DTensor)), None)
+        self._shards = None if sharded is None else sharded.device_mesh.get_group("shard")
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, parameter in model.named_parameters():
             decay = training.weight_decay if _decays(name, parameter) else 0.0
-            for tensor, factor in self._shares(name, parameter, model, backbone):
+            for place, factor in _factors(name, parameter, model, backbone):
                 if factor:
-                    groups.setdefault((decay, factor), []).append(tensor)
+                    groups.setdefault((decay, factor), []).extend(self._pieces(name, parameter, place))
         if not groups:
             raise InputError("backbone.frozen: every tower is frozen, so nothing would be learned")
         self.adamw = torch.optim.AdamW(
-            [{"params": tensors, "weight_decay": d, "factor": f} for (d, f), tensors in groups.items()],
+            [{"params": values, "weight_decay": d, "factor": f} for (d, f), values in groups.items()],
             lr=training.lr,
             betas=training.betas,
             eps=training.eps,
             fused=True,
         )
+        self._link_moments()
 
-    def _shares(self, name: str, parameter: nn.Parameter, model, backbone: Backbone) -> Iterator[tuple[Tensor, float]]:
-        """(tensor for AdamW, factor on its rate): the parameter, or views of its towers where they differ."""
-        towers = model.backbone.towers
-        factors = [0.0 if tower in backbone.frozen else backbone.lr_factors.get(tower, 1.0) for tower in towers]
-        untied = {f"backbone.{key}": slices for key, slices in model.backbone.untied_parameters().items()}
-        if len(set(factors)) == 1:
-            yield parameter, factors[0]
-        elif name in untied:
-            for place, tower in enumerate(untied[name]):
-                view = parameter.data[place].requires_grad_()
-                self.views.append((parameter, place, view))
-                yield view, factors[tower]
-        else:
-            owner = _owner(name, model)
-            yield parameter, 1.0 if owner is None else factors[owner]
+    def _pieces(self, name: str, parameter: nn.Parameter, place: int | None) -> Iterator[Tensor]:
+        """The value of a new piece, where this process has a share of it; its moments in any case."""
+        if name not in self.moments:
+            self.moments[name] = torch.zeros_like(parameter.data), torch.zeros_like(parameter.data)
+        share = local(parameter.data)
+        if place is not None:
+            place -= first_index(parameter.data)
+        if share.numel() and (place is None or 0 <= place < len(share)):
+            value = (share if place is None else share[place]).requires_grad_()
+            self.pieces.append(Piece(name, parameter, place, value))
+            yield value
+
+    def _link_moments(self) -> None:
+        """AdamW's state is pieces of `moments`, which are sharded and saved as the parameters are."""
+        for piece in self.pieces:
+            first, second = map(piece.of, self.moments[piece.name])
+            updates = torch.tensor(float(self.updates), device=piece.value.device)
+            self.adamw.state[piece.value] = {"step": updates, "exp_avg": first, "exp_avg_sq": second}
 
     def step(self, step: int) -> tuple[float, float]:
         """Use the gradients, and clear them. Returns the learning rate and the gradient norm before clipping."""
-        training = self.training
-        norm = nn.utils.clip_grad_norm_(self.parameters, training.clip or math.inf).item()
-        rate = learning_rate(step, training)
-        if math.isfinite(norm):
+        for piece in self.pieces:
+            piece.value.grad = piece.of(piece.parameter.grad)
+        gradients = [piece.value.grad for piece in self.pieces]
+        norm = self._norm(gradients)
+        rate, size = learning_rate(step, self.training), norm.item()
+        if self._usable(size):
+            if self.training.clip:
+                torch._foreach_mul_(gradients, (self.training.clip / (norm + 1e-6)).clamp(max=1.0))
             for group in self.adamw.param_groups:
                 group["lr"] = rate * group["factor"]
-            for parameter, place, view in self.views:
-                view.grad = parameter.grad[place]
             self.adamw.step()
-            self.skipped = 0
+            self.updates, self.skipped = self.updates + 1, 0
+            self.usual_norm += (size - self.usual_norm) / min(self.updates, SETTLED)
         else:
-            self.skipped += 1
-            if self.skipped > MAX_SKIPPED:
-                raise RuntimeError(
-                    f"step {step}: the gradient was not finite in {self.skipped} steps in a row; go on from the last "
-                    "checkpoint with a smaller training.lr"
-                )
+            self._skip(step, size)
         for parameter in self.parameters:
             parameter.grad = None
-        return rate, norm
+        return rate, size
+
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of what is learned, over all shards; a number that is none spreads to every process."""
+        norm = nn.utils.get_total_norm(gradients)
+        if self._shards is None:
+            return norm
+        square = norm.square()
+        dist.all_reduce(square, group=self._shards)
+        return square.sqrt()
+
+    def _usable(self, norm: float) -> bool:
+        spike = self.training.spike if self.updates >= SETTLED else 0.0
+        return math.isfinite(norm) and not (spike and norm > spike * self.usual_norm)
+
+    def _skip(self, step: int, norm: float) -> None:
+        self.skipped += 1
+        if self.skipped > MAX_SKIPPED:
+            what = f"out of proportion ({norm:.3g})" if math.isfinite(norm) else "not finite"
+            raise RuntimeError(
+                f"step {step}: the gradient was {what} in {self.skipped} steps in a row; go on from the last "
+                "checkpoint with a smaller training.lr"
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The moments by name, to be saved, and to be written into before `load_state_dict`."""
+        pairs = self.moments.items()
+        return {f"{kind}.{name}": m for name, both in pairs for kind, m in zip(("exp_avg", "exp_avg_sq"), both)}
 
     def state_dict(self) -> dict:
-        """AdamW's state, and how many steps were skipped in a row."""
-        return {"adamw": self.adamw.state_dict(), "skipped": self.skipped}
+        """JSON-able: all that is no tensor."""
+        return {"updates": self.updates, "skipped": self.skipped, "usual_norm": self.usual_norm}
 
     def load_state_dict(self, state: dict) -> None:
-        self.adamw.load_state_dict(state["adamw"])
-        self.skipped = state["skipped"]
+        self.updates, self.skipped, self.usual_norm = state["updates"], state["skipped"], state["usual_norm"]
+        self._link_moments()
+
+
+def _factors(
+    name: str, parameter: nn.Parameter, model: MultimodalModel, backbone: Backbone
+) -> Iterator[tuple[int | None, float]]:
+    """(place, factor on the rate): of the whole parameter, or of its slices where their towers' rates differ."""
+    towers = model.backbone.towers
+    factors = [0.0 if tower in backbone.frozen else backbone.lr_factors.get(tower, 1.0) for tower in towers]
+    if len(set(factors)) == 1:
+        yield None, factors[0]
+    elif owners := model.backbone.untied_parameters().get(name.removeprefix("backbone.")):
+        yield from ((place, factors[tower]) for place, tower in enumerate(owners))
+    else:
+        owner = _owner(name, model)
+        yield None, 1.0 if owner is None else factors[owner]
 
 
 def _decays(name: str, parameter: Tensor) -> bool:

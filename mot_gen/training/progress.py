@@ -15,7 +15,8 @@ class Progress:
     """Context manager that shows `total` steps. names: the modalities whose losses are shown, in this order.
 
     done: steps made before this run, when it resumes; they count as progress but not for the rate. interval: the
-    least seconds between two plain lines, the first and the last step's aside.
+    least seconds between two plain lines, the first and the last step's aside. shown: False says nothing, as on all
+    processes but the first.
     """
 
     def __init__(
@@ -26,14 +27,16 @@ class Progress:
         unit: str = "step",
         stream: TextIO | None = None,
         interval: float = 5.0,
+        shown: bool = True,
     ):
         self.total, self.names, self.unit, self.interval = total, list(names), unit, interval
         self.done = self.first = done
         self.losses: dict[str, float] = {}
+        self.shown = shown
         self._stream = stream or sys.stderr
         console = Console(file=self._stream)
         self._bar = None
-        if console.is_terminal:
+        if shown and console.is_terminal:
             columns = progress.BarColumn(bar_width=24), progress.MofNCompleteColumn()
             self._bar = progress.Progress(*columns, progress.TextColumn("{task.description}"), console=console)
         self._started, self._shown = time.monotonic(), float("-inf")
@@ -63,7 +66,7 @@ class Progress:
         """A line of its own, above the bar."""
         if self._bar:
             self._bar.console.print(line, markup=False, highlight=False)
-        else:
+        elif self.shown:
             print(line, file=self._stream, flush=True)
 
     @property

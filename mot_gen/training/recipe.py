@@ -127,11 +127,19 @@ class Training(Section):
     betas: tuple[Share, Share] = (0.9, 0.95)
     eps: Positive = 1e-8
     clip: NonNegative = 1.0  # the largest gradient norm; 0 = off
+    spike: NonNegative = 0.0  # skip steps whose gradient norm is this many times the usual; 0 = off
     row_length: Count = 512  # slots a row
     rows: Count = 8  # rows a batch, on each process
-    accumulate: Count = 1  # batches an optimizer step
+    accumulate: Count = 1  # batches an optimizer step, on each process
+    global_rows: Whole = 0  # rows an optimizer step on all processes together, instead of accumulate; 0 = not fixed
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"  # how many processes share one model, docs/scaling.md
+    shard: Whole = 0  # hsdp: processes that share one copy of the weights; 0 = those of one machine
+    patience: Positive = 1800.0  # seconds that processes wait for one another before the run is given up
+    gradient_checkpointing: Switch = False  # recompute blocks in the backward pass: less memory, 4/3 of the time
     ema: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = off
     log_every: Count = 10
+    watch: list[Literal["tensorboard", "wandb"]] = []  # where lines of metrics.jsonl go besides; extras of their names
+    peak_flops: NonNegative = 0.0  # a device's FLOPs a second, for MFU; 0 = measured by a matrix product at the start
     checkpoint_every: Count = 500
     keep_checkpoints: Count = 3
     sample_every: Whole = 0  # 0 = never

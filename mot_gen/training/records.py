@@ -360,8 +360,16 @@ class Joined(Sequence[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        which = bisect_right(self._ends, index)
+        which = self.source_of(index)
         return self.sources[which][index - (self._ends[which - 1] if which else 0)]
+
+    @property
+    def source_names(self) -> list[str]:
+        return [str(source.path) for source in self.sources]
+
+    def source_of(self, index: int) -> int:
+        """The number of the source that a sample comes from."""
+        return bisect_right(self._ends, index)
 
 
 class Selection(Sequence[Sample]):
@@ -378,6 +386,13 @@ class Selection(Sequence[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[self.indices[index]]
+
+    @property
+    def source_names(self) -> list[str]:
+        return source_names(self.samples)
+
+    def source_of(self, index: int) -> int:
+        return source_of(self.samples, self.indices[index])
 
 
 _READERS = {".jsonl": JsonLines, ".ndjson": JsonLines, ".parquet": Parquet, ".tar": TarShard}
@@ -429,3 +444,13 @@ def fingerprint(samples: Sequence[Sample]) -> str:
         texts = sample.captions if isinstance(sample, Pair) else [p.value for p in sample.parts if p.kind == "text"]
         content.update(repr((sample.id, tuple(texts))).encode())
     return content.hexdigest()
+
+
+def source_names(samples: Sequence[Sample]) -> list[str]:
+    """Names of the sources that samples come from; none where they are not told apart."""
+    return getattr(samples, "source_names", [])
+
+
+def source_of(samples: Sequence[Sample], index: int) -> int:
+    """The number, among `source_names`, of the source of a sample."""
+    return samples.source_of(index) if hasattr(samples, "source_of") else 0

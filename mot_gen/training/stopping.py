@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +20,15 @@ class Stop:
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
     """The first SIGINT or SIGTERM asks for a checkpoint at the next step's end; a second SIGINT interrupts at once."""
-    stop = Stop()
+    stop, first = Stop(), 0.0
+    # torchrun hands an interrupt on, which may have come from the terminal already.
+    echo = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
 
     def ask(number, frame):
-        if stop.requested and number == signal.SIGINT:
+        nonlocal first
+        if stop.requested and number == signal.SIGINT and time.monotonic() - first >= echo:
             raise KeyboardInterrupt
-        stop.requested = True
+        stop.requested, first = True, first or time.monotonic()
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

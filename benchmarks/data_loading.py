@@ -1,0 +1,121 @@
+"""How long training waits for its data: the quickstart, and 64x64 pictures from tar shards; an index of ten million.
+
+`data_wait` is the share of the steps' wall time in which the loop waited for its next batch, packing included, as
+metrics.jsonl has it; the first steps, which fill the first window, count. The shards hold JPEGs of noise over a
+gradient with captions of 5 to 15 words, decoded and tokenised by one thread beside the loop. The index is of ten
+million documents of some words, made when they are read, in windows of 4096: seconds until the first batch, and how
+much the process grew.
+"""
+
+import io
+import json
+import random
+import resource
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from mot_gen.sequence import Modality, Span
+from mot_gen.training.data import Loader
+from mot_gen.training.loop import training_step
+from mot_gen.training.recipe import Data, Training, load_recipe
+from mot_gen.training.records import Document, Part
+from mot_gen.training.runs import prepare
+
+WORDS = ("a", "the", "red", "small", "old", "cat", "house", "tree", "under", "near", "blue", "light", "river", "stone")
+SHARDS = [
+    "tokenizers.text.vocab_size=400",
+    "tokenizers.image.image_size=[64,64]",
+    "tokenizers.image.patch_size=8",
+    "tokenizers.image.color_channels=3",
+    "backbone.dim=192",
+    "backbone.ffn_dim=512",
+    "training.row_length=256",
+    "training.rows=8",
+    "training.workers=1",
+    "data.window=512",
+    "data.cache_mb=0",
+]
+
+
+def run(steps: int = 24) -> Iterator[dict]:
+    """data_wait and row fill of two runs; seconds and MiB of the index."""
+    yield {"what": "index of 10 million", **index(10_000_000)}
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"what": "quickstart", **waited([], steps, Path(folder))}
+        shard = shards(Path(folder) / "pictures.tar", 2048)
+        yield {
+            "what": "64x64 pictures from a tar shard",
+            **waited([f"data.records={shard}", *SHARDS], steps, Path(folder)),
+        }
+
+
+def waited(overrides: list[str], steps: int, folder: Path) -> dict:
+    """The figures of a meter over the first steps of the digits recipe with these overrides."""
+    threads = "training.threads=1"
+    made = prepare(load_recipe("digits", [*overrides, threads, "training.device=cpu"]), folder)
+    fill = sum(training_step(made)["fill"] for _ in range(steps)) / steps
+    read = made.meter.read()
+    made.close()
+    return {"steps": steps, "data_wait": read["data_wait"], "row_fill": fill, "seconds": made.seconds}
+
+
+def shards(path: Path, count: int) -> Path:
+    """A WebDataset shard of `count` pictures with captions."""
+    rng = random.Random(0)
+    gradient = torch.linspace(0, 200, 64).expand(64, 64)
+    with tarfile.open(path, "w") as archive:
+        for number in range(count):
+            noise = torch.randint(0, 56, (64, 64, 3), generator=torch.Generator().manual_seed(number))
+            picture = io.BytesIO()
+            pixels = (gradient[..., None] + noise).to(torch.uint8).numpy()
+            Image.fromarray(pixels).save(picture, "JPEG", quality=90)
+            caption = " ".join(rng.choices(WORDS, k=rng.randint(5, 15)))
+            record = json.dumps({"image": "jpg", "caption": caption}).encode()
+            for suffix, content in (("jpg", picture.getvalue()), ("json", record)):
+                member = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+class Many:
+    """So many documents of one to forty words, none of which is kept."""
+
+    fingerprint = "many"
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Document:
+        rng = random.Random(index)
+        return Document(f"d{index}", (Part("text", " ".join(rng.choices(WORDS, k=rng.randint(1, 40)))),))
+
+
+class Bytes:
+    """Text as its bytes."""
+
+    modality, fingerprint = Modality("text", vocab_size=256), "bytes"
+
+    def encode(self, text: str) -> Span:
+        return Span("text", torch.tensor(list(text.encode())))
+
+
+def index(count: int) -> dict:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    loader = Loader(Many(count), {"text": Bytes()}, Data(), Training(row_length=1024, rows=8))
+    next(loader)
+    seconds = time.perf_counter() - started
+    while loader.plan.position[1] < 3 * loader.data.window:
+        next(loader)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"seconds_to_first_batch": seconds, "grown_mib_after_three_windows": grown / 1024}

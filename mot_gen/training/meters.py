@@ -1,0 +1,96 @@
+"""What a run is watched by: Meter (throughput, MFU, waiting for data, memory, losses by source), measured_peak."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mot_gen.sequence import PackedBatch
+from mot_gen.training.parallel import World
+
+
+class Meter:
+    """Sums over the steps since the last reading. names: modalities. sources: where samples come from.
+
+    `read` answers for all processes: tokens_per_second; mfu, the share of peak FLOPs that the model's own (recomputed
+    ones not counted) reach; data_wait, the share of the steps' time in which a process waited for its batch;
+    memory_bytes, the most that any process held, of its GPU's memory where it has one; and, where there are several
+    sources, losses by source and modality.
+    """
+
+    def __init__(self, world: World, names: Sequence[str], sources: Sequence[str], peak: float, dtype: torch.dtype):
+        """peak: FLOPs a second of one process's device in `dtype`, 0 to measure it at the first reading."""
+        self.world, self.names, self.sources = world, names, sources
+        self._peak, self._dtype = peak, dtype
+        self._reset()
+
+    def _reset(self) -> None:
+        self._seconds = self._waited = self._tokens = self._flops = 0.0
+        # (kind, modality, source), kind 0 the sums of losses and 1 their counts.
+        self._by_source = torch.zeros(2, len(self.names), len(self.sources), dtype=torch.float64)
+
+    def waited(self, seconds: float) -> None:
+        """For a batch."""
+        self._waited += seconds
+
+    def stepped(self, seconds: float, tokens: float, flops: float) -> None:
+        """A step took so long; tokens and FLOPs are those of all processes."""
+        self._seconds += seconds
+        self._tokens += tokens
+        self._flops += flops
+
+    def lost(self, batch: PackedBatch, source: Tensor, losses: Mapping[str, Tensor], masks: Mapping[str, Tensor]):
+        """Losses of a batch's tokens; source: (B, documents) the source of each document of each row."""
+        if len(self.sources) < 2:
+            return
+        source = source.to(batch.ids.device).gather(1, batch.layout.document.clamp_min(0)).flatten()
+        for number, name in enumerate(self.names):
+            slots = batch.latents[name].slots if name in batch.latents else batch.target_slots
+            both = torch.stack([losses[name].detach() * masks[name], masks[name]]).double()
+            sums = both.new_zeros(2, len(self.sources)).index_add_(1, source[slots], both)
+            self._by_source[:, number] += sums.cpu()
+
+    def read(self) -> dict:
+        """The figures since the last reading, for a line of metrics.jsonl; every process must ask."""
+        world = self.world
+        if not self._peak:
+            self._peak = measured_peak(world.device, self._dtype)
+        peak, waited, *by_source = world.sum([self._peak, self._waited, *self._by_source.flatten().tolist()])
+        (memory,) = world.max([_memory(world.device)])
+        seconds = max(self._seconds, 1e-9)
+        line = {
+            "tokens_per_second": self._tokens / seconds,
+            "mfu": self._flops / seconds / peak,
+            "data_wait": waited / world.size / seconds,
+            "memory_bytes": int(memory),
+        }
+        sums, counts = torch.tensor(by_source).view(self._by_source.shape)
+        if len(self.sources) > 1:
+            line["losses_by_source"] = {
+                source: {n: (s / c).item() for n, s, c in zip(self.names, sums[:, i], counts[:, i]) if c}
+                for i, source in enumerate(self.sources)
+            }
+        self._reset()
+        return line
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs a second of a large matrix product on a device, the best of four."""
+    size = 8192 if device.type == "cuda" else 1024
+    factor = torch.rand(size, size, generator=torch.Generator(device), device=device).to(dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        (factor @ factor)[0, 0].item()  # asked for, so that a GPU has finished
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
