@@ -6,7 +6,9 @@ Mixture-of-Transformers as a pipeline loads it. At equal dimensions, and at equa
 to no fewer than the peer's. A ratio is the peer's seconds of process CPU time over ours.
 """
 
+import sys
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -29,19 +31,16 @@ def run(repeats: int = 3) -> Iterator[dict]:
         theirs = peer(dim, layers)
         wanted = parameters(theirs)
         models = {"dimensions": ours(dim, layers), "parameters": of_parameters(dim, layers, wanted)}
+        counts = {"peer": wanted, **{name: parameters(model) for name, model in models.items()}}
         for task, by_them, by_us in (("image", peer_image, image), ("text", peer_text, text)):
             prompt = torch.randint(512, (PROMPT,))
             actions = {name: by_us(model, prompt) for name, model in models.items()}
-            seconds = alternate({"peer": by_them(theirs, prompt), **actions}, repeats)
-            yield {
-                "task": task,
-                "dim": dim,
-                "layers": layers,
-                "peer_parameters": wanted,
-                "parameters": {name: parameters(model) for name, model in models.items()},
-                "peer_over_ours_at_equal": {name: seconds["peer"] / seconds[name] for name in models},
-                "cpu_seconds": seconds,
+            seconds = alternate({**by_them(theirs, prompt), **actions}, repeats)
+            ratios = {
+                name: {equal: seconds[name] / seconds[equal] for equal in models}
+                for name in seconds.keys() - models.keys()
             }
+            yield {"task": task, "dim": dim, "layers": layers, "parameters": counts, "peer_over_ours_at_equal": ratios}
 
 
 def parameters(model) -> int:
@@ -95,26 +94,26 @@ def peer(dim: int, layers: int):
     ).eval()
 
 
-def peer_image(model, prompt):
-    """`modality_steps` are points in time, between which the Euler method evaluates once each."""
+def peer_image(model, prompt) -> dict:
+    """As it samples by default, without a cache, and with one. `modality_steps` are points in time, between which the
+    Euler method evaluates once each."""
     quiet(model)
     options = {"force_modality_at_start": 0, "fixed_modality_shape": (TOKENS,), "cfg_scale": 1.0}
+    options |= {"max_length": TOKENS - 1, "modality_steps": STEPS + 1}
+    return {
+        "peer": partial(model.sample_one, prompt, **options),
+        "peer_cached": partial(model.sample_one, prompt, cache_kv=True, **options),
+    }
 
-    def action():
-        model.sample_one(prompt, max_length=TOKENS - 1, modality_steps=STEPS + 1, cache_kv=True, **options)
 
-    return action
-
-
-def peer_text(model, prompt):
+def peer_text(model, prompt) -> dict:
+    """With its cache, as by default."""
     quiet(model)
-    return lambda: model.generate_text_only(prompt[None], PROMPT + WRITTEN, temperature=0.0)
+    return {"peer": partial(model.generate_text_only, prompt[None], PROMPT + WRITTEN, temperature=0.0)}
 
 
 def quiet(model) -> None:
     """Its progress bars and log lines are no part of what is compared."""
-    import sys
-
     from loguru import logger
 
     logger.remove()

@@ -14,7 +14,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline, repeat_each
 from mot_gen.pipelines.engine import Guidance, Known, Rules, Stream, TextSampling, Writer, draw
-from mot_gen.pipelines.samplers import Step
+from mot_gen.pipelines.samplers import Step, evaluations
 from mot_gen.sequence import Span
 
 
@@ -77,7 +77,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
         grid = drawing.grids["image"]
         tokens, samples = grid[0] * grid[1], len(documents[branches[0]])
         self._check_context(rows, tokens + 2)  # with its begin and end token
-        total = tokens if modality.discrete else steps
+        strength = 1.0 if known is None else known.strength
+        total = tokens if modality.discrete else evaluations(self.scheduler, steps, strength)
         with self.progress_bar(total=total) as bar:
             if modality.discrete:
                 self._only_continuous(latents=latents, **_guided_in_time(how.guidance))

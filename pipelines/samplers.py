@@ -1,4 +1,5 @@
-"""How a continuous span is integrated: integrate (any diffusers scheduler), Step, first_step, row_generators, noise.
+"""How a continuous span is integrated, by any diffusers scheduler: integrate, Step, first_step, evaluations,
+row_generators, noise.
 
 A scheduler is exchanged as in diffusers, by `Scheduler.from_config(...)`: Euler and Heun for flows
 (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler), DDPM, DDIM, DPM-Solver++ and others for diffusion.
@@ -77,6 +78,12 @@ def first_step(scheduler, num_inference_steps: int, strength: float) -> int:
     if skipped == num_inference_steps:
         return len(scheduler.timesteps)
     return skipped * getattr(scheduler, "order", 1)
+
+
+def evaluations(scheduler, num_inference_steps: int, strength: float = 1.0) -> int:
+    """How often the model is called; Heun's method calls it twice a step."""
+    begin = first_step(scheduler, num_inference_steps, strength)
+    return len(scheduler.timesteps) - begin
 
 
 def row_generators(generator, count: int) -> list[torch.Generator] | None:
