@@ -10,7 +10,8 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ _HOMES = {
     "AutoencoderKL": ("image_latent", "LatentImageTokenizer"),
     "AutoencoderTiny": ("image_latent", "LatentImageTokenizer"),
     "AutoencoderDC": ("image_latent", "LatentImageTokenizer"),
+    "SpeechUnitTokenizer": ("speech_units", "SpeechUnitTokenizer"),
+    "SpeechCodecTokenizer": ("speech_codec", "SpeechCodecTokenizer"),
 }
 
 
@@ -36,31 +39,32 @@ def register(subparsers) -> None:
     """Add the command `tokenizer`; each of its own commands sets func(args) -> exit code."""
     parser = subparsers.add_parser("tokenizer", help="train, run and measure tokenizers")
     commands = parser.add_subparsers(dest="tokenizer_command", required=True)
-    _train_arguments(commands.add_parser("train", help="train a text, VQ image or KL latent image tokenizer"))
-    encode = commands.add_parser("encode", help="texts or pictures to tokens (jsonl)")
+    _train_arguments(commands.add_parser("train", help="train a tokenizer of text, images or speech"))
+    encode = commands.add_parser("encode", help="texts, pictures or recordings to tokens (jsonl)")
     encode.add_argument("tokenizer", metavar="FOLDER")
-    encode.add_argument(
-        "inputs", nargs="+", metavar="FILE", help="pictures, folders of them; text files, a text a line"
-    )
+    encode.add_argument("inputs", nargs="+", metavar="FILE", help="pictures or recordings, folders of them; text files")
     encode.add_argument("--out", type=Path, required=True, metavar="JSONL")
-    encode.add_argument("--max-skipped", type=int, default=20, help="pictures that may fail before it stops")
+    encode.add_argument("--max-skipped", type=int, default=20, help="inputs that may fail before it stops")
     encode.set_defaults(func=encode_command)
-    decode = commands.add_parser("decode", help="tokens (jsonl) to pictures or a text file")
+    decode = commands.add_parser("decode", help="tokens (jsonl) to pictures, recordings or a text file")
     decode.add_argument("tokenizer", metavar="FOLDER")
     decode.add_argument("tokens", type=Path, metavar="JSONL")
-    decode.add_argument("--out", type=Path, required=True, help="folder of pictures, or text file")
+    decode.add_argument("--out", type=Path, required=True, help="folder of pictures or recordings, or text file")
     decode.set_defaults(func=decode_command)
-    evaluate = commands.add_parser("evaluate", help="what of a picture an image tokenizer keeps")
+    evaluate = commands.add_parser("evaluate", help="what of pictures or recordings a tokenizer keeps")
     evaluate.add_argument("tokenizer", metavar="FOLDER")
-    evaluate.add_argument("--data", required=True, help="folder of pictures, or emoji (its held-out part)")
+    evaluate.add_argument("--data", required=True, help="a folder, or emoji or spoken-digits (held-out part)")
     evaluate.add_argument("--extractor", help="also the reconstruction Frechet distance in its features")
+    evaluate.add_argument("--recognizer", metavar="NAME", help="speech: sphinx, or a model of transformers")
     evaluate.add_argument("--json", type=Path, metavar="FILE")
     evaluate.set_defaults(func=evaluate_command)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("text", "vq", "kl"))
-    parser.add_argument("--data", required=True, help="text: files, comma separated; images: a folder, or emoji")
+    parser.add_argument("kind", choices=("text", "vq", "kl", "speech"))
+    parser.add_argument(
+        "--data", required=True, help="text: files, comma separated; else a folder, emoji or spoken-digits"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder: the tokenizer, its checkpoint, report.json")
     parser.add_argument("--vocab-size", type=int, default=4096, help="text")
     parser.add_argument("--image-size", type=int, default=32)
@@ -71,8 +75,13 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, default=2, help="pixels a side that the network sees as one")
     parser.add_argument("--widths", type=_integers, default=[64, 128], help="channels at each resolution: 64,128")
     parser.add_argument("--extractor", help="also report the reconstruction Frechet distance in its features")
+    parser.add_argument("--units", type=int, default=500, help="speech: clusters")
+    parser.add_argument("--context", type=int, default=1, help="speech: log-mel frames on either side of a unit's four")
+    parser.add_argument("--collapse", action="store_true", help="speech: write a unit once however long it lasts")
+    parser.add_argument("--encoder", metavar="FOLDER", help="speech: HuBERT, wav2vec2 or WavLM instead of log-mels")
+    parser.add_argument("--layer", type=int, default=-1, help="speech: of the encoder; -1 is the last")
     fields = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
-    parser.add_argument("--set", **fields, help="fields of ImageTraining, as in steps=4000 lr=0.001")
+    parser.add_argument("--set", **fields, help="fields of its training, as in steps=4000 lr=0.001")
     parser.set_defaults(func=train_command)
 
 
@@ -96,11 +105,13 @@ def load_tokenizer(folder: str):
 def train_command(args: argparse.Namespace) -> int:
     if args.kind == "text":
         return _train_text(args)
+    if args.kind == "speech":
+        return _train_speech(args)
     import torch
 
     from mot_gen.tokenizers import train_image
 
-    options = _options(args.set)
+    options = _options(args.set, train_image.ImageTraining)
     learned, held_out = _image_sets(args.data, (args.image_size, args.image_size), args.color_channels)
     torch.manual_seed(options.seed)
     common = {"fold": args.fold, "widths": args.widths, "color_channels": args.color_channels}
@@ -109,9 +120,32 @@ def train_command(args: argparse.Namespace) -> int:
     else:
         tokenizer = train_image.small_kl(args.image_size, args.latent_channels, **common)
     trainer = train_image.ImageTrainer(tokenizer, learned, options, args.out)
-    _with_progress(trainer, options.steps)
+    with _progress(options.steps, ("reconstruction", "penalty", "perceptual", "adversarial")) as report:
+        trainer.run(report)
     tokenizer.save_pretrained(args.out)
     report = {"trained_on": len(learned), **_report(tokenizer, held_out, args.extractor)}
+    return _write_report(report, args.out / "report.json")
+
+
+def _train_speech(args: argparse.Namespace) -> int:
+    import torch
+
+    from mot_gen.tokenizers.speech_measures import speech_report
+    from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
+    from mot_gen.tokenizers.train_speech_units import SpeechTraining, train_speech_units
+
+    options = _options(args.set, SpeechTraining)
+    torch.manual_seed(options.seed)
+    sizes = {"vocab_size": args.units, "collapse": args.collapse}
+    if args.encoder:
+        tokenizer = SpeechUnitTokenizer.with_encoder(args.encoder, args.layer, **sizes)
+    else:
+        tokenizer = SpeechUnitTokenizer({"context": args.context}, **sizes)
+    learned, held_out = _sound_sets(args.data, tokenizer.sample_rate)
+    with _progress(options.steps, ("mel", "duration")) as report:
+        train_speech_units(tokenizer, learned, options, report, args.out)
+    tokenizer.save_pretrained(args.out)
+    report = {"trained_on": len(learned), **speech_report(tokenizer, held_out)}
     return _write_report(report, args.out / "report.json")
 
 
@@ -129,10 +163,9 @@ def _train_text(args: argparse.Namespace) -> int:
     )
 
 
-def _options(pairs: list[str]):
-    from mot_gen.tokenizers.train_image import ImageTraining
-
-    fields = {f.name: type(f.default) for f in ImageTraining.__dataclass_fields__.values()}
+def _options(pairs: list[str], kind: type):
+    """An instance of the dataclass `kind` from KEY=VALUE pairs."""
+    fields = {f.name: type(f.default) for f in kind.__dataclass_fields__.values()}
     values = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
@@ -142,18 +175,16 @@ def _options(pairs: list[str]):
             values[key] = fields[key](value)
         except ValueError as error:
             raise InputError(f"{pair}: {key} takes a {fields[key].__name__}") from error
-    return ImageTraining(**values)
+    return kind(**values)
 
 
-def _with_progress(trainer, steps: int) -> None:
+@contextmanager
+def _progress(steps: int, losses: Sequence[str]) -> Iterator[Callable[[dict], None]]:
+    """Shows rows of `step` and these losses."""
     from mot_gen.training.progress import Progress
 
-    with Progress(steps, ("reconstruction", "penalty", "perceptual", "adversarial")) as bar:
-
-        def report(row: dict) -> None:
-            bar.update(row["step"], **{name: row[name] for name in bar.names if name in row})
-
-        trainer.run(report)
+    with Progress(steps, losses) as bar:
+        yield lambda row: bar.update(row["step"], **{name: row[name] for name in bar.names if name in row})
 
 
 def _image_sets(data: str, size: tuple[int, int], channels: int):
@@ -187,13 +218,61 @@ def _report(tokenizer, images, extractor: str | None) -> dict:
     return report
 
 
+def _sound_sets(data: str, sample_rate: int) -> tuple[list, list]:
+    """(learned, held out) recordings of a folder or table by their names, or of the spoken digits by their speakers."""
+    from mot_gen.tokenizers.speech_corpus import sound_sets
+
+    if data != "spoken-digits":
+        sounds = sound_sets(Path(data), sample_rate)
+        _warn(sounds.skipped)
+        return list(sounds.learned.values()), list(sounds.held_out.values())
+    from mot_gen.training.recipe import Data
+    from mot_gen.training.spoken_digits import Utterance, load
+
+    splits = load(Data())
+    learned, held_out = (
+        [sample.sound for sample in side if isinstance(sample, Utterance)] for side in (splits.train, splits.held_out)
+    )
+    return learned, held_out
+
+
+def _evaluate_speech(tokenizer, args: argparse.Namespace) -> dict:
+    """The speech report; with a recogniser also the share of words that it hears otherwise in what is decoded."""
+    from mot_gen.tokenizers.audio_files import load_sounds
+    from mot_gen.tokenizers.speech_corpus import find_recordings
+    from mot_gen.tokenizers.speech_measures import speech_report
+
+    if args.data == "spoken-digits":
+        recordings = _sound_sets(args.data, tokenizer.sample_rate)[1]
+        raws = [(str(number), sound) for number, sound in enumerate(recordings)]
+    else:
+        raws = find_recordings(Path(args.data))
+    sounds, skipped = load_sounds(raws, tokenizer.sample_rate)
+    _warn(skipped)
+    recordings = list(sounds.values())
+    report = speech_report(tokenizer, recordings)
+    if args.recognizer:
+        from mot_gen.eval.edits import WordErrorRate
+        from mot_gen.eval.recognition import SphinxRecognizer, TransformersRecognizer
+
+        hear = SphinxRecognizer() if args.recognizer == "sphinx" else TransformersRecognizer(args.recognizer)
+        rate, decoded = tokenizer.sample_rate, tokenizer.decode_batch(tokenizer.encode_batch(recordings))
+        pairs = [pair for pair in zip(hear(decoded, rate), hear(recordings, rate)) if pair[1]]
+        errors = WordErrorRate()
+        errors.update([heard for heard, _ in pairs], [reference for _, reference in pairs])
+        report |= {"word_error_rate": float(errors.compute()), "recognizer": args.recognizer, "heard": len(pairs)}
+    return report
+
+
 def evaluate_command(args: argparse.Namespace) -> int:
     from mot_gen.tokenizers.image_base import size_pair
     from mot_gen.tokenizers.image_corpus import find_images, read_images
 
     tokenizer = load_tokenizer(args.tokenizer)
+    if hasattr(tokenizer, "sample_rate"):
+        return _write_report(_evaluate_speech(tokenizer, args), args.json)
     if not hasattr(tokenizer, "color_channels"):
-        raise InputError(f"{args.tokenizer}: text comes back exactly; evaluate measures image tokenizers")
+        raise InputError(f"{args.tokenizer}: text comes back exactly; evaluate measures tokenizers of images or speech")
     size, channels = size_pair(tokenizer.config.image_size), tokenizer.color_channels
     if args.data == "emoji":
         images = _image_sets("emoji", size, channels)[1]
@@ -228,22 +307,28 @@ def decode_command(args: argparse.Namespace) -> int:
     fingerprint = tokenizer.fingerprint
     rows = [_row(line, f"{args.tokens}:{i}", fingerprint) for i, line in enumerate(_lines(args.tokens), 1)]
     decoded = [tokenizer.decode(span) for _, span in rows]
+    names = [name for name, _ in rows]
     if hasattr(tokenizer, "color_channels"):
-        return _write_pictures([name for name, _ in rows], decoded, args.out)
+        return _write_pictures(names, decoded, args.out)
+    if hasattr(tokenizer, "sample_rate"):
+        return _write_sounds(names, decoded, tokenizer.sample_rate, args.out)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("".join(text + "\n" for text in decoded), "utf-8")
     return 0
 
 
 def _raws(tokenizer, inputs: list[str]) -> Iterator[tuple[str, object]]:
-    """(id, raw) of every picture, or of every line of text."""
+    """(id, raw) of every picture or recording, or of every line of text."""
     from mot_gen.tokenizers.image_corpus import find_images
+    from mot_gen.tokenizers.speech_corpus import find_recordings
 
     for path in map(Path, inputs):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
         if hasattr(tokenizer, "color_channels"):
             yield from ((str(file), file) for file in (find_images(path) if path.is_dir() else [path]))
+        elif hasattr(tokenizer, "sample_rate"):
+            yield from find_recordings(path)
         else:
             yield from ((f"{path}:{i}", text) for i, text in enumerate(_lines(path), 1))
 
@@ -277,6 +362,15 @@ def _write_pictures(names: list[str], images: list, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, image) in enumerate(zip(names, images)):
         to_pil(image).save(folder / f"{number:06d}-{Path(name).stem}.png")
+    return 0
+
+
+def _write_sounds(names: list[str], sounds: list, sample_rate: int, folder: Path) -> int:
+    from mot_gen.tokenizers.audio_files import save_audio
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (name, sound) in enumerate(zip(names, sounds)):
+        save_audio(folder / f"{number:06d}-{Path(name).stem}.wav", sound, sample_rate)
     return 0
 
 

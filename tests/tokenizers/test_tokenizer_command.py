@@ -5,9 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tokenizer_examples import chirp, codec_tokenizer
 
 from mot_gen.errors import InputError
+from mot_gen.tokenizers.audio_files import load_audio, save_audio
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.run import load_tokenizer, register
 from mot_gen.tokenizers.text import TextTokenizer
@@ -83,7 +86,7 @@ def test_text_is_trained_and_goes_there_and_back(tmp_path, capsys):
     assert command("encode", tmp_path / "tok", tmp_path / "a.txt", "--out", tmp_path / "rows.jsonl") == 0
     assert command("decode", tmp_path / "tok", tmp_path / "rows.jsonl", "--out", tmp_path / "b.txt") == 0
     assert (tmp_path / "b.txt").read_text("utf-8") == lines * 3
-    with pytest.raises(InputError, match="measures image tokenizers"):
+    with pytest.raises(InputError, match="measures tokenizers of images or speech"):
         command("evaluate", tmp_path / "tok", "--data", tmp_path)
 
 
@@ -130,3 +133,69 @@ def test_a_folder_of_another_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "VQImageTokeniser"}')
     with pytest.raises(InputError, match="did you mean 'VQImageTokenizer'"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Sixteen recordings of which one is silent and one is broken; by their names, f1 and f4 are held out."""
+    folder = tmp_path / "recordings"
+    (folder / "more").mkdir(parents=True)
+    for i in range(14):
+        save_audio(folder / ("more" if i % 2 else ".") / f"f{i}.wav", chirp(i % 6)[: 2560 + 200 * i], 16000)
+    save_audio(folder / "silent.flac", torch.zeros(4000), 16000)
+    (folder / "broken.ogg").write_bytes(b"OggS and no more")
+    return folder
+
+
+SPEECH = ["steps=4", "batch_size=2", "log_every=2", "checkpoint_every=2", "warmup_steps=1"]
+
+
+def test_speech_units_are_trained_and_go_there_and_back(recordings, tmp_path, capsys):
+    out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
+    assert command("train", "speech", "--data", recordings, "--out", out, "--units", 12, "--set", *SPEECH) == 0
+    printed = capsys.readouterr()
+    report = json.loads((out / "report.json").read_text())
+    assert json.loads(printed.out) == report and report["trained_on"] + report["recordings"] == 14
+    assert (
+        report["gain_agreement"] > 0.9
+        and load_tokenizer(str(out)).modality.vocab_size == 12
+        and report["units_per_second"] > 24
+    )
+    assert "broken.ogg" in printed.err and "silent.flac" in printed.err
+    assert command("encode", out, recordings, "--out", rows) == 0
+    assert capsys.readouterr().err.count("skipped: ") == 2
+    assert command("decode", out, rows, "--out", tmp_path / "back") == 0
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    sounds = sorted((tmp_path / "back").iterdir())
+    assert len(found) == len(sounds) == 14
+    for row, sound in zip(found, sounds):
+        assert row["modality"] == "speech" and len(load_audio(sound)[0]) == 640 * len(row["tokens"])
+    assert command("evaluate", out, "--data", recordings, "--json", tmp_path / "r.json") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["recordings"] == 14
+
+
+def test_a_codec_is_a_tokenizer_of_the_command(recordings, tmp_path):
+    codec_tokenizer(pattern="delayed").save_pretrained(tmp_path / "tok")
+    assert command("encode", tmp_path / "tok", recordings / "f0.wav", "--out", tmp_path / "rows.jsonl") == 0
+    (row,) = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert len(row["tokens"]) == 3 * 2560 // 320 and max(row["tokens"]) < 48
+    assert command("decode", tmp_path / "tok", tmp_path / "rows.jsonl", "--out", tmp_path / "back") == 0
+    (sound,) = (tmp_path / "back").iterdir()
+    assert len(load_audio(sound)[0]) == 2560
+
+
+def test_bad_speech_is_one_line(recordings, tmp_path):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    cases = {
+        "no recordings": ["--data", tmp_path / "empty"],
+        "no such file or folder": ["--data", tmp_path / "nowhere"],
+        "too few to hold a tenth out": ["--data", recordings / "f0.wav"],
+        "too little for 5000 units": ["--data", recordings, "--units", 5000],
+        "did you mean 'crop_units'": ["--data", recordings, "--set", "crop_unit=3"],
+        "no speech encoder": ["--data", recordings, "--encoder", tmp_path / "empty"],
+    }
+    for match, words in cases.items():
+        with pytest.raises(InputError, match=match) as error:
+            command("train", "speech", "--out", out, *words)
+        assert "\n" not in str(error.value) and not out.exists(), match
