@@ -1,9 +1,9 @@
 """kill -9 at random moments of a run that saves after every step, resumed each time: does it end as if undisturbed?
 
-    python benchmarks/kills.py [--kills 20] [--processes 1] [--parallel fsdp]
+    python -m benchmarks.kills [--kills 20] [--processes 1] [--parallel fsdp] [--steps 120] [--apart 8]
 
-Tiny digits, 120 steps. Each kill waits for a random number of steps and then for a random part of a step, so that it
-falls into steps and into saves; of several processes, a random one is killed, and the others must end by themselves.
+Tiny digits. Each kill waits for 1 to `apart` steps and then for a random part of a step, so that it falls into steps
+and into saves; of several processes, a random one is killed, and the others must end by themselves.
 Prints one JSON object: how many kills, how many fell while a checkpoint was being written, how long survivors took to
 end at most, and whether weights, averages, moments and counters are bitwise those of the undisturbed run.
 """
@@ -16,6 +16,7 @@ import random
 import socket
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -27,7 +28,6 @@ RECIPE = [
     "backbone.heads=2",
     "training.row_length=64",
     "training.rows=2",
-    "training.steps=120",
     "training.checkpoint_every=1",
     "training.keep_checkpoints=2",
     "training.sample_every=0",
@@ -37,15 +37,17 @@ RECIPE = [
 ]
 
 
-def sitting(rank: int, size: int, port: int, folder: Path, parallel: str) -> None:
+def sitting(rank: int, size: int, port: int, folder: Path, changes: list[str]) -> None:
     """One process of one sitting: begins the run, or goes on with it."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from mot_gen.errors import Lost
     from mot_gen.training.loop import train
     from mot_gen.training.recipe import load_recipe
 
-    recipe = load_recipe("digits", [*RECIPE, f"training.parallel={parallel}", f"training.global_rows={2 * size}"])
-    train(recipe, folder, resume=(folder / "checkpoints" / "latest").exists())
+    recipe = load_recipe("digits", [*RECIPE, *changes])
+    with suppress(Lost):  # what the survivors of a kill say
+        train(recipe, folder, resume=(folder / "checkpoints" / "latest").exists())
 
 
 def sit(folder: Path, arguments: argparse.Namespace) -> list:
@@ -53,9 +55,8 @@ def sit(folder: Path, arguments: argparse.Namespace) -> list:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     size = arguments.processes
-    processes = [
-        SERVER.Process(target=sitting, args=(rank, size, port, folder, arguments.parallel)) for rank in range(size)
-    ]
+    changes = [f"training.parallel={arguments.parallel}", f"training.steps={arguments.steps}"]
+    processes = [SERVER.Process(target=sitting, args=(rank, size, port, folder, changes)) for rank in range(size)]
     for process in processes:
         process.start()
     return processes
@@ -66,10 +67,10 @@ def lines(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def disturb(folder: Path, processes: list, rng: random.Random) -> tuple[bool, bool, float]:
+def disturb(folder: Path, processes: list, rng: random.Random, apart: int) -> tuple[bool, bool, float]:
     """Kill one of the processes: whether it was still alive, whether a checkpoint was being written, and how many
     seconds the others took to end."""
-    wanted = lines(folder) + rng.randint(1, 8)
+    wanted = lines(folder) + rng.randint(1, apart)
     while lines(folder) < wanted and all(process.is_alive() for process in processes):
         time.sleep(0.002)
     time.sleep(rng.random() * 0.05)
@@ -97,16 +98,19 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--parallel", default="fsdp")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--apart", type=int, default=8)
     arguments = parser.parse_args()
     SERVER.set_forkserver_preload(["mot_gen.training.loop", "mot_gen.training.digits", "torch._dynamo.distributed"])
     rng, folder = random.Random(0), Path(tempfile.mkdtemp())
     for process in sit(folder / "undisturbed", arguments):
         process.join()
-    kills = in_saves = sittings = 0
+    kills = in_saves = 0
     longest = 0.0
     while kills < arguments.kills:
-        alive, saving, seconds = disturb(folder / "killed", sit(folder / "killed", arguments), rng)
-        kills, in_saves, sittings, longest = kills + alive, in_saves + saving, sittings + 1, max(longest, seconds)
+        begun = sit(folder / "killed", arguments)
+        alive, saving, seconds = disturb(folder / "killed", begun, rng, arguments.apart)
+        kills, in_saves, longest = kills + alive, in_saves + saving, max(longest, seconds)
         if not alive:
             break
     for process in sit(folder / "killed", arguments):

@@ -274,6 +274,7 @@ def held_out_losses(run: Run) -> dict[str, float]:
     """Mean loss by modality of the averaged model over one pass of the held-out samples, with the same times and noise
     every time it is asked."""
     model, training, world = run.averaged.eval(), run.recipe.training, run.world
+    training = training.model_copy(update={"workers": 0})  # threads would outlive the pass
     loader = Loader(run.splits.held_out, run.tokenizers, run.recipe.data, training, world.rank, world.size)
     batches, names = loader.one_pass(), model.modality_names
     sums, counts = [0.0] * len(names), [0.0] * len(names)

@@ -7,11 +7,13 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
 from rank_jobs import KINDS, every_kind, faults, four_steps, killed, resumed, tiny
 from ranks import launch, start
 
 from mot_gen.errors import InputError
 from mot_gen.training import checkpoint, parallel
+from mot_gen.training.parallel import World
 from mot_gen.training.runs import prepare
 
 EXACT = [kind for kind in KINDS if "bf16" not in kind]
@@ -171,9 +173,26 @@ def test_towers_are_not_what_is_shared_out():
     assert parallel.sharded_dimension((2, 7, 5), 64) == 0
 
 
+def test_ddp_sums_once_a_step(monkeypatch):
+    """Of three batches only the last one's backward pass meets the other processes."""
+    calls, summed = [], parallel._summed
+    monkeypatch.setattr(parallel, "_summed", lambda state, bucket: calls.append(1) or summed(state, bucket))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        layer = torch.nn.Linear(2, 1)
+        network = parallel.wrap(layer, World(), "ddp")
+        for last in (False, False, True):
+            with parallel.accumulating(network, last):
+                network(torch.ones(1, 2)).sum().backward()
+            assert len(calls) == last
+        assert layer.weight.grad.tolist() == [[3.0, 3.0]]
+    finally:
+        dist.destroy_process_group()
+
+
 def test_one_process_is_a_world_of_one(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with parallel.join(tiny().training) as world:
         assert (world.size, world.first, world.sum([1.5, 2]), world.gather("x")) == (1, True, [1.5, 2], ["x"])
         assert parallel.choose(tiny("training.parallel=fsdp").training, world, 10) == "plain"
-    assert os.environ.get("RANK") is None or torch.distributed.is_initialized() is False
+    assert os.environ.get("RANK") is None or dist.is_initialized() is False
