@@ -1,4 +1,4 @@
-"""The mot-gen command: quickstart, train, plan, info, generate, and what tokenizers and eval add.
+"""The mot-gen command: quickstart, train, plan, info, and what generate, demo, tokenizers and eval add.
 
 Exit codes: 0 done; 1 anything unexpected; 2 bad input, one line on stderr; 3 stopped on request, with a checkpoint to
 resume from; 130 interrupted. Nothing heavy is imported before a command is known.
@@ -22,11 +22,8 @@ from mot_gen.errors import InputError, Interrupted, Lost
 # then costs milliseconds.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ADDED = (
-    "mot_gen.tokenizers.run",
-    "mot_gen.eval.run",
-    "mot_gen.convert",
-)  # modules with a `register(commands)` that adds theirs
+# Modules with a `register(commands)` that adds theirs.
+ADDED = ("mot_gen.generate", "mot_gen.demo", "mot_gen.tokenizers.run", "mot_gen.eval.run", "mot_gen.convert_command")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,7 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     _train_arguments(commands)
     _plan_arguments(commands)
     _info_arguments(commands)
-    _generate_arguments(commands)
     for module in ADDED:
         importlib.import_module(module).register(commands)
     return parser
@@ -163,13 +159,13 @@ def _plan(arguments) -> int:
 
 def _info_arguments(commands) -> None:
     command = commands.add_parser("info", help="what a checkpoint is")
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder or its model/ folder")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/, or a shipped name")
     command.add_argument("--json", action="store_true")
     command.set_defaults(func=_info)
 
 
 def _info(arguments) -> int:
-    from mot_gen.generate import describe
+    from mot_gen.loaded import describe
 
     _print_facts(describe(arguments.checkpoint), arguments.json)
     return 0
@@ -183,40 +179,6 @@ def _print_facts(facts: dict, as_json: bool) -> None:
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
         print(f"{name.replace('_', ' '):{width}}  {shown}")
-
-
-# ---------------------------------------------------------------- generate
-
-
-def _generate_arguments(commands) -> None:
-    command = commands.add_parser("generate", help="pictures, texts or both from a checkpoint")
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder or its model/ folder")
-    command.add_argument("--to", required=True, choices=("image", "text", "any"))
-    command.add_argument("--prompt", metavar="TEXT")
-    command.add_argument("--image", metavar="FILE")
-    command.add_argument("--out", metavar="PATH", help="a file; with --num above 1 numbered files, or a folder")
-    command.add_argument("--num", type=int, default=1, metavar="N")
-    command.add_argument("--seed", type=int, default=0, metavar="N")
-    command.add_argument("--num-inference-steps", type=int, metavar="N")
-    command.add_argument("--guidance-scale", type=float, metavar="G")
-    command.add_argument("--max-new-tokens", type=int, metavar="N")
-    command.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
-    command.add_argument("--top-p", type=float, metavar="P")
-    command.add_argument("--json", action="store_true")
-    command.set_defaults(func=_generate)
-
-
-def _generate(arguments) -> int:
-    from mot_gen.generate import Request, generate
-
-    given = {name: value for name, value in vars(arguments).items() if name not in ("func", "json", "checkpoint")}
-    made = generate(arguments.checkpoint, Request(**given))
-    if arguments.json:
-        print(json.dumps({"outputs": made}, indent=2))
-    else:
-        for each in made:
-            print(each.get("file") or each["text"])
-    return 0
 
 
 if __name__ == "__main__":

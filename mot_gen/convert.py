@@ -4,7 +4,6 @@
   with one tower for each further modality, begun as a copy of the text's or afresh (LMFusion, arXiv 2412.15188).
 - `to_language_model`: the text tower of a pipeline -> the language model it was made from, with these weights.
 - `save`: the pipeline's folder, and beside it the recipe that trains it with its text tower frozen.
-- `register`: the command `mot-gen convert`.
 
 Differences of form, not of function: Hugging Face rotates the halves of a head and we its neighbouring pairs, so the
 rows of q and k are permuted; Gemma's norms add 1 to their weight and its embedding is scaled, which the weights absorb.
@@ -12,7 +11,6 @@ rows of q and k are permuted; Gemma's norms add 1 to their weight and its embedd
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -274,58 +272,3 @@ def _recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     }
     heading = "# Trains the other towers beside the language model's, which stays as it is. Set data.records.\n"
     return heading + yaml.safe_dump(recipe, sort_keys=False, width=120)
-
-
-def register(commands) -> None:
-    """Add the command `convert`."""
-    command = commands.add_parser(
-        "convert", help="a Hugging Face language model as a Mixture-of-Transformers, and back"
-    )
-    command.add_argument("source", metavar="SOURCE", help="folder or hub name of a language model, or with --like ours")
-    command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    command.add_argument("--towers", default="text,image", metavar="NAMES", help="text first (default: text,image)")
-    command.add_argument("--image-tokenizer", metavar="FOLDER", help="what reads and writes the tower image")
-    command.add_argument("--speech-tokenizer", metavar="FOLDER", help="what reads and writes the tower speech")
-    command.add_argument("--start", default="copy", help="what a new tower begins as: copy of the text's, or fresh")
-    command.add_argument("--like", metavar="FOLDER", help="back to this language model, with the text tower of SOURCE")
-    command.add_argument("--download", action="store_true", help="let a hub name be fetched")
-    command.set_defaults(func=convert_command)
-
-
-def convert_command(arguments: argparse.Namespace) -> int:
-    """`mot-gen convert`: refuses to write into a folder that holds anything."""
-    out, local = arguments.out, not arguments.download
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; give another folder")
-    if arguments.like:
-        _back(arguments.source, out, arguments.like, local)
-        print(f"{out} is a language model for transformers")
-        return 0
-    pipeline = from_language_model(arguments.source, _tokenizers(arguments), arguments.start, local)
-    save(pipeline, out)
-    print(f"{out} has the towers {', '.join(pipeline.model.backbone.towers)}; mot-gen train {out / 'recipe.yaml'}")
-    return 0
-
-
-def _tokenizers(arguments: argparse.Namespace) -> dict[str, object]:
-    from mot_gen.tokenizers.run import load_tokenizer
-
-    first, *others = arguments.towers.split(",")
-    if first != "text" or len({first, *others}) != 1 + len(others):
-        raise InputError(f"--towers {arguments.towers}: text comes first, and each name once, as in text,image")
-    tokenizers = {}
-    for name in others:
-        folder = getattr(arguments, f"{name}_tokenizer", None)
-        if folder is None:
-            raise InputError(f"--towers {arguments.towers}: {name} needs --{name}-tokenizer FOLDER")
-        tokenizers[name] = load_tokenizer(folder)
-    return tokenizers
-
-
-def _back(source: str, out: Path, like: str, local: bool) -> None:
-    from transformers import AutoTokenizer
-
-    from mot_gen.generate import load_pipeline
-
-    to_language_model(load_pipeline(MultimodalPipeline, source), like, local).save_pretrained(out)
-    AutoTokenizer.from_pretrained(like, local_files_only=local).save_pretrained(out)

@@ -1,178 +1,238 @@
-"""What `mot-gen generate` and `mot-gen info` do: Request, generate, describe, model_folder."""
+"""What `mot-gen generate` does: register, generate.
+
+Items are checked, and those that are made already are put aside, before anything heavy is loaded; then they are made in
+batches of one direction and the same options. Every sample has its own seed (the item's, plus its number among the
+item's samples), so that it is the same alone, in a folder's run and in batches of another size.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
-import torch
-
+from mot_gen import __version__
+from mot_gen.checkpoints import INDEX, find, fingerprint
+from mot_gen.directions import INPUTS, KINDS, OPTIONS, Direction, choose, flag
 from mot_gen.errors import InputError
-from mot_gen.flops import count_parameters
+from mot_gen.inputs import SUFFIXES, Item, Request, items_of
 from mot_gen.manifest import sha256
-from mot_gen.pictures import save_png
-from mot_gen.pipelines.base import MultimodalPipeline
-from mot_gen.pipelines.image_to_text import ImageToTextPipeline
-from mot_gen.pipelines.interleaved import InterleavedPipeline
-from mot_gen.pipelines.text_generation import TextGenerationPipeline
-from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.outputs import about_file, as_text, place, save
 
-INDEX = "model_index.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+UNSETTLED = ("mot_gen_version",)  # what may differ in what was made already
 
 
 @dataclass(frozen=True)
-class Request:
-    """One call of the command; None means the checkpoint's own default."""
+class Sample:
+    """One result to be made. path: None for what is only printed. about: what will be written into it."""
 
-    to: str
-    prompt: str | None = None
-    image: str | None = None
-    out: str | None = None
-    num: int = 1
-    seed: int = 0
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    item: Item
+    direction: Direction
+    seed: int
+    path: Path | None
+    about: dict
 
-    def __post_init__(self):
-        if self.num < 1:
-            raise InputError(f"--num must be at least 1, got {self.num}")
-        if self.to == "image" and self.prompt is None:
-            raise InputError("--to image needs --prompt TEXT")
-        if self.to == "image" and self.out is None:
-            raise InputError("--to image needs --out FILE.png, or a folder")
-        if self.to == "text" and self.prompt is None and self.image is None:
-            raise InputError("--to text needs --image FILE, --prompt TEXT, or both")
+    @property
+    def group(self) -> tuple:
+        """Samples of one group can be made together."""
+        return self.direction.name, tuple(self.item.inputs), json.dumps(self.item.options, sort_keys=True)
 
 
-def model_folder(checkpoint: str | Path) -> Path:
-    """The folder with `model_index.json`: the one given, or `model/` in it; InputError where there is none."""
-    given = Path(checkpoint)
-    for folder in (given, given / "model"):
-        if (folder / INDEX).is_file():
-            return folder
-    if (given / "checkpoints").is_dir():
-        raise InputError(f"{given}: is a run that has not ended, so it has no model/ yet; finish it with --resume")
-    raise InputError(f"{given}: no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder")
+@dataclass
+class _Failures:
+    """Items that could not be made: named as they come, and too many end the run."""
+
+    items: int
+    most: int
+    names: set[str] = field(default_factory=set)
+
+    def add(self, item: Item, error: InputError) -> None:
+        if self.items == 1:
+            raise error
+        if item.name in self.names:  # by another of its samples
+            return
+        self.names.add(item.name)
+        print(f"mot-gen: skipped {item.where}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        if len(self.names) > self.most:
+            raise InputError(f"{len(self.names)} items could not be made, more than --max-failures {self.most}")
 
 
-def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path) -> MultimodalPipeline:
-    """A pipeline of the checkpoint; InputError that names the folder where its files cannot be read."""
-    from safetensors import SafetensorError
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What is known of a checkpoint before it is loaded, and then what it makes."""
 
-    folder = model_folder(checkpoint)
+    folder: Path
+    sampling: dict = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        return fingerprint(self.folder)
+
+    @cached_property
+    def loaded(self):
+        from mot_gen.loaded import Loaded
+
+        return Loaded(self.folder)
+
+
+def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
+    """Make what a request asks, a dict a sample as it is made: `id`, `seed`, the inputs, `file` where something was
+    written, `text` of a text, and `kept` where it was there already. InputError for what concerns all items, for a lone
+    item, and at the end where some items could not be made."""
+    folder = find(checkpoint)
+    known = _Checkpoint(folder, json.loads((folder / INDEX).read_text(encoding="utf-8")).get("sampling") or {})
+    items = items_of(request)
+    failures = _Failures(len(items), request.max_failures)
+    samples = [sample for item in items for sample in _samples(item, request, known, failures, len(items) == 1)]
+    made = [not request.redo and _is_made(sample, request) for sample in samples]
+    for sample in (sample for sample, there in zip(samples, made) if there):
+        yield _told(sample) | {"kept": True}
+    for batch in _batches([sample for sample, there in zip(samples, made) if not there], request.batch_size):
+        yield from _made(batch, known, failures)
+    if failures.names:
+        raise InputError(f"{len(failures.names)} of {len(items)} items could not be made; they are named above")
+
+
+def _samples(item: Item, request: Request, known: _Checkpoint, failures: _Failures, alone: bool) -> Iterator[Sample]:
+    """The samples of an item, or none where it cannot be made. InputError for what concerns all items."""
     try:
-        pipe = cls.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, SafetensorError, KeyError) as error:
-        raise InputError(f"{folder}: cannot be loaded, is it complete? {error}") from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def generate(checkpoint: str | Path, request: Request) -> list[dict]:
-    """Do what a request asks; a dict a sample, with `text`, or `file` where something was written."""
-    make = {"image": _images, "text": _texts, "any": _documents}[request.to]
-    return make(checkpoint, request, torch.Generator().manual_seed(request.seed))
-
-
-def _images(checkpoint, request: Request, generator) -> list[dict]:
-    pipe = load_pipeline(TextToImagePipeline, checkpoint)
-    images = pipe(
-        request.prompt,
-        num_images_per_prompt=request.num,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        generator=generator,
-    ).images
-    about = asdict(request) | {"model_sha256": weights_sha256(checkpoint)}
-    made = []
-    for image, path in zip(images, _paths(request.out, request.num, ".png")):
-        save_png(image, path, about)
-        made.append({"file": str(path), "prompt": request.prompt, "seed": request.seed})
-    return made
-
-
-def _text_options(request: Request, generator) -> dict:
-    given = {"max_new_tokens": request.max_new_tokens, "temperature": request.temperature, "top_p": request.top_p}
-    options = {name: value for name, value in given.items() if value is not None}
-    return {**options, "do_sample": bool(request.temperature), "generator": generator if request.temperature else None}
-
-
-def _texts(checkpoint, request: Request, generator) -> list[dict]:
-    options = _text_options(request, generator)
-    if request.image is not None:
-        pipe = load_pipeline(ImageToTextPipeline, checkpoint)
-        texts = pipe([request.image] * request.num, prompt=request.prompt, **options).texts
-    else:
-        pipe = load_pipeline(TextGenerationPipeline, checkpoint)
-        texts = pipe([request.prompt] * request.num, **options).texts
-    if request.out:
-        for text, path in zip(texts, _paths(request.out, request.num, ".txt")):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n", encoding="utf-8")
-    return [{"text": text} for text in texts]
-
-
-def _documents(checkpoint, request: Request, generator) -> list[dict]:
-    pipe = load_pipeline(InterleavedPipeline, checkpoint)
-    prompt = [part for part in (request.prompt, request.image and Path(request.image)) if part]
-    options = _text_options(request, generator) | {"generator": generator}
-    documents = pipe(
-        prompt,
-        num_samples=request.num,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        **options,
-    ).documents
-    made = []
-    for number, document in enumerate(documents):
-        segments = []
-        for place, segment in enumerate(document):
-            if not isinstance(segment, str):
-                if request.out is None:
-                    raise InputError("--to any drew a picture; say where pictures go with --out FOLDER")
-                path = Path(request.out) / f"{number:04d}-{place:02d}.png"
-                save_png(segment, path, asdict(request))
-                segment = str(path)
-            segments.append(segment)
-        made.append({"text": "\n".join(segments), "segments": segments})
-    return made
-
-
-def _paths(out: str, count: int, suffix: str) -> list[Path]:
-    """One path a sample: the file itself, numbered files beside it, or numbered files in a folder."""
-    path = Path(out)
-    if path.suffix.lower() != suffix:
-        if path.suffix and not path.is_dir():
-            raise InputError(f"--out {out}: must end in {suffix}, or be a folder")
-        return [path / f"{number:04d}{suffix}" for number in range(count)]
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number:04d}") for number in range(count)]
-
-
-def weights_sha256(checkpoint: str | Path) -> str:
-    """sha256 of the model's weights, the fingerprint that is written into what it makes."""
-    return sha256(model_folder(checkpoint) / "model" / WEIGHTS)
-
-
-def describe(checkpoint: str | Path) -> dict:
-    """Facts about a checkpoint: modalities, backbone, parameters, sampling defaults, hash."""
-    pipe = load_pipeline(MultimodalPipeline, checkpoint)
-    model, parameters = pipe.model, count_parameters(pipe.model)
-    sizes = [f"{m.name} ({m.vocab_size or m.channels} {'ids' if m.discrete else 'channels'})" for m in model.modalities]
-    objectives = ", ".join(f"{name}: {type(o).__module__.rsplit('.', 1)[-1]}" for name, o in model.objectives.items())
-    return {
-        "folder": str(model_folder(checkpoint)),
-        "modalities": ", ".join(sizes),
-        "objectives": objectives,
-        "backbone": json.dumps(model.config.backbone),
-        "towers": ", ".join(model.backbone.towers),
-        "active_parameters": parameters.active,
-        "total_parameters": parameters.total,
-        "context": model.config.context,
-        "sampling": json.dumps(pipe.config.sampling),
-        "weights_sha256": weights_sha256(checkpoint),
+        if item.error:
+            raise InputError(f"{item.where}: {item.error}" if alone else item.error)
+        direction = choose(request.to, item.inputs, item.options)
+        files = {kind: _file(kind, path) for kind, path in item.inputs.items() if kind in SUFFIXES}
+    except InputError as error:
+        failures.add(item, error)
+        return
+    defaults = {name: known.sampling[name] for name in direction.defaults if name in known.sampling}
+    about = {
+        "mot_gen_version": __version__,
+        "model_sha256": known.sha256,
+        "direction": direction.name,
+        **item.inputs,
+        **{kind: path.name for kind, path in files.items()},
+        **{f"{kind}_sha256": sha256(path) for kind, path in files.items()},
+        **{name: value for name, value in defaults.items() if name in direction.options},
+        **item.options,
     }
+    for number in range(request.num):
+        seed = item.seed + number
+        yield Sample(item, direction, seed, _path(item, number, request, alone), {**about, "seed": seed})
+
+
+def _file(kind: str, path: str) -> Path:
+    if not Path(path).is_file():
+        raise InputError(f"--{kind} {path}: no such {kind} file")
+    return Path(path)
+
+
+def _path(item: Item, number: int, request: Request, alone: bool) -> Path | None:
+    if request.out is not None:
+        return place(request.out, request.to, item.name, number, request.num, alone)
+    if request.to in ("image", "speech"):
+        raise InputError(f"--to {request.to} needs --out: a file, or a folder")
+    return None
+
+
+def _is_made(sample: Sample, request: Request) -> bool:
+    """Whether the sample's file in a folder was made by these very settings; InputError where it was made by others.
+    A file that is itself named with --out is always written."""
+    path = sample.path
+    if path is None or Path(request.out).suffix == path.suffix or not path.exists():
+        return False
+    written, wanted = about_file(path), as_text(sample.about)
+    remedy = "give another --out, or --redo to replace it"
+    if written is None:
+        raise InputError(f"{path}: is there, and does not say what made it; {remedy}")
+    for name in (*wanted, *INPUTS, *OPTIONS):
+        before, now = (each.get(name, "nothing") for each in (written, wanted))
+        if name not in UNSETTLED and before != now:
+            raise InputError(f"{path}: was made with {name} {before:.60}, not {now:.60}; {remedy}")
+    return True
+
+
+def _batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
+    for _, group in groupby(samples, key=lambda sample: sample.group):
+        together = list(group)
+        step = size if together[0].direction.batched else 1
+        yield from (together[start : start + step] for start in range(0, len(together), step))
+
+
+def _made(batch: list[Sample], known: _Checkpoint, failures: _Failures) -> Iterator[dict]:
+    """Make a batch; where the pipeline refuses it, each of its samples alone, to find those that it refuses."""
+    first = batch[0]
+    try:
+        results = known.loaded.run(
+            first.direction, [s.item.inputs for s in batch], [s.seed for s in batch], first.item.options
+        )
+    except InputError as error:
+        if len(batch) == 1:
+            failures.add(first.item, error)
+        for sample in batch if len(batch) > 1 else ():
+            yield from _made([sample], known, failures)
+        return
+    for sample, result in zip(batch, results):
+        yield _written(sample, result)
+
+
+def _written(sample: Sample, result) -> dict:
+    told, to = _told(sample), sample.direction.to
+    if sample.path is not None:
+        save(result, to, sample.path, sample.about)
+    elif to == "any" and not all(isinstance(segment, str) for segment in result):
+        raise InputError("--to any drew a picture; say where pictures go, with --out FOLDER")
+    if to == "any":
+        result = "\n".join(segment for segment in result if isinstance(segment, str))
+    return told | {"text": result} if isinstance(result, str) else told
+
+
+def _told(sample: Sample) -> dict:
+    where = {} if sample.path is None else {"file": str(sample.path)}
+    return {"id": sample.item.name, "seed": sample.seed, **sample.item.inputs, **where}
+
+
+# ---------------------------------------------------------------- the command
+
+
+def register(commands) -> None:
+    """Add `generate` to the commands of mot-gen."""
+    command = commands.add_parser("generate", help="pictures, texts, speech or documents from a checkpoint")
+    command.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/ folder, or a shipped name"
+    )
+    command.add_argument("--to", required=True, choices=KINDS)
+    command.add_argument("--prompt", metavar="TEXT", action="append", help="may be given many times")
+    for kind in SUFFIXES:
+        command.add_argument(f"--{kind}", metavar="PATH", nargs="+", help="files, or a folder of them")
+    command.add_argument(
+        "--records", metavar="FILE", help="a .jsonl of prompts or of objects: inputs, id, seed, options"
+    )
+    command.add_argument("--out", metavar="PATH", help="a file; or a folder, which is gone on with where it was left")
+    command.add_argument("--num", type=int, default=1, metavar="N", help="samples of each input; seeds count up")
+    command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="results do not depend on it")
+    command.add_argument("--max-failures", type=int, default=10, metavar="N", help="inputs that may fail; default: 10")
+    command.add_argument("--redo", action="store_true", help="also what is in the folder already")
+    for name, kind in OPTIONS.items():
+        note = "0 is greedy" if name == "temperature" else None
+        command.add_argument(flag(name), type=kind, metavar="TEXT" if kind is str else name[0].upper(), help=note)
+    command.add_argument("--json", action="store_true", help="a JSON object a line for each sample")
+    command.set_defaults(func=_generate)
+
+
+def _generate(arguments) -> int:
+    given = vars(arguments)
+    inputs = {kind: tuple(given[kind] or ()) for kind in INPUTS}
+    options = {name: given[name] for name in OPTIONS if given[name] is not None}
+    plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo")
+    request = Request(**inputs, **{name: given[name] for name in plain}, options=options)
+    _show(generate(arguments.checkpoint, request), arguments.json)
+    return 0
+
+
+def _show(made: Iterable[dict], as_json: bool) -> None:
+    for each in made:
+        print(json.dumps(each, ensure_ascii=False) if as_json else each.get("file") or each["text"], flush=True)

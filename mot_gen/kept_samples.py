@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
+from mot_gen.checkpoints import find, fingerprint
 from mot_gen.errors import InputError
 from mot_gen.eval.progress import progress
 from mot_gen.eval.run_images import default_cache
 from mot_gen.eval.sources import provenance_file, provenance_of, read_jsonl
 from mot_gen.evaluation import caption_losses
-from mot_gen.generate import load_pipeline, weights_sha256
+from mot_gen.loaded import load_pipeline
 from mot_gen.pictures import save_png
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
@@ -42,7 +43,7 @@ class Order:
 
     def settle(self, facts: dict) -> Path:
         """The folder for samples that depend on `facts`; InputError where it holds those of others."""
-        settings = {"model": weights_sha256(self.checkpoint), "seed": self.seed, **facts}
+        settings = {"model": fingerprint(find(self.checkpoint)), "seed": self.seed, **facts}
         name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(self.folder) if self.folder else default_cache().parent / "samples" / name
         there = provenance_of(folder)

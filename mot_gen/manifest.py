@@ -1,4 +1,4 @@
-"""A manifest lists the files of a folder with size and sha256: write, entries, damage, sha256; and refuse_pickle.
+"""A manifest lists the files of a folder with size and sha256: write, entries, read, damage, sha256; and refuse_pickle.
 
 A flipped byte in safetensors loads as a wrong number without a word; whoever reads weights asks `damage` first.
 """
@@ -35,12 +35,16 @@ def entries(folder: Path, rank: int = 0, size: int = 1) -> dict[str, dict]:
     }
 
 
+def read(folder: Path) -> dict[str, dict]:
+    """The files in a folder's manifest; FileNotFoundError where there is none, ValueError or KeyError if damaged."""
+    return json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
+
+
 def damage(folder: Path, rank: int = 0, size: int = 1) -> str | None:
     """What is wrong with a folder, as `file: what`, or None if every listed file is as it was written. With `rank` and
     `size`, that share of the files is looked at."""
     try:
-        listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
-        share = list(listed.items())[rank::size]
+        share = list(read(folder).items())[rank::size]
         return next(filter(None, (_file_damage(folder / name, entry) for name, entry in share)), None)
     except FileNotFoundError as error:
         return f"{error.filename}: is missing"

@@ -15,14 +15,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from mot_gen import backbone as backbones
 from mot_gen import objectives as objective_kinds
 from mot_gen import patch_layers as patches
 from mot_gen.errors import InputError, nearest
+from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
 from mot_gen.manifest import refuse_pickle
 from mot_gen.sequence import Latents, Modality, PackedBatch, Vocabulary
 

@@ -29,9 +29,11 @@ def grid(images: Sequence[Image.Image], columns: int, side: int = 96, gap: int =
 
 
 def save_png(image: Image.Image, path: Path, about: Mapping[str, object] | None = None) -> None:
-    """Write a PNG, with what made it (prompt, seed, settings) as text chunks inside."""
+    """Write a PNG, whole or not at all, with what made it (prompt, seed, settings) as text chunks inside."""
     info = PngInfo()
     for key, value in (about or {}).items():
         info.add_itxt(key, str(value))
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG", pnginfo=info)
+    part = path.with_name(f".{path.name}.part")
+    image.save(part, format="PNG", pnginfo=info)
+    part.replace(path)

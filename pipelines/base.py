@@ -7,6 +7,8 @@ every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained`
 
 from __future__ import annotations
 
+import importlib
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +16,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mot_gen import manifest
+from mot_gen import checkpoints, manifest
 from mot_gen.errors import InputError
+from mot_gen.light_diffusers import BaseOutput, DiffusionPipeline, loading
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings, TextSampling
@@ -88,12 +89,16 @@ class MultimodalPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As in diffusers, from a folder or a hub name. InputError where a folder is not as its manifest says."""
-        folder = Path(pretrained_model_name_or_path)
+        """As in diffusers, from a folder, the name of a shipped checkpoint, or a hub name. InputError where a
+        folder is not as its manifest says."""
+        name = pretrained_model_name_or_path
+        folder = Path(name) if Path(name).is_dir() or name not in checkpoints.names() else checkpoints.find(name)
         damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
         if damage:
             raise InputError(f"{damage}; export it again, or fetch it again")
-        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        _import_components(folder / cls.config_name)
+        with loading():
+            pipe = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
         store_for_decoding(pipe.model)
         return pipe
 
@@ -197,6 +202,17 @@ class MultimodalPipeline(DiffusionPipeline):
     def _check_output_type(output_type: str) -> None:
         if output_type not in ("pil", "pt", "np", "latent"):
             raise InputError(f"output_type must be pil, pt, np or latent, got {output_type!r}")
+
+
+def _import_components(index: Path) -> None:
+    """Import the modules of this package that an index names: diffusers loads classes of modules already imported."""
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8")).values()
+    except (OSError, ValueError, AttributeError):
+        return  # a hub name, or an index that diffusers will refuse
+    for entry in entries:
+        if isinstance(entry, list) and str(entry[0]).startswith("mot_gen."):
+            importlib.import_module(entry[0])
 
 
 def repeat_each(items: Sequence, times: int) -> list:

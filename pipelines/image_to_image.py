@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.light_diffusers import ImagePipelineOutput
 from mot_gen.pipelines.base import repeat_each, row_generators
 from mot_gen.pipelines.engine import Known
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline, Picturing

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.light_diffusers import ImagePipelineOutput
 from mot_gen.pipelines.base import repeat_each, row_generators
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline, Picturing
 from mot_gen.tokenizers.image_base import size_pair

@@ -16,9 +16,9 @@ PACKAGE = ROOT / "mot_gen"
 
 # From the ground up; a group may import itself and what lies below it, never a neighbour on its own floor.
 FLOORS = [
-    {"errors"},
+    {"errors", "light_diffusers"},
     {"sequence", "manifest"},
-    {"patches"},
+    {"patches", "checkpoints"},
     {"routing", "attention", "packing", "objectives", "tokenizers"},
     {"backbone"},
     {"patch_layers"},

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.light_diffusers import ConfigMixin, ModelMixin
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import image_tensor
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 
-import diffusers
 import torch
-from diffusers import ModelMixin  # noqa: F401  a pipeline that is loaded looks for this name beside the class
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
+from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer, loading, pretrained_class, size_pair
@@ -143,6 +141,8 @@ def _mode(encoded) -> Tensor:
 
 
 def _autoencoder_class(name: str | None) -> type[nn.Module]:
+    import diffusers
+
     found = getattr(diffusers, name, None) if name and "Autoencoder" in name else None
     if found is None:
         raise InputError(f"{name} is no autoencoder of diffusers; give AutoencoderKL, AutoencoderTiny or AutoencoderDC")

@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from diffusers import ModelMixin, VQModel  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
+from mot_gen.light_diffusers import ModelMixin, VQModel, register_to_config  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer, loading, pretrained_class, size_pair
 from mot_gen.tokenizers.quantizers import FiniteScalar, NearestEntry

@@ -15,12 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.image_base import ImageTokenizer, loading

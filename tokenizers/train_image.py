@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mot_gen.errors import InputError, Interrupted
+from mot_gen.light_diffusers import AutoencoderKL, ModelMixin
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry, straight_through

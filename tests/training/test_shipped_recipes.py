@@ -7,7 +7,7 @@ import torch
 
 from mot_gen.callbacks import hooks
 from mot_gen.errors import InputError
-from mot_gen.generate import load_pipeline
+from mot_gen.loaded import load_pipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline

@@ -1,0 +1,46 @@
+"""Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, find, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from mot_gen import manifest
+from mot_gen.errors import InputError, nearest
+
+HERE = Path(__file__).parent
+INDEX = "model_index.json"
+
+
+def names() -> list[str]:
+    """The checkpoints that came with the package."""
+    return sorted(index.parent.name for index in HERE.glob(f"*/{INDEX}"))
+
+
+def find(checkpoint: str | Path) -> Path:
+    """The folder with `model_index.json` of a run's folder, its `model/`, or a shipped checkpoint's name.
+
+    A folder comes before a name. InputError where there is neither, naming what is shipped.
+    """
+    given = Path(checkpoint)
+    shipped = [HERE / given.name] if str(checkpoint) in names() else []
+    for folder in (given, given / "model", *shipped):
+        if (folder / INDEX).is_file():
+            return folder
+    if (given / "checkpoints").is_dir():
+        raise InputError(f"{given}: is a run that has not ended, so it has no model/ yet; finish it with --resume")
+    if given.exists():
+        raise InputError(f"{given}: no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder")
+    known = nearest(str(checkpoint), names()) if names() else "; none is"
+    raise InputError(f"{checkpoint}: no such folder, and no checkpoint of this name is shipped{known}")
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 in hex over the files of a checkpoint's folder: weights, tokenizers, scheduler and defaults."""
+    try:
+        files = manifest.read(folder) if (folder / manifest.NAME).exists() else manifest.entries(folder)
+        listed = {name: entry["sha256"] for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / manifest.NAME}: is damaged; export the model again, or fetch it again") from error
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""The page of `mot-gen demo`: its tabs are the checkpoint's directions, it draws and writes, and asks nobody else."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from chromium import CHROMIUM, Page
+from PIL import Image
+
+from mot_gen.cli import main
+from mot_gen.demo import SLIDERS, _generated, _title, page
+from mot_gen.directions import DIRECTIONS, OPTIONS
+from mot_gen.errors import InputError
+from mot_gen.loaded import Loaded
+
+sys.path.append(str(Path(__file__).parent / "pipelines"))
+from tiny_pipelines import build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from mot_gen.pipelines.base import MultimodalPipeline
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("demo") / "tiny"
+    sampling = {"num_inference_steps": 3, "guidance_scale": 2.0, "max_new_tokens": 4}
+    MultimodalPipeline(**build(), sampling=sampling).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return Loaded(folder)
+
+
+def direction(name):
+    return next(each for each in DIRECTIONS if each.name == name)
+
+
+def given(name, **values) -> dict:
+    """A tab's values as it begins."""
+    return dict.fromkeys(direction(name).options) | {"samples": 2, "seed": 3} | values
+
+
+def test_a_picture_is_shown_at_each_step_and_is_the_command_s(loaded):
+    name = "prompt -> image"
+    shown = list(_generated(loaded, direction(name), given(name, prompt="seven", num_inference_steps=3)))
+    assert len(shown) == 4 and all(len(pictures) == 2 for pictures in shown)
+    assert shown[0][0].size == (384, 256) and shown[0][0].tobytes() != shown[2][0].tobytes()
+    for number, picture in enumerate(shown[-1]):
+        (alone,) = loaded.run(direction(name), [{"prompt": "seven"}], [3 + number], {"num_inference_steps": 3})
+        assert picture.resize((6, 4), Image.Resampling.NEAREST).tobytes() == alone.tobytes()
+
+
+def test_texts_and_what_is_missing_or_refused(loaded, tmp_path):
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "red.png")
+    name = "image -> text"
+    (text,) = _generated(loaded, direction(name), given(name, image=str(tmp_path / "red.png"), max_new_tokens=2))
+    assert isinstance(text, str)
+    with pytest.raises(InputError, match="give a picture"):
+        list(_generated(loaded, direction(name), given(name, prompt="a")))
+    with pytest.raises(InputError, match="guidance_scale"):
+        list(_generated(loaded, direction("prompt -> image"), given("prompt -> image", prompt="a", guidance_scale=-1)))
+
+
+def test_every_number_has_a_slider_and_every_direction_a_title():
+    assert {name for name, kind in OPTIONS.items() if kind is not str} <= set(SLIDERS)
+    assert len({_title(each) for each in DIRECTIONS}) == len(DIRECTIONS)
+
+
+def test_without_gradio_it_says_what_to_install(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["demo", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'mot-gen[demo]'" in line
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser(loaded, tmp_path):
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    from mot_gen.demo import LAUNCH
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    blocks = page(loaded, "tiny")
+    blocks.queue().launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **LAUNCH)
+    try:
+        with Page(f"http://127.0.0.1:{port}", tmp_path / "profile") as shown:
+            shown.wait("document.querySelector('textarea')")
+            tabs = shown.ask("[...document.querySelectorAll('[role=tab]')].map(tab => tab.innerText.trim())")
+            assert set(tabs) >= {_title(each) for each in loaded.directions} and not any("speech" in t for t in tabs)
+            shown.ask(FILL.replace("TEXT", "seven"))
+            shown.ask("[...document.querySelectorAll('button')].find(b => b.innerText == 'Generate').click()")
+            source = shown.wait("document.querySelector('.grid-wrap img, .gallery-container img')?.src")
+            assert source.startswith(f"http://127.0.0.1:{port}/")
+            assert {host for host in shown.hosts if not host.startswith("127.0.0.1")} == set()
+    finally:
+        blocks.close()
+
+
+# Gradio's fields listen to the event, not to the value.
+FILL = """(() => { const field = document.querySelector('textarea'); field.value = 'TEXT';
+field.dispatchEvent(new Event('input', {bubbles: true})); })()"""
