@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-NAMES = ("training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading")
+NAMES = ("training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading", "memory")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The mot-gen command: quickstart, train, plan, info, and what generate, demo, tokenizers and eval add.
+"""The mot-gen command: quickstart, train, plan, info, and what study, generate, demo, tokenizers and eval add.
 
 Exit codes: 0 done; 1 anything unexpected; 2 bad input, one line on stderr; 3 stopped on request, with a checkpoint to
 resume from; 130 interrupted. Nothing heavy is imported before a command is known.
@@ -23,7 +23,14 @@ from mot_gen.errors import InputError, Interrupted, Lost
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Modules with a `register(commands)` that adds theirs.
-ADDED = ("mot_gen.generate", "mot_gen.demo", "mot_gen.tokenizers.run", "mot_gen.eval.run", "mot_gen.convert_command")
+ADDED = (
+    "mot_gen.study.command",
+    "mot_gen.generate",
+    "mot_gen.demo",
+    "mot_gen.tokenizers.run",
+    "mot_gen.eval.run",
+    "mot_gen.convert_command",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parse(argv)
         return arguments.func(arguments)
     except InputError as error:
         _complain(error)
@@ -61,6 +68,17 @@ def _complain(error: Exception) -> None:
             return
         time.sleep(2)
     print("mot-gen: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; KEY=VALUE may also stand behind the options, where argparse looks for none."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(text.startswith("-") or "=" not in text for text in rest) or not (rest == [] or "overrides" in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,20 +158,28 @@ def _plan_arguments(commands) -> None:
     command.add_argument("--processes", type=int, default=1, metavar="N", help="how many train together; default: 1")
     command.add_argument("--machine", type=int, default=8, metavar="N", help="how many share a machine; default: 8")
     command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")
+    command.add_argument("--flops", type=float, metavar="F", help="a budget for the whole training, as 1e18")
+    command.add_argument("--solve", choices=("steps", "width"), default="steps", help="what meets it; default: steps")
     command.add_argument("--json", action="store_true")
     command.set_defaults(func=_plan)
 
 
 def _plan(arguments) -> int:
+    from mot_gen.study.budget import config_of, solve
     from mot_gen.study.plan import plan
+    from mot_gen.study.workload import Workload
     from mot_gen.training.recipe import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe, solved = load_recipe(arguments.recipe, arguments.overrides), {}
     sizes = {name: getattr(arguments, name) for name in ("processes", "machine", "vocabulary")}
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise InputError(f"--{name}: must be at least 1, got {size}")
-    _print_facts(plan(recipe, **sizes), arguments.json)
+    if arguments.flops is not None:
+        recipe = solve(recipe, arguments.flops, arguments.solve, Workload.of(recipe))
+        names = ("dim", "ffn_dim", "layers") if arguments.solve == "width" else ()
+        solved = {f"backbone.{n}": value for n in names if (value := getattr(config_of(recipe), n, None)) is not None}
+    _print_facts(solved | plan(recipe, **sizes), arguments.json)
     return 0
 
 
@@ -177,8 +203,12 @@ def _print_facts(facts: dict, as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-        print(f"{name.replace('_', ' '):{width}}  {shown}")
+        parts = value if isinstance(value, dict) else {"": value}
+        print(f"{name.replace('_', ' '):{width}}  {'; '.join(f'{k} {_number(v)}'.strip() for k, v in parts.items())}")
+
+
+def _number(value) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Counting: Parameters, count_parameters (active and total), forward_flops of a packed batch.
+"""Counting: Parameters, count_parameters (active and total), forward_flops of a packed batch, and by_module.
 
-A multiply and an add are two FLOPs. Matrix products, attention and scans are counted, by each backbone its own; norms
-and activations, below 1% at any real size, are not. Training is three forwards: the backward pass computes two products
-for each of the forward's.
+A multiply and an add are two FLOPs. Matrix products, convolutions, attention and scans are counted, by the backbone or
+patch layer that has it; norms and activations, below 1% at any real size, are not. Training is three forwards, as the
+backward pass computes two products for each of the forward's.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ def count_parameters(model: MultimodalModel) -> Parameters:
 
 def forward_flops(model: MultimodalModel, batch: PackedBatch) -> int:
     """FLOPs of one forward pass over all slots of a batch, padding included since it is computed too."""
-    head = 2 * model.head.weight.numel() * len(batch.target_ids)
-    patches = sum(
-        2 * layer.weight.numel() * len(batch.latents[name].values)
-        for name, layers in model.patch_layers.items()
-        for layer in (layers.proj_in, layers.proj_out)
-    )
-    return model.backbone.flops(batch.layout) + head + patches
+    return sum(by_module(model, batch).values())
+
+
+def by_module(model: MultimodalModel, batch: PackedBatch) -> dict[str, int]:
+    """`forward_flops` of the backbone, the head and each modality's patch layers; the embedding is looked up."""
+    return {
+        "backbone": model.backbone.flops(batch.layout),
+        "head": 2 * model.head.weight.numel() * len(batch.target_ids),
+        **{f"{name} patches": layers.flops(batch.latents[name]) for name, layers in model.patch_layers.items()},
+    }

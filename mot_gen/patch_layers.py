@@ -1,7 +1,8 @@
 """How continuous tokens enter and leave the backbone: PatchLinear, PatchUNet, TimeEmbedding, grid_embedding.
 
-Both have `encode(latents) -> (tokens (N, dim), memory)` and `decode(hidden (N, dim), latents, memory) -> (N, C)`. The
-time of a span is embedded once per span and added to each of its tokens (Transfusion, section 3).
+Both have `encode(latents) -> (tokens (N, dim), memory)`, `decode(hidden (N, dim), latents, memory) -> (N, C)`, and
+`flops(latents)` and `activations(latents)`, the numbers kept for the backward pass, of both together. The time of a
+span is embedded once per span and added to each of its tokens (Transfusion, section 3).
 
 Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
 """
@@ -27,8 +28,17 @@ class TimeEmbedding(nn.Module):
         self.frequencies = frequencies
         self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
+    def flops(self, spans: int) -> int:
+        """Of embedding the times of so many spans."""
+        return 2 * spans * _weights(self)
+
     def forward(self, time: Tensor) -> Tensor:
         return self.mlp(sinusoids(1000 * time.float(), self.frequencies).to(self.mlp[0].weight.dtype))
+
+
+def _weights(module: nn.Module) -> int:
+    """Weights of the products and convolutions in a module."""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
 
 
 def sinusoids(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
@@ -57,6 +67,14 @@ class PatchLinear(nn.Module):
         self.time = TimeEmbedding(dim)
         self.proj_in = nn.Linear(modality.channels, dim)
         self.proj_out = nn.Linear(dim, modality.channels)
+
+    def flops(self, latents: Latents) -> int:
+        projections = _weights(self.proj_in) + _weights(self.proj_out)
+        return 2 * len(latents.values) * projections + self.time.flops(len(latents.learned))
+
+    def activations(self, latents: Latents) -> int:
+        """The input of either projection."""
+        return len(latents.values) * (self.proj_in.in_features + self.proj_out.in_features)
 
     def encode(self, latents: Latents) -> tuple[Tensor, None]:
         tokens = self.proj_in(latents.values.to(self.proj_in.weight.dtype)) + latents.per_token(self.time(latents.time))
@@ -111,6 +129,28 @@ class PatchUNet(nn.Module):
         )
         self.norm_out = nn.GroupNorm(8, width)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+
+    def flops(self, latents: Latents) -> int:
+        """A convolution of W weights over P pixels takes 2 W P, and each finer level has 4 times the pixels."""
+        tokens, spans = len(latents.values), len(latents.learned)
+        finest = len(self.down) - 1
+        pixels = [tokens * 4 ** (finest - level) for level in range(finest + 1)]
+        products = tokens * (_weights(self.proj_in) + _weights(self.proj_out))
+        products += pixels[0] * (_weights(self.conv_in) + _weights(self.conv_out))
+        for level, block in [*enumerate(self.down), *zip(range(finest, -1, -1), self.up)]:
+            timed = sum(_weights(resnet.time_emb_proj) for resnet in block.resnets)
+            products += spans * timed + pixels[level] * (sum(map(_weights, block.resnets)) - timed)
+            products += sum(pixels[level + 1] * _weights(m) for m in getattr(block, "downsamplers", None) or ())
+            products += sum(pixels[level - 1] * _weights(m) for m in getattr(block, "upsamplers", None) or ())
+        return 2 * products + self.time.flops(spans)
+
+    def activations(self, latents: Latents) -> int:
+        """A residual block keeps the inputs of its norms, activations and convolutions, 6 a pixel and channel."""
+        tokens, finest, kept = len(latents.values), len(self.down) - 1, 0
+        for level, block in [*enumerate(self.down), *zip(range(finest, -1, -1), self.up)]:
+            channels = sum(3 * r.conv1.in_channels + 3 * r.conv2.in_channels for r in block.resnets)
+            kept += tokens * 4 ** (finest - level) * channels
+        return kept + tokens * (self.proj_in.in_features + self.proj_out.in_features)
 
     def encode(self, latents: Latents) -> tuple[Tensor, list]:
         time = self.time(latents.time)

@@ -1,14 +1,18 @@
-"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, UntiedLinear, UntiedRMSNorm.
+"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, UntiedLinear, UntiedRMSNorm; and
+for towers of different widths UnevenLinear, UnevenRMSNorm.
 
 A *tower* is a group of modalities that owns parameters. Tokens are sorted by tower once per batch; while they stand in
 that order an untied projection is one grouped matrix product, and a tied one is an ordinary product over all tokens.
-Everything that is untied in this project goes through `grouped_linear`.
+Everything that is untied in this project goes through `grouped_linear`, but for towers of different widths (F1, arXiv
+2509.06951), whose matrices cannot be stacked. Their tokens stand in rows as wide as the widest tower's, and what lies
+beyond a tower's own width is never read and written as zero.
 
 Shapes: T tokens of a batch, E towers, D model width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -165,6 +169,40 @@ class UntiedRMSNorm(nn.Module):
             return F.rms_norm(x.float(), x.shape[-1:], weight[0].float(), self.eps).to(x.dtype)
         # The casts stand outside: under torch.compile a Function that ends in a cast of nothing gets no gradient.
         return _RMSNorm.apply(x.float(), weight, self.eps, counts).to(x.dtype)
+
+
+class UnevenLinear(nn.Module):
+    """A bias-free projection with a matrix of its own shape per tower: weight.e (1, parts * out_features[e],
+    in_features[e]). `parts` products stand side by side, each in columns as many as the widest has."""
+
+    def __init__(self, in_features: Sequence[int], out_features: Sequence[int], parts: int = 1):
+        super().__init__()
+        self.in_features, self.parts, self.widest = list(in_features), parts, max(out_features)
+        shapes = zip(out_features, in_features)
+        self.weight = nn.ParameterList(nn.Parameter(torch.empty(1, parts * out, into)) for out, into in shapes)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        pieces = []
+        for part, weight, width in zip(x.split(routing.counts), self.weight, self.in_features):
+            y = F.linear(part[:, :width], weight[0]).unflatten(1, (self.parts, -1))
+            pieces.append(F.pad(y, (0, self.widest - y.shape[2])).flatten(1))
+        return torch.cat(pieces)
+
+
+class UnevenRMSNorm(nn.Module):
+    """`UntiedRMSNorm` over each tower's own width: weight.e (1, dims[e])."""
+
+    def __init__(self, dims: Sequence[int], eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.ParameterList(nn.Parameter(torch.ones(1, dim)) for dim in dims)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        pieces = []
+        for part, weight in zip(x.split(routing.counts), self.weight):
+            y = _RMSNorm.apply(part[:, : weight.shape[1]].float(), weight, self.eps, None).to(x.dtype)
+            pieces.append(F.pad(y, (0, x.shape[1] - weight.shape[1])))
+        return torch.cat(pieces)
 
 
 class _RMSNorm(torch.autograd.Function):

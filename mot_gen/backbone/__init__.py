@@ -9,7 +9,7 @@
 - `towers` (names), `untied_parameters()` (name -> the tower of each slice along its first dimension) and
   `active_parameters()` (how many a text token passes through);
 - `flops(layout)` of a forward pass, and `auxiliary_loss()`, what the last one adds to the training loss, weighted;
-- `activations()`: how many numbers the backward pass keeps of a token;
+- `activations(layout)`: how many numbers the backward pass keeps of a batch;
 - `causal`: False where, without a cache, later tokens bear on earlier ones (expert choice), so that likelihoods leak;
 - documents never see each other, a span never sees a later one, and any modality may be absent.
 
@@ -27,6 +27,10 @@ PRESETS = {
     "mot": ("mot_gen.backbone.transformer", {}),
     "moe4x": ("mot_gen.backbone.transformer", {"untied": (), "experts": 4}),
     "hybrid": ("mot_gen.backbone.transformer", {"experts": {"text": 4}}),
+    "symbiotic": (
+        "mot_gen.backbone.transformer",
+        {"untied": ("ffn",), "experts": 4, "router": "token_choice", "top_k": 2, "shared_experts": 1},
+    ),
     "mamba": ("mot_gen.backbone.mamba", {"untied": ()}),
     "mom": ("mot_gen.backbone.mamba", {}),
 }

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mot_gen.attention import EMPTY
-from mot_gen.backbone.selective_scan import final_state, selective_scan
+from mot_gen.backbone.selective_scan import chunk_length, final_state, selective_scan
+from mot_gen.backbone.sizes import MAMBA_SIZES, fill_size
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
 from mot_gen.routing import Routing, UntiedLinear, UntiedRMSNorm, route
@@ -35,14 +36,16 @@ READINGS = ("refuse", "causal", "two_pass")
 
 @dataclass
 class Config:
-    """A Mamba's shape; a layer has about half of the matrix parameters of a transformer's of the same dim.
+    """A Mamba's shape; a layer has about half of the matrix parameters of a transformer's of the same dim. `size` names
+    a row of MAMBA_SIZES and stands for dim and layers.
 
     towers: {tower: [modalities]}, one per modality when not given. untied: the PARTS that each tower owns.
     dt_rank: ceil(dim / 16) when not given. bidirectional: how such modalities are read, see the module.
     """
 
-    dim: int
-    layers: int
+    size: str | None = None
+    dim: int | None = None
+    layers: int | None = None
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
@@ -53,9 +56,10 @@ class Config:
     norm_eps: float = 1e-5
 
     def __post_init__(self):
-        self.dt_rank = self.dt_rank or math.ceil(self.dim / 16)
+        fill_size(self, MAMBA_SIZES)
+        self.dt_rank = self.dt_rank or math.ceil((self.dim or 1) / 16)
         for name in ("dim", "layers", "d_state", "d_conv", "expand", "dt_rank"):
-            if getattr(self, name) < 1:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise InputError(f"backbone.{name}: must be a positive integer, got {getattr(self, name)}")
         for part in self.untied:
             if part not in PARTS:
@@ -168,11 +172,16 @@ class Backbone(nn.Module):
         again = (passes - 1) * 2 * c.channels * (2 * c.dt_rank + 2 * c.d_state)
         return c.layers * layout.modality.numel() * (projections + again + passes * reading)
 
-    def activations(self) -> int:
-        """Numbers that the backward pass keeps of a token, by the tensors that each block saves: 2 of width D (normed
-        input), 12 of width E (u, z, the convolution's terms, delta, y), and B and C."""
-        c = self.config
-        return c.layers * (2 * c.dim + 12 * c.channels + 2 * c.dt_rank + 4 * c.d_state)
+    def activations(self, layout: Layout) -> int:
+        """Numbers that the backward pass keeps of a batch, by the tensors that a block saves of a token: 2 of width D
+        (normed input) and 5 of width E (u, z and the gate); for each reading 9 more of width E (the convolution's
+        terms, delta, y), dt, B, C, and the states that chunks begin with."""
+        c, (rows, length) = self.config, layout.shape
+        readings = 2 if bool(self.bidirectional[layout.modality].any()) else 1
+        states = c.channels * c.d_state
+        begun = -(-length // chunk_length(rows * states)) * states / length
+        reading = 9 * c.channels + c.dt_rank + 2 * c.d_state + begun
+        return round(c.layers * rows * length * (2 * c.dim + 5 * c.channels + readings * reading))
 
     def auxiliary_loss(self) -> float:
         """Nothing is routed, so nothing is to be balanced."""
@@ -269,8 +278,6 @@ class Block(nn.Module):
         read = [t.float().transpose(0, 1) for t in (u, unsort(delta), unsort(B), unsort(C))]
         u_first, delta, B, C = (t.contiguous() for t in read)
         A = -torch.exp(self.A_log.float())
-        if state is None:
-            state = u_first.new_zeros(rows, *A.shape)
         y = _scan(u_first, delta, A, B, C, start.t(), state)
         given = (u_first, delta, A, B, start.t())
         return sort(y.transpose(0, 1).to(u.dtype)) + self.D * by_tower, given

@@ -3,7 +3,8 @@
 A *pool* is a tower's tokens, or all tokens where the feed-forward is not untied, and the experts among which they are
 routed. A pool of one expert routes nothing. All experts of all pools are stacked, so that a layer is one grouped
 product: MoE-4x (arXiv 2411.04996) is one pool of four, its hybrid a pool of four for text beside pools of one, and
-routed groups by modality (Symbiotic-MoE) are several pools of several.
+routed groups by modality (Symbiotic-MoE, arXiv 2604.07753) are several pools of several. Shared experts, which all
+tokens pass whatever their pool, may stand beside the routed ones (Symbiotic-MoE).
 
 - *Expert choice* (arXiv 2202.09368): each of E experts takes the n / E tokens of a document, n long, that score
   highest with it. The load is even by construction; but whether a token is taken depends on later ones, so the layer
@@ -32,11 +33,14 @@ from mot_gen.sequence import PADDING, Layout
 
 @dataclass(frozen=True)
 class Experts:
-    """How a pool's tokens meet its experts. router: "expert_choice" or "token_choice", of which alone the rest is."""
+    """How a pool's tokens meet its experts. router: "expert_choice" or "token_choice", of which alone the rest is.
+
+    balance_weights: of each pool's balance loss.
+    """
 
     router: str
     top_k: int
-    balance_weight: float
+    balance_weights: Sequence[float]
     z_weight: float
 
 
@@ -85,23 +89,31 @@ class MixtureOfExperts(nn.Module):
     """Routes tokens to the experts of `feed_forward`, a module (x sorted by expert, Routing) -> the same shape.
 
     experts: their number in each pool; `feed_forward` holds sum(experts), stacked pool by pool. `router` (sum(experts),
-    D) scores them; a lone expert's row has no effect, since its softmax is 1.
+    D) scores them; a lone expert's row has no effect, since its softmax is 1. shared: a feed-forward of all tokens,
+    which is added, or None.
     """
 
-    def __init__(self, dim: int, experts: Sequence[int], feed_forward: nn.Module, options: Experts):
+    def __init__(
+        self,
+        dim: int,
+        experts: Sequence[int],
+        feed_forward: nn.Module,
+        options: Experts,
+        shared: nn.Module | None = None,
+    ):
         super().__init__()
         self.experts, self.options = list(experts), options
         self.router = nn.Parameter(torch.empty(sum(experts), dim))
-        self.feed_forward = feed_forward
+        self.feed_forward, self.shared = feed_forward, shared
         self._auxiliary: Tensor | None = None
 
     def forward(self, x: Tensor, pools: Pools) -> Tensor:
         """x (T, D) -> (T, D)."""
         self._auxiliary, first, tokens, gates, counts = None, 0, [], [], []
-        places = zip(x.split(pools.counts), self.router.split(self.experts), pools.kept)
-        for part, router, kept in places:
+        places = zip(x.split(pools.counts), self.router.split(self.experts), pools.kept, self.options.balance_weights)
+        for part, router, kept, balance_weight in places:
             rows = slice(first, first + len(part))
-            token, gate, count = self._assign(part, router, kept, pools.group[rows], pools.real[rows])
+            token, gate, count = self._assign(part, router, kept, pools.group[rows], pools.real[rows], balance_weight)
             tokens.append(token + first)
             gates.append(gate)
             counts += count
@@ -109,9 +121,10 @@ class MixtureOfExperts(nn.Module):
         token, gate = torch.cat(tokens), torch.cat(gates)
         ends = torch.tensor(counts, device=x.device).cumsum(0).to(torch.int32)
         y = self.feed_forward(x.index_select(0, token), Routing(None, None, ends, counts, None))
-        return torch.zeros_like(x).index_add(0, token, (y * gate[:, None]).to(x.dtype))
+        start = torch.zeros_like(x) if self.shared is None else self.shared(x, Routing(None, None, None, [len(x)], 0))
+        return start.index_add(0, token, (y * gate[:, None]).to(x.dtype))
 
-    def _assign(self, x, router, kept, group, real) -> tuple[Tensor, Tensor, list[int]]:
+    def _assign(self, x, router, kept, group, real, balance_weight) -> tuple[Tensor, Tensor, list[int]]:
         """Which of a pool's tokens go to each expert, with what weight: (P,) sorted by expert, (P,), E counts."""
         if len(router) == 1:
             return torch.arange(len(x), device=x.device), x.new_ones(len(x)), [len(x)]
@@ -123,17 +136,17 @@ class MixtureOfExperts(nn.Module):
         token_choice = self.options.router == "token_choice"
         gate, expert = score.topk(self.options.top_k if token_choice else 1, dim=-1)
         if token_choice and torch.is_grad_enabled():
-            self._add_losses(logits, score, expert, real)
+            self._add_losses(logits, score, expert, real, balance_weight)
         order = expert.flatten().argsort(stable=True)
         counts = torch.bincount(expert.flatten(), minlength=len(router)).tolist()
         return order // gate.shape[1], gate.flatten()[order], counts
 
-    def _add_losses(self, logits: Tensor, score: Tensor, expert: Tensor, real: Tensor) -> None:
+    def _add_losses(self, logits: Tensor, score: Tensor, expert: Tensor, real: Tensor, balance_weight: float) -> None:
         real = real.float() / real.sum().clamp_min(1)
         chosen = F.one_hot(expert, score.shape[1]).float().mean(1)
         balance = score.shape[1] * (real @ chosen * (real @ score)).sum()
         z = real @ logits.logsumexp(-1).square()
-        loss = self.options.balance_weight * balance + self.options.z_weight * z
+        loss = balance_weight * balance + self.options.z_weight * z
         self._auxiliary = loss if self._auxiliary is None else self._auxiliary + loss
 
     def auxiliary_loss(self) -> Tensor | float:

@@ -1,17 +1,24 @@
-"""The selective scan of Mamba (arXiv 2312.00752, Algorithm 2): selective_scan, scan_by_steps, final_state.
+"""The selective scan of Mamba (arXiv 2312.00752, Algorithm 2): selective_scan, scan_by_steps, scan_by_kernel,
+final_state.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t
 
 with h = 0 before a token that starts anew. Both functions are exact: no products of decays are divided by each other,
-so no length and no step size overflows. `scan_by_steps` is the definition under autograd. `selective_scan` computes
+so no length and no step size overflows. On CUDA the kernel of the package mamba_ssm is taken where it is installed and
+no state is given. `scan_by_steps` is the definition under autograd. `selective_scan` computes
 decays and inputs of a chunk at once, then makes each step one fused operation on a state that stays in the cache; it
 keeps a state a chunk, and makes the others again for the backward pass.
 
 Shapes: L steps, B rows, E channels, N states of each. Time comes first, so that a step is contiguous, and channels
-last, so that it vectorises. u, delta, y (L, B, E); A (N, E); B, C (L, B, N); start (L, B) bool; h (B, N, E).
+last, so that it vectorises; the kernel wants time last. u, delta, y (L, B, E); A (N, E); B, C (L, B, N); start (L, B)
+bool; h (B, N, E).
 """
 
 from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache as once
 
 import torch
 from torch import Tensor
@@ -19,9 +26,44 @@ from torch import Tensor
 CHUNK_SIZE = 2**19  # floats of the states of a chunk: what a core's cache holds with the decays beside them
 
 
-def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor, h: Tensor) -> Tensor:
-    """y (L, B, E) of the recurrence that begins with the state h, through which no gradient flows."""
+FORGOTTEN = -104.0  # exp of it is 0 in fp32
+
+
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor, h: Tensor | None = None
+) -> Tensor:
+    """y (L, B, E) of the recurrence that begins with the state h, 0 if not given; no gradient flows through it."""
+    if h is None and u.is_cuda and (kernel := _cuda_kernel()):
+        return scan_by_kernel(kernel, u, delta, A, B, C, start)
+    if h is None:
+        h = u.new_zeros(u.shape[1], *A.shape)
     return _SelectiveScan.apply(u, delta, A, B, C, start, h)
+
+
+@once
+def _cuda_kernel() -> Callable | None:
+    """The scan of mamba_ssm: (u (B, E, L), delta, A (E, N), B (B, N, L), C) -> y (B, E, L); None if not installed."""
+    if importlib.util.find_spec("mamba_ssm") is None:
+        return None
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    return selective_scan_fn
+
+
+def scan_by_kernel(
+    kernel: Callable, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor
+) -> Tensor:
+    """y (L, B, E) by a kernel that knows no documents: where one starts, the step is made so long that exp(delta A) is
+    0 for every state, and u so much smaller that delta u is what it was."""
+    long = FORGOTTEN / A.detach().max()
+    anew = start[..., None]
+    scaled, steps = torch.where(anew, u * (delta / long), u), torch.where(anew, long, delta)
+    y = kernel(
+        *(t.permute(1, 2, 0).contiguous() for t in (scaled, steps)),
+        A.t().contiguous(),
+        *(t.permute(1, 2, 0).contiguous() for t in (B, C)),
+    )
+    return y.permute(2, 0, 1)
 
 
 def scan_by_steps(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor, h: Tensor) -> Tensor:
@@ -42,8 +84,13 @@ def final_state(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor, h
     return h.clone()
 
 
+def chunk_length(state: int) -> int:
+    """Steps of a chunk whose state has so many floats, of all rows together."""
+    return min(max(CHUNK_SIZE // state, 4), 64)
+
+
 def _chunks(u: Tensor, A: Tensor) -> list[slice]:
-    length = min(max(CHUNK_SIZE // (u[0].numel() * len(A)), 4), 64)
+    length = chunk_length(u[0].numel() * len(A))
     return [slice(first, min(first + length, len(u))) for first in range(0, len(u), length)]
 
 

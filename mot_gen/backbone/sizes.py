@@ -1,4 +1,11 @@
-"""SIZES: the named sizes of the Mixture-of-Transformers paper (arXiv 2411.04996), by activated parameters."""
+"""Named sizes as data: SIZES, of the Mixture-of-Transformers paper (arXiv 2411.04996), by activated parameters;
+MAMBA_SIZES, of the published Mambas (arXiv 2312.00752), by all parameters; fill_size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mot_gen.errors import InputError, nearest
 
 SIZES = {
     "37M": {"dim": 256, "layers": 4, "heads": 8},
@@ -11,3 +18,22 @@ SIZES = {
     "1.5B": {"dim": 2048, "layers": 24, "heads": 16},
     "7B": {"dim": 4096, "layers": 32, "heads": 32},
 }
+
+MAMBA_SIZES = {
+    "130M": {"dim": 768, "layers": 24},
+    "370M": {"dim": 1024, "layers": 48},
+    "790M": {"dim": 1536, "layers": 48},
+    "1.4B": {"dim": 2048, "layers": 48},
+    "2.8B": {"dim": 2560, "layers": 64},
+}
+
+
+def fill_size(config, sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Set what a config's `size` stands for, where it is not given beside it."""
+    if config.size is None:
+        return
+    if config.size not in sizes:
+        raise InputError(f"backbone.size: {config.size!r} is not a named size" + nearest(config.size, sizes))
+    for name, value in sizes[config.size].items():
+        if getattr(config, name) is None:
+            setattr(config, name, value)

@@ -3,8 +3,9 @@
 Every parameter belongs to a *part* (qkv, ffn, ...). A part named in `untied` has one set of parameters per tower, any
 other part one set for all. `towers` says which modalities share one: by default each has its own (MoT, arXiv
 2411.04996); {"text": ["text", "speech"], "image": ["image"]} is leave-one-out; BAGEL's experts by role and LMFusion's
-frozen text tower are statements of the same kind. `experts` routes tokens among several feed-forwards (`moe`): MoE-4x,
-and its hybrid with MoT. Attention is global and always shared.
+frozen text tower are statements of the same kind; `widths` lets towers be narrower than the model (F1, arXiv
+2509.06951). `experts` routes tokens among several feed-forwards (`moe`): MoE-4x, its hybrid with MoT, and groups of
+routed experts beside shared ones (Symbiotic-MoE). Attention is global and always shared.
 
     x -> attention_norm -> qkv -> qk_norm -> RoPE -> attention -> out -> +      (norm "pre")
     x -> ffn_norm -> gate, up -> silu(gate) * up -> down -> +                   (norm "output": the norm comes last)
@@ -34,10 +35,10 @@ from mot_gen.attention import (
     rotate,
 )
 from mot_gen.backbone.moe import Experts, MixtureOfExperts, Pools, assignments, make_pools
-from mot_gen.backbone.sizes import SIZES
+from mot_gen.backbone.sizes import SIZES, fill_size
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
-from mot_gen.routing import Routing, UntiedLinear, UntiedRMSNorm, route
+from mot_gen.routing import Routing, UnevenLinear, UnevenRMSNorm, UntiedLinear, UntiedRMSNorm, route
 from mot_gen.sequence import Layout, Modality
 
 PARTS = ("attention_norm", "qkv", "qk_norm", "out", "ffn_norm", "ffn", "final_norm")
@@ -52,9 +53,11 @@ class Config:
     norm: "pre" (Llama) or "output" (Chameleon's, MoT's). activation: of the gate, "silu" or "gelu" (tanh; Gemma).
     qkv_bias: as Qwen2 has it. rope_frequencies: (head_dim / 2), theta ** (-2i / head_dim) when not given.
     towers: {tower: [modalities]}, one per modality when not given. untied: the PARTS that each tower owns.
+    widths: {tower: width} of towers narrower than dim, feed-forward in proportion; they share heads and attention.
     attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex".
     experts: feed-forwards among which tokens are routed, see `moe`: a number, or {tower: number} where ffn is untied.
-    router: "expert_choice" or "token_choice"; top_k, balance_weight and z_weight are the latter's.
+    router: "expert_choice" or "token_choice"; top_k, balance_weight and z_weight are the latter's, balance_weight one
+    for all pools, or {tower: weight}. shared_experts: as many feed-forwards that every token passes beside its own.
     """
 
     size: str | None = None
@@ -67,6 +70,7 @@ class Config:
     towers: dict[str, list[str]] | None = None
     untied: Sequence[str] = field(default=PARTS)
     head_dim: int | None = None
+    widths: dict[str, int] | None = None
     norm: str = "pre"
     qk_norm: bool = True
     qkv_bias: bool = False
@@ -78,16 +82,12 @@ class Config:
     experts: int | dict[str, int] = 1
     router: str = "expert_choice"
     top_k: int = 1
-    balance_weight: float = 0.01
+    balance_weight: float | dict[str, float] = 0.01
     z_weight: float = 0.001
+    shared_experts: int = 0
 
     def __post_init__(self):
-        if self.size is not None:
-            if self.size not in SIZES:
-                raise InputError(f"backbone.size: {self.size!r} is not a named size" + nearest(self.size, SIZES))
-            for name, value in SIZES[self.size].items():
-                if getattr(self, name) is None:
-                    setattr(self, name, value)
+        fill_size(self, SIZES)
         for name in ("dim", "layers", "heads"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -123,7 +123,23 @@ class Config:
         """Names of the towers, and the tower of each modality; one tower when nothing is untied."""
         names, table = tower_table(self.towers, self.untied, modalities)
         self.expert_table(names)
+        self.tower_widths(names)
         return names, table
+
+    def tower_widths(self, towers: Sequence[str]) -> list[int] | None:
+        """The width of each tower; None where all are as wide as the model."""
+        if not self.widths:
+            return None
+        tied = [part for part in PARTS if part not in (*self.untied, "qk_norm")]
+        if tied or self.experts != 1 or self.qkv_bias:
+            what = f"untie {', '.join(tied)} too" if tied else "drop experts and qkv_bias"
+            raise InputError(f"backbone.widths: towers of different widths share attention alone; {what}")
+        for name, width in self.widths.items():
+            if name not in towers:
+                raise InputError(f"backbone.widths: {name!r} is not a tower" + nearest(name, towers))
+            if not 1 <= width <= self.dim:
+                raise InputError(f"backbone.widths: {name} must be from 1 to backbone.dim, {self.dim}, got {width}")
+        return [self.widths.get(name, self.dim) for name in towers]
 
     def expert_table(self, towers: Sequence[str]) -> list[int]:
         """The number of experts of each pool: of each tower where ffn is untied, else of all tokens."""
@@ -134,11 +150,23 @@ class Config:
                 raise InputError(f"backbone.experts: {name!r} owns no feed-forward" + nearest(name, pools))
             if number < 1:
                 raise InputError(f"backbone.experts: {name} needs at least 1, got {number}")
+        weights = self.balance_weight if isinstance(self.balance_weight, dict) else {}
+        for name in weights:
+            if name not in pools:
+                raise InputError(f"backbone.balance_weight: {name!r} owns no feed-forward" + nearest(name, pools))
         table = [given.get(name, 1) for name in pools]
+        if self.shared_experts and max(table) == 1:
+            raise InputError("backbone.shared_experts: stand beside routed ones; give backbone.experts, above 1")
         fewest = min((number for number in table if number > 1), default=1)
         if self.router == "token_choice" and not 1 <= self.top_k <= fewest:
             raise InputError(f"backbone.top_k: must be from 1 to the number of experts, {fewest}, got {self.top_k}")
         return table
+
+    def balance_weights(self, towers: Sequence[str]) -> list[float]:
+        """Of each pool's balance loss; a tower that is not named has none."""
+        pools = list(towers) if "ffn" in self.untied else ["all"]
+        given = self.balance_weight
+        return [given.get(name, 0.0) if isinstance(given, dict) else given for name in pools]
 
 
 @dataclass
@@ -173,8 +201,10 @@ class Backbone(nn.Module):
         # Expert choice lets later tokens decide what becomes of earlier ones, except over a cache.
         self.causal = not (self.routed and config.router == "expert_choice")
         count = {part: len(self.towers) if part in config.untied else 1 for part in PARTS}
-        self.blocks = nn.ModuleList(Block(config, count, self.experts) for _ in range(config.layers))
-        self.final_norm = UntiedRMSNorm(config.dim, count["final_norm"], config.norm_eps)
+        self.widths = config.tower_widths(self.towers)
+        shape = TowerShape(count, self.experts, config.balance_weights(self.towers), self.widths)
+        self.blocks = nn.ModuleList(Block(config, shape) for _ in range(config.layers))
+        self.final_norm = _norm(config.dim, count["final_norm"], config.norm_eps, self.widths)
         self.gradient_checkpointing = False
         self.init_weights()
 
@@ -197,12 +227,12 @@ class Backbone(nn.Module):
             if "norm" in name or name.endswith("bias"):
                 p.fill_(1.0 if "norm" in name else 0.0)
             else:
-                scale = residual if name.endswith(("out.weight", "down.weight")) else 1.0
+                scale = residual if ".out.weight" in name or ".down.weight" in name else 1.0
                 shape = p.shape if self._of_experts(name) else p.shape[1:]
                 p.copy_(torch.randn(shape) * (scale / math.sqrt(p.shape[-1])))
 
     def _of_experts(self, name: str) -> bool:
-        return self.routed and ".ffn." in name
+        return self.routed and ".ffn." in name and ".shared." not in name
 
     def untied_parameters(self) -> dict[str, list[int]]:
         """The parameters that towers own: the tower of each slice along the first dimension."""
@@ -210,11 +240,14 @@ class Backbone(nn.Module):
             return {}
         each = list(range(len(self.towers)))
         of_experts = [tower for tower, number in enumerate(self.experts) for _ in range(number)]
-        return {
-            name: of_experts if self._of_experts(name) else each
-            for name, p in self.named_parameters()
-            if (len(self.experts) > 1 if self._of_experts(name) else len(p) > 1)
-        }
+        found = {}
+        for name, p in self.named_parameters():
+            last = name.rpartition(".")[2]
+            if last.isdigit():  # of towers of different widths: a parameter each
+                found[name] = [int(last)]
+            elif len(self.experts) > 1 if self._of_experts(name) else len(p) > 1:
+                found[name] = of_experts if self._of_experts(name) else each
+        return found
 
     def active_parameters(self) -> int:
         """What one text token passes through: its tower, and the experts that take it (one, on the average, under
@@ -236,21 +269,32 @@ class Backbone(nn.Module):
             pools = self._pools(layout, self._route(layout), self.causal)
             passes = assignments(pools, self.experts, c.top_k)
             scored = sum(n * e for n, e in zip(pools.counts, self.experts) if e > 1)
-        projections = tokens * c.dim * (2 * width + 2 * c.kv_heads * c.head_dim)
-        feed_forward = passes * 3 * c.dim * c.ffn_dim + scored * c.dim
+        read = tokens * c.dim  # channels
+        feed_forward = (passes + tokens * c.shared_experts) * 3 * c.dim * c.ffn_dim + scored * c.dim
+        if self.widths:
+            counts = list(zip(self._route(layout).counts, self.widths))
+            read = sum(n * w for n, w in counts)
+            feed_forward = sum(n * 3 * w * _proportional(c, w) for n, w in counts)
+        projections = read * (2 * width + 2 * c.kv_heads * c.head_dim)
         return 2 * c.layers * (projections + feed_forward + 2 * rows * length**2 * width)
 
-    def activations(self) -> int:
-        """Numbers that the backward pass keeps of a token, by the tensors that each block saves: 12 of width D (normed
-        inputs, q, k, v before and after the rotation, the attention's output), 3 of the feed-forward's width F."""
-        return self.config.layers * (12 * self.config.dim + 3 * self.config.ffn_dim)
+    def activations(self, layout: Layout) -> int:
+        """Numbers that the backward pass keeps of a batch, by the tensors that a block saves of a token: 8 of width D
+        (normed inputs, q before and after the rotation, the attention's output) and 4 as wide as its keys; of each pass
+        through a feed-forward 3 of width F, and where experts are chosen 3 of width D; and once the mask."""
+        c, (rows, length) = self.config, layout.shape
+        chosen = c.top_k if c.router == "token_choice" else 1
+        passes = chosen + c.shared_experts if self.routed else 1
+        a_token = 4 * c.dim + 4 * (c.heads + c.kv_heads) * c.head_dim + 3 * c.heads + passes * 3 * c.ffn_dim
+        a_token += 3 * chosen * c.dim if self.routed else 0
+        return rows * length * (c.layers * a_token + c.dim + length)
 
     def auxiliary_loss(self) -> Tensor | float:
         """The weighted routing losses of the last forward pass, mean over layers; 0 where nothing is to be balanced."""
         return sum(block.ffn.auxiliary_loss() for block in self.blocks) / len(self.blocks) if self.routed else 0.0
 
     def init_cache(self, batch: int, length: int) -> KVCache:
-        c, like = self.config, self.final_norm.weight
+        c, like = self.config, next(self.parameters())
         return KVCache(c.layers, batch, length, c.kv_heads, c.head_dim, like.device, like.dtype)
 
     @torch.no_grad()
@@ -292,26 +336,67 @@ class Backbone(nn.Module):
         return plan.routing.unsort(self.final_norm(x, plan.routing)).view(shape)
 
 
-class Block(nn.Module):
-    """One layer. `towers` gives each part its number of parameter sets, `experts` each pool its feed-forwards."""
+@dataclass(frozen=True)
+class TowerShape:
+    """What a block owns how often. towers: the parameter sets of each part. experts, balance_weights: each pool's
+    feed-forwards and the weight of their balance. widths: the towers', or None where all are as wide as the model."""
 
-    def __init__(self, config: Config, towers: dict[str, int], experts: list[int]):
+    towers: dict[str, int]
+    experts: list[int]
+    balance_weights: list[float]
+    widths: list[int] | None
+
+
+def _norm(dim: int, towers: int, eps: float, widths: Sequence[int] | None) -> nn.Module:
+    return UnevenRMSNorm(widths, eps) if widths else UntiedRMSNorm(dim, towers, eps)
+
+
+def _proportional(config: Config, width: int) -> int:
+    """The feed-forward's width in a tower of another width than the model's."""
+    return max(1, round(config.ffn_dim * width / config.dim))
+
+
+def _feed_forward(config: Config, shape: TowerShape) -> nn.Module:
+    """A gated linear unit a tower, or the experts of each pool with what they share."""
+    c, widths, experts = config, shape.widths, shape.experts
+
+    def units(hidden: int, number: int) -> GatedLinearUnit:
+        return GatedLinearUnit(
+            UntiedLinear(c.dim, 2 * hidden, number), UntiedLinear(hidden, c.dim, number), c.activation
+        )
+
+    if widths:
+        hidden = [_proportional(c, width) for width in widths]
+        return GatedLinearUnit(UnevenLinear(widths, hidden, parts=2), UnevenLinear(hidden, widths), c.activation)
+    if max(experts) == 1:
+        return units(c.ffn_dim, shape.towers["ffn"])
+    shared = units(c.shared_experts * c.ffn_dim, 1) if c.shared_experts else None
+    options = Experts(c.router, c.top_k, shape.balance_weights, c.z_weight)
+    return MixtureOfExperts(c.dim, experts, units(c.ffn_dim, sum(experts)), options, shared)
+
+
+class Block(nn.Module):
+    """One layer."""
+
+    def __init__(self, config: Config, shape: TowerShape):
         super().__init__()
-        c = config
+        c, towers, widths = config, shape.towers, shape.widths
         self.heads, self.kv_heads, self.head_dim = c.heads, c.kv_heads, c.head_dim
         self.norm_first = c.norm == "pre"
-        self.attention_norm = UntiedRMSNorm(c.dim, towers["attention_norm"], c.norm_eps)
-        self.qkv = UntiedLinear(c.dim, (c.heads + 2 * c.kv_heads) * c.head_dim, towers["qkv"], bias=c.qkv_bias)
+        heads_in, heads_out = (c.heads + 2 * c.kv_heads) * c.head_dim, c.heads * c.head_dim
+        self.attention_norm = _norm(c.dim, towers["attention_norm"], c.norm_eps, widths)
+        if widths:
+            self.qkv = UnevenLinear(widths, [heads_in] * len(widths))
+        else:
+            self.qkv = UntiedLinear(c.dim, heads_in, towers["qkv"], bias=c.qkv_bias)
         self.q_norm = UntiedRMSNorm(c.head_dim, towers["qk_norm"], c.norm_eps) if c.qk_norm else None
         self.k_norm = UntiedRMSNorm(c.head_dim, towers["qk_norm"], c.norm_eps) if c.qk_norm else None
-        self.out = UntiedLinear(c.heads * c.head_dim, c.dim, towers["out"])
-        self.ffn_norm = UntiedRMSNorm(c.dim, towers["ffn_norm"], c.norm_eps)
-        if max(experts) == 1:
-            self.ffn = GatedLinearUnit(c.dim, c.ffn_dim, towers["ffn"], c.activation)
+        if widths:
+            self.out = UnevenLinear([heads_out] * len(widths), widths)
         else:
-            options = Experts(c.router, c.top_k, c.balance_weight, c.z_weight)
-            ffn = GatedLinearUnit(c.dim, c.ffn_dim, sum(experts), c.activation)
-            self.ffn = MixtureOfExperts(c.dim, experts, ffn, options)
+            self.out = UntiedLinear(heads_out, c.dim, towers["out"])
+        self.ffn_norm = _norm(c.dim, towers["ffn_norm"], c.norm_eps, widths)
+        self.ffn = _feed_forward(c, shape)
 
     def forward(self, x: Tensor, rows: int, plan: Plan, cache: tuple[KVCache, int] | None) -> Tensor:
         """x (T, D) in tower order -> the same."""
@@ -341,11 +426,9 @@ class Block(nn.Module):
 class GatedLinearUnit(nn.Module):
     """down(activation(gate(x)) * up(x)), Shazeer 2020: SwiGLU or GeGLU; gate and up are one product."""
 
-    def __init__(self, dim: int, hidden: int, towers: int, activation: str = "silu"):
+    def __init__(self, gate_up: nn.Module, down: nn.Module, activation: str = "silu"):
         super().__init__()
-        self.gate_up = UntiedLinear(dim, 2 * hidden, towers)
-        self.down = UntiedLinear(hidden, dim, towers)
-        self.activation = activation
+        self.gate_up, self.down, self.activation = gate_up, down, activation
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         gate_up = self.gate_up(x, routing)

@@ -6,19 +6,16 @@ Memory and communication are those of one process of so many, by the arithmetic 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from types import SimpleNamespace
 
-from mot_gen.flops import count_parameters, forward_flops
+from mot_gen.flops import by_module, count_parameters, forward_flops
 from mot_gen.model import MultimodalModel
-from mot_gen.packing import pack_rows
 from mot_gen.sequence import PackedBatch
-from mot_gen.training.build import build_tokenizers, load_splits, outline_model
-from mot_gen.training.data import Loader
+from mot_gen.study.memory import training_memory
+from mot_gen.study.workload import Workload
+from mot_gen.training.build import outline_model
 from mot_gen.training.parallel import accumulation, check_size
 from mot_gen.training.recipe import Recipe, Training
-
-SAMPLED = 4  # batches that are packed to learn how full the rows get
 
 
 def plan(recipe: Recipe, processes: int = 1, machine: int = 8, vocabulary: int | None = None) -> dict:
@@ -42,15 +39,13 @@ class Draft:
 
     @classmethod
     def of(cls, recipe: Recipe, vocabulary: int | None = None) -> Draft:
-        training, splits = recipe.training, load_splits(recipe)
-        tokenizers = build_tokenizers(recipe, splits)
-        loader = Loader(splits.train, tokenizers, recipe.data, training)
-        batches = [pack_rows(rows, loader.modalities, training.row_length) for rows in islice(loader, SAMPLED)]
+        workload = Workload.of(recipe)
+        tokenizers = workload.tokenizers
         if vocabulary:
             text = next(iter(tokenizers))
             sized = replace(tokenizers[text].modality, vocab_size=vocabulary)
             tokenizers = {**tokenizers, text: SimpleNamespace(modality=sized)}
-        return cls(training, outline_model(recipe, tokenizers), batches, len(splits.train))
+        return cls(recipe.training, outline_model(recipe, tokenizers), workload.batches, workload.samples)
 
     def facts(self, processes: int = 1, machine: int = 8) -> dict:
         """What `plan` returns."""
@@ -61,6 +56,7 @@ class Draft:
         fill = sum(batch.fill for batch in batches) / len(batches)
         tokens = round(training.rows * training.row_length * a_step * fill)
         parameters = count_parameters(self.model)
+        forward, slots = by_module(self.model, batches[0]), batches[0].ids.numel()
         mesh = Mesh.of(training, processes, machine)
         memory = _state_bytes(self.model, training, mesh) | _working_bytes(self.model, training, mesh, batches)
         return {
@@ -73,10 +69,13 @@ class Draft:
             "steps": training.steps,
             "tokens": tokens * training.steps,
             "flops": flops * training.steps,
+            "flops_a_token_forward": {name: count // slots for name, count in forward.items()},
+            "flops_a_token_backward": {name: 2 * count // slots for name, count in forward.items()},
             "parallel": mesh.kind,
             "processes": processes,
             **memory,
             "memory_bytes": sum(memory.values()),
+            **({"peak_bytes": training_memory(self.model, batches, training)} if processes == 1 else {}),
             **_traffic(self.model, training, mesh, a_step // processes),
         }
 
@@ -130,7 +129,8 @@ def _working_bytes(
     each, tokens = _compute_bytes(training), training.rows * training.row_length
     blocks, largest = _blocks(model)
     outside = _count(model.parameters()) - blocks
-    layers, kept = len(model.backbone.blocks), model.backbone.activations() * each
+    layers = len(model.backbone.blocks)
+    kept = max(model.backbone.activations(batch.layout) for batch in batches) * each // tokens
     if training.gradient_checkpointing:  # the fp32 input of every block, and one block recomputed
         kept = layers * model.backbone.dim * 4 + kept // layers
     # Two blocks gathered, one in use and one ahead; one block's gradients before they are shared out, as computed and

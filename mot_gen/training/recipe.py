@@ -4,8 +4,9 @@
 `Backbone`, `Training`, `Sampling`, `Evaluation`. The options of a tokenizer, a backbone or an objective are its own:
 `check_options` holds them to the names and types in its signature, so that a recipe knows every implementation, also a
 user's, and repeats none. `locate` finds an implementation by module name or dotted path. `load_recipe` reads a file or
-a shipped recipe and applies `KEY=VALUE` overrides; `Recipe.save` writes the resolved one; `differences` compares two.
-Whatever is wrong becomes an `InputError` of one line: the file, the dotted field, the value and the remedy.
+a shipped recipe and applies `KEY=VALUE` overrides, `recipe_of` takes a mapping; `Recipe.save` writes the resolved one;
+`differences` compares two. Whatever is wrong becomes an `InputError` of one line: the file, the dotted field, the value
+and the remedy.
 """
 
 from __future__ import annotations
@@ -422,7 +423,11 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises InputError, one line, for a file that cannot be read and for every field that is unknown or wrong.
     """
     source = str(name_or_path)
-    raw = _parse(_read(name_or_path), source)
+    return recipe_of(_parse(_read(name_or_path), source), source, overrides)
+
+
+def recipe_of(raw: Any, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a mapping states, as `load_recipe`; `source` is what messages call it. `raw` is changed."""
     if not isinstance(raw, dict):
         raise InputError(f"{source}: a recipe is a mapping with name, data, tokenizers, ..., got {type(raw).__name__}")
     overridden = [_override(raw, text) for text in overrides]

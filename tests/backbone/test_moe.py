@@ -5,9 +5,7 @@ import torch
 import torch.nn.functional as F
 from test_backbone_contract import build, documents_of, inputs
 from tiny import MODALITIES, generator, mixed, words
-from torch.utils.flop_counter import FlopCounterMode
 
-from mot_gen import routing
 from mot_gen.backbone import load
 from mot_gen.backbone.moe import Experts, MixtureOfExperts, make_pools
 from mot_gen.errors import InputError
@@ -32,7 +30,7 @@ class Scale(torch.nn.Module):
 
 
 def layer(router="expert_choice", top_k=1, experts=4):
-    built = MixtureOfExperts(8, [experts], Scale(), Experts(router, top_k, 0.5, 0.25))
+    built = MixtureOfExperts(8, [experts], Scale(), Experts(router, top_k, [0.5], 0.25))
     torch.nn.init.normal_(built.router, generator=generator(1))
     return built
 
@@ -87,7 +85,7 @@ def test_losses_are_their_formulas_over_what_is_no_padding():
 
 def test_descent_on_the_balance_loss_balances_the_load():
     layout, moe = packed(), layer("token_choice")
-    moe.options = Experts("token_choice", 1, 1.0, 0.0)
+    moe.options = Experts("token_choice", 1, [1.0], 0.0)
     real = layout.document.flatten() != PADDING
     x = torch.randn(layout.modality.numel(), 8, generator=generator(2)) + moe.router[0].detach()
     busiest = []
@@ -121,7 +119,7 @@ def test_one_expert_is_the_dense_feed_forward():
     x = torch.randn(layout.modality.numel(), 32, generator=generator(3))
     pools = one_pool(layout, experts=1)
     for router in ("expert_choice", "token_choice"):
-        moe = MixtureOfExperts(32, [1], dense, Experts(router, 1, 0.0, 0.0))
+        moe = MixtureOfExperts(32, [1], dense, Experts(router, 1, [0.0], 0.0))
         torch.nn.init.normal_(moe.router)
         torch.testing.assert_close(moe(x, pools), dense(x, Routing(None, None, None, [len(x)], 0)), **CLOSE)
 
@@ -158,6 +156,28 @@ def test_the_hybrids_experts_belong_to_text():
     assert backbone.active_parameters() - build("mot").active_parameters() == 2 * 4 * 32  # the routers
 
 
+def test_symbiotic_groups_route_among_their_own_and_share_one():
+    """A token of a group depends on its own experts and on the shared one; every group has its own balance weight."""
+    backbone = build("symbiotic", layers=1, balance_weight={"text": 1.0, "image": 0.0}, z_weight=0.0)
+    owners = backbone.untied_parameters()
+    assert owners["blocks.0.ffn.router"] == [0] * 4 + [1] * 4 + [2] * 4
+    assert not any("shared" in name or "qkv" in name for name in owners)
+    backbone(inputs(*packed().shape), packed())
+    backbone.auxiliary_loss().backward()
+    grad = backbone.blocks[0].ffn.router.grad
+    assert grad[:4].any() and not grad[4:].any()
+
+
+@torch.no_grad()
+def test_the_shared_expert_is_added_to_the_routed_ones():
+    layout, routed = packed(), layer("token_choice")
+    both = MixtureOfExperts(8, [4], Scale(), routed.options, shared=Scale())
+    both.router.copy_(routed.router)
+    x = torch.randn(layout.modality.numel(), 8, generator=generator(2))
+    pools = one_pool(layout, expert_choice=False)
+    torch.testing.assert_close(both(x, pools), routed(x, pools) + x)
+
+
 def test_total_parameters_at_443m():
     """arXiv 2411.04996: MoE-4x has 1065M, two embeddings of 65,536 among them."""
     chameleon = [Modality("text", vocab_size=65_536 - 4 - 8192), Modality("image", vocab_size=8192)]
@@ -168,26 +188,14 @@ def test_total_parameters_at_443m():
     assert total / 1e6 == pytest.approx(1065, abs=1.5)
 
 
-@pytest.mark.parametrize("options", [{}, TOKEN_CHOICE], ids=str)
-@torch.no_grad()
-def test_flops_are_those_that_torch_counts(options, monkeypatch):
-    """Attention, which the counter does not see on a CPU, is added; it knows no grouped product either."""
-    monkeypatch.setattr(routing, "_has_grouped_mm", lambda x, weight: False)
-    backbone, layout = build("moe4x", **options), packed(8, 64)
-    x = inputs(*layout.shape)
-    with FlopCounterMode(display=False) as counter:
-        backbone(x, layout)
-    rows, length = layout.shape
-    attention = 4 * 2 * rows * length**2 * 32
-    assert counter.get_total_flops() + attention == pytest.approx(backbone.flops(layout), rel=0.01)
-
-
 @pytest.mark.parametrize(
     "kind, options, complaint",
     [
         ("moe4x", {"router": "hash"}, "backbone.router: 'hash'"),
         ("moe4x", {"experts": 0}, "backbone.experts: all needs at least 1, got 0"),
         ("hybrid", {"experts": {"txt": 4}}, "backbone.experts: 'txt'.*did you mean 'text'"),
+        ("mot", {"shared_experts": 1}, "backbone.shared_experts: stand beside routed ones"),
+        ("hybrid", {"balance_weight": {"txt": 1.0}}, "backbone.balance_weight: 'txt'.*did you mean 'text'"),
         ("moe4x", {"router": "token_choice", "top_k": 5}, "backbone.top_k: must be from 1 .* 4, got 5"),
     ],
 )

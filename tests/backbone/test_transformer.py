@@ -201,6 +201,38 @@ def test_bad_options_name_their_field(kind, options, complaint):
         load(kind, options)
 
 
+@torch.no_grad()
+def test_a_narrow_tower_is_the_model_of_its_width():
+    """Words alone, in a tower of 16 of the 32 channels: the transformer of width 16 with the same heads."""
+    wide = build("mot", widths={"text": 16})
+    module, config = load("dense", {"dim": 16, "head_dim": 8, "layers": 2, "heads": 4, "ffn_dim": 48})
+    narrow = module.Backbone(config, MODALITIES).eval()
+    assert wide.config.ffn_dim == 96
+    for name, parameter in narrow.named_parameters():
+        own = wide.get_parameter(name if "q_norm" in name or "k_norm" in name else f"{name}.0")
+        parameter.copy_(own[:1])
+    layout = pack([[words(9)]], MODALITIES, 11).layout
+    x = inputs(1, 11)
+    got = wide(x, layout)
+    torch.testing.assert_close(got[..., :16], narrow(x[..., :16], layout), **CLOSE)
+    assert not got[..., 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"widths": {"imag": 16}}, "backbone.widths: 'imag' is not a tower.*did you mean 'image'"),
+        ({"widths": {"image": 64}}, "backbone.widths: image must be from 1 to backbone.dim, 32, got 64"),
+        ({"widths": {"image": 16}, "untied": ["ffn"]}, "backbone.widths: .*untie attention_norm, qkv, out"),
+        ({"widths": {"image": 16}, "experts": 2}, "backbone.widths: .*drop experts"),
+    ],
+    ids=str,
+)
+def test_widths_that_cannot_be_are_refused(options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        build("mot", **options)
+
+
 @pytest.mark.parametrize(
     "towers, complaint",
     [

@@ -1,0 +1,109 @@
+"""Widths and steps that meet a budget: solve, solve_width, resized, with_backbone.
+
+The width is changed at the recipe's layers and heads, in steps that heads divide; where the backbone has a feed-forward
+its width follows in proportion, and is then set so as to make up what the steps leave over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mot_gen import backbone as backbones
+from mot_gen.errors import InputError
+from mot_gen.study.plan import Workload
+from mot_gen.training.recipe import Recipe, recipe_of
+
+TOLERANCE = 0.05  # of the budget, beyond which a width does not meet it
+ROUND = 4  # floats: grouped products want rows of whole 16 bytes
+LARGEST = 2**17  # the widest model that is looked at
+
+Measure = Callable[[Recipe], float]
+
+
+def solve(recipe: Recipe, flops: float, what: str, workload: Workload) -> Recipe:
+    """The recipe whose whole training takes `flops`, by its `steps` or by its `width`."""
+    if not flops > 0:
+        raise InputError(f"--flops: must be above 0, got {flops}")
+    steps = recipe.training.steps
+    if what == "width":
+        return solve_width(recipe, flops / steps, lambda each: workload.cost(each).flops, "FLOPs a step")
+    a_step = workload.cost(recipe).flops
+    steps = round(flops / a_step)
+    if steps < 1:
+        raise InputError(f"--flops: {flops:.3g} is less than one step of {recipe.name}, which takes {a_step:.3g}")
+    return recipe_of(recipe.model_dump(mode="json"), recipe.name, [f"training.steps={steps}"])
+
+
+def solve_width(recipe: Recipe, budget: float, measure: Measure, what: str) -> Recipe:
+    """The recipe with the width at which `measure` comes nearest to `budget`; `what` is measured, for messages.
+
+    Raises InputError where no width comes within 5%, with the nearest ones and what they give.
+    """
+    config, tried = config_of(recipe), []
+    for step in (2 * config.heads,) if hasattr(config, "heads") else (ROUND, 1):
+        tried = _around(recipe, budget, measure, step)
+        best = min(tried, key=lambda each: abs(measure(each) - budget))
+        if abs(measure(best) / budget - 1) <= TOLERANCE:
+            return best
+    given = "; ".join(f"width {config_of(each).dim} gives {measure(each):,.0f}" for each in tried)
+    raise InputError(
+        f"{recipe.name}: no width of backbone {recipe.backbone.kind} with {config.layers} layers meets {budget:,.0f} "
+        f"{what} within {TOLERANCE:.0%}: {given}; give other backbone.layers, or another budget"
+    )
+
+
+def _around(recipe: Recipe, budget: float, measure: Measure, step: int) -> list[Recipe]:
+    """The two widths, multiples of `step`, between which a budget lies, their feed-forwards making up the rest."""
+    number = _first(lambda k: measure(resized(recipe, k * step)) >= budget, LARGEST // step)
+    tried = [resized(recipe, k * step) for k in (number - 1, number) if k >= 1]
+    if not hasattr(config_of(recipe), "ffn_dim"):
+        return tried
+    return [found for each in tried if (found := _with_ffn(each, budget, measure))] or tried
+
+
+def resized(recipe: Recipe, dim: int, ffn_dim: int | None = None) -> Recipe:
+    """The recipe at another width. A feed-forward keeps its proportion to it, unless `ffn_dim` is given."""
+    config, options = config_of(recipe), dict(recipe.backbone.options)
+    if options.pop("size", None):
+        options |= {name: getattr(config, name) for name in ("layers", "heads") if hasattr(config, name)}
+    if ffn_dim is None and "ffn_dim" in options:
+        ffn_dim = max(1, round(dim * config.ffn_dim / config.dim / ROUND)) * ROUND
+    changed = {"dim": dim} | ({} if ffn_dim is None else {"ffn_dim": ffn_dim})
+    return with_backbone(recipe, {**options, **changed})
+
+
+def with_backbone(recipe: Recipe, options: dict, kind: str | None = None) -> Recipe:
+    """The recipe with other options, and perhaps another kind, of backbone; checked as when read."""
+    section = recipe.backbone.model_dump(mode="json", exclude=set(recipe.backbone.options))
+    backbone = {**section, "kind": kind or recipe.backbone.kind, **options}
+    return recipe_of({**recipe.model_dump(mode="json"), "backbone": backbone}, recipe.name)
+
+
+def config_of(recipe: Recipe):
+    """The backbone's `Config`; InputError where it has no dim and layers, which are what is solved for."""
+    config = backbones.load(recipe.backbone.kind, recipe.backbone.options)[1]
+    if not (hasattr(config, "dim") and hasattr(config, "layers")):
+        raise InputError(f"backbone.kind: {recipe.backbone.kind} has no dim and layers to change for a budget")
+    return config
+
+
+def _first(holds: Callable[[int], bool], most: int) -> int:
+    """The least positive integer for which a monotone condition holds, or `most`."""
+    high = 1
+    while high < most and not holds(high):
+        high *= 2
+    low, high = high // 2, min(high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _with_ffn(recipe: Recipe, budget: float, measure: Measure) -> Recipe | None:
+    """The recipe with the feed-forward that makes up the rest of a budget, which is linear in its width; None where
+    that would be narrower than the model or wider than eight times."""
+    config = config_of(recipe)
+    here, there = (measure(resized(recipe, config.dim, config.ffn_dim + more)) for more in (0, 8 * ROUND))
+    wanted = config.ffn_dim + (budget - here) * 8 * ROUND / (there - here)
+    width = round(wanted / ROUND) * ROUND
+    return resized(recipe, config.dim, width) if config.dim <= width <= 8 * config.dim else None

@@ -1,0 +1,47 @@
+"""The most memory that a training step takes, before anything runs: training_memory.
+
+A step is fullest when the backward pass begins or when it ends: weights, their average and AdamW's two moments stay;
+what the forward pass keeps is freed while the gradients come. What the libraries and the data hold comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mot_gen.model import MultimodalModel
+from mot_gen.sequence import PackedBatch
+from mot_gen.training.parallel import accumulation
+from mot_gen.training.recipe import Training
+
+# On a CPU: glibc's heap keeps holes between tensors whose sizes differ. `python -m benchmarks memory` measures it; with
+# MALLOC_MMAP_THRESHOLD_=65536 in the environment it is 1, and every large tensor costs page faults.
+HEAP = 1.33
+
+
+def training_memory(model: MultimodalModel, batches: Sequence[PackedBatch], training: Training) -> int:
+    """Bytes at the fullest moment of a step of one process. The model may be on the meta device."""
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    state = weights * (4 if training.ema else 3)
+    activations = max(_activations(model, batch, training) for batch in batches) * _heap(training)
+    kept = weights if accumulation(training, 1) > 1 else 0  # gradients of the earlier batches of a step
+    return state + max(round(activations) + kept, weights)
+
+
+def _activations(model: MultimodalModel, batch: PackedBatch, training: Training) -> int:
+    """What the forward pass keeps for the backward one, gradients of one layer's, and the logits with theirs."""
+    depth, each = len(model.backbone.blocks), 2 if training.precision == "bf16" else 4
+    kept, inputs = model.backbone.activations(batch.layout) * each, batch.ids.numel() * model.backbone.dim
+    if training.gradient_checkpointing:  # the fp32 input of every block, and one block made again with its gradients
+        kept = 4 * depth * inputs + 2 * kept // depth
+    else:
+        kept += kept // depth
+    logits = 12 * len(batch.target_ids) * model.head.weight.shape[0]
+    patches = 4 * sum(layers.activations(batch.latents[name]) for name, layers in model.patch_layers.items())
+    return kept + 2 * each * inputs + logits + patches
+
+
+def _heap(training: Training) -> float:
+    on_cpu = training.device == "cpu" or (training.device == "auto" and not torch.cuda.is_available())
+    return HEAP if on_cpu else 1.0

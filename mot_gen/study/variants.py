@@ -1,0 +1,125 @@
+"""What a study compares: Variant, variants, each backbone's recipe at the budget of the recipe's own.
+
+A name is a kind of backbone (dense, mot, ...), or any other word whose kind is given as an option, so that ablations
+are variants too: `ffn:kind=mot ffn:untied=[ffn,ffn_norm]`. Data, order, batch, schedule and noise are the recipe's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mot_gen import backbone as backbones
+from mot_gen.errors import InputError, nearest
+from mot_gen.study.budget import config_of, solve_width, with_backbone
+from mot_gen.study.workload import Cost, Workload
+from mot_gen.training.recipe import Recipe, recipe_of
+
+MATCHES = {"active-flops": "FLOPs a step", "total-params": "parameters in total"}
+CONTROL = "dense-total"  # a dense model with the Mixture-of-Transformers' total parameters: the paper has none
+CLOSE = 0.01  # of the budget, within which the recipe's own width is kept
+LAYERS = {"mamba": 2, "mom": 2}  # for each of a transformer's: a layer has about half of its parameters (2312.00752)
+# Statements of what is sparse, which belong to the recipe's own backbone and to no other.
+SPARSITY = {"towers", "untied", "experts", "router", "top_k", "balance_weight", "z_weight"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One backbone of a study. recipe: with it, at the budget. note: what is to be said of it, or nothing."""
+
+    name: str
+    recipe: Recipe
+    cost: Cost
+    note: str = ""
+
+
+def variants(
+    recipe: Recipe,
+    names: Sequence[str],
+    options: Mapping[str, Sequence[str]],
+    match: str,
+    workload: Workload,
+    control: bool = True,
+) -> list[Variant]:
+    """The backbones of a study, all at the FLOPs a step, or the total parameters, of the recipe's own.
+
+    options: name -> KEY=VALUE of that backbone. control: whether to add CONTROL where something unties parameters.
+    Raises InputError for what cannot be compared: an unknown name, one given twice, a budget that no width meets.
+    """
+    _check_names(names, options)
+    if recipe.backbone.frozen or recipe.backbone.lr_factors:
+        raise InputError(
+            "backbone.frozen, backbone.lr_factors: a study compares backbones that all learn alike; drop it"
+        )
+    if match not in MATCHES:
+        raise InputError(f"match: {match!r} is not known" + nearest(match, MATCHES))
+    budget = _amount(workload.cost(recipe), match)
+    found = [_variant(recipe, name, options.get(name, ()), match, budget, workload) for name in names]
+    largest = max(found, key=lambda v: v.cost.total)
+    dense = next((v for v in found if v.name == "dense"), None)
+    if control and match == "active-flops" and dense and largest.cost.total > (1 + CLOSE) * dense.cost.total:
+        sparse = next((v for v in found if v.name == "mot"), largest)
+        found.append(_control(dense.recipe, sparse, workload))
+    return found
+
+
+def _check_names(names: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"backbones: {name!r} is given twice")
+        if name not in backbones.PRESETS and not any(text.startswith("kind=") for text in options.get(name, ())):
+            raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, backbones.PRESETS)}")
+    for name in options:
+        if name not in names:
+            raise InputError(f"{name}:{options[name][0]}: {name!r} is not among the backbones{nearest(name, names)}")
+
+
+def _amount(cost: Cost, match: str) -> int:
+    return cost.flops if match == "active-flops" else cost.total
+
+
+def _variant(recipe: Recipe, name: str, options: Sequence[str], match: str, budget: int, workload: Workload) -> Variant:
+    given = _of_kind(recipe, name, options)
+    fixed = {text.partition("=")[0] for text in options} & {"dim", "layers", "size"}
+    cost = workload.cost(given)
+    if abs(_amount(cost, match) / budget - 1) > CLOSE and not fixed:
+        given = solve_width(given, budget, lambda r: _amount(workload.cost(r), match), MATCHES[match])
+        cost = workload.cost(given)
+    note = "" if cost.causal else "sees later tokens while it learns: its likelihoods are not comparable"
+    return Variant(name, given, cost, note)
+
+
+def _of_kind(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:
+    """The recipe with a backbone of the kind that a name stands for, of the shape of the recipe's own."""
+    kind = next((text.partition("=")[2] for text in options if text.startswith("kind=")), name)
+    section = recipe.backbone
+    if kind == section.kind:
+        given = dict(section.options)
+    else:
+        module = backbones.load(kind, _shape(recipe, kind))[0]
+        known = inspect.signature(module.Config).parameters
+        own = {k: v for k, v in section.options.items() if k in known and k not in SPARSITY | {"size"}}
+        given = own | _shape(recipe, kind)
+    changed = with_backbone(recipe, given, kind)
+    return recipe_of(changed.model_dump(mode="json"), name, [f"backbone.{text}" for text in options])
+
+
+def _shape(recipe: Recipe, kind: str) -> dict:
+    """dim, layers and heads of the recipe's backbone, as another kind has them."""
+    config, own = config_of(recipe), recipe.backbone.kind
+    layers = config.layers * LAYERS.get(kind, 1) // LAYERS.get(own, 1)
+    if kind in LAYERS:
+        return {"dim": config.dim, "layers": layers, "bidirectional": getattr(config, "bidirectional", "two_pass")}
+    if not hasattr(config, "heads"):
+        raise InputError(
+            f"backbone.kind: {own} has no heads for {kind} to take over; study from a transformer's recipe"
+        )
+    return {"dim": config.dim, "layers": layers, "heads": config.heads}
+
+
+def _control(dense: Recipe, sparse: Variant, workload: Workload) -> Variant:
+    given = solve_width(dense, sparse.cost.total, lambda r: workload.cost(r).total, MATCHES["total-params"])
+    return Variant(
+        CONTROL, given, workload.cost(given), f"the control: dense, with the total parameters of {sparse.name}"
+    )

@@ -1,0 +1,61 @@
+"""What a step of training is made of and costs, whatever the backbone: Workload, Cost.
+
+Models are built on the meta device, so 7B fits a laptop; the data is read, since tokens and fill depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from mot_gen.flops import count_parameters, forward_flops
+from mot_gen.packing import pack_rows
+from mot_gen.sequence import PackedBatch
+from mot_gen.training.build import build_tokenizers, load_splits, outline_model
+from mot_gen.training.data import Loader
+from mot_gen.training.parallel import accumulation
+from mot_gen.training.recipe import Recipe
+
+SAMPLED = 4  # batches that are packed to learn how full the rows get
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a model on a workload. flops: of a training step. causal: whether its likelihoods leak nothing."""
+
+    flops: int
+    active: int
+    total: int
+    causal: bool
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Some batches of a recipe's data, the tokenizers that made them, and how many samples there are to train on."""
+
+    tokenizers: Mapping[str, object]
+    batches: list[PackedBatch]
+    samples: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Workload:
+        """Reads the data, and packs the first batches."""
+        splits, training = load_splits(recipe), recipe.training
+        tokenizers = build_tokenizers(recipe, splits)
+        loader = Loader(splits.train, tokenizers, recipe.data, training)
+        rows = islice(loader, SAMPLED)
+        batches = [pack_rows(each, loader.modalities, training.row_length) for each in rows]
+        return cls(tokenizers, batches, len(splits.train))
+
+    def cost(self, recipe: Recipe) -> Cost:
+        """Of the recipe, which may differ from the workload's in its backbone alone."""
+        model = outline_model(recipe, self.tokenizers)
+        forward = sum(forward_flops(model, batch) for batch in self.batches)
+        parameters = count_parameters(model)
+        return Cost(
+            flops=3 * accumulation(recipe.training, 1) * forward // len(self.batches),
+            active=parameters.active,
+            total=parameters.total,
+            causal=model.backbone.causal,
+        )

@@ -1,0 +1,72 @@
+"""Memory: what a backbone says to keep is what autograd keeps; the peak of a real training step is as predicted."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import MODALITIES, generator, mixed
+
+from mot_gen.backbone import PRESETS, load
+from mot_gen.model import MultimodalModel
+from mot_gen.packing import pack
+from mot_gen.study.memory import training_memory
+from mot_gen.training.loop import _release_free_memory
+from mot_gen.training.recipe import Training
+
+READINGS = [(kind, {}) for kind in PRESETS if kind not in ("mamba", "mom")]
+READINGS += [(kind, {"bidirectional": reading}) for kind in ("mamba", "mom") for reading in ("causal", "two_pass")]
+
+
+def options(kind, dim, layers):
+    shape = {"dim": dim, "layers": layers}
+    return shape if kind in ("mamba", "mom") else {**shape, "heads": 4, "multiple_of": dim}
+
+
+@pytest.mark.parametrize(("kind", "more"), READINGS, ids=str)
+def test_activations_are_what_autograd_keeps(kind, more):
+    """Every storage once, parameters aside."""
+    module, config = load(kind, options(kind, 64, 2) | more)
+    backbone = module.Backbone(config, MODALITIES)
+    layout = pack(mixed(32), MODALITIES, 128).layout
+    x = torch.randn(*layout.shape, 64, generator=generator(0), requires_grad=True)
+    own = {p.untyped_storage().data_ptr() for p in [x, *backbone.parameters()]}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # with the tensor, lest its place be used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = backbone(x, layout)
+    assert y.requires_grad
+    found = sum(size for size, _ in kept.values()) / 4
+    assert backbone.activations(layout) == pytest.approx(found, rel=0.12)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux's /proc"
+)
+def test_the_peak_of_a_training_step_is_as_predicted():
+    batch = pack(mixed(96), MODALITIES, 192)
+    _release_free_memory()
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    built = MultimodalModel([vars(m) for m in MODALITIES], {"kind": "mot", **options("mot", 256, 4)}).train()
+    optimizer = torch.optim.AdamW(built.parameters(), fused=True)
+    for _ in range(2):
+        noisy, targets = built.corrupt(batch)
+        losses = built.losses(noisy, built(noisy), targets)
+        sum(loss.mean() for loss in losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    predicted = training_memory(built, [batch], Training())
+    assert memory("VmHWM") - before == pytest.approx(predicted, rel=0.15)
+
+
+def memory(field):
+    """Bytes, from the status of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) * 1024
