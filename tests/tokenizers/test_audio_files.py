@@ -109,6 +109,18 @@ def test_a_truncated_flac_is_refused():
         load_audio(data[: len(data) // 2])
 
 
+@pytest.mark.parametrize("kind", ["WAV", "OGG"])
+def test_of_a_truncated_file_the_part_that_is_there_is_read_or_it_is_refused(kind):
+    data, whole = file_bytes(tone(seconds=4.0), kind=kind), tone(seconds=4.0)
+    for share in (0.01, 0.5, 0.9):
+        try:
+            part = load_audio(data[: int(share * len(data))])[0]
+        except InputError as error:
+            assert "\n" not in str(error) and share < 0.1
+            continue
+        assert 0 < len(part) < len(whole) and (part - whole[: len(part)]).abs().max() < 0.1
+
+
 def test_samples_without_a_rate_are_refused():
     with pytest.raises(InputError, match="give \\(samples, rate\\)"):
         load_audio(tone())

@@ -133,23 +133,26 @@ def test_unit_rates_that_do_not_fit_are_refused(wrong):
         LogMelFeatures(**wrong)
 
 
-def tiny_hubert(folder=None):
-    from transformers import HubertConfig, HubertModel
+ENCODERS = ["hubert", "wav2vec2", "wavlm"]
 
-    config = HubertConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7,
+
+def tiny_encoder(kind, folder):
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        kind, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7,
         num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = HubertModel(config).eval()
-    if folder:
-        model.save_pretrained(folder)
+        model = AutoModel.from_config(config).eval()
+    model.save_pretrained(folder)
     return model
 
 
-def test_encoder_features_are_the_mean_of_two_frames_of_the_layer(tmp_path):
-    model = tiny_hubert(tmp_path)
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_encoder_features_are_the_mean_of_two_frames_of_the_layer(kind, tmp_path):
+    model = tiny_encoder(kind, tmp_path)
     features, sound = EncoderFeatures.from_pretrained(tmp_path, layer=1), at_level(CHIRPS[0])[None]
     vectors = features(sound)
     scaled = (sound - sound.mean()) / sound.std()
@@ -158,11 +161,12 @@ def test_encoder_features_are_the_mean_of_two_frames_of_the_layer(tmp_path):
     assert torch.allclose(vectors[0], states[0].view(25, 2, 16).mean(1), atol=1e-5)
 
 
-def test_a_tokenizer_on_an_encoder_saves_it_and_gives_the_same_units(tmp_path):
-    tiny_hubert(tmp_path / "hubert")
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_tokenizer_on_an_encoder_saves_it_and_gives_the_same_units(kind, tmp_path):
+    tiny_encoder(kind, tmp_path / "encoder")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = SpeechUnitTokenizer.with_encoder(tmp_path / "hubert", 2, vocab_size=12)
+        made = SpeechUnitTokenizer.with_encoder(tmp_path / "encoder", 2, vocab_size=12)
         train_speech_units(made, CHIRPS, SpeechTraining(steps=2, batch_size=2))
     made.save_pretrained(tmp_path / "saved")
     loaded = SpeechUnitTokenizer.from_pretrained(tmp_path / "saved")
@@ -173,7 +177,7 @@ def test_a_tokenizer_on_an_encoder_saves_it_and_gives_the_same_units(tmp_path):
     with pytest.raises(InputError, match="no speech encoder"):
         SpeechUnitTokenizer.with_encoder(tmp_path / "missing", 2)
     with pytest.raises(InputError, match="layer 3"):
-        SpeechUnitTokenizer.with_encoder(tmp_path / "hubert", 3)
+        SpeechUnitTokenizer.with_encoder(tmp_path / "encoder", 3)
 
 
 # ---------------------------------------------------------------- back to sound
