@@ -215,3 +215,11 @@ def test_help_is_quick_and_loads_nothing_heavy():
     code = "import sys; from mot_gen.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "sys.exit(any(name in sys.modules for name in ('diffusers', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_overrides_may_stand_behind_options(tmp_path, capsys):
+    command = ["train", "digits", "training.lr=1e-4", "--out", str(tmp_path / "run"), "training.stepz=3"]
+    assert main(command) == 2 and "training.stepz" in capsys.readouterr().err
+    assert main([*command[:-1], "training.steps"]) == 2
+    assert "unrecognized arguments: training.steps" in capsys.readouterr().err
+    assert main(["info", str(tmp_path), "a=b"]) == 2 and "unrecognized arguments: a=b" in capsys.readouterr().err
