@@ -5,7 +5,10 @@ import json
 import os
 import sys
 
-NAMES = ("training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading", "memory")
+NAMES = (
+    *("training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading", "memory"),
+    *("eval_frechet", "eval_update"),
+)
 
 
 def main() -> None:

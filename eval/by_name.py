@@ -14,7 +14,7 @@ from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.answers import ExactMatch, TokenF1
 from mot_gen.eval.audio import log_mel_extractor
 from mot_gen.eval.cider import CIDEr
-from mot_gen.eval.clip import ClipEncoder, CLIPScore, RefCLIPScore
+from mot_gen.eval.clip import ClipEncoder, CLIPScore, RefCLIPScore, RPrecision
 from mot_gen.eval.diversity import DistinctN, SelfBLEU
 from mot_gen.eval.edits import (
     CharacterErrorRate,
@@ -26,7 +26,7 @@ from mot_gen.eval.edits import (
 from mot_gen.eval.extractors import Extractor
 from mot_gen.eval.frechet import FrechetDistance
 from mot_gen.eval.frechet_infinity import FrechetInfinity
-from mot_gen.eval.image_pairs import PSNR, SSIM
+from mot_gen.eval.image_pairs import LPIPS, PSNR, SSIM
 from mot_gen.eval.kernel import KernelDistance
 from mot_gen.eval.likelihood import BitsPerByte
 from mot_gen.eval.mel_cepstral import MelCepstralDistortion
@@ -44,7 +44,7 @@ SAMPLE_RATE = 16000  # of the metrics that hear
 @dataclass(frozen=True)
 class Choices:
     """Settings beside a metric's name. extractor: of features; reference: its statistics in place of real images; clip:
-    a CLIP; the others as the metrics call them."""
+    a CLIP; lpips: weights of its AlexNet; the others as the metrics call them."""
 
     confidence: float | None = None
     seed: int = 0
@@ -54,6 +54,7 @@ class Choices:
     extractor: Extractor | None = None
     reference: ReferenceStatistics | None = None
     clip: ClipEncoder | None = None
+    lpips: str | None = None
 
 
 Builder = Callable[[Choices], Accumulator]
@@ -68,6 +69,7 @@ SETS: dict[str, Builder] = {
 PAIRS: dict[str, Builder] = {
     "psnr": lambda c: PSNR(confidence=c.confidence),
     "ssim": lambda c: SSIM(confidence=c.confidence),
+    "lpips": lambda c: LPIPS(weights=c.lpips, confidence=c.confidence),
 }
 TEXT: dict[str, Builder] = {
     "bleu": lambda c: BLEU(tokenize=c.tokenize, lowercase=c.lowercase, confidence=c.confidence),
@@ -97,6 +99,7 @@ SPEECH: dict[str, Builder] = {
 IMAGE_TEXT: dict[str, Builder] = {
     "clip": lambda c: CLIPScore(_given(c.clip), confidence=c.confidence),
     "refclip": lambda c: RefCLIPScore(_given(c.clip), confidence=c.confidence),
+    "r_precision": lambda c: RPrecision(_given(c.clip), confidence=c.confidence),
     "ocr": lambda c: OcrAccuracy(confidence=c.confidence),
 }
 

@@ -170,13 +170,23 @@ class RPrecision(ClipMetric):
     name = "r_precision"
     takes = "image and candidate embeddings"
 
+    def __init__(self, encoder: ClipEncoder | str | Path | None = None, **kwargs):
+        super().__init__(encoder, **kwargs)
+        self.add_rows("candidates")
+
     def statistics(self, images: Tensor, candidates) -> Tensor:
         images = self.image_embeddings(images)
         if not len(images):
             return mean_rows(images.new_zeros(0))
         if not isinstance(candidates, Tensor) and len({len(own) for own in candidates}) > 1:
             raise InputError("r_precision: images have different numbers of candidates; give every image as many")
+        self.append("candidates", torch.tensor([[len(candidates[0])]]))
         return mean_rows(own_text_first(*matched(images, self.nested_embeddings(candidates))))
+
+    def provenance(self) -> dict:
+        """The number of candidates too: the fewer, the higher the score."""
+        sizes = sorted({int(size) for size in self.rows("candidates").flatten().tolist()})
+        return {**super().provenance(), "candidates": "+".join(map(str, sizes))}
 
 
 def matched(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:

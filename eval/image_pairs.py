@@ -133,7 +133,7 @@ def lpips_network(net: str, weights: str | Path | None) -> torch.nn.Module:
 
     backbone, address, prefix = LPIPS_BACKBONES[net]
     if weights is None:
-        raise missing_weights(f"lpips[{net}]", address, prefix, "weights=FILE")
+        raise missing_weights(f"lpips[{net}]", address, prefix, "weights=FILE (--lpips FILE)")
     network = _LPIPS(pretrained=True, net=net, pnet_rand=True, eval_mode=True)
     convolutions = {
         key.removeprefix("features."): value

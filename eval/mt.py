@@ -84,6 +84,10 @@ class BLEU(SacreMetric):
         sacre = require("sacrebleu.metrics", "bleu")
         self.metric = sacre.BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth)
 
+    def cautions(self, rows: Tensor) -> list[str]:
+        silent = not rows[:, -1].any()  # the last column counts the predictions' 4-grams
+        return ["no prediction has four words, so BLEU is 0 whatever they say; use chrf"] if silent else []
+
     def details(self, rows: Tensor) -> dict[str, float]:
         found = self.metric._compute_score_from_stats(rows.sum(0).tolist())
         return {"brevity_penalty": found.bp, **{f"precision_{i + 1}": p for i, p in enumerate(found.precisions)}}

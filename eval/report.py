@@ -38,8 +38,12 @@ def print_table(results: dict[str, MetricResult]):
     console.print(table)
     for result in results.values():
         console.print(result.signature, style="dim", markup=False, highlight=False, soft_wrap=True)
-    for warning in dict.fromkeys(f"{one.name}: {text}" for one in results.values() for text in one.warnings):
-        print(f"warning: {warning}", file=sys.stderr)
+    concerned: dict[str, list[str]] = {}  # warning -> metrics
+    for result in results.values():
+        for text in result.warnings:
+            concerned.setdefault(text, []).append(result.name)
+    for text, names in concerned.items():
+        print(f"warning: {', '.join(dict.fromkeys(names))}: {text}", file=sys.stderr)
 
 
 def sizes(result: MetricResult) -> str:

@@ -40,8 +40,11 @@ def _add_images(commands):
     parser.add_argument("real", help="folder, .npz, .npy, .parquet or .jsonl of images, or a file of `eval stats`")
     parser.add_argument("fake", help="the same, generated; or a checkpoint, from which samples are drawn and kept")
     parser.add_argument(
-        "--metrics", default="fd,kd,pr", help="of fd, kd, cmmd, pr, fdinf, is, psnr, ssim (default: fd,kd,pr)"
+        "--metrics",
+        default="fd,kd,pr",
+        help="of fd, kd, cmmd, pr, fdinf, is; and of pairs: psnr, ssim, lpips (default: fd,kd,pr)",
     )
+    parser.add_argument("--lpips", metavar="FILE", help="torchvision's AlexNet weights, for lpips")
     parser.add_argument("--splits", type=int, default=10, help="parts of the Inception Score")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     _add_checkpoint(parser)
@@ -120,7 +123,7 @@ def _add_speech(commands):
 def _add_image_text(commands):
     parser = commands.add_parser("image-text", help="how well images show what their texts say")
     parser.add_argument("file", help='one object a line: {"image": file, "text", "references"?: [...]}')
-    parser.add_argument("--metrics", default="clip", help="of clip, refclip, ocr (default: clip)")
+    parser.add_argument("--metrics", default="clip", help="of clip, refclip, r_precision, ocr (default: clip)")
     parser.add_argument("--clip", metavar="FOLDER", help="a CLIP and its processor, as transformers saves them")
     parser.add_argument("--device", default="cpu", help="where CLIP runs (default: cpu)")
     _add_output(parser)

@@ -38,13 +38,16 @@ def images(args: argparse.Namespace) -> int:
         raise InputError(f"{args.real}: statistics are enough for fd, not for {', '.join(other)}; give the images")
     fake = open_images(args.fake, args.max_unreadable)
     real = None if stats is not None else open_images(args.real, args.max_unreadable)
+    pairs = [name for name in names if name in PAIRS]
+    if pairs:
+        _require_pairs(pairs[0], real, fake)
     results, kept = {}, None
     if wanted := [name for name in names if name in SETS]:
         kept = _set_results(args, wanted, real, fake, stats, results)
     if "is" in names:
         results["is"] = _inception_score(args, fake)
-    for name in (name for name in names if name in PAIRS):
-        results[name] = _pair_result(PAIRS[name](Choices(args.confidence)), real, fake)
+    for name in pairs:
+        results[name] = _pair_result(PAIRS[name](Choices(args.confidence, lpips=args.lpips)), real, fake)
     sources = [source for source in (real, fake) if source is not None]
     return finish(args, results, sources, lambda: _sections(real, fake, kept))
 
@@ -100,6 +103,8 @@ Kept = dict[bool, tuple[Tensor, list[int]]]  # by whether real: features, and th
 def _set_results(args, names, real, fake, stats, results: dict[str, MetricResult]) -> Kept | None:
     """Fills `results`; returns the features themselves where a page will show neighbours."""
     how = extraction(args)
+    if stats is not None:
+        stats.require(how.extractor.provenance(), args.real)
     choices = Choices(args.confidence, args.seed, extractor=how.extractor, reference=stats)
     metrics = {name: SETS[name](choices) for name in names}
     kept = {}
@@ -135,11 +140,15 @@ def _inception_score(args: argparse.Namespace, fake: ImageSource) -> MetricResul
     return metric.compute()
 
 
+def _require_pairs(metric: str, real: ImageSource, fake: ImageSource):
+    """InputError for a name that only one side has, before anything is computed."""
+    if absent := sorted(set(real.names) ^ set(fake.names)):
+        raise InputError(f"{metric}: {absent[0]!r} is in one of {real.path} and {fake.path} only; pairs need both")
+
+
 def _pair_result(metric: Accumulator, real: ImageSource, fake: ImageSource) -> MetricResult:
-    """Pairs are made by name; a name that only one side has is an error."""
+    """Pairs are made by name."""
     others = {name: i for i, name in enumerate(fake.names)}
-    if absent := sorted(set(real.names) ^ set(others)):
-        raise InputError(f"{metric.name}: {absent[0]!r} is in one of {real.path} and {fake.path} only; pairs need both")
     for i, name in enumerate(real.names):
         pair = fake.read_or_note(others[name]), real.read_or_note(i)
         if None not in [one if one is None else True for one in pair]:

@@ -8,6 +8,7 @@ reference under a model; speech also {"prediction_audio", "reference_audio"}, fi
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 import torch
@@ -89,9 +90,19 @@ def image_text(args: argparse.Namespace) -> int:
         except OSError as err:
             raise InputError(f"{args.file}:{row['line']}: image {row['image']!r} cannot be read ({err})") from err
         for name, metric in metrics.items():
-            more = [references(args.file, [row])] if name == "refclip" else []
-            metric.update(image, [row["text"]], *more)
+            if name == "r_precision":
+                metric.update(image, [[row["text"], *others(row, rows)]])
+            else:
+                metric.update(image, [row["text"]], *([references(args.file, [row])] if name == "refclip" else []))
     return finish(args, metrics, rows)
+
+
+def others(row: dict, rows: list[dict]) -> list[str]:
+    """Up to 99 texts of other lines that say something else, drawn by the line's number."""
+    texts = sorted({other["text"] for other in rows} - {row["text"]})
+    if not texts:
+        raise InputError("r_precision: all texts are the same, so there is none to confuse an image's own with")
+    return random.Random(row["line"]).sample(texts, min(99, len(texts)))
 
 
 def geneval(args: argparse.Namespace) -> int:

@@ -64,4 +64,6 @@ class ReferenceStatistics:
         for key, wanted in provenance.items():
             found = self.provenance.get(key)
             if found != wanted:
-                raise InputError(f"{path}: computed with {key} {found!r}, but {wanted!r} is in use; make it again")
+                raise InputError(
+                    f"{path}: computed with {key} {found!r}, but {wanted!r} is in use; use the same, or make it again"
+                )

@@ -73,7 +73,7 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
         "num": num,
         "num_inference_steps": pipe._default("num_inference_steps", order.num_inference_steps, 50),
         "guidance_scale": pipe._default("guidance_scale", order.guidance_scale, 3.0),
-        "scheduler": type(pipe.scheduler).__name__,
+        "scheduler": type(pipe.scheduler).__name__ if pipe.scheduler else None,
     }
     folder = order.settle(facts)
     rows = [

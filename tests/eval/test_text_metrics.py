@@ -128,6 +128,12 @@ def test_predictions_without_references_are_refused():
             metric.update(["a", "b"], [["a"], []])
 
 
+def test_bleu_without_a_4_gram_says_so():
+    found = fed(BLEU(), ["the digit one"], [["the digit one"]])
+    assert found.value == 0 and "no prediction has four words" in found.warnings[0]
+    assert not fed(BLEU(), ["the digit one", "a handwritten seven here"], [["x"], ["y"]]).warnings
+
+
 def test_squad_scores():
     predictions = ["The Eiffel Tower!", "in 1889 a year", "", "blue"]
     references = [["eiffel tower"], ["1889"], [""], ["red", "green"]]
