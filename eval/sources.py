@@ -120,6 +120,8 @@ def _jsonl(path: Path):
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
     """(line number, object) of every line that is not blank."""
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder, and a .jsonl file is wanted here")
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as err:
