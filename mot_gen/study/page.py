@@ -106,7 +106,7 @@ def _table(found: dict) -> str:
         "<tr>" + "".join(f"<td{'' if k == 0 else ' class=n'}>{html.escape(cell)}" for k, cell in enumerate(row))
         for row in rows
     )
-    return f"<div style='overflow-x:auto'><table><tr>{head}{body}</table></div>"
+    return f"<div style='overflow-x:auto;white-space:nowrap'><table><tr>{head}{body}</table></div>"
 
 
 def _notes(found: dict) -> str:
