@@ -174,8 +174,8 @@ def test_a_study_goes_on_where_it_was_stopped(records, tmp_path, capfd):
     assert "step 4/4" in log and "step 1/4" not in log
     assert json.loads((tmp_path / "study.json").read_text()) == json.loads(json.dumps(found))
     assert "without a dense control" not in capfd.readouterr().out and "<svg" in (tmp_path / "study.html").read_text()
-    with pytest.raises(InputError, match=r"dense-seed0: was begun with another recipe \(training.lr"):
-        run_all(jobs_of(compared([*records, "training.lr=3e-3"], Workload.of(recipe))[1][:1], 1, tmp_path))
+    with pytest.raises(InputError, match=r"dense-seed0: was begun with another recipe \(backbone.dim: 16 -> 64\)"):
+        run_all(jobs_of(compared(records, Workload.of(recipe))[1][:1], 1, tmp_path))
 
 
 def kill_at(job, step):
