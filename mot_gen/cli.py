@@ -1,4 +1,4 @@
-"""The mot-gen command: quickstart, train, plan, info, and what study, generate, demo, tokenizers and eval add.
+"""The mot-gen command: quickstart, train, plan, info, and what study, generate, data, demo, tokenizers, eval add.
 
 Exit codes: 0 done; 1 anything unexpected; 2 bad input, one line on stderr; 3 stopped on request, with a checkpoint to
 resume from; 130 interrupted. Nothing heavy is imported before a command is known.
@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Modules with a `register(commands)` that adds theirs.
 ADDED = (
     "mot_gen.study.command",
+    "mot_gen.data_command",
     "mot_gen.generate",
     "mot_gen.demo",
     "mot_gen.tokenizers.run",

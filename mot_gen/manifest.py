@@ -1,4 +1,4 @@
-"""A manifest lists the files of a folder with size and sha256: write, entries, read, damage, sha256; and refuse_pickle.
+"""A manifest lists the files of a folder with size and sha256: write, entries, read, damage, sha256, claim, refuse_pickle.
 
 A flipped byte in safetensors loads as a wrong number without a word; whoever reads weights asks `damage` first.
 """
@@ -19,11 +19,23 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
 
 def write(folder: Path, about: Mapping[str, Any] | None = None, files: Mapping[str, dict] | None = None) -> None:
     """Write `manifest.json` over all files below a folder, or over `files`, whose entries were made by `entries`;
-    `about` is kept beside the list."""
-    files = entries(folder) if files is None else files
-    aside = folder / f".{NAME}.new"  # renamed when whole, since a folder that has a manifest counts as finished
-    aside.write_text(json.dumps({**(about or {}), "files": files}, indent=1), encoding="utf-8")
-    aside.replace(folder / NAME)
+    `about` is kept beside the list. It is renamed when whole, since a folder that has one counts as finished."""
+    _write_whole(folder / NAME, {**(about or {}), "files": entries(folder) if files is None else files})
+
+
+def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """JSON, renamed into place: who finds the name finds all of it."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    aside.replace(path)
+
+
+def claim(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the folder of `path` is made from: what stands there already, else `inputs`, which is then written."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, inputs)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def entries(folder: Path, rank: int = 0, size: int = 1) -> dict[str, dict]:

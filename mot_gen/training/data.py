@@ -25,6 +25,7 @@ from mot_gen.errors import InputError, nearest
 from mot_gen.packing import document_length, plan_rows
 from mot_gen.sequence import Span
 from mot_gen.training import recipe, records
+from mot_gen.training.tokenized import Tokenized
 
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
 UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
@@ -144,6 +145,7 @@ class Loader:
         self.rank, self.world = rank, world
         self.sources = records.source_names(samples)
         self.modalities = [tokenizer.modality for tokenizer in tokenizers.values()]
+        self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
         self.plan = BatchPlan(len(samples), data.window, training.seed, self._index())
         self.skipped: dict[int, str] = {}
         self._cache = SpanCache(data.cache_mb * 2**20)
@@ -154,7 +156,7 @@ class Loader:
 
     def _index(self) -> dict[str, Any]:
         """All that the stream of rows depends on."""
-        tokenizers = " ".join(f"{name} {tokenizer.fingerprint}" for name, tokenizer in self.tokenizers.items())
+        tokenizers = " ".join(f"{name} {fingerprint}" for name, fingerprint in self.fingerprints.items())
         return {
             "samples": records.fingerprint(self.samples),
             "tokenizers": hashlib.sha256(tokenizers.encode()).hexdigest(),
@@ -224,8 +226,7 @@ class Loader:
         sample = self.samples[index]
         parts = sample.arrange(random.Random(f"{self.plan.seed}/{epoch}/{index}"), self.data)
         for part in parts:
-            if part.kind not in self.tokenizers:
-                raise InputError(f"{sample.id}: no tokenizer for {part.kind!r}{nearest(part.kind, self.tokenizers)}")
+            self._check_part(sample.id, part)
         seen: Counter[str] = Counter()
         try:
             spans = []
@@ -238,8 +239,21 @@ class Loader:
             return None
         return Tokenised(spans, records.source_of(self.samples, index))
 
+    def _check_part(self, id: str, part: records.Part) -> None:
+        """What no other sample would do better: a modality without a tokenizer, tokens that another tokenizer made."""
+        if part.kind not in self.tokenizers:
+            raise InputError(f"{id}: no tokenizer for {part.kind!r}{nearest(part.kind, self.tokenizers)}")
+        own = self.fingerprints[part.kind]
+        if isinstance(part.value, Tokenized) and part.value.fingerprint != own:
+            raise InputError(
+                f"{id}: its {part.kind} tokens were made by tokenizer {part.value.fingerprint[:12]}, the recipe's is "
+                f"{own[:12]}; give tokenizers.{part.kind}.path=FOLDER of that one, or run mot-gen data tokenize again"
+            )
+
     def _span(self, part: records.Part, index: int, number: int) -> Span:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""
+        if isinstance(part.value, Tokenized):
+            return part.value.span(part.kind, part.loss)
         key = (part.kind, part.value) if isinstance(part.value, str) else (part.kind, index, number)
         span = self._cache.get(key, partial(self.tokenizers[part.kind].encode, part.value))
         return replace(span, learned=part.loss)

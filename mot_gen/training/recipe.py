@@ -52,6 +52,7 @@ class Data(Section):
 
     source: str = "digits"  # digits, emoji, records, or a dotted path to a module with `load(data: Data) -> Splits`
     records: list[str] = []  # jsonl, parquet or tar files, or folders of image and caption pairs; sets source: records
+    held_out_records: list[str] = []  # likewise, to be held out; then nothing of `records` is
     options: dict[str, Any] = {}  # whatever a source of your own wants to know
     caption_first: Share = 0.5  # probability that a pair's caption stands before its image (Transfusion: 0.8)
     caption_dropout: Share = 0.1  # probability that a pair loses its caption, for classifier-free guidance
@@ -61,7 +62,7 @@ class Data(Section):
     cache_mb: Whole = 256  # tokenised spans kept in memory between epochs, in MiB
     accept_changed: Switch = False  # resume although the samples changed; the epoch then begins anew
 
-    @field_validator("records", mode="before")
+    @field_validator("records", "held_out_records", mode="before")
     @classmethod
     def _one_or_many(cls, value):
         return [value] if isinstance(value, str) else value
@@ -72,6 +73,8 @@ class Data(Section):
             self.source = "records"
         if self.source == "records" and not self.records:
             raise ValueError("source 'records' needs data.records=FILE")
+        if self.held_out_records and not self.records:
+            raise ValueError("held_out_records holds out beside records; give data.records=FILE too")
         if self.held_out == 1:
             raise ValueError("held_out 1 leaves nothing to train on; give less")
         return self

@@ -12,7 +12,8 @@ A record is one of
     {"content": [{"type": "text", "text": "..."}, {"type": "image", "image": "a.jpg"}]}
     {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none)
     {"text": "..."}
-Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules.
+Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a path,
+bytes in parquet, or its tokens (mot_gen/training/tokenized.py).
 """
 
 from __future__ import annotations
@@ -31,11 +32,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from mot_gen import manifest
 from mot_gen.errors import InputError, nearest
+from mot_gen.training.tokenized import is_tokenized, parse_tokenized
 
 MODALITIES = {"audio": "speech"}  # a part's type -> its modality, where the names differ
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+CORPUS = "corpus.json"  # in a folder that mot-gen data tokenize wrote
 Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path or bytes of a medium
+
+
+def type_of(modality: str) -> str:
+    """A modality -> the type of its parts in records."""
+    return next((type for type, name in MODALITIES.items() if name == modality), modality)
 
 
 # ---------------------------------------------------------------- samples
@@ -43,7 +52,7 @@ Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path o
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of raw content. kind: its modality. value: text, or a medium as path, bytes or PIL image."""
+    """One piece of raw content. kind: its modality. value: text, or a medium as path, bytes, PIL image or Tokenized."""
 
     kind: str
     value: Any
@@ -104,7 +113,7 @@ def parse_record(record: Any, where: str, default_id: str, resolve: Resolve) -> 
     if "content" in record:
         return Document(id, tuple(_content(record["content"], True, f"{where}: content", resolve)))
     if "image" in record:
-        return Pair(id, resolve(record["image"], f"{where}: image"), _captions(record, where))
+        return Pair(id, _medium(record["image"], f"{where}: image", resolve), _captions(record, where))
     if "text" in record:
         return Document(id, (Part("text", _text(record["text"], f"{where}: text")),))
     raise InputError(
@@ -142,8 +151,12 @@ def _part(part: Any, loss: bool, where: str, resolve: Resolve) -> Part:
     if not isinstance(loss, bool):
         raise InputError(f"{where}.loss must be true or false, got {loss!r}")
     field = f"{where}.{kind}"
-    value = _text(part["text"], field) if kind == "text" else resolve(part[kind], field)
+    value = _text(part["text"], field) if kind == "text" else _medium(part[kind], field, resolve)
     return Part(MODALITIES.get(kind, kind), value, loss)
+
+
+def _medium(value: Any, field: str, resolve: Resolve) -> Any:
+    return parse_tokenized(value, field) if is_tokenized(value) else resolve(value, field)
 
 
 def _text(value: Any, field: str) -> str:
@@ -398,9 +411,11 @@ class Selection(Sequence[Sample]):
 _READERS = {".jsonl": JsonLines, ".ndjson": JsonLines, ".parquet": Parquet, ".tar": TarShard}
 
 
-def open_records(path: str | Path) -> Source:
-    """The samples of a .jsonl, .parquet or .tar file, or of a folder of image and caption pairs."""
+def open_records(path: str | Path) -> Source | Joined:
+    """The samples of a .jsonl, .parquet or .tar file, of a folder of pairs, or of a tokenised corpus."""
     path = Path(path)
+    if (path / CORPUS).exists():
+        return _tokenized_folder(path)
     if path.is_dir():
         return PairFolder(path)
     if not path.exists():
@@ -409,6 +424,18 @@ def open_records(path: str | Path) -> Source:
         kinds = ", ".join(_READERS)
         raise InputError(f"{path}: {path.suffix or 'no suffix'} is no known kind of records; give {kinds} or a folder")
     return _READERS[path.suffix.lower()](path)
+
+
+def _tokenized_folder(folder: Path) -> Joined:
+    """The shards of a corpus that was tokenised, those without a sample left out."""
+    if not (folder / manifest.NAME).exists():
+        raise InputError(f"{folder}: is tokenised in part only; let mot-gen data tokenize finish it")
+    import pyarrow.parquet
+
+    shards = [path for path in sorted(folder.glob("*.parquet")) if pyarrow.parquet.read_metadata(path).num_rows]
+    if not shards:
+        raise InputError(f"{folder}: holds no record")
+    return Joined([Parquet(path) for path in shards])
 
 
 def split(samples, share: float, seed: int) -> Splits:
@@ -431,8 +458,16 @@ def split(samples, share: float, seed: int) -> Splits:
 
 
 def load(data) -> Splits:
-    """The records that a recipe's data section names, split by its `held_out` and `split_seed`."""
-    return split(Joined([open_records(path) for path in data.records]), data.held_out, data.split_seed)
+    """The records that a recipe's data section names; held out are its `held_out_records`, or a share of all."""
+    samples = open_all(data.records)
+    if data.held_out_records:
+        return Splits(samples, open_all(data.held_out_records))
+    return split(samples, data.held_out, data.split_seed)
+
+
+def open_all(paths: Sequence[str | Path]) -> Joined:
+    """Records of several files and folders, one after the other."""
+    return Joined([open_records(path) for path in paths])
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:

@@ -34,6 +34,7 @@ from mot_gen.training import records
 from mot_gen.training.progress import Progress
 from mot_gen.training.recipe import Data, Tokenizer, differing, trainer_name
 from mot_gen.training.stopping import stop_signals
+from mot_gen.training.tokenized import Tokenized
 
 INPUTS, REPORT, CHECKPOINT = "inputs.json", "report.json", "training"
 
@@ -55,7 +56,7 @@ def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path)
         "train": section.train,
         "samples": records.fingerprint(splits.train),
     }
-    _claim(folder, json.loads(json.dumps(inputs)))
+    _claim(folder, json.loads(json.dumps(inputs)))  # tuples as JSON gives them back
     tokenizer = untrained(section)
     if not (folder / manifest.NAME).exists():
         _train(name, section, tokenizer, splits, folder)
@@ -66,14 +67,7 @@ def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path)
 
 def _claim(folder: Path, inputs: dict) -> None:
     """Writes what the folder's tokenizer is made from, or holds it to what is written there."""
-    path = folder / INPUTS
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{INPUTS}.new"
-        aside.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
-        aside.replace(path)
-        return
-    if changed := differing(json.loads(path.read_text(encoding="utf-8")), inputs):
+    if changed := differing(manifest.claim(folder / INPUTS, inputs), inputs):
         raise InputError(f"{folder}: its tokenizer was made otherwise ({changed[0]}); remove it, or give another --out")
 
 
@@ -118,7 +112,13 @@ def raw_parts(samples: Sequence[records.Sample], kind: str) -> Iterator[tuple[st
     as_is = Data(caption_dropout=0.0)
     for sample in samples:
         parts = [part for part in sample.arrange(random.Random(0), as_is) if part.kind == kind]
-        yield from ((f"{sample.id}/{i}" if i else sample.id, part.value) for i, part in enumerate(parts))
+        for i, part in enumerate(parts):
+            if isinstance(part.value, Tokenized):
+                raise InputError(
+                    f"{sample.id}: its {kind} is tokens already, on which no tokenizer can be trained; "
+                    f"give tokenizers.{kind}.path=FOLDER of the one that made them"
+                )
+            yield (f"{sample.id}/{i}" if i else sample.id), part.value
 
 
 def _trainer(section: Tokenizer) -> ModuleType:

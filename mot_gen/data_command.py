@@ -1,0 +1,77 @@
+"""mot-gen data tokenize: `register` adds it to the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mot_gen.errors import InputError
+
+
+def register(subparsers) -> None:
+    """Add the command `data`; each of its own commands sets func(args) -> exit code."""
+    commands = subparsers.add_parser("data", help="prepare training data").add_subparsers(required=True)
+    command = commands.add_parser("tokenize", help="tokenise the media of a corpus once, for training to read")
+    command.add_argument("inputs", nargs="+", metavar="RECORDS", help="files or folders of records, or one recipe")
+    command.add_argument(
+        "--tokenizer", action="append", required=True, metavar="FOLDER", help="of an image or speech tokenizer"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="shards; of a recipe train/, held_out/")
+    command.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes; default: one a core")
+    command.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a file")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="samples a pass")
+    command.add_argument("--max-corrupt", type=int, default=10, metavar="N", help="samples that may be unreadable")
+    command.set_defaults(func=tokenize_command)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tokenize_command(args: argparse.Namespace) -> int:
+    """Tokenise records into DIR; a recipe's source by its own splits, into DIR/train and DIR/held_out."""
+    from mot_gen.training.recipe import shipped
+    from mot_gen.training.records import open_all
+    from mot_gen.training.tokenize import Corpus, Options, tokenize
+
+    options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt)
+    tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
+    first = args.inputs[0]
+    if first in shipped() or Path(first).suffix in (".yaml", ".yml"):
+        sets = {name: partial(split_of, first, tuple(args.inputs[1:]), name) for name in ("train", "held_out")}
+    else:
+        sets = {"": partial(open_all, tuple(args.inputs))}
+    for name, samples in sets.items():
+        found = tokenize(Corpus(samples, tokenizers), args.out / name, options)
+        print(f"{args.out / name}: {found.samples} samples, {len(found.skipped)} left out")
+        for line in found.skipped:
+            print(f"left out: {line}")
+    return 0
+
+
+def split_of(recipe: str, overrides: Sequence[str], name: str) -> Sequence[Any]:
+    """The samples of a recipe's source that are trained on ("train") or never are ("held_out")."""
+    from mot_gen.training.build import load_splits
+    from mot_gen.training.recipe import load_recipe
+
+    return getattr(load_splits(load_recipe(recipe, overrides)), name)
+
+
+def load_tokenizers(folders: Sequence[str]) -> Mapping[str, Any]:
+    """Modality -> the tokenizer saved in each of the folders; InputError for text, which stays text, and for twins."""
+    from mot_gen.tokenizers.run import load_tokenizer
+
+    found: dict[str, Any] = {}
+    for folder in folders:
+        tokenizer = load_tokenizer(folder)
+        name = tokenizer.modality.name
+        if name == "text":
+            raise InputError(f"{folder}: text stays text in records; give tokenizers of images or speech")
+        if name in found:
+            raise InputError(f"{folder}: a second tokenizer of {name}; give one")
+        found[name] = tokenizer
+    return found
