@@ -24,7 +24,9 @@ import torch
 from mot_gen.errors import InputError, nearest
 from mot_gen.packing import document_length, plan_rows
 from mot_gen.sequence import Span
+from mot_gen.tokenizers.image_files import load_image
 from mot_gen.training import recipe, records
+from mot_gen.training.augment import augmented
 from mot_gen.training.tokenized import Tokenized
 
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
@@ -165,6 +167,7 @@ class Loader:
             "data.window": self.data.window,
             "data.caption_first": self.data.caption_first,
             "data.caption_dropout": self.data.caption_dropout,
+            **({"data.augment": self.data.augment.model_dump()} if self.data.augment.active else {}),
         }
 
     def __iter__(self) -> Iterator[list[Row]]:
@@ -231,7 +234,7 @@ class Loader:
         try:
             spans = []
             for part in parts:
-                spans.append(self._span(part, index, seen[part.kind]))
+                spans.append(self._span(part, index, seen[part.kind], epoch))
                 seen[part.kind] += 1
             self._check_length(spans)
         except UNUSABLE as error:
@@ -250,12 +253,27 @@ class Loader:
                 f"{own[:12]}; give tokenizers.{part.kind}.path=FOLDER of that one, or run mot-gen data tokenize again"
             )
 
-    def _span(self, part: records.Part, index: int, number: int) -> Span:
+    def _span(self, part: records.Part, index: int, number: int, epoch: int) -> Span:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""
         if isinstance(part.value, Tokenized):
             return part.value.span(part.kind, part.loss)
+        if part.kind == "image" and self.data.augment.active:
+            return self._augmented(part, index, number, epoch)
         key = (part.kind, part.value) if isinstance(part.value, str) else (part.kind, index, number)
         span = self._cache.get(key, partial(self.tokenizers[part.kind].encode, part.value))
+        return replace(span, learned=part.loss)
+
+    def _augmented(self, part: records.Part, index: int, number: int, epoch: int) -> Span:
+        """A picture changed by (seed, index, number, variant); a variant that comes again is kept."""
+        options, tokenizer = self.data.augment, self.tokenizers[part.kind]
+        variant = epoch % options.variants if options.variants else epoch
+
+        def make() -> Span:
+            picture = load_image(part.value, "L" if tokenizer.color_channels == 1 else "RGB")
+            rng = random.Random(f"augment/{self.plan.seed}/{index}/{number}/{variant}")
+            return tokenizer.encode(augmented(picture, options, rng))
+
+        span = self._cache.get((part.kind, index, number, variant), make) if options.variants else make()
         return replace(span, learned=part.loss)
 
     def _check_length(self, spans: list[Span]) -> None:

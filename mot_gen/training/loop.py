@@ -26,6 +26,7 @@ from mot_gen.flops import forward_flops
 from mot_gen.packing import pack_rows
 from mot_gen.sequence import PADDING, PackedBatch
 from mot_gen.training import checkpoint, parallel
+from mot_gen.training.augment import Augment
 from mot_gen.training.build import TOKENIZERS
 from mot_gen.training.data import Loader
 from mot_gen.training.parallel import World

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Modality
+from mot_gen.training.augment import Augment
 
 # Numbers are strict, so that `steps: true` and `lr: "fast"` are errors and not 1 and a guess.
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -56,6 +57,7 @@ class Data(Section):
     options: dict[str, Any] = {}  # whatever a source of your own wants to know
     caption_first: Share = 0.5  # probability that a pair's caption stands before its image (Transfusion: 0.8)
     caption_dropout: Share = 0.1  # probability that a pair loses its caption, for classifier-free guidance
+    augment: Augment = Field(default_factory=Augment)  # of training pictures: degrees, shift, scale, variants
     held_out: Share = 0.15  # share of the samples that training never sees
     split_seed: Whole = 0
     window: Count = 4096  # samples that are shuffled, tokenised and packed together: memory against row fill

@@ -12,8 +12,8 @@ A record is one of
     {"content": [{"type": "text", "text": "..."}, {"type": "image", "image": "a.jpg"}]}
     {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none)
     {"text": "..."}
-Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a path,
-bytes in parquet, or its tokens (mot_gen/training/tokenized.py).
+Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a
+path, bytes in parquet, or its tokens (mot_gen/training/tokenized.py).
 """
 
 from __future__ import annotations

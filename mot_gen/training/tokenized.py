@@ -5,7 +5,8 @@ In a record such a medium is an object in the place of its path:
     {"tokens": [5, 17, ...], "grid": [4, 4], "fingerprint": "ab12..."}
     {"latents": [[0.1, ...], ...], "shape": [16, 4], "grid": [4, 4], "fingerprint": "ab12..."}
 
-ids of a discrete tokenizer, or latents of a continuous one; either a list or bytes. Bytes are little-endian int32 and float32, row by row; lists need no `shape`; `grid` only what has two dimensions.
+ids of a discrete tokenizer, or latents of a continuous one; either a list or bytes. Bytes are little-endian int32 and
+float32, row by row; lists need no `shape`; `grid` only what has two dimensions.
 """
 
 from __future__ import annotations

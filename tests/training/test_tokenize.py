@@ -258,7 +258,8 @@ def test_the_command_tokenises_a_recipes_source_and_training_reads_it(tmp_path, 
     records = [f"data.records={out / 'train'}", f"data.held_out_records={out / 'held_out'}", "training.steps=2"]
     run = ["train", "digits", *tiny, *records, "evaluation.prompts=[a]", "--out"]
     assert main([*run, str(tmp_path / "run")]) == 0
-    assert main([*run, str(tmp_path / "other"), "tokenizers.image.patch_size=4"]) == 2
+    other = ["train", "digits", "tokenizers.image.patch_size=4", *run[2:]]
+    assert main([*other, str(tmp_path / "other")]) == 2
     assert "data tokenize" in capsys.readouterr().err
 
 

@@ -1,0 +1,52 @@
+"""Pictures slightly turned, moved and scaled, so that a small set is not learned by heart: Augment, augmented.
+
+Discrete image tokens need it most: under diffusion or flow each picture is seen under new noise every time, a sequence
+of ids is the same each time that it is seen.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Annotated
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+Amount = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+
+
+class Augment(BaseModel):
+    """How far a picture may be changed at most, each drawn uniformly and of either sign."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    degrees: Annotated[float, Field(strict=True, ge=0, le=180)] = 0.0  # turned about the centre
+    shift: Amount = 0.0  # moved, as a share of the width and of the height
+    scale: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # made larger or smaller, as a share of the size
+    variants: Annotated[int, Field(strict=True, ge=0)] = 0  # different ones of each picture, kept; 0 = always new ones
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        return bool(self.degrees or self.shift or self.scale)
+
+
+def augmented(image: Image.Image, options: Augment, rng: random.Random) -> Image.Image:
+    """A changed copy of the same size and mode, bicubic; what comes in from outside continues the border."""
+    width, height = image.size
+    angle = math.radians(rng.uniform(-options.degrees, options.degrees))
+    zoom = 1 + rng.uniform(-options.scale, options.scale)
+    right, down = (rng.uniform(-options.shift, options.shift) * side for side in (width, height))
+    margin = math.ceil(max(width, height) * (0.5 + options.shift + options.scale))
+    pixels = np.asarray(image)
+    around = Image.fromarray(np.pad(pixels, [(margin, margin)] * 2 + [(0, 0)] * (pixels.ndim - 2), mode="edge"))
+    # PIL maps each pixel of the result back to the source: x' = a x + b y + c, y' = d x + e y + f.
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    x, y = width / 2, height / 2
+    c = margin + x - cos * (x + right) - sin * (y + down)
+    f = margin + y + sin * (x + right) - cos * (y + down)
+    return around.transform(
+        (width, height), Image.Transform.AFFINE, (cos, sin, c, -sin, cos, f), Image.Resampling.BICUBIC
+    )
