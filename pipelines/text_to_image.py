@@ -35,9 +35,9 @@ class TextToImagePipeline(ImageDrawingPipeline):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
@@ -50,10 +50,11 @@ class TextToImagePipeline(ImageDrawingPipeline):
         guidance_interval (times from 0, clean, to 1, noise) and guidance_rescale, see `guidance.Guidance`: by default
         what the checkpoint recommends, else 50, 3, all times and 0. generator: one or a list of one per image; an image
         does not depend on its batch. latents: (images, n, C) noise to begin with. temperature, top_k, top_p: of images
-        that are discrete tokens. output_type: "pil", "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent"
-        (N, n, C). callback_on_step_end(pipe, step, timestep, given): given has the tensor inputs that were named, of
-        "latents" and "pred_original_sample", (N, n, C); what it returns as {"latents": x} is gone on with. The latter
-        is the picture as it is expected to become: `decode_latents` shows it.
+        that are discrete tokens; by default what the checkpoint recommends, else 1 and every token. output_type: "pil",
+        "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C). callback_on_step_end(pipe, step, timestep,
+        given): given has the tensor inputs that were named, of "latents" and "pred_original_sample", (N, n, C); what it
+        returns as {"latents": x} is gone on with. The latter is the picture as it is expected to become:
+        `decode_latents` shows it.
         Raises InputError, before any work, for what does not fit.
         """
         self._needs("image", "image_tokenizer")
@@ -71,9 +72,9 @@ class TextToImagePipeline(ImageDrawingPipeline):
             self._default("num_inference_steps", num_inference_steps, 50),
             guidance,
             row_generators(generator, len(prompts)),
-            temperature,
-            top_k,
-            top_p,
+            self._default("image_temperature", temperature, 1.0),
+            self._default("image_top_k", top_k, 0),
+            self._default("image_top_p", top_p, 1.0),
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
         )

@@ -1,4 +1,4 @@
-"""Pictures changed a little: not at all where nothing is asked, in known ways where it is, the same for the same seed."""
+"""Pictures changed a little: not where nothing is asked, in known ways where it is, the same for the same seed."""
 
 import random
 
