@@ -8,6 +8,7 @@ import sys
 NAMES = (
     *("training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading", "memory"),
     *("eval_frechet", "eval_update"),
+    "corpus",
 )
 
 
