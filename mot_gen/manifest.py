@@ -1,4 +1,4 @@
-"""A manifest lists the files of a folder with size and sha256: write, entries, read, damage, sha256, claim, refuse_pickle.
+"""A manifest lists a folder's files with size and sha256: write, entries, read, damage, sha256, claim, refuse_pickle.
 
 A flipped byte in safetensors loads as a wrong number without a word; whoever reads weights asks `damage` first.
 """

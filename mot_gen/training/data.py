@@ -27,7 +27,7 @@ from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import load_image
 from mot_gen.training import recipe, records
 from mot_gen.training.augment import augmented
-from mot_gen.training.tokenized import Tokenized
+from mot_gen.training.encoded import Encoded
 
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
 UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
@@ -247,7 +247,7 @@ class Loader:
         if part.kind not in self.tokenizers:
             raise InputError(f"{id}: no tokenizer for {part.kind!r}{nearest(part.kind, self.tokenizers)}")
         own = self.fingerprints[part.kind]
-        if isinstance(part.value, Tokenized) and part.value.fingerprint != own:
+        if isinstance(part.value, Encoded) and part.value.fingerprint != own:
             raise InputError(
                 f"{id}: its {part.kind} tokens were made by tokenizer {part.value.fingerprint[:12]}, the recipe's is "
                 f"{own[:12]}; give tokenizers.{part.kind}.path=FOLDER of that one, or run mot-gen data tokenize again"
@@ -255,7 +255,7 @@ class Loader:
 
     def _span(self, part: records.Part, index: int, number: int, epoch: int) -> Span:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""
-        if isinstance(part.value, Tokenized):
+        if isinstance(part.value, Encoded):
             return part.value.span(part.kind, part.loss)
         if part.kind == "image" and self.data.augment.active:
             return self._augmented(part, index, number, epoch)

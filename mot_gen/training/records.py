@@ -13,7 +13,7 @@ A record is one of
     {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none)
     {"text": "..."}
 Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a
-path, bytes in parquet, or its tokens (mot_gen/training/tokenized.py).
+path, bytes in parquet, or its tokens (mot_gen/training/encoded.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 
 from mot_gen import manifest
 from mot_gen.errors import InputError, nearest
-from mot_gen.training.tokenized import is_tokenized, parse_tokenized
+from mot_gen.training.encoded import is_encoded, parse_encoded
 
 MODALITIES = {"audio": "speech"}  # a part's type -> its modality, where the names differ
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -52,7 +52,7 @@ def type_of(modality: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of raw content. kind: its modality. value: text, or a medium as path, bytes, PIL image or Tokenized."""
+    """One piece of raw content. kind: its modality. value: text, or a medium as path, bytes, PIL image or Encoded."""
 
     kind: str
     value: Any
@@ -156,7 +156,7 @@ def _part(part: Any, loss: bool, where: str, resolve: Resolve) -> Part:
 
 
 def _medium(value: Any, field: str, resolve: Resolve) -> Any:
-    return parse_tokenized(value, field) if is_tokenized(value) else resolve(value, field)
+    return parse_encoded(value, field) if is_encoded(value) else resolve(value, field)
 
 
 def _text(value: Any, field: str) -> str:
@@ -408,14 +408,29 @@ class Selection(Sequence[Sample]):
         return source_of(self.samples, self.indices[index])
 
 
+class ShardFolder(Joined):
+    """The shards of a corpus that was tokenised, those without a sample left out."""
+
+    def __init__(self, path: Path):
+        if not (path / manifest.NAME).exists():
+            raise InputError(f"{path}: is tokenised in part only; let mot-gen data tokenize finish it")
+        import pyarrow.parquet
+
+        shards = [shard for shard in sorted(path.glob("*.parquet")) if pyarrow.parquet.read_metadata(shard).num_rows]
+        if not shards:
+            raise InputError(f"{path}: holds no record")
+        super().__init__([Parquet(shard) for shard in shards])
+        self.path = path
+
+
 _READERS = {".jsonl": JsonLines, ".ndjson": JsonLines, ".parquet": Parquet, ".tar": TarShard}
 
 
-def open_records(path: str | Path) -> Source | Joined:
+def open_records(path: str | Path) -> Source | ShardFolder:
     """The samples of a .jsonl, .parquet or .tar file, of a folder of pairs, or of a tokenised corpus."""
     path = Path(path)
     if (path / CORPUS).exists():
-        return _tokenized_folder(path)
+        return ShardFolder(path)
     if path.is_dir():
         return PairFolder(path)
     if not path.exists():
@@ -424,18 +439,6 @@ def open_records(path: str | Path) -> Source | Joined:
         kinds = ", ".join(_READERS)
         raise InputError(f"{path}: {path.suffix or 'no suffix'} is no known kind of records; give {kinds} or a folder")
     return _READERS[path.suffix.lower()](path)
-
-
-def _tokenized_folder(folder: Path) -> Joined:
-    """The shards of a corpus that was tokenised, those without a sample left out."""
-    if not (folder / manifest.NAME).exists():
-        raise InputError(f"{folder}: is tokenised in part only; let mot-gen data tokenize finish it")
-    import pyarrow.parquet
-
-    shards = [path for path in sorted(folder.glob("*.parquet")) if pyarrow.parquet.read_metadata(path).num_rows]
-    if not shards:
-        raise InputError(f"{folder}: holds no record")
-    return Joined([Parquet(path) for path in shards])
 
 
 def split(samples, share: float, seed: int) -> Splits:

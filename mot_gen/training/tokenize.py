@@ -30,10 +30,10 @@ from mot_gen.errors import InputError, Interrupted
 from mot_gen.sequence import Span
 from mot_gen.training import checkpoint, records
 from mot_gen.training.data import UNUSABLE
+from mot_gen.training.encoded import Encoded, columns
 from mot_gen.training.progress import Progress
 from mot_gen.training.records import Document, Pair, Part, Sample
 from mot_gen.training.stopping import stop_signals
-from mot_gen.training.tokenized import Tokenized, columns
 
 SKIPPED = b"mot_gen.skipped"
 INTS = pyarrow.list_(pyarrow.int32())
@@ -244,7 +244,7 @@ class Work:
         raws: dict[str, dict[tuple[int, int], Any]] = {name: {} for name in self.tokenizers}
         for s, sample in enumerate(samples):
             for p, part in enumerate(parts_of(sample)):
-                if part.kind in raws and not isinstance(part.value, Tokenized):
+                if part.kind in raws and not isinstance(part.value, Encoded):
                     raws[part.kind][s, p] = part.value
         spans: dict[tuple[int, int], Span] = {}
         for name, places in raws.items():
@@ -272,7 +272,7 @@ class Work:
 
 
 def _schema(tokenizers: Mapping[str, Any]) -> pyarrow.Schema:
-    """Of the records: media of a pair or of the parts of a document, see mot_gen/training/tokenized.py."""
+    """Of the records: media of a pair or of the parts of a document, see mot_gen/training/encoded.py."""
     media = {records.type_of(name): MEDIUM for name in ("image", "speech", *tokenizers)}
     text, part = pyarrow.string(), {"type": pyarrow.string(), "text": pyarrow.string(), "loss": pyarrow.bool_()}
     return pyarrow.schema(
@@ -317,7 +317,7 @@ def parts_of(sample: Sample) -> tuple[Part, ...]:
 
 def _as_is(part: Part) -> Any:
     """Text, tokens that another tokenizer made, or the bytes of a medium that none is given for."""
-    if isinstance(part.value, Tokenized):
+    if isinstance(part.value, Encoded):
         return columns(part.value.span(part.kind), part.value.fingerprint)
     return part.value if isinstance(part.value, str) else {"bytes": medium_bytes(part.value)}
 

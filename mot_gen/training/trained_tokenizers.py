@@ -31,10 +31,10 @@ import torch
 from mot_gen import manifest
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.training import records
+from mot_gen.training.encoded import Encoded
 from mot_gen.training.progress import Progress
 from mot_gen.training.recipe import Data, Tokenizer, differing, trainer_name
 from mot_gen.training.stopping import stop_signals
-from mot_gen.training.tokenized import Tokenized
 
 INPUTS, REPORT, CHECKPOINT = "inputs.json", "report.json", "training"
 
@@ -113,7 +113,7 @@ def raw_parts(samples: Sequence[records.Sample], kind: str) -> Iterator[tuple[st
     for sample in samples:
         parts = [part for part in sample.arrange(random.Random(0), as_is) if part.kind == kind]
         for i, part in enumerate(parts):
-            if isinstance(part.value, Tokenized):
+            if isinstance(part.value, Encoded):
                 raise InputError(
                     f"{sample.id}: its {kind} is tokens already, on which no tokenizer can be trained; "
                     f"give tokenizers.{kind}.path=FOLDER of the one that made them"

@@ -1,4 +1,4 @@
-"""Media that were tokenised before, in records: Tokenized, is_tokenized, parse_tokenized, columns.
+"""Media that were tokenised before, in records: Encoded, is_encoded, parse_encoded, columns.
 
 In a record such a medium is an object in the place of its path:
 
@@ -25,7 +25,7 @@ KEYS = {"tokens": np.dtype("<i4"), "latents": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
-class Tokenized:
+class Encoded:
     """What a tokenizer made of a medium. values: (n,) int64 ids or (n, C) float32 latents; fingerprint: of who made
     them."""
 
@@ -38,12 +38,12 @@ class Tokenized:
         return Span(modality, self.values, self.grid, learned)
 
 
-def is_tokenized(value: Any) -> bool:
+def is_encoded(value: Any) -> bool:
     """Whether what a record says of a medium are its tokens."""
     return isinstance(value, Mapping) and any(value.get(key) is not None for key in KEYS)
 
 
-def parse_tokenized(value: Mapping[str, Any], field: str) -> Tokenized:
+def parse_encoded(value: Mapping[str, Any], field: str) -> Encoded:
     """The object of a record -> tokens; `field` begins every error."""
     key = next(key for key in KEYS if value.get(key) is not None)
     fingerprint, grid, shape = (value.get(name) for name in ("fingerprint", "grid", "shape"))
@@ -59,11 +59,11 @@ def parse_tokenized(value: Mapping[str, Any], field: str) -> Tokenized:
     if grid is not None and (len(grid) != 2 or grid[0] * grid[1] != len(values)):
         raise InputError(f"{field}.grid {grid} does not hold {len(values)} tokens")
     tensor = torch.from_numpy(values.copy())
-    return Tokenized(tensor.long() if key == "tokens" else tensor, tuple(grid) if grid else None, fingerprint)
+    return Encoded(tensor.long() if key == "tokens" else tensor, tuple(grid) if grid else None, fingerprint)
 
 
 def columns(span: Span, fingerprint: str) -> dict[str, Any]:
-    """The object of a record that holds a span; `parse_tokenized` is the inverse."""
+    """The object of a record that holds a span; `parse_encoded` is the inverse."""
     key = "latents" if span.values.is_floating_point() else "tokens"
     values = span.values.cpu().numpy().astype(KEYS[key])
     grid = list(span.grid) if span.grid else None
