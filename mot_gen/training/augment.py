@@ -1,7 +1,6 @@
 """Pictures slightly turned, moved and scaled, so that a small set is not learned by heart: Augment, augmented.
 
-Discrete image tokens need it most: under diffusion or flow each picture is seen under new noise every time, a sequence
-of ids is the same each time that it is seen.
+Under diffusion or flow each picture is seen under new noise every time; a sequence of ids is the same every time.
 """
 
 from __future__ import annotations
