@@ -36,10 +36,17 @@ from mot_gen.training.spoken_digits import Utterance, digit_in_text
 
 BATCH = 64
 TRAINED_ON = 1400  # recordings that the CNN learns from
+RESYNTHESISED = 120  # recordings
 
 
 def utterances(samples: Sequence) -> list[Utterance]:
     return [sample for sample in samples if isinstance(sample, Utterance)]
+
+
+def drawn(items: Sequence, count: int) -> list:
+    """Some of the items, by chance: they stand in the order of texts, which any stride would choose among."""
+    chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))[:count]
+    return [items[i] for i in chosen.tolist()]
 
 
 def in_batches(call: Callable, items: Sequence) -> list:
@@ -49,9 +56,10 @@ def in_batches(call: Callable, items: Sequence) -> list:
 def accuracies(texts: Sequence[str], wanted: Sequence[str]) -> dict:
     """Share of texts that are those wanted, word for word, and that name their digit."""
     pairs = [(text.strip(), right) for text, right in zip(texts, wanted, strict=True)]
-    exact = sum(text == right for text, right in pairs) / len(pairs)
+    alone = [text == right for text, right in pairs if " " not in right]
     return {
-        "exact": exact,
+        "exact": sum(text == right for text, right in pairs) / len(pairs),
+        "exact_of_words_alone": sum(alone) / max(1, len(alone)),
         "digit": sum(digit_in_text(text) == digit_in_text(right) for text, right in pairs) / len(pairs),
         "n": len(pairs),
     }
@@ -59,7 +67,7 @@ def accuracies(texts: Sequence[str], wanted: Sequence[str]) -> dict:
 
 def recognizers(learned: Sequence[Utterance], rate: int) -> dict[str, Callable]:
     """By name: the CNN, trained here, and PocketSphinx if it is installed."""
-    some = learned[:: -(-len(learned) // TRAINED_ON)]
+    some = drawn(learned, TRAINED_ON)
     sounds = [load_audio(each.sound, rate)[0] for each in some]
     found = {"cnn": WordRecognizer.train(sounds, [each.text for each in some], rate)}
     try:
@@ -93,8 +101,8 @@ def main() -> dict:
     options = {"temperature": args.temperature, "guidance_scale": args.guidance_scale, "output_type": "pt"}
     generator = torch.Generator().manual_seed(0)
     spoken = in_batches(lambda part: speak(part, generator=generator, **options).audios, texts)
-    some = slice(None, None, 4)
-    again = tokenizer.decode_batch(tokenizer.encode_batch(recorded[some]))
+    some = drawn(range(len(recorded)), RESYNTHESISED)
+    again = tokenizer.decode_batch(tokenizer.encode_batch([recorded[i] for i in some]))
     if args.out:
         write(args.out, texts, spoken, dict(zip(said, recorded)), rate, args.each)
     return {
@@ -103,7 +111,7 @@ def main() -> dict:
             name: {
                 "generated": accuracies(hear(spoken, rate), texts),
                 "recorded": accuracies(hear(recorded, rate), said),
-                "resynthesised": accuracies(hear(again, rate), said[some]),
+                "resynthesised": accuracies(hear(again, rate), [said[i] for i in some]),
             }
             for name, hear in recognizers(utterances(splits.train), rate).items()
         },

@@ -116,7 +116,7 @@ def test_of_a_truncated_file_the_part_that_is_there_is_read_or_it_is_refused(kin
         try:
             part = load_audio(data[: int(share * len(data))])[0]
         except InputError as error:
-            assert "\n" not in str(error) and share < 0.1
+            assert "\n" not in str(error) and kind == "OGG"  # whose length stands at its end
             continue
         assert 0 < len(part) < len(whole) and (part - whole[: len(part)]).abs().max() < 0.1
 
