@@ -1,5 +1,5 @@
 """diffusers without what generation never uses: ConfigMixin, ModelMixin, register_to_config, DiffusionPipeline,
-AutoencoderKL, VQModel, BaseOutput, ImagePipelineOutput; and `loading`, for the time in which components are loaded.
+AutoencoderKL, VQModel, their outputs and Gaussians, BaseOutput, ImagePipelineOutput; and `loading`, for the time in which components are loaded.
 
 `from diffusers import DiffusionPipeline` brings the compiler (torch._dynamo, sympy, triton), every transformer and UNet
 of diffusers, the loaders of LoRAs and scipy's statistics: three quarters of the time that `mot-gen generate` would take
@@ -227,13 +227,18 @@ with suppress(Exception), _without_what_waits():
 
 from diffusers import AutoencoderKL, ConfigMixin, DiffusionPipeline, ModelMixin, VQModel  # noqa: E402
 from diffusers.configuration_utils import register_to_config  # noqa: E402
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution  # noqa: E402
+from diffusers.models.modeling_outputs import AutoencoderKLOutput  # noqa: E402
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput  # noqa: E402
 from diffusers.utils import BaseOutput  # noqa: E402
 
 __all__ = [
     "AutoencoderKL",
+    "AutoencoderKLOutput",
     "BaseOutput",
     "ConfigMixin",
+    "DecoderOutput",
+    "DiagonalGaussianDistribution",
     "DiffusionPipeline",
     "ImagePipelineOutput",
     "ModelMixin",

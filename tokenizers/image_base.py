@@ -1,26 +1,19 @@
 """What every image tokenizer shares: ImageTokenizer.
 
-A child declares `modality` and two maps between pixels and tokens; raw pictures, batches, spans, device and
-fingerprint are here. As diffusers models (`ModelMixin`, `ConfigMixin`) they save and load with their weights, alone
-or as a component of a `DiffusionPipeline`.
+A child declares `modality` and two maps between pixels and tokens; raw pictures, batches and spans are here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 from collections.abc import Sequence
-from contextlib import contextmanager
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ConfigMixin, ModelMixin
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import image_tensor
+from mot_gen.tokenizers.pretrained import NetworkTokenizer
 
 
 def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -31,28 +24,7 @@ def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     return pair
 
 
-def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:
-    """Name of the class whose config.json lies in a folder or under a hub name; raises InputError where none does."""
-    where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
-    try:
-        return cls.load_config(name, **{key: kwargs[key] for key in where if key in kwargs}).get("_class_name")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no {cls.config_name} of a model found in this folder or hub name") from error
-
-
-@contextmanager
-def loading(name, kind: type):
-    """What diffusers raises for weights that are missing, broken or of other shapes, as one line that names them."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: does not fit a {kind.__name__} ({reason})") from error
-
-
-class ImageTokenizer(ModelMixin, ConfigMixin):
+class ImageTokenizer(NetworkTokenizer):
     """Images of one size <-> spans with a 2-D grid.
 
     A child's config has `name` (of its modality) and `image_size`, and it defines:
@@ -60,14 +32,6 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
     - `tokens(pixels (B, C, H, W) in [-1, 1]) -> (B, n) ids or (B, n, D) latents`;
     - `pixels(tokens) -> (B, C, H, W)`, about [-1, 1].
     """
-
-    config_name = "config.json"
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
-        with loading(pretrained_model_name_or_path, cls):
-            return super().from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
 
     def encode(self, raw) -> Span:
         """A PIL image, path, bytes or tensor (C, H, W), cropped to image_size -> a span of rows * columns tokens."""
@@ -110,24 +74,3 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
         elif span.values.shape[1:] != (modality.channels,):
             shape = tuple(span.values.shape)
             raise InputError(f"{name} span of shape {shape}; expected {modality.channels} channels a token")
-
-    @property
-    def device(self) -> torch.device:
-        return self._first_tensor().device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._first_tensor().dtype
-
-    def _first_tensor(self) -> Tensor:
-        return next(itertools.chain(self.parameters(), self.buffers()))
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over config and weights, in hex: what stored tokens were made by. The device does not count."""
-        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        digest = hashlib.sha256(json.dumps([type(self).__name__, config], sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()

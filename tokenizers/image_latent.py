@@ -13,17 +13,20 @@ from mot_gen.errors import InputError
 from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, loading, pretrained_class, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
 from mot_gen.tokenizers.image_files import image_tensor
+from mot_gen.tokenizers.pretrained import loading, pretrained_class
+from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
 
 class LatentImageTokenizer(ImageTokenizer):
     """(C, H, W) in [0, 1] <-> (n, p * p * L): latents (z - shift) * scale of an autoencoder, in patches of p x p.
 
     Encoding is deterministic: the mode of the posterior, no sample of it. The autoencoder is an AutoencoderKL,
-    AutoencoderTiny, AutoencoderDC or any other 2-D one of diffusers, and is part of this model (`vae`): its class and
-    config are fields of this config, its weights are saved with it. fold: the autoencoder sees f x f pixels as one,
-    with f * f * C channels, which is what makes small images fast (1 for others' models).
+    AutoencoderTiny, AutoencoderDC or any other 2-D one of diffusers, or a ResidualAutoencoder, and is part of this
+    model (`vae`): its class and config are fields of this config, its weights are saved with it. fold: the
+    autoencoder sees f x f pixels as one, with f * f * C channels, which is what makes small images fast (1 for
+    others' models).
 
     Make one with `from_pretrained` (of this class or of an autoencoder) or `from_autoencoder`. `shift` and `scale`
     have one value per latent channel; they come from the autoencoder's config, or from `measure`.
@@ -141,6 +144,8 @@ def _mode(encoded) -> Tensor:
 
 
 def _autoencoder_class(name: str | None) -> type[nn.Module]:
+    if name == ResidualAutoencoder.__name__:
+        return ResidualAutoencoder
     import diffusers
 
     found = getattr(diffusers, name, None) if name and "Autoencoder" in name else None

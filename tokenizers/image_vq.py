@@ -10,19 +10,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ModelMixin, VQModel, register_to_config  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
+from mot_gen.light_diffusers import ModelMixin, VQModel, register_to_config
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, loading, pretrained_class, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.pretrained import loading, pretrained_class
 from mot_gen.tokenizers.quantizers import FiniteScalar, NearestEntry
+from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
+
+_NETWORKS = {kind.__name__: kind for kind in (VQModel, ResidualAutoencoder)}
 
 
 class VQImageTokenizer(ImageTokenizer):
     """(C, H, W) in [0, 1] <-> (n,) ids of a codebook, row by row: a convolutional encoder, a quantiser, a decoder.
 
-    The network is a diffusers VQModel (`vq`), trained here (mot_gen.tokenizers.train_image) or by others
-    (`from_pretrained` of its folder or hub name). vq_config is its config. levels: None for the learned codebook of
-    `num_vq_embeddings` entries with the nearest chosen; else those of finite scalar quantisation. fold: the network
-    sees f x f pixels as one, with f * f * C channels, which is what makes small images fast (1 for others' models).
+    The network `vq`, of class vq_class and config vq_config, is a diffusers VQModel (`from_pretrained` of its folder
+    or hub name), or a ResidualAutoencoder without posterior, trained here (mot_gen.tokenizers.train_image). levels:
+    None for a learned codebook of `entries` (by default the VQModel's) with the nearest chosen; else those of finite
+    scalar quantisation. fold: the network sees f x f pixels as one, with f * f * C channels, which is what makes small
+    images fast (1 for others' models).
     """
 
     @register_to_config
@@ -33,13 +38,18 @@ class VQImageTokenizer(ImageTokenizer):
         levels: Sequence[int] | None = None,
         fold: int = 1,
         name: str = "image",
+        vq_class: str = "VQModel",
+        entries: int | None = None,
     ):
         super().__init__()
-        self.vq = VQModel.from_config(vq_config)
-        d = self.vq.post_quant_conv.in_channels
-        self.vq.quantize = FiniteScalar(levels) if levels else NearestEntry(vq_config["num_vq_embeddings"], d)
+        if vq_class not in _NETWORKS:
+            raise InputError(f"vq_class must be one of {', '.join(_NETWORKS)}, got {vq_class!r}")
+        self.vq = _NETWORKS[vq_class].from_config(vq_config)
+        d = self.vq.post_quant_conv.in_channels if vq_class == "VQModel" else self.vq.config.latent_channels
         if levels and len(levels) != d:
-            raise InputError(f"levels {list(levels)} need a vq_embed_dim of {len(levels)}, got {d}")
+            raise InputError(f"levels {list(levels)} need as many channels of a latent, got {d}")
+        size = entries or vq_config.get("num_vq_embeddings")
+        self.vq.quantize = FiniteScalar(levels) if levels else NearestEntry(size, d)
         self.grid = self._grid(size_pair(image_size))
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -51,13 +61,29 @@ class VQImageTokenizer(ImageTokenizer):
         return size[0] // shrink, size[1] // shrink
 
     @classmethod
-    def from_vq_model(cls, vq: VQModel, image_size=None, name: str = "image") -> VQImageTokenizer:
-        """Wrap a diffusers VQModel, sharing its weights; image_size is its `sample_size` unless given."""
+    def from_network(
+        cls,
+        vq: ModelMixin,
+        image_size=None,
+        entries: int | None = None,
+        levels=None,
+        fold: int = 1,
+        name: str = "image",
+    ) -> VQImageTokenizer:
+        """Wrap a diffusers VQModel or a ResidualAutoencoder, sharing its weights.
+
+        image_size: a VQModel's `sample_size` unless given. A VQModel brings its codebook; a ResidualAutoencoder is
+        given a new one of `entries`, or `levels`.
+        """
         fields = inspect.signature(type(vq).__init__).parameters
         config = {key: value for key, value in vq.config.items() if key in fields}
+        size, kind = size_pair(image_size or config["sample_size"]), type(vq).__name__
         with torch.device("meta"):  # no second set of weights is made
-            tokenizer = cls(config, size_pair(image_size or config["sample_size"]), name=name)
-        tokenizer.vq.load_state_dict(vq.state_dict(), assign=True)
+            tokenizer = cls(config, size, levels, fold, name, kind, entries)
+        weights = vq.state_dict()
+        if isinstance(vq, ResidualAutoencoder) and not levels:
+            weights["quantize.embedding.weight"] = NearestEntry(entries, config["latent_channels"]).embedding.weight
+        tokenizer.vq.load_state_dict(weights, assign=True)
         return tokenizer.eval()
 
     @classmethod
@@ -71,7 +97,7 @@ class VQImageTokenizer(ImageTokenizer):
         name = kwargs.pop("name", "image")
         with loading(pretrained_model_name_or_path, VQModel):
             vq = VQModel.from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
-        return cls.from_vq_model(vq, image_size, name)
+        return cls.from_network(vq, image_size, name=name)
 
     @property
     def color_channels(self) -> int:
@@ -83,14 +109,20 @@ class VQImageTokenizer(ImageTokenizer):
 
     def latents(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, rows, columns, d), before quantisation."""
-        z = self.vq.quant_conv(self.vq.encoder(F.pixel_unshuffle(pixels, self.config.fold)))
-        return z.movedim(1, -1)
+        folded = F.pixel_unshuffle(pixels, self.config.fold)
+        if isinstance(self.vq, VQModel):
+            return self.vq.quant_conv(self.vq.encoder(folded)).movedim(1, -1)
+        return self.vq.encode(folded).latent_dist.mode().movedim(1, -1)
 
     def reconstruct(self, entries: Tensor) -> Tensor:
         """(B, rows, columns, d) entries of the codebook -> (B, C, H, W)."""
         z = entries.movedim(-1, 1)
-        spatial = z if self.vq.config.norm_type == "spatial" else None
-        return F.pixel_shuffle(self.vq.decoder(self.vq.post_quant_conv(z), spatial), self.config.fold)
+        if isinstance(self.vq, VQModel):
+            spatial = z if self.vq.config.norm_type == "spatial" else None
+            images = self.vq.decoder(self.vq.post_quant_conv(z), spatial)
+        else:
+            images = self.vq.decode(z).sample
+        return F.pixel_shuffle(images, self.config.fold)
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, n) ids."""

@@ -72,8 +72,11 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--entries", type=int, default=1024, help="vq: size of the codebook")
     parser.add_argument("--levels", type=_integers, help="vq: finite scalar quantisation instead, as in 8,5,5,5")
     parser.add_argument("--latent-channels", type=int, default=8, help="kl")
-    parser.add_argument("--fold", type=int, default=2, help="pixels a side that the network sees as one")
-    parser.add_argument("--widths", type=_integers, default=[64, 128], help="channels at each resolution: 64,128")
+    parser.add_argument("--fold", type=int, default=4, help="pixels a side that the network sees as one")
+    parser.add_argument("--widths", type=_integers, default=[128], help="channels at each resolution, as in 64,128")
+    parser.add_argument(
+        "--variants", type=int, default=8, help="emoji: more drawings of each, moved, turned and scaled"
+    )
     parser.add_argument("--extractor", help="also report the reconstruction Frechet distance in its features")
     parser.add_argument("--units", type=int, default=500, help="speech: clusters")
     parser.add_argument("--context", type=int, default=1, help="speech: log-mel frames on either side of a unit's four")
@@ -111,8 +114,11 @@ def train_command(args: argparse.Namespace) -> int:
 
     from mot_gen.tokenizers import train_image
 
-    options = _options(args.set, train_image.ImageTraining)
-    learned, held_out = _image_sets(args.data, (args.image_size, args.image_size), args.color_channels)
+    options = _options(args.set, train_image.VQTraining if args.kind == "vq" else train_image.ImageTraining)
+    size = (args.image_size, args.image_size)
+    learned, held_out = _image_sets(args.data, size, args.color_channels)
+    if args.data == "emoji" and args.variants:
+        learned = torch.cat([learned, _emoji_variants(size, args.color_channels, args.variants)])
     torch.manual_seed(options.seed)
     common = {"fold": args.fold, "widths": args.widths, "color_channels": args.color_channels}
     if args.kind == "vq":
@@ -200,6 +206,17 @@ def _image_sets(data: str, size: tuple[int, int], channels: int):
     pictures = read_images(files, size, channels)
     _warn(pictures.skipped)
     return split(pictures, by_hash)
+
+
+def _emoji_variants(size: tuple[int, int], channels: int, copies: int):
+    """(N, C, H, W) uint8: other drawings of the emoji that are learned."""
+    from mot_gen.tokenizers.image_corpus import read_images
+    from mot_gen.training.emoji import emoji_images, emoji_variants, held_out
+
+    drawn = {name: image.tobytes() for name, image in emoji_images(size[0])}
+    unseen = {pixels for name, pixels in drawn.items() if held_out(name)}
+    learned = [(name, image) for name, image in emoji_variants(size[0], copies) if drawn[name] not in unseen]
+    return read_images(learned, size, channels).images
 
 
 def _report(tokenizer, images, extractor: str | None) -> dict:

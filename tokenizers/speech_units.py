@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
+from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline looks for ModelMixin here
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.audio_files import load_audio
-from mot_gen.tokenizers.image_base import ImageTokenizer, loading
+from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry
 from mot_gen.tokenizers.speech_decoder import DecoderConfig, UnitDecoder
 from mot_gen.tokenizers.speech_features import EncoderFeatures, LogMelFeatures, MelSettings, at_level, of_equal_length
@@ -25,7 +25,7 @@ from mot_gen.tokenizers.speech_vocoder import TransformersVocoder, griffin_lim
 MAX_DURATION = 25  # units' time that a decoder may give to one unit
 
 
-class SpeechUnitTokenizer(ModelMixin, ConfigMixin):
+class SpeechUnitTokenizer(NetworkTokenizer):
     """A recording (see mot_gen.tokenizers.audio_files) <-> a span of (n,) unit ids.
 
     feature_config: arguments of LogMelFeatures, or of EncoderFeatures where they hold a `config`. vocab_size: of
@@ -34,8 +34,6 @@ class SpeechUnitTokenizer(ModelMixin, ConfigMixin):
     decoder writes. decoder_config: fields of DecoderConfig. vocoder_config: that of a transformers vocoder;
     Griffin-Lim without.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
@@ -63,12 +61,6 @@ class SpeechUnitTokenizer(ModelMixin, ConfigMixin):
         self.vocoder = TransformersVocoder(vocoder_config, self.mel) if vocoder_config else None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> SpeechUnitTokenizer:
-        """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
-        with loading(pretrained_model_name_or_path, cls):
-            return super().from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
-
-    @classmethod
     def with_encoder(cls, encoder, layer: int, unit_rate: float = 25.0, **config) -> SpeechUnitTokenizer:
         """Untrained, on one layer of a transformers speech encoder from a folder or hub name, such as HuBERT."""
         features = EncoderFeatures.from_pretrained(encoder, layer, unit_rate)
@@ -90,9 +82,6 @@ class SpeechUnitTokenizer(ModelMixin, ConfigMixin):
     def sample_rate(self) -> int:
         """Hz, of what `decode` gives and of bare samples that `encode` is given."""
         return self.features.sample_rate
-
-    # What identifies weights and config does not differ between pictures and sound.
-    fingerprint = ImageTokenizer.fingerprint
 
     def encode(self, raw) -> Span:
         """A path, bytes, (samples, rate), or samples at `sample_rate` -> a span; the gain of a recording is undone.

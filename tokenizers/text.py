@@ -7,7 +7,6 @@ or `</s>` is that text; the tokens which bound documents and spans are added by 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from transformers.utils import cached_file
 
 from mot_gen.errors import InputError
 from mot_gen.sequence import Modality, Span
+from mot_gen.tokenizers.fingerprint import fingerprint
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -99,7 +99,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
     def fingerprint(self) -> str:
         """sha256 over vocabulary, merges and settings, in hex."""
         backend = json.loads(self._tokenizer.to_str())
-        return hashlib.sha256(json.dumps([self.name, backend], sort_keys=True).encode()).hexdigest()
+        return fingerprint([self.name, backend])
 
     def encode(self, text: str) -> Span:
         """str -> Span of (n,) int64 ids. Raises InputError for a lone surrogate, which no encoding can carry."""

@@ -1,6 +1,6 @@
 """Training image tokenizers: VQImageTokenizer and the KL autoencoder of LatentImageTokenizer.
 
-- ImageTraining: the settings. - small_vq, small_kl: networks for small images that a CPU can train.
+- ImageTraining, VQTraining: the settings. - small_vq, small_kl: networks for small images that a CPU can train.
 - ImageTrainer: the loop; one step is reconstruction (mean squared error), plus the commitment of the vectors to their
   entries (VQ) or the divergence from a unit Gaussian (KL), plus a perceptual and an adversarial loss where asked for.
 - CodebookAverage: the codebook follows the vectors that chose it; entries that nobody chooses are revived.
@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,14 +21,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from mot_gen.errors import InputError, Interrupted
-from mot_gen.light_diffusers import AutoencoderKL, ModelMixin
+from mot_gen.light_diffusers import DiagonalGaussianDistribution, ModelMixin
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
+from mot_gen.tokenizers.muon import MuonAdamW
 from mot_gen.tokenizers.quantizers import NearestEntry, straight_through
+from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
+MEASURED = 4096  # images, at most, that tell the scale of the latents
 MAX_SKIPPED = 20  # steps in a row without a finite gradient
 
 
@@ -41,14 +44,14 @@ class ImageTraining:
     adversarial_start steps. average_decay: of the running average of the weights, which is what is kept.
     """
 
-    steps: int = 7000
-    batch_size: int = 16
+    steps: int = 5000
+    batch_size: int = 32
     lr: float = 2e-3
     warmup_steps: int = 100
-    weight_decay: float = 0.01
+    weight_decay: float = 0.0
     clip: float = 1.0
     commitment: float = 0.25
-    kl: float = 1e-7
+    kl: float = 1e-6
     perceptual: float = 0.0
     adversarial: float = 0.0
     adversarial_start: int = 2000
@@ -73,45 +76,43 @@ class ImageTraining:
         return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-def small_network(color_channels: int, fold: int, widths: tuple[int, ...], latent_channels: int) -> dict:
-    """Config of a convolutional autoencoder that shrinks images by fold * 2 ** (len(widths) - 1)."""
-    return {
-        "in_channels": color_channels * fold**2,
-        "out_channels": color_channels * fold**2,
-        "block_out_channels": widths,
-        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
-        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "latent_channels": latent_channels,
-        "norm_num_groups": 8,
-        "mid_block_add_attention": False,
-    }
+@dataclass(frozen=True)
+class VQTraining(ImageTraining):
+    """The settings of a VQImageTokenizer: its error is soon the codebook's, so it needs fewer steps."""
+
+    steps: int = 2500
 
 
 def small_vq(
     image_size: int | Sequence[int] = 32,
     entries: int = 1024,
     levels: Sequence[int] | None = None,
-    fold: int = 2,
-    widths: Sequence[int] = (64, 128),
+    fold: int = 4,
+    widths: Sequence[int] = (128,),
+    encoder_layers: int = 2,
+    decoder_layers: int = 4,
     color_channels: int = 3,
 ) -> VQImageTokenizer:
     """An untrained VQImageTokenizer that shrinks by 4: 8 x 8 ids of a 32 x 32 image."""
-    d = len(levels) if levels else 8
-    config = small_network(color_channels, fold, tuple(widths), widths[-1])
-    return VQImageTokenizer(config | {"vq_embed_dim": d, "num_vq_embeddings": entries}, image_size, levels, fold)
+    channels, d = color_channels * fold**2, len(levels) if levels else 8
+    network = ResidualAutoencoder(channels, d, list(widths), encoder_layers, decoder_layers, posterior=False)
+    return VQImageTokenizer.from_network(network, image_size, entries, levels, fold)
 
 
 def small_kl(
     image_size: int | Sequence[int] = 32,
     latent_channels: int = 8,
-    fold: int = 2,
-    widths: Sequence[int] = (64, 128),
+    fold: int = 4,
+    widths: Sequence[int] = (128,),
+    encoder_layers: int = 2,
+    decoder_layers: int = 4,
     color_channels: int = 3,
     patch_size: int = 1,
 ) -> LatentImageTokenizer:
     """An untrained LatentImageTokenizer that shrinks by 4: 8 x 8 x 8 latents of a 32 x 32 image."""
-    config = small_network(color_channels, fold, tuple(widths), latent_channels)
-    return LatentImageTokenizer.from_autoencoder(AutoencoderKL(**config), image_size, patch_size, fold)
+    channels = color_channels * fold**2
+    network = ResidualAutoencoder(channels, latent_channels, list(widths), encoder_layers, decoder_layers)
+    return LatentImageTokenizer.from_autoencoder(network, image_size, patch_size, fold)
 
 
 class Pass(NamedTuple):
@@ -138,7 +139,8 @@ def vq_pass(tokenizer: VQImageTokenizer, pixels: Tensor, options: ImageTraining)
 
 def kl_pass(tokenizer: LatentImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
     """A sample of the posterior decoded; the penalty is KL(q(z | x) || N(0, 1)), summed over z, mean over images."""
-    posterior = tokenizer.vae.encode(F.pixel_unshuffle(pixels, tokenizer.config.fold)).latent_dist
+    encoded = tokenizer.vae.encode(F.pixel_unshuffle(pixels, tokenizer.config.fold))
+    posterior = DiagonalGaussianDistribution(encoded.latent_dist.parameters.float())
     images = tokenizer.vae.decode(posterior.sample()).sample
     return Pass(F.pixel_shuffle(images, tokenizer.config.fold), options.kl * posterior.kl().mean())
 
@@ -173,6 +175,17 @@ class CodebookAverage:
 
     def load_state_dict(self, state: dict) -> None:
         self.counts, self.sums = state["counts"], state["sums"]
+
+
+def running_average(decay: float) -> Callable:
+    """For AveragedModel: a share `decay` of the average stays at each update, less in the first, so that no run is too
+    short for it: of n updates, as many as a tenth count at any time until `decay` is reached."""
+
+    def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+        n = float(updates)
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -247,19 +260,17 @@ class ImageTrainer:
         self.run_pass = vq_pass if isinstance(tokenizer, VQImageTokenizer) else kl_pass
         learned_codebook = self.run_pass is vq_pass and isinstance(tokenizer.vq.quantize, NearestEntry)
         self.codebook = CodebookAverage(tokenizer.vq.quantize, options.codebook_decay) if learned_codebook else None
-        self.average = AveragedModel(tokenizer, multi_avg_fn=get_ema_multi_avg_fn(options.average_decay))
-        self.optimizer = self._adamw([p for p in tokenizer.parameters() if p.requires_grad])
+        self.average = AveragedModel(tokenizer, multi_avg_fn=running_average(options.average_decay))
+        self.optimizer = self._optimizer(p for p in tokenizer.parameters() if p.requires_grad)
         self.perceptual = perceptual or (lpips() if options.perceptual else None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
-        self.critic_optimizer = self._adamw(self.critic.parameters()) if options.adversarial else None
+        self.critic_optimizer = self._optimizer(self.critic.parameters()) if options.adversarial else None
         self.step = self.skipped = 0
 
-    def _adamw(self, parameters):
-        return torch.optim.AdamW(
-            parameters, self.options.lr, betas=(0.9, 0.99), weight_decay=self.options.weight_decay, fused=True
-        )
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> MuonAdamW:
+        return MuonAdamW(parameters, self.options.lr, self.options.weight_decay)
 
     def run(
         self, report: Callable[[dict], None] = lambda row: None, stop: Callable[[], bool] = lambda: False
@@ -283,7 +294,8 @@ class ImageTrainer:
         self.tokenizer.load_state_dict(self.average.module.state_dict())
         self.tokenizer.eval()
         if isinstance(self.tokenizer, LatentImageTokenizer):
-            self.tokenizer.measure(self.images.float() / 255)
+            apart = math.ceil(len(self.images) / MEASURED)
+            self.tokenizer.measure(self.images[::apart].float() / 255)
         return self.tokenizer
 
     def _stop(self) -> None:
@@ -312,8 +324,7 @@ class ImageTrainer:
     def _one_step(self) -> dict[str, Tensor]:
         options, pixels = self.options, self.batch(self.step)
         for optimizer in filter(None, (self.optimizer, self.critic_optimizer)):
-            for group in optimizer.param_groups:
-                group["lr"] = options.lr_at(self.step)
+            optimizer.set_lr(options.lr_at(self.step))
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             made = self.run_pass(self.tokenizer, pixels, options)
         images = made.images.float()
@@ -337,14 +348,14 @@ class ImageTrainer:
     def _adversarial(self, reconstruction: Tensor, images: Tensor) -> Tensor:
         loss = -self.critic(images).mean()
         network = self.tokenizer.vq if self.run_pass is vq_pass else self.tokenizer.vae
-        return self.options.adversarial * adaptive_weight(reconstruction, loss, network.decoder.conv_out.weight) * loss
+        last = [part for part in network.decoder.modules() if isinstance(part, nn.Conv2d)][-1]
+        return self.options.adversarial * adaptive_weight(reconstruction, loss, last.weight) * loss
 
-    def _descend(self, optimizer, loss: Tensor) -> bool:
+    def _descend(self, optimizer: MuonAdamW, loss: Tensor) -> bool:
         """One step of an optimizer, unless a gradient is not finite: one bad batch must not spread to every weight."""
         optimizer.zero_grad()
         loss.backward()
-        parameters = optimizer.param_groups[0]["params"]
-        finite = bool(nn.utils.clip_grad_norm_(parameters, self.options.clip).isfinite())
+        finite = bool(nn.utils.clip_grad_norm_(optimizer.parameters, self.options.clip).isfinite())
         if finite:
             optimizer.step()
         return finite

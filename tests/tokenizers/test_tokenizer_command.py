@@ -16,7 +16,7 @@ from mot_gen.tokenizers.run import load_tokenizer, register
 from mot_gen.tokenizers.text import TextTokenizer
 
 TRAINING = ["--set", "steps=4", "batch_size=4", "log_every=2", "checkpoint_every=2", "warmup_steps=1"]
-NETWORK = ["--image-size", "16", "--widths", "16,16"]
+NETWORK = ["--image-size", "16", "--fold", "2", "--widths", "16,16"]
 
 
 def command(*words):

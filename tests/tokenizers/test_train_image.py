@@ -20,7 +20,7 @@ from mot_gen.tokenizers.train_image import (
     small_vq,
 )
 
-SMALL = {"image_size": 16, "widths": (16, 16)}
+SMALL = {"image_size": 16, "fold": 2, "widths": (16, 16), "decoder_layers": 2}
 FAST = ImageTraining(
     steps=30, batch_size=8, lr=3e-3, warmup_steps=3, average_decay=0.8, checkpoint_every=10, log_every=10
 )

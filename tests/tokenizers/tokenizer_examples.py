@@ -132,5 +132,5 @@ EXAMPLES = {
     ),
     "SpeechUnitTokenizer": (speech_tokenizer, [chirp(number) for number in range(3)], None),
     "SpeechCodecTokenizer": (codec_tokenizer, [chirp(number) for number in range(3)], None),
-    "VQImageTokenizer": (lambda: VQImageTokenizer.from_vq_model(vq_model(), (16, 24)), pictures(3, 3, 16, 24), None),
+    "VQImageTokenizer": (lambda: VQImageTokenizer.from_network(vq_model(), (16, 24)), pictures(3, 3, 16, 24), None),
 }

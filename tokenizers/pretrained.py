@@ -1,0 +1,64 @@
+"""What tokenizers that can be saved and loaded share: NetworkTokenizer, pretrained_class, loading."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import contextmanager
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.light_diffusers import ConfigMixin, ModelMixin
+from mot_gen.tokenizers.fingerprint import fingerprint
+
+
+def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:
+    """Name of the class whose config.json lies in a folder or under a hub name; raises InputError where none does."""
+    where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+    try:
+        return cls.load_config(name, **{key: kwargs[key] for key in where if key in kwargs}).get("_class_name")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no {cls.config_name} of a model found in this folder or hub name") from error
+
+
+@contextmanager
+def loading(name, kind: type):
+    """What diffusers raises for weights that are missing, broken or of other shapes, as one line that names them."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: does not fit a {kind.__name__} ({reason})") from error
+
+
+class NetworkTokenizer(ModelMixin, ConfigMixin):
+    """A tokenizer that is a diffusers model: it saves and loads with its weights, alone or within a pipeline."""
+
+    config_name = "config.json"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
+        with loading(pretrained_model_name_or_path, cls):
+            return super().from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
+
+    @property
+    def device(self) -> torch.device:
+        return self._first_tensor().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._first_tensor().dtype
+
+    def _first_tensor(self) -> Tensor:
+        return next(itertools.chain(self.parameters(), self.buffers()))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over config and weights, in hex: what stored tokens were made by. The device does not count."""
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        return fingerprint([type(self).__name__, config], self.state_dict())
