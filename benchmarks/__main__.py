@@ -6,10 +6,10 @@ import os
 import sys
 
 NAMES = (
-    *("training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading", "memory"),
-    *("eval_frechet", "eval_update"),
-    "corpus",
-)
+NAMES = (
+    "training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading",
+    "memory", "eval_frechet", "eval_update", "corpus", "tokenizers",
+)  # fmt: skip
 
 
 def main() -> None:

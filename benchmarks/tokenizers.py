@@ -1,13 +1,12 @@
-"""How fast tokenizers encode and decode, one thread: prints JSON. `python -m benchmarks.tokenizers`
+"""How fast tokenizers encode and decode on one thread. `python -m benchmarks tokenizers`
 
 For each tokenizer: images (or megabytes of text) a second, batched and one at a time, and the ratio of the two.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -38,25 +37,19 @@ def rates(one: Callable, many: Callable, items: list, batch: int, amount: float)
     return {"batched": amount / together, "one_at_a_time": amount / alone, "ratio": alone / together}
 
 
-def main() -> dict:
-    torch.set_num_threads(1)
+def run() -> Iterator[dict]:
+    """One result a tokenizer and direction."""
     torch.manual_seed(0)
     images = list(torch.rand(IMAGES, 3, SIZE, SIZE))
-    report = {"threads": 1, "torch": torch.__version__, "image_size": SIZE, "batch": BATCH}
+    about = {"threads": 1, "torch": torch.__version__, "image_size": SIZE, "batch": BATCH}
     for name, make in (("patch", lambda: PatchImageTokenizer(SIZE, 4)), ("vq", small_vq), ("kl", small_kl)):
         tokenizer = make().eval()
         spans = tokenizer.encode_batch(images)
-        report[f"{name}_encode_images_per_second"] = rates(
-            tokenizer.encode, tokenizer.encode_batch, images, BATCH, IMAGES
-        )
-        report[f"{name}_decode_images_per_second"] = rates(
-            tokenizer.decode, tokenizer.decode_batch, spans, BATCH, IMAGES
-        )
+        encoded = rates(tokenizer.encode, tokenizer.encode_batch, images, BATCH, IMAGES)
+        yield about | {"tokenizer": name, "images_per_second": "encoded"} | encoded
+        decoded = rates(tokenizer.decode, tokenizer.decode_batch, spans, BATCH, IMAGES)
+        yield about | {"tokenizer": name, "images_per_second": "decoded"} | decoded
     text = TextTokenizer.train(TEXTS, 512)
     megabytes = sum(len(t.encode()) for t in TEXTS) / 1e6
-    report["text_encode_megabytes_per_second"] = rates(text.encode, text.encode_batch, TEXTS, len(TEXTS), megabytes)
-    return report
-
-
-if __name__ == "__main__":
-    print(json.dumps(main(), indent=2))
+    encoded = rates(text.encode, text.encode_batch, TEXTS, len(TEXTS), megabytes)
+    yield {"threads": 1, "tokenizer": "text", "megabytes_per_second": "encoded"} | encoded

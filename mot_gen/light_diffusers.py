@@ -1,5 +1,6 @@
 """diffusers without what generation never uses: ConfigMixin, ModelMixin, register_to_config, DiffusionPipeline,
-AutoencoderKL, VQModel, their outputs and Gaussians, BaseOutput, ImagePipelineOutput; and `loading`, for the time in which components are loaded.
+AutoencoderKL, VQModel, what these two return, BaseOutput, ImagePipelineOutput; and `loading`, for the time in which
+components are loaded.
 
 `from diffusers import DiffusionPipeline` brings the compiler (torch._dynamo, sympy, triton), every transformer and UNet
 of diffusers, the loaders of LoRAs and scipy's statistics: three quarters of the time that `mot-gen generate` would take

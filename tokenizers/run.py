@@ -118,7 +118,9 @@ def train_command(args: argparse.Namespace) -> int:
     size = (args.image_size, args.image_size)
     learned, held_out = _image_sets(args.data, size, args.color_channels)
     if args.data == "emoji" and args.variants:
-        learned = torch.cat([learned, _emoji_variants(size, args.color_channels, args.variants)])
+        # Latents carry any ground at no cost, but a codebook would spend entries on it.
+        variants = _emoji_variants(size, args.color_channels, args.variants, 0.25 if args.kind == "kl" else 0.0)
+        learned = torch.cat([learned, variants])
     torch.manual_seed(options.seed)
     common = {"fold": args.fold, "widths": args.widths, "color_channels": args.color_channels}
     if args.kind == "vq":
@@ -208,15 +210,15 @@ def _image_sets(data: str, size: tuple[int, int], channels: int):
     return split(pictures, by_hash)
 
 
-def _emoji_variants(size: tuple[int, int], channels: int, copies: int):
+def _emoji_variants(size: tuple[int, int], channels: int, copies: int, colored: float):
     """(N, C, H, W) uint8: other drawings of the emoji that are learned."""
     from mot_gen.tokenizers.image_corpus import read_images
     from mot_gen.training.emoji import emoji_images, emoji_variants, held_out
 
     drawn = {name: image.tobytes() for name, image in emoji_images(size[0])}
     unseen = {pixels for name, pixels in drawn.items() if held_out(name)}
-    learned = [(name, image) for name, image in emoji_variants(size[0], copies) if drawn[name] not in unseen]
-    return read_images(learned, size, channels).images
+    variants = emoji_variants(size[0], copies, colored)
+    return read_images([pair for pair in variants if drawn[pair[0]] not in unseen], size, channels).images
 
 
 def _report(tokenizer, images, extractor: str | None) -> dict:

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
+from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline looks for ModelMixin here
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.audio_files import load_audio
-from mot_gen.tokenizers.image_base import ImageTokenizer, loading
+from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.speech_features import of_equal_length
 
 PATTERNS = ("interleaved", "delayed")
@@ -34,14 +34,12 @@ _FAMILIES = {
 }
 
 
-class SpeechCodecTokenizer(ModelMixin, ConfigMixin):
+class SpeechCodecTokenizer(NetworkTokenizer):
     """A recording (see mot_gen.tokenizers.audio_files) <-> a span of (frames * codebooks,) ids.
 
     codec_config: that of the codec, as a dict with its model_type. codebooks: how many of the codec's, the coarsest
     first; all of them without. pattern: the order of the codes, "delayed" or "interleaved".
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
@@ -69,12 +67,6 @@ class SpeechCodecTokenizer(ModelMixin, ConfigMixin):
         self.samples_per_frame = int(getattr(found, frame))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> SpeechCodecTokenizer:
-        """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
-        with loading(pretrained_model_name_or_path, cls):
-            return super().from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
-
-    @classmethod
     def from_codec(
         cls, codec, codebooks: int | None = None, pattern: str = "delayed", **config
     ) -> SpeechCodecTokenizer:
@@ -97,9 +89,6 @@ class SpeechCodecTokenizer(ModelMixin, ConfigMixin):
     def sample_rate(self) -> int:
         """Hz, of what `decode` gives and of bare samples that `encode` is given."""
         return self.codec.config.sampling_rate
-
-    # What identifies weights and config does not differ between pictures and sound.
-    fingerprint = ImageTokenizer.fingerprint
 
     def encode(self, raw) -> Span:
         """A path, bytes, (samples, rate), or samples at `sample_rate` -> a span; errors as load_audio."""

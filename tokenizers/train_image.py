@@ -80,7 +80,7 @@ class ImageTraining:
 class VQTraining(ImageTraining):
     """The settings of a VQImageTokenizer: its error is soon the codebook's, so it needs fewer steps."""
 
-    steps: int = 2500
+    steps: int = 3000
 
 
 def small_vq(

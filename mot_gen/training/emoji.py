@@ -42,11 +42,12 @@ def emoji_images(size: int) -> list[tuple[str, Image.Image]]:
     return [(id, Image.fromarray(picture)) for id, picture in zip(ids, on_color(pixels, (255, 255, 255)))]
 
 
-def emoji_variants(size: int, copies: int) -> list[tuple[str, Image.Image]]:
+def emoji_variants(size: int, copies: int, colored: float = 0.25) -> list[tuple[str, Image.Image]]:
     """(id, RGB picture) of `copies` other drawings of every emoji, always the same ones, kept as `emoji_pixels` are.
 
-    Three in four are scaled by 0.75 to 1.3 and moved by up to a ninth of the picture, half of these turned too; one in
-    four stands on a ground of some colour. They are drawn anew, not resampled, so that lines are as sharp as ever.
+    Three in four are scaled by 0.75 to 1.3 and moved by up to a ninth of the picture, half of these turned too; a
+    share `colored` stands on a ground of some colour, the rest on white. They are drawn anew, not resampled, so that
+    lines are as sharp as ever.
     """
 
     def draw(svgs: list[Path]) -> Iterator[tuple[str, str]]:
@@ -56,7 +57,7 @@ def emoji_variants(size: int, copies: int) -> list[tuple[str, Image.Image]]:
 
     saved = _cached(f"{_at_least_one(size)}-{copies}-variants", draw, size)
     grounds = (Random(f"ground {number}") for number in range(len(saved["ids"])))
-    colors = [(255, 255, 255) if g.random() < 0.75 else g.choices(range(256), k=3) for g in grounds]
+    colors = [g.choices(range(256), k=3) if g.random() >= 1 - colored else (255, 255, 255) for g in grounds]
     pixels = on_color(saved["pixels"], np.array(colors, np.float32)[:, None, None])
     return [(str(id), Image.fromarray(picture)) for id, picture in zip(saved["ids"], pixels)]
 

@@ -7,7 +7,7 @@ import pytest
 
 from mot_gen.errors import InputError
 from mot_gen.tokenizers.image_corpus import read_images, split
-from mot_gen.training.emoji import emoji_images, held_out
+from mot_gen.training.emoji import emoji_images, emoji_variants, held_out
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,16 @@ def test_without_the_extra_the_remedy_is_named(monkeypatch):
         emoji_images(32)
     with pytest.raises(InputError, match="at least 1"):
         emoji_images(0)
+
+
+def test_variants_are_the_same_every_time_and_drawn_from_the_same_emoji(cache, monkeypatch):
+    drawn = emoji_variants(8, 2)
+    assert [name for name, _ in drawn] == [name for name, _ in cache for _ in range(2)]
+    original = dict(cache)
+    unmoved = np.mean([image.tobytes() == original[name].tobytes() for name, image in drawn])
+    assert 0.13 < unmoved < 0.25  # one in four is not moved, and of these one in four has a ground
+    white = dict(emoji_variants(8, 2, colored=0.0)[::2])
+    corners = np.array([[image.getpixel((x, y)) for x in (0, 7) for y in (0, 7)] for image in white.values()])
+    assert (corners.min(-1) > 250).mean() > 0.75
+    monkeypatch.setattr("resvg_py.svg_to_bytes", None)  # the second time they are read, not drawn
+    assert all(a.tobytes() == b.tobytes() for (_, a), (_, b) in zip(emoji_variants(8, 2), drawn))

@@ -82,8 +82,8 @@ def test_kernels_step_by_an_orthogonal_matrix_and_the_rest_as_adamw():
     optimizer.step()
     moved = (wide.detach() - before[0]).view(64, -1)
     values = torch.linalg.svdvals(moved)
-    assert values.max() / values.min() < 2.5  # Newton-Schulz ends between 0.7 and 1.2 of one value
-    assert moved.square().mean().sqrt().item() == pytest.approx(0.2 * 0.1, rel=0.2)
+    one = 0.2 * 0.1 * 720**0.5  # of a step of root mean square 0.2 lr: Newton-Schulz comes within a third of it
+    assert values.min() > 0.65 * one and values.max() < 1.35 * one
     assert (moved * wide.grad.view(64, -1)).sum() < 0
     for p, old in ((first, before[1]), (bias, before[2])):
         assert torch.allclose(p.detach() - old, -0.1 * p.grad.sign(), atol=1e-4)
