@@ -6,7 +6,6 @@ import os
 import sys
 
 NAMES = (
-NAMES = (
     "training_step", "generation", "generation_speed", "generation_peer", "backbones", "data_loading",
     "memory", "eval_frechet", "eval_update", "corpus", "tokenizers",
 )  # fmt: skip

@@ -1,8 +1,7 @@
 """ResidualAutoencoder: a convolutional network for small pictures that learns fast on a CPU.
 
 Between its first and last convolution it is a sum of branches without any norm; each branch ends in a convolution of
-zeros, so that an untrained network is linear. AutoencoderKL, whose group norms undo the brightness and contrast that
-a latent has to carry, needs several times the computation for the same error (docs/tokenizers.md).
+zeros, so that an untrained network is linear. What it reaches is in docs/tokenizers.md.
 """
 
 from __future__ import annotations

@@ -92,6 +92,8 @@ def test_cmyk_is_ink_on_paper():
     cmyk = np.random.default_rng(1).integers(0, 256, (4, 5, 4), dtype=np.uint8)
     expected = (255.0 - cmyk[..., :3]) * (255.0 - cmyk[..., 3:]) / 255
     assert np.abs(pixels(file(Image.fromarray(cmyk, "CMYK"), "TIFF")) - expected).max() <= 1
+    flat = np.tile(cmyk[:1, :1], (16, 16, 1))  # Adobe's JPEG stores CMYK inverted
+    assert np.abs(pixels(file(Image.fromarray(flat, "CMYK"), "JPEG", quality=100)) - expected[0, 0]).max() <= 3
 
 
 def test_one_bit_and_grey():
