@@ -80,7 +80,7 @@ def matching(found: dict, modality: str, split: str) -> str:
         lines.append(Line([(0, 0), (reach, slope * reach)], f"{each['name']}: {shown(matched['slope'], 2)}", colour))
     lines.append(Line([(0, 0), (reach, reach)], f"{found['reference']}: 1", "#888888", dashed=True))
     label = f"step at which its {SPLIT_NAMES[split]} loss is reached"
-    return plot(lines, f"step of {found['reference']}", label, f"{modality}: {label}", (0.0, 1.1 * reach))
+    return plot(lines, f"step of {found['reference']}", label, f"{modality}: {label}", (0.0, 1.1 * reach), "left")
 
 
 def smoothed(points: Curve) -> Curve:

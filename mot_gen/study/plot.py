@@ -23,9 +23,16 @@ class Line:
     dashed: bool = False
 
 
-def plot(lines: Sequence[Line], x: str, y: str, title: str = "", y_range: tuple[float, float] | None = None) -> str:
-    """An SVG of lines over linear axes, with ticks, grid and legend. x and y say what the axes are. Points outside
-    `y_range` are cut."""
+def plot(
+    lines: Sequence[Line],
+    x: str,
+    y: str,
+    title: str = "",
+    y_range: tuple[float, float] | None = None,
+    legend: str = "right",
+) -> str:
+    """An SVG of lines over linear axes, with ticks, grid and a legend at the top, right or left. x and y say what the
+    axes are. Points outside `y_range` are cut."""
     drawn = [line for line in lines if len(line.points) > 1]
     if not drawn:
         return ""
@@ -33,7 +40,7 @@ def plot(lines: Sequence[Line], x: str, y: str, title: str = "", y_range: tuple[
     ys = [point[1] for line in drawn for point in line.points]
     x_ticks, y_ticks = ticks(min(0.0, min(xs)), max(xs)), ticks(*(y_range or (min(ys), max(ys))))
     place = _Axes(min(0.0, min(xs)), max(xs), *(y_range or (y_ticks[0], y_ticks[-1])))
-    parts = [_grid(place, x_ticks, y_ticks, x, y), *(_polyline(line, place) for line in drawn), _legend(drawn)]
+    parts = [_grid(place, x_ticks, y_ticks, x, y), *(_polyline(line, place) for line in drawn), _legend(drawn, legend)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-family="sans-serif" '
         f'font-size="12" fill="currentColor" aria-label="{html.escape(title or y)}"><title>{html.escape(title or y)}'
@@ -96,10 +103,11 @@ def _polyline(line: Line, place: _Axes) -> str:
     return f'<polyline clip-path="url(#inside)" fill="none" stroke="{line.colour}" {look}{dash} points="{path}"/>'
 
 
-def _legend(lines: Sequence[Line]) -> str:
+def _legend(lines: Sequence[Line], side: str) -> str:
     named = [line for line in lines if line.name]
+    at, anchor = (LEFT + 8, "start") if side == "left" else (WIDTH - RIGHT - 6, "end")
     return "".join(
-        f'<text x="{WIDTH - RIGHT - 6}" y="{TOP + 16 + 16 * row}" text-anchor="end" fill="{line.colour}">'
+        f'<text x="{at}" y="{TOP + 16 + 16 * row}" text-anchor="{anchor}" fill="{line.colour}">'
         f"{html.escape(line.name)}</text>"
         for row, line in enumerate(named)
     )

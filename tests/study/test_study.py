@@ -194,7 +194,7 @@ def test_all_variants_of_a_seed_see_the_same_batches_and_noise(records, workload
     _, found = compared(records, workload, names=["dense", "mot"])
     jobs = jobs_of(found[:2], 2, tmp_path)
     assert [job.folder.name for job in jobs] == ["dense-seed0", "mot-seed0", "dense-seed1", "mot-seed1"]
-    noise = [loop._next_batch(loop.prepare(j.recipe, j.folder), 0, torch.device("cpu"))[1]["image"] for j in jobs]
+    noise = [loop._next_batch(loop.prepare(j.recipe, j.folder), 0).targets["image"] for j in jobs]
     assert torch.equal(noise[0], noise[1]) and torch.equal(noise[2], noise[3])
     assert not torch.equal(noise[0][:4], noise[2][:4])
 
