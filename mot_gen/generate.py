@@ -218,7 +218,7 @@ def register(commands) -> None:
     command.add_argument("--redo", action="store_true", help="also what is in the folder already")
     for name, kind in OPTIONS.items():
         note = "0 is greedy" if name == "temperature" else None
-        command.add_argument(flag(name), type=kind, metavar="TEXT" if kind is str else name[0].upper(), help=note)
+        command.add_argument(flag(name), type=kind, metavar={str: "TEXT", int: "N", float: "X"}[kind], help=note)
     command.add_argument("--json", action="store_true", help="a JSON object a line for each sample")
     command.set_defaults(func=_generate)
 

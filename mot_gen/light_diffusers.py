@@ -129,7 +129,7 @@ class _Then(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds some modules as Python does, and gives each another loader, once."""
+    """Finds some modules as Python does, and gives each another loader."""
 
     def __init__(self, loaders: dict[str, Callable]):
         self.loaders = loaders
@@ -139,9 +139,7 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None:
-            spec.loader = self.loaders.pop(name)(spec.loader)
-        if not self.loaders:
-            sys.meta_path.remove(self)
+            spec.loader = self.loaders[name](spec.loader)
         return spec
 
 

@@ -24,16 +24,16 @@ def find(checkpoint: str | Path) -> Path:
     A folder comes before a name. InputError where there is neither, naming what is shipped.
     """
     given = Path(checkpoint)
-    shipped = [HERE / given.name] if str(checkpoint) in names() else []
-    for folder in (given, given / "model", *shipped):
+    own = [HERE / given.name] if str(checkpoint) in names() else []
+    for folder in (given, given / "model", *own):
         if (folder / INDEX).is_file():
             return folder
     if (given / "checkpoints").is_dir():
         raise InputError(f"{given}: is a run that has not ended, so it has no model/ yet; finish it with --resume")
     if given.exists():
         raise InputError(f"{given}: no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder")
-    known = nearest(str(checkpoint), names()) if names() else "; none is"
-    raise InputError(f"{checkpoint}: no such folder, and no checkpoint of this name is shipped{known}")
+    shipped = f", and no checkpoint of this name is shipped{nearest(str(checkpoint), names())}" if names() else ""
+    raise InputError(f"{checkpoint}: no such folder{shipped}; give a run's folder or its model/ folder")
 
 
 def fingerprint(folder: Path) -> str:
