@@ -53,8 +53,8 @@ def _demo(arguments) -> int:
     built = page(Loaded(name), str(arguments.checkpoint))
     try:
         built.queue().launch(server_name=arguments.host, server_port=arguments.port, **LAUNCH)
-    except OSError as error:
-        raise InputError(f"--port {arguments.port}: {error}; give another") from error
+    except (OSError, ValueError) as error:  # the latter where a proxy stands before this machine's own address
+        raise InputError(f"--host {arguments.host} --port {arguments.port}: cannot be served: {error}") from error
     return 0
 
 

@@ -17,11 +17,13 @@ WAITS = ("torch._dynamo", "sympy", "scipy.stats", "transformers.modeling_utils",
 DRAW = """
 import sys
 from mot_gen import TextToImagePipeline
-for folder in FOLDERS:
+def draw(folder):
     pipe = TextToImagePipeline.from_pretrained(folder).to("cpu")
     pipe("seven", num_inference_steps=1).images[0]
+draw(FOLDERS[0])
 assert not set(WAITS) & set(sys.modules), set(WAITS) & set(sys.modules)
 assert sys.modules["torch"].compiler.disable.__module__ == "torch.compiler"
+draw(FOLDERS[1])
 """
 THEN = """
 import torch, diffusers, transformers, scipy.stats
@@ -46,12 +48,13 @@ from diffusers.models.attention_processor import Attention
 class Late: pass
 allowed = torch._dynamo.trace_rules._allowed_callable_ids
 assert all(id(each) in allowed for each in (Attention, BasicTransformerBlock, maybe_allow_in_graph(Late)))
-pipe("seven", num_inference_steps=1).images[0]
+draw(FOLDERS[0])
 """
 
 
 def test_drawing_loads_no_compiler_and_diffusers_is_whole_afterwards(tmp_path):
-    """Pixels and latents, loaded and drawn; then what others do with diffusers, in the same process."""
+    """Pixels are drawn, then latents, whose shapes torch finds with its compiler's help; then what others do with
+    diffusers, in the same process."""
     folders = [str(tmp_path / kind) for kind in ("PatchImageTokenizer", "LatentImageTokenizer")]
     for folder in folders:
         TextToImagePipeline(**build(Path(folder).name)).save_pretrained(folder)
