@@ -126,6 +126,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):
 
         Parameters on the meta device are passed over: that is how a large model is given its values one by one.
         """
+        if all(parameter.is_meta for parameter in self.parameters()):
+            return  # also what changes nothing there costs: torch would load its compiler for it
         self.embedding.weight.normal_()
         self.head.weight.normal_(std=1 / math.sqrt(self.backbone.dim))
         for layers in self.patch_layers.values():
