@@ -195,7 +195,8 @@ class Backbone(nn.Module):
             "bidirectional", torch.tensor([m.bidirectional for m in modalities], device="cpu"), persistent=False
         )
         frequencies = config.rope_frequencies or rotary_frequencies(config.head_dim, config.rope_theta).tolist()
-        self.register_buffer("frequencies", torch.tensor(frequencies, device="cpu"), persistent=False)
+        # No buffer: a model that is cast to bf16 would round them, and with them every position.
+        self.frequencies = torch.tensor(frequencies, device="cpu", dtype=torch.float32)
         self.experts = config.expert_table(self.towers)
         self.routed = max(self.experts) > 1
         # Expert choice lets later tokens decide what becomes of earlier ones, except over a cache.
@@ -303,7 +304,7 @@ class Backbone(nn.Module):
         routing = self._route(layout)
         ffn = self._pools(layout, routing, self.causal or cache is not None) if self.routed else routing
         time = routing.sort(layout.position[..., 0].flatten())
-        rotation = rotary(time, self.frequencies)
+        rotation = rotary(time, self.frequencies.to(time.device))
         if cache is not None:
             return Plan(routing, ffn, rotation, dense_mask(*cache.place(layout, self.bidirectional)))
         places = Places.of(layout, self.bidirectional)

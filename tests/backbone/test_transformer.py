@@ -249,3 +249,12 @@ def test_bad_towers_name_their_field(towers, complaint):
 def test_a_size_yields_to_what_is_given_beside_it():
     _, config = load("mot", {"size": "37M", "layers": 2})
     assert (config.dim, config.layers, config.heads, config.ffn_dim) == (256, 2, 8, 768)
+
+
+@torch.no_grad()
+def test_positions_are_not_rounded_with_the_weights():
+    """A cast to bf16 and back must leave the rotation as it was; only the weights may be rounded."""
+    layout = pack(mixed(4), MODALITIES, 48).layout
+    backbone = build("mot")
+    before = backbone.plan(layout).rotation
+    assert torch.equal(backbone.to(torch.bfloat16).float().plan(layout).rotation, before)
