@@ -62,6 +62,26 @@ def test_flex_attention_and_sdpa_agree():
     assert torch.equal(blocks.mask_mod(*grid(batch.layout.shape)), brute_force(batch.layout)[:, None])
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_bf16_attention_is_near_fp32_and_so_are_its_gradients(kv_heads):
+    """On a CPU what learns in bf16 goes by products, not by SDPA."""
+    batch = pack(mixed(4), MODALITIES, 40)
+    rows = batch.layout.shape[0]
+    places = places_of(batch)
+    mask = dense_mask(places, places)
+    inputs = [random(rows, heads, 40, 16, seed=s) for s, heads in enumerate((4, kv_heads, kv_heads))]
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        given = [x.clone().to(dtype).detach().requires_grad_() for x in inputs]
+        out = attend(*given, mask)
+        out.square().sum().backward()
+        found[dtype] = [out, *(x.grad for x in given)]
+        with torch.no_grad():
+            torch.testing.assert_close(attend(*given, mask), out, atol=0.02, rtol=0.02)
+    for one, other in zip(*found.values()):
+        assert (one - other).norm() / one.norm() < 0.01
+
+
 def grid(shape):
     rows, length = shape
     b, q, k = torch.arange(rows), torch.arange(length), torch.arange(length)

@@ -1,8 +1,9 @@
-"""AdamW over towers and shards: Optimizer (groups, schedule, clipping, skipped steps), learning_rate.
+"""AdamW or Muon over towers and shards: Optimizer (groups, schedule, clipping, skipped steps), learning_rate.
 
-AdamW is given *pieces*: a parameter's share on this process, or, since untied parameters are stacked tower by tower,
-the slices of it that towers with another learning rate own. What is not given does not move by one bit: neither step
-nor weight decay touches it. Norms and decisions are those of the whole gradient, the same on every process.
+An optimizer is given *pieces*: a parameter's share on this process, or, since untied parameters are stacked tower by
+tower, the slices of it that Muon orthogonalises or that towers with another learning rate own. What is not given does
+not move by one bit: neither step nor weight decay touches it. Norms and decisions are those of the whole gradient, the
+same on every process.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mot_gen.training.recipe import Backbone, Training
 
 MAX_SKIPPED = 20  # steps in a row that were not used, after which the run is beyond hope
 SETTLED = 50  # used steps after which the mean gradient norm is worth a comparison
+LEAST = 64  # rows and columns of a matrix that Muon steps: below, orthogonalising costs more than it gains
 
 
 def learning_rate(step: int, training: Training) -> float:
@@ -35,7 +37,7 @@ def learning_rate(step: int, training: Training) -> float:
 
 @dataclass
 class Piece:
-    """What AdamW is given of a parameter: all of this process's share, or its slice at `place`."""
+    """What an optimizer is given of a parameter: all of this process's share, or its slice at `place`."""
 
     name: str
     parameter: nn.Parameter
@@ -49,11 +51,15 @@ class Piece:
 
 
 class Optimizer:
-    """One AdamW step over a model: clip, set the rate, step. A step whose gradient is not finite, or is out of all
+    """One step over a model: clip, set the rate, step. A step whose gradient is not finite, or is out of all
     proportion (`training.spike`), is skipped; too many in a row are an error.
 
-    moments: AdamW's two, like the parameter that they belong to, by its name. updates: steps that were used.
-    usual_norm: mean gradient norm of late.
+    `training.optimizer` is `adamw`, or `muon`: then the backbone's matrices, each tower's its own, step along the
+    orthogonal matrix nearest to their averaged gradient (Jordan et al., 2024), scaled to the root mean square of an
+    AdamW step (Liu et al., 2025, arXiv 2502.16982), so that one rate and one decay serve both; all else is AdamW's.
+
+    moments: the two, like the parameter that they belong to, by its name (Muon uses the first). updates: steps that
+    were used. usual_norm: mean gradient norm of late.
     """
 
     def __init__(self, model: MultimodalModel, training: Training, backbone: Backbone):
@@ -64,21 +70,27 @@ class Optimizer:
         self.moments: dict[str, tuple[Tensor, Tensor]] = {}
         sharded = next((p for p in self.parameters if isinstance(p, DTensor)), None)
         self._shards = None if sharded is None else sharded.device_mesh.get_group("shard")
-        groups: dict[tuple[float, float], list[Tensor]] = {}
+        muon = training.optimizer == "muon"
+        if muon and sharded is not None:
+            raise InputError(
+                "training.optimizer=muon: it steps whole matrices, and a sharded model has none; say "
+                "training.parallel=ddp or training.optimizer=adamw"
+            )
+        groups: dict[tuple[bool, float, float], list[Tensor]] = {}
         for name, parameter in model.named_parameters():
             decay = training.weight_decay if _decays(name, parameter) else 0.0
+            matrices = muon and _stacked_matrices(name, parameter)
             for place, factor in _factors(name, parameter, model, backbone):
-                if factor:
-                    groups.setdefault((decay, factor), []).extend(self._pieces(name, parameter, place))
+                places = range(len(parameter)) if matrices and place is None else [place]
+                for each in places if factor else []:
+                    groups.setdefault((matrices, decay, factor), []).extend(self._pieces(name, parameter, each))
         if not groups:
             raise InputError("backbone.frozen: every tower is frozen, so nothing would be learned")
-        self.adamw = torch.optim.AdamW(
-            [{"params": values, "weight_decay": d, "factor": f} for (d, f), values in groups.items()],
-            lr=training.lr,
-            betas=training.betas,
-            eps=training.eps,
-            fused=True,
-        )
+        kinds = sorted({key[0] for key in groups})
+        self.optimizers = [
+            _torch_optimizer(kind, training, {key[1:]: values for key, values in groups.items() if key[0] is kind})
+            for kind in kinds
+        ]
         self._link_moments()
 
     def _pieces(self, name: str, parameter: nn.Parameter, place: int | None) -> Iterator[Tensor]:
@@ -94,11 +106,15 @@ class Optimizer:
             yield value
 
     def _link_moments(self) -> None:
-        """AdamW's state is pieces of `moments`, which are sharded and saved as the parameters are."""
-        for piece in self.pieces:
-            first, second = map(piece.of, self.moments[piece.name])
-            updates = torch.tensor(float(self.updates), device=piece.value.device)
-            self.adamw.state[piece.value] = {"step": updates, "exp_avg": first, "exp_avg_sq": second}
+        """The optimizers' state is pieces of `moments`, which are sharded and saved as the parameters are."""
+        of_value = {piece.value: piece for piece in self.pieces}
+        for optimizer in self.optimizers:
+            for value in (value for group in optimizer.param_groups for value in group["params"]):
+                piece = of_value[value]
+                first, second = map(piece.of, self.moments[piece.name])
+                updates = torch.tensor(float(self.updates), device=value.device)
+                adamw = {"step": updates, "exp_avg": first, "exp_avg_sq": second}
+                optimizer.state[value] = {"momentum_buffer": first} if _is_muon(optimizer) else adamw
 
     def step(self, step: int) -> tuple[float, float]:
         """Use the gradients, and clear them. Returns the learning rate and the gradient norm before clipping."""
@@ -110,9 +126,10 @@ class Optimizer:
         if self._usable(size):
             if self.training.clip:
                 torch._foreach_mul_(gradients, (self.training.clip / (norm + 1e-6)).clamp(max=1.0))
-            for group in self.adamw.param_groups:
-                group["lr"] = rate * group["factor"]
-            self.adamw.step()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["factor"]
+                optimizer.step()
             self.updates, self.skipped = self.updates + 1, 0
             self.usual_norm += (size - self.usual_norm) / min(self.updates, SETTLED)
         else:
@@ -155,6 +172,25 @@ class Optimizer:
     def load_state_dict(self, state: dict) -> None:
         self.updates, self.skipped, self.usual_norm = state["updates"], state["skipped"], state["usual_norm"]
         self._link_moments()
+
+
+def _torch_optimizer(
+    muon: bool, training: Training, groups: dict[tuple[float, float], list[Tensor]]
+) -> torch.optim.Optimizer:
+    """groups: (weight decay, factor on the rate) -> values."""
+    listed = [{"params": values, "weight_decay": d, "factor": f} for (d, f), values in groups.items()]
+    if muon:
+        return torch.optim.Muon(listed, training.lr, momentum=training.betas[1], adjust_lr_fn="match_rms_adamw")
+    return torch.optim.AdamW(listed, training.lr, training.betas, training.eps, fused=True)
+
+
+def _is_muon(optimizer: torch.optim.Optimizer) -> bool:
+    return isinstance(optimizer, torch.optim.Muon)
+
+
+def _stacked_matrices(name: str, parameter: Tensor) -> bool:
+    """Projections of the backbone: (towers or experts, out, in)."""
+    return name.startswith("backbone.") and parameter.dim() == 3 and min(parameter.shape[1:]) >= LEAST
 
 
 def _factors(

@@ -121,11 +121,12 @@ class Backbone(Component):
 
 
 class Training(Section):
-    """The loop: AdamW, linear warm-up, cosine from `lr` to `min_lr`."""
+    """The loop: AdamW or Muon, linear warm-up, cosine from `lr` to `min_lr`."""
 
     steps: Count = 1000  # optimizer steps
     seed: Whole = 0
     init: str | None = None  # a model's folder whose weights training begins with
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the backbone's matrices, on whole models
     lr: Positive = 3e-4
     min_lr: NonNegative = 1.5e-5
     warmup_steps: Whole = 100

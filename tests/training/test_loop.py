@@ -40,23 +40,26 @@ def state_of(run):
     models = {"model": run.model.state_dict(), "ema": run.averaged.state_dict()}
     weights = {f"{kind}.{name}": value for kind, state in models.items() for name, value in state.items()}
     counted = {f"optimizer.{name}": torch.tensor(value) for name, value in run.optimizer.state_dict().items()}
-    steps = {f"adamw.{i}": state["step"] for i, state in enumerate(run.optimizer.adamw.state.values())}
+    states = [state for optimizer in run.optimizer.optimizers for state in optimizer.state.values()]
+    steps = {f"step.{i}": state["step"] for i, state in enumerate(states) if "step" in state}
     return weights | run.optimizer.tensors() | counted | steps | {"random": torch.get_rng_state()}
 
 
-def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path, optimizer):
     """Model, optimizer, EMA, random state, counters, data position and the next batch, to the bit."""
-    whole = train(tiny(), tmp_path / "whole")
+    options = [f"training.optimizer={optimizer}", f"backbone.dim={64 if optimizer == 'muon' else 16}"]
+    whole = train(tiny(*options), tmp_path / "whole")
 
     def pull_the_plug(run):
         if run.step == 4:
             raise RuntimeError("out of power")
 
     with pytest.raises(RuntimeError, match="out of power"):
-        train(tiny("training.sample_every=1"), tmp_path / "halves", hooks=Hooks(sample=pull_the_plug))
+        train(tiny(*options, "training.sample_every=1"), tmp_path / "halves", hooks=Hooks(sample=pull_the_plug))
     assert sorted(p.name for p in (tmp_path / "halves" / "checkpoints").glob("step-*")) == ["step-00000002"]
     torch.rand(5)
-    halves = train(tiny(), tmp_path / "halves", resume=True)
+    halves = train(tiny(*options), tmp_path / "halves", resume=True)
     a, b = state_of(whole), state_of(halves)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert (whole.step, whole.tokens, whole.flops) == (halves.step, halves.tokens, halves.flops)
@@ -66,6 +69,27 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path):
     lines = [lines_of(tmp_path / name) for name in ("whole", "halves")]
     assert [line["step"] for line in lines[1]] == [1, 2, 3, 4, 5, 6]
     assert [line["losses"] for line in lines[0]] == [line["losses"] for line in lines[1]]
+
+
+def test_muon_steps_each_towers_matrix_along_its_orthogonal_factor(tmp_path):
+    """Without momentum a step is U V^T of the gradient G = U S V^T, times 0.2 sqrt(longer side), to the accuracy of
+    Newton and Schulz: singular values about 1, those of a small S aside."""
+    options = ["training.optimizer=muon", "training.betas=[0.9, 0.0]", "training.weight_decay=0", "backbone.dim=64"]
+    run = prepare(tiny(*options), tmp_path)
+    for _ in range(2):  # heads begin at zero, so that no gradient passes them at first
+        training_step(run)
+    weight, gradients = run.model.get_parameter("backbone.blocks.0.qkv.weight"), []
+    before, step = weight.detach().clone(), run.optimizer.step
+    run.optimizer.step = lambda number: gradients.append(weight.grad.clone()) or step(number)
+    training_step(run)
+    for gradient, was, now in zip(gradients[0], before, weight.detach()):
+        u, s, v = torch.linalg.svd(gradient.double(), full_matrices=False)
+        moved = (was - now).double() / (learning_rate(2, run.recipe.training) * 0.2 * len(now) ** 0.5)
+        large = s > 0.02 * s[0]
+        stretched = (u.T @ moved @ v.T)[large][:, large]
+        values = stretched.diagonal()
+        assert len(values) > 4 and ((values > 0.6) & (values < 1.3)).all()
+        assert (stretched - values.diag()).abs().max() < 0.1
 
 
 def lines_of(folder):
