@@ -31,6 +31,7 @@ ADDED = (
     "mot_gen.tokenizers.run",
     "mot_gen.eval.run",
     "mot_gen.convert_command",
+    "mot_gen.export",
 )
 
 

@@ -33,7 +33,7 @@ from mot_gen.training.parallel import World
 from mot_gen.training.progress import Progress
 from mot_gen.training.recipe import Recipe
 from mot_gen.training.records import sample_key
-from mot_gen.training.runs import Run, prepare, restore, save, whole
+from mot_gen.training.runs import Run, drop_later_metrics, prepare, restore, save, whole
 from mot_gen.training.stopping import Stop, stop_signals
 from mot_gen.training.watch import Watcher, watchers
 
@@ -68,6 +68,8 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
         try:
             if begun:
                 restore(run)
+            if begun and world.first:
+                drop_later_metrics(run)
             if world.first:
                 recipe.save(folder / "recipe.yaml")
             with (

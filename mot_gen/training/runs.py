@@ -1,4 +1,5 @@
-"""A run: all that training needs, built from a recipe, saved, restored. Run, prepare, save, restore, whole."""
+"""A run: all that training needs, built from a recipe, saved, restored. Run, prepare, save, restore, whole,
+drop_later_metrics."""
 
 from __future__ import annotations
 
@@ -153,11 +154,9 @@ def restore(run: Run) -> None:
     run.step = saved.step
     for name, value in saved.state["counters"].items():
         setattr(run, name, value)
-    if run.world.first:
-        _drop_later_metrics(run)
 
 
-def _drop_later_metrics(run: Run) -> None:
+def drop_later_metrics(run: Run) -> None:
     """Remove lines of steps that will be made again, so that each step is logged once."""
     path = run.folder / "metrics.jsonl"
     if path.exists():
