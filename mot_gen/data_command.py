@@ -1,20 +1,67 @@
-"""mot-gen data tokenize: `register` adds it to the command line."""
+"""mot-gen data convert | tokenize: `register` adds them to the command line."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mot_gen import formats
 from mot_gen.errors import InputError
+
+SHOWN = 20  # lines of a kind; --json has all
 
 
 def register(subparsers) -> None:
     """Add the command `data`; each of its own commands sets func(args) -> exit code."""
     commands = subparsers.add_parser("data", help="prepare training data").add_subparsers(required=True)
+    _convert_arguments(commands)
+    _tokenize_arguments(commands)
+
+
+# ---------------------------------------------------------------- convert
+
+
+def _convert_arguments(commands) -> None:
+    known = ", ".join(formats.names())
+    command = commands.add_parser("convert", help=f"other people's data sets to records: {known}")
+    command.add_argument("format", metavar="FORMAT", help=f"{known}, or a dotted path to a module of your own")
+    command.add_argument("source", type=Path, metavar="SOURCE", help="a file, or a folder of such files")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".jsonl, or .parquet with its media")
+    command.add_argument("--media", type=Path, action="append", default=[], metavar="DIR", help="where pictures are")
+    command.add_argument("--max-skipped", type=int, default=20, metavar="N", help="rows that may be left out")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(func=convert_command)
+
+
+def convert_command(args: argparse.Namespace) -> int:
+    """Write the records, then say what was left out, what was not understood, and what was not there."""
+    from mot_gen.corpora.convert import convert
+
+    found = convert(args.format, args.source, args.out, args.media, args.max_skipped)
+    if args.json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return 0
+    print(f"{found.out}: {found.records} records of {found.rows} rows, {len(found.skipped)} rows left out")
+    for line in found.skipped[:SHOWN]:
+        print(f"left out: {line}")
+    if len(found.skipped) > SHOWN:
+        print(f"left out: {len(found.skipped) - SHOWN} more, which --json names")
+    for name, noted in sorted(found.unknown_fields.items()):
+        print(f"not understood: {name!r} of {noted.count} rows, which were converted without; first {noted.first}")
+    if found.missing_media.count:
+        print(f"not there: {found.missing_media.count} pictures, left out; first {found.missing_media.first}")
+    return 0
+
+
+# ---------------------------------------------------------------- tokenize
+
+
+def _tokenize_arguments(commands) -> None:
     command = commands.add_parser("tokenize", help="tokenise the media of a corpus once, for training to read")
     command.add_argument("inputs", nargs="+", metavar="RECORDS", help="files or folders of records, or one recipe")
     command.add_argument(

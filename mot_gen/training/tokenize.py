@@ -258,8 +258,8 @@ class Work:
     def _write(self, k: int, rows: list[dict], skipped: list[str]) -> None:
         """Aside, flushed to the disk, then renamed: what bears a shard's name is whole."""
         aside = self.path(k).with_name(f".{self.path(k).name}.{os.getpid()}")
-        schema = _schema(self.tokenizers).with_metadata({SKIPPED: json.dumps(skipped).encode()})
-        table = pyarrow.Table.from_pylist(rows, schema)
+        about = {SKIPPED: json.dumps(skipped).encode()}
+        table = pyarrow.Table.from_pylist(rows, schema(self.tokenizers).with_metadata(about))
         try:
             with aside.open("wb") as file:
                 pyarrow.parquet.write_table(table, file, compression="zstd")
@@ -271,7 +271,7 @@ class Work:
             raise InputError(f"{self.path(k)}: cannot be written: {error.strerror}; make room, then go on") from error
 
 
-def _schema(tokenizers: Mapping[str, Any]) -> pyarrow.Schema:
+def schema(tokenizers: Mapping[str, Any]) -> pyarrow.Schema:
     """Of the records: media of a pair or of the parts of a document, see mot_gen/training/encoded.py."""
     media = {records.type_of(name): MEDIUM for name in ("image", "speech", *tokenizers)}
     text, part = pyarrow.string(), {"type": pyarrow.string(), "text": pyarrow.string(), "loss": pyarrow.bool_()}

@@ -1,0 +1,1 @@
+"""Corpora before training: conversion from other formats, validation, statistics."""

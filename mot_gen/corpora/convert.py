@@ -1,0 +1,215 @@
+"""Rows of another format into records: convert, Converted.
+
+The output is whole or not there: it is written aside and renamed at the end, so that a failure, Ctrl-C or a full disk
+leave nothing that training could take for a set. Every record is held to `parse_record`, which training reads with.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mot_gen import formats
+from mot_gen.corpora.foreign import Media, Row, Unconvertible, unknown_fields
+from mot_gen.errors import InputError
+from mot_gen.training.records import Sample, parse_record
+from mot_gen.training.tokenize import schema, to_record
+
+# What a row of another shape than its format's makes a converter raise; each is counted, named and capped.
+MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError)
+
+
+@dataclass
+class Noted:
+    """Something that was seen count times, first at a place."""
+
+    count: int = 0
+    first: str = ""
+
+    def note(self, where: str) -> None:
+        self.count, self.first = self.count + 1, self.first or where
+
+
+@dataclass
+class Converted:
+    """What a conversion came to. skipped: `where: why` of each row that is no record. unknown_fields: fields that the
+    format does not know, whose rows were converted without. missing_media: pictures left out of web pages."""
+
+    out: str
+    rows: int = 0
+    records: int = 0
+    skipped: list[str] = field(default_factory=list)
+    unknown_fields: dict[str, Noted] = field(default_factory=dict)
+    missing_media: Noted = field(default_factory=Noted)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), max_skipped: int = 20) -> Converted:
+    """Write the rows of `source` as records to `out`, .jsonl or .parquet.
+
+    format: one of `formats.names()`, or a dotted path. roots: where the pictures are that rows name; by default the
+    source's folder. Raises InputError where `out` exists, nothing could be converted, or more than `max_skipped` rows.
+    """
+    module, source, out = formats.load(format), Path(source), Path(out)
+    media = Media([Path(root) for root in roots] or [source if source.is_dir() else source.parent])
+    found = Converted(str(out))
+    with _writer(out) as write:
+        for row in module.rows(source):
+            _convert_row(row, module, media, write, found)
+            if len(found.skipped) > max_skipped:
+                raise InputError(
+                    f"rows that cannot be converted: {len(found.skipped)}, more than --max-skipped {max_skipped}; "
+                    f"the last is {found.skipped[-1]}"
+                )
+        if not found.records:
+            first = f"; the first: {found.skipped[0]}" if found.skipped else ""
+            raise InputError(f"{source}: none of its {found.rows} rows can be converted{first}")
+    return found
+
+
+def _convert_row(row: Row, module, media: Media, write, found: Converted) -> None:
+    """All records of a row, or none."""
+    found.rows += 1
+    media.missing.clear()
+    try:
+        if row.error:
+            raise Unconvertible(row.error)
+        made = [(record, _checked(record, row)) for record in module.records(row, media)]
+    except MALFORMED as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        found.skipped.append(f"{row.where}: {reason.removeprefix(f'{row.where}: ')}")
+        return
+    for name in unknown_fields(row.fields, module.FIELDS):
+        found.unknown_fields.setdefault(name, Noted()).note(row.where)
+    for missing in media.missing:
+        found.missing_media.note(f"{row.where}: {missing}")
+    for record, sample in made:
+        write(record, sample)
+    found.records += len(made)
+
+
+def _checked(record: dict[str, Any], row: Row) -> Sample:
+    """The sample that training will see; InputError where it would see none."""
+    _json(record)
+    return parse_record(record, row.where, row.id, lambda value, field: value)
+
+
+def _json(record: dict[str, Any], default=lambda medium: None) -> bytes:
+    """One line. `default` says what stands for a medium."""
+    try:
+        return json.dumps(record, ensure_ascii=False, default=default).encode() + b"\n"
+    except UnicodeEncodeError as error:
+        raise Unconvertible(f"its text is not UTF-8: {error.object[error.start : error.end]!r}") from None
+
+
+# ---------------------------------------------------------------- writing
+
+
+@contextmanager
+def _writer(out: Path):
+    """write(record, sample) to a file aside, which gets its name when the block ends well and is removed if not."""
+    kinds = {".jsonl": _jsonl, ".parquet": _parquet}
+    if out.suffix not in kinds:
+        raise InputError(f"--out {out}: give a name that ends in {' or '.join(kinds)}")
+    if out.exists():
+        raise InputError(f"--out {out}: exists; remove it, or give another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with _aside(out) as file:
+            with kinds[out.suffix](file, out) as write:
+                yield write
+            _settle(file)
+            Path(file.name).rename(out)
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: {error.strerror or error}; {out} is not written") from None
+
+
+def _settle(file: BinaryIO) -> None:
+    """On the disk, before what relies on it gets its name."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[BinaryIO]:
+    path = out.with_name(f".{out.name}.part")
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"--out {out}: another conversion writes it now") from None
+        try:
+            file.truncate(0)  # what a killed one left
+            yield file
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _jsonl(file: BinaryIO, out: Path):
+    """Media that are bytes become files of a folder beside, `records.media`, named by their content; paths stay, from
+    the file's folder where they lie below it."""
+    folder, aside = out.with_suffix(".media"), out.with_name(f".{out.stem}.media.part")
+    here = out.parent.resolve()
+
+    def medium(value: Path | bytes) -> str:
+        if isinstance(value, bytes):
+            aside.mkdir(exist_ok=True)
+            name = f"{hashlib.sha256(value).hexdigest()[:32]}{_suffix(value)}"
+            if not (aside / name).exists():
+                (aside / name).write_bytes(value)
+            return f"{folder.name}/{name}"
+        path = value.resolve()
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield lambda record, sample: file.write(_json(record, medium))
+        if aside.exists():
+            _settle(file)
+            if folder.exists():
+                raise InputError(f"{folder}: exists, and would hold the pictures; remove it, or give another --out")
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _suffix(picture: bytes) -> str:
+    """Of the file name that goes with a picture's first bytes; none where it is no known one."""
+    for start, suffix in ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp")):
+        if picture.startswith(start):
+            return suffix
+    return ""
+
+
+@contextmanager
+def _parquet(file: BinaryIO, out: Path):
+    """Media as bytes in the rows, which training reads from one file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows: list[dict[str, Any]] = []
+    with pyarrow.parquet.ParquetWriter(file, schema({}), compression="zstd") as writer:
+
+        def flush() -> None:
+            if rows:
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema({})))
+                rows.clear()
+
+        def write(record: dict[str, Any], sample: Sample) -> None:
+            rows.append(to_record(sample, {}, {}))
+            if len(rows) == 64:
+                flush()
+
+        yield write
+        flush()

@@ -1,0 +1,34 @@
+"""Other people's data sets, one module a format, found by its name: names, load.
+
+A module of this package, or of one's own by its dotted path, offers
+
+    FIELDS                              what a row may hold, nested fields by dotted paths, whether it is used or not;
+                                        what stands beside these is reported
+    rows(source: Path)                  the `Row`s of a file or folder, `mot_gen.corpora.foreign.rows` where that does
+    records(row: Row, media: Media)     the records of one row, see docs/data.md; media in them are paths or bytes.
+                                        Raises `Unconvertible` for a row that cannot be one
+
+and says in its docstring where its schema is from. `mot_gen.corpora.convert` does the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from mot_gen.errors import InputError, nearest
+
+
+def names() -> list[str]:
+    """The formats of this package as the command line calls them."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a format: one of `names`, or a dotted path to one's own."""
+    known = name in names()
+    try:
+        return importlib.import_module(f"{__name__}.{name.replace('-', '_')}" if known else name)
+    except ImportError:
+        raise InputError(f"format {name!r} is neither known nor importable{nearest(name, names())}") from None

@@ -1,0 +1,64 @@
+"""LLaVA's conversations about pictures: a JSON array, JSON lines, or parquet of Hugging Face's.
+
+    {"id": "...", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
+                                                      {"from": "gpt", "value": "A cat."}]}
+
+`image` may be a list, as in LLaVA-NeXT-Interleave, or be missing, as in the parts of LLaVA-1.5's mixture that are text
+alone. Schema: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md; github.com/LLaVA-VL/LLaVA-NeXT.
+
+Each `<image>` becomes the next picture; blanks around it are layout and go. What the assistant says carries loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+
+__all__ = ["FIELDS", "records", "rows"]
+
+FIELDS = {
+    "id",
+    "image",
+    "conversations",
+    "conversations.from",
+    "conversations.value",
+    "model",  # who answered
+    "data_source",  # LLaVA-OneVision
+    "video",
+}
+ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+PLACEHOLDER = "<image>"
+
+
+def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    """One conversation."""
+    if row.fields.get("video") is not None:
+        raise Unconvertible("has a video, which records cannot hold")
+    given = row.fields.get("image")
+    images = [] if given is None else given if isinstance(given, list) else [given]
+    turns = [_turn(turn) for turn in row["conversations"]]
+    places = sum(value.count(PLACEHOLDER) for _, value in turns)
+    if places != len(images):
+        raise Unconvertible(f"{PLACEHOLDER} stands {places} times in its conversations, for {len(images)} pictures")
+    pictures = iter([media.find(image) for image in images])
+    messages = [{"role": role, "content": _parts(value, pictures)} for role, value in turns]
+    yield {"id": row.fields.get("id", row.id), "messages": messages}
+
+
+def _turn(turn: Any) -> tuple[str, str]:
+    """Role and text."""
+    if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
+        raise Unconvertible(f"a turn must be from {', '.join(ROLES)} and have a value, got {turn!r:.80}")
+    return ROLES[turn["from"]], turn["value"]
+
+
+def _parts(value: str, pictures: Iterator) -> list[dict[str, Any]]:
+    first, *after = value.split(PLACEHOLDER)
+    if not after:
+        return [text_part(value)]
+    parts = [text_part(first.strip())]
+    for text in after:
+        parts += [image_part(next(pictures)), text_part(text.strip())]
+    return [part for part in parts if part.get("text") != ""]

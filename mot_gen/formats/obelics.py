@@ -1,0 +1,61 @@
+"""OBELICS: web pages as two parallel lists, in parquet.
+
+    images            an address, or null where a text stands
+    texts             a text, or null where a picture stands
+    metadata          JSON: what is known of each picture
+    general_metadata  JSON: the page's `url`, where it stands in Common Crawl
+
+Schema: huggingface.co/datasets/HuggingFaceM4/OBELICS; github.com/huggingface/OBELICS, build_obelics/
+13_final_processing.py. Arxiv 2306.16527, A.1.2: where a page shifts to another topic, its texts hold a marker for the
+end of a document; there it is split into records of their own.
+
+The set has addresses alone: its card says to download the pictures by img2dataset, whose output folder is `--media`. A
+picture that is gone is left out and counted; a page of which none is left cannot be converted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+
+__all__ = ["FIELDS", "records", "rows"]
+
+FIELDS = {"images", "texts", "metadata", "general_metadata"}
+END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+
+
+def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    """The documents of a page."""
+    images, texts = row["images"], row["texts"]
+    if len(images) != len(texts):
+        raise Unconvertible(f"images and texts must be as many, got {len(images)} and {len(texts)}")
+    documents, shown = [[]], 0
+    for image, text in zip(images, texts):
+        if image is not None:
+            found = media.seek(image)
+            documents[-1] += [] if found is None else [image_part(found)]
+            shown += found is not None
+        if text is not None:
+            first, *after = text.split(END_OF_DOCUMENT)
+            documents[-1] += _paragraph(first)
+            documents += [_paragraph(text) for text in after]
+    if not shown:
+        raise Unconvertible(f"none of its {sum(i is not None for i in images)} pictures is there")
+    documents = list(filter(None, documents))
+    id = _url(row) or row.id
+    for k, parts in enumerate(documents):
+        yield {"id": f"{id}/{k}" if len(documents) > 1 else id, "content": parts}
+
+
+def _paragraph(text: str) -> list[dict[str, Any]]:
+    return [text_part(text.strip())] if text.strip() else []
+
+
+def _url(row: Row) -> str | None:
+    try:
+        return json.loads(row.fields["general_metadata"])["url"]
+    except (KeyError, TypeError, ValueError):
+        return None
