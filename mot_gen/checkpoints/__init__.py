@@ -1,4 +1,5 @@
-"""Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, find, fingerprint."""
+"""Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, located, find,
+fingerprint."""
 
 from __future__ import annotations
 
@@ -16,6 +17,13 @@ INDEX = "model_index.json"
 def names() -> list[str]:
     """The checkpoints that came with the package."""
     return sorted(index.parent.name for index in HERE.glob(f"*/{INDEX}"))
+
+
+def located(path: str) -> str:
+    """Where a shipped checkpoint's folder is, or one below it, such as `openmoji/image_tokenizer`; any other path, and
+    one that is there, stays as it is."""
+    name, _, rest = path.partition("/")
+    return str(HERE / name / rest) if name in names() and not Path(path).exists() else path
 
 
 def find(checkpoint: str | Path) -> Path:

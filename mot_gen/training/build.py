@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mot_gen import objectives
+from mot_gen import checkpoints, objectives
 from mot_gen.errors import InputError
 from mot_gen.manifest import refuse_pickle
 from mot_gen.model import MultimodalConfig, MultimodalModel
@@ -48,7 +48,7 @@ def _tokenizer(name: str, section: Tokenizer, splits: Splits, folder: Path | Non
         if isinstance(c, type) and c.__module__ == module.__name__ and hasattr(c, "modality")
     ]
     if section.path:
-        return cls.from_pretrained(section.path)
+        return cls.from_pretrained(checkpoints.located(section.path))
     make, options = cls, section.options
     if section.kind == "text":
         make, options = cls.train, {"texts": _texts(splits), "vocab_size": 8192, **options}
@@ -88,7 +88,7 @@ def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[s
     out, and none holds more than one whole.
     """
     if recipe.training.init:
-        yield from _values_of(Path(recipe.training.init), outline)
+        yield from _values_of(Path(checkpoints.located(recipe.training.init)), outline)
         return
     for name, empty in list(outline.named_parameters()):
         path, _, leaf = name.rpartition(".")

@@ -99,7 +99,7 @@ class Tokenizer(Component):
     """A module under `mot_gen.tokenizers`; its options are checked when it is built, or when the recipe is read if it
     is to be trained, which the module `train_KIND` beside it does (see mot_gen/training/trained_tokenizers.py)."""
 
-    path: str | None = None  # a folder or a hub name to load instead of building anew
+    path: str | None = None  # a folder, a hub name or openmoji/image_tokenizer (shipped), loaded instead of built anew
     train: dict[str, Any] | None = None  # options of its training on the run's own samples; {} for its defaults
 
 
@@ -125,7 +125,7 @@ class Training(Section):
 
     steps: Count = 1000  # optimizer steps
     seed: Whole = 0
-    init: str | None = None  # a model's folder whose weights training begins with
+    init: str | None = None  # a model's folder, or a shipped checkpoint's name, whose weights training begins with
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the backbone's matrices, on whole models
     lr: Positive = 3e-4
     min_lr: NonNegative = 1.5e-5

@@ -37,11 +37,13 @@ def tiny(name: str):
     recipe = load_recipe(name, TINY)
     if "speakers" in recipe.data.options:
         recipe.data.options |= {"speakers": 4, "written": 0.05}
+    if "each" in recipe.data.options:
+        recipe.data.options["each"] = 2
     for tokenizer in recipe.tokenizers.values():
         if tokenizer.train is not None:
             tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}
-            if "widths" in tokenizer.options:
-                tokenizer.widths = [8] * len(tokenizer.options["widths"])
+            if tokenizer.kind.startswith("image"):
+                tokenizer.widths = [8]
     return recipe
 
 
