@@ -1,9 +1,10 @@
 """The loading plan: `BatchPlan` says which samples come next, `Loader` tokenises them and deals them out in rows.
 
-An epoch is a permutation of the samples' indices, cut into windows. A window's samples are arranged, tokenised, packed
-into rows (best fit decreasing) and the rows shuffled; so memory and start-up cost follow the window, never the set.
+An epoch is a permutation of what the mixture of sources shows in it (mixture.py), cut into windows. A window's samples
+are arranged, tokenised, packed into rows (best fit decreasing) and the rows shuffled; so memory and start-up cost
+follow the window, never the set.
 Rows form one endless stream, epoch after epoch: batch k of it goes to rank k % world, no sample is missing or twice.
-Every choice comes from a generator seeded by (seed, epoch, index), hence the plan's position is all there is to save.
+Every choice comes from a generator seeded by (seed, turn, index), hence the plan's position is all there is to save.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mot_gen.tokenizers.image_files import load_image
 from mot_gen.training import recipe, records
 from mot_gen.training.augment import augmented
 from mot_gen.training.encoded import Encoded
+from mot_gen.training.mixture import Mixture, Showing, mixture_of
 
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
 UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
@@ -50,11 +52,11 @@ Row = list[Tokenised]  # the samples that share a row
 class BatchPlan:
     """The position in the stream of rows: `consumed` rows of the window at `start` in `epoch` are used up.
 
-    count: samples. window: samples a window. index: name -> value of all that the stream depends on; a state made
-    under another index is refused. The position counts what was handed out, never what was prefetched.
+    mixture: what an epoch shows. window: samples a window. index: name -> value of all that the stream depends on; a
+    state made under another index is refused. The position counts what was handed out, never what was prefetched.
     """
 
-    count: int
+    mixture: Mixture
     window: int
     seed: int
     index: dict[str, Any] = field(default_factory=dict)
@@ -69,19 +71,19 @@ class BatchPlan:
     def position(self) -> Position:
         return self.epoch, self.start
 
-    def samples(self, position: Position) -> list[int]:
-        """Indices of the samples in a window."""
+    def showings(self, position: Position) -> list[Showing]:
+        """The samples of a window."""
         epoch, start = position
         order = self._order
         if order is None or order[0] != epoch:
             generator = torch.Generator().manual_seed(records.sample_key(f"order/{self.seed}/{epoch}") >> 1)
-            order = self._order = epoch, torch.randperm(self.count, generator=generator, dtype=torch.int32)
-        return order[1][start : start + self.window].tolist()
+            order = self._order = epoch, torch.randperm(len(self.mixture), generator=generator, dtype=torch.int32)
+        return self.mixture.showings(epoch, order[1][start : start + self.window].tolist())
 
     def after(self, position: Position) -> Position:
         """The window that follows, in this epoch or the next."""
         epoch, start = position
-        return (epoch, start + self.window) if start + self.window < self.count else (epoch + 1, 0)
+        return (epoch, start + self.window) if start + self.window < len(self.mixture) else (epoch + 1, 0)
 
     def next_window(self) -> None:
         self.epoch, self.start = self.after(self.position)
@@ -93,7 +95,8 @@ class BatchPlan:
 
     def load_state_dict(self, state: Mapping[str, Any], accept_changed: bool = False) -> None:
         """Goes to a saved position. Another index is an InputError, unless accepted: then its epoch begins anew."""
-        changed = sorted(name for name in self.index if state["index"].get(name) != self.index[name])
+        before, now = state["index"], self.index
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if changed and not accept_changed:
             raise InputError(
                 f"data: {', '.join(changed)} changed since the checkpoint, so its position in the data means nothing; "
@@ -148,7 +151,7 @@ class Loader:
         self.sources = records.source_names(samples)
         self.modalities = [tokenizer.modality for tokenizer in tokenizers.values()]
         self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
-        self.plan = BatchPlan(len(samples), data.window, training.seed, self._index())
+        self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, self._index())
         self.skipped: dict[int, str] = {}
         self._cache = SpanCache(data.cache_mb * 2**20)
         self._rows: tuple[Position, list[Row]] | None = None
@@ -167,6 +170,7 @@ class Loader:
             "data.window": self.data.window,
             "data.caption_first": self.data.caption_first,
             "data.caption_dropout": self.data.caption_dropout,
+            **({"data.records.weight": list(self.samples.weights)} if hasattr(self.samples, "weights") else {}),
             **({"data.augment": self.data.augment.model_dump()} if self.data.augment.active else {}),
         }
 
@@ -179,7 +183,8 @@ class Loader:
 
     def one_pass(self, epoch: int = 0) -> Iterator[list[Row]]:
         """This rank's batches of one epoch, the last perhaps shorter; for validation, as the position stays."""
-        rows = (row for start in range(0, len(self.samples), self.data.window) for row in self._prepare((epoch, start)))
+        starts = range(0, len(self.plan.mixture), self.data.window)
+        rows = (row for start in starts for row in self._prepare((epoch, start)))
         batches = iter(lambda: list(islice(rows, self.training.rows)), [])
         return (batch for k, batch in enumerate(batches) if k % self.world == self.rank)
 
@@ -216,25 +221,25 @@ class Loader:
 
     def _prepare(self, position: Position) -> list[Row]:
         """Arranges, tokenises and packs the samples of a window: a pure function of seed and position."""
-        epoch, _ = position
         encode = map if self._encoders is None else self._encoders.map
-        encoded = encode(partial(self._encode, epoch), self.plan.samples(position))
+        encoded = encode(self._encode, self.plan.showings(position))
         kept = [sample for sample in encoded if sample is not None]
         rows = plan_rows([document_length(sample, self.modalities) for sample in kept], self.training.row_length)
         random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
         return [[kept[i] for i in row] for row in rows]
 
-    def _encode(self, epoch: int, index: int) -> Tokenised | None:
-        """One sample as spans, arranged as this epoch wants it; None if it cannot be used."""
+    def _encode(self, showing: Showing) -> Tokenised | None:
+        """One sample as spans, arranged anew each time it is shown; None if it cannot be used."""
+        index, turn = showing
         sample = self.samples[index]
-        parts = sample.arrange(random.Random(f"{self.plan.seed}/{epoch}/{index}"), self.data)
+        parts = sample.arrange(random.Random(f"{self.plan.seed}/{turn}/{index}"), self.data)
         for part in parts:
             self._check_part(sample.id, part)
         seen: Counter[str] = Counter()
         try:
             spans = []
             for part in parts:
-                spans.append(self._span(part, index, seen[part.kind], epoch))
+                spans.append(self._span(part, index, seen[part.kind], turn))
                 seen[part.kind] += 1
             self._check_length(spans)
         except UNUSABLE as error:
@@ -253,20 +258,20 @@ class Loader:
                 f"{own[:12]}; give tokenizers.{part.kind}.path=FOLDER of that one, or run mot-gen data tokenize again"
             )
 
-    def _span(self, part: records.Part, index: int, number: int, epoch: int) -> Span:
+    def _span(self, part: records.Part, index: int, number: int, turn: int) -> Span:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""
         if isinstance(part.value, Encoded):
             return part.value.span(part.kind, part.loss)
         if part.kind == "image" and self.data.augment.active:
-            return self._augmented(part, index, number, epoch)
+            return self._augmented(part, index, number, turn)
         key = (part.kind, part.value) if isinstance(part.value, str) else (part.kind, index, number)
         span = self._cache.get(key, partial(self.tokenizers[part.kind].encode, part.value))
         return replace(span, learned=part.loss)
 
-    def _augmented(self, part: records.Part, index: int, number: int, epoch: int) -> Span:
+    def _augmented(self, part: records.Part, index: int, number: int, turn: int) -> Span:
         """A picture changed by (seed, index, number, variant); a variant that comes again is kept."""
         options, tokenizer = self.data.augment, self.tokenizers[part.kind]
-        variant = epoch % options.variants if options.variants else epoch
+        variant = turn % options.variants if options.variants else turn
 
         def make() -> Span:
             picture = load_image(part.value, "L" if tokenizer.color_channels == 1 else "RGB")

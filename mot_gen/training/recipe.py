@@ -21,10 +21,19 @@ from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest
@@ -48,12 +57,25 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Records(Section):
+    """A file or folder of records, and how often an epoch shows each of its samples."""
+
+    path: str
+    weight: Positive = 1.0  # passes an epoch; 0.5 = half of the samples, the other half in the next epoch
+
+
+def _listed(value: Any) -> Any:
+    """One path, or a list of paths and {path, weight}."""
+    return [{"path": each} if isinstance(each, str) else each for each in (value if type(value) is list else [value])]
+
+
 class Data(Section):
     """Where samples come from, how they are split, arranged and planned."""
 
     source: str = "digits"  # digits, emoji, records, or a dotted path to a module with `load(data: Data) -> Splits`
-    records: list[str] = []  # jsonl, parquet or tar files, or folders of image and caption pairs; sets source: records
-    held_out_records: list[str] = []  # likewise, to be held out; then nothing of `records` is
+    records: Annotated[list[Records], BeforeValidator(_listed)] = []  # jsonl, parquet or tar files, or folders of image
+    # and caption pairs, each a path or {path, weight}; sets source: records
+    held_out_records: list[str] = []  # paths likewise, to be held out; then nothing of `records` is
     options: dict[str, Any] = {}  # whatever a source of your own wants to know
     caption_first: Share = 0.5  # probability that a pair's caption stands before its image (Transfusion: 0.8)
     caption_dropout: Share = 0.1  # probability that a pair loses its caption, for classifier-free guidance
@@ -64,7 +86,7 @@ class Data(Section):
     cache_mb: Whole = 256  # tokenised spans kept in memory between epochs, in MiB
     accept_changed: Switch = False  # resume although the samples changed; the epoch then begins anew
 
-    @field_validator("records", "held_out_records", mode="before")
+    @field_validator("held_out_records", mode="before")
     @classmethod
     def _one_or_many(cls, value):
         return [value] if isinstance(value, str) else value
@@ -458,12 +480,20 @@ def _one_line(error: ValidationError, source: str, overridden: list[str]) -> str
     else:
         message = f"{field} {_complaint(first, _neighbours(first['loc']))}"
     named = re.split(r"[:\s]", message, maxsplit=1)[0]
-    return f"override {message}" if named in overridden else f"{source}: {message}"
+    return (
+        f"override {message}"
+        if any(f"{named}.".startswith(f"{key}.") for key in overridden)
+        else f"{source}: {message}"
+    )
 
 
 def _neighbours(location: tuple) -> Iterable[str]:
     """The keys that may stand beside the one at `location`."""
-    section = Recipe if len(location) == 1 else Recipe.model_fields[location[0]].annotation
+    section = Recipe
+    for name in location[:-1]:
+        field = getattr(section, "model_fields", {}).get(name)  # none for the number of an item or the key of a mapping
+        if field:
+            section = (get_args(field.annotation) or [field.annotation])[-1]
     return getattr(section, "model_fields", ())
 
 

@@ -46,7 +46,8 @@ def test_overrides_reach_every_section():
 
 def test_records_make_themselves_the_source():
     assert load_recipe("digits", ["data.records=mine.jsonl"]).data.source == "records"
-    assert load_recipe("digits", ["data.records=[a.jsonl, b]"]).data.records == ["a.jsonl", "b"]
+    given = load_recipe("digits", ["data.records=[a.jsonl, {path: b, weight: 2}]"]).data.records
+    assert [(each.path, each.weight) for each in given] == [("a.jsonl", 1), ("b", 2)]
 
 
 def test_another_kind_of_objective_keeps_only_its_weight():
@@ -113,6 +114,13 @@ WRONG = {
     "data.source=digit": ("data.source", "did you mean 'digits'?"),
     "data.source=recipe": ("data.source", "module mot_gen.training.recipe has no load"),
     "data.source=records": ("data", "needs data.records=FILE"),
+    "data.records=[a, {path: b, weight: 0}]": ("override data.records.1.weight", "greater than 0", "got 0"),
+    "data.records=[{path: b, weight: -1}]": ("override data.records.0.weight", "greater than 0", "got -1"),
+    "data.records=[{path: b, weight: .inf}]": ("override data.records.0.weight", "finite", "got inf"),
+    "data.records=[{path: b, weight: much}]": ("override data.records.0.weight", "valid number", "got 'much'"),
+    "data.records=[{path: b, wieght: 2}]": ("override data.records.0.wieght", "did you mean 'weight'?"),
+    "data.records=[{weight: 2}]": ("override data.records.0.path is missing",),
+    "data.records=[3]": ("override data.records.0", "got 3"),
     "data.held_out=1": ("data", "leaves nothing to train on"),
     "training.steps.more=3": ("'steps' is a value",),
     "training.steps": ("is not KEY=VALUE",),
