@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install quickstart test bench lint clean
+.PHONY: install quickstart gallery test bench lint clean
 
 install: $(STAMP)
 
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml
 
 quickstart: install
 	$(BIN)/mot-gen quickstart
+
+gallery: install
+	$(BIN)/python -m benchmarks.gallery
 
 test: install
 	$(BIN)/python -m pytest -n 2

@@ -1,0 +1,75 @@
+"""The gallery of the README, drawn by the shipped checkpoint: `python -m benchmarks.gallery`, or `make gallery`.
+
+Every picture is the first one of its prompt, seed 0, by the checkpoint's own defaults: none was chosen. The last row
+are combinations that training never showed.
+
+--checkpoint, --out: other than openmoji and docs/images/openmoji.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from mot_gen.loaded import load_pipeline
+from mot_gen.pictures import enlarge
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.training.openmoji import Scenes
+
+COLUMNS, SIDE, LABEL, GAP = 10, 84, 30, 6  # pixels
+PROMPTS = (
+    "red apple", "dog face", "sunflower", "rocket", "pizza", "owl", "shark", "fire", "mushroom", "rainbow",
+    "waving hand medium skin tone", "clapping hands dark skin tone", "princess light skin tone", "grinning face",
+    "smiling face with sunglasses", "red heart", "soccer ball", "doughnut", "fish", "tulip",
+    "small pizza, top left", "small cat face, bottom right", "a strawberry, on blue", "a watermelon, on yellow",
+    "roter apfel, auf Blau", "manzana roja, sobre rosa", "pomme rouge, sur jaune", "pinguin, auf Rosa",
+    "small owl, top right, on pink", "rocket, mirrored",
+)  # fmt: skip
+
+
+def never_shown(count: int) -> list[str]:
+    """Captions of combinations that are held out from training, evenly taken."""
+    scenes = Scenes("combinations", 32, 1).scenes
+    return [scenes[round(i * (len(scenes) - 1) / (count - 1))].caption("plain") for i in range(count)]
+
+
+def labelled(pictures: Sequence[Image.Image], labels: Sequence[str]) -> Image.Image:
+    """A grid with each picture's words below it."""
+    rows, font = -(-len(pictures) // COLUMNS), ImageFont.load_default(size=10)
+    width, height = SIDE + GAP, SIDE + LABEL + GAP
+    sheet = Image.new("RGB", (COLUMNS * width + GAP, rows * height + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, label) in enumerate(zip(pictures, labels)):
+        x, y = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
+        sheet.paste(enlarge(picture, SIDE), (x, y))
+        draw.multiline_text((x, y + SIDE + 2), wrapped(label, font), fill=(90, 90, 90), font=font, spacing=1)
+    return sheet
+
+
+def wrapped(text: str, font: ImageFont.ImageFont) -> str:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= SIDE or not lines[-1] else [*lines, word]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default="openmoji")
+    parser.add_argument("--out", type=Path, default=Path("docs/images/openmoji.png"))
+    args = parser.parse_args()
+    pipe = load_pipeline(TextToImagePipeline, args.checkpoint)
+    prompts = [*PROMPTS, *never_shown(COLUMNS)]
+    drawn = pipe(prompts, generator=[torch.Generator().manual_seed(0) for _ in prompts]).images
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    labelled(drawn, prompts).save(args.out)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
