@@ -1,4 +1,4 @@
-"""mot-gen data convert | tokenize: `register` adds them to the command line."""
+"""mot-gen data convert | validate | stats | tokenize: `register` adds them to the command line."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def register(subparsers) -> None:
     """Add the command `data`; each of its own commands sets func(args) -> exit code."""
     commands = subparsers.add_parser("data", help="prepare training data").add_subparsers(required=True)
     _convert_arguments(commands)
+    _look_arguments(commands)
     _tokenize_arguments(commands)
 
 
@@ -42,6 +43,7 @@ def convert_command(args: argparse.Namespace) -> int:
     """Write the records, then say what was left out, what was not understood, and what was not there."""
     from mot_gen.corpora.convert import convert
 
+    _at_least(args, max_skipped=0)
     found = convert(args.format, args.source, args.out, args.media, args.max_skipped)
     if args.json:
         print(json.dumps(found.as_dict(), indent=2))
@@ -56,6 +58,67 @@ def convert_command(args: argparse.Namespace) -> int:
     if found.missing_media.count:
         print(f"not there: {found.missing_media.count} pictures, left out; first {found.missing_media.first}")
     return 0
+
+
+# ---------------------------------------------------------------- validate, stats
+
+
+def _look_arguments(commands) -> None:
+    for name, func, help in (
+        (
+            "validate",
+            validate_command,
+            "what carries loss, what is dropped and why, what comes twice, how full rows get",
+        ),
+        ("stats", stats_command, "how many samples of what: texts, pictures, sounds, sources"),
+    ):
+        command = commands.add_parser(name, help=help)
+        command.add_argument("source", metavar="RECIPE_OR_RECORDS", help="a recipe, or a file or folder of records")
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe; or more records")
+        command.add_argument("--limit", type=int, default=0, metavar="N", help="samples of each set, drawn at random")
+        command.add_argument("--json", action="store_true")
+        command.set_defaults(func=func)
+        if name == "validate":
+            command.add_argument("--workers", type=int, default=_cores(), metavar="N", help="threads; default: cores")
+
+
+def validate_command(args: argparse.Namespace) -> int:
+    """Print what training would make of the data; InputError, exit code 2, where it could use nothing of it."""
+    from mot_gen.corpora.lines import validate_lines
+    from mot_gen.corpora.opened import opened, refused
+    from mot_gen.corpora.validate import validate
+
+    _at_least(args, limit=0, workers=1)
+    try:
+        source = opened(args.source, args.overrides)
+    except InputError:
+        lines = refused(args.source, args.overrides)
+        for line in lines if len(lines) > 1 and not args.json else []:
+            print(f"refused: {line}")
+        raise
+    report = validate(source, args.limit, args.workers)
+    print(json.dumps(report.as_dict(), indent=2) if args.json else "\n".join(validate_lines(report)))
+    if not report.first.usable:
+        raise InputError(f"{args.source}: no sample can be used; the first: {report.first.first_problem}")
+    return 0
+
+
+def stats_command(args: argparse.Namespace) -> int:
+    """Print what a corpus holds."""
+    from mot_gen.corpora.lines import stats_lines
+    from mot_gen.corpora.opened import opened
+    from mot_gen.corpora.stats import stats
+
+    _at_least(args, limit=0)
+    found = stats(opened(args.source, args.overrides).sets, args.limit)
+    print(json.dumps(found.as_dict(), indent=2) if args.json else "\n".join(stats_lines(found)))
+    return 0
+
+
+def _at_least(args: argparse.Namespace, **least: int) -> None:
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            raise InputError(f"--{name} must be at least {value}, got {getattr(args, name)}")
 
 
 # ---------------------------------------------------------------- tokenize

@@ -1,0 +1,140 @@
+"""What `mot-gen data validate` and `stats` print: validate_lines, stats_lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mot_gen.corpora.measured import PROBLEMS
+from mot_gen.corpora.stats import Stats
+from mot_gen.corpora.tables import histogram, number, table
+from mot_gen.corpora.validate import Report
+
+SHOWN = 5  # samples of a kind that are named; --json names more
+
+
+def validate_lines(report: Report) -> list[str]:
+    """A table with a column a set, the lengths as bars, and the samples that are concerned by name."""
+    found = report.as_dict()
+    sides = found["sides"]
+    rows = [["", *(name.replace("_", " ") for name in sides)], *_counts(sides), *_losses(sides), *_rows(sides)]
+    return [*table(rows), *_lengths(report), *_names(sides, found["held_out_in_train"]), *_verdict(report)]
+
+
+def _counts(sides: Mapping[str, Any]) -> Iterator[list]:
+    for name in ("samples", "checked", "usable"):
+        yield [name, *(side[name] for side in sides.values())]
+    for problem in PROBLEMS:
+        if any(problem in side["dropped"] for side in sides.values()):
+            yield [
+                f"dropped: {problem}",
+                *(side["dropped"].get(problem, {"count": 0})["count"] for side in sides.values()),
+            ]
+    for title, pick in (
+        ("nothing carries loss", lambda side: side["without_loss"]["count"]),
+        ("id of another", lambda side: side["duplicates"]["ids"]["count"]),
+        ("content of another", lambda side: side["duplicates"]["contents"]["count"]),
+        ("media that come again", lambda side: side["duplicates"]["media"]),
+    ):
+        yield [title, *map(pick, sides.values())]
+
+
+def _losses(sides: Mapping[str, Any]) -> Iterator[list]:
+    measured = any(side["rows"] for side in sides.values())
+    for kind in sorted({kind for side in sides.values() for kind in side["modalities"]}):
+        counts = [side["modalities"].get(kind, {}) for side in sides.values()]
+        yield [f"{kind}: parts", *(c.get("parts", 0) for c in counts)]
+        yield ["  that carry loss", *(c.get("learned_parts", 0) for c in counts)]
+        if measured or kind == "text":
+            yield [f"{kind}: {'tokens' if measured else 'bytes'}", *(c.get("tokens", 0) for c in counts)]
+            yield ["  that carry loss", *(c.get("learned_tokens", 0) for c in counts)]
+
+
+def _rows(sides: Mapping[str, Any]) -> Iterator[list]:
+    if not any(side["rows"] for side in sides.values()):
+        return
+    for name in ("min", "median", "95%", "max"):
+        yield [f"tokens a sample, {name}", *(side["lengths"].get(name, 0) for side in sides.values())]
+    (length,) = {side["rows"]["length"] for side in sides.values() if side["rows"]}
+    yield [f"rows of {number(length)}", *(side["rows"].get("count", 0) for side in sides.values())]
+    yield ["how full they get", *(f"{side['rows'].get('fill', 0):.1%}" for side in sides.values())]
+
+
+def _lengths(report: Report) -> list[str]:
+    if not report.first.ruler.row_length:
+        return ["", "lengths in tokens and full rows need tokenizers: mot-gen data validate RECIPE data.records=FILE"]
+    return ["", "tokens a sample", *histogram(report.first.lengths)]
+
+
+def _names(sides: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str]:
+    for name, side in sides.items():
+        of = "" if name == "records" else f"{name.replace('_', ' ')}, "
+        for problem, found in side["dropped"].items():
+            yield from _named(f"{of}{problem}", found)
+        yield from _named(f"{of}nothing carries loss", side["without_loss"])
+        yield from _named(f"{of}id of another", side["duplicates"]["ids"])
+        yield from _named(f"{of}content of another", side["duplicates"]["contents"])
+    yield from _named("held out and trained on", leaked)
+
+
+def _named(title: str, found: Mapping[str, Any]) -> Iterator[str]:
+    if found["count"]:
+        yield ""
+        yield f"{title}: {number(found['count'])}"
+        yield from (f"  {name}" for name in found["samples"][:SHOWN])
+        if found["count"] > SHOWN:
+            yield f"  and {number(found['count'] - SHOWN)} more"
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    if report.stops:
+        yield ""
+        yield f"training would stop: {report.stops}"
+
+
+# ---------------------------------------------------------------- stats
+
+
+def stats_lines(stats: Stats) -> list[str]:
+    """Tables of counts and of spreads, and bars for the lengths of texts."""
+    found = stats.as_dict()
+    of = "" if found["counted"] == found["samples"] else f", of which {number(found['counted'])} were counted"
+    kinds = " and ".join(f"{number(found[name])} {name}" for name in ("pairs", "documents") if found[name])
+    lines = [f"{number(found['samples'])} samples{of}: {kinds}"]
+    lines += _block(["modality", "samples", "parts", "with loss"], list(_modalities(found)))
+    if len(found["sources"]) > 1:
+        lines += _block(["source", "samples"], [[name, count] for name, count in found["sources"].items()])
+    lines += _block(["", "count", "min", "5%", "median", "95%", "max", "mean"], list(_spreads(found)))
+    if found["images"]:
+        lines += _block(["picture size", "pictures"], list(map(list, found["images"]["sizes"].items())))
+        lines += _block(["picture kind", "pictures"], list(map(list, found["images"]["kinds"].items())))
+    bars = stats.caption_words if stats.pairs == stats.samples else stats.text_bytes
+    title = "words a caption" if bars is stats.caption_words else "bytes of text a sample"
+    return [*lines, "", title, *histogram(bars), *_named("unreadable media", found["unreadable"])]
+
+
+def _block(header: list, rows: list[list]) -> list[str]:
+    return ["", *table([header, *rows])] if rows else []
+
+
+def _modalities(found: Mapping[str, Any]) -> Iterator[list]:
+    for name, counts in found["modalities"].items():
+        yield [name, counts["samples"], counts["parts"], counts["learned_parts"]]
+
+
+def _spreads(found: Mapping[str, Any]) -> Iterator[list]:
+    images = found["images"]
+    for title, values in (
+        ("parts a sample", found["parts"]),
+        ("bytes of text a sample", found["text_bytes"]),
+        ("captions a pair", found["captions"]),
+        ("words a caption", found["caption_words"]),
+        ("bytes a caption", found["caption_bytes"]),
+        ("picture width", images.get("width")),
+        ("picture height", images.get("height")),
+        ("width / height", images.get("aspect")),
+        ("seconds of sound", found["seconds"]),
+        ("tokens of a medium", found["tokens"]),
+    ):
+        if values:
+            yield [title, *(values[name] for name in ("count", "min", "5%", "median", "95%", "max", "mean"))]

@@ -1,0 +1,148 @@
+"""What a corpus holds: stats, Stats. Of media only headers are read, so it is quick; `validate` decodes them."""
+
+from __future__ import annotations
+
+import io
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mot_gen.corpora.opened import NAMED, drawn
+from mot_gen.corpora.tables import summary
+from mot_gen.training import records
+from mot_gen.training.data import UNUSABLE
+from mot_gen.training.encoded import Encoded
+from mot_gen.training.progress import Progress
+from mot_gen.training.records import Pair, Part, Sample
+from mot_gen.training.tokenize import parts_of
+
+WHOLE = partial(array, "L")
+ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # an EXIF field, and its values that exchange width and height
+
+
+@dataclass
+class Stats:
+    """Counts, and a list of numbers for each thing that is measured.
+
+    sources: samples by file or folder. modalities: parts, learned parts, and the samples that have any. kinds: pictures
+    by file format and mode. tokens: of media that are tokens already. unreadable: media without a readable header.
+    """
+
+    total: int = 0
+    samples: int = 0
+    pairs: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    modalities: dict[str, Counter[str]] = field(default_factory=dict)
+    parts: array = field(default_factory=WHOLE)
+    text_bytes: array = field(default_factory=WHOLE)  # of a sample
+    captions: array = field(default_factory=WHOLE)  # of a pair
+    caption_words: array = field(default_factory=WHOLE)
+    caption_bytes: array = field(default_factory=WHOLE)
+    widths: array = field(default_factory=WHOLE)
+    heights: array = field(default_factory=WHOLE)
+    kinds: Counter[str] = field(default_factory=Counter)
+    seconds: array = field(default_factory=partial(array, "d"))
+    tokens: array = field(default_factory=WHOLE)
+    unreadable: list[str] = field(default_factory=list)
+    unreadable_count: int = 0
+
+    def add(self, sample: Sample, source: str) -> None:
+        """Count a sample."""
+        self.samples += 1
+        self.sources[source] += 1
+        parts = list(parts_of(sample))
+        if isinstance(sample, Pair):
+            self.pairs += 1
+            self.captions.append(len(sample.captions))
+            self.caption_words.extend(len(caption.split()) for caption in sample.captions)
+            self.caption_bytes.extend(len(caption.encode()) for caption in sample.captions)
+            parts += [Part("text", caption) for caption in sample.captions]
+        self.parts.append(len(parts))
+        self.text_bytes.append(sum(len(part.value.encode()) for part in parts if part.kind == "text"))
+        for kind in {part.kind for part in parts}:
+            self.modalities.setdefault(kind, Counter())["samples"] += 1
+        for part in parts:
+            self.modalities[part.kind].update(parts=1, learned_parts=int(part.loss))
+            if part.kind != "text":
+                self._medium(sample, part)
+
+    def _medium(self, sample: Sample, part: Part) -> None:
+        try:
+            if isinstance(part.value, Encoded):
+                self.tokens.append(len(part.value.values))
+            elif part.kind == "image":
+                width, height, kind = _image(part.value)
+                self.widths.append(width)
+                self.heights.append(height)
+                self.kinds[kind] += 1
+            elif part.kind == "speech":
+                self.seconds.append(_seconds(part.value))
+        except (*UNUSABLE, RuntimeError, Image.DecompressionBombError) as error:  # RuntimeError: soundfile's
+            self.unreadable_count += 1
+            if len(self.unreadable) < NAMED:
+                self.unreadable.append(f"{sample.id}: {' '.join(str(error).split())}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        sizes = Counter(f"{width} x {height}" for width, height in zip(self.widths, self.heights))
+        images = {
+            "width": summary(self.widths),
+            "height": summary(self.heights),
+            "aspect": summary([width / height for width, height in zip(self.widths, self.heights)]),
+            "sizes": dict(sizes.most_common(10)),
+            "kinds": dict(self.kinds.most_common()),
+        }
+        return {
+            "samples": self.total,
+            "counted": self.samples,
+            "pairs": self.pairs,
+            "documents": self.samples - self.pairs,
+            "sources": dict(self.sources),
+            "modalities": {name: dict(counts) for name, counts in sorted(self.modalities.items())},
+            "parts": summary(self.parts),
+            "text_bytes": summary(self.text_bytes),
+            "captions": summary(self.captions),
+            "caption_words": summary(self.caption_words),
+            "caption_bytes": summary(self.caption_bytes),
+            "images": images if self.widths else {},
+            "seconds": summary(self.seconds),
+            "tokens": summary(self.tokens),
+            "unreadable": {"count": self.unreadable_count, "samples": self.unreadable},
+        }
+
+
+def _image(value: Any) -> tuple[int, int, str]:
+    """Width and height as training will see them, and the kind of a picture, of which only the header is read."""
+    if isinstance(value, Image.Image):
+        return *value.size, f"PIL {value.mode}"
+    with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as image:
+        width, height = image.size
+        if image.getexif().get(ORIENTATION) in QUARTER_TURNS:
+            width, height = height, width
+        return width, height, f"{image.format} {image.mode}"
+
+
+def _seconds(value: Any) -> float:
+    import soundfile
+
+    return soundfile.info(io.BytesIO(value) if isinstance(value, bytes) else str(value)).duration
+
+
+def stats(sets: dict[str, Sequence[Sample]], limit: int = 0) -> Stats:
+    """Count all samples of all sets, or `limit` of each drawn at random."""
+    found = Stats(total=sum(map(len, sets.values())))
+    chosen = {name: drawn(len(samples), limit) for name, samples in sets.items()}
+    count = sum(map(len, chosen.values()))
+    with Progress(count, unit="sample", shown=count > NAMED) as bar:
+        for name, samples in sets.items():
+            sources = [str(Path(source)) for source in records.source_names(samples)] or [name]
+            for index in chosen[name]:
+                found.add(samples[index], sources[records.source_of(samples, index)])
+                bar.update(found.samples)
+    return found

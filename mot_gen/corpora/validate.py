@@ -1,0 +1,188 @@
+"""What training would make of data, before it runs: validate, Report, Side.
+
+Every sample is read and its media decoded, as training would. `Report` has a `Side` for each split of a recipe, or one
+for records: what carries loss, lengths, what is dropped and why, what comes twice, how full the rows get.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mot_gen.corpora.measured import PROBLEMS, Measured, Ruler
+from mot_gen.corpora.opened import NAMED, Opened, drawn
+from mot_gen.corpora.tables import summary
+from mot_gen.packing import plan_rows
+from mot_gen.training.progress import Progress
+from mot_gen.training.records import Sample
+
+
+@dataclass
+class Named:
+    """So many, and the names of the first."""
+
+    count: int = 0
+    samples: list[str] = field(default_factory=list)
+
+    def note(self, name: str) -> None:
+        self.count += 1
+        if len(self.samples) < NAMED:
+            self.samples.append(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "samples": self.samples}
+
+
+class Side:
+    """What was found in one set of samples, gathered by `add`. Of each sample a few numbers are kept."""
+
+    def __init__(self, samples: Sequence[Sample], ruler: Ruler):
+        self.samples, self.ruler = samples, ruler
+        self.checked = 0
+        self.dropped: dict[str, Named] = {}
+        self.without_loss = Named()
+        self.modalities: dict[str, dict[str, int]] = {}
+        self.lengths = array("L")
+        self._index, self._ids, self.contents, self._media = array("L"), array("Q"), array("Q"), array("Q")
+
+    def add(self, index: int, found: Measured) -> None:
+        """Sample `index` was measured."""
+        self.checked += 1
+        if found.id and found.content:
+            self._index.append(index)
+            self._ids.append(found.id)
+            self.contents.append(found.content)
+            self._media.extend(found.media)
+        if found.problem:
+            self.dropped.setdefault(found.problem, Named()).note(f"{found.name}: {found.reason}")
+            return
+        self.lengths.append(found.length)
+        if not any(learned for _, _, learned in found.parts):
+            self.without_loss.note(found.name)
+        for kind, tokens, learned in found.parts:
+            counts = self.modalities.setdefault(
+                kind, dict.fromkeys(("parts", "learned_parts", "tokens", "learned_tokens"), 0)
+            )
+            for name, count in (("parts", 1), ("tokens", tokens)):
+                counts[name] += count
+                counts[f"learned_{name}"] += count * learned
+
+    @property
+    def usable(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def first_problem(self) -> str:
+        """The first sample that cannot be used, with the reason."""
+        return next((self.dropped[name].samples[0] for name in PROBLEMS if name in self.dropped), "")
+
+    def rows(self) -> dict[str, Any]:
+        """How full rows get where samples come in any order, and are packed a window at a time as in training."""
+        if not self.ruler.row_length or not self.usable:
+            return {}
+        length, window, count = self.ruler.row_length, self.ruler.data.window, 0
+        lengths = list(self.lengths)
+        random.Random(0).shuffle(lengths)
+        for start in range(0, len(lengths), window):
+            count += len(plan_rows(lengths[start : start + window], length))
+        return {"length": length, "count": count, "fill": sum(lengths) / (count * length)}
+
+    def duplicates(self) -> dict[str, Any]:
+        """Samples with the id, and samples with all the content, of one before; and how many media come again."""
+        return {
+            "ids": self._named(_again(self._ids)).as_dict(),
+            "contents": self._named(_again(self.contents)).as_dict(),
+            "media": len(self._media) - len(np.unique(np.asarray(self._media))),
+        }
+
+    def shared(self, other: Side) -> Named:
+        """Samples with all the content of one of another side."""
+        return self._named(np.flatnonzero(np.isin(np.asarray(self.contents), np.asarray(other.contents))))
+
+    def _named(self, places: np.ndarray) -> Named:
+        first = [self.samples[self._index[place]].id for place in places[:NAMED].tolist()]
+        return Named(len(places), first)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "samples": len(self.samples),
+            "checked": self.checked,
+            "usable": self.usable,
+            "dropped": {name: self.dropped[name].as_dict() for name in PROBLEMS if name in self.dropped},
+            "without_loss": self.without_loss.as_dict(),
+            "modalities": self.modalities,
+            "lengths": summary(self.lengths) if self.ruler.row_length else {},
+            "rows": self.rows(),
+            "duplicates": self.duplicates(),
+        }
+
+
+def _again(keys: array) -> np.ndarray:
+    """The places of keys that stand at an earlier place too."""
+    values = np.asarray(keys)
+    order = np.argsort(values, kind="stable")
+    return np.sort(order[1:][values[order[1:]] == values[order[:-1]]])
+
+
+@dataclass
+class Report:
+    """sides: "train" and "held_out" of a recipe, or "records". max_corrupt: how many samples training takes as
+    unusable; None where there is no recipe."""
+
+    sides: dict[str, Side]
+    max_corrupt: int | None = None
+
+    @property
+    def first(self) -> Side:
+        return next(iter(self.sides.values()))
+
+    @property
+    def leaked(self) -> Named:
+        """Held-out samples that are trained on too."""
+        return self.sides["held_out"].shared(self.first) if "held_out" in self.sides else Named()
+
+    @property
+    def stops(self) -> str:
+        """Why training would stop, or empty."""
+        dropped = {name: found.count for name, found in self.first.dropped.items()}
+        for name in ("no tokenizer", "other tokenizer"):
+            if name in dropped:
+                return f"{self.first.dropped[name].samples[0]}"
+        if self.max_corrupt is not None and sum(dropped.values()) > self.max_corrupt:
+            return f"{sum(dropped.values())} samples are unusable, more than training.max_corrupt={self.max_corrupt}"
+        return ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        sides = {name: side.as_dict() for name, side in self.sides.items()}
+        return {"sides": sides, "held_out_in_train": self.leaked.as_dict(), "training_stops": self.stops}
+
+
+def validate(source: Opened, limit: int = 0, workers: int = 1) -> Report:
+    """Measure every sample, or `limit` of each set drawn at random, in `workers` threads."""
+    recipe = source.recipe
+    ruler = Ruler.of(recipe, source.splits) if recipe else Ruler()
+    sides = {name: Side(samples, ruler) for name, samples in source.sets.items()}
+    with ThreadPoolExecutor(workers) as pool:
+        for side in sides.values():
+            for index, found in _measured(side.samples, ruler, limit, pool):
+                side.add(index, found)
+    return Report(sides, recipe.training.max_corrupt if recipe else None)
+
+
+def _measured(samples: Sequence[Sample], ruler: Ruler, limit: int, pool) -> Iterator[tuple[int, Measured]]:
+    chosen = drawn(len(samples), limit)
+    ahead = iter(chosen)
+    with Progress(len(chosen), unit="sample", shown=len(chosen) > NAMED) as bar:
+        while some := list(islice(ahead, 256)):  # so many are read ahead
+            yield from zip(some, pool.map(partial(ruler.measure, samples), some))
+            bar.update(bar.done + len(some))
