@@ -14,17 +14,18 @@ import resource
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from mot_gen.sequence import Modality, Span
+from mot_gen.tokenizers.train_image import small_kl
 from mot_gen.training.data import Loader
 from mot_gen.training.loop import training_step
 from mot_gen.training.recipe import Data, Training, load_recipe
-from mot_gen.training.records import Document, Part
+from mot_gen.training.records import Document, Pair, Part
 from mot_gen.training.runs import prepare
 
 WORDS = ("a", "the", "red", "small", "old", "cat", "house", "tree", "under", "near", "blue", "light", "river", "stone")
@@ -45,8 +46,9 @@ SHARDS = [
 
 
 def run(steps: int = 24) -> Iterator[dict]:
-    """data_wait and row fill of two runs; seconds and MiB of the index."""
+    """data_wait and row fill of two runs; seconds and MiB of the index; CPU seconds of a window of latents."""
     yield {"what": "index of 10 million", **index(10_000_000)}
+    yield {"what": "a window of latents", **latents(512)}
     with tempfile.TemporaryDirectory() as folder:
         yield {"what": "quickstart", **waited([], steps, Path(folder))}
         shard = shards(Path(folder) / "pictures.tar", 2048)
@@ -109,17 +111,37 @@ class Bytes:
 
     modality, fingerprint = Modality("text", vocab_size=256), "bytes"
 
-    def encode(self, text: str) -> Span:
-        return Span("text", torch.tensor(list(text.encode())))
+    def encode_batch(self, texts: list[str]) -> list[Span]:
+        return [Span("text", torch.tensor(list(text.encode()))) for text in texts]
 
 
 def index(count: int) -> dict:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     loader = Loader(Many(count), {"text": Bytes()}, Data(), Training(row_length=1024, rows=8))
     next(loader)
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu_started
     while loader.plan.position[1] < 3 * loader.data.window:
         next(loader)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds_to_first_batch": seconds, "grown_mib_after_three_windows": grown / 1024}
+    return {"seconds_to_first_batch": seconds, "cpu_seconds": cpu, "grown_mib_after_three_windows": grown / 1024}
+
+
+def latents(count: int) -> dict:
+    """CPU seconds in which pictures of 32 x 32 become latents: alone, in a window's batches, as one rank of four."""
+    tokenizers = {"text": Bytes(), "image": small_kl(image_size=32).eval()}
+    pictures = torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pairs = [Pair(f"p{i}", picture, ("a caption",)) for i, picture in enumerate(pictures)]
+    training = Training(row_length=1024, rows=1)
+
+    def first_pass(world: int) -> float:
+        return cpu_seconds(lambda: list(Loader(pairs, tokenizers, Data(), training, 0, world).one_pass()))
+
+    alone = cpu_seconds(lambda: [tokenizers["image"].encode(picture) for picture in pictures])
+    return {"pictures": count, "one_by_one": alone, "first_epoch": first_pass(1), "a_rank_of_four": first_pass(4)}
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    started = time.process_time()
+    call()
+    return time.process_time() - started

@@ -1,10 +1,14 @@
-"""The loading plan: `BatchPlan` says which samples come next, `Loader` tokenises them and deals them out in rows.
+"""The loading plan: `BatchPlan` says which samples come next, `Loader` deals them out in rows, tokenised.
 
 An epoch is a permutation of what the mixture of sources shows in it (mixture.py), cut into windows. A window's samples
-are arranged, tokenised, packed into rows (best fit decreasing) and the rows shuffled; so memory and start-up cost
-follow the window, never the set.
-Rows form one endless stream, epoch after epoch: batch k of it goes to rank k % world, no sample is missing or twice.
-Every choice comes from a generator seeded by (seed, turn, index), hence the plan's position is all there is to save.
+are arranged, packed into rows (best fit decreasing) and the rows shuffled; so memory and start-up cost follow the
+window, never the set. Rows form one endless stream, epoch after epoch: batch k of it goes to rank k % world, no sample
+is missing or twice. Every choice comes from a generator seeded by (seed, turn, index), hence the plan's position is all
+there is to save.
+
+Every rank knows the lengths of the whole window: of texts by tokenising them, of media by their tokenizer's grid where
+it has one. So it tokenises, and reads the media, of its own rows alone (spans.py). A medium that turns out broken then
+leaves its place in the row empty, on whatever rank, so that the other rows are the same everywhere.
 """
 
 from __future__ import annotations
@@ -13,11 +17,11 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,9 +34,9 @@ from mot_gen.training import recipe, records
 from mot_gen.training.augment import augmented
 from mot_gen.training.encoded import Encoded
 from mot_gen.training.mixture import Mixture, Showing, mixture_of
+from mot_gen.training.spans import UNUSABLE, Pending, SpanMaker
 
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
-UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
 
 log = logging.getLogger(__name__)
 
@@ -106,25 +110,13 @@ class BatchPlan:
         self.start, self.consumed = (0, 0) if changed else (state["start"], state["consumed"])
 
 
-class SpanCache:
-    """Tokenised spans by key, up to `limit` bytes. An epoch visits each once, so none is worth evicting for another."""
+@dataclass
+class Draft:
+    """A sample as it is shown, of which not all spans are made yet."""
 
-    OVERHEAD = 512  # bytes of the objects around a span's values
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.size = 0
-        self._spans: dict[Any, Span] = {}
-
-    def get(self, key: Any, make: Callable[[], Span]) -> Span:
-        span = self._spans.get(key)
-        if span is None:
-            span = make()
-            size = span.values.nbytes + self.OVERHEAD
-            if self.size + size <= self.limit:
-                self.size += size
-                self._spans[key] = span
-        return span
+    showing: Showing
+    id: str
+    spans: list[Span | Pending]
 
 
 class Loader:
@@ -153,11 +145,11 @@ class Loader:
         self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
         self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, self._index())
         self.skipped: dict[int, str] = {}
-        self._cache = SpanCache(data.cache_mb * 2**20)
-        self._rows: tuple[Position, list[Row]] | None = None
-        self._ahead: tuple[Position, Future[list[Row]]] | None = None
+        self._spans = SpanMaker(tokenizers, self._read, data.cache_mb * 2**20, training.workers)
+        self._dealt = 0  # rows, to all ranks
+        self._rows: tuple[Any, list[Row | None]] | None = None
+        self._ahead: tuple[Any, Future[list[Row | None]]] | None = None
         self._planner = ThreadPoolExecutor(1) if training.workers else None
-        self._encoders = ThreadPoolExecutor(training.workers) if training.workers else None
 
     def _index(self) -> dict[str, Any]:
         """All that the stream of rows depends on."""
@@ -178,15 +170,22 @@ class Loader:
         return self
 
     def __next__(self) -> list[Row]:
-        batches = [[self._next_row() for _ in range(self.training.rows)] for _ in range(self.world)]
+        rows = self.training.rows
+        batches = [[self._next_row() for _ in range(rows)] for _ in range(self.world)]
         return batches[self.rank]
 
     def one_pass(self, epoch: int = 0) -> Iterator[list[Row]]:
         """This rank's batches of one epoch, the last perhaps shorter; for validation, as the position stays."""
-        starts = range(0, len(self.plan.mixture), self.data.window)
-        rows = (row for start in starts for row in self._prepare((epoch, start)))
+        rows = self._epoch(epoch)
         batches = iter(lambda: list(islice(rows, self.training.rows)), [])
         return (batch for k, batch in enumerate(batches) if k % self.world == self.rank)
+
+    def _epoch(self, epoch: int) -> Iterator[Row | None]:
+        first = 0
+        for start in range(0, len(self.plan.mixture), self.data.window):
+            rows = self._prepare((epoch, start), first)
+            yield from rows
+            first += len(rows)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able position after the last batch that was handed out; the same on every rank."""
@@ -196,56 +195,130 @@ class Loader:
         """Goes on after a saved position, with any number of ranks and workers; InputError if the data changed."""
         self.plan.load_state_dict(state, self.data.accept_changed)
 
+    def leave_out(self, found: Mapping[int, str]) -> None:
+        """Counts what other ranks could not use, index -> id and reason; InputError beyond the cap."""
+        for index, reason in found.items():
+            self._skip(index, reason)
+
     def close(self) -> None:
         """Ends the threads that work ahead."""
-        for pool in filter(None, (self._planner, self._encoders)):
-            pool.shutdown(cancel_futures=True)
+        if self._planner:
+            self._planner.shutdown(cancel_futures=True)
+        self._spans.close()
 
-    def _next_row(self) -> Row:
+    def _next_row(self) -> Row | None:
+        """The next row of the stream; None for one of another rank."""
         while self.plan.consumed >= len(self._window()):
             self.plan.next_window()
+        row = self._window()[self.plan.consumed]
         self.plan.consumed += 1
-        return self._window()[self.plan.consumed - 1]
+        self._dealt += 1
+        return row
 
-    def _window(self) -> list[Row]:
+    def _window(self) -> list[Row | None]:
         """Rows of the current window; with workers, the next window is begun in the background."""
-        position = self.plan.position
-        if self._rows and self._rows[0] == position:
+        position, first = wanted = self.plan.position, (self._dealt - self.plan.consumed) % self._group
+        if self._rows and self._rows[0] == wanted:
             return self._rows[1]
-        prepared = self._ahead[1].result() if self._ahead and self._ahead[0] == position else self._prepare(position)
-        self._rows = position, prepared
+        prepared = self._ahead[1].result() if self._ahead and self._ahead[0] == wanted else self._prepare(*wanted)
+        self._rows = wanted, prepared
         if self._planner:
-            following = self.plan.after(position)
-            self._ahead = following, self._planner.submit(self._prepare, following)
+            following = self.plan.after(position), (first + len(prepared)) % self._group
+            self._ahead = following, self._planner.submit(self._prepare, *following)
         return prepared
 
-    def _prepare(self, position: Position) -> list[Row]:
-        """Arranges, tokenises and packs the samples of a window: a pure function of seed and position."""
-        encode = map if self._encoders is None else self._encoders.map
-        encoded = encode(self._encode, self.plan.showings(position))
-        kept = [sample for sample in encoded if sample is not None]
-        rows = plan_rows([document_length(sample, self.modalities) for sample in kept], self.training.row_length)
-        random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
-        return [[kept[i] for i in row] for row in rows]
+    @property
+    def _group(self) -> int:
+        """Rows of one batch of each rank."""
+        return self.training.rows * self.world
 
-    def _encode(self, showing: Showing) -> Tokenised | None:
-        """One sample as spans, arranged anew each time it is shown; None if it cannot be used."""
-        index, turn = showing
-        sample = self.samples[index]
-        parts = sample.arrange(random.Random(f"{self.plan.seed}/{turn}/{index}"), self.data)
-        for part in parts:
-            self._check_part(sample.id, part)
+    def _prepare(self, position: Position, first: int) -> list[Row | None]:
+        """The rows of a window, those of other ranks None: a function of seed and position, and of which rows of the
+        stream, whose number `first` is the window's first, are this rank's."""
+        drafts = list(self._spans.each(self._draft, self.plan.showings(position)))
+        drafts = self._made(drafts, [p for p in _pending(drafts) if p.length is None])
+        drafts = [draft for draft in drafts if self._fits(draft)]
+        rows = plan_rows([document_length(d.spans, self.modalities) for d in drafts], self.training.row_length)
+        random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
+        mine = [n for n in range(len(rows)) if (first + n) // self.training.rows % self.world == self.rank]
+        own = [drafts[i] for n in mine for i in rows[n]]
+        made = {draft.showing: draft for draft in self._made(own, _pending(own))}
+        dealt: list[Row | None] = [None] * len(rows)
+        for n in mine:
+            dealt[n] = [self._tokenised(made[d.showing]) for d in map(drafts.__getitem__, rows[n]) if d.showing in made]
+        return dealt
+
+    def _tokenised(self, draft: Draft) -> Tokenised:
+        return Tokenised(draft.spans, records.source_of(self.samples, draft.showing.index))
+
+    def _draft(self, showing: Showing) -> Draft:
+        """A sample arranged anew, with what is known of its spans before anything is tokenised."""
+        sample = records.outline(self.samples, showing.index)
         seen: Counter[str] = Counter()
-        try:
-            spans = []
-            for part in parts:
-                spans.append(self._span(part, index, seen[part.kind], turn))
-                seen[part.kind] += 1
-            self._check_length(spans)
-        except UNUSABLE as error:
-            self._skip(index, f"{sample.id}: {error}")
-            return None
-        return Tokenised(spans, records.source_of(self.samples, index))
+        spans: list[Span | Pending] = []
+        for place, part in enumerate(self._arranged(sample, showing)):
+            self._check_part(sample.id, part)
+            spans.append(self._begun(part, showing, place, seen[part.kind]))
+            seen[part.kind] += 1
+        return Draft(showing, sample.id, spans)
+
+    def _arranged(self, sample: records.Sample, showing: Showing) -> list[records.Part]:
+        return sample.arrange(random.Random(f"{self.plan.seed}/{showing.turn}/{showing.index}"), self.data)
+
+    def _begun(self, part: records.Part, showing: Showing, place: int, number: int) -> Span | Pending:
+        """`number`: how many parts of this kind came before it, which names it in any arrangement."""
+        kind, (index, turn) = part.kind, showing
+        if isinstance(part.value, Encoded):
+            return part.value.span(kind, part.loss)
+        key, kept, augment = (kind, index, number), True, self.data.augment
+        if kind == "image" and augment.active:  # a variant that comes again is kept
+            key, kept = (*key, turn % augment.variants if augment.variants else turn), bool(augment.variants)
+        elif isinstance(part.value, str):
+            key = kind, part.value
+        raw = part.value if isinstance(part.value, (str, Path)) else None
+        return Pending(kind, key, showing, place, part.loss, self._spans.length(kind), kept, raw)
+
+    def _made(self, drafts: Iterable[Draft], wanted: Iterable[Pending]) -> list[Draft]:
+        """Drafts with the wanted spans made; those of which one cannot be made are left out and noted."""
+        made, whole = self._spans.make(wanted), []
+        for draft in drafts:
+            found = [made.get(s.key, s) if isinstance(s, Pending) else s for s in draft.spans]
+            errors = [each for each in found if isinstance(each, Exception)]
+            if errors:
+                self._skip(draft.showing.index, f"{draft.id}: {errors[0]}")
+                continue
+            spans = [s if s is old else replace(s, learned=old.learned) for s, old in zip(found, draft.spans)]
+            whole.append(Draft(draft.showing, draft.id, spans))
+        return whole
+
+    def _read(self, pendings: Sequence[Pending]) -> list[Any]:
+        """The raw medium or text of each, or the error that reading it raised."""
+        raws, parts = [], {}
+        for pending in pendings:
+            showing, raw = pending.showing, pending.raw
+            try:
+                if raw is None and showing not in parts:
+                    parts[showing] = self._arranged(self.samples[showing.index], showing)
+                raws.append(self._augmented(parts[showing][pending.place].value if raw is None else raw, pending))
+            except UNUSABLE as error:
+                raws.append(error)
+        return raws
+
+    def _augmented(self, raw: Any, pending: Pending) -> Any:
+        """A picture changed by (seed, index, number, variant) where pictures are augmented; else what it was."""
+        if pending.modality != "image" or not self.data.augment.active:
+            return raw
+        _, index, number, variant = pending.key
+        picture = load_image(raw, "L" if self.tokenizers[pending.modality].color_channels == 1 else "RGB")
+        rng = random.Random(f"augment/{self.plan.seed}/{index}/{number}/{variant}")
+        return augmented(picture, self.data.augment, rng)
+
+    def _fits(self, draft: Draft) -> bool:
+        length, limit = document_length(draft.spans, self.modalities), self.training.row_length
+        if length > limit:
+            reason = f"{length} tokens do not fit a row of {limit}; raise training.row_length"
+            self._skip(draft.showing.index, f"{draft.id}: {reason}")
+        return length <= limit
 
     def _check_part(self, id: str, part: records.Part) -> None:
         """What no other sample would do better: a modality without a tokenizer, tokens that another tokenizer made."""
@@ -258,34 +331,6 @@ class Loader:
                 f"{own[:12]}; give tokenizers.{part.kind}.path=FOLDER of that one, or run mot-gen data tokenize again"
             )
 
-    def _span(self, part: records.Part, index: int, number: int, turn: int) -> Span:
-        """`number`: how many parts of this kind came before it, which names it in any arrangement."""
-        if isinstance(part.value, Encoded):
-            return part.value.span(part.kind, part.loss)
-        if part.kind == "image" and self.data.augment.active:
-            return self._augmented(part, index, number, turn)
-        key = (part.kind, part.value) if isinstance(part.value, str) else (part.kind, index, number)
-        span = self._cache.get(key, partial(self.tokenizers[part.kind].encode, part.value))
-        return replace(span, learned=part.loss)
-
-    def _augmented(self, part: records.Part, index: int, number: int, turn: int) -> Span:
-        """A picture changed by (seed, index, number, variant); a variant that comes again is kept."""
-        options, tokenizer = self.data.augment, self.tokenizers[part.kind]
-        variant = turn % options.variants if options.variants else turn
-
-        def make() -> Span:
-            picture = load_image(part.value, "L" if tokenizer.color_channels == 1 else "RGB")
-            rng = random.Random(f"augment/{self.plan.seed}/{index}/{number}/{variant}")
-            return tokenizer.encode(augmented(picture, options, rng))
-
-        span = self._cache.get((part.kind, index, number, variant), make) if options.variants else make()
-        return replace(span, learned=part.loss)
-
-    def _check_length(self, spans: list[Span]) -> None:
-        length, limit = document_length(spans, self.modalities), self.training.row_length
-        if length > limit:
-            raise InputError(f"{length} tokens do not fit a row of {limit}; raise training.row_length")
-
     def _skip(self, index: int, reason: str) -> None:
         if index not in self.skipped:
             log.warning("skipped %s", reason)
@@ -297,3 +342,7 @@ class Loader:
                 f"data: unusable samples: {len(self.skipped)}, more than training.max_corrupt="
                 f"{self.training.max_corrupt}; the last is {reason}"
             )
+
+
+def _pending(drafts: Iterable[Draft]) -> list[Pending]:
+    return [span for draft in drafts for span in draft.spans if isinstance(span, Pending)]

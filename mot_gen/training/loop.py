@@ -136,7 +136,7 @@ def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
                 entry["held_out"] = held_out_losses(run)
                 entry |= {"evaluation": found} if (found := _hooked(run, hooks.evaluate)) else {}
             if run.step % training.log_every == 0 or last or "held_out" in entry:
-                entry |= run.meter.read()
+                entry |= run.meter.read() | {"skipped": _samples_skipped(run)}
                 for write in writers:
                     write(entry)
             if training.sample_every and (run.step % training.sample_every == 0 or last):
@@ -144,6 +144,13 @@ def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
             _keep(run, stop, last)
             if run.step % TRIM_EVERY == 0:
                 _release_free_memory()
+
+
+def _samples_skipped(run: Run) -> int:
+    """How many samples could not be used; processes tell one another, so that the cap on them is one of the run."""
+    for found in run.world.gather(dict(run.loader.skipped)):
+        run.loader.leave_out(found)
+    return len(run.loader.skipped)
 
 
 @contextmanager
@@ -227,7 +234,7 @@ def _next_batch(run: Run, number: int) -> _Batch:
     # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
     seed = sample_key(f"noise/{training.seed}/{run.step}/{number * world.size + world.rank}") >> 1
     batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(seed))
-    most = max(map(len, rows))
+    most = max(1, *map(len, rows))
     source = torch.tensor([[sample.source for sample in row] + [0] * (most - len(row)) for row in rows])
     return _Batch(batch, targets, source)
 

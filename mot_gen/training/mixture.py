@@ -34,7 +34,7 @@ class Weighted(Sequence[Sample]):
         """samples: with `source_names` and `source_ends`. InputError where a weight is less than a sample an epoch."""
         self.samples, self.weights = samples, tuple(weights)
         self.fingerprint, self.source_names = samples.fingerprint, samples.source_names
-        self.source_ends, self.source_of = samples.source_ends, samples.source_of
+        self.source_ends, self.source_of, self.outline = samples.source_ends, samples.source_of, samples.outline
         for name, size, weight in zip(self.source_names, _sizes(self.source_ends), weights):
             if size and not round(size * weight):
                 raise InputError(

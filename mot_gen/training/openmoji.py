@@ -276,6 +276,11 @@ class Scenes(Sequence):
         scene = self.scenes[index]
         return Pair(f"openmoji/{scene}", scene.picture(self.size), scene.captions())
 
+    def outline(self, index: int) -> Pair:
+        """The pair without its picture, which need not be drawn for its captions."""
+        scene = self.scenes[index]
+        return Pair(f"openmoji/{scene}", None, scene.captions())
+
 
 def load(data) -> Splits:
     """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name), seed."""

@@ -15,7 +15,7 @@ import tarfile
 from abc import abstractmethod
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -138,7 +138,7 @@ class TarShard(Source):
         for number, members in enumerate(self._samples):
             raw = repr(sorted((suffix, size) for suffix, (_, size) in members.items())).encode()
             texts = b"".join(self._bytes(members, suffix) for suffix in ("json", "txt") if suffix in members)
-            self._add(self[number].id, raw + texts)
+            self._add(self.outline(number).id, raw + texts)
 
     def _member(self, member: tarfile.TarInfo):
         folder, _, name = member.name.rpartition("/")
@@ -154,14 +154,20 @@ class TarShard(Source):
         return os.pread(self._handle.fileno(), size, start)
 
     def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, self._bytes)
+
+    def outline(self, index: int) -> Sample:
+        return self._sample(index, lambda members, suffix: None)
+
+    def _sample(self, index: int, medium: Callable[[dict, str], bytes | None]) -> Sample:
         members, key = self._samples[index], self._names[index]
         where = f"{self.path}: {key}"
 
-        def resolve(value: Any, field: str) -> bytes:
+        def resolve(value: Any, field: str) -> bytes | None:
             suffix = str(value).removeprefix(f"{key.rpartition('/')[2]}.").lower()
             if suffix not in members:
                 raise InputError(f"{field}: the sample has no member {value!r}{nearest(suffix, members)}")
-            return self._bytes(members, suffix)
+            return medium(members, suffix)
 
         try:
             record = json.loads(self._bytes(members, "json")) if "json" in members else {}
@@ -215,6 +221,10 @@ class Joined(Sequence[Sample]):
         which = self.source_of(index)
         return self.sources[which][index - (self.source_ends[which - 1] if which else 0)]
 
+    def outline(self, index: int) -> Sample:
+        which = self.source_of(index)
+        return outline(self.sources[which], index - (self.source_ends[which - 1] if which else 0))
+
     @property
     def source_names(self) -> list[str]:
         return [str(source.path) for source in self.sources]
@@ -238,6 +248,9 @@ class Selection(Sequence[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[self.indices[index]]
+
+    def outline(self, index: int) -> Sample:
+        return outline(self.samples, self.indices[index])
 
     @property
     def source_names(self) -> list[str]:
@@ -340,3 +353,8 @@ def source_names(samples: Sequence[Sample]) -> list[str]:
 def source_of(samples: Sequence[Sample], index: int) -> int:
     """The number, among `source_names`, of the source of a sample."""
     return samples.source_of(index) if hasattr(samples, "source_of") else 0
+
+
+def outline(samples: Sequence[Sample], index: int) -> Sample:
+    """A sample whose media need not be read: in their place may stand None. What is arranged and said is the same."""
+    return samples.outline(index) if hasattr(samples, "outline") else samples[index]
