@@ -1,4 +1,5 @@
-"""How well a speech tokenizer keeps speech: speech_report, and what it is made of: agreement, mel_distance."""
+"""How well a speech tokenizer keeps speech: speech_report, and what it is made of: agreement, mel_distance; and how
+well its units tell phones apart: phone_purity."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mot_gen.errors import InputError
 from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.measure_image import codebook_use
 from mot_gen.tokenizers.speech_features import MelSettings, at_level, log_mel
@@ -55,3 +57,26 @@ def mel_distance(one: Tensor, two: Tensor, sample_rate: int) -> float:
     frames = [log_mel(at_level(sound)[None], mel)[0] for sound in (one, two)]
     shorter = min(map(len, frames))
     return (frames[0][:shorter] - frames[1][:shorter]).abs().mean().item()
+
+
+def phone_purity(ids: Tensor, phones: Sequence[str]) -> dict[str, float]:
+    """How units (N,) go with the phones heard at the same times, as HuBERT measures it (arXiv 2106.07447, IV-C):
+
+    phone_purity: share of units whose phone is the commonest of their id. cluster_purity: share of phones whose id is
+    the commonest of their phone. pnmi: mutual information of the two over the entropy of phones, 0 to 1. N of the
+    order of 100 times the number of ids, else chance alone makes the first and the last large.
+    """
+    if len(ids) != len(phones) or not len(ids):
+        raise InputError(f"phone purity needs a phone for each unit, and some; got {len(phones)} for {len(ids)}")
+    numbers = {phone: number for number, phone in enumerate(sorted(set(phones)))}
+    codes, rows = torch.tensor([numbers[phone] for phone in phones]), ids.long().cpu()
+    counts = torch.zeros(int(rows.max()) + 1, len(numbers), dtype=torch.float64)
+    joint = counts.index_put_((rows, codes), counts.new_ones(()), accumulate=True) / len(rows)
+    unit, phone = joint.sum(1), joint.sum(0)
+    shared = torch.special.xlogy(joint, joint) - torch.special.xlogy(joint, unit[:, None] * phone)
+    entropy = -torch.special.xlogy(phone, phone).sum()
+    return {
+        "phone_purity": joint.amax(1).sum().item(),
+        "cluster_purity": joint.amax(0).sum().item(),
+        "pnmi": (shared.sum() / entropy).item() if entropy > 0 else 1.0,
+    }

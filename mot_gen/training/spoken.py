@@ -1,4 +1,4 @@
-"""Synthetic speech by espeak-ng: synthesize, synthesize_batch, Voice, draw_voice.
+"""Synthetic speech by espeak-ng: synthesize, synthesize_batch, spoken (with its phones), Spoken, Voice, draw_voice.
 
 Needs the extra `speech` (espeakng-loader, which carries the espeak-ng library and its voices; GPL-3), and forks, so
 not Windows. The library is loaded only by a process of its own (espeak.py).
@@ -58,6 +58,21 @@ def draw_voice(rng: random.Random) -> Voice:
     )
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """samples: (T,) in [-1, 1]. rate: Hz. phones: (name, its first sample) in order, "" for a pause."""
+
+    samples: Tensor
+    rate: int
+    phones: tuple[tuple[str, int], ...]
+
+    def phones_at(self, times: Tensor) -> list[str]:
+        """The phone at each of these times, in seconds from 0; "" before the first."""
+        starts = torch.tensor([start for _, start in self.phones])
+        places = torch.searchsorted(starts, (times * self.rate).long(), right=True) - 1
+        return [self.phones[place][0] if place >= 0 else "" for place in places.tolist()]
+
+
 def synthesize(text: str, voice: Voice | None = None) -> tuple[Tensor, int]:
     """A text spoken -> (samples (T,) in [-1, 1], their rate in Hz), always the same; errors as `synthesize_batch`."""
     return synthesize_batch([(text, voice or Voice())])[0]
@@ -68,19 +83,30 @@ def synthesize_batch(phrases: Sequence[tuple[str, Voice]]) -> list[tuple[Tensor,
 
     Raises InputError without the extra, for an accent that espeak-ng lacks, and for a text that gives no sound.
     """
+    return [(each.samples, each.rate) for each in spoken(phrases)]
+
+
+def spoken(phrases: Sequence[tuple[str, Voice]]) -> list[Spoken]:
+    """As `synthesize_batch`, with the phones that espeak-ng says when."""
     requests = [
         {"text": text, "voice": v.name, "speed": v.speed, "pitch": v.pitch, "pitch_range": v.pitch_range}
         for text, v in phrases
     ]
-    return [_sound(request, *answer) for request, answer in zip(requests, _run(requests) if requests else [])]
+    return [_spoken(request, *answer) for request, answer in zip(requests, _run(requests) if requests else [])]
 
 
-def _sound(request: dict, header: dict, data: bytes) -> tuple[Tensor, int]:
+def _spoken(request: dict, header: dict, data: bytes) -> Spoken:
     if header["error"] == "voice":
         raise InputError(f"espeak-ng has no voice {request['voice']!r}; en-us, en and de are some that it has")
     if header["error"]:
         raise InputError(f"text {request['text']!r} gives no sound in {request['voice']!r}; give letters or digits")
-    return torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 2**15, header["rate"]
+    samples = torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 2**15
+    return Spoken(samples, header["rate"], tuple((_plain(name), start) for name, start in header["phones"]))
+
+
+def _plain(phone: str) -> str:
+    """Without the marks of stress; pauses of any length are silence."""
+    return "" if phone.startswith("_") else phone.lstrip("',%=")
 
 
 def _run(requests: list[dict]) -> list[tuple[dict, bytes]]:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 from tokenizer_examples import chirp, speech_tokenizer
 
 from mot_gen.errors import InputError
@@ -19,7 +20,7 @@ from mot_gen.tokenizers.speech_features import (
     log_mel,
     mel_filters,
 )
-from mot_gen.tokenizers.speech_measures import agreement, speech_report
+from mot_gen.tokenizers.speech_measures import agreement, phone_purity, speech_report
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.speech_vocoder import TransformersVocoder, griffin_lim, magnitudes
 from mot_gen.tokenizers.train_speech_units import SpeechTraining, fit_units, train_speech_units
@@ -274,3 +275,19 @@ def test_agreement_counts_edits():
     assert agreement(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 4])) == 1
     assert agreement(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3, 4])) == 0.75
     assert agreement(torch.tensor([5, 5]), torch.tensor([1, 2, 3, 4])) == 0
+
+
+def test_phone_purity_of_perfect_mixed_and_foreign_units():
+    """By hand, and against scikit-learn's mutual information."""
+    phones = ["a"] * 4 + ["b"] * 4
+    perfect = phone_purity(torch.tensor([0, 0, 1, 1, 2, 2, 2, 2]), phones)
+    assert perfect["phone_purity"] == 1 and perfect["cluster_purity"] == 0.75
+    assert abs(perfect["pnmi"] - 1) < 1e-12
+    blind = phone_purity(torch.tensor([0, 1] * 4), phones)
+    assert blind["phone_purity"] == blind["cluster_purity"] == 0.5 and abs(blind["pnmi"]) < 1e-12
+    ids = torch.randint(0, 7, (200,), generator=torch.Generator().manual_seed(0))
+    named = [f"p{(i + j) % 5}" for i, j in zip(ids.tolist(), range(200))]
+    pnmi = mutual_info_score(ids.tolist(), named) / mutual_info_score(named, named)
+    assert abs(phone_purity(ids, named)["pnmi"] - pnmi) < 1e-12
+    with pytest.raises(InputError, match="a phone for each unit, and some; got 1 for 2"):
+        phone_purity(torch.tensor([0, 1]), ["a"])

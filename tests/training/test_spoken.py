@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.training.spoken import ACCENTS, VARIANTS, Voice, draw_voice, synthesize, synthesize_batch
+from mot_gen.training.spoken import ACCENTS, VARIANTS, Spoken, Voice, draw_voice, spoken, synthesize, synthesize_batch
 
 has_espeak = pytest.mark.skipif(not importlib.util.find_spec("espeakng_loader"), reason="needs the extra speech")
 
@@ -37,6 +37,24 @@ def period(samples):
     steady = samples[len(samples) // 4 : len(samples) // 2]
     power = torch.fft.rfft(steady, 2 * len(steady)).abs().square()
     return int(torch.fft.irfft(power)[44:441].argmax()) + 44
+
+
+@has_espeak
+def test_phones_stand_where_they_are_heard():
+    """A sibilant lies above 3 kHz, a vowel below; pauses are silent."""
+    (said,) = spoken([("see. See!", Voice())])
+    assert [name for name, _ in said.phones if name] == ["s", "i:", "s", "i:"]
+    starts = [start for _, start in said.phones]
+    assert starts == sorted(starts)
+    for (name, start), end in zip(said.phones, starts[1:]):
+        power = torch.fft.rfft(said.samples[start:end]).abs().square()
+        high = power[len(power) * 3000 // (said.rate // 2) :].sum() / power.sum()
+        assert (high > 0.5) == (name == "s") or not name
+
+
+def test_the_phone_at_a_time_is_the_one_that_began_last():
+    said = Spoken(torch.zeros(100), 10, (("a", 2), ("", 5), ("b", 8)))
+    assert said.phones_at(torch.tensor([0.0, 0.2, 0.49, 0.5, 0.9])) == ["", "a", "a", "", "b"]
 
 
 @has_espeak
