@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from queue import Queue
 from threading import Thread
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from mot_gen.directions import INPUTS, OPTIONS, Direction
 from mot_gen.errors import InputError
@@ -94,7 +95,8 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
             inputs = {kind: _input(gradio, kind, kind in direction.takes) for kind in kinds}
             with gradio.Accordion("Settings", open=False):
                 options = {name: _option(gradio, name, recommended) for name in direction.options}
-                count = _option(gradio, "samples", {})
+                # Of greedy texts, a second is the first again.
+                count = _option(gradio, "samples", {"samples": 1} if direction.to == "text" else {})
                 seed = gradio.Number(0, label="seed", precision=0, minimum=0)
             button = gradio.Button("Generate", variant="primary")
         with gradio.Column():
@@ -137,7 +139,8 @@ def _outputs(gradio, direction: Direction) -> list:
     if direction.to == "speech":
         return [gradio.Audio(label="speech")]
     texts = [gradio.Textbox(label="text", lines=4)] if direction.to in ("text", "any") else []
-    drawn = [gradio.Gallery(label="pictures", columns=4, format="png")] if direction.to in ("image", "any") else []
+    gallery = {"show_label": False, "columns": 2, "object_fit": "contain", "format": "png"}
+    drawn = [gradio.Gallery(label="pictures", **gallery)] if direction.to in ("image", "any") else []
     return texts + drawn
 
 
@@ -171,13 +174,17 @@ def _shown(direction: Direction, results: list):
 
 
 def _enlarged(pictures: Sequence) -> list:
+    """Large enough to be seen; each with a mark of its own, since Gradio names a file by its bytes and would write a
+    picture that does not change from step to step anew while the browser reads it."""
     from PIL import Image
 
-    factors = [max(1, HEIGHT // picture.height) for picture in pictures]
-    return [
-        picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        for picture, factor in zip(pictures, factors)
-    ]
+    enlarged = []
+    for picture in pictures:
+        factor = max(1, HEIGHT // picture.height)
+        size = (picture.width * factor, picture.height * factor)
+        enlarged.append(picture.resize(size, Image.Resampling.NEAREST))
+        enlarged[-1].info["shown"] = uuid4().hex
+    return enlarged
 
 
 def _drawn(loaded: Loaded, direction: Direction, *asked) -> Iterator[list]:

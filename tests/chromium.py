@@ -72,6 +72,29 @@ class Page:
             time.sleep(0.1)
         return value
 
+    def click(self, selector: str, text: str) -> None:
+        """Click the visible element of this text, once it is there."""
+        shown = (
+            f"[...document.querySelectorAll('{selector}')].find(e => e.innerText.trim() == '{text}' && e.offsetParent)"
+        )
+        self.wait(f"(() => {{ const found = {shown}; found?.click(); return Boolean(found); }})()")
+
+    def fill(self, selector: str, text: str) -> None:
+        """Type into the first visible field; pages listen to the event, not to the value."""
+        event = "new Event('input', {bubbles: true})"
+        field = f"[...document.querySelectorAll('{selector}')].find(field => field.offsetParent)"
+        self.wait(f"Boolean({field})")
+        self.ask(
+            f"(() => {{ const field = {field}; field.value = {json.dumps(text)}; field.dispatchEvent({event}); }})()"
+        )
+
+    def upload(self, selector: str, path) -> None:
+        """Give a file to the last input of this kind, once it is there."""
+        self.wait(f"document.querySelector('{selector}') !== null")
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        nodes = self._call("DOM.querySelectorAll", nodeId=root, selector=selector)["nodeIds"]
+        self._call("DOM.setFileInputFiles", nodeId=nodes[-1], files=[str(path)])
+
     def screenshot(self, path) -> None:
         with open(path, "wb") as file:
             file.write(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
