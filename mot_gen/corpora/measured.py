@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,10 @@ from mot_gen.sequence import Span
 from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.image_files import load_image
 from mot_gen.training.build import build_tokenizers
-from mot_gen.training.data import UNUSABLE
 from mot_gen.training.encoded import Encoded
 from mot_gen.training.recipe import Data, Recipe
 from mot_gen.training.records import Pair, Part, Sample, Splits, sample_key
+from mot_gen.training.spans import UNUSABLE
 from mot_gen.training.tokenize import medium_bytes, parts_of
 
 # Why training cannot use a sample. The last two stop it; of the others it takes `training.max_corrupt`.
@@ -41,9 +43,13 @@ class Unusable(Exception):
 
 @dataclass
 class Measured:
-    """What one sample is. problem, reason: why training cannot use it, or empty. parts: modality, tokens (of text bytes
-    where there is no tokenizer) and whether it carries loss. length: slots of a row, 0 without tokenizers. id, content,
-    media: keys to find duplicates by, of its id, of all that it holds, and of each medium."""
+    """What one sample is.
+
+    problem, reason: why training cannot use it, or empty. parts: modality, tokens (of text bytes where there is no
+    tokenizer) and whether it carries loss. length: slots of a row that training plans for it, also where its media turn
+    out broken; 0 without tokenizers. id, content, media: keys to find duplicates by, of its id, of all that it holds,
+    and of each medium; 0 and none where it cannot be used.
+    """
 
     name: str
     problem: str = ""
@@ -81,39 +87,50 @@ class Ruler:
         try:
             arranged = sample.arrange(random.Random(f"measure/{index}"), self.data)
             found.parts = [(part.kind, self._tokens(part), part.loss) for part in arranged]
-            found.media, found.content = _keys(sample)
             found.length = self._length(found.parts)
+            for part in arranged:
+                self._decode(part)
+            found.media, found.content = _keys(sample)
         except Unusable as error:
             found.problem, found.reason = error.problem, str(error)
         return found
 
     def _tokens(self, part: Part) -> int:
-        if isinstance(part.value, Path) and not part.value.exists():
-            raise Unusable("missing file", f"{part.value}: no such file")
-        if self.tokenizers and part.kind not in self.tokenizers:
-            raise Unusable("no tokenizer", f"the recipe has no tokenizer for {part.kind}")
-        try:
-            return self._decoded(part) if isinstance(part.value, Encoded) else self._encoded(part)
-        except UNUSABLE as error:
-            raise Unusable("broken media", str(error)) from None
-
-    def _decoded(self, part: Part) -> int:
-        """Of what is tokens already."""
-        if self.tokenizers and part.kind not in self.made_later:
-            own, made = self.tokenizers[part.kind].fingerprint, part.value.fingerprint
-            if made != own:
-                raise Unusable("other tokenizer", f"its {part.kind} is of tokenizer {made[:12]}, not of {own[:12]}")
-        return len(part.value.values)
-
-    def _encoded(self, part: Part) -> int:
+        """How many a part has, or will have: of pictures that is known before they are read."""
         tokenizer = self.tokenizers.get(part.kind)
-        if part.kind == "image" and (tokenizer is None or hasattr(tokenizer, "grid")):
-            load_image(part.value, "L" if getattr(tokenizer, "color_channels", 3) == 1 else "RGB")
-            return tokenizer.grid[0] * tokenizer.grid[1] if tokenizer else 0
-        if tokenizer is None and part.kind == "speech":
-            load_audio(part.value)
-            return 0
-        return len(tokenizer.encode(part.value)) if tokenizer else len(part.value.encode())
+        if self.tokenizers and tokenizer is None:
+            raise Unusable("no tokenizer", f"the recipe has no tokenizer for {part.kind}")
+        if isinstance(part.value, Encoded):
+            self._check_made_by(part)
+            return len(part.value.values)
+        if tokenizer is None:
+            return len(part.value.encode()) if part.kind == "text" else 0
+        if hasattr(tokenizer, "grid"):
+            return tokenizer.grid[0] * tokenizer.grid[1]
+        with _reading(part):
+            return len(tokenizer.encode(part.value))
+
+    def _check_made_by(self, part: Part) -> None:
+        """Of what is tokens already, unless its tokenizer is still to be trained."""
+        made, own = part.value.fingerprint, self._fingerprints.get(part.kind)
+        if own not in (None, made):
+            raise Unusable("other tokenizer", f"its {part.kind} is of tokenizer {made[:12]}, not of {own[:12]}")
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        """Of tokenizers that are there already; each is a hash of all weights."""
+        return {name: t.fingerprint for name, t in self.tokenizers.items() if name not in self.made_later}
+
+    def _decode(self, part: Part) -> None:
+        """A medium that was not encoded: pictures, and sound without a tokenizer."""
+        tokenizer = self.tokenizers.get(part.kind)
+        if isinstance(part.value, Encoded):
+            return
+        with _reading(part):
+            if part.kind == "image" and (tokenizer is None or hasattr(tokenizer, "grid")):
+                load_image(part.value, "L" if getattr(tokenizer, "color_channels", 3) == 1 else "RGB")
+            elif part.kind == "speech" and tokenizer is None:
+                load_audio(part.value)
 
     def _length(self, parts: Sequence[tuple[str, int, bool]]) -> int:
         if not self.tokenizers:
@@ -123,6 +140,17 @@ class Ruler:
         if length > self.row_length:
             raise Unusable("too long", f"{length} tokens do not fit a row of {self.row_length}")
         return length
+
+
+@contextmanager
+def _reading(part: Part):
+    """What goes wrong with a medium, told apart."""
+    try:
+        yield
+    except UNUSABLE as error:
+        missing = isinstance(part.value, Path) and not part.value.exists()
+        reason = f"{part.value}: no such file" if missing else str(error)
+        raise Unusable("missing file" if missing else "broken media", reason) from None
 
 
 # ---------------------------------------------------------------- keys

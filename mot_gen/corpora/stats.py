@@ -16,10 +16,10 @@ from PIL import Image
 from mot_gen.corpora.opened import NAMED, drawn
 from mot_gen.corpora.tables import summary
 from mot_gen.training import records
-from mot_gen.training.data import UNUSABLE
 from mot_gen.training.encoded import Encoded
 from mot_gen.training.progress import Progress
 from mot_gen.training.records import Pair, Part, Sample
+from mot_gen.training.spans import UNUSABLE
 from mot_gen.training.tokenize import parts_of
 
 WHOLE = partial(array, "L")

@@ -50,7 +50,7 @@ class Side:
         self.dropped: dict[str, Named] = {}
         self.without_loss = Named()
         self.modalities: dict[str, dict[str, int]] = {}
-        self.lengths = array("L")
+        self.lengths, self._empty = array("L"), array("L")  # of samples, and of places that stay empty in rows
         self._index, self._ids, self.contents, self._media = array("L"), array("Q"), array("Q"), array("Q")
 
     def add(self, index: int, found: Measured) -> None:
@@ -63,6 +63,7 @@ class Side:
             self._media.extend(found.media)
         if found.problem:
             self.dropped.setdefault(found.problem, Named()).note(f"{found.name}: {found.reason}")
+            self._empty.extend([found.length] if found.length else [])
             return
         self.lengths.append(found.length)
         if not any(learned for _, _, learned in found.parts):
@@ -85,15 +86,16 @@ class Side:
         return next((self.dropped[name].samples[0] for name in PROBLEMS if name in self.dropped), "")
 
     def rows(self) -> dict[str, Any]:
-        """How full rows get where samples come in any order, and are packed a window at a time as in training."""
+        """How full rows get where samples come in any order and are packed a window at a time, as in training; the
+        place of one whose media are broken stays empty."""
         if not self.ruler.row_length or not self.usable:
             return {}
         length, window, count = self.ruler.row_length, self.ruler.data.window, 0
-        lengths = list(self.lengths)
+        lengths = [*self.lengths, *self._empty]
         random.Random(0).shuffle(lengths)
         for start in range(0, len(lengths), window):
             count += len(plan_rows(lengths[start : start + window], length))
-        return {"length": length, "count": count, "fill": sum(lengths) / (count * length)}
+        return {"length": length, "count": count, "fill": sum(self.lengths) / (count * length)}
 
     def duplicates(self) -> dict[str, Any]:
         """Samples with the id, and samples with all the content, of one before; and how many media come again."""
