@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from mot_gen import formats
 from mot_gen.corpora.foreign import Media, Row, Unconvertible, unknown_fields
 from mot_gen.errors import InputError
+from mot_gen.training.progress import Progress
 from mot_gen.training.records import Sample, parse_record
 from mot_gen.training.tokenize import schema, to_record
 
@@ -63,9 +64,10 @@ def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), ma
     module, source, out = formats.load(format), Path(source), Path(out)
     media = Media([Path(root) for root in roots] or [source if source.is_dir() else source.parent])
     found = Converted(str(out))
-    with _writer(out) as write:
+    with _writer(out) as write, Progress(None, unit="row", interval=10) as bar:
         for row in module.rows(source):
             _convert_row(row, module, media, write, found)
+            bar.update(found.rows)
             if len(found.skipped) > max_skipped:
                 raise InputError(
                     f"rows that cannot be converted: {len(found.skipped)}, more than --max-skipped {max_skipped}; "
@@ -146,13 +148,18 @@ def _aside(out: Path) -> Iterator[BinaryIO]:
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--out {out}: another conversion writes it now") from None
+            # Who had the lock may have given the file its name since it was opened here.
+            mine = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            raise InputError(f"--out {out}: another conversion writes it now; give another name")
+        file.truncate(0)  # what a killed one left
         try:
-            file.truncate(0)  # what a killed one left
             yield file
-        finally:
+        except BaseException:
             path.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -160,7 +167,7 @@ def _jsonl(file: BinaryIO, out: Path):
     """Media that are bytes become files of a folder beside, `records.media`, named by their content; paths stay, from
     the file's folder where they lie below it."""
     folder, aside = out.with_suffix(".media"), out.with_name(f".{out.stem}.media.part")
-    here = out.parent.resolve()
+    here = Path(os.path.abspath(out.parent))
 
     def medium(value: Path | bytes) -> str:
         if isinstance(value, bytes):
@@ -169,7 +176,7 @@ def _jsonl(file: BinaryIO, out: Path):
             if not (aside / name).exists():
                 (aside / name).write_bytes(value)
             return f"{folder.name}/{name}"
-        path = value.resolve()
+        path = Path(os.path.abspath(value))  # not resolved: a link to where media lie is for the owner to move
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
     shutil.rmtree(aside, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any, TextIO
 
 from mot_gen.errors import InputError
 
+GAP = re.compile(r"[\s,]*")  # between the elements of an array
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".zip", ".parquet")
 
 
@@ -140,23 +142,23 @@ def _row(where: str, id: str, value: Any) -> Row:
 
 def _elements(file: TextIO, path: Path, chunk: int = 1 << 20) -> Iterator[Any]:
     """The elements of a JSON array whose bracket has been read, one at a time: LLaVA's files are of a gigabyte."""
-    decoder, text, number, ended, size = json.JSONDecoder(), "", 0, False, chunk
+    decoder, text, at, number, ended, size = json.JSONDecoder(), "", 0, 0, False, chunk
     while True:
-        text = text.lstrip(" \t\r\n,")
-        if text.startswith("]"):
+        at = GAP.match(text, at).end()
+        if text.startswith("]", at):
             return
         try:
-            value, end = decoder.raw_decode(text)
+            value, end = decoder.raw_decode(text, at)
             # A number at the end of what was read may have more digits.
             if end < len(text) or ended:
                 yield value
-                text, number, size = text[end:], number + 1, chunk
+                at, number, size = end, number + 1, chunk
                 continue
         except ValueError as error:
             if ended:
                 raise InputError(f"{path}: row {number}: not valid JSON, perhaps cut off: {error}") from None
         more = file.read(size)
-        text, ended, size = text + more, not more, 2 * size
+        text, at, ended, size = text[at:] + more, 0, not more, 2 * size
 
 
 def unknown_fields(fields: dict[str, Any], known: Collection[str], path: str = "") -> set[str]:

@@ -50,15 +50,15 @@ def refused(name: str, more: Sequence[str]) -> list[str]:
     if name in shipped() or Path(name).suffix in (".yaml", ".yml"):
         data = load_recipe(name, more).data
         paths = [*(records.path for records in data.records), *data.held_out_records]
-    return [line for path in paths for line in _refused(Path(path))]
+    return [line for path in paths for line in _refused(path)]
 
 
-def _refused(path: Path) -> list[str]:
+def _refused(path: str) -> list[str]:
     try:
         open_records(path)
         return []
     except InputError as error:
-        return list(islice(_refused_rows(path), NAMED)) or [str(error)]
+        return list(islice(_refused_rows(Path(path)), NAMED)) or [str(error)]
 
 
 def _refused_rows(path: Path) -> Iterator[str]:

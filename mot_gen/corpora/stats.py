@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -141,7 +140,7 @@ def stats(sets: dict[str, Sequence[Sample]], limit: int = 0) -> Stats:
     count = sum(map(len, chosen.values()))
     with Progress(count, unit="sample", shown=count > NAMED) as bar:
         for name, samples in sets.items():
-            sources = [str(Path(source)) for source in records.source_names(samples)] or [name]
+            sources = records.source_names(samples) or [name]
             for index in chosen[name]:
                 found.add(samples[index], sources[records.source_of(samples, index)])
                 bar.update(found.samples)

@@ -12,7 +12,8 @@ from rich.console import Console
 
 
 class Progress:
-    """Context manager that shows `total` steps. names: the modalities whose losses are shown, in this order.
+    """Context manager that shows `total` steps, None where nobody knows how many there will be. names: the modalities
+    whose losses are shown, in this order.
 
     done: steps made before this run, when it resumes; they count as progress but not for the rate. interval: the
     least seconds between two plain lines, the first and the last step's aside. shown: False says nothing, as on all
@@ -21,7 +22,7 @@ class Progress:
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         names: Sequence[str] = (),
         done: int = 0,
         unit: str = "step",
@@ -58,9 +59,10 @@ class Progress:
         self.losses |= losses
         if self._bar:
             self._bar.update(self._task, completed=done, description=self.text())
-        elif done >= self.total or time.monotonic() - self._shown >= self.interval:
+        elif done == self.total or time.monotonic() - self._shown >= self.interval:
             self._shown = time.monotonic()
-            self.note(f"{self.unit} {done}/{self.total}  {self.text()}")
+            of = "" if self.total is None else f"/{self.total}"
+            self.note(f"{self.unit} {done}{of}  {self.text()}")
 
     def note(self, line: str) -> None:
         """A line of its own, above the bar."""
@@ -77,14 +79,15 @@ class Progress:
     @property
     def remaining(self) -> float:
         """Seconds that the rest will take at this rate; infinite before the first step."""
-        return (self.total - self.done) / self.rate if self.rate else float("inf")
+        return (self.total - self.done) / self.rate if self.rate and self.total is not None else float("inf")
 
     def text(self) -> str:
         """Rate, time left and losses, as `12.3 step/s  1:05 left  text 2.310  image 0.541`."""
         slow = 0 < self.rate < 1
         rate = f"{1 / self.rate:.1f} s/{self.unit}" if slow else f"{self.rate:.1f} {self.unit}/s"
         shown = [f"{name} {self.losses[name]:.3f}" for name in self.names if name in self.losses]
-        return "  ".join([rate, f"{clock(self.remaining)} left", *shown])
+        left = [] if self.total is None else [f"{clock(self.remaining)} left"]
+        return "  ".join([rate, *left, *shown])
 
 
 def clock(seconds: float) -> str:

@@ -1,9 +1,11 @@
 """Other people's data sets become the records that they mean; what cannot is named; nothing is half-written."""
 
+import fcntl
 import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 from pathlib import Path
@@ -39,8 +41,13 @@ def grey(medium) -> int:
     return load_image(medium).getpixel((0, 0))[0]
 
 
-def test_every_format_has_a_sample():
+def test_every_format_has_a_sample_a_source_and_a_line_in_the_docs():
     assert sorted(SAMPLES) == formats.names()
+    docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    for name in formats.names():
+        module = formats.load(name)
+        assert all(hasattr(module, part) for part in ("FIELDS", "rows", "records"))
+        assert f"| `{name}` |" in docs and re.search(r"(github|huggingface)\.co", module.__doc__), name
 
 
 @pytest.mark.parametrize(("name", "make"), CASES, ids=lambda value: getattr(value, "__name__", value))
@@ -214,6 +221,17 @@ def test_what_is_there_stays(tmp_path):
         convert("bagel", source, tmp_path / "new.jsonl", **options)
     assert (tmp_path / "records.jsonl").read_text() == "mine" and not (tmp_path / "new.jsonl").exists()
     assert not list((tmp_path / "new.media").iterdir())
+
+
+def test_two_conversions_at_once(tmp_path):
+    source, options = SAMPLES["bagel"][0](tmp_path)
+    held = (tmp_path / ".records.jsonl.part").open("ab")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="another conversion writes it now"):
+        convert("bagel", source, tmp_path / "records.jsonl", **options)
+    assert Path(held.name).exists()
+    held.close()
+    assert convert("bagel", source, tmp_path / "records.jsonl", **options).records == 1
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])

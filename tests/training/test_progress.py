@@ -66,3 +66,16 @@ def test_a_terminal_gets_a_bar_with_losses(monkeypatch):
 )
 def test_clock(given, shown):
     assert clock(given) == shown
+
+
+def test_without_a_total_it_says_how_many_and_how_fast(seconds):
+    pipe = io.StringIO()
+    with Progress(None, unit="row", stream=pipe, interval=5) as bar:
+        for row in range(1, 31):
+            seconds[0] += 0.5
+            bar.update(row)
+    assert pipe.getvalue().splitlines() == [f"row {n}  2.0 row/s" for n in (1, 11, 21)]
+    terminal = Terminal()
+    with Progress(None, unit="row", stream=terminal) as bar:
+        bar.update(3)
+    assert "3/?" in terminal.getvalue()
