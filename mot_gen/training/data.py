@@ -56,13 +56,15 @@ Row = list[Tokenised]  # the samples that share a row
 class BatchPlan:
     """The position in the stream of rows: `consumed` rows of the window at `start` in `epoch` are used up.
 
-    mixture: what an epoch shows. window: samples a window. index: name -> value of all that the stream depends on; a
-    state made under another index is refused. The position counts what was handed out, never what was prefetched.
+    mixture: what an epoch shows. window: samples a window. block: neighbours that the shuffle keeps together. index:
+    name -> value of all that the stream depends on; a state made under another index is refused. The position counts
+    what was handed out, never what was prefetched.
     """
 
     mixture: Mixture
     window: int
     seed: int
+    block: int = 1
     index: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     start: int = 0
@@ -81,8 +83,19 @@ class BatchPlan:
         order = self._order
         if order is None or order[0] != epoch:
             generator = torch.Generator().manual_seed(records.sample_key(f"order/{self.seed}/{epoch}") >> 1)
-            order = self._order = epoch, torch.randperm(len(self.mixture), generator=generator, dtype=torch.int32)
-        return self.mixture.showings(epoch, order[1][start : start + self.window].tolist())
+            blocks = -(-len(self.mixture) // self.block)
+            order = self._order = epoch, torch.randperm(blocks, generator=generator, dtype=torch.int32)
+        return self.mixture.showings(epoch, self._places(order[1], start).tolist())
+
+    def _places(self, order: torch.Tensor, start: int) -> torch.Tensor:
+        """The places that stand at start, start + 1, ... when blocks are put in this order; the last block is short."""
+        if self.block == 1:
+            return order[start : start + self.window]
+        missing = len(order) * self.block - len(self.mixture)
+        short = int((order == len(order) - 1).nonzero()) * self.block + self.block - missing  # where it breaks off
+        at = torch.arange(start, min(start + self.window, len(self.mixture)))
+        at += missing * (at >= short)
+        return order[at // self.block].long() * self.block + at % self.block
 
     def after(self, position: Position) -> Position:
         """The window that follows, in this epoch or the next."""
@@ -143,7 +156,7 @@ class Loader:
         self.sources = records.source_names(samples)
         self.modalities = [tokenizer.modality for tokenizer in tokenizers.values()]
         self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
-        self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, self._index())
+        self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, data.block, self._index())
         self.skipped: dict[int, str] = {}
         self._spans = SpanMaker(tokenizers, self._read, data.cache_mb * 2**20, training.workers)
         self._dealt = 0  # rows, to all ranks
@@ -163,6 +176,7 @@ class Loader:
             "data.caption_first": self.data.caption_first,
             "data.caption_dropout": self.data.caption_dropout,
             **({"data.records.weight": list(self.samples.weights)} if hasattr(self.samples, "weights") else {}),
+            **({"data.block": self.data.block} if self.data.block > 1 else {}),
             **({"data.augment": self.data.augment.model_dump()} if self.data.augment.active else {}),
         }
 
@@ -235,13 +249,13 @@ class Loader:
     def _prepare(self, position: Position, first: int) -> list[Row | None]:
         """The rows of a window, those of other ranks None: a function of seed and position, and of which rows of the
         stream, whose number `first` is the window's first, are this rank's."""
-        drafts = list(self._spans.each(self._draft, self.plan.showings(position)))
+        drafts = self._drafts(self.plan.showings(position))
         drafts = self._made(drafts, [p for p in _pending(drafts) if p.length is None])
         drafts = [draft for draft in drafts if self._fits(draft)]
         rows = plan_rows([document_length(d.spans, self.modalities) for d in drafts], self.training.row_length)
         random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
         mine = [n for n in range(len(rows)) if (first + n) // self.training.rows % self.world == self.rank]
-        own = [drafts[i] for n in mine for i in rows[n]]
+        own = sorted((drafts[i] for n in mine for i in rows[n]), key=lambda draft: draft.showing)
         made = {draft.showing: draft for draft in self._made(own, _pending(own))}
         dealt: list[Row | None] = [None] * len(rows)
         for n in mine:
@@ -250,6 +264,11 @@ class Loader:
 
     def _tokenised(self, draft: Draft) -> Tokenised:
         return Tokenised(draft.spans, records.source_of(self.samples, draft.showing.index))
+
+    def _drafts(self, showings: Sequence[Showing]) -> list[Draft]:
+        """Of each showing; read in the order of the files, in which neighbours are read at once."""
+        drafts = {draft.showing: draft for draft in self._spans.each(self._draft, sorted(showings))}
+        return [drafts[showing] for showing in showings]
 
     def _draft(self, showing: Showing) -> Draft:
         """A sample arranged anew, with what is known of its spans before anything is tokenised."""
@@ -268,15 +287,18 @@ class Loader:
     def _begun(self, part: records.Part, showing: Showing, place: int, number: int) -> Span | Pending:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""
         kind, (index, turn) = part.kind, showing
+        length = self._spans.length(kind)
         if isinstance(part.value, Encoded):
-            return part.value.span(kind, part.loss)
+            if part.value.values is not None:
+                return part.value.span(kind, part.loss)
+            length = part.value.count
         key, kept, augment = (kind, index, number), True, self.data.augment
         if kind == "image" and augment.active:  # a variant that comes again is kept
             key, kept = (*key, turn % augment.variants if augment.variants else turn), bool(augment.variants)
         elif isinstance(part.value, str):
             key = kind, part.value
         raw = part.value if isinstance(part.value, (str, Path)) else None
-        return Pending(kind, key, showing, place, part.loss, self._spans.length(kind), kept, raw)
+        return Pending(kind, key, showing, place, part.loss, length, kept, raw)
 
     def _made(self, drafts: Iterable[Draft], wanted: Iterable[Pending]) -> list[Draft]:
         """Drafts with the wanted spans made; those of which one cannot be made are left out and noted."""
@@ -306,7 +328,7 @@ class Loader:
 
     def _augmented(self, raw: Any, pending: Pending) -> Any:
         """A picture changed by (seed, index, number, variant) where pictures are augmented; else what it was."""
-        if pending.modality != "image" or not self.data.augment.active:
+        if pending.modality != "image" or not self.data.augment.active or isinstance(raw, Encoded):
             return raw
         _, index, number, variant = pending.key
         picture = load_image(raw, "L" if self.tokenizers[pending.modality].color_channels == 1 else "RGB")

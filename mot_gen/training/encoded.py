@@ -1,4 +1,4 @@
-"""Media that were tokenised before, in records: Encoded, is_encoded, parse_encoded, columns.
+"""Media that were tokenised before, in records: Encoded, is_encoded, parse_encoded, outlined, columns.
 
 In a record such a medium is an object in the place of its path:
 
@@ -26,12 +26,13 @@ KEYS = {"tokens": np.dtype("<i4"), "latents": np.dtype("<f4")}
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a tokenizer made of a medium. values: (n,) int64 ids or (n, C) float32 latents; fingerprint: of who made
-    them."""
+    """What a tokenizer made of a medium. values: (n,) int64 ids or (n, C) float32 latents, None where they are not read
+    yet; fingerprint: of who made them; count: n, where it is known without values."""
 
-    values: torch.Tensor
+    values: torch.Tensor | None
     grid: tuple[int, int] | None
     fingerprint: str
+    count: int | None = None
 
     def span(self, modality: str, learned: bool = True) -> Span:
         """As the tokenizer itself would have given it."""
@@ -60,6 +61,12 @@ def parse_encoded(value: Mapping[str, Any], field: str) -> Encoded:
         raise InputError(f"{field}.grid {grid} does not hold {len(values)} tokens")
     tensor = torch.from_numpy(values.copy())
     return Encoded(tensor.long() if key == "tokens" else tensor, tuple(grid) if grid else None, fingerprint)
+
+
+def outlined(value: Mapping[str, Any]) -> Encoded:
+    """The object of a record of which the bytes were not read -> tokens without values."""
+    shape = value.get("shape")
+    return Encoded(None, None, value["fingerprint"], shape[0] if shape else None)
 
 
 def columns(span: Span, fingerprint: str) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class Data(Section):
     held_out: Share = 0.15  # share of the samples that training never sees
     split_seed: Whole = 0
     window: Count = 4096  # samples that are shuffled, tokenised and packed together: memory against row fill
+    block: Count = 1  # neighbours that the shuffle keeps together, for files that are slow to read here and there
     cache_mb: Whole = 256  # tokenised spans kept in memory between epochs, in MiB
     accept_changed: Switch = False  # resume although the samples changed; the epoch then begins anew
 

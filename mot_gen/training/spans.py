@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from mot_gen.errors import InputError
 from mot_gen.sequence import Span
+from mot_gen.training.encoded import Encoded
 from mot_gen.training.mixture import Showing
 
 UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
@@ -72,8 +73,8 @@ class SpanCache:
 class SpanMaker:
     """Makes spans of what `read` gives for them, in batches, and keeps them up to `limit` bytes.
 
-    tokenizers: modality -> tokenizer, its first is text. read(pendings) -> for each its raw medium or text, or the
-    error that reading it raised. workers: threads; 0 = in line.
+    tokenizers: modality -> tokenizer, its first is text. read(pendings) -> for each its raw medium or text, its tokens
+    where they were made before, or the error that reading it raised. workers: threads; 0 = in line.
     """
 
     def __init__(
@@ -127,8 +128,8 @@ class SpanMaker:
     def _encode(self, batch: list[Pending]) -> list[Span | Exception]:
         """The spans of a batch of one modality; where some cannot be made, of the others."""
         name, raws = batch[0].modality, self._read(batch)
-        good = [i for i, raw in enumerate(raws) if not isinstance(raw, Exception)]
-        found: list[Any] = list(raws)
+        found: list[Any] = [raw.span(name) if isinstance(raw, Encoded) else raw for raw in raws]
+        good = [i for i, raw in enumerate(found) if not isinstance(raw, (Exception, Span))]
         try:
             spans = self._in_one_pass(name, [raws[i] for i in good])
         except UNUSABLE:

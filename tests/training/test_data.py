@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import pytest
@@ -155,6 +155,7 @@ CHANGES = {
     "training.row_length": {"row_length": 128},
     "training.seed": {"seed": 6},
     "data.window": {"data": Data(window=16)},
+    "data.block": {"data": Data(window=32, block=4)},
     "data.caption_first": {"data": Data(window=32, caption_first=0.9)},
 }
 
@@ -263,6 +264,16 @@ def test_a_window_of_ten_million_samples_costs_a_window():
     window = [showing.index for showing in plan.showings((0, 4096 * 100))]
     assert len(set(window)) == 4096 and max(window) > 9_000_000
     assert plan.after((0, 9_998_336)) == (1, 0) and len(plan.showings((0, 9_998_336))) == 10_000_000 - 9_998_336
+
+
+@pytest.mark.parametrize("count, block", [(100, 1), (100, 7), (96, 8), (5, 8), (23, 23)])
+def test_blocks_of_neighbours_stay_together_and_nothing_is_lost(count, block):
+    plan = BatchPlan(Mixture([count]), window=10, seed=1, block=block)
+    for epoch in range(2):
+        order = [s.index for start in range(0, count, 10) for s in plan.showings((epoch, start))]
+        assert sorted(order) == list(range(count))
+        together = sum(b == a + 1 and b % block > 0 for a, b in pairwise(order))
+        assert together == count - -(-count // block)
 
 
 # ---------------------------------------------------------------- the digits, as the quickstart loads them

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mot_gen.errors import InputError
-from mot_gen.training import records
+from mot_gen.training import parquet, records
 from mot_gen.training.recipe import Data
 from mot_gen.training.records import Document, Pair, Part, open_records
 
@@ -194,6 +194,39 @@ def test_parquet_errors_name_the_row(tmp_path):
     (tmp_path / "e.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InputError, match=r"e\.parquet: not a parquet file"):
         open_records(tmp_path / "e.parquet")
+
+
+def test_parquet_is_read_by_row_groups_and_its_bytes_for_the_rows_that_are_asked_for(tmp_path, monkeypatch):
+    encoded = {"tokens": b"\1\0\0\0\2\0\0\0", "shape": [2], "fingerprint": "f"}
+    rows = [{"id": f"r{i}", "image": png(i), "caption": f"c{i}", "content": None} for i in range(8)]
+    rows.append({"id": "t", "image": None, "caption": None, "content": [{"type": "image", "image": encoded}]})
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet", row_group_size=3)
+    read, read_row_group = [], pyarrow.parquet.ParquetFile.read_row_group
+
+    def counted(self, group, columns=None):
+        read.append((group, columns is None))
+        return read_row_group(self, group, columns=columns)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(parquet, "_decoded", parquet.GroupCache(1))  # room for no more than the last
+    source = open_records(tmp_path / "d.parquet")
+    assert not any(whole for _, whole in read)
+    assert source.outline(4) == Pair("r4", None, ("c4",))
+    (part,) = source.outline(8).parts
+    assert (part.value.values, part.value.count, part.value.fingerprint) == (None, 2, "f")
+    assert not any(whole for _, whole in read)
+    assert [source[i] for i in (3, 4, 5)] == [Pair(f"r{i}", png(i), (f"c{i}",)) for i in (3, 4, 5)]
+    assert [group for group, whole in read if whole] == [1]
+    assert source[8].parts[0].value.values.tolist() == [1, 2] and source[0] == Pair("r0", png(0), ("c0",))
+    assert len(parquet._decoded._tables) == 1
+
+
+def test_groups_that_were_used_last_are_kept():
+    table = pyarrow.table({"x": pyarrow.array(range(100), pyarrow.int64())})
+    cache, asked = parquet.GroupCache(2 * table.nbytes), []
+    for key in (1, 2, 1, 3, 1, 2):
+        cache.get(key, lambda key=key: asked.append(key) or table)
+    assert asked == [1, 2, 3, 2] and cache.size == 2 * table.nbytes
 
 
 def test_a_folder_of_images_beside_captions(tmp_path):
