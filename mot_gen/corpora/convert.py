@@ -24,6 +24,7 @@ from mot_gen.training.progress import Progress
 from mot_gen.training.records import Sample, parse_record
 from mot_gen.training.tokenize import schema, to_record
 
+ROW_GROUP = 256  # records that are read together where training reads parquet
 # What a row of another shape than its format's makes a converter raise; each is counted, named and capped.
 MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError)
 
@@ -215,7 +216,7 @@ def _parquet(file: BinaryIO, out: Path):
 
         def write(record: dict[str, Any], sample: Sample) -> None:
             rows.append(to_record(sample, {}, {}))
-            if len(rows) == 64:
+            if len(rows) == ROW_GROUP:
                 flush()
 
         yield write

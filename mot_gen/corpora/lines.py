@@ -75,6 +75,8 @@ def _names(sides: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str]
         yield from _named(f"{of}id of another", side["duplicates"]["ids"])
         yield from _named(f"{of}content of another", side["duplicates"]["contents"])
     yield from _named("held out and trained on", leaked)
+    if leaked["media"]:
+        yield from ("", f"media held out and trained on, also with other texts: {number(leaked['media'])}")
 
 
 def _named(title: str, found: Mapping[str, Any]) -> Iterator[str]:

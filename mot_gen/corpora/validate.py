@@ -109,6 +109,10 @@ class Side:
         """Samples with all the content of one of another side."""
         return self._named(np.flatnonzero(np.isin(np.asarray(self.contents), np.asarray(other.contents))))
 
+    def shared_media(self, other: Side) -> int:
+        """How many of the media stand in samples of another side too."""
+        return int(np.isin(np.asarray(self._media), np.asarray(other._media)).sum())
+
     def _named(self, places: np.ndarray) -> Named:
         first = [self.samples[self._index[place]].id for place in places[:NAMED].tolist()]
         return Named(len(places), first)
@@ -153,6 +157,11 @@ class Report:
         return self.sides["held_out"].shared(self.first) if "held_out" in self.sides else Named()
 
     @property
+    def leaked_media(self) -> int:
+        """Held-out media that are trained on too, perhaps with other texts."""
+        return self.sides["held_out"].shared_media(self.first) if "held_out" in self.sides else 0
+
+    @property
     def stops(self) -> str:
         """Why training would stop, or empty."""
         dropped = {name: found.count for name, found in self.first.dropped.items()}
@@ -166,7 +175,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         sides = {name: side.as_dict() for name, side in self.sides.items()}
-        return {"sides": sides, "held_out_in_train": self.leaked.as_dict(), "training_stops": self.stops}
+        leaked = self.leaked.as_dict() | {"media": self.leaked_media}
+        return {"sides": sides, "held_out_in_train": leaked, "training_stops": self.stops}
 
 
 def validate(source: Opened, limit: int = 0, workers: int = 1) -> Report:

@@ -1,7 +1,7 @@
 """Folders of pictures with captions: a text file beside each picture, or one table for all.
 
     x.jpg beside x.txt or x.caption, a caption a line   what img2dataset and most tools leave
-    metadata.jsonl or metadata.csv                      `file_name` relative to it, and `text` or `caption(s)`
+    metadata.jsonl, .csv or .parquet                    `file_name` relative to it, and `text` or `caption(s)`
 
 The table is that of Hugging Face's `imagefolder` (huggingface.co/docs/datasets, image_dataset); a folder that holds one
 anywhere is read by its tables. Each row becomes a pair.
@@ -20,7 +20,7 @@ from mot_gen.errors import InputError
 from mot_gen.training.records import IMAGE_SUFFIXES
 
 FIELDS = {"file_name", "text", "caption", "captions"}
-TABLES = ("metadata.jsonl", "metadata.csv")
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTIONS = (".txt", ".caption")
 
 

@@ -37,7 +37,7 @@ def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     if row.fields.get("video") is not None:
         raise Unconvertible("has a video, which records cannot hold")
     given = row.fields.get("image")
-    images = [] if given is None else given if isinstance(given, list) else [given]
+    images = given if isinstance(given, list) else [given] if given else []
     turns = [_turn(turn) for turn in row["conversations"]]
     places = sum(value.count(PLACEHOLDER) for _, value in turns)
     if places != len(images):

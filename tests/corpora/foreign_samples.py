@@ -69,7 +69,7 @@ MANY_PICTURES = {
         {"from": "gpt", "value": "The hat."},
     ],
 }
-TEXT_ALONE = {"id": "sharegpt_7", "model": "", "conversations": CONVERSATION["conversations"][2:]}
+TEXT_ALONE = {"id": "sharegpt_7", "model": "", "image": "", "conversations": CONVERSATION["conversations"][2:]}
 
 
 def llava(folder: Path):

@@ -70,7 +70,7 @@ def test_every_fault_is_found_and_named(bad):
     assert train["duplicates"]["ids"]["samples"] == ["d2"]
     assert train["duplicates"]["contents"]["samples"] == ["d1 again"]
     assert train["duplicates"]["media"] == 3  # 0.png once more, same.png, 1.png
-    assert found["held_out_in_train"]["samples"] == ["leak"]
+    assert found["held_out_in_train"]["samples"] == ["leak"] and found["held_out_in_train"]["media"] == 2
     assert found["sides"]["held_out"]["usable"] == 2 and not found["training_stops"]
 
 
