@@ -118,7 +118,8 @@ def stats_command(args: argparse.Namespace) -> int:
 def _at_least(args: argparse.Namespace, **least: int) -> None:
     for name, value in least.items():
         if getattr(args, name) < value:
-            raise InputError(f"--{name} must be at least {value}, got {getattr(args, name)}")
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} must be at least {value}, got {getattr(args, name)}")
 
 
 # ---------------------------------------------------------------- tokenize

@@ -44,6 +44,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._started = time.monotonic()
+        if self.total is None:  # perhaps it is short, and then there is nothing to say
+            self._shown = self._started
         if self._bar:
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total, completed=self.done)

@@ -334,6 +334,8 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
         (["llava", "rows.txt", "--out", "x.jsonl"], ".txt cannot be read; give .json"),
         (["llava", "rows.jsonl", "--out", "x.csv"], "give a name that ends in .jsonl or .parquet"),
         (["image-folder", "rows.jsonl", "--out", "x.jsonl"], "not a folder"),
+        (["llava", "rows.jsonl", "--out", "x.jsonl", "--max-skipped", "0"], "rows.jsonl:1: has no conversations"),
+        (["llava", "rows.jsonl", "--out", "x.jsonl", "--max-skipped", "-1"], "--max-skipped must be at least 0"),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):

@@ -6,17 +6,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from foreign_samples import picture, write_lines, write_table
+from foreign_samples import SAMPLES, picture, write_lines, write_table
 from PIL import Image
 
 from mot_gen.cli import main
+from mot_gen.corpora.convert import convert
 from mot_gen.corpora.opened import opened
 from mot_gen.corpora.stats import stats
 from mot_gen.corpora.tables import histogram, number, summary, table
 from mot_gen.corpora.validate import validate
+from mot_gen.packing import pack_rows
 from mot_gen.tokenizers.text import TextTokenizer
 from mot_gen.training.build import build_tokenizers, load_splits
 from mot_gen.training.data import Loader
+from mot_gen.training.recipe import Training
 
 SIZES = ["tokenizers.image.image_size=[8,8]", "tokenizers.text={kind: text, vocab_size: 300}"]
 RECIPE = [*SIZES, "training.row_length=64", "data.caption_dropout=0.0", "data.held_out=0.2", "data.window=16"]
@@ -134,6 +137,25 @@ def test_text_is_trained_once_and_pictures_are_not_encoded(bad, monkeypatch):
     monkeypatch.setattr(PatchImageTokenizer, "encode", lambda *_: pytest.fail("encoded"))
     validate(opened("digits", recipe(bad)[1:]))
     assert trained == [1]
+
+
+def test_all_that_was_converted_can_be_trained_on(tmp_path):
+    made = []
+    for name, makers in SAMPLES.items():
+        for make in makers:
+            (folder := tmp_path / make.__name__).mkdir()
+            source, options = make(folder)
+            made.append(folder / ("records.parquet" if "bagel" in name else "records.jsonl"))
+            convert(name, source, made[-1], **options)
+    paths = "[" + ", ".join(map(str, made)) + "]"
+    more = [f"data.records={paths}", *SIZES, "data.held_out=0.0", "training.row_length=160"]
+    report = validate(opened("digits", more))
+    assert report.first.usable == len(report.first.samples) >= 2 * len(SAMPLES) and not report.first.without_loss.count
+    loader = Loader(
+        report.first.samples, report.first.ruler.tokenizers, report.first.ruler.data, Training(row_length=160, rows=2)
+    )
+    batches = [pack_rows(batch, loader.modalities, 160) for batch in loader.one_pass()]
+    assert not loader.skipped and all(batch.learned.any() for batch in batches)
 
 
 # ---------------------------------------------------------------- the command

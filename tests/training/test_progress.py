@@ -74,7 +74,7 @@ def test_without_a_total_it_says_how_many_and_how_fast(seconds):
         for row in range(1, 31):
             seconds[0] += 0.5
             bar.update(row)
-    assert pipe.getvalue().splitlines() == [f"row {n}  2.0 row/s" for n in (1, 11, 21)]
+    assert pipe.getvalue().splitlines() == [f"row {n}  2.0 row/s" for n in (10, 20, 30)]
     terminal = Terminal()
     with Progress(None, unit="row", stream=terminal) as bar:
         bar.update(3)
