@@ -246,7 +246,7 @@ def main() -> dict:
     parser.add_argument("--each", type=int, default=3, help="combinations of each name")
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--num-inference-steps", type=int)
-    parser.add_argument("--only", metavar="NAME", help="one of the figures")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the figures")
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--nearest-sheet", type=Path)
     args = parser.parse_args()
@@ -254,7 +254,7 @@ def main() -> dict:
     options = {name: getattr(args, name) for name in ("guidance_scale", "num_inference_steps")}
     options = {name: value for name, value in options.items() if value is not None}
     found = Measurement(Model(args.checkpoint, options), args.limit, args.each)
-    figures = {args.only: found.figures()[args.only]()} if args.only else {n: f() for n, f in found.figures().items()}
+    figures = {name: measure() for name, measure in found.figures().items() if name in (args.only or found.figures())}
     sheets(found, args.sheet, args.nearest_sheet)
     return {"checkpoint": args.checkpoint, **options, **figures}
 
