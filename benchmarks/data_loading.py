@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
+from mot_gen.packing import best_fit_rows, plan_rows
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.train_image import small_kl
 from mot_gen.training.data import Loader
@@ -30,6 +32,8 @@ from mot_gen.training.runs import prepare
 
 WORDS = ("a", "the", "red", "small", "old", "cat", "house", "tree", "under", "near", "blue", "light", "river", "stone")
 WARM_UP = 4  # steps
+# Tokens of a document's picture; mean and deviation of its caption's (COCO has 10.5 words, DOCCI 140); slots of a row.
+DOCUMENTS = [(0, 13, 3, 256), (0, 150, 60, 1024), (64, 13, 3, 256), (64, 13, 3, 1024), (256, 13, 3, 4096)]
 SHARDS = [
     "tokenizers.text.vocab_size=400",
     "tokenizers.image.image_size=[64,64]",
@@ -46,9 +50,10 @@ SHARDS = [
 
 
 def run(steps: int = 24) -> Iterator[dict]:
-    """data_wait and row fill of two runs; seconds and MiB of the index; CPU seconds of a window of latents."""
+    """data_wait and row fill of two runs; seconds and MiB of the index; CPU seconds of latents; row fill."""
     yield {"what": "index of 10 million", **index(10_000_000)}
     yield {"what": "a window of latents", **latents(512)}
+    yield from ({"what": "row fill", **fill(*each)} for each in DOCUMENTS)
     with tempfile.TemporaryDirectory() as folder:
         yield {"what": "quickstart", **waited([], steps, Path(folder))}
         shard = shards(Path(folder) / "pictures.tar", 2048)
@@ -145,3 +150,13 @@ def cpu_seconds(call: Callable[[], object]) -> float:
     started = time.process_time()
     call()
     return time.process_time() - started
+
+
+def fill(picture: int, mean: float, deviation: float, row_length: int) -> dict:
+    """How full the rows of a window of 4096 documents get, by best fit and as they are planned."""
+    shape = (mean / deviation) ** 2
+    captions = np.ceil(np.random.default_rng(0).gamma(shape, mean / shape, 4096)).astype(int)
+    lengths = (captions + 2 + (picture + 2 if picture else 0)).tolist()
+    plans = {"best_fit": best_fit_rows, "planned": plan_rows}
+    filled = {name: sum(lengths) / (len(plan(lengths, row_length)) * row_length) for name, plan in plans.items()}
+    return {"picture": picture, "caption": mean, "row_length": row_length, **filled}

@@ -1,10 +1,10 @@
-"""Samples -> PackedBatch and back: document_length, plan_rows, pack_rows, pack, pack_prompts, unpack.
+"""Samples -> PackedBatch and back: document_length, plan_rows, best_fit_rows, pack_rows, pack, pack_prompts, unpack.
 
 A sample of spans becomes one document. With text T and an image of four tokens I it is laid out as
 
     <document> T T T <image> I I I I </image> </document>
 
-Only this file writes special tokens. A document never crosses a row; rows are filled best-fit-decreasing.
+Only this file writes special tokens. A document never crosses a row; `plan_rows` says which documents share one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ def document_length(sample: Sample, modalities: Sequence[Modality]) -> int:
 
 
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Best-fit-decreasing: indices of documents per row, none longer than `row_length`."""
+    """Indices of documents per row, none longer than `row_length`: the plan of fewer rows of two, best-fit-decreasing
+    and, where that is not sure to be the best, fullest rows. InputError for a document that fits no row."""
+    rows = best_fit_rows(lengths, row_length)
+    if len(rows) * row_length - sum(lengths) < row_length:
+        return rows
+    return min(rows, _fullest_rows(lengths, row_length), key=len)
+
+
+def best_fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Best-fit-decreasing: indices of documents per row. It is poor where a row holds a few documents of about one
+    length, such as pictures with captions: the longest of them end up together."""
     rows: list[list[int]] = []
     rooms: list[int] = []  # what is left in the rows, each number once, ascending
     rows_by_room: dict[int, list[int]] = {}
@@ -52,6 +62,41 @@ def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
             rows_by_room[room - need] = []
         rows_by_room[room - need].append(row)
     return rows
+
+
+def _fullest_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Each row begins with the longest document left and takes those that together fill what room there is the most
+    (the minimum bin slack of Gupta and Ho, 1999)."""
+    left: dict[int, list[int]] = {}  # length, descending -> indices
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], -i)):
+        left.setdefault(lengths[index], []).append(index)
+    rows: list[list[int]] = []
+    while left:
+        longest = next(iter(left))
+        rows.append([left[longest].pop()])
+        for length in _fullest({n: len(found) for n, found in left.items()}, row_length - longest):
+            rows[-1].append(left[length].pop())
+        left = {n: found for n, found in left.items() if found}
+    return rows
+
+
+def _fullest(counts: dict[int, int], room: int) -> list[int]:
+    """The lengths, of so many of each, whose sum is the largest that is not above `room`. The sums that can be reached
+    are the bits of an integer, to which each length is added once, twice, four times, ... so often as it is there."""
+    sums, within, steps = 1, (1 << room + 1) - 1, []
+    for length, count in counts.items():
+        count, times = min(count, room // length), 1
+        while count and not sums >> room:
+            times = min(times, count)
+            steps.append((length, times, sums))
+            sums |= (sums << length * times) & within
+            count, times = count - times, 2 * times
+    total, chosen = sums.bit_length() - 1, []
+    for length, times, before in reversed(steps):
+        if not before >> total & 1:
+            chosen += [length] * times
+            total -= length * times
+    return chosen
 
 
 def pack(

@@ -2,14 +2,15 @@
 
 import random
 import time
-from itertools import pairwise
+from collections import Counter
+from itertools import chain, combinations, pairwise
 
 import pytest
 import torch
 from tiny import IMAGE, MODALITIES, SPEECH, TEXT, mixed, picture, speech, words
 
 from mot_gen.errors import InputError
-from mot_gen.packing import document_length, pack, pack_prompts, pack_rows, plan_rows, unpack
+from mot_gen.packing import _fullest, best_fit_rows, document_length, pack, pack_prompts, pack_rows, plan_rows, unpack
 from mot_gen.sequence import PADDING, Modality, Span, Vocabulary
 from mot_gen.tokenizers.text import TextTokenizer
 
@@ -247,10 +248,32 @@ def test_rows_are_best_fit():
     draw = random.Random(1)
     for row_length in (8, 30, 256):
         lengths = [draw.randint(1, row_length) for _ in range(150)]
-        rows = plan_rows(lengths, row_length)
+        rows = best_fit_rows(lengths, row_length)
         assert sorted(i for row in rows for i in row) == list(range(150))
         assert sorted(row_length - sum(lengths[i] for i in row) for row in rows) == best_fit(lengths, row_length)
-    assert plan_rows([], 8) == []
+    assert best_fit_rows([], 8) == plan_rows([], 8) == []
+
+
+def test_a_plan_has_every_document_once_and_no_more_rows_than_best_fit():
+    draw = random.Random(3)
+    for longest, row_length in ((9, 30), (30, 64), (64, 64), (100, 1000)):
+        lengths = [draw.randint(1, longest) for _ in range(draw.randint(1, 200))]
+        rows = plan_rows(lengths, row_length)
+        assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+        assert all(sum(lengths[i] for i in row) <= row_length for row in rows)
+        assert len(rows) <= len(best_fit_rows(lengths, row_length))
+
+
+def test_the_fullest_row_is_that_of_all_subsets():
+    draw = random.Random(4)
+    for _ in range(60):
+        lengths = [draw.randint(3, 30) for _ in range(draw.randint(1, 9))]
+        room = draw.randint(1, 80)
+        subsets = chain.from_iterable(combinations(lengths, n) for n in range(len(lengths) + 1))
+        counts = {n: lengths.count(n) for n in sorted(set(lengths), reverse=True)}
+        chosen = _fullest(counts, room)
+        assert sum(chosen) == max(total for total in map(sum, subsets) if total <= room)
+        assert not Counter(chosen) - Counter(lengths)
 
 
 def test_planning_a_window_takes_no_time():

@@ -1,7 +1,7 @@
 """The loading plan: `BatchPlan` says which samples come next, `Loader` deals them out in rows, tokenised.
 
 An epoch is a permutation of what the mixture of sources shows in it (mixture.py), cut into windows. A window's samples
-are arranged, packed into rows (best fit decreasing) and the rows shuffled; so memory and start-up cost follow the
+are arranged, packed into rows and the rows shuffled; so memory and start-up cost follow the
 window, never the set. Rows form one endless stream, epoch after epoch: batch k of it goes to rank k % world, no sample
 is missing or twice. Every choice comes from a generator seeded by (seed, turn, index), hence the plan's position is all
 there is to save.
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.packing import document_length, plan_rows
+from mot_gen.packing import best_fit_rows, document_length, plan_rows
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_files import load_image
 from mot_gen.training import recipe, records
@@ -36,6 +36,7 @@ from mot_gen.training.encoded import Encoded
 from mot_gen.training.mixture import Mixture, Showing, mixture_of
 from mot_gen.training.spans import UNUSABLE, Pending, SpanMaker
 
+PACKINGS = {"fewest": plan_rows, "best_fit": best_fit_rows}  # how documents share rows; the second is of older runs
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class BatchPlan:
 
     mixture: what an epoch shows. window: samples a window. block: neighbours that the shuffle keeps together. index:
     name -> value of all that the stream depends on; a state made under another index is refused. The position counts
-    what was handed out, never what was prefetched.
+    what was handed out, never what was prefetched. packing: of PACKINGS; a state goes on with its own.
     """
 
     mixture: Mixture
@@ -69,6 +70,7 @@ class BatchPlan:
     epoch: int = 0
     start: int = 0
     consumed: int = 0
+    packing: str = "fewest"
 
     def __post_init__(self):
         self._order: tuple[int, torch.Tensor] | None = None
@@ -108,7 +110,8 @@ class BatchPlan:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able: where the stream stands, and what it depends on."""
-        return {"epoch": self.epoch, "start": self.start, "consumed": self.consumed, "index": dict(self.index)}
+        place = {"epoch": self.epoch, "start": self.start, "consumed": self.consumed}
+        return place | {"packing": self.packing, "index": dict(self.index)}
 
     def load_state_dict(self, state: Mapping[str, Any], accept_changed: bool = False) -> None:
         """Goes to a saved position. Another index is an InputError, unless accepted: then its epoch begins anew."""
@@ -119,7 +122,7 @@ class BatchPlan:
                 f"data: {', '.join(changed)} changed since the checkpoint, so its position in the data means nothing; "
                 "undo that, or say data.accept_changed=true to begin the epoch anew"
             )
-        self.epoch = state["epoch"]
+        self.epoch, self.packing = state["epoch"], state.get("packing", "best_fit")
         self.start, self.consumed = (0, 0) if changed else (state["start"], state["consumed"])
 
 
@@ -252,7 +255,8 @@ class Loader:
         drafts = self._drafts(self.plan.showings(position))
         drafts = self._made(drafts, [p for p in _pending(drafts) if p.length is None])
         drafts = [draft for draft in drafts if self._fits(draft)]
-        rows = plan_rows([document_length(d.spans, self.modalities) for d in drafts], self.training.row_length)
+        lengths = [document_length(draft.spans, self.modalities) for draft in drafts]
+        rows = PACKINGS[self.plan.packing](lengths, self.training.row_length)
         random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
         mine = [n for n in range(len(rows)) if (first + n) // self.training.rows % self.world == self.rank]
         own = sorted((drafts[i] for n in mine for i in rows[n]), key=lambda draft: draft.showing)

@@ -287,6 +287,7 @@ def held_out_losses(run: Run) -> dict[str, float]:
     training = training.model_copy(update={"workers": 0})  # threads would outlive the pass
     data = run.recipe.data.model_copy(update={"augment": Augment()})  # held-out pictures are left as they are
     loader = Loader(run.splits.held_out, run.tokenizers, data, training, world.rank, world.size)
+    loader.plan.packing = run.loader.plan.packing
     batches, names = loader.one_pass(), model.modality_names
     sums, counts = [0.0] * len(names), [0.0] * len(names)
     for number in count(world.rank, world.size):
