@@ -22,7 +22,7 @@ ABOUT = {"Copyright": "OpenMoji, CC BY-SA 4.0, https://openmoji.org; rows below 
 def sheet(folders: list[str], count: int = 12, enlarged: int = 3) -> Image.Image:
     """The held-out emoji that lie evenly apart in their order, over their reconstructions by each tokenizer."""
     tokenizers = [load_tokenizer(folder) for folder in folders]
-    side = tokenizers[0].config.image_size[0]
+    side = tokenizers[0].size[0]
     pictures = [picture for name, picture in emoji_images(side) if held_out(name)]
     rows = pictures[:: len(pictures) // count][:count]
     for tokenizer in tokenizers:

@@ -32,6 +32,7 @@ SLIDERS = {
 }
 TITLES = {"prompt": "text", "image": "picture", "mask": "mask", "audio": "recording", "any": "text and pictures"}
 TITLES |= {"speech": "speech", "text": "text"}
+SIZE = ("height", "width")  # chosen together
 HEIGHT = 256  # pixels in which a picture is shown, however small it is
 
 
@@ -94,7 +95,9 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
         with gradio.Column():
             inputs = {kind: _input(gradio, kind, kind in direction.takes) for kind in kinds}
             with gradio.Accordion("Settings", open=False):
-                options = {name: _option(gradio, name, recommended) for name in direction.options}
+                names = [name for name in direction.options if name not in SIZE]
+                options = {name: _option(gradio, name, recommended) for name in names}
+                options |= _sizes(gradio, loaded, direction)
                 # Of greedy texts, a second is the first again.
                 count = _option(gradio, "samples", {"samples": 1} if direction.to == "text" else {})
                 seed = gradio.Number(0, label="seed", precision=0, minimum=0)
@@ -103,7 +106,7 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
             outputs = _outputs(gradio, direction)
 
     def generate(*values):
-        given = dict(zip((*kinds, *direction.options, "samples", "seed"), values))
+        given = dict(zip((*kinds, *options, "samples", "seed"), values))
         try:
             yield from _generated(loaded, direction, given)
         except InputError as error:
@@ -135,6 +138,15 @@ def _option(gradio, name: str, recommended: Mapping):
     return gradio.Slider(low, high, recommended.get(name, usual), step=step, label=label)
 
 
+def _sizes(gradio, loaded: Loaded, direction: Direction) -> dict:
+    """The sizes that pictures may have, where there are several."""
+    sizes = list(getattr(loaded.base.image_tokenizer, "grids", ()))
+    if len(sizes) < 2 or not set(SIZE) <= set(direction.options):
+        return {}
+    choices = [f"{height} x {width}" for height, width in sizes]
+    return {"size": gradio.Dropdown(choices, value=choices[0], label="height x width")}
+
+
 def _outputs(gradio, direction: Direction) -> list:
     if direction.to == "speech":
         return [gradio.Audio(label="speech")]
@@ -151,7 +163,10 @@ def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator
         if kind not in inputs:
             raise InputError(f"give a {TITLES[kind]}")
     unset = {"strength": 0}  # which would change nothing
-    options = {name: given[name] for name in direction.options if given[name] not in ("", None, unset.get(name, ""))}
+    if given.get("size"):
+        given = {**given, **dict(zip(SIZE, map(int, given["size"].split(" x "))))}
+    options = {name: given.get(name) for name in direction.options}
+    options = {name: value for name, value in options.items() if value not in ("", None, unset.get(name, ""))}
     count = 1 if direction.to in ("any", "speech") else int(given["samples"])
     seeds = [int(given["seed"]) + number for number in range(count)]
     asked = (direction, [inputs] * count, seeds, options)

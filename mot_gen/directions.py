@@ -19,6 +19,8 @@ MODALITY = {"image": "image", "mask": "image", "audio": "speech", "speech": "spe
 # What the pipelines take beside their inputs, by the names of the field, and its type.
 OPTIONS: dict[str, type] = {
     "negative_prompt": str,
+    "height": int,
+    "width": int,
     "num_inference_steps": int,
     "guidance_scale": float,
     "image_guidance_scale": float,
@@ -27,6 +29,7 @@ OPTIONS: dict[str, type] = {
     "temperature": float,
     "top_p": float,
 }
+_SIZE = ("height", "width")
 _DRAWING = ("num_inference_steps", "guidance_scale")
 _WRITING = ("max_new_tokens", "temperature", "top_p")
 
@@ -97,7 +100,7 @@ DIRECTIONS = (
         f"{_HOME}.text_to_image.TextToImagePipeline",
         needs=("prompt",),
         takes=(),
-        options=("negative_prompt", *_DRAWING),
+        options=("negative_prompt", *_SIZE, *_DRAWING),
         result="images",
     ),
     Direction(
@@ -149,7 +152,7 @@ DIRECTIONS = (
         f"{_HOME}.interleaved.InterleavedPipeline",
         needs=(),
         takes=("prompt", "image"),
-        options=(*_DRAWING, *_WRITING),
+        options=(*_SIZE, *_DRAWING, *_WRITING),
         result="documents",
         gather=_as_document,
         prepare=_greedy_or_sampled,

@@ -26,7 +26,6 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_base import size_pair
 from mot_gen.tokenizers.image_files import image_tensor
 from mot_gen.training import recipe
 from mot_gen.training.records import Pair, Sample
@@ -78,8 +77,9 @@ class Samples:
     def real(self) -> Tensor:
         """(N, C, H, W) uint8: the pairs' pictures as the model's tokenizer sees them."""
         tokenizer = self.make(MultimodalPipeline).image_tokenizer
-        size = size_pair(tokenizer.config.image_size)
-        return to_uint8(torch.stack([image_tensor(pair.image, size, tokenizer.color_channels) for pair in self.pairs]))
+        return to_uint8(
+            torch.stack([image_tensor(pair.image, tokenizer.size, tokenizer.color_channels) for pair in self.pairs])
+        )
 
     @cached_property
     def written(self) -> list[str]:

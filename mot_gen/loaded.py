@@ -13,6 +13,7 @@ from mot_gen.directions import DIRECTIONS, Direction
 from mot_gen.errors import InputError
 from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.tokenizers.image_base import as_text
 
 COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler")
 
@@ -74,6 +75,7 @@ def describe(checkpoint: str | Path) -> dict:
     """Facts about a checkpoint: modalities, directions, backbone, parameters, sampling defaults, hash."""
     loaded, folder = Loaded(checkpoint), find(checkpoint)
     model, parameters = loaded.base.model, count_parameters(loaded.base.model)
+    pictures = loaded.base.image_tokenizer
     sizes = [f"{m.name} ({m.vocab_size or m.channels} {'ids' if m.discrete else 'channels'})" for m in model.modalities]
     objectives = ", ".join(f"{name}: {type(o).__module__.rsplit('.', 1)[-1]}" for name, o in model.objectives.items())
     return {
@@ -86,6 +88,7 @@ def describe(checkpoint: str | Path) -> dict:
         "active_parameters": parameters.active,
         "total_parameters": parameters.total,
         "context": model.config.context,
+        **({"image_sizes": as_text(list(pictures.grids))} if pictures is not None else {}),
         "sampling": json.dumps(loaded.base.config.sampling),
         "model_sha256": fingerprint(folder),
     }

@@ -20,7 +20,6 @@ from mot_gen.eval.likelihood import BitsPerByte
 from mot_gen.evaluation import caption_losses
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.tokenizers.image_base import size_pair
 from mot_gen.tokenizers.image_files import image_tensor, to_pil
 from mot_gen.training.loop import Run
 from mot_gen.training.records import Pair
@@ -41,8 +40,7 @@ class Measured:
 def real_images(run: Run, pairs: Sequence[Pair], task: Task) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) in [0, 1] as the tokenizer sees them, and labels (N,)."""
     tokenizer = run.tokenizers["image"]
-    size = size_pair(tokenizer.config.image_size)
-    images = [image_tensor(pair.image, size, tokenizer.color_channels) for pair in pairs]
+    images = [image_tensor(pair.image, tokenizer.size, tokenizer.color_channels) for pair in pairs]
     return torch.stack(images), torch.tensor([task.label(pair) for pair in pairs])
 
 

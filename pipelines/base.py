@@ -23,7 +23,7 @@ from mot_gen.errors import InputError
 from mot_gen.light_diffusers import BaseOutput, DiffusionPipeline, loading
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
-from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings, TextSampling
+from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
 from mot_gen.pipelines.samplers import row_generators
 from mot_gen.routing import store_for_decoding
 from mot_gen.sequence import Span
@@ -42,6 +42,9 @@ class InterleavedOutput(BaseOutput):
     """documents: a list of segments a sample, each a str or a picture, in the order they were written."""
 
     documents: list[list]
+
+
+LONGEST = 16_384  # tokens of a document where the checkpoint states no context; their mask alone takes a gigabyte
 
 
 class MultimodalPipeline(DiffusionPipeline):
@@ -122,32 +125,43 @@ class MultimodalPipeline(DiffusionPipeline):
         if modality not in names or getattr(self, tokenizer) is None:
             raise InputError(f"this checkpoint has no {modality}; it has {', '.join(names)}")
 
+    def _negative(self, negative_prompt, prompts: list[list[Span]], what: str = "images") -> list[list[Span]]:
+        """A negative document for each prompt: empty ones where nothing was said."""
+        if negative_prompt is None:
+            return [[] for _ in prompts]
+        negatives = self._text(negative_prompt, "negative_prompt")
+        if len(prompts) % len(negatives):
+            raise InputError(f"negative_prompt: {len(negatives)} texts were given for {len(prompts)} {what}")
+        return repeat_each(negatives, len(prompts) // len(negatives))
+
+    @property
+    def _context(self) -> int:
+        """The most tokens of a document."""
+        return self.model.config.context or LONGEST
+
+    def _longest(self, prompts: Sequence[Sequence[Span]]) -> int:
+        return max(document_length(prompt, self.model.modalities) for prompt in prompts)
+
     def _check_context(self, prompts: Sequence[Sequence[Span]], room: int) -> None:
         """InputError where a prompt and what is to be written do not fit the length that the model was trained on."""
-        context = self.model.config.context
-        longest = max(document_length(prompt, self.model.modalities) for prompt in prompts)
-        if context is not None and longest + room > context:
+        longest = self._longest(prompts)
+        if longest + room > self._context:
+            why = (
+                "the model was trained on" if self.model.config.context else "are taken where a model states no context"
+            )
             raise InputError(
-                f"prompt: its {longest} tokens and the {room} to be written exceed the {context} that the model was "
-                "trained on; shorten it"
+                f"prompt: its {longest} tokens and the {room} to be written exceed the {self._context} that {why}; "
+                "shorten it"
             )
 
     def _new_tokens(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
         """How many tokens may be written: what was asked for (InputError if it does not fit), else the checkpoint's
         default (64 without one) as far as the context has room."""
-        if given is not None:
-            self._check_context(prompts, given)
-            return given
-        longest = max(document_length(prompt, self.model.modalities) for prompt in prompts)
-        room = (self.model.config.context or longest + 64) - longest
-        wanted = min(self._default("max_new_tokens", None, 64), room)
-        self._check_context(prompts, max(1, wanted))
+        wanted = given
+        if given is None:
+            wanted = min(self._default("max_new_tokens", None, 64), self._context - self._longest(prompts))
+        self._check_context(prompts, wanted if given is not None else max(1, wanted))
         return wanted
-
-    @staticmethod
-    def _sampling(max_new_tokens, temperature, top_k, top_p, do_sample, logits_processor=()) -> TextSampling:
-        """transformers' arguments as the engine's; without do_sample the choice is greedy."""
-        return TextSampling(max_new_tokens, temperature if do_sample else 0.0, top_k, top_p, logits_processor)
 
     def _stop(self, stop: str | Sequence[str] | None) -> StopStrings | None:
         return None if stop is None else StopStrings(stop, self.text_tokenizer)
@@ -169,39 +183,34 @@ class MultimodalPipeline(DiffusionPipeline):
         return on_token
 
     def _drawing(self, steps: int, guidance: Guidance, generators) -> Drawing:
-        """How images are drawn here; InputError for steps that are not positive or a scheduler that does not fit."""
-        if not isinstance(steps, int) or steps < 1:
-            raise InputError(f"num_inference_steps must be a positive integer, got {steps!r}")
-        drawing = Drawing(self.scheduler, steps, guidance, generators)
-        if self.image_tokenizer is not None:
-            drawing.grids["image"] = self.image_tokenizer.grid
-        for modality in self.model.modalities:
-            if not modality.discrete and modality.name in drawing.grids:
-                wanted = self.model.objectives[modality.name].fits(self.scheduler)
-                if wanted:
-                    raise InputError(
-                        f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}"
-                    )
-        return drawing
+        """How images are drawn here; InputError for a scheduler that does not fit."""
+        objective = self.model.objectives.get("image")
+        wanted = objective.fits(self.scheduler) if self.image_tokenizer and hasattr(objective, "fits") else None
+        if wanted:
+            raise InputError(f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}")
+        return Drawing(self.scheduler, steps, guidance, generators)
 
-    def _decode_images(self, values: Sequence[Span], output_type: str) -> list:
+    def _decode_images(self, values: Sequence[Span], output_type: str):
         """Image spans -> PIL images, (N, C, H, W) tensor "pt", (N, H, W, C) array "np", or the latents as they are."""
         if output_type == "latent":
-            return torch.stack([span.values for span in values])
+            return _stacked([span.values for span in values])
         return self._as(self.image_tokenizer.decode_batch(values), output_type)
 
     @staticmethod
     def _as(images: Sequence[Tensor], output_type: str):
-        """(C, H, W) in [0, 1] each -> PIL images, a tensor or an array."""
+        """(C, H, W) in [0, 1] each -> PIL images, a tensor or an array; a list of them where sizes differ."""
         if output_type == "pil":
             return [to_pil(image) for image in images]
-        stacked = torch.stack([image.cpu() for image in images])
-        return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
+        images = [image.cpu() for image in images]
+        if output_type == "pt":
+            return _stacked(images)
+        found = _stacked([image.permute(1, 2, 0) for image in images])
+        return found.numpy() if isinstance(found, Tensor) else [image.numpy() for image in found]
 
-    @staticmethod
-    def _check_output_type(output_type: str) -> None:
-        if output_type not in ("pil", "pt", "np", "latent"):
-            raise InputError(f"output_type must be pil, pt, np or latent, got {output_type!r}")
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """One tensor of tensors of one shape; a list of others."""
+    return torch.stack(list(tensors)) if len({tensor.shape for tensor in tensors}) == 1 else list(tensors)
 
 
 def _import_components(index: Path) -> None:
@@ -217,7 +226,7 @@ def _import_components(index: Path) -> None:
 
 def repeat_each(items: Sequence, times: int) -> list:
     """[a, b], 2 -> [a, a, b, b]."""
-    if not isinstance(times, int) or times < 1:
+    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
         raise InputError(f"the number of samples per prompt must be a positive integer, got {times!r}")
     return [item for item in items for _ in range(times)]
 

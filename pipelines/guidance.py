@@ -34,15 +34,15 @@ class Guidance:
     def __post_init__(self):
         for name in ("scale", "image_scale"):
             value = getattr(self, name)
-            if not _number(value) or not 0 <= value < float("inf"):
+            if not is_number(value) or not 0 <= value < float("inf"):
                 field = name.replace("scale", "guidance_scale")
                 raise InputError(f"{field} must be a number of at least 0 (1 = off), got {value!r}")
         low_high = self.interval
-        if not (isinstance(low_high, (tuple, list)) and len(low_high) == 2 and all(map(_number, low_high))) or (
+        if not (isinstance(low_high, (tuple, list)) and len(low_high) == 2 and all(map(is_number, low_high))) or (
             not 0 <= low_high[0] <= low_high[1] <= 1
         ):
             raise InputError(f"guidance_interval must be two times, 0 <= low <= high <= 1, got {low_high!r}")
-        if not _number(self.rescale) or not 0 <= self.rescale <= 1:
+        if not is_number(self.rescale) or not 0 <= self.rescale <= 1:
             raise InputError(f"guidance_rescale must be a number from 0 to 1, got {self.rescale!r}")
 
     @property
@@ -72,7 +72,8 @@ class Guidance:
         return guided
 
 
-def _number(value) -> bool:
+def is_number(value) -> bool:
+    """Whether this is a plain number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

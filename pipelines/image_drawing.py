@@ -1,6 +1,6 @@
 """What the pipelines that draw pictures share: ImageDrawingPipeline, Picturing.
 
-Shapes: N pictures, n tokens of a picture, C channels.
+Shapes: N pictures, n tokens of a picture (of the longest, where sizes differ), C channels.
 """
 
 from __future__ import annotations
@@ -12,87 +12,126 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.base import MultimodalPipeline, repeat_each
-from mot_gen.pipelines.engine import Guidance, Known, Rules, Stream, TextSampling, Writer, draw
+from mot_gen.light_diffusers import ImagePipelineOutput
+from mot_gen.pipelines.base import MultimodalPipeline, row_generators
+from mot_gen.pipelines.engine import Grid, Guidance, Known, Rules, Stream, TextSampling, Writer, draw
+from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.samplers import Step, evaluations
 from mot_gen.sequence import Span
+from mot_gen.tokenizers.image_base import as_text
 
 
 @dataclass
 class Picturing:
-    """How pictures are drawn: diffusers' arguments under diffusers' names, a generator a picture.
+    """How N pictures are drawn: `options.ImageOptions`, with the checkpoint's own defaults where nothing was given, a
+    generator and a grid a picture."""
 
-    temperature, top_k, top_p: of pictures that are discrete tokens. callback and inputs: `callback_on_step_end` and its
-    tensor inputs.
-    """
-
+    grids: list[Grid]
     num_inference_steps: int
     guidance: Guidance
     generators: list[torch.Generator] | None
+    latents: Tensor | None = None
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     callback: Callable | None = None
     inputs: Sequence[str] = ("latents",)
 
+    @property
+    def tokens(self) -> int:
+        """Of the largest picture."""
+        return max(rows * columns for rows, columns in self.grids)
+
 
 class ImageDrawingPipeline(MultimodalPipeline):
     """Opens an image span after each document and draws it: by diffusion or flow, or token by token (VQ images)."""
 
     _callback_tensor_inputs = ("latents", "pred_original_sample")
+    _grids: Sequence[Grid] = ()  # of the pictures that are being drawn
 
     def decode_latents(self, latents: Tensor, output_type: str = "pil"):
         """(N, n, C) of a callback -> pictures as `output_type` "pil", "pt" or "np" has them, for previews."""
-        grid = self.image_tokenizer.grid
-        return self._decode_images([Span("image", values, grid) for values in latents], output_type)
+        usual = next(iter(self.image_tokenizer.grids.values()))
+        grids = self._grids if len(self._grids) == len(latents) else [usual] * len(latents)
+        return self._decode_images(_spans(latents, grids), output_type)
 
-    def _guidance(self, prompted: bool, **given) -> Guidance:
+    def _grid(self, height: int | None, width: int | None) -> Grid:
+        """The grid of pictures of a size, of which one side may be left open; InputError for one that is not drawn."""
+        grids = self.image_tokenizer.grids
+        for (rows, columns), grid in grids.items():
+            if height in (None, rows) and width in (None, columns):
+                return grid
+        asked = " x ".join("any" if side is None else str(side) for side in (height, width))
+        raise InputError(f"height, width: this model draws {as_text(list(grids))}, got {asked}")
+
+    def _guidance(self, options: StepOptions, prompted: bool = True, image_scale: float = 1.0) -> Guidance:
         """Guidance by what was given or the checkpoint recommends; off where there is nothing to be guided by."""
         fields = {
-            "scale": self._default("guidance_scale", given["guidance_scale"], 3.0),
-            "image_scale": self._default("image_guidance_scale", given.get("image_guidance_scale"), 1.0),
-            "interval": self._default("guidance_interval", given["guidance_interval"], (0.0, 1.0)),
-            "rescale": self._default("guidance_rescale", given["guidance_rescale"], 0.0),
+            "scale": self._default("guidance_scale", options.guidance_scale, 3.0),
+            "image_scale": image_scale,
+            "interval": self._default("guidance_interval", options.guidance_interval, (0.0, 1.0)),
+            "rescale": self._default("guidance_rescale", options.guidance_rescale, 0.0),
         }
         checked = Guidance(**fields)
         return checked if prompted else Guidance(**fields | {"scale": 1.0})
 
+    def _picturing(self, options: StepOptions, guidance: Guidance, grids: Sequence[Grid]) -> Picturing:
+        """How pictures of these grids are drawn."""
+        chosen = {
+            name: self._default(f"image_{name}", getattr(options, name, None), usual)
+            for name, usual in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0))
+        }
+        return Picturing(
+            list(grids),
+            self._default("num_inference_steps", options.num_inference_steps, 50),
+            guidance,
+            row_generators(options.generator, len(grids)),
+            getattr(options, "latents", None),
+            **chosen,
+            callback=options.callback_on_step_end,
+            inputs=options.callback_on_step_end_tensor_inputs,
+        )
+
     def _draw(
-        self,
-        documents: Mapping[str, list[list[Span]]],
-        how: Picturing,
-        latents: Tensor | None = None,
-        known: Known | None = None,
+        self, documents: Mapping[str, list[list[Span]]], how: Picturing, known: Known | None = None
     ) -> list[Span]:
         """One picture after each document: documents by the branches of guidance, N each. InputError, before any work,
-        for what does not fit. latents: the noise to begin with; known: what is drawn from, see `drawing.Known`."""
-        steps, modality = how.num_inference_steps, self.model.modalities[self.model.index_of["image"]]
+        for what does not fit. known: what is drawn from, see `drawing.Known`."""
+        modality = self.model.modalities[self.model.index_of["image"]]
         shown = self._callback_tensor_inputs[: 1 if modality.discrete else 2]
         for name in how.inputs:
             if name not in shown:
                 raise InputError(f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(shown)} here")
-        drawing = self._drawing(steps, how.guidance, how.generators)
-        branches = how.guidance.branches
-        rows = [document for branch in branches for document in documents[branch]]
-        grid = drawing.grids["image"]
-        tokens, samples = grid[0] * grid[1], len(documents[branches[0]])
-        self._check_context(rows, tokens + 2)  # with its begin and end token
-        strength = 1.0 if known is None else known.strength
-        total = tokens if modality.discrete else evaluations(self.scheduler, steps, strength)
+        rows = [document for branch in how.guidance.branches for document in documents[branch]]
+        self._check_context(rows, how.tokens + 2)  # with its begin and end token
+        by_ids = self._draw_ids if modality.discrete else self._draw_latents
+        self._grids = how.grids
+        return by_ids(rows, how, known)
+
+    def _draw_ids(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
+        """Pictures of discrete tokens, one grid for all."""
+        self._only_continuous(latents=how.latents, **_guided_in_time(how.guidance))
+        drawing = self._drawing(how.num_inference_steps, how.guidance, how.generators)
+        drawing.grids["image"] = how.grids[0]
+        sampling = TextSampling(how.tokens, how.temperature, how.top_k, how.top_p)
+        rules = Rules(order=["image"], room=how.tokens + 1, known=None if known is None else known.values)
+        with self.progress_bar(total=how.tokens) as bar:
+            stream = Stream(self.model, rows, how.tokens, opens=["image"] * len(rows))
+            on_token = _Shown(self, how, bar, len(how.grids))
+            return [spans[0] for spans in Writer(stream, len(how.grids), sampling, drawing, rules, on_token).run()]
+
+    def _draw_latents(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
+        """Pictures of continuous tokens, by the scheduler."""
+        drawing = self._drawing(how.num_inference_steps, how.guidance, how.generators)
+        channels = self.model.modalities[self.model.index_of["image"]].channels
+        self._check_latents(how.latents, (len(how.grids), how.tokens, channels))
+        total = evaluations(self.scheduler, how.num_inference_steps, 1.0 if known is None else known.strength)
         with self.progress_bar(total=total) as bar:
-            if modality.discrete:
-                self._only_continuous(latents=latents, **_guided_in_time(how.guidance))
-                sampling = TextSampling(tokens, how.temperature, how.top_k, how.top_p)
-                stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
-                rules = Rules(order=["image"], room=tokens + 1, known=None if known is None else known.values)
-                on_token = _Shown(self, how, bar, samples)
-                return [spans[0] for spans in Writer(stream, samples, sampling, drawing, rules, on_token).run()]
-            self._check_latents(latents, (samples, tokens, modality.channels))
             drawing.on_step = self._on_step(how, bar)
-            stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
+            stream = Stream(self.model, rows, how.tokens, opens=["image"] * len(rows))
             alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
-            values = draw(stream.open("image", [grid] * len(rows), alive), drawing, latents, known)
-        return [Span("image", v, grid) for v in values]
+            span = stream.open("image", how.grids * len(how.guidance.branches), alive)
+            return _spans(draw(span, drawing, how.latents, known), how.grids)
 
     def _only_continuous(self, **given) -> None:
         """InputError where something was given that only diffusion and flow know."""
@@ -102,8 +141,18 @@ class ImageDrawingPipeline(MultimodalPipeline):
 
     @staticmethod
     def _check_latents(latents: Tensor | None, shape: tuple[int, int, int]) -> None:
-        if latents is not None and tuple(latents.shape) != shape:
+        if latents is None:
+            return
+        if not isinstance(latents, Tensor) or not latents.is_floating_point():
+            raise InputError(f"latents must be a tensor of floats, got {getattr(latents, 'dtype', type(latents))}")
+        if tuple(latents.shape) != shape:
             raise InputError(f"latents must be of shape {shape}, got {tuple(latents.shape)}")
+        if not latents.isfinite().all():
+            raise InputError("latents hold NaN or infinity; draw them with torch.randn")
+
+    def _as_output(self, images, options: StepOptions):
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if options.return_dict else (images,)
 
     def _on_step(self, how: Picturing, bar=None):
         """diffusers' callback_on_step_end(pipe, step, timestep, {"latents": x}) -> dict, as the engine's on_step."""
@@ -119,14 +168,10 @@ class ImageDrawingPipeline(MultimodalPipeline):
 
         return on_step
 
-    def _negative(self, negative_prompt, prompts: list[list[Span]]) -> list[list[Span]]:
-        """A negative document for each prompt: empty ones where nothing was said."""
-        if negative_prompt is None:
-            return [[] for _ in prompts]
-        negatives = self._text(negative_prompt, "negative_prompt")
-        if len(prompts) % len(negatives):
-            raise InputError(f"negative_prompt: {len(negatives)} texts were given for {len(prompts)} images")
-        return repeat_each(negatives, len(prompts) // len(negatives))
+
+def _spans(values: Sequence[Tensor], grids: Sequence[Grid]) -> list[Span]:
+    """(n, C) of each picture, padded where others are longer, -> spans."""
+    return [Span("image", v[: rows * columns], (rows, columns)) for v, (rows, columns) in zip(values, grids)]
 
 
 def _guided_in_time(guidance: Guidance) -> dict:

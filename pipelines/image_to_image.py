@@ -5,20 +5,21 @@ Shapes: N pictures, n tokens of a picture, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ImagePipelineOutput
-from mot_gen.pipelines.base import repeat_each, row_generators
+from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.engine import Known
-from mot_gen.pipelines.image_drawing import ImageDrawingPipeline, Picturing
+from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
+from mot_gen.pipelines.options import ImageOptions, takes
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_base import size_pair
-from mot_gen.tokenizers.image_files import center_crop_resize, image_tensor, load_image, to_tensor
+from mot_gen.tokenizers.image_files import center_crop_resize, load_image, to_tensor
 
 
 class ImageToImagePipeline(ImageDrawingPipeline):
@@ -31,6 +32,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
     """
 
     @torch.inference_mode()
+    @takes(options=ImageOptions)
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -39,23 +41,11 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         strength: float | None = None,
         condition_on_image: bool | None = None,
         negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        guidance_rescale: float | None = None,
-        num_images_per_prompt: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: Tensor | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        options: ImageOptions,
     ):
-        """`num_images_per_prompt` pictures of each prompt and picture in turn; the others as in TextToImagePipeline.
+        """`num_images_per_prompt` pictures of each prompt and picture in turn, each of its picture's size.
 
         prompt: an instruction, or what the picture is of; None for none, and then guidance_scale has nothing to act on.
         image: a picture or a list, a list of one or of as many as there are prompts. mask_image: likewise, of the same
@@ -66,55 +56,39 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         Raises InputError, before any work, for what does not fit.
         """
         self._needs("image", "image_tokenizer")
-        self._check_output_type(output_type)
         _check_strength(strength)
         if condition_on_image is None:
             condition_on_image = mask_image is None and strength is None
-        guidance = self._guidance(
-            prompt is not None or negative_prompt is not None,
-            guidance_scale=guidance_scale,
-            image_guidance_scale=image_guidance_scale
-            if condition_on_image or image_guidance_scale is not None
-            else 1.0,
-            guidance_interval=guidance_interval,
-            guidance_rescale=guidance_rescale,
-        )
-        if guidance.image_scale != 1 and not condition_on_image:
-            raise InputError("image_guidance_scale needs the picture as a condition; say condition_on_image=True")
-        images, texts = self._pairs(image, prompt)
-        masks = None if mask_image is None else self._masks(mask_image, images)
-        steps = self._default("num_inference_steps", num_inference_steps, 50)
-        if strength and int(steps * strength) < 1:
-            raise InputError(f"strength: {strength} of {steps} steps is no step at all; raise either")
-        images, texts = (repeat_each(items, num_images_per_prompt) for items in (images, texts))
-        masks = None if masks is None else masks.repeat_interleave(num_images_per_prompt, 0)
-        pixels = torch.stack([self._pixels(picture) for picture in images])
-        spans = [
-            Span("image", s.values, s.grid, learned=False) for s in self.image_tokenizer.encode_batch(list(pixels))
-        ]
-        before = [[span] if condition_on_image else [] for span in spans]
+        image_scale = self._image_scale(image_guidance_scale, condition_on_image)
+        guidance = self._guidance(options, prompt is not None or negative_prompt is not None, image_scale)
+        begun = self._begun(image, prompt, mask_image, options.num_images_per_prompt)
+        before = [[span] if condition_on_image else [] for span in begun.spans]
         documents = {
-            "conditional": [b + t for b, t in zip(before, texts)],
-            "unconditional": [b + t for b, t in zip(before, self._negative(negative_prompt, texts))],
-            "without_image": texts,
+            "conditional": [b + t for b, t in zip(before, begun.texts)],
+            "unconditional": [b + n for b, n in zip(before, self._negative(negative_prompt, begun.texts))],
+            "without_image": begun.texts,
         }
-        how = Picturing(
-            steps,
-            guidance,
-            row_generators(generator, len(images)),
-            self._default("image_temperature", temperature, 1.0),
-            self._default("image_top_k", top_k, 0),
-            self._default("image_top_p", top_p, 1.0),
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
-        known = None
-        if strength is not None or masks is not None:
-            known = self._known(torch.stack([span.values for span in spans]), strength, masks)
-        drawn = self._draw(documents, how, latents, known)
-        made = self._finish(drawn, pixels, masks, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=made) if return_dict else (made,)
+        how = self._picturing(options, guidance, [span.grid for span in begun.spans])
+        drawn = self._draw(documents, how, self._known(begun, strength, how.num_inference_steps))
+        return self._as_output(self._finish(drawn, begun, options.output_type), options)
+
+    def _image_scale(self, given: float | None, conditioned: bool) -> float:
+        """How strongly the picture before the prompt counts; InputError where there is none."""
+        if conditioned:
+            return self._default("image_guidance_scale", given, 1.0)
+        if given is not None and given != 1:
+            raise InputError("image_guidance_scale needs the picture as a condition; say condition_on_image=True")
+        return 1.0
+
+    def _begun(self, image, prompt, mask_image, times: int) -> Begun:
+        """What is given, `times` each; InputError for what does not fit together."""
+        images, texts = self._pairs(image, prompt)
+        images = [load_image(each) if not isinstance(each, Tensor) else each for each in images]
+        masks = None if mask_image is None else self._masks(mask_image, images)
+        pixels = [self.image_tokenizer.pixels_of(each) for each in images]
+        spans = [replace(span, learned=False) for span in self.image_tokenizer.encode_batch(pixels)]
+        masks = masks and repeat_each(masks, times)
+        return Begun(repeat_each(texts, times), repeat_each(pixels, times), repeat_each(spans, times), masks)
 
     def _pairs(self, image, prompt) -> tuple[list, list[list[Span]]]:
         """As many pictures as texts; InputError where their numbers differ."""
@@ -127,49 +101,66 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         count = max(len(texts), len(images))
         return images * (count // len(images)), texts * (count // len(texts))
 
-    def _pixels(self, image) -> Tensor:
-        """A picture as the tokenizer sees it, (C, H, W) in [0, 1]."""
-        return image_tensor(
-            image, size_pair(self.image_tokenizer.config.image_size), self.image_tokenizer.color_channels
-        )
-
-    def _masks(self, mask_image, images: list) -> Tensor:
-        """(N, 1, H, W) bool at the tokenizer's size, True where to draw; InputError for one of another size."""
+    def _masks(self, mask_image, images: list) -> list[Tensor]:
+        """(1, H, W) bool at its picture's size, True where to draw; InputError for one of another size."""
         masks = list(mask_image) if isinstance(mask_image, (list, tuple)) else [mask_image]
         if len(masks) not in (1, len(images)):
             raise InputError(f"mask_image: {len(masks)} masks were given for {len(images)} pictures")
-        made, size = [], size_pair(self.image_tokenizer.config.image_size)
+        made = []
         for mask, image in zip(masks * (len(images) // len(masks)), images):
-            mask, (width, height) = load_image(mask, "L"), load_image(image).size
-            if mask.size != (width, height):
+            mask, image = load_image(mask, "L"), load_image(image)
+            if mask.size != image.size:
                 raise InputError(
-                    f"mask_image: {mask.height} x {mask.width} for a picture of {height} x {width}; make them one size"
+                    f"mask_image: {mask.height} x {mask.width} for a picture of {image.height} x {image.width}; make "
+                    "them one size"
                 )
-            made.append(to_tensor(center_crop_resize(mask, size)) >= 0.5)
-        return torch.stack(made)
+            made.append(to_tensor(center_crop_resize(mask, self.image_tokenizer.size_for(image))) >= 0.5)
+        return made
 
-    def _known(self, values: Tensor, strength: float | None, masks: Tensor | None) -> Known:
-        """What drawing begins from. A token is kept if no pixel of it is masked."""
+    def _known(self, begun: Begun, strength: float | None, steps: int) -> Known | None:
+        """What drawing begins from, None for noise alone. A token is kept if no pixel of it is masked."""
+        if strength is None and begun.masks is None:
+            return None
+        if strength and int(steps * strength) < 1:
+            raise InputError(f"strength: {strength} of {steps} steps is no step at all; raise either")
         strength, keep = 1.0 if strength is None else strength, None
-        discrete = not values.is_floating_point()
-        if discrete and strength != 1:
-            self._only_continuous(strength=strength)
-        if masks is not None:
-            rows, columns = self.image_tokenizer.grid
-            cell = (masks.shape[-2] // rows, masks.shape[-1] // columns)
-            keep = (F.max_pool2d(masks.float(), cell) == 0).flatten(1).to(values.device)
-            if keep.all():
+        values = pad_sequence([span.values for span in begun.spans], batch_first=True)
+        if begun.masks is not None:
+            pairs = zip(begun.masks, begun.spans)
+            keep = pad_sequence([_kept(mask, span.grid) for mask, span in pairs], True).to(values.device)
+            if all(not mask.any() for mask in begun.masks):
                 raise InputError("mask_image: is black all over, so that nothing would be drawn; white is drawn anew")
-        if discrete:
-            return Known(values if keep is None else values.masked_fill(~keep, -1))
-        return Known(values, strength, keep)
+        if values.is_floating_point():
+            return Known(values, strength, keep)
+        if strength != 1:
+            self._only_continuous(strength=strength)
+        return Known(values if keep is None else values.masked_fill(~keep, -1))
 
-    def _finish(self, drawn: list[Span], pixels: Tensor, masks: Tensor | None, output_type: str):
+    def _finish(self, drawn: list[Span], begun: Begun, output_type: str):
         """Pictures as asked for, with the pixels outside of the masks put back."""
-        if masks is None or output_type == "latent":
+        if begun.masks is None or output_type == "latent":
             return self._decode_images(drawn, output_type)
-        made = self._decode_images(drawn, "pt")
-        return self._as(list(torch.where(masks.to(made.device), made, pixels.to(made.device))), output_type)
+        parts = zip(begun.masks, self.image_tokenizer.decode_batch(drawn), begun.pixels)
+        return self._as(
+            [torch.where(mask.to(made.device), made, own.to(made.device)) for mask, made, own in parts], output_type
+        )
+
+
+@dataclass
+class Begun:
+    """What N pictures begin from, an entry each. texts: the prompts' spans. pixels: (C, H, W) as the tokenizer sees
+    them. spans: of them. masks: (1, H, W) bool, True where to draw; or None."""
+
+    texts: list[list[Span]]
+    pixels: list[Tensor]
+    spans: list[Span]
+    masks: list[Tensor] | None
+
+
+def _kept(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(1, H, W) -> (n,) bool: the tokens without a masked pixel."""
+    cell = (mask.shape[-2] // grid[0], mask.shape[-1] // grid[1])
+    return F.max_pool2d(mask.float(), cell).flatten() == 0
 
 
 def _check_strength(strength) -> None:

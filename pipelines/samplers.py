@@ -93,7 +93,11 @@ def row_generators(generator, count: int) -> list[torch.Generator] | None:
     """
     if generator is None:
         return None
-    if isinstance(generator, (list, tuple)):
+    several = isinstance(generator, (list, tuple))
+    for each in generator if several else [generator]:
+        if not isinstance(each, torch.Generator):
+            raise InputError(f"generator must be a torch.Generator or a list of them, got {type(each).__name__}")
+    if several:
         if len(generator) != count:
             raise InputError(f"generator: {len(generator)} generators were given for {count} samples")
         return list(generator)

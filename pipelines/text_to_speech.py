@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.light_diffusers import BaseOutput
-from mot_gen.packing import document_length
 from mot_gen.pipelines.base import MultimodalPipeline, repeat_each, row_generators
 from mot_gen.pipelines.engine import Guidance, Stream, TextSampling, choose
+from mot_gen.pipelines.options import takes
 from mot_gen.sequence import Span
 
 MAX_UNITS = 250  # units that an utterance may have where neither the caller nor the context says less: ten seconds
@@ -27,6 +27,30 @@ class SpeechOutput(BaseOutput):
     sampling_rate: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpeechOptions:
+    """max_new_tokens: units that an utterance may have; it is cut there. By default as many as the context has room
+    for, at most 250. temperature: 0 always takes the likeliest unit and draws no random number. guidance_scale: 1 is
+    conditional, 0 unconditional; guidance acts on log-probabilities. generator: one, or a list of one per utterance; an
+    utterance does not depend on its batch. output_type: "np" arrays or "pt" tensors of samples, or "units", ids as the
+    model wrote them. return_dict: False returns a tuple.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance_scale: float = 1.0
+    num_waveforms_per_prompt: int = 1
+    generator: torch.Generator | list[torch.Generator] | None = None
+    output_type: str = "np"
+    return_dict: bool = True
+
+    def __post_init__(self):
+        if self.output_type not in ("np", "pt", "units"):
+            raise InputError(f"output_type must be np, pt or units, got {self.output_type!r}")
+
+
 class TextToSpeechPipeline(MultimodalPipeline):
     """Reads a prompt, opens a speech span, and writes units until the span ends; the tokenizer makes them sound.
 
@@ -36,63 +60,39 @@ class TextToSpeechPipeline(MultimodalPipeline):
     """
 
     @torch.inference_mode()
+    @takes(options=SpeechOptions)
     def __call__(
         self,
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None = None,
-        max_new_tokens: int | None = None,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        guidance_scale: float = 1.0,
-        num_waveforms_per_prompt: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "np",
-        return_dict: bool = True,
+        *,
+        options: SpeechOptions,
     ):
-        """Utterances of each prompt in turn, `num_waveforms_per_prompt` each.
-
-        negative_prompt: what guidance leads away from; nothing by default. max_new_tokens: units that an utterance may
-        have; it is cut there. By default as many as the context has room for, at most 250. temperature: 0 always takes
-        the likeliest unit and draws no random number. guidance_scale: 1 is conditional, 0 unconditional; guidance acts
-        on log-probabilities. generator: one, or a list of one per utterance; an utterance does not depend on its batch.
-        output_type: "np" arrays or "pt" tensors of samples, or "units", ids as the model wrote them.
-        Raises InputError, before any work, for what does not fit.
-        """
+        """Utterances of each prompt in turn, `num_waveforms_per_prompt` each. negative_prompt: what guidance leads away
+        from; nothing by default. Raises InputError, before any work, for what does not fit."""
         self._needs("speech", "speech_tokenizer")
-        if output_type not in ("np", "pt", "units"):
-            raise InputError(f"output_type must be np, pt or units, got {output_type!r}")
-        guidance = Guidance(guidance_scale)
-        prompts = repeat_each(self._text(prompt), num_waveforms_per_prompt)
-        documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
-        max_new_tokens = self._units(max_new_tokens, [*prompts, *documents["unconditional"]])
-        sampling = TextSampling(max_new_tokens, temperature, top_k, top_p)
-        generators = row_generators(generator, len(prompts))
+        guidance = Guidance(options.guidance_scale)
+        prompts = repeat_each(self._text(prompt), options.num_waveforms_per_prompt)
+        negatives = self._negative(negative_prompt, prompts, "utterances")
+        documents = {"conditional": prompts, "unconditional": negatives}
+        units = self._units(options.max_new_tokens, [*prompts, *negatives])
+        sampling = TextSampling(units, options.temperature, options.top_k, options.top_p)
+        generators = row_generators(options.generator, len(prompts))
         rows = [document for branch in guidance.branches for document in documents[branch]]
-        stream = Stream(self.model, rows, sampling.max_new_tokens, opens=["speech"] * len(rows))
+        stream = Stream(self.model, rows, units, opens=["speech"] * len(rows))
         spans = [Span("speech", ids) for ids in write_units(stream, "speech", sampling, guidance, generators)]
-        audios = self._decode(spans, output_type)
-        if not return_dict:
+        audios = self._decode(spans, options.output_type)
+        self.maybe_free_model_hooks()
+        if not options.return_dict:
             return (audios,)
         return SpeechOutput(audios=audios, sampling_rate=self.speech_tokenizer.sample_rate)
 
     def _units(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
         """How many units may be written: what was asked for, or what the context has room for."""
-        context = self.model.config.context
-        if given is None and context is not None:
-            longest = max(document_length(prompt, self.model.modalities) for prompt in prompts)
-            given = max(1, min(MAX_UNITS, context - longest - _BOUNDS))
-        given = MAX_UNITS if given is None else given
+        if given is None:
+            given = max(1, min(MAX_UNITS, self._context - self._longest(prompts) - _BOUNDS))
         self._check_context(prompts, given + _BOUNDS)
         return given
-
-    def _negative(self, negative_prompt, prompts: list[list[Span]]) -> list[list[Span]]:
-        if negative_prompt is None:
-            return [[] for _ in prompts]
-        negatives = self._text(negative_prompt, "negative_prompt")
-        if len(prompts) % len(negatives):
-            raise InputError(f"negative_prompt: {len(negatives)} texts were given for {len(prompts)} utterances")
-        return repeat_each(negatives, len(prompts) // len(negatives))
 
     def _decode(self, spans: Sequence[Span], output_type: str) -> list:
         if output_type == "units":

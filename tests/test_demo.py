@@ -11,7 +11,7 @@ from chromium import CHROMIUM, Page
 from PIL import Image
 
 from mot_gen.cli import main
-from mot_gen.demo import SLIDERS, _enlarged, _generated, _title, page
+from mot_gen.demo import SIZE, SLIDERS, _enlarged, _generated, _title, page
 from mot_gen.directions import DIRECTIONS, OPTIONS
 from mot_gen.errors import InputError
 from mot_gen.loaded import Loaded
@@ -73,7 +73,7 @@ def test_texts_and_what_is_missing_or_refused(loaded, tmp_path):
 
 
 def test_every_number_has_a_slider_and_every_direction_a_title():
-    assert {name for name, kind in OPTIONS.items() if kind is not str} <= set(SLIDERS)
+    assert {name for name, kind in OPTIONS.items() if kind is not str} <= {*SLIDERS, *SIZE}
     assert len({_title(each) for each in DIRECTIONS}) == len(DIRECTIONS)
 
 

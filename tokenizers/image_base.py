@@ -1,52 +1,118 @@
-"""What every image tokenizer shares: ImageTokenizer.
+"""What every image tokenizer shares: ImageTokenizer, size_pair, size_pairs, nearest_size.
 
 A child declares `modality` and two maps between pixels and tokens; raw pictures, batches and spans are here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_files import image_tensor
+from mot_gen.tokenizers.image_files import image_tensor, load_image
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 
 
 def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from one side or a pair; raises InputError unless both are at least 1."""
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(pair) != 2 or min(pair) < 1:
+    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
         raise InputError(f"image_size must be one side or (height, width), each at least 1, got {image_size!r}")
     return pair
 
 
+def size_pairs(image_size: int | Sequence) -> list[tuple[int, int]]:
+    """Every (height, width) of one side, a pair, or a list of pairs; raises InputError where one comes twice."""
+    several = not isinstance(image_size, int) and image_size and not isinstance(image_size[0], int)
+    pairs = [size_pair(each) for each in image_size] if several else [size_pair(image_size)]
+    if len(set(pairs)) < len(pairs):
+        raise InputError(f"image_size names a size twice: {as_text(pairs)}")
+    return pairs
+
+
+def nearest_size(sizes: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
+    """Of these sizes the one whose aspect ratio is nearest to a picture's, and among such the one nearest in area."""
+
+    def distance(size: tuple[int, int]) -> tuple[float, float]:
+        ratio = abs(math.log(size[0] * width / (size[1] * height)))
+        return round(ratio, 9), abs(math.log(size[0] * size[1] / (height * width)))
+
+    return min(sizes, key=distance)
+
+
+def as_text(sizes: Sequence[tuple[int, int]]) -> str:
+    """Sizes or grids for people: "16 x 8, 8 x 16"."""
+    return ", ".join(f"{height} x {width}" for height, width in sizes)
+
+
 class ImageTokenizer(NetworkTokenizer):
-    """Images of one size <-> spans with a 2-D grid.
+    """Images of one size, or of several, <-> spans with a 2-D grid.
 
     A child's config has `name` (of its modality) and `image_size`, and it defines:
-    - `modality -> Modality`, `color_channels -> int` (1 or 3), `grid -> (rows, columns)`;
+    - `modality -> Modality`, `color_channels -> int` (1 or 3);
+    - `grid_of((height, width)) -> (rows, columns)`, or InputError for a size that does not fit; it ends its `__init__`
+      with `self.set_sizes(image_size)`;
     - `tokens(pixels (B, C, H, W) in [-1, 1]) -> (B, n) ids or (B, n, D) latents`;
-    - `pixels(tokens) -> (B, C, H, W)`, about [-1, 1].
+    - `pixels(tokens, grid) -> (B, C, H, W)`, about [-1, 1].
+
+    grids: (height, width) -> (rows, columns), the usual size first. Of several sizes a picture is given the one nearest
+    to it in aspect ratio; their modality has position "grid", so that the model sees where a row ends.
     """
 
+    def set_sizes(self, image_size: int | Sequence) -> None:
+        """Sets `grids`; InputError for sizes that do not fit, or have one grid in common."""
+        self.grids = {size: self.grid_of(size) for size in size_pairs(image_size)}
+        if len(set(self.grids.values())) < len(self.grids):
+            raise InputError(f"image_size: {as_text(list(self.grids))} have the same grid; leave one of them out")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width), the usual one of several."""
+        return next(iter(self.grids))
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of every picture; None where there are several sizes."""
+        return self.grids[self.size] if len(self.grids) == 1 else None
+
+    @property
+    def position(self) -> str:
+        """How the tokens of its modality stand, see `Modality`."""
+        return "sequence" if self.grid else "grid"
+
+    def size_for(self, image: Tensor | Image.Image) -> tuple[int, int]:
+        """The (height, width) that a picture is cropped and resized to."""
+        height, width = image.shape[1:] if isinstance(image, Tensor) else (image.height, image.width)
+        return nearest_size(list(self.grids), height, width)
+
+    def pixels_of(self, raw) -> Tensor:
+        """A PIL image, path, bytes or tensor as it will be seen: (C, H, W) in [0, 1], of one of the sizes."""
+        if not self.grid and not (isinstance(raw, Tensor) and raw.ndim == 3):
+            raw = load_image(raw, "L" if self.color_channels == 1 else "RGB")
+        return image_tensor(raw, self.size if self.grid else self.size_for(raw), self.color_channels)
+
     def encode(self, raw) -> Span:
-        """A PIL image, path, bytes or tensor (C, H, W), cropped to image_size -> a span of rows * columns tokens."""
+        """A PIL image, path, bytes or tensor (C, H, W), cropped to a size -> a span of rows * columns tokens."""
         return self.encode_batch([raw])[0]
 
     @torch.no_grad()
     def encode_batch(self, raws: Sequence) -> list[Span]:
-        """Many raw images in one pass of the network; the same spans as one by one."""
-        if len(raws) == 0:
-            return []
-        size = size_pair(self.config.image_size)
-        pixels = torch.stack([image_tensor(raw, size, self.color_channels).to(self.device) for raw in raws])
-        tokens = self.tokens((pixels * 2 - 1).to(self.dtype))
-        tokens = tokens.float() if tokens.is_floating_point() else tokens
-        return [Span(self.config.name, values, self.grid) for values in tokens]
+        """Many raw images, those of one size in one pass of the network; the same spans as one by one."""
+        pictures = [self.pixels_of(raw).to(self.device) for raw in raws]
+        spans: dict[int, Span] = {}
+        for size, grid in self.grids.items():
+            places = [place for place, picture in enumerate(pictures) if tuple(picture.shape[1:]) == size]
+            if places:
+                pixels = torch.stack([pictures[place] for place in places])
+                tokens = self.tokens((pixels * 2 - 1).to(self.dtype))
+                tokens = tokens.float() if tokens.is_floating_point() else tokens
+                spans |= zip(places, (Span(self.config.name, values, grid) for values in tokens))
+        return [spans[place] for place in range(len(pictures))]
 
     def decode(self, span: Span) -> Tensor:
         """A span -> float tensor (C, H, W) in [0, 1]; raises InputError for one that is not of this tokenizer."""
@@ -54,19 +120,23 @@ class ImageTokenizer(NetworkTokenizer):
 
     @torch.no_grad()
     def decode_batch(self, spans: Sequence[Span]) -> list[Tensor]:
-        """Many spans in one pass of the network; the same images as one by one."""
-        if len(spans) == 0:
-            return []
-        for span in spans:
-            self._check(span)
-        tokens = torch.stack([span.values.to(self.device) for span in spans])
-        tokens = tokens.to(self.dtype) if tokens.is_floating_point() else tokens
-        return list(self.pixels(tokens).float().add(1).div(2).clamp(0, 1))
+        """Many spans, those of one grid in one pass of the network; the same images as one by one."""
+        grids = [self._checked(span) for span in spans]
+        images: dict[int, Tensor] = {}
+        for grid in dict.fromkeys(grids):
+            places = [place for place, own in enumerate(grids) if own == grid]
+            tokens = torch.stack([spans[place].values.to(self.device) for place in places])
+            tokens = tokens.to(self.dtype) if tokens.is_floating_point() else tokens
+            images |= zip(places, self.pixels(tokens, grid).float().add(1).div(2).clamp(0, 1))
+        return [images[place] for place in range(len(spans))]
 
-    def _check(self, span: Span) -> None:
-        name, modality, (rows, columns) = self.config.name, self.modality, self.grid
-        if len(span) != rows * columns or tuple(span.grid or self.grid) != (rows, columns):
-            raise InputError(f"{name} span of {len(span)} tokens, grid {span.grid}; expected {rows} x {columns}")
+    def _checked(self, span: Span) -> tuple[int, int]:
+        """The grid of a span of this tokenizer; InputError for any other."""
+        name, modality, grids = self.config.name, self.modality, list(self.grids.values())
+        grid = tuple(span.grid or grids[0])
+        if grid not in grids or len(span) != grid[0] * grid[1]:
+            expected = as_text(grids).replace(", ", " or ")
+            raise InputError(f"{name} span of {len(span)} tokens, grid {span.grid}; expected {expected}")
         if modality.discrete:
             low, high = span.values.min().item(), span.values.max().item()
             if low < 0 or high >= modality.vocab_size:
@@ -74,3 +144,4 @@ class ImageTokenizer(NetworkTokenizer):
         elif span.values.shape[1:] != (modality.channels,):
             shape = tuple(span.values.shape)
             raise InputError(f"{name} span of shape {shape}; expected {modality.channels} channels a token")
+        return grid

@@ -13,7 +13,7 @@ from mot_gen.errors import InputError
 from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer, size_pairs
 from mot_gen.tokenizers.image_files import image_tensor
 from mot_gen.tokenizers.pretrained import loading, pretrained_class
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
@@ -37,7 +37,7 @@ class LatentImageTokenizer(ImageTokenizer):
         self,
         vae_class: str,
         vae_config: dict,
-        image_size: int | Sequence[int],
+        image_size: int | Sequence[int] | Sequence[Sequence[int]],
         patch_size: int,
         shift: Sequence[float],
         scale: Sequence[float],
@@ -45,31 +45,40 @@ class LatentImageTokenizer(ImageTokenizer):
         name: str = "image",
     ):
         super().__init__()
-        build = _autoencoder_class(vae_class).from_config
-        self.vae = build(vae_config)
-        self.latent_channels, rows, columns = _latent_shape(build, vae_config, _folded(image_size, fold))
-        if patch_size < 1 or rows % patch_size or columns % patch_size:
-            raise InputError(f"patch_size {patch_size} must divide the latents of {rows} x {columns}")
+        self.vae = _autoencoder_class(vae_class).from_config(vae_config)
+        self.set_sizes(image_size)
         if not len(shift) == len(scale) == self.latent_channels:
             raise InputError(f"shift and scale need {self.latent_channels} values, got {len(shift)} and {len(scale)}")
-        self.grid = (rows // patch_size, columns // patch_size)
+
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of patches of the latents of a picture of this size; InputError where they do not fit."""
+        config = self.config
+        build = _autoencoder_class(config.vae_class).from_config
+        shape = _latent_shape(build, config.vae_config, _folded(size, config.fold))
+        self.latent_channels, rows, columns = shape
+        if config.patch_size < 1 or rows % config.patch_size or columns % config.patch_size:
+            raise InputError(f"patch_size {config.patch_size} must divide the latents of {rows} x {columns}")
+        return rows // config.patch_size, columns // config.patch_size
 
     @classmethod
     def from_autoencoder(cls, vae: nn.Module, image_size=None, patch_size: int = 1, fold: int = 1, name: str = "image"):
         """Wrap a diffusers autoencoder (not copied).
 
-        image_size: one side or (height, width); the autoencoder's `sample_size` where it has one. The shift and scale
-        are those of its config: `(z - shift_factor) * scaling_factor`, or `latents_mean` and `latents_std`.
+        image_size: one side, (height, width), or a list of such pairs; the autoencoder's `sample_size` where it has
+        one. The shift and scale are those of its config: `(z - shift_factor) * scaling_factor`, or `latents_mean` and
+        `latents_std`.
         """
         fields = inspect.signature(type(vae).__init__).parameters
         config = {key: value for key, value in vae.config.items() if key in fields}
         image_size = image_size or config.get("sample_size")
         if image_size is None:
             raise InputError(f"{type(vae).__name__} states no sample_size: give image_size")
-        channels = _latent_shape(type(vae).from_config, config, _folded(image_size, fold))[0]
+        sizes = size_pairs(image_size)
+        channels = _latent_shape(type(vae).from_config, config, _folded(sizes[0], fold))[0]
+        sizes = sizes[0] if len(sizes) == 1 else sizes
         shift, scale = _standardisation(config, channels)
         with torch.device("meta"):  # no second set of weights is made
-            tokenizer = cls(type(vae).__name__, config, size_pair(image_size), patch_size, shift, scale, fold, name)
+            tokenizer = cls(type(vae).__name__, config, sizes, patch_size, shift, scale, fold, name)
         tokenizer.vae = vae
         return tokenizer.eval()
 
@@ -92,10 +101,9 @@ class LatentImageTokenizer(ImageTokenizer):
     def measure(self, images: Sequence, batch_size: int = 16) -> LatentImageTokenizer:
         """Set shift and scale so that the latents of these raw images have mean 0 and variance 1 in each channel."""
         count, total, squares = 0, 0.0, 0.0
-        size = size_pair(self.config.image_size)
         for start in range(0, len(images), batch_size):
             raws = images[start : start + batch_size]
-            pixels = torch.stack([image_tensor(raw, size, self.color_channels) for raw in raws])
+            pixels = torch.stack([image_tensor(raw, self.size, self.color_channels) for raw in raws])
             z = self._latents((pixels * 2 - 1).to(self.device, self.dtype)).double()
             count += z.numel() // z.shape[1]
             total, squares = total + z.sum((0, 2, 3)), squares + z.square().sum((0, 2, 3))
@@ -115,17 +123,17 @@ class LatentImageTokenizer(ImageTokenizer):
     @property
     def modality(self) -> Modality:
         channels = self.config.patch_size**2 * self.latent_channels
-        return Modality(self.config.name, channels=channels, bidirectional=True, objective="flow")
+        return Modality(self.config.name, None, channels, bidirectional=True, objective="flow", position=self.position)
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, n, p * p * L)."""
         shift, scale = self._shift_scale()
         return patchify((self._latents(pixels) - shift) * scale, self.config.patch_size)[0]
 
-    def pixels(self, tokens: Tensor) -> Tensor:
+    def pixels(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, n, p * p * L) -> (B, C, H, W)."""
         shift, scale = self._shift_scale()
-        z = unpatchify(tokens, self.grid, self.config.patch_size) / scale + shift
+        z = unpatchify(tokens, grid, self.config.patch_size) / scale + shift
         return F.pixel_shuffle(self.vae.decode(z).sample, self.config.fold)
 
     def _shift_scale(self) -> tuple[Tensor, Tensor]:
@@ -154,8 +162,8 @@ def _autoencoder_class(name: str | None) -> type[nn.Module]:
     return found
 
 
-def _folded(image_size, fold: int) -> tuple[int, int]:
-    height, width = size_pair(image_size)
+def _folded(size: tuple[int, int], fold: int) -> tuple[int, int]:
+    height, width = size
     if fold < 1 or height % fold or width % fold:
         raise InputError(f"fold {fold} must divide image_size {height} x {width}")
     return height // fold, width // fold

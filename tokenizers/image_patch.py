@@ -11,33 +11,38 @@ from mot_gen.errors import InputError
 from mot_gen.light_diffusers import ModelMixin, register_to_config
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer
 
 
 # ModelMixin is named again because a pipeline looks for a component's loader among the names of its own module.
 class PatchImageTokenizer(ImageTokenizer, ModelMixin):
     """(C, H, W) in [0, 1] <-> (n, p * p * C) in [-1, 1], n = (H / p) * (W / p), tokens row by row.
 
-    image_size: one side or (height, width), multiples of patch_size p. color_channels: 1 (grey) or 3 (RGB).
+    image_size: one side, (height, width), or a list of such pairs; multiples of patch_size p. color_channels: 1 (grey)
+    or 3 (RGB).
     """
 
     @register_to_config
     def __init__(
         self,
-        image_size: int | Sequence[int] = (32, 32),
+        image_size: int | Sequence[int] | Sequence[Sequence[int]] = (32, 32),
         patch_size: int = 2,
         color_channels: int = 3,
         name: str = "image",
     ):
         super().__init__()
-        height, width = size_pair(image_size)
-        if patch_size < 1 or height % patch_size or width % patch_size:
-            raise InputError(f"patch_size {patch_size} must divide image_size {height} x {width}")
         if color_channels not in (1, 3):
             raise InputError(f"color_channels must be 1 (grey) or 3 (RGB), got {color_channels}")
-        self.grid = (height // patch_size, width // patch_size)
+        self.set_sizes(image_size)
         # The only state: diffusers cannot load a model without any, and it says on which device the tokens are made.
         self.register_buffer("unit", torch.ones(()))
+
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of patches of a picture of this size; InputError where they do not fill it."""
+        (height, width), patch_size = size, self.config.patch_size
+        if patch_size < 1 or height % patch_size or width % patch_size:
+            raise InputError(f"patch_size {patch_size} must divide image_size {height} x {width}")
+        return height // patch_size, width // patch_size
 
     @property
     def color_channels(self) -> int:
@@ -46,12 +51,12 @@ class PatchImageTokenizer(ImageTokenizer, ModelMixin):
     @property
     def modality(self) -> Modality:
         channels = self.config.patch_size**2 * self.color_channels
-        return Modality(self.config.name, channels=channels, bidirectional=True, objective="flow")
+        return Modality(self.config.name, None, channels, bidirectional=True, objective="flow", position=self.position)
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, n, p * p * C)."""
         return patchify(pixels, self.config.patch_size)[0]
 
-    def pixels(self, tokens: Tensor) -> Tensor:
+    def pixels(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, n, p * p * C) -> (B, C, H, W)."""
-        return unpatchify(tokens, self.grid, self.config.patch_size)
+        return unpatchify(tokens, grid, self.config.patch_size)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer
 from mot_gen.tokenizers.image_corpus import read_images
 from mot_gen.tokenizers.measure_image import reconstruction_report
 from mot_gen.tokenizers.train_image import ImageTrainer, ImageTraining
@@ -43,7 +43,7 @@ def measure(tokenizer: ImageTokenizer, raws: Iterable[tuple[str, Any]]) -> dict:
 
 def _pictures(tokenizer: ImageTokenizer, raws: Iterable[tuple[str, Any]]) -> Tensor:
     """(N, C, H, W) uint8; what cannot be read is logged and left out, up to a cap."""
-    pictures = read_images(raws, size_pair(tokenizer.config.image_size), tokenizer.color_channels)
+    pictures = read_images(raws, tokenizer.size, tokenizer.color_channels)
     for line in pictures.skipped:
         log.warning("skipped %s", line)
     return pictures.images

@@ -50,9 +50,10 @@ class VQImageTokenizer(ImageTokenizer):
             raise InputError(f"levels {list(levels)} need as many channels of a latent, got {d}")
         size = entries or vq_config.get("num_vq_embeddings")
         self.vq.quantize = FiniteScalar(levels) if levels else NearestEntry(size, d)
-        self.grid = self._grid(size_pair(image_size))
+        self.set_sizes(size_pair(image_size))  # one: ids come one by one, and nothing says where a row of them ends
 
-    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of ids of a picture of this size; InputError where the network does not fit it."""
         shrink = self.config.fold * 2 ** (len(self.vq.config.block_out_channels) - 1)
         if size[0] % shrink or size[1] % shrink:
             raise InputError(
@@ -128,7 +129,7 @@ class VQImageTokenizer(ImageTokenizer):
         """(B, C, H, W) -> (B, n) ids."""
         return self.vq.quantize.ids(self.latents(pixels)).flatten(1)
 
-    def pixels(self, tokens: Tensor) -> Tensor:
+    def pixels(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, n) ids -> (B, C, H, W)."""
-        entries = self.vq.quantize.entries(tokens.view(-1, *self.grid))
+        entries = self.vq.quantize.entries(tokens.view(-1, *grid))
         return self.reconstruct(entries.to(self.dtype))

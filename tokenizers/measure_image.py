@@ -45,7 +45,7 @@ def reconstruction_report(tokenizer: ImageTokenizer, images: Tensor, batch_size:
     each = psnr(decoded, images)
     report = {
         "images": len(images),
-        "tokens_per_image": math.prod(tokenizer.grid),
+        "tokens_per_image": math.prod(tokenizer.grids[tokenizer.size]),
         "psnr": each.mean().item(),
         "psnr_pooled": (-10 * (10 ** (-each.double() / 10)).mean().log10()).item(),
         "ssim": structural_similarity_index_measure(decoded, images, data_range=1.0).item(),

@@ -284,7 +284,6 @@ def _evaluate_speech(tokenizer, args: argparse.Namespace) -> dict:
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
-    from mot_gen.tokenizers.image_base import size_pair
     from mot_gen.tokenizers.image_corpus import find_images, read_images
 
     tokenizer = load_tokenizer(args.tokenizer)
@@ -292,7 +291,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         return _write_report(_evaluate_speech(tokenizer, args), args.json)
     if not hasattr(tokenizer, "color_channels"):
         raise InputError(f"{args.tokenizer}: text comes back exactly; evaluate measures tokenizers of images or speech")
-    size, channels = size_pair(tokenizer.config.image_size), tokenizer.color_channels
+    size, channels = tokenizer.size, tokenizer.color_channels
     if args.data == "emoji":
         images = _image_sets("emoji", size, channels)[1]
     else:

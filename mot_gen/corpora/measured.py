@@ -105,7 +105,7 @@ class Ruler:
             return len(part.value.values)
         if tokenizer is None:
             return len(part.value.encode()) if part.kind == "text" else 0
-        if hasattr(tokenizer, "grid"):
+        if getattr(tokenizer, "grid", None):  # none where pictures are of several sizes
             return tokenizer.grid[0] * tokenizer.grid[1]
         with _reading(part):
             return len(tokenizer.encode(part.value))

@@ -1,6 +1,7 @@
 """Pipelines: guidance, batches, cached against full forward passes, saving, the end of documents, bad inputs."""
 
 import copy
+import inspect
 
 import diffusers
 import pytest
@@ -339,7 +340,7 @@ LONG = "a very long prompt " * 20
             {"prompt": ["a", "b", "c"], "negative_prompt": ["a", "b"]},
             "negative_prompt: 2 texts were given for 3 images",
         ),
-        ({"height": 8}, "height, width: this model draws 4 x 6, got 8 x None"),
+        ({"height": 8}, "height, width: this model draws 4 x 6, got 8 x any"),
         ({"width": 7}, "height, width"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a positive integer, got 0"),
         ({"num_inference_steps": 2.5}, "num_inference_steps"),
@@ -348,6 +349,12 @@ LONG = "a very long prompt " * 20
         ({"num_images_per_prompt": 0}, "must be a positive integer, got 0"),
         ({"output_type": "png"}, "output_type must be pil"),
         ({"generator": [torch.Generator()] * 2}, "2 generators were given for 1 samples"),
+        ({"latents": [0.0]}, "latents must be a tensor of floats, got"),
+        ({"latents": torch.full((1, 6, 12), float("nan"))}, "latents hold NaN"),
+        ({"generator": 3}, "generator must be a torch.Generator or a list of them, got int"),
+        ({"callback_on_step_end": 3}, "callback_on_step_end must be a function, got 3"),
+        ({"num_inference_steps": True}, "num_inference_steps must be a positive integer, got True"),
+        ({"guidance": 3.0}, "TextToImagePipeline takes no 'guidance'; did you mean 'guidance_scale'"),
         ({"latents": torch.zeros(2, 6, 12)}, r"latents must be of shape \(1, 6, 12\), got \(2, 6, 12\)"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
@@ -367,7 +374,11 @@ def test_bad_requests_for_a_picture_are_refused_before_any_work(idle, arguments,
         (TextGenerationPipeline, {"prompt": "a", "temperature": -1.0, "do_sample": True}, "temperature"),
         (TextGenerationPipeline, {"prompt": "a", "temperature": float("nan"), "do_sample": True}, "temperature"),
         (TextGenerationPipeline, {"prompt": "a", "top_p": 0.0}, "top_p"),
+        (TextGenerationPipeline, {"prompt": "a", "temperature": "hot", "do_sample": True}, "temperature .* got 'hot'"),
         (TextGenerationPipeline, {"prompt": "a", "top_k": -1}, "top_k"),
+        (TextGenerationPipeline, {"prompt": "a", "top_k": 2.5}, "top_k must be a whole number"),
+        (TextGenerationPipeline, {"prompt": "a\ud800"}, "lone surrogate"),
+        (InterleavedPipeline, {"max_images": True}, "max_images must be a whole number"),
         (ImageToTextPipeline, {"image": []}, "image: the list is empty"),
         (ImageToTextPipeline, {"image": b"no picture"}, "image"),
         (ImageToTextPipeline, {"image": PICTURE, "prompt": ["a", "b"]}, "2 texts were given for 1 pictures"),
@@ -379,6 +390,22 @@ def test_other_bad_requests_are_refused_before_any_work(idle, cls, arguments, co
     with pytest.raises(InputError, match=complaint) as error:
         idle(cls)(**{"max_new_tokens": 5} | arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cls", [TextGenerationPipeline, TextToImagePipeline, InterleavedPipeline])
+def test_a_hundred_thousand_characters_are_refused_also_where_the_model_states_no_context(idle, cls):
+    with pytest.raises(InputError, match="exceed the 16384 that are taken where a model states no context; shorten it"):
+        idle(cls, context=None)("seven " * 17_000)
+
+
+def test_shared_arguments_stand_in_the_signature_and_in_the_help():
+    for cls, names in (
+        (TextToImagePipeline, ["prompt", "height", "width", "guidance_scale", "latents", "callback_on_step_end"]),
+        (InterleavedPipeline, ["max_images", "max_new_tokens", "streamer", "num_inference_steps", "generator"]),
+    ):
+        parameters = inspect.signature(cls.__call__).parameters
+        assert set(names) <= set(parameters) and not {"options", "text", "images"} & set(parameters)
+        assert all(name in cls.__call__.__doc__ for name in names if name != "prompt")
 
 
 def test_a_scheduler_of_the_wrong_kind_is_refused(idle):

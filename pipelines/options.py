@@ -1,0 +1,125 @@
+"""The arguments that pipelines share, under the names of the field: TextOptions, StepOptions, ImageOptions; takes.
+
+The `__call__` of a pipeline names its own inputs and takes these by `@takes`. Users give all alike, as keyword
+arguments, and `inspect.signature` and `help` show them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError, nearest
+from mot_gen.pipelines.decoding import TextSampling
+
+OUTPUT_TYPES = ("pil", "pt", "np", "latent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """max_new_tokens: by default the checkpoint's, as far as the context has room. do_sample: False is greedy and draws
+    no random number; temperature, top_k and top_p then say nothing. generator: one, or a list of one per document;
+    neither a text nor a picture depends on its batch. logits_processor: a LogitsProcessorList of transformers;
+    `model.vocabulary.document_end` is its end of text. stop: a text or texts that end what is written and are not part
+    of it. streamer: a TextStreamer or TextIteratorStreamer of transformers over `text_tokenizer`, for one document.
+    return_dict: False returns a tuple.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    do_sample: bool = False
+    generator: torch.Generator | list[torch.Generator] | None = None
+    logits_processor: Sequence = ()
+    stop: str | Sequence[str] | None = None
+    streamer: object = None
+    return_dict: bool = True
+
+    def sampling(self, max_new_tokens: int) -> TextSampling:
+        """These as the engine's."""
+        temperature = self.temperature if self.do_sample else 0.0
+        return TextSampling(max_new_tokens, temperature, self.top_k, self.top_p, self.logits_processor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """num_inference_steps, guidance_scale (1 is conditional, 0 unconditional), guidance_interval (times from 0, clean,
+    to 1, noise) and guidance_rescale, see `guidance.Guidance`: by default what the checkpoint recommends, else 50, 3,
+    all times and 0. generator: one or a list of one per sample; a picture does not depend on its batch. output_type:
+    "pil", "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C); lists where pictures differ in size.
+    callback_on_step_end(pipe, step, timestep, given): given has the tensor inputs that were named, of "latents" and
+    "pred_original_sample", (N, n, C); what it returns as {"latents": x} is gone on with. The latter is the picture as
+    it is expected to become: `decode_latents` shows it. return_dict: False returns a tuple.
+    """
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float | None = None
+    generator: torch.Generator | list[torch.Generator] | None = None
+    output_type: str = "pil"
+    return_dict: bool = True
+    callback_on_step_end: Callable | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+
+    def __post_init__(self):
+        steps = self.num_inference_steps
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+            raise InputError(f"num_inference_steps must be a positive integer, got {steps!r}")
+        callback = self.callback_on_step_end
+        if callback is not None and not callable(callback):
+            raise InputError(f"callback_on_step_end must be a function, got {callback!r:.60}")
+        if self.output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type must be pil, pt, np or latent, got {self.output_type!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(StepOptions):
+    """num_images_per_prompt: pictures of each prompt in turn. latents: (N, n, C) noise to begin with. temperature,
+    top_k, top_p: of pictures that are discrete tokens; by default what the checkpoint recommends, else 1 and every
+    token.
+    """
+
+    num_images_per_prompt: int = 1
+    latents: Tensor | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+def takes(**groups: type) -> Callable:
+    """Let a method take the fields of dataclasses as keyword arguments; it is given an instance of each by the groups'
+    names. A field that two of them have goes to both. InputError for an argument that there is not."""
+    offered = {field.name: field for kind in groups.values() for field in fields(kind)}
+
+    def decorate(call: Callable) -> Callable:
+        own = [p for p in inspect.signature(call).parameters.values() if p.name not in groups]
+        names = [p.name for p in own[1:]] + list(offered)
+
+        @wraps(call)
+        def taking(self, *inputs, **given):
+            for name in given:
+                if name not in names:
+                    raise InputError(f"{type(self).__name__} takes no {name!r}" + nearest(name, names))
+            built = {
+                group: kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})
+                for group, kind in groups.items()
+            }
+            return call(self, *inputs, **{k: v for k, v in given.items() if k not in offered}, **built)
+
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for name, field in offered.items()
+        ]
+        taking.__signature__ = inspect.Signature(own + shared)
+        kinds = [base for kind in groups.values() for base in kind.__mro__ if is_dataclass(base)]
+        taking.__doc__ = "\n\n".join(inspect.cleandoc(each.__doc__) for each in (call, *kinds))
+        return taking
+
+    return decorate

@@ -1,0 +1,48 @@
+"""What the pipelines that write text share: TextWritingPipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mot_gen.errors import InputError
+from mot_gen.pipelines.base import MultimodalPipeline, TextOutput, row_generators
+from mot_gen.pipelines.engine import Drawing, Rules, Stream, Writer
+from mot_gen.pipelines.options import TextOptions
+from mot_gen.sequence import Span
+
+
+class TextWritingPipeline(MultimodalPipeline):
+    """Continues documents with text alone."""
+
+    def _media(self, given, tokenizer, name: str) -> list[list[Span]]:
+        """A document of each picture or recording; a list of them or one. InputError where there is none."""
+        media = list(given) if isinstance(given, list) else [given]
+        if not media:
+            raise InputError(f"{name}: the list is empty; give at least one")
+        return [[span] for span in tokenizer.encode_batch(media)]
+
+    def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:
+        """Each document followed by its text, by the one text for all, or by none."""
+        if prompt is None:
+            return documents
+        texts = self._text(prompt)
+        if len(texts) not in (1, len(documents)):
+            raise InputError(f"prompt: {len(texts)} texts were given for {len(documents)} {what}")
+        return [document + text for document, text in zip(documents, texts * (len(documents) // len(texts)))]
+
+    def _continued(self, prompts: Sequence[Sequence[Span]], options: TextOptions) -> list[str]:
+        """What was written after each prompt, without the prompt and without what stopped it."""
+        sampling = options.sampling(self._new_tokens(options.max_new_tokens, prompts))
+        drawing = Drawing(generators=row_generators(options.generator, len(prompts)))
+        ends, on_token = self._stop(options.stop), self._streamed(options.streamer, prompts)
+        stream = Stream(self.model, prompts, room=sampling.max_new_tokens)
+        written = Writer(stream, len(prompts), sampling, drawing, Rules(stop=ends), on_token).run()
+        if options.streamer is not None:
+            options.streamer.end()
+        self.maybe_free_model_hooks()
+        texts = ["".join(self.text_tokenizer.decode(span) for span in spans) for spans in written]
+        return texts if ends is None else [ends.cut(text) for text in texts]
+
+    @staticmethod
+    def _as_output(texts: list[str], options: TextOptions):
+        return TextOutput(texts=texts) if options.return_dict else (texts,)
