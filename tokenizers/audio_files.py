@@ -1,8 +1,8 @@
 """Any recording into one channel of samples, and back: load_audio, load_sounds, resample, save_audio.
 
-A raw recording is a path or the bytes of a file that soundfile reads (WAV, FLAC, OGG, MP3), a pair (samples, rate in
-Hz), or samples alone where the rate is known. Samples are a tensor or an array (T,) or (channels, T), floats in about
-[-1, 1] or integers of 16 or 32 bits.
+A raw recording is a path (or what reads as one, such as a UPath) or the bytes of a file that soundfile reads (WAV,
+FLAC, OGG, MP3), a pair (samples, rate in Hz), or samples alone where the rate is known. Samples are a tensor or an
+array (T,) or (channels, T), floats in about [-1, 1] or integers of 16 or 32 bits.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _subtype(file: str | Path) -> str | None:
 
 
 def _name(raw) -> str:
-    if isinstance(raw, (str, Path)):
+    if isinstance(raw, str) or hasattr(raw, "read_bytes"):
         return str(raw)
     return f"recording of {len(raw)} bytes" if isinstance(raw, (bytes, bytearray)) else "the recording"
 
@@ -97,6 +97,11 @@ def _read(raw, sample_rate: int | None) -> tuple[Tensor, int]:
         if not Path(raw).is_file():
             raise InputError("no such sound file")
         return _decode(str(raw))
+    if hasattr(raw, "read_bytes"):
+        try:
+            return _decode(io.BytesIO(raw.read_bytes()))
+        except FileNotFoundError:
+            raise InputError("no such sound file") from None
     samples, rate = raw if isinstance(raw, (tuple, list)) and len(raw) == 2 else (raw, sample_rate)
     if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiu":
         samples = torch.from_numpy(np.ascontiguousarray(samples))

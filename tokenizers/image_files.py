@@ -1,6 +1,7 @@
 """Any picture into pixels, and back: load_image, center_crop_resize, image_tensor, to_tensor, to_pil.
 
-A raw image is a PIL image, a path, the bytes of a file, a float tensor (C, H, W) in [0, 1] or a uint8 one, with C = 1
+A raw image is a PIL image, a path (or what reads as one, such as a UPath), the bytes of a file, a float tensor
+(C, H, W) in [0, 1] or a uint8 one, with C = 1
 (grey), 3 (RGB) or 4 (RGBA). `PIL.Image.convert` alone clips 16 bits, drops transparency and ignores the EXIF
 rotation, silently; here depth is scaled, transparency composited on white, and the rotation carried out.
 """
@@ -39,6 +40,11 @@ def load_image(raw, color: str = "RGB") -> Image.Image:
         if not Path(raw).is_file():
             raise InputError(f"{raw}: no such image file")
         return _open(raw, color, str(raw))
+    if hasattr(raw, "read_bytes"):
+        try:
+            return _open(io.BytesIO(raw.read_bytes()), color, str(raw))
+        except FileNotFoundError:
+            raise InputError(f"{raw}: no such image file") from None
     raise InputError(f"cannot read an image from {type(raw).__name__}; give a PIL image, a path, bytes or a tensor")
 
 

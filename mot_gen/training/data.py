@@ -21,7 +21,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -301,7 +300,7 @@ class Loader:
             key, kept = (*key, turn % augment.variants if augment.variants else turn), bool(augment.variants)
         elif isinstance(part.value, str):
             key = kind, part.value
-        raw = part.value if isinstance(part.value, (str, Path)) else None
+        raw = part.value if isinstance(part.value, str) or hasattr(part.value, "read_bytes") else None
         return Pending(kind, key, showing, place, part.loss, length, kept, raw)
 
     def _made(self, drafts: Iterable[Draft], wanted: Iterable[Pending]) -> list[Draft]:

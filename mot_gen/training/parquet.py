@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError
 from mot_gen.training.encoded import outlined
+from mot_gen.training.places import is_far
 from mot_gen.training.samples import Resolve, Sample, parse_record, path_in
 from mot_gen.training.sources import Source
 
@@ -57,7 +58,7 @@ class Parquet(Source):
         import pyarrow.parquet
 
         try:
-            self._file = pyarrow.parquet.ParquetFile(self.path)
+            self._file = pyarrow.parquet.ParquetFile(self.path.open("rb") if is_far(self.path) else self.path)
         except pyarrow.ArrowInvalid as error:
             raise InputError(f"{self.path}: not a parquet file: {str(error).splitlines()[0]}") from None
         about = self._file.metadata

@@ -20,6 +20,7 @@ from mot_gen import manifest
 from mot_gen.errors import InputError
 from mot_gen.training.mixture import Weighted
 from mot_gen.training.parquet import Parquet
+from mot_gen.training.places import is_far, place
 from mot_gen.training.samples import (  # noqa: F401  the words of samples.py are offered here too
     Document,
     Pair,
@@ -105,7 +106,11 @@ class ShardFolder(Joined):
             raise InputError(f"{path}: is tokenised in part only; let mot-gen data tokenize finish it")
         import pyarrow.parquet
 
-        shards = [shard for shard in sorted(path.glob("*.parquet")) if pyarrow.parquet.read_metadata(shard).num_rows]
+        def rows(shard) -> int:
+            with shard.open("rb") as file:
+                return pyarrow.parquet.read_metadata(file).num_rows
+
+        shards = list(filter(rows, sorted(path.glob("*.parquet"))))
         if not shards:
             raise InputError(f"{path}: holds no record")
         super().__init__([Parquet(shard) for shard in shards])
@@ -116,18 +121,36 @@ _READERS = {".jsonl": JsonLines, ".ndjson": JsonLines, ".parquet": Parquet, ".ta
 
 
 def open_records(path: str | Path) -> Source | ShardFolder:
-    """The samples of a .jsonl, .parquet or .tar file, of a folder of pairs, or of a tokenised corpus."""
-    path = Path(path)
+    """The samples of a .jsonl, .parquet or .tar file, a folder of pairs or a tokenised corpus, by path or address."""
+    path = place(path)
+    if is_far(path):
+        return _open_far(path)
+    return _open(path)
+
+
+def _open_far(path) -> Source | ShardFolder:
+    """Protocols raise errors of their own, such as of a connection or of credentials."""
+    try:
+        return _open(path)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be read: {reason}") from error
+
+
+def _open(path) -> Source | ShardFolder:
     if (path / CORPUS).exists():
         return ShardFolder(path)
     if path.is_dir():
         return PairFolder(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder (data.records)")
-    if path.suffix.lower() not in _READERS:
+    suffix = path.suffix.lower().partition("?")[0]  # of an address with a query
+    if suffix not in _READERS:
         kinds = ", ".join(_READERS)
         raise InputError(f"{path}: {path.suffix or 'no suffix'} is no known kind of records; give {kinds} or a folder")
-    return _READERS[path.suffix.lower()](path)
+    return _READERS[suffix](path)
 
 
 def split(samples, share: float, seed: int) -> Splits:

@@ -25,6 +25,7 @@ from typing import Any
 
 from mot_gen.errors import InputError
 from mot_gen.training.encoded import is_encoded, parse_encoded
+from mot_gen.training.places import place
 
 MODALITIES = {"audio": "speech"}  # a part's type -> its modality, where the names differ
 Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path or bytes of a medium
@@ -173,7 +174,8 @@ def _captions(record: dict, where: str) -> tuple[str, ...]:
 
 
 def path_in(folder: Path) -> Resolve:
-    """Media as paths relative to `folder`; bytes, also in Hugging Face's {bytes, path}, stay bytes."""
+    """Media as paths relative to `folder`, itself perhaps far, or as addresses (places.py); bytes, also in Hugging
+    Face's {bytes, path}, stay bytes."""
 
     def resolve(value: Any, field: str):
         if isinstance(value, dict):
@@ -182,6 +184,6 @@ def path_in(folder: Path) -> Resolve:
             return value
         if not isinstance(value, str) or not value:
             raise InputError(f"{field} must be the path of a file, got {value!r:.60}")
-        return folder / value
+        return place(value) if "://" in value else folder / value
 
     return resolve

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 from abc import abstractmethod
 from array import array
@@ -17,16 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.training.places import Ranges, Spool, is_far, place
 from mot_gen.training.samples import Pair, Sample, parse_record, path_in, sample_key
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+TEXTS = ("json", "txt")  # suffixes of the members of a tar that are read for outlines
 
 
 class Source(Sequence[Sample]):
     """The samples of one file or folder, in its order. `keys`: `sample_key` of each. `fingerprint`: hex over all."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: str | Path):
+        """path: also an address, see places.py. InputError for what cannot be read."""
+        self.path = path = place(path)
         self.keys = array("Q")
         self._content = hashlib.sha256()
         try:
@@ -59,14 +61,17 @@ class JsonLines(Source):
 
     def _scan(self):
         self._lines, self._starts = array("Q"), array("Q")
-        self._handle = self.path.open("rb")
+        self._text = Spool() if is_far(self.path) else Ranges(self.path)
         start = 0
-        for number, line in enumerate(self._handle, 1):
-            if line.strip():
-                self._add(self._parse(line, number).id, line)
-                self._lines.append(number)
-                self._starts.append(start)
-            start += len(line)
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if is_far(self.path):
+                    self._text.add(line)
+                if line.strip():
+                    self._add(self._parse(line, number).id, line)
+                    self._lines.append(number)
+                    self._starts.append(start)
+                start += len(line)
         self._starts.append(start)
 
     def _parse(self, line: bytes, number: int) -> Sample:
@@ -80,7 +85,7 @@ class JsonLines(Source):
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         start, end = self._starts[index], self._starts[index + 1]
-        return self._parse(os.pread(self._handle.fileno(), end - start, start), self._lines[index])
+        return self._parse(self._text.read(start, end - start), self._lines[index])
 
 
 class TarShard(Source):
@@ -90,28 +95,32 @@ class TarShard(Source):
     def _scan(self):
         self._samples: list[dict[str, tuple[int, int]]] = []
         self._names: list[str] = []
-        self._handle = self.path.open("rb")
-        with tarfile.open(fileobj=self._handle, mode="r:") as archive:
+        self._media = Ranges(self.path)
+        self._texts = Spool() if is_far(self.path) else self._media
+        with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.isfile():
-                    self._member(member)
+                    self._member(archive, member)
         for number, members in enumerate(self._samples):
             raw = repr(sorted((suffix, size) for suffix, (_, size) in members.items())).encode()
-            texts = b"".join(self._bytes(members, suffix) for suffix in ("json", "txt") if suffix in members)
+            texts = b"".join(self._bytes(members, suffix) for suffix in TEXTS if suffix in members)
             self._add(self.outline(number).id, raw + texts)
 
-    def _member(self, member: tarfile.TarInfo):
+    def _member(self, archive: tarfile.TarFile, member: tarfile.TarInfo):
         folder, _, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
         key = f"{folder}/{stem}".lstrip("/")
         if not self._names or self._names[-1] != key:
             self._names.append(key)
             self._samples.append({})
-        self._samples[-1][suffix.lower()] = (member.offset_data, member.size)
+        start = member.offset_data
+        if suffix.lower() in TEXTS and is_far(self.path):
+            start = self._texts.add(archive.extractfile(member).read())
+        self._samples[-1][suffix.lower()] = (start, member.size)
 
     def _bytes(self, members: dict, suffix: str) -> bytes:
         start, size = members[suffix]
-        return os.pread(self._handle.fileno(), size, start)
+        return (self._texts if suffix in TEXTS else self._media).read(start, size)
 
     def __getitem__(self, index: int) -> Sample:
         return self._sample(index, self._bytes)

@@ -326,7 +326,7 @@ def medium_bytes(value: Any) -> bytes:
     """The file that a medium is: of a path or bytes as they are, of a PIL image a PNG."""
     if isinstance(value, bytes):
         return value
-    if isinstance(value, Path):
+    if hasattr(value, "read_bytes"):
         return value.read_bytes()
     if hasattr(value, "save"):
         file = io.BytesIO()
