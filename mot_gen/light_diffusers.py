@@ -9,7 +9,8 @@ diffusers, before or after, finds it whole:
 
 - `torch._dynamo` is asked for one decorator, which is given its functions when the compiler is really imported;
 - `scipy.stats` is named by schedulers that may need it, and scipy finds it by itself when they do;
-- two classes of transformers and one of diffusers are compared with, or called in a corner: a `_Later` stands for them;
+- two classes of transformers, one of peft, which brings all of the above where it is installed, and one of diffusers are
+  compared with, or called in a corner: a `_Later` stands for them;
 - four packages of diffusers import all their modules; these run their `__init__` when one of its names is asked for.
 """
 
@@ -204,6 +205,10 @@ def _without_what_waits() -> Iterator[None]:
             stack.enter_context(_replaced(vars(torch_utils), "is_compiled_module", _is_compiled))
         if "scipy.stats" not in sys.modules:
             stack.enter_context(_replaced(sys.modules, "scipy.stats", _StandIn("scipy.stats")))
+        if (tuners := "peft.tuners.tuners_utils") not in sys.modules:
+            stand_in = _StandIn(tuners)
+            stand_in.BaseTunerLayer = _Later(tuners, "BaseTunerLayer", tuners)
+            stack.enter_context(_replaced(sys.modules, tuners, stand_in))
         stack.enter_context(_standing_in("scipy", "integrate", "scipy.integrate"))
         stack.enter_context(_standing_in("transformers", "PreTrainedModel", "transformers.modeling_utils"))
         auto = "transformers.models.auto.image_processing_auto"

@@ -11,7 +11,14 @@ sys.path.append(str(Path(__file__).parent / "pipelines"))
 from tiny_pipelines import build
 
 ROOT = Path(__file__).resolve().parents[1]
-WAITS = ("torch._dynamo", "sympy", "scipy.stats", "transformers.modeling_utils", "diffusers.models.unets.unet_2d")
+WAITS = (
+    "torch._dynamo",
+    "sympy",
+    "scipy.stats",
+    "peft",
+    "transformers.modeling_utils",
+    "diffusers.models.unets.unet_2d",
+)
 
 
 DRAW = """
