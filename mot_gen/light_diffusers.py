@@ -9,7 +9,7 @@ diffusers, before or after, finds it whole:
 
 - `torch._dynamo` is asked for one decorator, which is given its functions when the compiler is really imported;
 - `scipy.stats` is named by schedulers that may need it, and scipy finds it by itself when they do;
-- two classes of transformers, one of peft, which brings all of the above where it is installed, and one of diffusers are
+- two classes of transformers, one of peft, which brings all of the above where it is installed, one of diffusers are
   compared with, or called in a corner: a `_Later` stands for them;
 - four packages of diffusers import all their modules; these run their `__init__` when one of its names is asked for.
 """
@@ -193,6 +193,11 @@ def _is_compiled(module) -> bool:
     return _compiler() is not None and isinstance(module, _compiler().OptimizedModule)
 
 
+def _peft_is_loaded() -> bool:
+    """diffusers' is_peft_available where it imports peft to ask whether a model is one of its own."""
+    return "peft" in sys.modules
+
+
 @contextmanager
 def _without_what_waits() -> Iterator[None]:
     import torch.compiler
@@ -228,6 +233,7 @@ with suppress(Exception), _without_what_waits():
     # Named for what it imports: the pipelines' other parts, and the scheduler of flows.
     importlib.import_module("diffusers.pipelines.pipeline_utils")
     importlib.import_module("diffusers.schedulers.scheduling_flow_match_euler_discrete")
+    importlib.import_module("diffusers.pipelines.pipeline_loading_utils").is_peft_available = _peft_is_loaded
 
 from diffusers import AutoencoderKL, ConfigMixin, DiffusionPipeline, ModelMixin, VQModel  # noqa: E402
 from diffusers.configuration_utils import register_to_config  # noqa: E402
