@@ -31,7 +31,8 @@ def load_splits(recipe: Recipe) -> Splits:
 
 def build_tokenizers(recipe: Recipe, splits: Splits, folder: Path | None = None) -> dict[str, object]:
     """Modality name -> tokenizer: loaded where the recipe gives a path, trained where it has a section `train`, else
-    made from its options; text is trained on the captions and texts of the training split.
+    made from its options; text is trained on the captions and texts of the training split, once: a run that goes on has
+    the vocabulary that it began with, also where its data grew.
 
     folder: of the run; without one, nothing is written and what would be trained is given untrained.
     """
@@ -49,11 +50,22 @@ def _tokenizer(name: str, section: Tokenizer, splits: Splits, folder: Path | Non
     ]
     if section.path:
         return cls.from_pretrained(checkpoints.located(section.path))
-    make, options = cls, section.options
     if section.kind == "text":
-        make, options = cls.train, {"texts": _texts(splits), "vocab_size": 8192, **options}
-    check_options(field, make, options)
-    return make(**options)
+        return _text_tokenizer(cls, name, section.options, splits, folder)
+    check_options(field, cls, section.options)
+    return cls(**section.options)
+
+
+def _text_tokenizer(cls: type, name: str, options: Mapping, splits: Splits, folder: Path | None):
+    kept = folder and folder / TOKENIZERS / name
+    if kept and (folder / "checkpoints").exists() and kept.exists():
+        return cls.from_pretrained(kept)
+    options = {"texts": _texts(splits), "vocab_size": 8192, **options}
+    check_options(f"tokenizers.{name}", cls.train, options)
+    tokenizer = cls.train(**options)
+    if kept:
+        tokenizer.save_pretrained(kept)
+    return tokenizer
 
 
 def _texts(splits: Splits) -> list[str]:

@@ -240,32 +240,36 @@ def part_of(scene: Scene) -> str:
     return "combinations" if any(_share(pair) < 0.12 for pair in pairs) else "train"
 
 
-def draw_scene(emoji: str, rng: random.Random) -> Scene:
-    """A scene of an emoji: two in five as the name alone says it; else half of them small, four in five on a colour."""
-    if rng.random() < 0.4:
+def draw_scene(emoji: str, rng: random.Random, small: float = 0.3) -> Scene:
+    """A scene of an emoji, small in this share of all; four in seven of the others are as the name alone says them, and
+    four in five of the rest stand on a colour."""
+    plain = (1 - small) * 4 / 7
+    if rng.random() < plain:
         return Scene(emoji)
-    small = rng.random() < 0.5
+    is_small = rng.random() < small / (1 - plain)
     ground = rng.choice(list(GROUNDS)[1:]) if rng.random() < 0.8 else "white"
-    return Scene(emoji, small, rng.choice(PLACES) if small else None, ground, rng.random() < 0.15)
+    return Scene(emoji, is_small, rng.choice(PLACES) if is_small else None, ground, rng.random() < 0.15)
 
 
 class Scenes(Sequence):
     """`each` scenes of every emoji of a part, as a sequence of pairs with pictures of `size` pixels.
 
     Every base is drawn as often as any other, its tones share its scenes; those of a part that is held out are all
-    different.
+    different. small: the percentage of scenes whose emoji is small; these take the longest to learn.
     """
 
-    def __init__(self, part: str, size: int = 32, each: int = 40, seed: int = 0):
+    def __init__(self, part: str, size: int = 32, each: int = 40, seed: int = 0, small: int = 30):
         if size < 2 or size % 2:
             raise InputError(f"data.options.size: must be even and at least 2, got {size}")
+        if not 0 <= small <= 100:
+            raise InputError(f"data.options.small: a percentage, 0 to 100, got {small}")
         self.size, self.scenes = size, []
         by_base: dict[str, list[str]] = {}
         for id, emoji in catalogue().items():
             by_base.setdefault(emoji.base, []).append(id)
         for base, ids in by_base.items():
             rng = random.Random(f"{seed} {part} {base}")
-            drawn = [draw_scene(rng.choice(ids), rng) for _ in range(4 * each)]
+            drawn = [draw_scene(rng.choice(ids), rng, small / 100) for _ in range(4 * each)]
             drawn = [scene for scene in drawn if part_of(scene) == part]
             self.scenes += (drawn if part == "train" else list(dict.fromkeys(drawn)))[:each]
 
@@ -283,10 +287,11 @@ class Scenes(Sequence):
 
 
 def load(data) -> Splits:
-    """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name), seed."""
-    options = {"size": 32, "each": 40, "seed": 0}
+    """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name), seed, and small
+    (percent of the training scenes)."""
+    options = {"size": 32, "each": 40, "seed": 0, "small": 30}
     for name, value in data.options.items():
         if name not in options or type(value) is not int:
-            raise InputError(f"data.options.{name}: openmoji takes integers for size, each and seed, got {value!r}")
+            raise InputError(f"data.options.{name}: openmoji takes integers ({', '.join(options)}), got {value!r}")
         options[name] = value
-    return Splits(Scenes("train", **options), Scenes("combinations", **options | {"each": 1}))
+    return Splits(Scenes("train", **options), Scenes("combinations", **options | {"each": 1, "small": 30}))

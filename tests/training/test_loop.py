@@ -71,6 +71,22 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path, optimizer):
     assert [line["losses"] for line in lines[0]] == [line["losses"] for line in lines[1]]
 
 
+def test_a_run_whose_data_grew_goes_on_with_the_vocabulary_that_it_began_with(tmp_path):
+    """A tokenizer trained anew would give every id another meaning, without a word."""
+    records, line = tmp_path / "a.jsonl", '{"id": "%s", "content": [{"type": "text", "text": "%s"}]}\n'
+    records.write_text(line % ("1", "aaaa bbbb") + line % ("2", "aaaa cccc"))
+    options = ["data.source=records", f"data.records={records}", "data.held_out=0.0", "training.checkpoint_every=1"]
+    text_only = ["tokenizers={text: {kind: text, vocab_size: 262}}", "objectives={text: {kind: next_token}}"]
+    recipe = load_recipe("digits", [*TINY[2:], *options, *text_only, "training.steps=1", "training.warmup_steps=1"])
+    began = train(recipe, tmp_path / "run").tokenizers["text"]
+    records.write_text(records.read_text() + "".join(line % (str(i), "zzzz yyyy zzzz yyyy") for i in range(3, 30)))
+    recipe.training.steps, recipe.data.accept_changed = 2, True
+    went_on = train(recipe, tmp_path / "run", resume=True).tokenizers["text"]
+    assert torch.equal(went_on.encode("aaaa zzzz").values, began.encode("aaaa zzzz").values)
+    anew = train(recipe, tmp_path / "other").tokenizers["text"]
+    assert not torch.equal(anew.encode("aaaa zzzz").values, began.encode("aaaa zzzz").values)
+
+
 def test_muon_steps_each_towers_matrix_along_its_orthogonal_factor(tmp_path):
     """Without momentum a step is U V^T of the gradient G = U S V^T, times 0.2 sqrt(longer side), to the accuracy of
     Newton and Schulz: singular values about 1, those of a small S aside."""
