@@ -185,7 +185,9 @@ class MultimodalPipeline(DiffusionPipeline):
     def _drawing(self, steps: int, guidance: Guidance, generators) -> Drawing:
         """How images are drawn here; InputError for a scheduler that does not fit."""
         objective = self.model.objectives.get("image")
-        wanted = objective.fits(self.scheduler) if self.image_tokenizer and hasattr(objective, "fits") else None
+        wanted = None
+        if self.image_tokenizer is not None and hasattr(objective, "fits"):
+            wanted = "one of diffusers" if not hasattr(self.scheduler, "config") else objective.fits(self.scheduler)
         if wanted:
             raise InputError(f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}")
         return Drawing(self.scheduler, steps, guidance, generators)
