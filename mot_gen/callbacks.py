@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from mot_gen import lora
 from mot_gen.eval.report import to_json, write_json
 from mot_gen.eval.result import plain
 from mot_gen.evaluation import Evaluator, Samples
@@ -32,8 +33,8 @@ PROMPTS = 10  # captions of held-out samples that are drawn when a recipe names 
 
 
 def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) -> MultimodalPipeline:
-    """The run's averaged model with its tokenizers and its objective's own scheduler."""
-    model = run.averaged.eval()
+    """The run's averaged model, its adapters merged, with its tokenizers and its objective's own scheduler."""
+    model = lora.merged(run.averaged.eval())
     continuous = [m.name for m in model.modalities if not m.discrete]
     pipe = cls(
         model,
@@ -98,6 +99,8 @@ def export(run: Run) -> Path:
     final, written = run.folder / "model", run.folder / ".model-new"
     shutil.rmtree(written, ignore_errors=True)
     pipeline_of(run).save_pretrained(written)
+    if run.recipe.backbone.lora:
+        lora.save(run.averaged, run.folder / "adapter", run.recipe.training.init)
     shutil.rmtree(final, ignore_errors=True)
     written.rename(final)
     return final

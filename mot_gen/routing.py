@@ -120,15 +120,18 @@ class _GroupedProduct(torch.autograd.Function):
 
 class UntiedLinear(nn.Module):
     """A projection with one matrix per tower, stacked: weight (towers, out, in), and, if asked for, bias (towers, out).
-    towers = 1 ties it."""
+    towers = 1 ties it. adapter: None, or what is added, called like the projection itself (mot_gen/lora.py)."""
 
     def __init__(self, in_features: int, out_features: int, towers: int = 1, bias: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(towers, out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(towers, out_features)) if bias else None
+        self.adapter: nn.Module | None = None
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         y = grouped_linear(x, self.weight, routing)
+        if self.adapter is not None:
+            y = y + self.adapter(x, routing)
         if self.bias is None:
             return y
         if len(self.bias) == 1:

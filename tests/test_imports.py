@@ -21,7 +21,7 @@ FLOORS = [
     {"patches", "checkpoints"},
     {"routing", "attention", "packing", "objectives", "tokenizers"},
     {"backbone"},
-    {"patch_layers"},
+    {"patch_layers", "lora"},
     {"model"},
     {"flops"},
     {"training", "pipelines"},

@@ -156,7 +156,7 @@ class Backbone(nn.Module):
         if len(self.towers) == 1:
             return {}
         untied = {*self.config.untied} | ({"dt_bias"} if "dt_proj" in self.config.untied else set())
-        named = (name for name, _ in self.named_parameters() if untied & {*name.split(".")})
+        named = (name for name, _ in self.named_parameters() if untied & {*name.split(".")} and ".adapter." not in name)
         return {name: list(range(len(self.towers))) for name in named}
 
     def active_parameters(self) -> int:

@@ -244,6 +244,8 @@ class Backbone(nn.Module):
         found = {}
         for name, p in self.named_parameters():
             last = name.rpartition(".")[2]
+            if ".adapter." in name:  # of chosen towers alone (mot_gen/lora.py)
+                continue
             if last.isdigit():  # of towers of different widths: a parameter each
                 found[name] = [int(last)]
             elif len(self.experts) > 1 if self._of_experts(name) else len(p) > 1:

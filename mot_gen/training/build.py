@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mot_gen import checkpoints, objectives
+from mot_gen import checkpoints, lora, objectives
 from mot_gen.errors import InputError
 from mot_gen.manifest import refuse_pickle
 from mot_gen.model import MultimodalConfig, MultimodalModel
@@ -89,7 +89,10 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> Multimoda
         context=recipe.training.row_length,
     )
     with torch.device("meta"):
-        return MultimodalModel(**config.to_dict())
+        model = MultimodalModel(**config.to_dict())
+        if backbone.lora:
+            lora.add(model, **backbone.lora.model_dump())
+    return model
 
 
 def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:
@@ -99,6 +102,10 @@ def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[s
     What is drawn is a function of seed and name alone: every process makes the same values, however many share them
     out, and none holds more than one whole.
     """
+    for name, empty in outline.named_parameters():
+        if lora.is_adapter(name):
+            torch.manual_seed(sample_key(f"init/{recipe.training.seed}/{name}") >> 1)
+            yield name, lora.initial_value(name, empty.shape)
     if recipe.training.init:
         yield from _values_of(Path(checkpoints.located(recipe.training.init)), outline)
         return
@@ -122,14 +129,15 @@ def _values_of(folder: Path, outline: MultimodalModel) -> Iterator[tuple[str, Te
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(found.glob("*.safetensors"))]
         weights = {name: file for file in files for name in file.keys()}  # noqa: SIM118
-        for name, own in outline.named_parameters():
+        wanted = {name: own for name, own in outline.named_parameters() if not lora.is_adapter(name)}
+        for name, own in wanted.items():
             shape = tuple(weights[name].get_slice(name).get_shape()) if name in weights else "not there"
             if shape != tuple(own.shape):
                 raise InputError(
                     f"training.init: {name} of {folder} is {shape}, this recipe's {tuple(own.shape)}; its backbone and "
                     "tokenizers must be those of that model"
                 )
-        if foreign := weights.keys() - dict(outline.named_parameters()).keys():
+        if foreign := weights.keys() - wanted.keys():
             raise InputError(f"training.init: {folder} has {min(foreign)}, which this recipe's model has not")
         for name, file in weights.items():
             yield name, file.get_tensor(name)

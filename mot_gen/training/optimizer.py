@@ -77,7 +77,8 @@ class Optimizer:
                 "training.parallel=ddp or training.optimizer=adamw"
             )
         groups: dict[tuple[bool, float, float], list[Tensor]] = {}
-        for name, parameter in model.named_parameters():
+        learned = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+        for name, parameter in learned:
             decay = training.weight_decay if _decays(name, parameter) else 0.0
             matrices = muon and _stacked_matrices(name, parameter)
             for place, factor in _factors(name, parameter, model, backbone):

@@ -24,21 +24,14 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest
+from mot_gen.lora import Lora
 from mot_gen.sequence import Modality
 from mot_gen.training.augment import Augment
+from mot_gen.training.mixture import Records, listed, one_or_many
 
 # Numbers are strict, so that `steps: true` and `lr: "fast"` are errors and not 1 and a guess.
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -57,25 +50,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Records(Section):
-    """A file or folder of records, and how often an epoch shows each of its samples."""
-
-    path: str
-    weight: Positive = 1.0  # passes an epoch; 0.5 = half of the samples, the other half in the next epoch
-
-
-def _listed(value: Any) -> Any:
-    """One path, or a list of paths and {path, weight}."""
-    return [{"path": each} if isinstance(each, str) else each for each in (value if type(value) is list else [value])]
-
-
 class Data(Section):
     """Where samples come from, how they are split, arranged and planned."""
 
     source: str = "digits"  # digits, emoji, records, or a dotted path to a module with `load(data: Data) -> Splits`
-    records: Annotated[list[Records], BeforeValidator(_listed)] = []  # jsonl, parquet or tar files, or folders of image
+    records: Annotated[list[Records], BeforeValidator(listed)] = []  # jsonl, parquet or tar files, or folders of image
     # and caption pairs, each a path or {path, weight}; sets source: records
-    held_out_records: list[str] = []  # paths likewise, to be held out; then nothing of `records` is
+    held_out_records: Annotated[
+        list[str], BeforeValidator(one_or_many)
+    ] = []  # paths likewise, to be held out; then nothing of `records` is
     options: dict[str, Any] = {}  # whatever a source of your own wants to know
     caption_first: Share = 0.5  # probability that a pair's caption stands before its image (Transfusion: 0.8)
     caption_dropout: Share = 0.1  # probability that a pair loses its caption, for classifier-free guidance
@@ -86,11 +69,6 @@ class Data(Section):
     block: Count = 1  # neighbours that the shuffle keeps together, for files that are slow to read here and there
     cache_mb: Whole = 256  # tokenised spans kept in memory between epochs, in MiB
     accept_changed: Switch = False  # resume although the samples changed; the epoch then begins anew
-
-    @field_validator("held_out_records", mode="before")
-    @classmethod
-    def _one_or_many(cls, value):
-        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _records_are_a_source(self):
@@ -139,6 +117,7 @@ class Backbone(Component):
     kind: str = "mot"
     frozen: list[str] = []  # towers that do not learn
     lr_factors: dict[str, NonNegative] = {}  # tower: factor on the learning rate
+    lora: Lora | None = None  # adapters that learn in the place of everything else; needs training.init
     patch_layers: dict[str, dict[str, Any]] = {}  # continuous modality: {kind: linear or unet, and its options}
     positions: dict[str, Literal["sequence", "grid"]] = {}  # modality: one position a token, or one a span (BAGEL)
 
@@ -261,6 +240,12 @@ class Recipe(Section):
         modalities = [Modality(name, vocab_size=1) for name in self.tokenizers]
         towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(self.tokenizers)
         _all_known("backbone.frozen", self.backbone.frozen, towers)
+        if self.backbone.lora:
+            _all_known("backbone.lora.towers", self.backbone.lora.towers, towers)
+            if not self.training.init:
+                raise InputError("backbone.lora: adapts a model that was trained; give its folder by training.init")
+            if self.backbone.frozen or self.backbone.lr_factors:
+                raise InputError("backbone.lora: only adapters learn; leave out frozen and lr_factors")
         _all_known("backbone.positions", self.backbone.positions, self.tokenizers)
         _all_known("backbone.lr_factors", self.backbone.lr_factors, towers)
         return self
