@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -190,8 +191,11 @@ class _Writer:
         self.vocabulary = Vocabulary(modalities)
         self.row_length = row_length
         self.rows = 0
-        # Per piece of consecutive slots: (modality, document, span, position (n, 3), ids (n,), learned).
-        self.pieces: list[tuple[int, int, int, Tensor, Tensor, bool]] = []
+        # Per piece of slots: (modality, document, span, time, learned), positions (n, 3) from time 0 on, ids (n,).
+        # Tensors of a few values are made once for all pieces: each would cost as much as many slots.
+        self.pieces: list[tuple[int, int, int, int, bool]] = []
+        self.positions: list[Tensor] = []
+        self.ids: list[Tensor] = []
         self.continuous: dict[str, dict[str, list]] = {
             m.name: {"values": [], "start": [], "learned": [], "leads": [], "grids": []}
             for m in modalities
@@ -204,8 +208,9 @@ class _Writer:
     def close_row(self):
         padding = self.row_length - self.used
         if padding:
-            zeros = torch.zeros(padding, dtype=torch.long)
-            self.pieces.append((0, PADDING, PADDING, torch.zeros(padding, 3, dtype=torch.long), zeros, False))
+            self.pieces.append((0, PADDING, PADDING, 0, False))
+            self.positions.append(torch.zeros(padding, 3, dtype=torch.long))
+            self.ids.append(_zeros(padding))
         self.rows += 1
 
     def document(self, sample: Sample, name: str):
@@ -247,7 +252,7 @@ class _Writer:
         if modality.discrete:
             if values.dim() != 1 or values.is_floating_point():
                 raise InputError(f"{where}: needs integer ids of shape (n,), got {values.dtype} {tuple(values.shape)}")
-            low, high = values.min().item(), values.max().item()
+            low, high = (value.item() for value in values.aminmax())
             if low < 0 or high >= modality.vocab_size:
                 worst = low if low < 0 else high
                 raise InputError(f"{where}: id {worst} is outside the vocabulary of {modality.vocab_size}")
@@ -258,7 +263,7 @@ class _Writer:
             raise InputError(f"{where}: latents hold NaN or infinity")
 
     def _special(self, token: int, learned: bool):
-        self._piece(0, torch.tensor([[self.time, 0, 0]]), torch.tensor([token]), learned)
+        self._piece(0, _positions(1, None, "sequence"), _token(token), learned)
         self.time += 1
 
     def _span(self, span: Span, leads: bool):
@@ -269,37 +274,37 @@ class _Writer:
         if modality.discrete:
             ids = span.values.long() + self.vocabulary.offset[span.modality]
         else:
-            ids = torch.zeros(n, dtype=torch.long)
+            ids = _zeros(n)
             kept = self.continuous[span.modality]
             kept["values"].append(span.values)
             kept["start"].append(self.rows * self.row_length + self.used)
             kept["learned"].append(span.learned)
             kept["leads"].append(leads)
             kept["grids"].append(tuple(span.grid) if span.grid else (1, n))
-        self._piece(
-            self.index[span.modality], span_positions(n, span.grid, self.time, modality.position), ids, span.learned
-        )
+        positions = _positions(n, span.grid and tuple(span.grid), modality.position)
+        self._piece(self.index[span.modality], positions, ids, span.learned)
         self.time += 1 if modality.position == "grid" else n
         if not text:
             self._special(self.vocabulary.end[span.modality], span.learned and modality.discrete)
 
-    def _piece(self, modality: int, position: Tensor, ids: Tensor, learned: bool):
-        self.pieces.append((modality, self.documents, self.spans, position, ids, learned))
+    def _piece(self, modality: int, positions: Tensor, ids: Tensor, learned: bool):
+        self.pieces.append((modality, self.documents, self.spans, self.time, learned))
+        self.positions.append(positions)
+        self.ids.append(ids)
         self.spans += 1
         self.used += len(ids)
 
     def batch(self) -> PackedBatch:
         shape = (self.rows, self.row_length)
-        lengths = torch.tensor([len(piece[4]) for piece in self.pieces])
-
-        def spread(column: int) -> Tensor:
-            return torch.tensor([piece[column] for piece in self.pieces]).repeat_interleave(lengths).view(shape)
-
-        position = torch.cat([piece[3] for piece in self.pieces]).view(*shape, 3)
-        layout = Layout(spread(0), spread(1), spread(2), position)
-        ids = torch.cat([piece[4] for piece in self.pieces]).view(shape)
+        lengths = torch.tensor(list(map(len, self.ids)))
+        modality, document, span, time, learned = (
+            torch.tensor(column).repeat_interleave(lengths).view(shape) for column in zip(*self.pieces)
+        )
+        position = torch.cat(self.positions).view(*shape, 3)
+        position[..., 0] += time
+        layout = Layout(modality, document, span, position)
+        ids = torch.cat(self.ids).view(shape)
         latents = {name: self._latents(name, kept) for name, kept in self.continuous.items()}
-        learned = spread(5)
         return PackedBatch(layout, ids, learned, latents, *next_token_targets(layout, ids, learned, latents))
 
     def _latents(self, name: str, kept: dict[str, list]) -> Latents:
@@ -316,6 +321,21 @@ class _Writer:
             leads=torch.tensor(kept["leads"], dtype=torch.bool),
             grids=kept["grids"],
         )
+
+
+@lru_cache(maxsize=4096)
+def _positions(n: int, grid: tuple[int, int] | None, kind: str) -> Tensor:
+    return span_positions(n, grid, 0, kind)
+
+
+@lru_cache(maxsize=4096)
+def _zeros(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.long)
+
+
+@lru_cache(maxsize=4096)
+def _token(token: int) -> Tensor:
+    return torch.tensor([token])
 
 
 def next_token_targets(
