@@ -31,16 +31,17 @@ class SpeechOutput(BaseOutput):
 class SpeechOptions:
     """max_new_tokens: units that an utterance may have; it is cut there. By default as many as the context has room
     for, at most 250. temperature: 0 always takes the likeliest unit and draws no random number. guidance_scale: 1 is
-    conditional, 0 unconditional; guidance acts on log-probabilities. generator: one, or a list of one per utterance; an
-    utterance does not depend on its batch. output_type: "np" arrays or "pt" tensors of samples, or "units", ids as the
-    model wrote them. return_dict: False returns a tuple.
+    conditional, 0 unconditional; guidance acts on log-probabilities. Both are the checkpoint's own, 1 where it has none
+    (`sampling.speech_temperature`, `sampling.speech_guidance_scale`). generator: one, or a list of one per utterance;
+    an utterance does not depend on its batch. output_type: "np" arrays or "pt" tensors of samples, or "units", ids as
+    the model wrote them. return_dict: False returns a tuple.
     """
 
     max_new_tokens: int | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
     top_k: int = 0
     top_p: float = 1.0
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     num_waveforms_per_prompt: int = 1
     generator: torch.Generator | list[torch.Generator] | None = None
     output_type: str = "np"
@@ -71,12 +72,13 @@ class TextToSpeechPipeline(MultimodalPipeline):
         """Utterances of each prompt in turn, `num_waveforms_per_prompt` each. negative_prompt: what guidance leads away
         from; nothing by default. Raises InputError, before any work, for what does not fit."""
         self._needs("speech", "speech_tokenizer")
-        guidance = Guidance(options.guidance_scale)
+        guidance = Guidance(self._default("speech_guidance_scale", options.guidance_scale, 1.0))
+        temperature = self._default("speech_temperature", options.temperature, 1.0)
         prompts = repeat_each(self._text(prompt), options.num_waveforms_per_prompt)
         negatives = self._negative(negative_prompt, prompts, "utterances")
         documents = {"conditional": prompts, "unconditional": negatives}
         units = self._units(options.max_new_tokens, [*prompts, *negatives])
-        sampling = TextSampling(units, options.temperature, options.top_k, options.top_p)
+        sampling = TextSampling(units, temperature, options.top_k, options.top_p)
         generators = row_generators(options.generator, len(prompts))
         rows = [document for branch in guidance.branches for document in documents[branch]]
         stream = Stream(self.model, rows, units, opens=["speech"] * len(rows))

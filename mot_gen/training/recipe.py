@@ -174,6 +174,8 @@ class Sampling(Section):
     temperature: NonNegative = 1.0  # 0 = greedy
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     max_new_tokens: Count = 64
+    speech_guidance_scale: NonNegative = 1.0  # of spoken units
+    speech_temperature: NonNegative = 1.0
     image_temperature: NonNegative = 1.0  # of pictures that are discrete tokens
     image_top_k: Whole = 0  # the likeliest ids that they are drawn from; 0 = all
     image_top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
