@@ -108,19 +108,42 @@ def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
 
 
 def rotary(time: Tensor, frequencies: Tensor) -> Tensor:
-    """(T,) positions -> (T, 1, D/2) complex unit rotations, RoFormer's pairs interleaved: (x0, x1), (x2, x3), ..."""
-    angle = time.float()[:, None] * frequencies
-    return torch.polar(torch.ones_like(angle), angle)[:, None]
+    """(T,) positions -> (T, 1, D/2, 2) cosines and sines, RoFormer's pairs interleaved: (x0, x1), (x2, x3), ..."""
+    angle = time.float()[:, None, None] * frequencies
+    return torch.stack([angle.cos(), angle.sin()], -1)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Apply `rotary` to x (T, H, D)."""
     if torch.compiler.is_compiling():  # the compiler has no complex kernels; written out it fuses them
-        cos, sin = rotation.real, rotation.imag
+        cos, sin = rotation.unbind(-1)
         even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * torch.view_as_complex(rotation)).flatten(-2).to(x.dtype)
+
+
+@dataclass
+class LayerCache:
+    """One layer's keys and values, (B, G, length, D), and where the pass at hand writes its own.
+
+    slots: (n,) those of every row, or, where rows are of different lengths, rows (B, 1) and their slots (B, n).
+    """
+
+    keys: Tensor
+    values: Tensor
+    slots: Tensor | tuple[Tensor, Tensor] | None = None
+
+    def write(self, k: Tensor, v: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Put k, v (B, G, n, D) into the slots; the first `end` keys and values, (B, G, end, D)."""
+        for held, new in ((self.keys, k), (self.values, v)):
+            new = new.detach().to(held.dtype)  # nothing is learned through a cache
+            if isinstance(self.slots, Tensor):
+                held.index_copy_(2, self.slots, new)
+            else:
+                row, slot = self.slots
+                held[row, :, slot] = new.transpose(1, 2)
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class KVCache:
@@ -134,6 +157,7 @@ class KVCache:
         shape = (layers, batch, kv_heads, length, head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros_like(self.keys)
+        self.layers = [LayerCache(k, v) for k, v in zip(self.keys, self.values)]
         self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
         empty = torch.full((batch, length), EMPTY, dtype=torch.long, device=device)
         index = torch.arange(length, device=device).expand(batch, length)
@@ -151,27 +175,18 @@ class KVCache:
         if self.longest + n > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, and {self.longest + n} are needed")
         places = Places.of(layout, bidirectional, self.lengths)
-        self._index = None if self.even else (torch.arange(batch, device=self.lengths.device)[:, None], places.index)
-        self._slots = slice(self.longest, self.longest + n)
-        at = self._index or (slice(None), self._slots)
+        end = self.longest + n
+        if self.even:
+            at = (slice(None), slice(self.longest, end))
+            slots = torch.arange(self.longest, end, device=self.lengths.device)
+        else:
+            at = slots = (torch.arange(batch, device=self.lengths.device)[:, None], places.index)
+        for layer in self.layers:
+            layer.slots = slots
         self.places.document[at] = places.document
         self.places.block[at] = places.block
-        end = self._slots.stop
         p = self.places
         return places, Places(p.document[:, :end], p.index[:, :end], p.block[:, :end])
-
-    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put k, v (B, G, n, D) into the reserved slots; all keys and values up to there, (B, G, K, D)."""
-        keys, values = self.keys[layer], self.values[layer]
-        if self._index is None:
-            keys[:, :, self._slots], values[:, :, self._slots] = k, v
-        else:
-            row, slot = self._index
-            keys[row, :, slot], values[row, :, slot] = (
-                k.transpose(1, 2).to(keys.dtype),
-                v.transpose(1, 2).to(keys.dtype),
-            )
-        return keys[:, :, : self._slots.stop], values[:, :, : self._slots.stop]
 
     def advance(self, counts: Tensor):
         """Keep the first counts[b] of the tokens last written in row b; counts: (B,) int64."""
@@ -184,6 +199,7 @@ class KVCache:
         """The first rows of this cache, sharing its memory; for passes that are not to be kept."""
         view, places = copy(self), self.places
         view.keys, view.values, view.lengths = self.keys[:, :rows], self.values[:, :rows], self.lengths[:rows]
+        view.layers = [LayerCache(k, v) for k, v in zip(view.keys, view.values)]
         view.places = Places(places.document[:rows], places.index[:rows], places.block[:rows])
         return view
 

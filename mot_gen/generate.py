@@ -66,6 +66,7 @@ class _Checkpoint:
     """What is known of a checkpoint before it is loaded, and then what it makes."""
 
     folder: Path
+    request: Request
     sampling: dict = field(default_factory=dict)
 
     @cached_property
@@ -76,7 +77,7 @@ class _Checkpoint:
     def loaded(self):
         from mot_gen.loaded import Loaded
 
-        return Loaded(self.folder)
+        return Loaded(self.folder, self.request.precision, self.request.compile)
 
 
 def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
@@ -84,7 +85,8 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
     written, `text` of a text, and `kept` where it was there already. InputError for what concerns all items, for a lone
     item, and at the end where some items could not be made."""
     folder = find(checkpoint)
-    known = _Checkpoint(folder, json.loads((folder / INDEX).read_text(encoding="utf-8")).get("sampling") or {})
+    sampling = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("sampling") or {}
+    known = _Checkpoint(folder, request, sampling)
     items = items_of(request)
     failures = _Failures(len(items), request.max_failures)
     samples = [sample for item in items for sample in _samples(item, request, known, failures, len(items) == 1)]
@@ -117,6 +119,7 @@ def _samples(item: Item, request: Request, known: _Checkpoint, failures: _Failur
         **{f"{kind}_sha256": sha256(path) for kind, path in files.items()},
         **{name: value for name, value in defaults.items() if name in direction.options},
         **item.options,
+        "precision": request.precision,
     }
     for number in range(request.num):
         seed = item.seed + number
@@ -216,6 +219,12 @@ def register(commands) -> None:
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="results do not depend on it")
     command.add_argument("--max-failures", type=int, default=10, metavar="N", help="inputs that may fail; default: 10")
     command.add_argument("--redo", action="store_true", help="also what is in the folder already")
+    command.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is faster where the hardware has it"
+    )
+    command.add_argument(
+        "--compile", action="store_true", help="with torch.compile first: half a minute that pays for many samples"
+    )
     for name, kind in OPTIONS.items():
         note = "0 is greedy" if name == "temperature" else None
         command.add_argument(flag(name), type=kind, metavar={str: "TEXT", int: "N", float: "X"}[kind], help=note)
@@ -227,7 +236,7 @@ def _generate(arguments) -> int:
     given = vars(arguments)
     inputs = {kind: tuple(given[kind] or ()) for kind in INPUTS}
     options = {name: given[name] for name in OPTIONS if given[name] is not None}
-    plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo")
+    plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "precision", "compile")
     request = Request(**inputs, **{name: given[name] for name in plain}, options=options)
     _show(generate(arguments.checkpoint, request), arguments.json)
     return 0

@@ -24,7 +24,8 @@ SUFFIXES["mask"] = SUFFIXES["image"]
 @dataclass(frozen=True)
 class Request:
     """One call of the command. options: of `directions.OPTIONS`, those that were given; the others are the
-    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file."""
+    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. precision: fp32 or bf16.
+    compile: whether torch.compile makes the blocks' programs first."""
 
     to: str
     prompt: tuple[str, ...] = ()
@@ -38,6 +39,8 @@ class Request:
     batch_size: int = 16
     max_failures: int = 10
     redo: bool = False
+    precision: str = "fp32"
+    compile: bool = False
     options: dict = field(default_factory=dict)
 
     def __post_init__(self):

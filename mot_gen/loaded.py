@@ -18,15 +18,19 @@ from mot_gen.tokenizers.image_base import as_text
 COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler")
 
 
-def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path) -> MultimodalPipeline:
-    """A pipeline of the checkpoint; InputError that names the folder where its files cannot be read."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, precision: str = "fp32") -> MultimodalPipeline:
+    """A pipeline of the checkpoint, on the GPU if there is one; InputError that names the folder where its files cannot
+    be read. precision: of `DTYPES`."""
     from diffusers.utils import logging
     from safetensors import SafetensorError
 
     folder = find(checkpoint)
     logging.disable_progress_bar()  # of the components, four lines that would stand before the result
     try:
-        pipe = cls.from_pretrained(folder, local_files_only=True)
+        pipe = cls.from_pretrained(folder, local_files_only=True, dtype=DTYPES[precision])
     except InputError:
         raise
     except (OSError, ValueError, SafetensorError, KeyError) as error:
@@ -38,8 +42,10 @@ def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path) -> Mult
 class Loaded:
     """One model and its tokenizers, and every pipeline over them."""
 
-    def __init__(self, checkpoint: str | Path):
-        self.base = load_pipeline(MultimodalPipeline, checkpoint)
+    def __init__(self, checkpoint: str | Path, precision: str = "fp32", compiled: bool = False):
+        self.base = load_pipeline(MultimodalPipeline, checkpoint, precision)
+        if compiled:
+            self.base.model.compile_repeated_blocks()
         self._pipelines: dict[str, MultimodalPipeline] = {}
 
     @property

@@ -60,6 +60,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block",)
+    _repeated_blocks = ("Block",)
 
     @register_to_config
     def __init__(
@@ -104,6 +105,13 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         """As diffusers' own, of safetensors alone; InputError, with how to convert them, for pickled weights."""
         refuse_pickle(Path(pretrained_model_name_or_path) / kwargs.get("subfolder", ""))
         return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True})
+
+    def compile_repeated_blocks(self, *args, **kwargs) -> None:
+        """As in diffusers, arguments as of `torch.compile`: one program for all blocks, made when it is first needed.
+        It serves training, and of generation the passes that repeat: decoding steps and the evaluations of an open
+        span of one tower. Prompts, whose lengths differ, experts and Mamba's states stay eager there."""
+        super().compile_repeated_blocks(*args, **kwargs)
+        self.backbone.compiled = True
 
     @property
     def modality_names(self) -> list[str]:

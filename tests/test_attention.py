@@ -133,11 +133,11 @@ def test_a_cache_is_tentative_until_it_advances():
     cache = KVCache(1, 2, 8, 1, 4)
     first = random(2, 1, 3, 4)
     cache.place(text_layout(2, 3), BIDIRECTIONAL)
-    cache.write(0, first, first)
+    cache.layers[0].write(first, first, 3)
     assert cache.lengths.tolist() == [0, 0]
     second = random(2, 1, 2, 4, seed=1)
     _, keys = cache.place(text_layout(2, 2), BIDIRECTIONAL)
-    k, _ = cache.write(0, second, second)
+    k, _ = cache.layers[0].write(second, second, 2)
     assert torch.equal(k, second) and keys.document.shape == (2, 2)
 
 
@@ -145,12 +145,12 @@ def test_rows_of_a_cache_may_differ_in_length():
     cache = KVCache(1, 3, 8, 1, 4)
     first = random(3, 1, 4, 4)
     cache.place(text_layout(3, 4), BIDIRECTIONAL)
-    cache.write(0, first, first)
+    cache.layers[0].write(first, first, 4)
     cache.advance(torch.tensor([4, 2, 0]))
     assert cache.lengths.tolist() == [4, 2, 0] and not cache.even
     query, keys = cache.place(text_layout(3, 1), BIDIRECTIONAL)
     new = random(3, 1, 1, 4, seed=1)
-    k, _ = cache.write(0, new, new)
+    k, _ = cache.layers[0].write(new, new, 5)
     assert query.index.flatten().tolist() == [4, 2, 0]
     for row, kept in enumerate([4, 2, 0]):
         assert torch.equal(k[row, :, :kept], first[row, :, :kept])

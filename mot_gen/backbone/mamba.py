@@ -216,8 +216,10 @@ class Backbone(nn.Module):
             layer_cache = None if cache is None else (cache, number)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = torch.utils.checkpoint.checkpoint(block, x, shape[0], plan, layer_cache, use_reentrant=False)
-            else:
-                x = block(x, shape[0], plan, layer_cache)
+            elif cache is None:
+                x = block(x, shape[0], plan, None)
+            else:  # never compiled: every layer, and every length of a scan, would be a program
+                x = block.forward(x, shape[0], plan, layer_cache)
         return plan.routing.unsort(self.final_norm(x, plan.routing)).view(shape)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from mot_gen.attention import (
     KVCache,
+    LayerCache,
     Places,
     attend,
     block_mask,
@@ -171,7 +172,7 @@ class Config:
 
 @dataclass
 class Plan:
-    """What a forward pass derives from a layout, once for all layers. rotation: (T, 1, K/2) in tower order.
+    """What a forward pass derives from a layout, once for all layers. rotation: (T, 1, K/2, 2) in tower order.
 
     ffn: what the feed-forward reads, `routing` or a layer of experts' pools.
     """
@@ -207,6 +208,7 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config, shape) for _ in range(config.layers))
         self.final_norm = _norm(config.dim, count["final_norm"], config.norm_eps, self.widths)
         self.gradient_checkpointing = False
+        self.compiled = False  # whether torch.compile makes the blocks' programs
         self.init_weights()
 
     @torch.no_grad()
@@ -298,7 +300,11 @@ class Backbone(nn.Module):
 
     def init_cache(self, batch: int, length: int) -> KVCache:
         c, like = self.config, next(self.parameters())
-        return KVCache(c.layers, batch, length, c.kv_heads, c.head_dim, like.device, like.dtype)
+        cache = KVCache(c.layers, batch, length, c.kv_heads, c.head_dim, like.device, like.dtype)
+        for layer in cache.layers if self.compiled else []:
+            _differs(layer.keys, 2)
+            _differs(layer.values, 2)
+        return cache
 
     @torch.no_grad()
     def plan(self, layout: Layout, cache: KVCache | None = None) -> Plan:
@@ -308,7 +314,10 @@ class Backbone(nn.Module):
         time = routing.sort(layout.position[..., 0].flatten())
         rotation = rotary(time, self.frequencies.to(time.device))
         if cache is not None:
-            return Plan(routing, ffn, rotation, dense_mask(*cache.place(layout, self.bidirectional)))
+            mask = dense_mask(*cache.place(layout, self.bidirectional))
+            if self.compiled:
+                _differs(mask, 3)
+            return Plan(routing, ffn, rotation, mask)
         places = Places.of(layout, self.bidirectional)
         flex = self.config.attention == "flex" or (
             self.config.attention == "auto" and layout.modality.is_cuda and layout.shape[1] % 128 == 0
@@ -331,12 +340,26 @@ class Backbone(nn.Module):
         shape = x.shape
         x = plan.routing.sort(x.reshape(-1, self.dim))
         for number, block in enumerate(self.blocks):
-            layer_cache = None if cache is None else (cache, number)
+            layer = None if cache is None else cache.layers[number]
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, shape[0], plan, layer_cache, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(block, x, shape[0], plan, layer, use_reentrant=False)
+            elif cache is None or self._repeats(plan, cache):
+                x = block(x, shape[0], plan, layer)
             else:
-                x = block(x, shape[0], plan, layer_cache)
+                x = block.forward(x, shape[0], plan, layer)
         return plan.routing.unsort(self.final_norm(x, plan.routing)).view(shape)
+
+    def _repeats(self, plan: Plan, cache: KVCache) -> bool:
+        """Whether other passes over a cache will be like this one, so that compiled blocks serve it: it is no prompt,
+        whose lengths differ, and tokens of one tower and one feed-forward."""
+        return self.compiled and cache.longest > 0 and plan.routing.only is not None and not self.routed
+
+
+def _differs(x: Tensor, dimension: int) -> None:
+    """Tell the compiler that this size differs from pass to pass; else it finds out by compiling twice."""
+    import torch._dynamo
+
+    torch._dynamo.maybe_mark_dynamic(x, dimension)
 
 
 @dataclass(frozen=True)
@@ -401,7 +424,7 @@ class Block(nn.Module):
         self.ffn_norm = _norm(c.dim, towers["ffn_norm"], c.norm_eps, widths)
         self.ffn = _feed_forward(c, shape)
 
-    def forward(self, x: Tensor, rows: int, plan: Plan, cache: tuple[KVCache, int] | None) -> Tensor:
+    def forward(self, x: Tensor, rows: int, plan: Plan, cache: LayerCache | None) -> Tensor:
         """x (T, D) in tower order -> the same."""
         routing = plan.routing
         if self.norm_first:
@@ -410,7 +433,7 @@ class Block(nn.Module):
         x = x + self.attention_norm(self.attention(x, rows, plan, cache), routing)
         return x + self.ffn_norm(self.ffn(x, plan.ffn), routing)
 
-    def attention(self, x: Tensor, rows: int, plan: Plan, cache: tuple[KVCache, int] | None) -> Tensor:
+    def attention(self, x: Tensor, rows: int, plan: Plan, cache: LayerCache | None) -> Tensor:
         """x (T, D) in tower order -> (T, D): projections by tower, one softmax over the whole sequence."""
         routing, heads, kv_heads = plan.routing, self.heads, self.kv_heads
         q, k, v = (
@@ -421,7 +444,7 @@ class Block(nn.Module):
         q, k = rotate(q, plan.rotation), rotate(k, plan.rotation)
         q, k, v = (routing.unsort(t).view(rows, -1, t.shape[1], self.head_dim).transpose(1, 2) for t in (q, k, v))
         if cache is not None:
-            k, v = cache[0].write(cache[1], k, v)
+            k, v = cache.write(k, v, plan.mask.shape[-1])
         mixed = attend(q, k, v, plan.mask).transpose(1, 2).reshape(x.shape[0], -1)
         return self.out(routing.sort(mixed), routing)
 

@@ -98,8 +98,7 @@ def _model(recipe: Recipe, outline: MultimodalModel, world: World, kind: str, to
     model = outline_model(recipe, tokenizers)
     model.backbone.gradient_checkpointing = recipe.training.gradient_checkpointing
     if recipe.training.compile:
-        for block in model.backbone.blocks:
-            block.compile()
+        model.compile_repeated_blocks()
     parallel.place(model, world, recipe.training, kind)
     parallel.fill(model, initial_values(recipe, outline))
     return model
