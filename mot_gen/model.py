@@ -23,7 +23,7 @@ from mot_gen import patch_layers as patches
 from mot_gen.errors import InputError, nearest
 from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
 from mot_gen.manifest import refuse_pickle
-from mot_gen.sequence import Latents, Modality, PackedBatch, Vocabulary
+from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
 
 
 @dataclass
@@ -170,16 +170,32 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         return Output(self.head(hidden[batch.target_slots]), latents)
 
     def corrupt(
-        self, batch: PackedBatch, generator: torch.Generator | None = None
+        self, batch: PackedBatch, generator: torch.Generator | None = None, tokens: bool = False
     ) -> tuple[PackedBatch, dict[str, Tensor]]:
-        """Let each continuous modality's objective draw times and noise: the corrupted batch, and targets (N, C)."""
-        corrupted, targets = {}, {}
+        """Let each continuous modality's objective draw times and noise: the corrupted batch, and targets (N, C).
+
+        tokens: also let the discrete ones replace what is read, as training wants it; their targets stay.
+        """
+        ids, corrupted, targets = self._replaced(batch, generator) if tokens else batch.ids, {}, {}
         for name, latents in batch.latents.items():
             objective = self.objectives[name]
             time = objective.sample_time(latents, generator)
             values, targets[name] = objective.corrupt(latents.values, latents.per_token(time), generator)
             corrupted[name] = Latents(**{**vars(latents), "values": values, "time": time})
-        return PackedBatch(**{**vars(batch), "latents": corrupted}), targets
+        return PackedBatch(**{**vars(batch), "ids": ids, "latents": corrupted}), targets
+
+    def _replaced(self, batch: PackedBatch, generator: torch.Generator | None) -> Tensor:
+        """(B, S) ids as the discrete objectives let them be read; special tokens stay."""
+        ids, layout = batch.ids.clone(), batch.layout
+        for index, modality in enumerate(self.modalities):
+            objective = self.objectives[modality.name]
+            if modality.discrete and getattr(objective, "replaced", 0):
+                first, end = self.vocabulary.range(modality.name)
+                own = (layout.modality == index) & (layout.document != PADDING) & (ids >= first) & (ids < end)
+                row = own.nonzero()[:, 0]
+                _, span = torch.unique(torch.stack([row, layout.span[own]]), dim=1, return_inverse=True)
+                ids[own] = first + objective.replace(ids[own] - first, span, end - first, generator)
+        return ids
 
     def loss_masks(self, batch: PackedBatch) -> dict[str, Tensor]:
         """Per modality a mask in {0., 1.} over what `losses` returns: (M,) for discrete ones, (N,) for continuous.

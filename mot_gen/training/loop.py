@@ -233,7 +233,7 @@ def _next_batch(run: Run, number: int) -> _Batch:
     run.meter.waited(time.perf_counter() - started)
     # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
     seed = sample_key(f"noise/{training.seed}/{run.step}/{number * world.size + world.rank}") >> 1
-    batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(seed))
+    batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(seed), tokens=True)
     most = max(1, *map(len, rows))
     source = torch.tensor([[sample.source for sample in row] + [0] * (most - len(row)) for row in rows])
     return _Batch(batch, targets, source)
