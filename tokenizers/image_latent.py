@@ -53,8 +53,7 @@ class LatentImageTokenizer(ImageTokenizer):
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of patches of the latents of a picture of this size; InputError where they do not fit."""
         config = self.config
-        build = _autoencoder_class(config.vae_class).from_config
-        shape = _latent_shape(build, config.vae_config, _folded(size, config.fold))
+        shape = _latent_shape(config.vae_class, config.vae_config, _folded(size, config.fold))
         self.latent_channels, rows, columns = shape
         if config.patch_size < 1 or rows % config.patch_size or columns % config.patch_size:
             raise InputError(f"patch_size {config.patch_size} must divide the latents of {rows} x {columns}")
@@ -74,7 +73,7 @@ class LatentImageTokenizer(ImageTokenizer):
         if image_size is None:
             raise InputError(f"{type(vae).__name__} states no sample_size: give image_size")
         sizes = size_pairs(image_size)
-        channels = _latent_shape(type(vae).from_config, config, _folded(sizes[0], fold))[0]
+        channels = _latent_shape(type(vae).__name__, config, _folded(sizes[0], fold))[0]
         sizes = sizes[0] if len(sizes) == 1 else sizes
         shift, scale = _standardisation(config, channels)
         with torch.device("meta"):  # no second set of weights is made
@@ -169,18 +168,33 @@ def _folded(size: tuple[int, int], fold: int) -> tuple[int, int]:
     return height // fold, width // fold
 
 
-def _latent_shape(build, config: dict, size: tuple[int, int]) -> tuple[int, int, int]:
-    """(L, h, w) for images of this size, from the shapes alone: on the meta device nothing is computed."""
+def _latent_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(L, h, w) for images of this size, from the shapes alone."""
+    shape = (_halving_shape if vae_class in HALVING else _traced_shape)(vae_class, config, size)
+    if shape is None:
+        raise InputError(f"image_size {size[0]} x {size[1]} is not a multiple of what this autoencoder shrinks by")
+    return shape
+
+
+HALVING = ("AutoencoderKL", "ResidualAutoencoder")  # the sides, at every width but the first
+
+
+def _halving_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:
+    shrink = 2 ** (len(config["block_out_channels"]) - 1)
+    fits = all(side % shrink == 0 for side in size)
+    return (config["latent_channels"], size[0] // shrink, size[1] // shrink) if fits else None
+
+
+def _traced_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:
+    """On the meta device nothing is computed, but torch loads its compiler for it: some two seconds."""
     with torch.device("meta"):
-        vae, image = build(config), torch.zeros(1, config["in_channels"], *size)
+        vae, image = _autoencoder_class(vae_class).from_config(config), torch.zeros(1, config["in_channels"], *size)
         try:
             latents = _mode(vae.encode(image))
             fits = vae.decode(latents).sample.shape == image.shape
         except (RuntimeError, ValueError):
             fits = False
-    if not fits:
-        raise InputError(f"image_size {size[0]} x {size[1]} is not a multiple of what this autoencoder shrinks by")
-    return tuple(latents.shape[1:])
+    return tuple(latents.shape[1:]) if fits else None
 
 
 def _standardisation(config: dict, channels: int) -> tuple[list[float], list[float]]:

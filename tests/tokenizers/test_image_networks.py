@@ -9,9 +9,10 @@ from tokenizer_examples import dc, kl, pictures, tiny, vq_model
 
 from mot_gen.errors import InputError
 from mot_gen.patches import patchify
-from mot_gen.tokenizers.image_latent import LatentImageTokenizer
+from mot_gen.tokenizers.image_latent import HALVING, LatentImageTokenizer, _halving_shape, _traced_shape
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
+from mot_gen.tokenizers.train_image import small_kl
 
 IMAGES = torch.stack(pictures(5, 3, 16, 16))
 
@@ -80,6 +81,15 @@ def test_an_autoencoder_folder_is_enough(make, tmp_path):
 def test_a_size_that_the_network_cannot_give_back_is_refused(make, size):
     with pytest.raises(InputError, match="not a multiple"):
         LatentImageTokenizer.from_autoencoder(make(), size)
+
+
+@pytest.mark.parametrize("vae_class", HALVING)
+def test_shapes_that_are_known_are_those_of_the_network(vae_class):
+    config = small_kl(16, widths=(8, 16, 8)).config.vae_config
+    if vae_class == "AutoencoderKL":
+        config = LatentImageTokenizer.from_autoencoder(kl()).config.vae_config
+    for size in ((8, 8), (16, 24), (6, 8), (7, 9)):
+        assert _halving_shape(vae_class, config, size) == _traced_shape(vae_class, config, size), size
 
 
 def test_what_does_not_fit_is_said(tmp_path):
