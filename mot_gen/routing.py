@@ -163,13 +163,13 @@ class UntiedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(towers, dim))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        weight, counts = self.weight, None
-        if weight.shape[0] > 1 and routing.only is not None:
+        weight, one_tower = self.weight, len(self.weight) == 1 or routing.only is not None
+        if one_tower and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
+            own = weight[routing.only if len(weight) > 1 else 0].float()
+            return F.rms_norm(x.float(), own.shape, own, self.eps).to(x.dtype)
+        if one_tower and len(weight) > 1:
             weight = weight[routing.only : routing.only + 1]
-        elif weight.shape[0] > 1:
-            counts = routing.counts
-        if counts is None and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
-            return F.rms_norm(x.float(), x.shape[-1:], weight[0].float(), self.eps).to(x.dtype)
+        counts = None if one_tower else routing.counts
         # The casts stand outside: under torch.compile a Function that ends in a cast of nothing gets no gradient.
         return _RMSNorm.apply(x.float(), weight, self.eps, counts).to(x.dtype)
 
