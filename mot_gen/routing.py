@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +167,9 @@ class UntiedRMSNorm(nn.Module):
         weight, one_tower = self.weight, len(self.weight) == 1 or routing.only is not None
         if one_tower and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
             own = weight[routing.only if len(weight) > 1 else 0].float()
-            return F.rms_norm(x.float(), own.shape, own, self.eps).to(x.dtype)
+            if x.device.type != "cpu" or torch.compiler.is_compiling():
+                return F.rms_norm(x.float(), own.shape, own, self.eps).to(x.dtype)
+            return _rms_norm(x.float(), own, self.eps).to(x.dtype)
         if one_tower and len(weight) > 1:
             weight = weight[routing.only : routing.only + 1]
         counts = None if one_tower else routing.counts
@@ -228,6 +231,19 @@ class _RMSNorm(torch.autograd.Function):
         inner = torch.cat([part @ w for part, w in zip(parts, weight.to(grad.dtype))]) / grad.shape[-1]
         grad_x = _times_weight(grad, weight, ctx.counts).addcmul_(normed, inner[..., None], value=-1).mul_(scale)
         return grad_x, grad_weight, None, None
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """F.rms_norm in five operations; on a CPU it takes eight, a tenth of a decoding step."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1]).rsqrt_()
+    return (x * scale).mul_(weight)
+
+
+@cache
+def _constant(value: float) -> Tensor:
+    with torch.inference_mode(False):  # else it could serve inference alone
+        return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def _times_weight(x: Tensor, weight: Tensor, counts: list[int] | None) -> Tensor:

@@ -90,6 +90,16 @@ def test_the_gradient_of_a_permutation_is_its_inverse():
     assert torch.autograd.gradcheck(lambda x: permute_rows(x, routing.order, routing.inverse), x)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-3, 0.0])
+def test_the_norm_of_one_tower_without_gradients_is_rms_norm(size):
+    norm = UntiedRMSNorm(16, 2, eps=1e-5)
+    torch.nn.init.normal_(norm.weight)
+    x = size * torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = norm(x, route(torch.ones(5, dtype=torch.long), 2))
+        torch.testing.assert_close(found, F.rms_norm(x, (16,), norm.weight[1], 1e-5))
+
+
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
 @pytest.mark.parametrize("shape", [(16,), (4, 16)], ids=["width", "heads"])
 def test_the_untied_norm_is_rms_norm_of_each_tower(mix, shape):

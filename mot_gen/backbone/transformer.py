@@ -437,7 +437,9 @@ class Block(nn.Module):
         """x (T, D) in tower order -> (T, D): projections by tower, one softmax over the whole sequence."""
         routing, heads, kv_heads = plan.routing, self.heads, self.kv_heads
         q, k, v = (
-            self.qkv(x, routing).view(-1, heads + 2 * kv_heads, self.head_dim).split([heads, kv_heads, kv_heads], 1)
+            self.qkv(x, routing)
+            .view(-1, heads + 2 * kv_heads, self.head_dim)
+            .split_with_sizes([heads, kv_heads, kv_heads], 1)
         )
         if self.q_norm is not None:
             q, k = self.q_norm(q, routing), self.k_norm(k, routing)
