@@ -145,7 +145,7 @@ def half_noised(model, monkeypatch):
     """Corruption that is a function of the values alone, and an output layer that is not zero."""
     torch.nn.init.constant_(model.patch_layers["image"].proj_out.weight, 0.02)
 
-    def corrupt(batch, generator):
+    def corrupt(batch, generator, tokens=False):
         for latents in batch.latents.values():
             latents.time = torch.full((len(latents.grids),), 0.5)
         return batch, {name: latents.values.sin() for name, latents in batch.latents.items()}
