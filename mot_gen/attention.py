@@ -1,4 +1,4 @@
-"""Global attention: Places, the one mask rule, attend (SDPA and FlexAttention), rotary positions, the KV cache.
+"""Global attention: Places, the one mask rule, attend (SDPA and FlexAttention), rotary positions, KVCache, LayerCache.
 
 The rule (Transfusion, Figure 4): a query sees a key of the same document that does not come later, or that belongs to
 the same bidirectional span. It is written once, as a `mask_mod(b, h, q, kv)`: broadcast over index grids it is the
@@ -147,7 +147,8 @@ class LayerCache:
 
 
 class KVCache:
-    """Keys and values of every layer, allocated once: keys, values (layers, B, G, length, D).
+    """Keys and values of every layer, allocated once: keys, values (layers, B, G, length, D);
+    layers: the `LayerCache` of each.
 
     A forward pass is tentative: it writes its tokens after the `lengths` (B,) that are kept, and the next pass
     overwrites them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.

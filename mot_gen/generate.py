@@ -19,6 +19,7 @@ from mot_gen import __version__
 from mot_gen.checkpoints import INDEX, find, fingerprint
 from mot_gen.directions import INPUTS, KINDS, OPTIONS, Direction, choose, flag
 from mot_gen.errors import InputError
+from mot_gen.export import DTYPES
 from mot_gen.inputs import SUFFIXES, Item, Request, items_of
 from mot_gen.manifest import sha256
 from mot_gen.outputs import about_file, as_text, place, save
@@ -77,7 +78,7 @@ class _Checkpoint:
     def loaded(self):
         from mot_gen.loaded import Loaded
 
-        return Loaded(self.folder, self.request.precision, self.request.compile)
+        return Loaded(self.folder, self.request.dtype, self.request.compile)
 
 
 def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
@@ -119,7 +120,7 @@ def _samples(item: Item, request: Request, known: _Checkpoint, failures: _Failur
         **{f"{kind}_sha256": sha256(path) for kind, path in files.items()},
         **{name: value for name, value in defaults.items() if name in direction.options},
         **item.options,
-        "precision": request.precision,
+        "dtype": request.dtype,
     }
     for number in range(request.num):
         seed = item.seed + number
@@ -219,9 +220,7 @@ def register(commands) -> None:
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="results do not depend on it")
     command.add_argument("--max-failures", type=int, default=10, metavar="N", help="inputs that may fail; default: 10")
     command.add_argument("--redo", action="store_true", help="also what is in the folder already")
-    command.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is faster where the hardware has it"
-    )
+    command.add_argument("--dtype", choices=DTYPES, default="fp32", help="bf16 is faster where the hardware has it")
     command.add_argument(
         "--compile", action="store_true", help="with torch.compile first: half a minute that pays for many samples"
     )
@@ -236,7 +235,7 @@ def _generate(arguments) -> int:
     given = vars(arguments)
     inputs = {kind: tuple(given[kind] or ()) for kind in INPUTS}
     options = {name: given[name] for name in OPTIONS if given[name] is not None}
-    plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "precision", "compile")
+    plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "dtype", "compile")
     request = Request(**inputs, **{name: given[name] for name in plain}, options=options)
     _show(generate(arguments.checkpoint, request), arguments.json)
     return 0

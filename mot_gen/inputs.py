@@ -24,7 +24,7 @@ SUFFIXES["mask"] = SUFFIXES["image"]
 @dataclass(frozen=True)
 class Request:
     """One call of the command. options: of `directions.OPTIONS`, those that were given; the others are the
-    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. precision: fp32 or bf16.
+    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. dtype: of `export.DTYPES`.
     compile: whether torch.compile makes the blocks' programs first."""
 
     to: str
@@ -39,7 +39,7 @@ class Request:
     batch_size: int = 16
     max_failures: int = 10
     redo: bool = False
-    precision: str = "fp32"
+    dtype: str = "fp32"
     compile: bool = False
     options: dict = field(default_factory=dict)
 

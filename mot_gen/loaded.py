@@ -11,6 +11,7 @@ import torch
 from mot_gen.checkpoints import find, fingerprint
 from mot_gen.directions import DIRECTIONS, Direction
 from mot_gen.errors import InputError
+from mot_gen.export import DTYPES
 from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_base import as_text
@@ -18,19 +19,16 @@ from mot_gen.tokenizers.image_base import as_text
 COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler")
 
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, precision: str = "fp32") -> MultimodalPipeline:
+def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32") -> MultimodalPipeline:
     """A pipeline of the checkpoint, on the GPU if there is one; InputError that names the folder where its files cannot
-    be read. precision: of `DTYPES`."""
+    be read. dtype: of `export.DTYPES`."""
     from diffusers.utils import logging
     from safetensors import SafetensorError
 
     folder = find(checkpoint)
     logging.disable_progress_bar()  # of the components, four lines that would stand before the result
     try:
-        pipe = cls.from_pretrained(folder, local_files_only=True, dtype=DTYPES[precision])
+        pipe = cls.from_pretrained(folder, local_files_only=True, dtype=getattr(torch, DTYPES[dtype]))
     except InputError:
         raise
     except (OSError, ValueError, SafetensorError, KeyError) as error:
@@ -42,8 +40,8 @@ def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, precisi
 class Loaded:
     """One model and its tokenizers, and every pipeline over them."""
 
-    def __init__(self, checkpoint: str | Path, precision: str = "fp32", compiled: bool = False):
-        self.base = load_pipeline(MultimodalPipeline, checkpoint, precision)
+    def __init__(self, checkpoint: str | Path, dtype: str = "fp32", compiled: bool = False):
+        self.base = load_pipeline(MultimodalPipeline, checkpoint, dtype)
         if compiled:
             self.base.model.compile_repeated_blocks()
         self._pipelines: dict[str, MultimodalPipeline] = {}

@@ -101,11 +101,6 @@ def adapters(model: nn.Module) -> dict[str, LowRank]:
     return {name.removesuffix(".adapter"): module for name, module in modules if isinstance(module, LowRank)}
 
 
-def is_adapter(name: str) -> bool:
-    """Whether a parameter of this name belongs to an adapter."""
-    return ".adapter." in name
-
-
 def initial_value(name: str, shape: Sequence[int]) -> Tensor:
     """Of a parameter of an adapter: A normal with a standard deviation of 1 / sqrt(in), B zero."""
     return torch.zeros(shape) if name.endswith(".b") else torch.randn(shape) / math.sqrt(shape[-1])

@@ -11,6 +11,7 @@ from mot_gen import lora
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.packing import pack
+from mot_gen.routing import is_adapter
 from mot_gen.training.loop import Hooks, train
 from mot_gen.training.recipe import load_recipe
 
@@ -36,7 +37,7 @@ def model(kind="mot") -> MultimodalModel:
 def adapted(kind="mot", towers=("image",), **options) -> MultimodalModel:
     made = model(kind)
     lora.add(made, towers if kind != "dense" else ["all"], **{"rank": 2, "alpha": 6.0} | options)
-    for parameter in (p for name, p in made.named_parameters() if lora.is_adapter(name)):
+    for parameter in (p for name, p in made.named_parameters() if is_adapter(name)):
         torch.nn.init.normal_(parameter, std=0.3)
     return made
 
@@ -54,10 +55,10 @@ def hidden(model, given=None) -> torch.Tensor:
 def test_an_adapter_that_has_learned_nothing_changes_nothing():
     made = adapted()
     for name, parameter in made.named_parameters():
-        if lora.is_adapter(name):
+        if is_adapter(name):
             parameter.data = lora.initial_value(name, parameter.shape)
     assert torch.equal(hidden(made), hidden(model()))
-    assert all(p.requires_grad is lora.is_adapter(name) for name, p in made.named_parameters())
+    assert all(p.requires_grad is is_adapter(name) for name, p in made.named_parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,7 +79,7 @@ def test_tokens_of_other_towers_are_as_they_were():
 def test_an_absent_modality_has_zero_gradients_not_missing_ones():
     made, texts = adapted(), batch([words(9)])
     made.backbone(made.embed(texts)[0], texts.layout).sum().backward()
-    gradients = [p.grad for name, p in made.named_parameters() if lora.is_adapter(name)]
+    gradients = [p.grad for name, p in made.named_parameters() if is_adapter(name)]
     assert gradients and all(g is not None and not g.any() for g in gradients)
 
 

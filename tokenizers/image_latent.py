@@ -18,6 +18,8 @@ from mot_gen.tokenizers.image_files import image_tensor
 from mot_gen.tokenizers.pretrained import loading, pretrained_class
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
+HALVING = ("AutoencoderKL", "ResidualAutoencoder")  # the sides, at every width but the first
+
 
 class LatentImageTokenizer(ImageTokenizer):
     """(C, H, W) in [0, 1] <-> (n, p * p * L): latents (z - shift) * scale of an autoencoder, in patches of p x p.
@@ -174,9 +176,6 @@ def _latent_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[
     if shape is None:
         raise InputError(f"image_size {size[0]} x {size[1]} is not a multiple of what this autoencoder shrinks by")
     return shape
-
-
-HALVING = ("AutoencoderKL", "ResidualAutoencoder")  # the sides, at every width but the first
 
 
 def _halving_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:

@@ -27,7 +27,7 @@ from mot_gen.backbone.selective_scan import chunk_length, final_state, selective
 from mot_gen.backbone.sizes import MAMBA_SIZES, fill_size
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
-from mot_gen.routing import Routing, UntiedLinear, UntiedRMSNorm, route
+from mot_gen.routing import Routing, UntiedLinear, UntiedRMSNorm, is_adapter, route
 from mot_gen.sequence import PADDING, Layout, Modality
 
 PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj")
@@ -156,7 +156,7 @@ class Backbone(nn.Module):
         if len(self.towers) == 1:
             return {}
         untied = {*self.config.untied} | ({"dt_bias"} if "dt_proj" in self.config.untied else set())
-        named = (name for name, _ in self.named_parameters() if untied & {*name.split(".")} and ".adapter." not in name)
+        named = (name for name, _ in self.named_parameters() if untied & {*name.split(".")} and not is_adapter(name))
         return {name: list(range(len(self.towers))) for name in named}
 
     def active_parameters(self) -> int:

@@ -39,7 +39,7 @@ from mot_gen.backbone.moe import Experts, MixtureOfExperts, Pools, assignments, 
 from mot_gen.backbone.sizes import SIZES, fill_size
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
-from mot_gen.routing import Routing, UnevenLinear, UnevenRMSNorm, UntiedLinear, UntiedRMSNorm, route
+from mot_gen.routing import Routing, UnevenLinear, UnevenRMSNorm, UntiedLinear, UntiedRMSNorm, is_adapter, route
 from mot_gen.sequence import Layout, Modality
 
 PARTS = ("attention_norm", "qkv", "qk_norm", "out", "ffn_norm", "ffn", "final_norm")
@@ -246,7 +246,7 @@ class Backbone(nn.Module):
         found = {}
         for name, p in self.named_parameters():
             last = name.rpartition(".")[2]
-            if ".adapter." in name:  # of chosen towers alone (mot_gen/lora.py)
+            if is_adapter(name):  # of chosen towers alone
                 continue
             if last.isdigit():  # of towers of different widths: a parameter each
                 found[name] = [int(last)]

@@ -15,6 +15,7 @@ from mot_gen import checkpoints, lora, objectives
 from mot_gen.errors import InputError
 from mot_gen.manifest import refuse_pickle
 from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.routing import is_adapter
 from mot_gen.sequence import Modality
 from mot_gen.training.parallel import allocate, fill
 from mot_gen.training.recipe import Recipe, Tokenizer, check_options, locate
@@ -103,7 +104,7 @@ def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[s
     out, and none holds more than one whole.
     """
     for name, empty in outline.named_parameters():
-        if lora.is_adapter(name):
+        if is_adapter(name):
             torch.manual_seed(sample_key(f"init/{recipe.training.seed}/{name}") >> 1)
             yield name, lora.initial_value(name, empty.shape)
     if recipe.training.init:
@@ -129,7 +130,7 @@ def _values_of(folder: Path, outline: MultimodalModel) -> Iterator[tuple[str, Te
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(found.glob("*.safetensors"))]
         weights = {name: file for file in files for name in file.keys()}  # noqa: SIM118
-        wanted = {name: own for name, own in outline.named_parameters() if not lora.is_adapter(name)}
+        wanted = {name: own for name, own in outline.named_parameters() if not is_adapter(name)}
         for name, own in wanted.items():
             shape = tuple(weights[name].get_slice(name).get_shape()) if name in weights else "not there"
             if shape != tuple(own.shape):
