@@ -12,9 +12,8 @@ import shutil
 from pathlib import Path
 
 from mot_gen import manifest
+from mot_gen.checkpoints import DTYPES
 from mot_gen.errors import InputError
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def register(commands) -> None:

@@ -16,10 +16,9 @@ from itertools import groupby
 from pathlib import Path
 
 from mot_gen import __version__
-from mot_gen.checkpoints import INDEX, find, fingerprint
+from mot_gen.checkpoints import DTYPES, INDEX, find, fingerprint
 from mot_gen.directions import INPUTS, KINDS, OPTIONS, Direction, choose, flag
 from mot_gen.errors import InputError
-from mot_gen.export import DTYPES
 from mot_gen.inputs import SUFFIXES, Item, Request, items_of
 from mot_gen.manifest import sha256
 from mot_gen.outputs import about_file, as_text, place, save

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mot_gen.checkpoints import find, fingerprint
+from mot_gen.checkpoints import DTYPES, find, fingerprint
 from mot_gen.directions import DIRECTIONS, Direction
 from mot_gen.errors import InputError
-from mot_gen.export import DTYPES
 from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_base import as_text
@@ -21,7 +20,7 @@ COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", 
 
 def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32") -> MultimodalPipeline:
     """A pipeline of the checkpoint, on the GPU if there is one; InputError that names the folder where its files cannot
-    be read. dtype: of `export.DTYPES`."""
+    be read. dtype: of `checkpoints.DTYPES`."""
     from diffusers.utils import logging
     from safetensors import SafetensorError
 

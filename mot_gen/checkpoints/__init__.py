@@ -12,6 +12,7 @@ from mot_gen.errors import InputError, nearest
 
 HERE = Path(__file__).parent
 INDEX = "model_index.json"
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # of weights: names of the command, and of torch
 
 
 def names() -> list[str]:
