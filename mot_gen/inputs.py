@@ -24,8 +24,8 @@ SUFFIXES["mask"] = SUFFIXES["image"]
 @dataclass(frozen=True)
 class Request:
     """One call of the command. options: of `directions.OPTIONS`, those that were given; the others are the
-    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. dtype: of `checkpoints.DTYPES`.
-    compile: whether torch.compile makes the blocks' programs first."""
+    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. dtype: of
+    `checkpoints.DTYPES`. compile: whether torch.compile makes the blocks' programs first."""
 
     to: str
     prompt: tuple[str, ...] = ()
