@@ -1,4 +1,5 @@
-"""What bf16 and `compile_repeated_blocks` bring to an image and to greedy text of `generation_peer`, one thread.
+"""What half storage (`--dtype fp16`), bf16 and `compile_repeated_blocks` bring to an image and to greedy text of
+`generation_peer`, on one thread.
 
 An image: 64 latents, 20 evaluations; text: 128 tokens; each after a prompt of 32. A ratio is the eager fp32 model's
 seconds of process CPU time over another's, in alternation; the time that compiling takes is not in it and stands
@@ -12,7 +13,7 @@ from copy import deepcopy
 import torch
 
 from benchmarks import alternate
-from benchmarks.generation_peer import PROMPT, SIZES, image, ours, text
+from benchmarks.generation_peer import PROMPT, SIZES, image, in_half, ours, text
 
 
 @torch.inference_mode()
@@ -22,6 +23,7 @@ def run(repeats: int = 8) -> Iterator[dict]:
         plain = ours(dim, layers)
         models = {"fp32": plain, "bf16": deepcopy(plain).to(torch.bfloat16)}
         models |= {f"{name}, compiled": deepcopy(model) for name, model in models.items()}
+        models["fp16"] = in_half(plain)  # which is not compiled
         prompt, compiling = torch.randint(512, (PROMPT,)), {}
         for name, model in models.items():
             if "compiled" in name:

@@ -1,15 +1,14 @@
 """Global attention: Places, the one mask rule, attend (SDPA and FlexAttention), rotary positions, KVCache, LayerCache.
 
 The rule (Transfusion, Figure 4): a query sees a key of the same document that does not come later, or that belongs to
-the same bidirectional span. It is written once, as a `mask_mod(b, h, q, kv)`: broadcast over index grids it is the
-dense mask of SDPA, handed to `create_block_mask` it is FlexAttention's.
+the same bidirectional span. It is written once, as `sees`: of places that are broadcast it is the dense mask of SDPA,
+of those that `create_block_mask` asks for it is FlexAttention's.
 
 Shapes: B rows, S slots, Q queries, K keys, H heads, G key/value heads, D head dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import cache as once
@@ -43,33 +42,31 @@ class Places:
         block = torch.where(bidirectional[layout.modality], layout.span, PADDING)
         return cls(layout.document, index, block)
 
+    def __getitem__(self, at) -> Places:
+        return Places(self.document[at], self.index[at], self.block[at])
 
-def mask_rule(query: Places, key: Places) -> Callable:
-    """The mask_mod of queries and keys: visible(b, h, q, kv) -> bool, for integers or broadcastable index tensors."""
 
-    def visible(b, h, q, kv):
-        same_document = query.document[b, q] == key.document[b, kv]
-        not_later = query.index[b, q] >= key.index[b, kv]
-        block = query.block[b, q]
-        same_block = (block == key.block[b, kv]) & (block != PADDING)
-        return same_document & (not_later | same_block)
-
-    return visible
+def sees(query: Places, key: Places) -> Tensor:
+    """The mask rule: bool, of places that broadcast against one another."""
+    same_block = (query.block == key.block) & (query.block != PADDING)
+    return (query.document == key.document) & ((query.index >= key.index) | same_block)
 
 
 def dense_mask(query: Places, key: Places, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, 1, Q, K) float mask, 0 where visible and -inf elsewhere; SDPA on a CPU is faster with it than with bool."""
-    b, q, kv = (torch.arange(n, device=query.index.device) for n in (*query.index.shape, key.index.shape[1]))
-    visible = mask_rule(query, key)(b[:, None, None], None, q[None, :, None], kv[None, None, :])
-    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))[:, None]
+    hidden = sees(query[:, :, None], key[:, None]).logical_not_()
+    return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None]
 
 
 def block_mask(places: Places):
     """FlexAttention's BlockMask for self-attention of a packed batch; S should be a multiple of 128."""
     from torch.nn.attention.flex_attention import create_block_mask
 
+    def rule(b, h, q, kv):
+        return sees(places[b, q], places[b, kv])
+
     batch, length = places.index.shape
-    return create_block_mask(mask_rule(places, places), batch, None, length, length, device=places.index.device)
+    return create_block_mask(rule, batch, None, length, length, device=places.index.device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
@@ -186,8 +183,7 @@ class KVCache:
             layer.slots = slots
         self.places.document[at] = places.document
         self.places.block[at] = places.block
-        p = self.places
-        return places, Places(p.document[:, :end], p.index[:, :end], p.block[:, :end])
+        return places, self.places[:, :end]
 
     def advance(self, counts: Tensor):
         """Keep the first counts[b] of the tokens last written in row b; counts: (B,) int64."""
@@ -198,10 +194,10 @@ class KVCache:
 
     def narrow(self, rows: int) -> KVCache:
         """The first rows of this cache, sharing its memory; for passes that are not to be kept."""
-        view, places = copy(self), self.places
+        view = copy(self)
         view.keys, view.values, view.lengths = self.keys[:, :rows], self.values[:, :rows], self.lengths[:rows]
         view.layers = [LayerCache(k, v) for k, v in zip(view.keys, view.values)]
-        view.places = Places(places.document[:rows], places.index[:rows], places.block[:rows])
+        view.places = self.places[:rows]
         return view
 
     def snapshot(self) -> Tensor:

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from mot_gen.checkpoints import DTYPES
 from mot_gen.directions import INPUTS, OPTIONS, Direction
 from mot_gen.errors import InputError
 
@@ -42,6 +43,9 @@ def register(commands) -> None:
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/, or a shipped name")
     command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     command.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860")
+    command.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="on a CPU fp16 is faster, bf16 only for pictures; default: fp32"
+    )
     command.set_defaults(func=_demo)
 
 
@@ -52,7 +56,7 @@ def _demo(arguments) -> int:
 
     from mot_gen.loaded import Loaded
 
-    built = page(Loaded(name), str(arguments.checkpoint))
+    built = page(Loaded(name, arguments.dtype), str(arguments.checkpoint))
     try:
         built.queue().launch(server_name=arguments.host, server_port=arguments.port, **LAUNCH)
     except (OSError, ValueError) as error:  # the latter where a proxy stands before this machine's own address

@@ -21,6 +21,7 @@ from mot_gen import backbone as backbones
 from mot_gen import objectives as objective_kinds
 from mot_gen import patch_layers as patches
 from mot_gen.errors import InputError, nearest
+from mot_gen.half_storage import Projection, store_in_half
 from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
 from mot_gen.manifest import refuse_pickle
 from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
@@ -86,7 +87,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         self.backbone = module.Backbone(config, self.modalities)
         dim = self.backbone.dim
         self.embedding = nn.Embedding(self.vocabulary.size, dim)
-        self.head = nn.Linear(dim, self.vocabulary.size, bias=False)
+        self.head = Projection(dim, self.vocabulary.size)
         self.patch_layers = nn.ModuleDict(
             {
                 m.name: patches.build(dim, m, **(patch_layers or {}).get(m.name, {}))
@@ -109,9 +110,24 @@ class MultimodalModel(ModelMixin, ConfigMixin):
     def compile_repeated_blocks(self, *args, **kwargs) -> None:
         """As in diffusers, arguments as of `torch.compile`: one program for all blocks, made when it is first needed.
         It serves training, and of generation the passes that repeat: decoding steps and the evaluations of an open
-        span of one tower. Prompts, whose lengths differ, experts and Mamba's states stay eager there."""
+        span of one tower. Prompts, whose lengths differ, experts and Mamba's states stay eager there. InputError where
+        the model is in half storage."""
+        self._either_half_or_compiled(self.head.half is None)
         super().compile_repeated_blocks(*args, **kwargs)
         self.backbone.compiled = True
+
+    def enable_half_storage(self) -> None:
+        """For generation on a CPU: the backbone's projections and the head read fp16 copies of their matrices, and
+        multiply in fp32 (`mot_gen.half_storage`); towers of different widths stay as they are. The weights themselves
+        stay too, to be saved or moved. Training, casts, moves and loading a state end it. InputError where the model is
+        not in fp32 on a CPU, PyTorch has no FBGEMM for it, or the blocks are compiled."""
+        self._either_half_or_compiled(not getattr(self.backbone, "compiled", False))
+        store_in_half(self)
+
+    @staticmethod
+    def _either_half_or_compiled(free: bool) -> None:
+        if not free:
+            raise InputError("half storage (fp16 on a CPU) is not compiled, and gains nothing by it: leave one of both")
 
     @property
     def modality_names(self) -> list[str]:

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mot_gen.half_storage import HalfStorage
+
 
 @dataclass
 class Routing:
@@ -124,7 +126,7 @@ def is_adapter(name: str) -> bool:
     return ".adapter." in name
 
 
-class UntiedLinear(nn.Module):
+class UntiedLinear(HalfStorage):
     """A projection with one matrix per tower, stacked: weight (towers, out, in), and, if asked for, bias (towers, out).
     towers = 1 ties it. adapter: None, or what is added, called like the projection itself (mot_gen/lora.py)."""
 
@@ -135,7 +137,7 @@ class UntiedLinear(nn.Module):
         self.adapter: nn.Module | None = None
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        y = grouped_linear(x, self.weight, routing)
+        y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
         if self.adapter is not None:
             y = y + self.adapter(x, routing)
         if self.bias is None:
@@ -146,6 +148,11 @@ class UntiedLinear(nn.Module):
             return y + self.bias[routing.only]
         lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
         return y + self.bias.repeat_interleave(lengths, dim=0, output_size=len(y))
+
+    def _half_products(self, x: Tensor, routing: Routing) -> Tensor:
+        if len(self.half) == 1 or routing.only is not None:
+            return self.half[routing.only if len(self.half) > 1 else 0](x)
+        return torch.cat([matrix(part) for matrix, part in zip(self.half, x.split(routing.counts))])
 
 
 @torch.no_grad()
@@ -169,15 +176,17 @@ class UntiedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(towers, dim))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        weight, one_tower = self.weight, len(self.weight) == 1 or routing.only is not None
-        if one_tower and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
-            own = weight[routing.only if len(weight) > 1 else 0].float()
+        weight = self.weight
+        towers = len(weight)
+        only = 0 if towers == 1 else routing.only
+        if only is not None and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
+            own = weight[only].float()
             if x.device.type != "cpu" or torch.compiler.is_compiling():
                 return F.rms_norm(x.float(), own.shape, own, self.eps).to(x.dtype)
             return _rms_norm(x.float(), own, self.eps).to(x.dtype)
-        if one_tower and len(weight) > 1:
-            weight = weight[routing.only : routing.only + 1]
-        counts = None if one_tower else routing.counts
+        counts = routing.counts if only is None else None
+        if only is not None and towers > 1:
+            weight = weight[only : only + 1]
         # The casts stand outside: under torch.compile a Function that ends in a cast of nothing gets no gradient.
         return _RMSNorm.apply(x.float(), weight, self.eps, counts).to(x.dtype)
 

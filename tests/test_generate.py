@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from mot_gen import checkpoints
 from mot_gen.cli import main
 from mot_gen.directions import DIRECTIONS, OPTIONS, choose
 from mot_gen.errors import InputError
+from mot_gen.half_storage import has_fbgemm
 from mot_gen.outputs import about_file, save
 
 sys.path.append(str(Path(__file__).parent / "pipelines"))
@@ -155,6 +157,11 @@ def test_what_is_bad_is_named_counted_and_skipped_up_to_a_limit(generate, pictur
         (["--to", "speech", "--prompt", "a", "--out", "x.wav"], "no speech"),
         (["--to", "image", "--prompt", "a", "--out", "x", "--num", "0"], "--num"),
         (["--to", "image", "--records", "nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
+        pytest.param(
+            ["--to", "image", "--prompt", "a", "--out", "x.png", "--dtype", "fp16", "--compile"],
+            "leave one of both",
+            marks=pytest.mark.skipif(torch.cuda.is_available() or not has_fbgemm(), reason="is about half storage"),
+        ),
     ],
 )
 def test_refused_before_anything_is_written(generate, arguments, words, tmp_path, monkeypatch):

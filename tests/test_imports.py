@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mot_gen"
 # From the ground up; a group may import itself and what lies below it, never a neighbour on its own floor.
 FLOORS = [
     {"errors", "light_diffusers"},
-    {"sequence", "manifest"},
+    {"sequence", "manifest", "half_storage"},
     {"patches", "checkpoints"},
     {"routing", "attention", "packing", "objectives", "tokenizers"},
     {"backbone"},

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mot_gen import checkpoints
 from mot_gen.cli import main
+from mot_gen.half_storage import has_fbgemm
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
@@ -40,6 +41,19 @@ def test_the_command_draws_from_words_and_names_what_it_drew(tmp_path, capsys):
     assert main(["generate", "openmoji", "--to", "text", "--image", str(apple)]) == 0
     names = ("red apple", "a red apple", "roter apfel", "manzana roja", "pomme rouge")
     assert capsys.readouterr().out.strip() in names
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or not has_fbgemm(), reason="is about half storage, of a CPU with FBGEMM")
+def test_half_storage_draws_the_same_picture(tmp_path):
+    """Its files are in fp16 already, so nothing is rounded."""
+    pictures = []
+    for dtype in ("fp32", "fp16"):
+        file = tmp_path / f"{dtype}.png"
+        asked = ["--prompt", "penguin", "--seed", "2", "--dtype", dtype, "--out", str(file)]
+        assert main(["generate", "openmoji", "--to", "image", *asked]) == 0
+        assert Image.open(file).text["dtype"] == dtype
+        pictures.append(np.asarray(Image.open(file), dtype=int))
+    assert abs(pictures[0] - pictures[1]).max() <= 1
 
 
 @needs_emoji

@@ -1,5 +1,6 @@
 """What every backbone promises (mot_gen.backbone), held for each preset and each file of the folder."""
 
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -10,6 +11,7 @@ import torch
 from tiny import MODALITIES, generator, mixed, picture, speech, words
 
 from mot_gen import backbone as backbones
+from mot_gen.half_storage import HalfStorage, has_fbgemm, store_in_half
 from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
 from mot_gen.sequence import PADDING, Layout
 
@@ -273,6 +275,29 @@ def test_it_is_built_on_the_meta_device(kind):
     meta, real = build(kind, device="meta"), build(kind)
     assert all(p.is_meta for p in meta.parameters())
     assert {n: p.shape for n, p in meta.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+
+
+@pytest.mark.skipif(not has_fbgemm(), reason="needs FBGEMM, which PyTorch has on x86 with AVX2")
+@every_kind
+@torch.no_grad()
+def test_half_storage_is_rounded_projections(kind):
+    """Over a cache, a prompt of all towers and then single tokens."""
+    backbone, sample = build(kind), [words(4), picture(2, 3), words(3, 1)]
+    layout, rounded = documents_of(sample), copy.deepcopy(backbone)
+    held = [layer for layer in rounded.modules() if isinstance(layer, HalfStorage)]
+    for layer in held:
+        layer.weight.copy_(layer.weight.half())
+    store_in_half(backbone)
+    length, x = layout.shape[1], inputs(1, layout.shape[1])
+    for start in (0, length - 2, length - 1):
+        made = []
+        for each in (backbone, rounded):
+            cache = each.init_cache(1, length)
+            each(x[:, :start], part(layout, 0, start), cache) if start else None
+            cache.advance(torch.tensor([start])) if start else None
+            made.append(each(x[:, start:], part(layout, start, length), cache))
+        torch.testing.assert_close(*made, **CLOSE)
+    assert held or kind in STATED
 
 
 @every_kind
