@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mot_gen.attention import EMPTY
 from mot_gen.backbone.selective_scan import chunk_length, final_state, selective_scan
-from mot_gen.backbone.sizes import MAMBA_SIZES, fill_size
+from mot_gen.backbone.sizes import MAMBA_SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
 from mot_gen.routing import Routing, UntiedLinear, UntiedRMSNorm, is_adapter, route
@@ -57,10 +57,10 @@ class Config:
 
     def __post_init__(self):
         fill_size(self, MAMBA_SIZES)
-        self.dt_rank = self.dt_rank or math.ceil((self.dim or 1) / 16)
-        for name in ("dim", "layers", "d_state", "d_conv", "expand", "dt_rank"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"backbone.{name}: must be a positive integer, got {getattr(self, name)}")
+        require_counts(self, "dim", "layers", remedy=" (or name backbone.size)")
+        self.dt_rank = math.ceil(self.dim / 16) if self.dt_rank is None else self.dt_rank
+        require_counts(self, "d_state", "d_conv", "expand", "dt_rank")
+        require_at_least_0("norm_eps", self.norm_eps)
         for part in self.untied:
             if part not in PARTS:
                 raise InputError(f"backbone.untied: {part!r} is not a part of this backbone" + nearest(part, PARTS))

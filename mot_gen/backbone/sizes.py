@@ -1,8 +1,10 @@
 """Named sizes as data: SIZES, of the Mixture-of-Transformers paper (arXiv 2411.04996), by activated parameters;
-MAMBA_SIZES, of the published Mambas (arXiv 2312.00752), by all parameters; fill_size."""
+MAMBA_SIZES, of the published Mambas (arXiv 2312.00752), by all parameters; fill_size; and what numbers of a config must
+be: require_counts, require_at_least_0."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from mot_gen.errors import InputError, nearest
@@ -37,3 +39,18 @@ def fill_size(config, sizes: Mapping[str, Mapping[str, int]]) -> None:
     for name, value in sizes[config.size].items():
         if getattr(config, name) is None:
             setattr(config, name, value)
+
+
+def require_counts(config, *names: str, remedy: str = "") -> None:
+    """InputError for the first of these fields that is no positive integer."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"backbone.{name}: must be a positive integer{remedy}, got {value!r}")
+
+
+def require_at_least_0(name: str, *values: float) -> None:
+    """InputError for the first of a field's values that is negative or not finite."""
+    for value in values:
+        if not 0 <= value < math.inf:
+            raise InputError(f"backbone.{name}: must be finite and at least 0, got {value!r}")

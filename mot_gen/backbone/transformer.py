@@ -36,7 +36,7 @@ from mot_gen.attention import (
     rotate,
 )
 from mot_gen.backbone.moe import Experts, MixtureOfExperts, Pools, assignments, make_pools
-from mot_gen.backbone.sizes import SIZES, fill_size
+from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
 from mot_gen.routing import Routing, UnevenLinear, UnevenRMSNorm, UntiedLinear, UntiedRMSNorm, is_adapter, route
@@ -89,11 +89,9 @@ class Config:
 
     def __post_init__(self):
         fill_size(self, SIZES)
-        for name in ("dim", "layers", "heads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"backbone.{name}: must be a positive integer (or name backbone.size), got {value!r}")
-        self.kv_heads = self.kv_heads or self.heads
+        require_counts(self, "dim", "layers", "heads", remedy=" (or name backbone.size)")
+        require_counts(self, "multiple_of")
+        self.kv_heads = self.heads if self.kv_heads is None else self.kv_heads
         if self.head_dim is None:
             if self.dim % self.heads or (self.dim // self.heads) % 2:
                 raise InputError(f"backbone.dim: {self.dim} must be an even multiple of backbone.heads, {self.heads}")
@@ -103,10 +101,18 @@ class Config:
         if self.rope_frequencies is not None and len(self.rope_frequencies) != self.head_dim // 2:
             given, wanted = len(self.rope_frequencies), self.head_dim // 2
             raise InputError(f"backbone.rope_frequencies: one for each of the {wanted} pairs of a head, got {given}")
+        require_counts(self, "kv_heads")
         if self.heads % self.kv_heads:
             raise InputError(f"backbone.kv_heads: {self.kv_heads} must divide backbone.heads, {self.heads}")
         if self.ffn_dim is None:
             self.ffn_dim = math.ceil(int(2 / 3 * 4 * self.dim) / self.multiple_of) * self.multiple_of
+        require_counts(self, "ffn_dim")
+        balance = self.balance_weight.values() if isinstance(self.balance_weight, dict) else [self.balance_weight]
+        require_at_least_0("balance_weight", *balance)
+        for name in ("norm_eps", "z_weight", "shared_experts"):
+            require_at_least_0(name, getattr(self, name))
+        if not 0 < self.rope_theta < math.inf:
+            raise InputError(f"backbone.rope_theta: must be positive and finite, got {self.rope_theta!r}")
         for part in self.untied:
             if part not in PARTS:
                 raise InputError(f"backbone.untied: {part!r} is not a part of this backbone" + nearest(part, PARTS))

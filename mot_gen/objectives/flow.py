@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -35,8 +36,11 @@ class Objective:
         for name, value, allowed in (("time", self.time, TIMES), ("prediction", self.prediction, PREDICTIONS)):
             if value not in allowed:
                 raise InputError(f"objectives: flow.{name} {value!r} is not known" + nearest(value, allowed))
-        if not self.std > 0 or not self.shift > 0 or not 0 < self.min_time < 1 or not 0 <= self.cap <= 1:
-            raise InputError("objectives: flow needs std > 0, shift > 0, 0 < min_time < 1 and 0 <= cap <= 1")
+        for name, low, high in (("mean", -inf, inf), ("std", 0, inf), ("shift", 0, inf), ("min_time", 0, 1)):
+            if not low < getattr(self, name) < high:
+                raise InputError(f"objectives: flow.{name} must be in ({low}, {high}), got {getattr(self, name)!r}")
+        if not 0 <= self.cap <= 1:
+            raise InputError(f"objectives: flow.cap must be in [0, 1], got {self.cap!r}")
 
     def sample_time(self, latents: Latents, generator: torch.Generator | None = None) -> Tensor:
         """(n,) times, one per span: 0 where a span only conditions, at most `cap` where it leads learned text."""

@@ -5,6 +5,7 @@ Shapes: N tokens of all spans, n spans, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ class Objective:
     def __post_init__(self):
         if not 0 <= self.replaced <= 1:
             raise InputError(f"objectives: next_token needs replaced in [0, 1], got {self.replaced}")
-        if not self.z_loss >= 0 or not 0 <= self.label_smoothing < 1:
+        if not 0 <= self.z_loss < math.inf or not 0 <= self.label_smoothing < 1:
             raise InputError(
                 "objectives: next_token needs z_loss >= 0 and label_smoothing in [0, 1), "
                 f"got {self.z_loss} and {self.label_smoothing}"
