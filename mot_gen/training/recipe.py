@@ -36,6 +36,7 @@ from mot_gen.training.mixture import Records, listed, one_or_many
 # Numbers are strict, so that `steps: true` and `lr: "fast"` are errors and not 1 and a guess.
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
+Decay = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -133,7 +134,7 @@ class Training(Section):
     min_lr: NonNegative = 1.5e-5
     warmup_steps: Whole = 100
     weight_decay: NonNegative = 0.1
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: Positive = 1e-8
     clip: NonNegative = 1.0  # the largest gradient norm; 0 = off
     spike: NonNegative = 0.0  # skip steps whose gradient norm is this many times the usual; 0 = off
@@ -145,7 +146,7 @@ class Training(Section):
     shard: Whole = 0  # hsdp: processes that share one copy of the weights; 0 = those of one machine
     patience: Positive = 1800.0  # seconds that processes wait for one another before the run is given up
     gradient_checkpointing: Switch = False  # recompute blocks in the backward pass: less memory, 4/3 of the time
-    ema: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = off
+    ema: Decay = 0.0  # decay of the averaged weights; 0 = off
     log_every: Count = 10
     watch: list[Literal["tensorboard", "wandb"]] = []  # where lines of metrics.jsonl go besides; extras of their names
     peak_flops: NonNegative = 0.0  # a device's FLOPs a second, for MFU; 0 = measured by a matrix product at the start
@@ -491,5 +492,7 @@ def _complaint(error: dict, allowed: Iterable[str]) -> str:
         return f"is not known{nearest(error['loc'][-1], allowed)}"
     if error["type"] == "missing":
         return "is missing; give it a value"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"should be names with their values, got {error['input']!r}"
     expected = error["msg"].replace("Input should", "should").replace("\n", " ")
     return f"{expected}, got {error['input']!r}"
