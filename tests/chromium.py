@@ -88,6 +88,14 @@ class Page:
             f"(() => {{ const field = {field}; field.value = {json.dumps(text)}; field.dispatchEvent({event}); }})()"
         )
 
+    def choose(self, label: str, text: str) -> None:
+        """Choose from a list by its label."""
+        listed = f"[...document.querySelectorAll('[aria-label={json.dumps(label)}]')].find(e => e.offsetParent)"
+        self.wait(f"(() => {{ const list = {listed}; list?.focus(); list?.click(); return Boolean(list); }})()")
+        option = f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText.includes({json.dumps(text)}))"
+        press = "new MouseEvent('mousedown', {bubbles: true})"
+        self.wait(f"(() => {{ const o = {option}; o?.dispatchEvent({press}); return Boolean(o); }})()")
+
     def upload(self, selector: str, path) -> None:
         """Give a file to the last input of this kind, once it is there."""
         self.wait(f"document.querySelector('{selector}') !== null")

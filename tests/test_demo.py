@@ -3,18 +3,21 @@
 import json
 import socket
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from chromium import CHROMIUM, Page
 from PIL import Image
+from tiny import model
 
 from mot_gen.cli import main
 from mot_gen.demo import SIZE, SLIDERS, _enlarged, _generated, _title, page
 from mot_gen.directions import DIRECTIONS, OPTIONS
 from mot_gen.errors import InputError
 from mot_gen.loaded import Loaded
+from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 
 sys.path.append(str(Path(__file__).parent / "pipelines"))
 from tiny_pipelines import build
@@ -33,6 +36,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(folder):
+    return Loaded(folder)
+
+
+def of_several_sizes(folder) -> Loaded:
+    """An untrained model of pictures 4 high and 6 wide, and 6 high and 4 wide."""
+    from mot_gen.pipelines.base import MultimodalPipeline
+
+    image, parts = PatchImageTokenizer([[4, 6], [6, 4]], 2), build()
+    parts |= {"model": model([parts["model"].modalities[0], image.modality], context=128), "image_tokenizer": image}
+    MultimodalPipeline(**parts, sampling={"num_inference_steps": 2}).save_pretrained(folder)
     return Loaded(folder)
 
 
@@ -84,36 +97,60 @@ def test_without_gradio_it_says_what_to_install(folder, monkeypatch, capsys):
     assert "pip install 'mot-gen[demo]'" in line
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_in_a_browser(loaded, tmp_path):
+@pytest.fixture
+def opened(tmp_path):
+    """loaded -> its page in a browser."""
     pytest.importorskip("gradio", reason="the extra demo is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
     from mot_gen.demo import LAUNCH
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    blocks = page(loaded, "tiny")
-    blocks.queue().launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **LAUNCH)
-    try:
-        with Page(f"http://127.0.0.1:{port}", tmp_path / "profile") as shown:
-            shown.fill("textarea", "seven")
-            tabs = shown.ask("[...document.querySelectorAll('[role=tab]')].map(tab => tab.innerText.trim())")
-            assert set(tabs) >= {_title(each) for each in loaded.directions} and not any("speech" in t for t in tabs)
-            shown.click("button", "Generate")
-            source = shown.wait("document.querySelector('.grid-wrap img, .gallery-container img')?.src")
-            assert source.startswith(f"http://127.0.0.1:{port}/")
-            # Each picture arrives whole, whatever was shown before it.
-            shown.wait(
-                "[...document.querySelectorAll('.grid-wrap img')].filter(image => image.naturalWidth).length == 4"
-            )
-            Image.new("RGB", (6, 4), "red").save(tmp_path / "red.png")
-            shown.click("[role=tab]", "picture → text")
-            shown.upload("input[type=file]", tmp_path / "red.png")
-            shown.wait("document.querySelector('img[alt=\"\"], .image-frame img')?.src")
-            shown.click("button", "Generate")
-            (wanted,) = loaded.run(direction("image -> text"), [{"image": str(tmp_path / "red.png")}], [0], {})
-            assert wanted
-            shown.wait(f"[...document.querySelectorAll('textarea')].some(field => field.value == {json.dumps(wanted)})")
-            assert {host for host in shown.hosts if not host.startswith("127.0.0.1")} == set()
-    finally:
-        blocks.close()
+    @contextmanager
+    def serve(loaded):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        blocks = page(loaded, "tiny")
+        blocks.queue().launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **LAUNCH)
+        try:
+            with Page(f"http://127.0.0.1:{port}", tmp_path / "profile") as shown:
+                yield shown
+                assert {host for host in shown.hosts if not host.startswith("127.0.0.1")} == set()
+        finally:
+            blocks.close()
+
+    return serve
+
+
+DRAWN = "[...document.querySelectorAll('.grid-wrap img')].filter(image => image.naturalWidth)"
+
+
+def test_in_a_browser(opened, loaded, tmp_path):
+    with opened(loaded) as shown:
+        shown.fill("textarea", "seven")
+        tabs = shown.ask("[...document.querySelectorAll('[role=tab]')].map(tab => tab.innerText.trim())")
+        assert set(tabs) >= {_title(each) for each in loaded.directions} and not any("speech" in t for t in tabs)
+        shown.click("button", "Generate")
+        source = shown.wait("document.querySelector('.grid-wrap img, .gallery-container img')?.src")
+        assert source.startswith("http://127.0.0.1:")
+        # Each picture arrives whole, whatever was shown before it.
+        shown.wait(f"{DRAWN}.length == 4")
+        Image.new("RGB", (6, 4), "red").save(tmp_path / "red.png")
+        shown.click("[role=tab]", "picture → text")
+        shown.upload("input[type=file]", tmp_path / "red.png")
+        shown.wait("document.querySelector('img[alt=\"\"], .image-frame img')?.src")
+        shown.click("button", "Generate")
+        (wanted,) = loaded.run(direction("image -> text"), [{"image": str(tmp_path / "red.png")}], [0], {})
+        assert wanted
+        shown.wait(f"[...document.querySelectorAll('textarea')].some(field => field.value == {json.dumps(wanted)})")
+
+
+def test_a_size_is_chosen_in_a_browser(opened, tmp_path):
+    with opened(of_several_sizes(tmp_path / "sizes")) as shown:
+        shown.fill("textarea", "seven")
+        shown.click("button", "Generate")
+        shown.wait(f"{DRAWN}.length == 4 && {DRAWN}.every(image => image.naturalWidth > image.naturalHeight)")
+        shown.click(".label-wrap span", "Settings")
+        shown.choose("height x width", "6 x 4")
+        shown.click("button", "Generate")
+        shown.wait(f"{DRAWN}.length == 4 && {DRAWN}.every(image => image.naturalWidth < image.naturalHeight)")
