@@ -99,6 +99,12 @@ class MultimodalPipeline(DiffusionPipeline):
         damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
         if damage:
             raise InputError(f"{damage}; export it again, or fetch it again")
+        if torch.float16 in (kwargs.get("dtype"), kwargs.get("torch_dtype")) and not torch.accelerator.is_available():
+            warnings.warn(
+                "a CPU computes slowly in float16; load in float32 and call pipe.model.enable_half_storage(), which "
+                "reads weights in fp16 and computes in fp32",
+                stacklevel=2,
+            )
         _import_components(folder / cls.config_name)
         with loading():
             pipe = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)

@@ -12,6 +12,7 @@ import mot_gen.half_storage
 from mot_gen.errors import InputError
 from mot_gen.half_storage import HalfStorage, Projection, has_fbgemm, store_in_half
 from mot_gen.packing import pack_rows
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.routing import UntiedLinear, route
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -121,6 +122,13 @@ def test_it_is_for_fp32_on_a_cpu_with_fbgemm(monkeypatch):
     with pytest.raises(InputError, match="no FBGEMM for this CPU; use fp32 or bf16"):
         net.enable_half_storage()
     assert net.head.half is None
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without a GPU")
+def test_who_loads_in_fp16_on_a_cpu_is_told_of_it():
+    with pytest.warns(UserWarning, match=r"load in float32 and call pipe.model.enable_half_storage\(\)"):
+        pipe = TextToImagePipeline.from_pretrained("openmoji", dtype=torch.float16)
+    assert pipe.model.dtype == torch.float16
 
 
 @needs_fbgemm
