@@ -6,8 +6,8 @@ import os
 import sys
 
 NAMES = (
-    "training_step", "generation", "generation_speed", "generation_peer", "generation_compiled", "backbones",
-    "data_loading", "memory", "eval_frechet", "eval_update", "corpus", "tokenizers",
+    "training_step", "generation", "generation_speed", "generation_peer", "generation_compiled", "half_storage",
+    "backbones", "data_loading", "memory", "eval_frechet", "eval_update", "corpus", "tokenizers",
 )  # fmt: skip
 
 

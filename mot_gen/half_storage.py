@@ -78,7 +78,7 @@ class HalfStorage(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self):
-        return {name: value for name, value in super().__getstate__().items() if name != "half"}
+        return {name: value for name, value in vars(self).items() if name != "half"}
 
 
 class Projection(HalfStorage, nn.Linear):
