@@ -13,7 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from mot_gen.checkpoints import DTYPES
+from mot_gen.checkpoints import DTYPE
 from mot_gen.directions import INPUTS, OPTIONS, Direction
 from mot_gen.errors import InputError
 
@@ -43,9 +43,7 @@ def register(commands) -> None:
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/, or a shipped name")
     command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     command.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860")
-    command.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="on a CPU fp16 is faster, bf16 only for pictures; default: fp32"
-    )
+    command.add_argument("--dtype", **DTYPE)
     command.set_defaults(func=_demo)
 
 

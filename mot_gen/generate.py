@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mot_gen import __version__
-from mot_gen.checkpoints import DTYPES, INDEX, find, fingerprint
+from mot_gen.checkpoints import DTYPE, INDEX, find, fingerprint
 from mot_gen.directions import INPUTS, KINDS, OPTIONS, Direction, choose, flag
 from mot_gen.errors import InputError
 from mot_gen.inputs import SUFFIXES, Item, Request, items_of
@@ -219,9 +219,7 @@ def register(commands) -> None:
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="results do not depend on it")
     command.add_argument("--max-failures", type=int, default=10, metavar="N", help="inputs that may fail; default: 10")
     command.add_argument("--redo", action="store_true", help="also what is in the folder already")
-    command.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="on a CPU fp16 is faster, bf16 only for pictures; default: fp32"
-    )
+    command.add_argument("--dtype", **DTYPE)
     command.add_argument(
         "--compile", action="store_true", help="with torch.compile first: half a minute that pays for many samples"
     )

@@ -9,7 +9,6 @@ model stays fp32.
 from __future__ import annotations
 
 import warnings
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +22,14 @@ FEW = 2**23
 class HalfMatrix:
     """A matrix (out, in) in fp16: called with x (..., in) it returns (..., out). It never changes.
 
-    PyTorch has two ways to FBGEMM. One shares a product among threads, and takes 10 us to be called; the other does
-    neither, and where there are few tokens those 10 us, or the waking of threads, would be half of the time.
+    PyTorch has two ways to FBGEMM. One shares a product among threads, and takes 10 us more to be called; the other
+    does neither, and of few tokens those 10 us, or the waking of threads, would be half of the time.
     """
 
     def __init__(self, weight: Tensor):
         self.out_features = len(weight)
         self.shared = torch.ops.quantized.linear_prepack_fp16(weight, None)
-        self.alone = _pack_for_one_thread(weight) if weight.numel() < FEW and _has_one_thread() else None
+        self.alone = _pack_for_one_thread(weight) if weight.numel() < FEW else None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.alone is not None and (x.numel() * self.out_features < FEW or torch.get_num_threads() == 1):
@@ -39,16 +38,12 @@ class HalfMatrix:
 
 
 def _pack_for_one_thread(weight: Tensor) -> Tensor:
-    # PyTorch warns, once in a process, that this way will go some day; then the other serves alone.
+    # PyTorch warns, once in a process, that this way will go in some later version; then the other will serve alone.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         packed = torch.fbgemm_pack_gemm_matrix_fp16(weight)
         torch.fbgemm_linear_fp16_weight_fp32_activation(weight.new_zeros(1, weight.shape[1]), packed, None)
     return packed
-
-
-def _has_one_thread() -> bool:
-    return hasattr(torch, "fbgemm_linear_fp16_weight_fp32_activation")
 
 
 class HalfStorage(nn.Module):
@@ -110,7 +105,6 @@ def _in_fp32_on_a_cpu(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
-@cache
 def has_fbgemm() -> bool:
     """Whether half storage can be had here."""
     return "fbgemm" in torch.backends.quantized.supported_engines

@@ -13,6 +13,8 @@ from mot_gen.errors import InputError, nearest
 HERE = Path(__file__).parent
 INDEX = "model_index.json"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # of weights: names of the command, and of torch
+# The option of commands that generate.
+DTYPE = {"choices": DTYPES, "default": "fp32", "help": "on a CPU fp16 is faster, bf16 only for pictures; default: fp32"}
 
 
 def names() -> list[str]:
