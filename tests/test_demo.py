@@ -97,6 +97,16 @@ def test_without_gradio_it_says_what_to_install(folder, monkeypatch, capsys):
     assert "pip install 'mot-gen[demo]'" in line
 
 
+def test_the_page_s_model_is_loaded_in_the_dtype_that_was_asked_for(folder, monkeypatch, capsys):
+    def load(checkpoint, dtype):
+        raise InputError(f"{Path(checkpoint).name} in {dtype}")
+
+    monkeypatch.setattr("mot_gen.demo._gradio", lambda: None)
+    monkeypatch.setattr("mot_gen.loaded.Loaded", load)
+    assert main(["demo", str(folder), "--dtype", "fp16"]) == 2
+    assert capsys.readouterr().err == "mot-gen: tiny in fp16\n"
+
+
 @pytest.fixture
 def opened(tmp_path):
     """loaded -> its page in a browser."""
@@ -149,8 +159,11 @@ def test_a_size_is_chosen_in_a_browser(opened, tmp_path):
     with opened(of_several_sizes(tmp_path / "sizes")) as shown:
         shown.fill("textarea", "seven")
         shown.click("button", "Generate")
-        shown.wait(f"{DRAWN}.length == 4 && {DRAWN}.every(image => image.naturalWidth > image.naturalHeight)")
+        shapes = f"{DRAWN}.map(image => image.naturalWidth / image.naturalHeight)"
+        shown.wait(f"{DRAWN}.length == 4")
+        assert shown.ask(shapes) == [6 / 4] * 4
         shown.click(".label-wrap span", "Settings")
         shown.choose("height x width", "6 x 4")
         shown.click("button", "Generate")
-        shown.wait(f"{DRAWN}.length == 4 && {DRAWN}.every(image => image.naturalWidth < image.naturalHeight)")
+        shown.wait(f"{shapes}.every(shape => shape < 1) && {DRAWN}.length == 4")
+        assert shown.ask(shapes) == [pytest.approx(4 / 6, abs=0.01)] * 4

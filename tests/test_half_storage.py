@@ -1,4 +1,4 @@
-"""Half storage: products of rounded matrices exactly, what ends it, what refuses it, and what pipelines make of it."""
+"""Half storage: products of rounded matrices exactly, what ends it, and who is refused or told of it."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_routing import MIXES, by_loop, random
-from tiny import MODALITIES, clean, mixed, model
+from tiny import MODALITIES, clean, mixed, model, rounded
 
 import mot_gen.half_storage
 from mot_gen.errors import InputError
@@ -17,16 +17,6 @@ from mot_gen.routing import UntiedLinear, route
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="needs FBGEMM, which PyTorch has on x86 with AVX2")
-
-
-@torch.no_grad()
-def rounded(module):
-    """A copy whose projections have the values that fp16 leaves of theirs."""
-    module = copy.deepcopy(module)
-    for layer in module.modules():
-        if isinstance(layer, (UntiedLinear, Projection)):
-            layer.weight.copy_(layer.weight.half())
-    return module
 
 
 def batch():

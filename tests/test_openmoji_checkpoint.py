@@ -12,6 +12,7 @@ from PIL import Image
 from mot_gen import checkpoints
 from mot_gen.cli import main
 from mot_gen.half_storage import has_fbgemm
+from mot_gen.loaded import Loaded
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
@@ -46,6 +47,7 @@ def test_the_command_draws_from_words_and_names_what_it_drew(tmp_path, capsys):
 @pytest.mark.skipif(torch.cuda.is_available() or not has_fbgemm(), reason="is about half storage, of a CPU with FBGEMM")
 def test_half_storage_draws_the_same_picture(tmp_path):
     """Its files are in fp16 already, so nothing is rounded."""
+    assert Loaded("openmoji", "fp16").base.model.head.half and not Loaded("openmoji").base.model.head.half
     pictures = []
     for dtype in ("fp32", "fp16"):
         file = tmp_path / f"{dtype}.png"

@@ -1,7 +1,11 @@
-"""Tiny modalities, samples and models that the tests of the core share: words, picture, speech, mixed, model, clean."""
+"""Tiny modalities, samples and models that the tests of the core share: words, picture, speech, mixed, model, clean;
+and rounded, for half storage."""
+
+import copy
 
 import torch
 
+from mot_gen.half_storage import HalfStorage
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import Modality, PackedBatch, Span
 
@@ -51,6 +55,16 @@ def model(modalities=MODALITIES, seed: int = 0, shaken: bool = True, **config) -
             for parameter in built.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
     return built.eval()
+
+
+@torch.no_grad()
+def rounded(module):
+    """A copy whose projections have the values that fp16 leaves of theirs: what half storage is measured by."""
+    module = copy.deepcopy(module)
+    for layer in module.modules():
+        if isinstance(layer, HalfStorage):
+            layer.weight.copy_(layer.weight.half())
+    return module
 
 
 def clean(batch: PackedBatch, time: float = 0.0) -> PackedBatch:

@@ -11,6 +11,7 @@
 - `flops(layout)` of a forward pass, and `auxiliary_loss()`, what the last one adds to the training loss, weighted;
 - `activations(layout)`: how many numbers the backward pass keeps of a batch;
 - `blocks` of a class `Block`, which `compile_repeated_blocks` compiles before it sets `compiled`;
+- projections of `routing.UntiedLinear`, where half storage is to hold them; others stay in fp32;
 - `causal`: False where, without a cache, later tokens bear on earlier ones (expert choice), so that likelihoods leak;
 - documents never see each other, a span never sees a later one, and any modality may be absent.
 

@@ -174,6 +174,8 @@ def test_a_causal_reading_lets_no_token_of_a_picture_see_a_later_one():
         ({"bidirectional": "both"}, "backbone.bidirectional: 'both'"),
         ({"untied": ["conv"]}, "backbone.untied: 'conv'"),
         ({"size": "130B"}, "backbone.size: '130B'.*did you mean '130M'"),
+        ({"dt_rank": 0}, "backbone.dt_rank: must be a positive integer, got 0"),
+        ({"norm_eps": float("nan")}, "backbone.norm_eps: must be finite and at least 0, got nan"),
         ({"d_state": 0}, "backbone.d_state: must be a positive integer, got 0"),
     ],
 )
