@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import alternate
-from mot_gen.attention import _attend_by_products
+from mot_gen.backbone.attention import _attend_by_products
 
 
 def passes(attend: Callable[..., Tensor], inputs: list[Tensor], mask: Tensor) -> None:

@@ -23,7 +23,7 @@ from mot_gen.pipelines.text_to_image import TextToImagePipeline; mark()
 pipe = TextToImagePipeline.from_pretrained({folder!r}); mark()
 pipe.set_progress_bar_config(disable=True)
 (image,) = pipe("a red apple", num_inference_steps=20, guidance_scale=3.0).images; mark()
-from mot_gen.pictures import save_png
+from mot_gen.files.pictures import save_png
 from pathlib import Path
 save_png(image, Path({folder!r}) / "apple.png"); mark()
 stages = ("torch", "import", "load", "sample", "write")

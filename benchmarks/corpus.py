@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mot_gen.data.records import Pair
+from mot_gen.data.tokenize import Corpus, Options, tokenize
 from mot_gen.tokenizers.train_image import small_vq
-from mot_gen.training.records import Pair
-from mot_gen.training.tokenize import Corpus, Options, tokenize
 
 SHARDS, SHARD_SIZE, REPEATS = 16, 128, 2
 

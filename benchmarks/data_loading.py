@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mot_gen.data.loader import Loader
+from mot_gen.data.records import Document, Pair, Part
 from mot_gen.packing import best_fit_rows, plan_rows
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.train_image import small_kl
-from mot_gen.training.data import Loader
 from mot_gen.training.loop import training_step
 from mot_gen.training.recipe import Data, Training, load_recipe
-from mot_gen.training.records import Document, Pair, Part
 from mot_gen.training.runs import prepare
 
 WORDS = ("a", "the", "red", "small", "old", "cat", "house", "tree", "under", "near", "blue", "light", "river", "stone")

@@ -10,8 +10,8 @@ import torch
 from torchmetrics.image.fid import _compute_fid
 
 from benchmarks import alternate
-from mot_gen.eval.frechet import frechet_compute
-from mot_gen.eval.moments import moments_of
+from mot_gen.eval.images.frechet import frechet_compute
+from mot_gen.eval.images.moments import moments_of
 
 D = 2048
 CASES = {"flat": (3000, 3000, 0.0), "decaying": (3000, 3000, 6.0), "few": (3000, 500, 0.0)}  # N, N, fall

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import torch
 
-from mot_gen.eval import extractors, frechet
-from mot_gen.eval.extractors import Extractor
-from mot_gen.eval.frechet import FrechetDistance
-from mot_gen.eval.inception import inception_2015
+from mot_gen.eval.images.extractors import Extractor
+from mot_gen.eval.images.frechet import FrechetDistance
+from mot_gen.eval.images.images import extractors, frechet
+from mot_gen.eval.images.inception import inception_2015
 
 IMAGES, BATCH = 32, 16
 

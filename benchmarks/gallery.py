@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mot_gen.loaded import load_pipeline
-from mot_gen.pictures import enlarge
+from mot_gen.datasets.openmoji import Scenes
+from mot_gen.files.pictures import enlarge
+from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.training.openmoji import Scenes
 
 COLUMNS, SIDE, LABEL, GAP = 10, 84, 30, 6  # pixels
 PROMPTS = (

@@ -18,9 +18,9 @@ import torch
 
 from benchmarks import alternate
 from benchmarks.training_step import IMAGE, TEXT
+from mot_gen.backbone.routing import store_for_decoding
 from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.engine import Drawing, Rules, Stream, TextSampling, Writer, draw
-from mot_gen.routing import store_for_decoding
 from mot_gen.sequence import Span
 
 PROMPT, TOKENS, STEPS, WRITTEN = 32, 64, 20, 128

@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--apart", type=int, default=8)
     arguments = parser.parse_args()
-    SERVER.set_forkserver_preload(["mot_gen.training.loop", "mot_gen.training.digits", "torch._dynamo.distributed"])
+    SERVER.set_forkserver_preload(["mot_gen.training.loop", "mot_gen.datasets.digits", "torch._dynamo.distributed"])
     rng, folder = random.Random(0), Path(tempfile.mkdtemp())
     for process in sit(folder / "undisturbed", arguments):
         process.join()

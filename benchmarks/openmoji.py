@@ -1,8 +1,8 @@
 """What an OpenMoji model reaches: `python -m benchmarks.openmoji [CHECKPOINT]` prints JSON; may draw two sheets.
 
 CHECKPOINT: a run's folder, or what is shipped (default: openmoji). All pictures by the checkpoint's own defaults of
-sampling, a seed each. The judge is mot_gen/scene_judge.py, trained on renderings alone; its own accuracy on renderings
-of the same scenes, and on what the tokenizer makes of them, stand beside the model's.
+sampling, a seed each. The judge is benchmarks/scene_judge.py, trained on renderings alone; its own accuracy on
+renderings of the same scenes, and on what the tokenizer makes of them, stand beside the model's.
 
 names           every name of the training set asked for alone ("red apple"): the name is right
 combinations    scenes whose ground, place or skin tone was never shown with their emoji, though with others: the object
@@ -31,17 +31,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mot_gen.eval.extractors import load_extractor
-from mot_gen.eval.frechet import FrechetDistance
-from mot_gen.eval.images import to_uint8
-from mot_gen.eval.nearest import nearest_neighbours
-from mot_gen.loaded import load_pipeline
-from mot_gen.pictures import grid
+from benchmarks.scene_judge import bases, labels_of, pictures_of, scene_judge
+from mot_gen.datasets.openmoji import HELD_OUT_PHRASINGS, PHRASINGS, Scene, Scenes, catalogue, part_of, read_caption
+from mot_gen.eval.images.extractors import load_extractor
+from mot_gen.eval.images.frechet import FrechetDistance
+from mot_gen.eval.images.images import to_uint8
+from mot_gen.eval.images.nearest import nearest_neighbours
+from mot_gen.files.image_files import to_pil
+from mot_gen.files.pictures import grid
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.scene_judge import bases, labels_of, pictures_of, scene_judge
-from mot_gen.tokenizers.image_files import to_pil
-from mot_gen.training.openmoji import HELD_OUT_PHRASINGS, PHRASINGS, Scene, Scenes, catalogue, part_of, read_caption
 
 BATCH = 64
 SIZE = 32

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from mot_gen.tokenizers.audio_files import load_audio
+from mot_gen.datasets.spoken import Spoken, draw_voice, spoken
+from mot_gen.files.audio_files import load_audio
 from mot_gen.tokenizers.speech_measures import phone_purity
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.train_speech_units import SpeechTraining, train_speech_units
-from mot_gen.training.spoken import Spoken, draw_voice, spoken
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",

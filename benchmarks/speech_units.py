@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.tokenizers.audio_files import load_audio
+from mot_gen.files.audio_files import load_audio
 from mot_gen.tokenizers.image_corpus import by_hash
 from mot_gen.tokenizers.speech_features import log_mel
 from mot_gen.tokenizers.speech_measures import speech_report

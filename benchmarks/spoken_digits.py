@@ -24,15 +24,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.speech_units import mel_picture, stacked
+from mot_gen.datasets.spoken_digits import Utterance, digit_in_text
 from mot_gen.errors import InputError
-from mot_gen.eval.recognition import SphinxRecognizer, WordRecognizer
+from mot_gen.eval.speech.recognition import SphinxRecognizer, WordRecognizer
+from mot_gen.files.audio_files import load_audio, save_audio
 from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
-from mot_gen.tokenizers.audio_files import load_audio, save_audio
 from mot_gen.tokenizers.speech_features import MelSettings, at_level, log_mel
 from mot_gen.training.build import load_splits
 from mot_gen.training.recipe import load_recipe
-from mot_gen.training.spoken_digits import Utterance, digit_in_text
 
 BATCH = 64
 TRAINED_ON = 1400  # recordings that the CNN learns from

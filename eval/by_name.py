@@ -11,32 +11,32 @@ from dataclasses import dataclass
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.answers import ExactMatch, TokenF1
-from mot_gen.eval.audio import log_mel_extractor
-from mot_gen.eval.cider import CIDEr
-from mot_gen.eval.clip import ClipEncoder, CLIPScore, RefCLIPScore, RPrecision
-from mot_gen.eval.diversity import DistinctN, SelfBLEU
-from mot_gen.eval.edits import (
+from mot_gen.eval.images.clip import ClipEncoder, CLIPScore, RefCLIPScore, RPrecision
+from mot_gen.eval.images.extractors import Extractor
+from mot_gen.eval.images.frechet import FrechetDistance
+from mot_gen.eval.images.frechet_infinity import FrechetInfinity
+from mot_gen.eval.images.image_pairs import LPIPS, PSNR, SSIM
+from mot_gen.eval.images.kernel import KernelDistance
+from mot_gen.eval.images.ocr import OcrAccuracy
+from mot_gen.eval.images.precision_recall import PrecisionRecall
+from mot_gen.eval.images.statistics import ReferenceStatistics
+from mot_gen.eval.result import MetricResult
+from mot_gen.eval.speech.audio import log_mel_extractor
+from mot_gen.eval.speech.mel_cepstral import MelCepstralDistortion
+from mot_gen.eval.text.answers import ExactMatch, TokenF1
+from mot_gen.eval.text.cider import CIDEr
+from mot_gen.eval.text.diversity import DistinctN, SelfBLEU
+from mot_gen.eval.text.edits import (
     CharacterErrorRate,
     MatchErrorRate,
     UnitErrorRate,
     WordErrorRate,
     WordInformationLost,
 )
-from mot_gen.eval.extractors import Extractor
-from mot_gen.eval.frechet import FrechetDistance
-from mot_gen.eval.frechet_infinity import FrechetInfinity
-from mot_gen.eval.image_pairs import LPIPS, PSNR, SSIM
-from mot_gen.eval.kernel import KernelDistance
-from mot_gen.eval.likelihood import BitsPerByte
-from mot_gen.eval.mel_cepstral import MelCepstralDistortion
-from mot_gen.eval.meteor import METEOR
-from mot_gen.eval.mt import BLEU, TER, ChrF
-from mot_gen.eval.ocr import OcrAccuracy
-from mot_gen.eval.precision_recall import PrecisionRecall
-from mot_gen.eval.result import MetricResult
-from mot_gen.eval.rouge import ROUGE
-from mot_gen.eval.statistics import ReferenceStatistics
+from mot_gen.eval.text.likelihood import BitsPerByte
+from mot_gen.eval.text.meteor import METEOR
+from mot_gen.eval.text.mt import BLEU, TER, ChrF
+from mot_gen.eval.text.rouge import ROUGE
 
 SAMPLE_RATE = 16000  # of the metrics that hear
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from mot_gen.cli import main
+from mot_gen.commands.main import main
 
 sys.exit(main())

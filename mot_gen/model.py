@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from mot_gen import backbone as backbones
 from mot_gen import objectives as objective_kinds
-from mot_gen import patch_layers as patches
+from mot_gen.backbone import patch_layers as patches
+from mot_gen.backbone.half_storage import Projection, store_in_half
 from mot_gen.errors import InputError, nearest
-from mot_gen.half_storage import Projection, store_in_half
+from mot_gen.files.manifest import refuse_pickle
 from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
-from mot_gen.manifest import refuse_pickle
 from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
 
 
@@ -118,7 +118,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
 
     def enable_half_storage(self) -> None:
         """For generation on a CPU: the backbone's projections and the head read fp16 copies of their matrices, and
-        multiply in fp32 (`mot_gen.half_storage`); towers of different widths stay as they are. The weights themselves
+        multiply in fp32 (`backbone.half_storage`); towers of different widths stay as they are. The weights themselves
         stay too, to be saved or moved. Training, casts, moves and loading a state end it. InputError where the model is
         not in fp32 on a CPU, PyTorch has no FBGEMM for it, or the blocks are compiled."""
         self._either_half_or_compiled(not getattr(self.backbone, "compiled", False))

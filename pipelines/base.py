@@ -18,16 +18,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mot_gen import checkpoints, manifest
+from mot_gen import checkpoints
+from mot_gen.backbone.routing import store_for_decoding
 from mot_gen.errors import InputError
+from mot_gen.files import manifest
+from mot_gen.files.image_files import to_pil
 from mot_gen.light_diffusers import BaseOutput, DiffusionPipeline, loading
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
 from mot_gen.pipelines.samplers import row_generators
-from mot_gen.routing import store_for_decoding
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_files import to_pil
 
 
 @dataclass

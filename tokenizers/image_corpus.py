@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.tokenizers.image_files import image_tensor
+from mot_gen.files.image_files import image_tensor
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm"}
 

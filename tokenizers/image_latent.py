@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
+from mot_gen.files.image_files import image_tensor
 from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer, size_pairs
-from mot_gen.tokenizers.image_files import image_tensor
 from mot_gen.tokenizers.pretrained import loading, pretrained_class
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 

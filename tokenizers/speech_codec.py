@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.files.audio_files import load_audio
 from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline looks for ModelMixin here
 from mot_gen.sequence import Modality, Span
-from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.speech_features import of_equal_length
 
@@ -35,7 +35,7 @@ _FAMILIES = {
 
 
 class SpeechCodecTokenizer(NetworkTokenizer):
-    """A recording (see mot_gen.tokenizers.audio_files) <-> a span of (frames * codebooks,) ids.
+    """A recording (see mot_gen.files.audio_files) <-> a span of (frames * codebooks,) ids.
 
     codec_config: that of the codec, as a dict with its model_type. codebooks: how many of the codec's, the coarsest
     first; all of them without. pattern: the order of the codes, "delayed" or "interleaved".

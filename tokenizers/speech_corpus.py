@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.tokenizers.audio_files import load_sounds
+from mot_gen.files.audio_files import load_sounds
 from mot_gen.tokenizers.image_corpus import by_hash
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.tokenizers.audio_files import load_audio
+from mot_gen.files.audio_files import load_audio
 from mot_gen.tokenizers.measure_image import codebook_use
 from mot_gen.tokenizers.speech_features import MelSettings, at_level, log_mel
 

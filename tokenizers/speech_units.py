@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
+from mot_gen.files.audio_files import load_audio
 from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline looks for ModelMixin here
 from mot_gen.sequence import Modality, Span
-from mot_gen.tokenizers.audio_files import load_audio
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry
 from mot_gen.tokenizers.speech_decoder import DecoderConfig, UnitDecoder
@@ -26,7 +26,7 @@ MAX_DURATION = 25  # units' time that a decoder may give to one unit
 
 
 class SpeechUnitTokenizer(NetworkTokenizer):
-    """A recording (see mot_gen.tokenizers.audio_files) <-> a span of (n,) unit ids.
+    """A recording (see mot_gen.files.audio_files) <-> a span of (n,) unit ids.
 
     feature_config: arguments of LogMelFeatures, or of EncoderFeatures where they hold a `config`. vocab_size: of
     clusters. collapse: a unit that comes several times in a row is written once, and the decoder guesses how long it

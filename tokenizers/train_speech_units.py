@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from mot_gen.errors import InputError, Interrupted
-from mot_gen.tokenizers.audio_files import load_sounds
+from mot_gen.files.audio_files import load_sounds
 from mot_gen.tokenizers.speech_features import log_mel
 from mot_gen.tokenizers.speech_measures import speech_report
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer

@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.attention import EMPTY
+from mot_gen.backbone.attention import EMPTY
+from mot_gen.backbone.routing import Routing, UntiedLinear, UntiedRMSNorm, is_adapter, route
 from mot_gen.backbone.selective_scan import chunk_length, final_state, selective_scan
 from mot_gen.backbone.sizes import MAMBA_SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
-from mot_gen.routing import Routing, UntiedLinear, UntiedRMSNorm, is_adapter, route
 from mot_gen.sequence import PADDING, Layout, Modality
 
 PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj")

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.routing import Routing
+from mot_gen.backbone.routing import Routing
 from mot_gen.sequence import PADDING, Layout
 
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.attention import (
+from mot_gen.backbone.attention import (
     KVCache,
     LayerCache,
     Places,
@@ -36,10 +36,18 @@ from mot_gen.attention import (
     rotate,
 )
 from mot_gen.backbone.moe import Experts, MixtureOfExperts, Pools, assignments, make_pools
+from mot_gen.backbone.routing import (
+    Routing,
+    UnevenLinear,
+    UnevenRMSNorm,
+    UntiedLinear,
+    UntiedRMSNorm,
+    is_adapter,
+    route,
+)
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.towers import active_parameters, tower_table
 from mot_gen.errors import InputError, nearest
-from mot_gen.routing import Routing, UnevenLinear, UnevenRMSNorm, UntiedLinear, UntiedRMSNorm, is_adapter, route
 from mot_gen.sequence import Layout, Modality
 
 PARTS = ("attention_norm", "qkv", "qk_norm", "out", "ffn_norm", "ffn", "final_norm")

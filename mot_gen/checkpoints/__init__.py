@@ -7,8 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from mot_gen import manifest
 from mot_gen.errors import InputError, nearest
+from mot_gen.files import manifest
 
 HERE = Path(__file__).parent
 INDEX = "model_index.json"

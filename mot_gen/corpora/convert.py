@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mot_gen import formats
+from mot_gen.corpora import formats
 from mot_gen.corpora.foreign import Media, Row, Unconvertible, unknown_fields
+from mot_gen.data.records import Sample, parse_record
+from mot_gen.data.tokenize import schema, to_record
 from mot_gen.errors import InputError
-from mot_gen.training.progress import Progress
-from mot_gen.training.records import Sample, parse_record
-from mot_gen.training.tokenize import schema, to_record
+from mot_gen.files.progress import Progress
 
 ROW_GROUP = 256  # records that are read together where training reads parquet
 # What a row of another shape than its format's makes a converter raise; each is counted, named and capped.

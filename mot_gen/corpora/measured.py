@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
+from mot_gen.data.encoded import Encoded
+from mot_gen.data.records import Pair, Part, Sample, Splits, sample_key
+from mot_gen.data.spans import UNUSABLE
+from mot_gen.data.tokenize import medium_bytes, parts_of
 from mot_gen.errors import InputError
+from mot_gen.files.audio_files import load_audio
+from mot_gen.files.image_files import load_image
 from mot_gen.packing import document_length
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.audio_files import load_audio
-from mot_gen.tokenizers.image_files import load_image
 from mot_gen.training.build import build_tokenizers
-from mot_gen.training.encoded import Encoded
 from mot_gen.training.recipe import Data, Recipe
-from mot_gen.training.records import Pair, Part, Sample, Splits, sample_key
-from mot_gen.training.spans import UNUSABLE
-from mot_gen.training.tokenize import medium_bytes, parts_of
 
 # Why training cannot use a sample. The last two stop it; of the others it takes `training.max_corrupt`.
 PROBLEMS = ("unreadable record", "missing file", "broken media", "too long", "no tokenizer", "other tokenizer")

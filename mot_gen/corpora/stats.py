@@ -14,12 +14,12 @@ from PIL import Image
 
 from mot_gen.corpora.opened import NAMED, drawn
 from mot_gen.corpora.tables import summary
-from mot_gen.training import records
-from mot_gen.training.encoded import Encoded
-from mot_gen.training.progress import Progress
-from mot_gen.training.records import Pair, Part, Sample
-from mot_gen.training.spans import UNUSABLE
-from mot_gen.training.tokenize import parts_of
+from mot_gen.data import records
+from mot_gen.data.encoded import Encoded
+from mot_gen.data.records import Pair, Part, Sample
+from mot_gen.data.spans import UNUSABLE
+from mot_gen.data.tokenize import parts_of
+from mot_gen.files.progress import Progress
 
 WHOLE = partial(array, "L")
 ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # an EXIF field, and its values that exchange width and height

@@ -20,9 +20,9 @@ import numpy as np
 from mot_gen.corpora.measured import PROBLEMS, Measured, Ruler
 from mot_gen.corpora.opened import NAMED, Opened, drawn
 from mot_gen.corpora.tables import summary
+from mot_gen.data.records import Sample
+from mot_gen.files.progress import Progress
 from mot_gen.packing import plan_rows
-from mot_gen.training.progress import Progress
-from mot_gen.training.records import Sample
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mot_gen import report
+from mot_gen.reports import page as report
 from mot_gen.study.plot import COLOURS, Line, on_white, plot
 from mot_gen.study.runs import Job
 from mot_gen.study.step_matching import Curve, smooth

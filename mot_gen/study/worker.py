@@ -62,7 +62,7 @@ def finished(folder: Path) -> dict | None:
 
 def _quality(run) -> dict:
     """Figures of samples and captions, where the data has classes to judge them by."""
-    from mot_gen.judged import judge, task_of
+    from mot_gen.reports.judge_run import judge, task_of
 
     task = task_of(run.recipe)
     if task is None:

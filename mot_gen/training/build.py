@@ -11,15 +11,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mot_gen import checkpoints, lora, objectives
+from mot_gen import checkpoints, objectives
+from mot_gen.backbone import lora
+from mot_gen.backbone.routing import is_adapter
+from mot_gen.data.records import Pair, Splits, sample_key
 from mot_gen.errors import InputError
-from mot_gen.manifest import refuse_pickle
+from mot_gen.files.manifest import refuse_pickle
 from mot_gen.model import MultimodalConfig, MultimodalModel
-from mot_gen.routing import is_adapter
 from mot_gen.sequence import Modality
 from mot_gen.training.parallel import allocate, fill
 from mot_gen.training.recipe import Recipe, Tokenizer, check_options, locate
-from mot_gen.training.records import Pair, Splits, sample_key
 from mot_gen.training.trained_tokenizers import trained, untrained
 
 TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that it trained
@@ -27,7 +28,7 @@ TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that 
 
 def load_splits(recipe: Recipe) -> Splits:
     """The training and held-out samples of the recipe's source."""
-    return locate("mot_gen.training", recipe.data.source).load(recipe.data)
+    return locate("mot_gen.datasets", recipe.data.source).load(recipe.data)
 
 
 def build_tokenizers(recipe: Recipe, splits: Splits, folder: Path | None = None) -> dict[str, object]:

@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from mot_gen import manifest
 from mot_gen.errors import InputError
+from mot_gen.files import manifest
 from mot_gen.training.parallel import World
 
 STATE = "state.json"

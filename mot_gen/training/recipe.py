@@ -27,11 +27,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from mot_gen.backbone import PRESETS
+from mot_gen.backbone.lora import Lora
+from mot_gen.data.augment import Augment
+from mot_gen.data.mixture import Records, listed, one_or_many
 from mot_gen.errors import InputError, nearest
-from mot_gen.lora import Lora
 from mot_gen.sequence import Modality
-from mot_gen.training.augment import Augment
-from mot_gen.training.mixture import Records, listed, one_or_many
 
 # Numbers are strict, so that `steps: true` and `lr: "fast"` are errors and not 1 and a guess.
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -220,7 +220,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _implementations_fit(self):
-        source = _module("data.source", "mot_gen.training", self.data.source, SOURCES)
+        source = _module("data.source", "mot_gen.datasets", self.data.source, SOURCES)
         _member("data.source", source, "load")
         for name, tokenizer in self.tokenizers.items():
             _module(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)

@@ -28,13 +28,13 @@ from typing import Any
 
 import torch
 
-from mot_gen import manifest
+from mot_gen.data import records
+from mot_gen.data.encoded import Encoded
 from mot_gen.errors import InputError, Interrupted
-from mot_gen.training import records
-from mot_gen.training.encoded import Encoded
-from mot_gen.training.progress import Progress
+from mot_gen.files import manifest
+from mot_gen.files.progress import Progress
+from mot_gen.files.stopping import stop_signals
 from mot_gen.training.recipe import Data, Tokenizer, differing, trainer_name
-from mot_gen.training.stopping import stop_signals
 
 INPUTS, REPORT, CHECKPOINT = "inputs.json", "report.json", "training"
 

@@ -8,9 +8,9 @@ from tiny import MODALITIES, generator, mixed, words
 
 from mot_gen.backbone import load
 from mot_gen.backbone.moe import Experts, MixtureOfExperts, make_pools
+from mot_gen.backbone.routing import Routing
 from mot_gen.errors import InputError
 from mot_gen.packing import pack
-from mot_gen.routing import Routing
 from mot_gen.sequence import PADDING, Modality
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}

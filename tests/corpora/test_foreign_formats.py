@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from foreign_samples import CONVERSATION, SAMPLES, picture, pictures, write_lines, write_table
 
-from mot_gen import formats
-from mot_gen.cli import main
-from mot_gen.corpora import foreign
+from mot_gen.commands.main import main
+from mot_gen.corpora import foreign, formats
 from mot_gen.corpora.convert import convert
+from mot_gen.data.records import Document, Pair, open_records
 from mot_gen.errors import InputError
-from mot_gen.tokenizers.image_files import load_image
-from mot_gen.training.records import Document, Pair, open_records
+from mot_gen.files.image_files import load_image
 
 CASES = [(name, make) for name, makers in SAMPLES.items() for make in makers]
 

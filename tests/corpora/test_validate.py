@@ -9,16 +9,16 @@ import pytest
 from foreign_samples import SAMPLES, picture, write_lines, write_table
 from PIL import Image
 
-from mot_gen.cli import main
+from mot_gen.commands.main import main
 from mot_gen.corpora.convert import convert
 from mot_gen.corpora.opened import opened
 from mot_gen.corpora.stats import stats
 from mot_gen.corpora.tables import histogram, number, summary, table
 from mot_gen.corpora.validate import validate
+from mot_gen.data.loader import Loader
 from mot_gen.packing import pack_rows
 from mot_gen.tokenizers.text import TextTokenizer
 from mot_gen.training.build import build_tokenizers, load_splits
-from mot_gen.training.data import Loader
 from mot_gen.training.recipe import Training
 
 SIZES = ["tokenizers.image.image_size=[8,8]", "tokenizers.text={kind: text, vocab_size: 300}"]

@@ -22,10 +22,10 @@ from torchvision.models import squeezenet1_1
 
 import mot_gen.eval
 from mot_gen.errors import InputError
-from mot_gen.eval import image_pairs
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.meteor import METEOR
-from mot_gen.eval.meteor_lexicon import Lexicon
+from mot_gen.eval.images.images import image_pairs
+from mot_gen.eval.text.meteor import METEOR
+from mot_gen.eval.text.meteor_lexicon import Lexicon
 
 WORDS = [
     *["a", "the", "cat", "dog", "sat", "ran", "over", "mat", "hill", "naïve", "Ünïcode", "7", ",", ".", "!"],

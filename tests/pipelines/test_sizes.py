@@ -9,7 +9,7 @@ from test_pipelines import CLOSE
 from tiny import generator, model
 from tiny_pipelines import build
 
-from mot_gen.cli import main
+from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline

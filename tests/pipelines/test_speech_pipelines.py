@@ -10,13 +10,13 @@ from tiny_pipelines import EXAMPLES
 from tokenizer_examples import chirp, speech_tokenizer
 
 from mot_gen.errors import InputError
+from mot_gen.files.audio_files import save_audio
 from mot_gen.packing import pack_rows
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.audio_files import save_audio
 
 PROMPTS = ["a seven", "a handwritten nine and a seven"]
 

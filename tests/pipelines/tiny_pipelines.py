@@ -1,16 +1,11 @@
 """KINDS of image tokenizers, and build: the components of a pipeline over a tiny untrained model."""
 
-import sys
-from pathlib import Path
-
 from tiny import model
+from tokenizer_examples import EXAMPLES
 
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
-
-sys.path.append(str(Path(__file__).parents[1] / "tokenizers"))
-from tokenizer_examples import EXAMPLES
 
 KINDS = ["PatchImageTokenizer", "LatentImageTokenizer", "VQImageTokenizer"]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mot_gen.cli import main
+from mot_gen.commands.main import main
+from mot_gen.commands.study import Request, study
 from mot_gen.errors import InputError
 from mot_gen.study.budget import config_of, resized, solve_width
-from mot_gen.study.command import Request, study
 from mot_gen.study.page import write_page
 from mot_gen.study.plot import Line, plot, short, ticks
 from mot_gen.study.runs import jobs_of, run_all

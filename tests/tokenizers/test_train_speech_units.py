@@ -7,7 +7,7 @@ import torch
 from tokenizer_examples import chirp
 
 from mot_gen.errors import InputError, Interrupted
-from mot_gen.tokenizers.audio_files import MAX_SKIPPED, load_sounds
+from mot_gen.files.audio_files import MAX_SKIPPED, load_sounds
 from mot_gen.tokenizers.train_speech_units import Training, measure, train, untrained
 
 RAWS = [(f"chirp {n}", chirp(n)[:6400]) for n in range(4)]

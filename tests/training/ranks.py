@@ -14,7 +14,7 @@ SERVER.set_forkserver_preload(
         "torch._dynamo.distributed",
         "torch.distributed.tensor._dispatch",
         "mot_gen.training.loop",
-        "mot_gen.training.digits",
+        "mot_gen.datasets.digits",
         "mot_gen.tokenizers.text",
         "mot_gen.tokenizers.image_patch",
         "sklearn.datasets",

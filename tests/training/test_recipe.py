@@ -177,7 +177,7 @@ def test_exponents_without_a_dot_are_numbers(tmp_path):
 
 
 def test_implementations_are_found_by_name_and_by_path(monkeypatch, tmp_path):
-    assert locate("mot_gen.training", "digits").__name__ == "mot_gen.training.digits"
+    assert locate("mot_gen.datasets", "digits").__name__ == "mot_gen.datasets.digits"
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "consistency.py").write_text(
         "class Objective:\n    def __init__(self, levels: int = 2): self.levels = levels\n"

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from mot_gen.callbacks import hooks
 from mot_gen.errors import InputError
-from mot_gen.loaded import load_pipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
+from mot_gen.reports.hooks import hooks
 from mot_gen.tokenizers.image_base import size_pair
 from mot_gen.training.loop import train
 from mot_gen.training.recipe import load_recipe, shipped

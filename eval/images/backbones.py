@@ -1,0 +1,78 @@
+"""Extractors from torchvision and transformers: torchvision_extractor, transformers_extractor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mot_gen.errors import InputError, nearest
+from mot_gen.eval.images.extractors import IMAGENET_MEAN, IMAGENET_STD, Extractor
+from mot_gen.eval.images.weights import file_sha256, load_state_dict, missing_weights
+
+HEADS = ("fc", "classifier", "heads", "head")  # what torchvision calls the last part of its classifiers
+
+
+def torchvision_extractor(name, *, weights=None, output="features", resize="antialias", dtype="float32") -> Extractor:
+    """A torchvision classifier by name; "features" takes off its head. weights: a local .pth of torchvision's."""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise InputError(f"torchvision has no classifier {name!r}" + nearest(name, models.list_models(module=models)))
+    meta = models.get_model_weights(name).DEFAULT
+    if weights is None:
+        prefix = meta.url.rsplit("-", 1)[-1].split(".")[0]
+        raise missing_weights(
+            f"extractor torchvision:{name}", meta.url, f"{prefix}...", "weights=FILE (--weights FILE)"
+        )
+    network = models.get_model(name, weights=None)
+    network.load_state_dict(load_state_dict(weights))
+    if output == "features":
+        head = next(head for head in HEADS if hasattr(network, head))
+        setattr(network, head, nn.Identity())
+    size = meta.transforms().crop_size[0]
+    options = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "dtype": dtype, "sha256": file_sha256(weights)}
+    return Extractor(network, f"torchvision:{name}", size, resize=resize, **options)
+
+
+class VisionTower(nn.Module):
+    """A transformers model called with pixels; a CLIP gives its projected image embedding."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor):
+        if hasattr(self.model, "visual_projection"):
+            return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        return self.model(pixel_values=pixels)
+
+
+def transformers_extractor(folder, *, weights=None, output="features", resize="clean", dtype="float32") -> Extractor:
+    """A transformers vision model saved in a local folder (DINOv2, CLIP, ViT); its own size, mean and std are used."""
+    from transformers import AutoModel, AutoModelForImageClassification
+
+    folder = Path(folder)
+    if weights is not None:
+        raise InputError(f"extractor transformers:{folder}: its weights are those in the folder; drop weights")
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no config.json; save a transformers model there with save_pretrained")
+    builder = AutoModelForImageClassification if output == "logits" else AutoModel
+    network = VisionTower(builder.from_pretrained(folder, dtype=torch.float32, local_files_only=True))
+    size, mean, std = image_preprocessing(folder)
+    return Extractor(network, folder.name, size, resize=resize, mean=mean, std=std, dtype=dtype)
+
+
+def image_preprocessing(folder: Path) -> tuple[int, list[float], list[float]]:
+    path = folder / "preprocessor_config.json"
+    if not path.exists():
+        raise InputError(f"{path}: missing; save the model's image processor beside it")
+    found = json.loads(path.read_text())
+    size = found.get("crop_size") or found.get("size")
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    if not isinstance(size, int):
+        raise InputError(f"{path}: size {size!r} is not understood; give height or shortest_edge")
+    return size, found.get("image_mean", list(IMAGENET_MEAN)), found.get("image_std", list(IMAGENET_STD))

@@ -1,0 +1,55 @@
+"""FeatureSource: what a feature metric is given, features (N, d) as they are, or images or sound by an extractor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mot_gen.errors import InputError
+from mot_gen.eval.images.extractors import load_extractor
+from mot_gen.eval.images.statistics import ReferenceStatistics
+
+
+class FeatureSource(nn.Module):
+    """Calls an extractor on images and passes features through; names and records what it did.
+
+    extractor: None for features alone, else what `load_extractor` takes.
+    """
+
+    def __init__(self, extractor=None, clamp: bool = False):
+        super().__init__()
+        known = extractor is None or hasattr(extractor, "provenance")
+        self.extractor = extractor if known else load_extractor(extractor)
+        self.clamp = clamp
+        # A batch of waveforms looks like one of features; a source that hears takes waveforms only.
+        self.hears = getattr(extractor, "hears", False)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if batch.ndim == 2 and not self.hears:
+            return batch
+        if self.extractor is None:
+            raise InputError(
+                f"got a batch of shape {tuple(batch.shape)} without a feature extractor; give features (N, d), or name "
+                "one with feature_extractor=, such as 'efficientnet-lite0'"
+            )
+        return self.extractor(batch, self.clamp)
+
+    def label(self, short: str) -> str:
+        """`"FD[dinov2-base]"`; "FD" with the Inception of 2015 is what everyone calls FID, and so with KID."""
+        name = self.provenance()["extractor"]
+        inception = {"FD": "FID", "KD": "KID"}
+        short = "FAD" if self.hears and short == "FD" else short
+        return inception[short] if name == "fid-inception" and short in inception else f"{short}[{name}]"
+
+    def provenance(self) -> dict:
+        return {"extractor": "features"} if self.extractor is None else self.extractor.provenance()
+
+    def load_reference(self, reference: ReferenceStatistics | str | Path) -> ReferenceStatistics:
+        """Reference statistics, refused where they were made by another extractor, other weights or another resize."""
+        if isinstance(reference, ReferenceStatistics):
+            loaded, path = reference, "reference"
+        else:
+            loaded, path = ReferenceStatistics.load(reference), reference
+        loaded.require(self.provenance(), path)
+        return loaded

@@ -1,0 +1,152 @@
+"""Fidelity of an image to its original: PSNR, SSIM, LPIPS. Each is the mean over pairs; images as in `check_images`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from mot_gen.errors import InputError, nearest
+from mot_gen.eval.images.extractors import weights_sha256
+from mot_gen.eval.images.images import to_unit
+from mot_gen.eval.images.weights import load_state_dict, missing_weights
+from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
+
+WINDOW = 11  # pixels a side of SSIM's Gaussian window
+LPIPS_BACKBONES = {
+    "alex": ("alexnet", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79"),
+    "vgg": ("vgg16", "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
+    "squeeze": ("squeezenet1_1", "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
+}
+
+
+def checked_pair(images: Tensor, originals: Tensor, clamp: bool) -> tuple[Tensor, Tensor]:
+    """Both as float64 in [0, 1]; InputError where their shapes differ."""
+    if images.shape != originals.shape:
+        raise InputError(
+            f"images {tuple(images.shape)} and originals {tuple(originals.shape)} differ; resize one of them"
+        )
+    return to_unit(images, clamp), to_unit(originals, clamp)
+
+
+def psnr_update(images: Tensor, originals: Tensor) -> Tensor:
+    """(N,) decibels, 10 log10(1 / mean squared error) per pair of (N, C, H, W) in [0, 1]; inf for equal ones."""
+    return -10 * (images - originals).square().flatten(1).mean(1).log10()
+
+
+def ssim_update(images: Tensor, originals: Tensor) -> Tensor:
+    """(N,) structural similarity (Wang et al. 2004): Gaussian window of 11 pixels and sigma 1.5, K = (0.01, 0.03).
+
+    Only windows that lie inside the image count, as in the authors' code and scikit-image; torchmetrics also averages
+    over borders that it mirrors, which moves the value in the third decimal.
+    """
+    if min(images.shape[-2:]) < WINDOW:
+        raise InputError(f"SSIM needs images of at least {WINDOW} pixels a side, got {tuple(images.shape[-2:])}")
+    (mean_x, mean_y), products = (_blur(images), _blur(originals)), (images**2, originals**2, images * originals)
+    square_x, square_y, cross = (_blur(product) for product in products)
+    variances = square_x - mean_x**2 + square_y - mean_y**2
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    structure = (2 * (cross - mean_x * mean_y) + 0.03**2) / (variances + 0.03**2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _blur(images: Tensor) -> Tensor:
+    offsets = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
+    line = torch.exp(offsets**2 / (-2 * 1.5**2))
+    window = (torch.outer(line, line) / line.sum() ** 2).expand(images.shape[1], 1, -1, -1)
+    return conv2d(images, window, groups=images.shape[1])
+
+
+class PairMetric(SegmentMetric):
+    """`update(images, originals)`; a subclass states `measure(images, originals) -> (N,)`."""
+
+    unit = "pairs"
+    takes = "image pairs"
+
+    def __init__(self, *, clamp: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.clamp = clamp
+
+    def statistics(self, images: Tensor, originals: Tensor) -> Tensor:
+        return mean_rows(self.measure(*checked_pair(images, originals, self.clamp)))
+
+    def score(self, total: Tensor) -> float:
+        return mean_score(total)
+
+
+class PSNR(PairMetric):
+    """Peak signal-to-noise ratio in decibels, mean over pairs."""
+
+    name = "psnr"
+    higher_is_better = True
+
+    def measure(self, images: Tensor, originals: Tensor) -> Tensor:
+        return psnr_update(images, originals)
+
+    def cautions(self, rows: Tensor) -> list[str]:
+        equal = int(rows[:, 0].isinf().sum())
+        return [f"{equal} pairs are identical: the mean is infinite"] if equal else []
+
+
+class SSIM(PairMetric):
+    """Structural similarity, mean over pairs."""
+
+    name = "ssim"
+    higher_is_better = True
+
+    def measure(self, images: Tensor, originals: Tensor) -> Tensor:
+        return ssim_update(images, originals)
+
+
+class LPIPS(PairMetric):
+    """Learned perceptual distance (Zhang et al. 2018), v0.1 heads; mean over pairs.
+
+    net: "alex", "vgg" or "squeeze". weights: torchvision's file of that backbone; InputError names its address where it
+    is missing. The linear heads are carried by torchmetrics.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, net: str = "alex", *, weights: str | Path | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if net not in LPIPS_BACKBONES:
+            raise InputError(f"LPIPS net {net!r} is not known" + nearest(net, LPIPS_BACKBONES))
+        self.name, self.network = f"lpips[{net}]", lpips_network(net, weights)
+        self.sha256 = weights_sha256(self.network)
+
+    def measure(self, images: Tensor, originals: Tensor) -> Tensor:
+        parameter = next(self.network.parameters())
+        with torch.no_grad():
+            found = self.network(images.to(parameter), originals.to(parameter), normalize=True)
+        return found.reshape(len(images))
+
+    def provenance(self) -> dict:
+        return {"sha256": self.sha256, "dtype": "float32"}
+
+
+def lpips_network(net: str, weights: str | Path | None) -> torch.nn.Module:
+    """torchmetrics' LPIPS with its own heads and the backbone of a local file."""
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    backbone, address, prefix = LPIPS_BACKBONES[net]
+    if weights is None:
+        raise missing_weights(f"lpips[{net}]", address, prefix, "weights=FILE (--lpips FILE)")
+    network = _LPIPS(pretrained=True, net=net, pnet_rand=True, eval_mode=True)
+    convolutions = {
+        key.removeprefix("features."): value
+        for key, value in load_state_dict(weights, prefix).items()
+        if key.startswith("features.")
+    }
+    _fill_slices(network.net, convolutions, f"{weights} ({backbone})")
+    return network.requires_grad_(False)
+
+
+def _fill_slices(network: torch.nn.Module, convolutions: dict[str, Tensor], where: str):
+    """torchmetrics cuts the backbone into slices but keeps each layer's number: slice2.LAYER... or slices.2.LAYER..."""
+    state = {key: convolutions.get(re.sub(r"^slice(s\.)?\d+\.", "", key)) for key in network.state_dict()}
+    if absent := [key for key, value in state.items() if value is None]:
+        raise InputError(f"{where}: lacks {absent[0]}; give torchvision's own file")
+    network.load_state_dict(state)

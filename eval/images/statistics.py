@@ -1,0 +1,69 @@
+"""ReferenceStatistics: the moments of a reference set as a file, with what they were computed by and a fingerprint.
+
+An .npz file with n, mean, m2 (float64) and a JSON header. The fingerprint is the sha256 of all of it; a file that was
+changed, or whose extractor, weights, resize mode or dtype differ from those in use, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mot_gen.errors import InputError
+from mot_gen.eval.images.moments import Moments
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """moments: of the reference features. provenance: as `Extractor.provenance`, and whatever else names the set."""
+
+    moments: Moments
+    provenance: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
+        digest.update(str(self.moments.n).encode())
+        for array in (self.moments.mean, self.moments.m2):
+            digest.update(np.ascontiguousarray(array.double().cpu().numpy()).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | Path):
+        header = json.dumps({**self.provenance, "fingerprint": self.fingerprint})
+        arrays = {"mean": self.moments.mean.cpu().numpy(), "m2": self.moments.m2.cpu().numpy()}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:  # np.savez appends .npz to a name that lacks it
+            np.savez(file, header=header, n=self.moments.n, **arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> ReferenceStatistics:
+        """InputError for a file that is missing, not ours, or not what its fingerprint says."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                header = json.loads(str(data["header"]))
+                moments = Moments(int(data["n"]), torch.from_numpy(data["mean"]), torch.from_numpy(data["m2"]))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
+            raise InputError(
+                f"{path}: not reference statistics ({err}); make them with: mot-gen eval stats DIR -o FILE"
+            ) from err
+        recorded = header.pop("fingerprint", None)
+        found = ReferenceStatistics(moments, header)
+        if recorded != found.fingerprint:
+            raise InputError(f"{path}: fingerprint {str(recorded)[:12]} does not match the content; make it again")
+        return found
+
+    def require(self, provenance: dict[str, Any], path: str | Path):
+        """InputError where any of the given facts differs from the file's."""
+        for key, wanted in provenance.items():
+            found = self.provenance.get(key)
+            if found != wanted:
+                raise InputError(
+                    f"{path}: computed with {key} {found!r}, but {wanted!r} is in use; use the same, or make it again"
+                )

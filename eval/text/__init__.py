@@ -1,0 +1,1 @@
+"""Metrics of text: against references, of likelihood and of variety."""

@@ -1,0 +1,132 @@
+"""Error rates by alignment: WER, CER, MER, WIL, unit error rate; and edit_update / the formulas they are made of.
+
+An alignment of least edits between prediction and reference counts H hits, S substitutions, D deletions, I insertions
+(Morris et al. 2004):   WER = (S + D + I) / (H + S + D)   MER = (S + D + I) / (H + S + D + I)
+                        WIL = 1 - H^2 / ((H + S + D) (H + S + I))
+Counts are summed over the corpus. The alignment is rapidfuzz's, as in jiwer: MER and WIL depend on it where alignments
+tie. Words are what `str.split` gives, characters are code points of the stripped text; no other normalisation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.eval.extras import require
+from mot_gen.eval.text.segments import SegmentMetric, table
+
+
+def edit_update(
+    predictions: Sequence, references: Sequence, units: Callable[[object], Sequence[Hashable]] = str.split
+) -> list[list[int]]:
+    """(hits, substitutions, deletions, insertions) of each pair, counted in what `units` makes of an item."""
+    if len(predictions) != len(references):
+        raise InputError(
+            f"{len(predictions)} predictions against {len(references)} references; give one reference each"
+        )
+    levenshtein = require("rapidfuzz.distance", "error rate").Levenshtein
+    rows = []
+    for prediction, reference in zip(predictions, references):
+        spoken, said = units(prediction), units(only(reference))
+        edits = Counter(step.tag for step in levenshtein.editops(said, spoken))
+        wrong, lost, added = (edits[tag] for tag in ("replace", "delete", "insert"))
+        rows.append([len(said) - wrong - lost, wrong, lost, added])
+    return rows
+
+
+def only(reference):
+    """The one reference of an item given as a string, or as a list of one string as in a jsonl of predictions."""
+    if isinstance(reference, list) and reference and isinstance(reference[0], str):
+        if len(reference) > 1:
+            raise InputError(
+                f"error rates need one reference a prediction, got {len(reference)}: {reference[0][:40]!r}, ..."
+            )
+        return reference[0]
+    return reference
+
+
+def word_error_rate(counts: Tensor) -> float:
+    """(S + D + I) / N of summed counts (4,), N the units of the reference."""
+    hits, wrong, lost, added = counts.tolist()
+    return (wrong + lost + added) / _reference_units(hits + wrong + lost)
+
+
+def match_error_rate(counts: Tensor) -> float:
+    """(S + D + I) / (H + S + D + I): the share of matches that are wrong, at most 1."""
+    hits, wrong, lost, added = counts.tolist()
+    return (wrong + lost + added) / _reference_units(hits + wrong + lost + added)
+
+
+def word_information_lost(counts: Tensor) -> float:
+    """1 - H/N_reference * H/N_prediction, at most 1; 1 for a prediction of nothing."""
+    hits, wrong, lost, added = counts.tolist()
+    predicted = hits + wrong + added
+    return 1 - hits / _reference_units(hits + wrong + lost) * (hits / predicted if predicted else 0.0)
+
+
+def _reference_units(count: float) -> float:
+    if not count:
+        raise InputError("error rate: every reference is empty, so there is nothing to divide by; check the references")
+    return count
+
+
+class EditMetric(SegmentMetric):
+    """`update(predictions, references)`: strings, one reference each. A subclass states `units` and `score`."""
+
+    unit = "utterances"
+    takes = "transcripts"
+    higher_is_better = False
+    units = staticmethod(str.split)
+    score = staticmethod(word_error_rate)
+
+    def statistics(self, predictions: Sequence, references: Sequence) -> Tensor:
+        return table(edit_update(predictions, references, self.units), 4)
+
+    def counts(self, rows: Tensor) -> dict[str, int]:
+        return {"reference_units": int(rows[:, :3].sum())}
+
+    def details(self, rows: Tensor) -> dict[str, float]:
+        return dict(zip(("hits", "substitutions", "deletions", "insertions"), rows.sum(0).tolist()))
+
+    def segment_scores(self) -> list[float]:
+        """An utterance whose reference is empty counts its insertions: it has no rate of its own."""
+        rows = self.rows("table")
+        return [self.score(row) if row[:3].sum() else row[3].item() for row in rows]
+
+
+class WordErrorRate(EditMetric):
+    """Word error rate, a fraction."""
+
+    name = "wer"
+
+
+class CharacterErrorRate(EditMetric):
+    """Character error rate, a fraction; the one to use where words are not written apart (CJK)."""
+
+    name = "cer"
+    units = staticmethod(lambda text: list(text.strip()))
+
+
+class MatchErrorRate(EditMetric):
+    """Match error rate, a fraction of at most 1."""
+
+    name = "mer"
+    score = staticmethod(match_error_rate)
+
+
+class WordInformationLost(EditMetric):
+    """Word information lost, a fraction of at most 1."""
+
+    name = "wil"
+    score = staticmethod(word_information_lost)
+
+
+class UnitErrorRate(EditMetric):
+    """Unit error rate of speech units: `update(predictions, references)` of integer sequences or tensors."""
+
+    name = "uer"
+    takes = "units"
+    units = staticmethod(lambda ids: ids.tolist() if isinstance(ids, Tensor) else list(ids))

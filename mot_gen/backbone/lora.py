@@ -1,0 +1,165 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) of chosen towers: Lora, LowRank, add, merged, save, load.
+
+    y = W x + (alpha / rank) B A x        for the tokens of a chosen tower; W stays as it is, B begins at zero
+
+Adapters stand beside the projections that towers own, or, in a model of one tower, beside all. They are saved as peft
+saves adapters of stacked parameters (`LoraConfig.target_parameters`), so `PeftModel.from_pretrained` puts them on the
+same model: A as (towers * rank, in), B as (out, rank * towers), zeros for the towers that have none.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mot_gen.backbone.routing import Routing, UntiedLinear
+from mot_gen.errors import InputError, nearest
+
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."  # peft's, before the names of a model's modules
+
+
+class Lora(BaseModel):
+    """In a recipe: adapters that learn in the place of everything else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    towers: Annotated[list[str], Field(min_length=1)]
+    rank: Annotated[int, Field(strict=True, ge=1)] = 8
+    alpha: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 16.0
+    layers: list[str] = []  # the projections that get one: qkv, out, gate_up, down, ...; [] = all
+
+
+class LowRank(nn.Module):
+    """What is added to a projection for the tokens of some towers. a: (K, rank, in), b: (K, out, rank), for the towers
+    `places`, K of `towers`."""
+
+    def __init__(self, layer: UntiedLinear, places: Sequence[int], rank: int, alpha: float):
+        super().__init__()
+        self.towers, out_features, in_features = layer.weight.shape
+        self.places, self.rank, self.alpha = list(places), rank, alpha
+        like = {"device": layer.weight.device}
+        self.a = nn.Parameter(torch.empty(len(places), rank, in_features, **like))
+        self.b = nn.Parameter(torch.empty(len(places), out_features, rank, **like))
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (T, in) sorted by tower -> (T, out), zero for the tokens of other towers."""
+        if self.towers == 1:
+            return self._of(x, 0)
+        if routing.only is not None and not torch.is_grad_enabled():
+            return self._of(x, routing.only)
+        # While learning every tower is called, with no rows where it has none, so that no gradient is missing.
+        return torch.cat([self._of(part, tower) for tower, part in enumerate(x.split(routing.counts))])
+
+    def _of(self, x: Tensor, tower: int) -> Tensor:
+        if tower not in self.places:
+            return x.new_zeros(len(x), self.b.shape[1])
+        k = self.places.index(tower)
+        return F.linear(F.linear(x, self.a[k]), self.b[k]) * (self.alpha / self.rank)
+
+    @torch.no_grad()
+    def deltas(self) -> Iterator[tuple[int, Tensor]]:
+        """(tower, what merging adds to its matrix (out, in))."""
+        for place, a, b in zip(self.places, self.a, self.b):
+            yield place, (b.float() @ a.float()) * (self.alpha / self.rank)
+
+
+def add(model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers: Sequence[str] = ()) -> None:
+    """Put adapters beside the projections of these towers, and freeze everything else. layers: last names of those that
+    get one, such as qkv and out; all where none is given. InputError where a model has none of them."""
+    backbone = model.backbone
+    if getattr(backbone, "routed", False):
+        raise InputError("backbone.lora: experts that are routed take no adapters; give a backbone without experts")
+    found = {
+        name: layer
+        for name, layer in backbone.named_modules()
+        if isinstance(layer, UntiedLinear) and len(layer.weight) == len(backbone.towers)
+    }
+    known = {name.rpartition(".")[2] for name in found}
+    for name in layers or [""] * (not found):
+        if name not in known:
+            raise InputError(f"backbone.lora.layers: {name!r} is no projection that towers own" + nearest(name, known))
+    places = [backbone.towers.index(tower) for tower in towers]
+    model.requires_grad_(False)
+    for name, layer in found.items():
+        if not layers or name.rpartition(".")[2] in layers:
+            layer.adapter = LowRank(layer, places, rank, alpha)
+
+
+def adapters(model: nn.Module) -> dict[str, LowRank]:
+    """Of each projection that has one, by the projection's name."""
+    modules = model.named_modules()
+    return {name.removesuffix(".adapter"): module for name, module in modules if isinstance(module, LowRank)}
+
+
+def initial_value(name: str, shape: Sequence[int]) -> Tensor:
+    """Of a parameter of an adapter: A normal with a standard deviation of 1 / sqrt(in), B zero."""
+    return torch.zeros(shape) if name.endswith(".b") else torch.randn(shape) / math.sqrt(shape[-1])
+
+
+@torch.no_grad()
+def merged(model: nn.Module) -> nn.Module:
+    """A copy whose matrices hold what the adapters add, without adapters; the model itself where it has none."""
+    if not adapters(model):
+        return model
+    model = copy.deepcopy(model)
+    for name, adapter in adapters(model).items():
+        layer = model.get_submodule(name)
+        for place, delta in adapter.deltas():
+            layer.weight[place] += delta.to(layer.weight.dtype)
+        layer.adapter = None
+    return model.requires_grad_(True)
+
+
+def save(model: nn.Module, folder: Path, base: str | None = None) -> None:
+    """Write the adapters as peft does. base: where the model's own weights are. InputError without the extra."""
+    LoraConfig = _lora_config()
+    folder.mkdir(parents=True, exist_ok=True)
+    found, weights = adapters(model), {}
+    for name, adapter in found.items():
+        stack_a = adapter.a.new_zeros(adapter.towers, *adapter.a.shape[1:])
+        stack_b = adapter.b.new_zeros(adapter.towers, *adapter.b.shape[1:])
+        stack_a[adapter.places], stack_b[adapter.places] = adapter.a.detach(), adapter.b.detach()
+        weights[f"{_PREFIX}{name}.lora_A.weight"] = stack_a.flatten(0, 1).cpu().contiguous()
+        weights[f"{_PREFIX}{name}.lora_B.weight"] = stack_b.permute(1, 2, 0).flatten(1).cpu().contiguous()
+    first = next(iter(found.values()))
+    LoraConfig(
+        r=first.rank,
+        lora_alpha=first.alpha,
+        target_modules=[],
+        target_parameters=[f"{name}.weight" for name in found],
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).save_pretrained(folder)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def load(model: nn.Module, folder: Path) -> None:
+    """Put the adapters of a folder, as `save` or peft wrote it, on a model whose towers have none yet."""
+    config, weights = _lora_config().from_pretrained(str(folder)), load_file(folder / WEIGHTS)
+    backbone, layers = model.backbone, {path.rpartition(".")[0].rpartition(".")[2] for path in config.target_parameters}
+    add(model, backbone.towers, config.r, config.lora_alpha, sorted(layers))
+    for name, adapter in adapters(model).items():
+        a, b = (weights.get(f"{_PREFIX}{name}.lora_{each}.weight") for each in "AB")
+        if a is None or b is None or a.numel() != adapter.a.numel() or b.numel() != adapter.b.numel():
+            raise InputError(f"{folder}: its adapter of {name} does not fit this model; give the model it was made for")
+        adapter.a.copy_(a.unflatten(0, (adapter.towers, -1)))
+        adapter.b.copy_(b.unflatten(1, (-1, adapter.towers)).permute(2, 0, 1))
+
+
+def _lora_config():
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise InputError("adapters are written by peft; pip install 'mot-gen[lora]'") from error
+    return LoraConfig

@@ -1,0 +1,269 @@
+"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, is_adapter, UntiedLinear,
+UntiedRMSNorm; and for towers of different widths UnevenLinear, UnevenRMSNorm.
+
+A *tower* is a group of modalities that owns parameters. Tokens are sorted by tower once per batch; while they stand in
+that order an untied projection is one grouped matrix product, and a tied one is an ordinary product over all tokens.
+Everything that is untied in this project goes through `grouped_linear`, but for towers of different widths (F1, arXiv
+2509.06951), whose matrices cannot be stacked. Their tokens stand in rows as wide as the widest tower's, and what lies
+beyond a tower's own width is never read and written as zero.
+
+Shapes: T tokens of a batch, E towers, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mot_gen.backbone.half_storage import HalfStorage
+
+
+@dataclass
+class Routing:
+    """Where each tower's tokens are, made once per batch by `route`.
+
+    order, inverse: (T,) int64, sorted = x[order] and x = sorted[inverse]; None where no sorting is needed.
+    ends: (E,) int32, one past each tower's last sorted token. counts: the E numbers of tokens.
+    only: the tower that has all tokens, as in generation, or None.
+    """
+
+    order: Tensor | None
+    inverse: Tensor | None
+    ends: Tensor
+    counts: list[int]
+    only: int | None
+
+    def sort(self, x: Tensor) -> Tensor:
+        """(T, ...) in sequence order -> tower order."""
+        return x if self.order is None else permute_rows(x, self.order, self.inverse)
+
+    def unsort(self, x: Tensor) -> Tensor:
+        """(T, ...) in tower order -> sequence order."""
+        return x if self.order is None else permute_rows(x, self.inverse, self.order)
+
+
+def route(tower: Tensor, towers: int) -> Routing:
+    """Routing of tokens whose tower numbers are `tower`, (T,) int64 in [0, towers)."""
+    counts_t = torch.bincount(tower, minlength=towers)
+    counts = counts_t.tolist()
+    ends = counts_t.cumsum(0).to(torch.int32)
+    only = next((t for t, count in enumerate(counts) if count == tower.numel()), None)
+    if only is not None:
+        return Routing(None, None, ends, counts, only)
+    order = torch.argsort(tower, stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.numel(), device=order.device)
+    return Routing(order, inverse, ends, counts, None)
+
+
+class _PermuteRows(torch.autograd.Function):
+    # The gradient of a permutation is the inverse permutation, a gather; autograd's own would be a scatter-add.
+    @staticmethod
+    def forward(ctx, x, order, inverse):
+        ctx.save_for_backward(order, inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx, grad):
+        _order, inverse = ctx.saved_tensors
+        return grad.index_select(0, inverse), None, None
+
+
+def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """x[order] along the first dimension, for a permutation whose inverse is known."""
+    return _PermuteRows.apply(x, order, inverse)
+
+
+def grouped_linear(x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
+    """x (T, in) sorted by tower, weight (E, out, in) -> (T, out): every token times its own tower's matrix.
+
+    E = 1 is a tied projection. `F.grouped_mm` serves the eager CPU in fp32 and the GPU in bf16, the two cases where it
+    exists and wins; elsewhere (compiled CPU, fp64, fp32 on a GPU) the towers are multiplied one after the other.
+    """
+    if weight.shape[0] == 1:
+        return F.linear(x, weight[0])
+    if routing.only is not None:
+        return F.linear(x, weight[routing.only])
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    if _has_grouped_mm(x, weight):
+        return _GroupedProduct.apply(x, weight, routing.ends)
+    return torch.cat([F.linear(part, w) for part, w in zip(x.split(routing.counts), weight.unbind(0))])
+
+
+def _has_grouped_mm(x: Tensor, weight: Tensor) -> bool:
+    if any(size * weight.element_size() % 16 for size in weight.shape[1:]):  # it wants rows of whole 16 bytes
+        return False
+    if x.is_cuda:
+        return x.dtype == torch.bfloat16
+    return x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+class _GroupedProduct(torch.autograd.Function):
+    # grouped_mm refuses the stride-0 gradient that sum().backward() sends, hence the contiguous().
+    @staticmethod
+    def forward(ctx, x, weight, ends):
+        ctx.save_for_backward(x, weight, ends)
+        return F.grouped_mm(x, weight.transpose(-2, -1), offs=ends)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, ends = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x = F.grouped_mm(grad, weight, offs=ends) if ctx.needs_input_grad[0] else None
+        grad_weight = F.grouped_mm(grad.t(), x, offs=ends) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, None
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name belongs to what is added to a projection (mot_gen/backbone/lora.py)."""
+    return ".adapter." in name
+
+
+class UntiedLinear(HalfStorage):
+    """A projection with one matrix per tower, stacked: weight (towers, out, in), and, if asked for, bias (towers, out).
+    towers = 1 ties it. adapter: None, or what is added, called like the projection itself (backbone/lora.py)."""
+
+    def __init__(self, in_features: int, out_features: int, towers: int = 1, bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(towers, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(towers, out_features)) if bias else None
+        self.adapter: nn.Module | None = None
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
+        if self.adapter is not None:
+            y = y + self.adapter(x, routing)
+        if self.bias is None:
+            return y
+        if len(self.bias) == 1:
+            return y + self.bias[0]
+        if routing.only is not None:
+            return y + self.bias[routing.only]
+        lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
+        return y + self.bias.repeat_interleave(lengths, dim=0, output_size=len(y))
+
+    def _half_products(self, x: Tensor, routing: Routing) -> Tensor:
+        if len(self.half) == 1 or routing.only is not None:
+            return self.half[routing.only if len(self.half) > 1 else 0](x)
+        return torch.cat([matrix(part) for matrix, part in zip(self.half, x.split(routing.counts))])
+
+
+@torch.no_grad()
+def store_for_decoding(module: nn.Module) -> None:
+    """Store every projection of a module that widens column by column; its values and shape stay.
+
+    A CPU multiplies one token by such a matrix in 0.55 of the time, and many in the same time; where a projection
+    narrows, rows are faster (`python -m benchmarks generation_peer`).
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, UntiedLinear)) and layer.weight.shape[-2] > layer.weight.shape[-1]:
+            layer.weight.data = layer.weight.data.transpose(-2, -1).contiguous().transpose(-2, -1)
+
+
+class UntiedRMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, one weight per tower: weight (towers, D). Zhang & Sennrich 2019."""
+
+    def __init__(self, dim: int, towers: int = 1, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(towers, dim))
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        weight = self.weight
+        towers = len(weight)
+        only = 0 if towers == 1 else routing.only
+        if only is not None and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
+            own = weight[only].float()
+            if x.device.type != "cpu" or torch.compiler.is_compiling():
+                return F.rms_norm(x.float(), own.shape, own, self.eps).to(x.dtype)
+            return _rms_norm(x.float(), own, self.eps).to(x.dtype)
+        counts = routing.counts if only is None else None
+        if only is not None and towers > 1:
+            weight = weight[only : only + 1]
+        # The casts stand outside: under torch.compile a Function that ends in a cast of nothing gets no gradient.
+        return _RMSNorm.apply(x.float(), weight, self.eps, counts).to(x.dtype)
+
+
+class UnevenLinear(nn.Module):
+    """A bias-free projection with a matrix of its own shape per tower: weight.e (1, parts * out_features[e],
+    in_features[e]). `parts` products stand side by side, each in columns as many as the widest has."""
+
+    def __init__(self, in_features: Sequence[int], out_features: Sequence[int], parts: int = 1):
+        super().__init__()
+        self.in_features, self.parts, self.widest = list(in_features), parts, max(out_features)
+        shapes = zip(out_features, in_features)
+        self.weight = nn.ParameterList(nn.Parameter(torch.empty(1, parts * out, into)) for out, into in shapes)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        pieces = []
+        for part, weight, width in zip(x.split(routing.counts), self.weight, self.in_features):
+            y = F.linear(part[:, :width], weight[0]).unflatten(1, (self.parts, -1))
+            pieces.append(F.pad(y, (0, self.widest - y.shape[2])).flatten(1))
+        return torch.cat(pieces)
+
+
+class UnevenRMSNorm(nn.Module):
+    """`UntiedRMSNorm` over each tower's own width: weight.e (1, dims[e])."""
+
+    def __init__(self, dims: Sequence[int], eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.ParameterList(nn.Parameter(torch.ones(1, dim)) for dim in dims)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        pieces = []
+        for part, weight in zip(x.split(routing.counts), self.weight):
+            y = _RMSNorm.apply(part[:, : weight.shape[1]].float(), weight, self.eps, None).to(x.dtype)
+            pieces.append(F.pad(y, (0, x.shape[1] - weight.shape[1])))
+        return torch.cat(pieces)
+
+
+class _RMSNorm(torch.autograd.Function):
+    # On a CPU this takes 0.7 of the time of F.rms_norm and its backward, and it knows towers without a (T, D) gather.
+    @staticmethod
+    def forward(ctx, x, weight, eps, counts):
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        scale = mean_square.add_(eps).rsqrt_()
+        normed = x * scale
+        ctx.save_for_backward(normed, scale, weight)
+        ctx.counts = counts
+        return _times_weight(normed, weight, counts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        normed, scale, weight = ctx.saved_tensors
+        product = grad * normed
+        parts = [product] if ctx.counts is None else product.split(ctx.counts)
+        grad_weight = torch.stack([part.reshape(-1, part.shape[-1]).sum(0) for part in parts])
+        inner = torch.cat([part @ w for part, w in zip(parts, weight.to(grad.dtype))]) / grad.shape[-1]
+        grad_x = _times_weight(grad, weight, ctx.counts).addcmul_(normed, inner[..., None], value=-1).mul_(scale)
+        return grad_x, grad_weight, None, None
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """F.rms_norm in five operations; on a CPU it takes eight, 3% of a decoding step more."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1]).rsqrt_()
+    return (x * scale).mul_(weight)
+
+
+@cache
+def _constant(value: float) -> Tensor:
+    with torch.inference_mode(False):  # else it could serve inference alone
+        return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
+def _times_weight(x: Tensor, weight: Tensor, counts: list[int] | None) -> Tensor:
+    if counts is None:
+        return x * weight[0]
+    out = torch.empty_like(x)  # written part by part: a torch.cat would copy it once more
+    for part, w, place in zip(x.split(counts), weight.unbind(0), out.split(counts)):
+        torch.mul(part, w, out=place)
+    return out

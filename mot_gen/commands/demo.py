@@ -1,0 +1,230 @@
+"""`mot-gen demo CHECKPOINT`: a page in the browser with the directions that the checkpoint has; register, page.
+
+The page is Gradio's (the extra `demo`), served from this machine alone: nothing is fetched from elsewhere, nothing is
+reported. One tab a direction, made from what `directions` says of it; pictures are shown while they are drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from queue import Queue
+from threading import Thread
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from mot_gen.checkpoints import DTYPE
+from mot_gen.errors import InputError
+from mot_gen.pipelines.directions import INPUTS, OPTIONS, Direction
+
+if TYPE_CHECKING:
+    from mot_gen.pipelines.loaded import Loaded
+
+# What the sliders start from where the checkpoint recommends nothing, and their ranges.
+SLIDERS = {
+    "num_inference_steps": (1, 100, 1, 20),
+    "guidance_scale": (0.0, 10.0, 0.1, 3.0),
+    "image_guidance_scale": (0.0, 5.0, 0.1, 1.0),
+    "strength": (0.0, 1.0, 0.05, 0.0),
+    "max_new_tokens": (1, 256, 1, 64),
+    "temperature": (0.0, 2.0, 0.05, 0.0),
+    "top_p": (0.05, 1.0, 0.05, 1.0),
+    "samples": (1, 16, 1, 4),
+}
+TITLES = {"prompt": "text", "image": "picture", "mask": "mask", "audio": "recording", "any": "text and pictures"}
+TITLES |= {"speech": "speech", "text": "text"}
+SIZE = ("height", "width")  # chosen together
+HEIGHT = 256  # pixels in which a picture is shown, however small it is
+
+
+def register(commands) -> None:
+    """Add `demo` to the commands of mot-gen."""
+    command = commands.add_parser("demo", help="a page in the browser to try a checkpoint (needs the extra demo)")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/, or a shipped name")
+    command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    command.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860")
+    command.add_argument("--dtype", **DTYPE)
+    command.set_defaults(func=_demo)
+
+
+def _demo(arguments) -> int:
+    from mot_gen.checkpoints import find
+
+    name, _ = find(arguments.checkpoint), _gradio()  # before the seconds that loading takes
+
+    from mot_gen.pipelines.loaded import Loaded
+
+    built = page(Loaded(name, arguments.dtype), str(arguments.checkpoint))
+    try:
+        built.queue().launch(server_name=arguments.host, server_port=arguments.port, **LAUNCH)
+    except (OSError, ValueError) as error:  # the latter where a proxy stands before this machine's own address
+        raise InputError(f"--host {arguments.host} --port {arguments.port}: cannot be served: {error}") from error
+    return 0
+
+
+LAUNCH = {"share": False, "inbrowser": False, "ssr_mode": False, "footer_links": []}
+
+
+def _gradio():
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError as error:
+        raise InputError(f"the demo needs Gradio ({error}); install it with: pip install 'mot-gen[demo]'") from error
+    return gradio
+
+
+def page(loaded: Loaded, title: str):
+    """The page over a loaded checkpoint: gradio.Blocks, not yet served."""
+    gradio = _gradio()
+    with gradio.Blocks(title=f"mot_gen: {title}", analytics_enabled=False) as blocks:
+        gradio.Markdown(f"# {title}\nEverything on this page is made by this checkpoint, on this machine.")
+        for direction in loaded.directions:
+            with gradio.Tab(_title(direction)):
+                _tab(gradio, loaded, direction)
+    return blocks
+
+
+def _title(direction: Direction) -> str:
+    given = " + ".join(TITLES[name] for name in direction.needs) or "anything"
+    return f"{given} → {'picture' if direction.to == 'image' else TITLES[direction.to]}"
+
+
+def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
+    kinds = (*direction.needs, *direction.takes)
+    recommended = loaded.base.config.sampling or {}
+    with gradio.Row():
+        with gradio.Column():
+            inputs = {kind: _input(gradio, kind, kind in direction.takes) for kind in kinds}
+            with gradio.Accordion("Settings", open=False):
+                names = [name for name in direction.options if name not in SIZE]
+                options = {name: _option(gradio, name, recommended) for name in names}
+                options |= _sizes(gradio, loaded, direction)
+                # Of greedy texts, a second is the first again.
+                count = _option(gradio, "samples", {"samples": 1} if direction.to == "text" else {})
+                seed = gradio.Number(0, label="seed", precision=0, minimum=0)
+            button = gradio.Button("Generate", variant="primary")
+        with gradio.Column():
+            outputs = _outputs(gradio, direction)
+
+    def generate(*values):
+        given = dict(zip((*kinds, *options, "samples", "seed"), values))
+        try:
+            yield from _generated(loaded, direction, given)
+        except InputError as error:
+            raise gradio.Error(str(error), duration=None) from error
+
+    button.click(
+        generate,
+        [*inputs.values(), *options.values(), count, seed],
+        outputs,
+        api_name=f"{'_'.join(direction.needs) or 'anything'}_to_{direction.to}",
+        concurrency_limit=1,
+        concurrency_id="model",  # one model, so one at a time whichever tab asks
+    )
+
+
+def _input(gradio, kind: str, optional: bool):
+    label = TITLES[kind] + (" (optional)" if optional else "")
+    if kind == "prompt":
+        return gradio.Textbox(label=label, lines=2)
+    shown = gradio.Audio if kind == "audio" else gradio.Image
+    return shown(label=label, type="filepath")
+
+
+def _option(gradio, name: str, recommended: Mapping):
+    label = name.replace("_", " ")
+    if OPTIONS.get(name) is str:
+        return gradio.Textbox(label=label)
+    low, high, step, usual = SLIDERS[name]
+    return gradio.Slider(low, high, recommended.get(name, usual), step=step, label=label)
+
+
+def _sizes(gradio, loaded: Loaded, direction: Direction) -> dict:
+    """The sizes that pictures may have, where there are several."""
+    sizes = list(getattr(loaded.base.image_tokenizer, "grids", ()))
+    if len(sizes) < 2 or not set(SIZE) <= set(direction.options):
+        return {}
+    choices = [f"{height} x {width}" for height, width in sizes]
+    return {"size": gradio.Dropdown(choices, value=choices[0], label="height x width")}
+
+
+def _outputs(gradio, direction: Direction) -> list:
+    if direction.to == "speech":
+        return [gradio.Audio(label="speech")]
+    texts = [gradio.Textbox(label="text", lines=4)] if direction.to in ("text", "any") else []
+    gallery = {"show_label": False, "columns": 2, "object_fit": "contain", "format": "png"}
+    drawn = [gradio.Gallery(label="pictures", **gallery)] if direction.to in ("image", "any") else []
+    return texts + drawn
+
+
+def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator:
+    """What the outputs show, again and again until it is finished."""
+    inputs = {kind: given[kind] for kind in INPUTS if given.get(kind)}
+    for kind in direction.needs:
+        if kind not in inputs:
+            raise InputError(f"give a {TITLES[kind]}")
+    unset = {"strength": 0}  # which would change nothing
+    if given.get("size"):
+        given = {**given, **dict(zip(SIZE, map(int, given["size"].split(" x "))))}
+    options = {name: given.get(name) for name in direction.options}
+    options = {name: value for name, value in options.items() if value not in ("", None, unset.get(name, ""))}
+    count = 1 if direction.to in ("any", "speech") else int(given["samples"])
+    seeds = [int(given["seed"]) + number for number in range(count)]
+    asked = (direction, [inputs] * count, seeds, options)
+    if direction.to == "image":
+        model = loaded.base.model
+        in_steps = not model.modalities[model.index_of["image"]].discrete
+        yield from map(_enlarged, _drawn(loaded, *asked) if in_steps else [loaded.run(*asked)])
+    else:
+        yield _shown(direction, loaded.run(*asked))
+
+
+def _shown(direction: Direction, results: list):
+    if direction.to == "text":
+        return "\n\n".join(results)
+    if direction.to == "speech":
+        samples, rate = results[0]
+        return rate, samples
+    texts = [segment for segment in results[0] if isinstance(segment, str)]
+    return "\n".join(texts), _enlarged([segment for segment in results[0] if not isinstance(segment, str)])
+
+
+def _enlarged(pictures: Sequence) -> list:
+    """Large enough to be seen; each with a mark of its own, since Gradio names a file by its bytes and would write a
+    picture that does not change from step to step anew while the browser reads it."""
+    from PIL import Image
+
+    enlarged = []
+    for picture in pictures:
+        factor = max(1, HEIGHT // picture.height)
+        size = (picture.width * factor, picture.height * factor)
+        enlarged.append(picture.resize(size, Image.Resampling.NEAREST))
+        enlarged[-1].info["shown"] = uuid4().hex
+    return enlarged
+
+
+def _drawn(loaded: Loaded, direction: Direction, *asked) -> Iterator[list]:
+    """The pictures as they are expected to become, after each step, and at last the pictures."""
+    steps: Queue = Queue()
+
+    def on_step(pipe, number, timestep, given):
+        steps.put(pipe.decode_latents(given["pred_original_sample"]))
+        return {}
+
+    def draw():
+        wanted = {
+            "callback_on_step_end": on_step,
+            "callback_on_step_end_tensor_inputs": ("pred_original_sample",),
+        }
+        try:
+            steps.put((loaded.run(direction, *asked, **wanted),))
+        except Exception as error:  # raised again where it is waited for
+            steps.put(error)
+
+    Thread(target=draw, daemon=True).start()
+    while isinstance(step := steps.get(), list):
+        yield step
+    if isinstance(step, Exception):
+        raise step
+    yield step[0]

@@ -1,0 +1,81 @@
+"""`mot-gen export`: a run's weights as a checkpoint to give away, in half precision and in shards. register, exported.
+
+Of a run that has not ended, or of one that was killed, the newest good checkpoint is exported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+from mot_gen.checkpoints import DTYPES
+from mot_gen.errors import InputError
+from mot_gen.files import manifest
+
+
+def register(commands) -> None:
+    """Add the command `export`."""
+    command = commands.add_parser("export", help="a run as a folder that every pipeline loads, ended or not")
+    command.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint's")
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist, or be empty")
+    command.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the weights in the files (default: fp32)")
+    command.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="of a file, such as 16MB")
+    command.set_defaults(func=export_command)
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    """`mot-gen export`: whole or not at all."""
+    out, size = arguments.out, arguments.max_shard_size
+    if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", size):
+        raise InputError(f"--max-shard-size {size}: give a number and KB, MB or GB, such as 16MB")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already; give another folder")
+    import torch
+
+    pipe = exported(arguments.run).to(getattr(torch, DTYPES[arguments.dtype]))
+    partial = out.with_name(f".{out.name}-new")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipe.save_pretrained(partial, max_shard_size=size)
+    _forget_where(partial)
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {written / 1e6:.1f} MB; mot-gen info {out}")
+    return 0
+
+
+def _forget_where(folder: Path) -> None:
+    """Configs name the folder that they were loaded from, which is nobody else's business."""
+    for path in folder.rglob("*.json"):
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
+    manifest.write(folder)
+
+
+def exported(run: str | Path):
+    """The `MultimodalPipeline` of an ended run, a checkpoint's folder or name, or of a run's newest good checkpoint."""
+    from mot_gen.pipelines.base import MultimodalPipeline
+
+    folder = Path(run)
+    if (folder / "checkpoints").is_dir() and not (folder / "model").is_dir():
+        return _unfinished(folder)
+    from mot_gen.pipelines.loaded import load_pipeline
+
+    return load_pipeline(MultimodalPipeline, run)
+
+
+def _unfinished(folder: Path):
+    from mot_gen.reports.hooks import pipeline_of
+    from mot_gen.training.recipe import load_recipe
+    from mot_gen.training.runs import prepare, restore
+
+    run = prepare(load_recipe(str(folder / "recipe.yaml")), folder)
+    restore(run)
+    return pipeline_of(run)

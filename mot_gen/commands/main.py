@@ -1,0 +1,217 @@
+"""The mot-gen command: quickstart, train, plan, info, and what study, generate, data, demo, tokenizers, eval add.
+
+Exit codes: 0 done; 1 anything unexpected; 2 bad input, one line on stderr; 3 stopped on request, with a checkpoint to
+resume from; 130 interrupted. Nothing heavy is imported before a command is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mot_gen import __version__
+from mot_gen.errors import InputError, Interrupted, Lost
+
+# A core that waits busily for another takes it from whoever shares the machine: on a busy one every small operation
+# then costs milliseconds.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Modules with a `register(commands)` that adds theirs.
+ADDED = (
+    "mot_gen.commands.study",
+    "mot_gen.commands.data",
+    "mot_gen.commands.generate",
+    "mot_gen.commands.demo",
+    "mot_gen.commands.tokenizer",
+    "mot_gen.commands.eval",
+    "mot_gen.commands.convert",
+    "mot_gen.commands.export",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        arguments = _parse(argv)
+        return arguments.func(arguments)
+    except InputError as error:
+        _complain(error)
+        return 2
+    except Interrupted as stopped:
+        _complain(stopped)
+        return 3
+    except Lost as lost:
+        _complain(lost)
+        return 1
+    except KeyboardInterrupt:
+        print("mot-gen: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(error: Exception) -> None:
+    """One line on stderr. Of the processes of a run the first speaks at once; the others wait for it to end, and
+    torchrun ends them then, so that what concerns all is said once and what concerns one is said too."""
+    if int(os.environ.get("RANK", 0)):
+        if isinstance(error, Interrupted):  # all have agreed to stop
+            return
+        time.sleep(2)
+    print("mot-gen: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; KEY=VALUE may also stand behind the options, where argparse looks for none."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(text.startswith("-") or "=" not in text for text in rest) or not (rest == [] or "overrides" in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mot-gen", description="Train, sample and measure models of text, images and sound in one sequence."
+    )
+    parser.add_argument("--version", action="version", version=f"mot-gen {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _quickstart_arguments(commands)
+    _train_arguments(commands)
+    _plan_arguments(commands)
+    _info_arguments(commands)
+    for module in ADDED:
+        importlib.import_module(module).register(commands)
+    return parser
+
+
+# ---------------------------------------------------------------- quickstart, train
+
+
+def _quickstart_arguments(commands) -> None:
+    command = commands.add_parser("quickstart", help="train on handwritten digits, generate both ways, measure, report")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
+    command.add_argument("--out", metavar="DIR", default="runs/digits", help="default: runs/digits")
+    command.add_argument("--json", action="store_true", help="print report.json")
+    command.set_defaults(func=_quickstart)
+
+
+def _quickstart(arguments) -> int:
+    from mot_gen.commands.quickstart import quickstart
+    from mot_gen.reports.judge_run import summary
+
+    found = quickstart(arguments.out, arguments.overrides)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    print(summary(found))
+    print(f"then try  mot-gen generate {arguments.out} --to image --prompt 'a handwritten seven' --out seven.png")
+    return 0
+
+
+def _train_arguments(commands) -> None:
+    command = commands.add_parser("train", help="train a recipe, shipped or of your own")
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
+    command.add_argument("--out", metavar="DIR", help="default: runs/ and the recipe's name")
+    command.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    command.set_defaults(func=_train)
+
+
+def _train(arguments) -> int:
+    from mot_gen.training.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    folder = Path(arguments.out or Path("runs") / recipe.name)
+
+    from mot_gen.reports.hooks import hooks
+    from mot_gen.reports.judge_run import judge, summary, task_of
+    from mot_gen.training.loop import train
+
+    run, task = train(recipe, folder, arguments.resume, hooks(recipe)), task_of(recipe)
+    if not run.world.first:
+        return 0
+    if task is not None:
+        print(summary(judge(run, task)))
+    print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
+    return 0
+
+
+# ---------------------------------------------------------------- plan, info
+
+
+def _plan_arguments(commands) -> None:
+    command = commands.add_parser("plan", help="parameters, FLOPs, memory and tokens of a recipe, before anything runs")
+    command.add_argument("recipe", metavar="RECIPE")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    command.add_argument("--processes", type=int, default=1, metavar="N", help="how many train together; default: 1")
+    command.add_argument("--machine", type=int, default=8, metavar="N", help="how many share a machine; default: 8")
+    command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")
+    command.add_argument("--flops", type=float, metavar="F", help="a budget for the whole training, as 1e18")
+    command.add_argument("--solve", choices=("steps", "width"), default="steps", help="what meets it; default: steps")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(func=_plan)
+
+
+def _plan(arguments) -> int:
+    from mot_gen.study.budget import config_of, solve
+    from mot_gen.study.plan import plan
+    from mot_gen.study.workload import Workload
+    from mot_gen.training.recipe import load_recipe
+
+    recipe, solved = load_recipe(arguments.recipe, arguments.overrides), {}
+    sizes = {name: getattr(arguments, name) for name in ("processes", "machine", "vocabulary")}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise InputError(f"--{name}: must be at least 1, got {size}")
+    if arguments.flops is not None:
+        recipe = solve(recipe, arguments.flops, arguments.solve, Workload.of(recipe))
+        names = ("dim", "ffn_dim", "layers") if arguments.solve == "width" else ()
+        solved = {f"backbone.{n}": value for n in names if (value := getattr(config_of(recipe), n, None)) is not None}
+    _print_facts(solved | plan(recipe, **sizes), arguments.json)
+    return 0
+
+
+def _info_arguments(commands) -> None:
+    command = commands.add_parser("info", help="what a checkpoint is")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/, or a shipped name")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(func=_info)
+
+
+def _info(arguments) -> int:
+    from mot_gen.pipelines.loaded import describe
+
+    _print_facts(describe(arguments.checkpoint), arguments.json)
+    return 0
+
+
+def _print_facts(facts: dict, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        print(f"{name.replace('_', ' '):{width}}  {'; '.join(f'{k} {_number(v)}'.strip() for k, v in parts.items())}")
+
+
+def _number(value) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""BAGEL's three sorts of training data, told apart by their columns.
+
+    text to image  parquet  image: bytes; captions: a JSON object, name of a captioner -> caption
+    editing        parquet  image_list: bytes of n pictures; instruction_list: n - 1 lists, each the phrasings of what
+                            leads from one picture to the next
+    understanding  JSON lines, as LLaVA's
+
+Schema: github.com/ByteDance-Seed/Bagel, TRAIN.md, data/t2i_dataset.py, data/interleave_datasets/edit_dataset.py,
+data/vlm_dataset.py (commit 056b5fd).
+
+A picture with captions becomes a pair. Of edits, as in BAGEL, every picture but the first carries loss; where BAGEL
+draws one phrasing at random, each phrasing becomes a record of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+from mot_gen.corpora.formats import llava
+
+__all__ = ["FIELDS", "records", "rows"]
+
+FIELDS = llava.FIELDS | {"captions", "image_list", "instruction_list"}
+
+
+def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    """A pair, a conversation, or as many edits as there are phrasings."""
+    if "conversations" in row.fields:
+        return llava.records(row, media)
+    return _edits(row, media) if "image_list" in row.fields else _pair(row, media)
+
+
+def _pair(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    captions = row["captions"]
+    try:
+        captions = list(json.loads(captions).values())
+    except (ValueError, TypeError, AttributeError):
+        raise Unconvertible(f"captions must be a JSON object of captions, got {captions!r:.60}") from None
+    yield {"id": row.id, "image": media.find(row["image"]), "captions": captions}
+
+
+def _edits(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    images, steps = [media.find(image) for image in row["image_list"]], row["instruction_list"]
+    if len(images) != len(steps) + 1 or not all(steps):
+        raise Unconvertible(f"{len(images)} pictures need {len(images) - 1} instructions, got {len(steps)}")
+    for k in range(max(map(len, steps))):
+        messages = []
+        for step, before, after in zip(steps, images, images[1:]):
+            shown = [image_part(before)] if not messages else []
+            messages += [
+                {"role": "user", "content": [*shown, text_part(step[k % len(step)])]},
+                {"role": "assistant", "content": [image_part(after)]},
+            ]
+        yield {"id": f"{row.id}/{k}", "messages": messages}

@@ -1,0 +1,120 @@
+"""How often each source is shown: Records (in a recipe), Weighted, Mixture, Showing, mixture_of.
+
+A weight is a number of passes: with weight w, an epoch shows w times as many samples of a source as it has. Half a pass
+is half of the samples, and the other half in the next epoch: however many epochs have gone by, no sample of a source
+was shown more than once more often than another. A source of n samples is thus a share w n / (the sum of all w n) of
+what is seen; with the weight 1 everywhere an epoch is every sample once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from mot_gen.data.samples import Sample, sample_key
+from mot_gen.errors import InputError
+
+
+class Records(BaseModel):
+    """In a recipe: a file or folder of records, and how often an epoch shows each of its samples."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    weight: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0  # passes an epoch
+
+
+def one_or_many(value: Any) -> Any:
+    """A list as it is, a single thing as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def listed(value: Any) -> Any:
+    """One path, or a list of paths and {path, weight}, as what `Records` are made of."""
+    return [{"path": each} if isinstance(each, str) else each for each in one_or_many(value)]
+
+
+class Showing(NamedTuple):
+    """A sample that is shown. turn: the number of the pass over its source, counted from the beginning of training; so
+    no showing is like another, and what is drawn for it is seeded by both."""
+
+    index: int
+    turn: int
+
+
+class Weighted(Sequence[Sample]):
+    """Samples of several sources that are to be shown in proportion. weights: one a source."""
+
+    def __init__(self, samples, weights: Sequence[float]):
+        """samples: with `source_names` and `source_ends`. InputError where a weight is less than a sample an epoch."""
+        self.samples, self.weights = samples, tuple(weights)
+        self.fingerprint, self.source_names = samples.fingerprint, samples.source_names
+        self.source_ends, self.source_of, self.outline = samples.source_ends, samples.source_of, samples.outline
+        for name, size, weight in zip(self.source_names, _sizes(self.source_ends), weights):
+            if size and not round(size * weight):
+                raise InputError(
+                    f"data.records: {name}: weight {weight:g} of {size} samples is not one sample an epoch; "
+                    f"give at least {1 / size:.2g}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+class Mixture:
+    """What an epoch shows. sizes: samples of each source, whose indices follow one another. shown: how many of them an
+    epoch shows."""
+
+    def __init__(self, sizes: Sequence[int], shown: Sequence[int] | None = None, seed: int = 0):
+        self.sizes, self.shown, self.seed = list(sizes), list(shown or sizes), seed
+        self._starts = [0, *accumulate(self.sizes)]
+        self._ends = list(accumulate(self.shown))
+        self._orders: dict[tuple[int, int], torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        """Samples an epoch."""
+        return self._ends[-1]
+
+    def showings(self, epoch: int, places: Iterable[int]) -> list[Showing]:
+        """What stands at these places, each below the length, of an epoch that is not shuffled yet."""
+        return [self._showing(epoch, place) for place in places]
+
+    def _showing(self, epoch: int, place: int) -> Showing:
+        """Source s goes round and round through its samples, `shown[s]` steps an epoch."""
+        source = bisect_right(self._ends, place)
+        size, shown = self.sizes[source], self.shown[source]
+        turn, step = divmod(epoch * shown + place - (self._ends[source] - shown), size)
+        if shown % size:  # a pass may be cut by the end of an epoch, so its own order says what comes before the cut
+            step = int(self._order(source, turn)[step])
+        return Showing(self._starts[source] + step, turn)
+
+    def _order(self, source: int, turn: int) -> torch.Tensor:
+        """A permutation of a source's samples for one pass; two are kept, since an epoch cuts no more."""
+        key = source, turn
+        if key not in self._orders:
+            generator = torch.Generator().manual_seed(sample_key(f"pass/{self.seed}/{source}/{turn}") >> 1)
+            order = torch.randperm(self.sizes[source], generator=generator, dtype=torch.int32)
+            near = {k: v for k, v in self._orders.items() if k[0] != source or k[1] == turn - 1}
+            self._orders = near | {key: order}  # another dict, as threads that work ahead read this one
+        return self._orders[key]
+
+
+def mixture_of(samples: Sequence[Sample], seed: int) -> Mixture:
+    """The mixture that samples ask for by their weights; by default every sample once an epoch."""
+    weights = getattr(samples, "weights", None)
+    if weights is None:
+        return Mixture([len(samples)], seed=seed)
+    sizes = _sizes(samples.source_ends)
+    return Mixture(sizes, [round(size * weight) for size, weight in zip(sizes, weights)], seed)
+
+
+def _sizes(ends: Sequence[int]) -> list[int]:
+    return [end - start for start, end in zip([0, *ends], ends)]

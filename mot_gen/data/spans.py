@@ -1,0 +1,154 @@
+"""Spans made in batches: Pending, SpanMaker, SpanCache.
+
+Ids follow from a medium alone, but the last bits of latents also from the size of the batch in which a network saw it.
+So that a span is bitwise the same on any rank, after any restart and with any cache, a network that gives spans of one
+grid always sees batches of BATCH, the last filled up; what has another length each time is made one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mot_gen.data.encoded import Encoded
+from mot_gen.data.mixture import Showing
+from mot_gen.errors import InputError
+from mot_gen.sequence import Span
+
+UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
+BATCH = 16  # media of one grid in a pass of a network
+TEXTS = 256  # in a call of a tokenizer
+
+T, U = TypeVar("T"), TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Pending:
+    """In the place of a span that is not made yet, with its length where that is known before.
+
+    modality: its name. key: equal for equal spans. showing, place: which part it is of which sample as shown. learned:
+    as of the span. kept: whether it will be asked for again. raw: a text or path; a medium itself is read when needed.
+    """
+
+    modality: str
+    key: Hashable
+    showing: Showing
+    place: int
+    learned: bool
+    length: int | None = None
+    kept: bool = True
+    raw: str | Path | None = None
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise InputError(f"the length of a span of {self.modality} is not known before it is made")
+        return self.length
+
+
+class SpanCache:
+    """Tokenised spans by key, up to `limit` bytes. An epoch visits each once, so none is worth evicting for another."""
+
+    OVERHEAD = 512  # bytes of the objects around a span's values
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.size = 0
+        self._spans: dict[Hashable, Span] = {}
+
+    def get(self, key: Hashable) -> Span | None:
+        """The span that is kept under a key."""
+        return self._spans.get(key)
+
+    def keep(self, key: Hashable, span: Span) -> None:
+        """Keep a span if there is room."""
+        size = span.values.nbytes + self.OVERHEAD
+        if key not in self._spans and self.size + size <= self.limit:
+            self.size += size
+            self._spans[key] = span
+
+
+class SpanMaker:
+    """Makes spans of what `read` gives for them, in batches, and keeps them up to `limit` bytes.
+
+    tokenizers: modality -> tokenizer, its first is text. read(pendings) -> for each its raw medium or text, its tokens
+    where they were made before, or the error that reading it raised. workers: threads; 0 = in line.
+    """
+
+    def __init__(
+        self,
+        tokenizers: Mapping[str, Any],
+        read: Callable[[Sequence[Pending]], list[Any]],
+        limit: int,
+        workers: int = 0,
+    ):
+        self.tokenizers, self._read = tokenizers, read
+        self._text = next(iter(tokenizers))
+        self._cache = SpanCache(limit)
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+
+    def length(self, modality: str) -> int | None:
+        """Tokens of every span of a modality, where its tokenizer gives all the same grid."""
+        grid = getattr(self.tokenizers[modality], "grid", None)
+        return grid[0] * grid[1] if grid else None
+
+    def make(self, wanted: Iterable[Pending]) -> dict[Hashable, Span | Exception]:
+        """By key, the span of each, or the error that says why there is none."""
+        made: dict[Hashable, Span | Exception] = {}
+        missing: dict[str, dict[Hashable, Pending]] = {}
+        for pending in wanted:
+            span = self._cache.get(pending.key) if pending.kept else None
+            if span is not None:
+                made[pending.key] = span
+            else:
+                missing.setdefault(pending.modality, {})[pending.key] = pending
+        batches = [batch for name, found in missing.items() for batch in self._batches(name, list(found.values()))]
+        for batch, spans in zip(batches, self.each(self._encode, batches)):
+            for pending, span in zip(batch, spans):
+                made[pending.key] = span
+                if pending.kept and isinstance(span, Span):
+                    self._cache.keep(pending.key, span)
+        return made
+
+    def each(self, call: Callable[[T], U], items: Iterable[T]) -> Iterable[U]:
+        """`map`, by the threads."""
+        return map(call, items) if self._pool is None else self._pool.map(call, items)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _batches(self, name: str, pendings: list[Pending]) -> list[list[Pending]]:
+        size = TEXTS if name == self._text else BATCH if self.length(name) else 1
+        return [pendings[start : start + size] for start in range(0, len(pendings), size)]
+
+    def _encode(self, batch: list[Pending]) -> list[Span | Exception]:
+        """The spans of a batch of one modality; where some cannot be made, of the others."""
+        name, raws = batch[0].modality, self._read(batch)
+        found: list[Any] = [raw.span(name) if isinstance(raw, Encoded) else raw for raw in raws]
+        good = [i for i, raw in enumerate(found) if not isinstance(raw, (Exception, Span))]
+        try:
+            spans = self._in_one_pass(name, [raws[i] for i in good])
+        except UNUSABLE:
+            for i in good:
+                found[i] = self._error(name, raws[i])
+            good = [i for i in good if found[i] is None]
+            spans = self._in_one_pass(name, [raws[i] for i in good])
+        for i, span in zip(good, spans):
+            found[i] = span
+        return found
+
+    def _in_one_pass(self, name: str, raws: list[Any]) -> list[Span]:
+        fill = BATCH - len(raws) if raws and name != self._text and self.length(name) else 0
+        return self.tokenizers[name].encode_batch(raws + raws[-1:] * fill)[: len(raws)]
+
+    def _error(self, name: str, raw: Any) -> Exception | None:
+        """Why a medium cannot be tokenised; None where it can."""
+        try:
+            self.tokenizers[name].encode_batch([raw])
+        except UNUSABLE as error:
+            return error
+        return None

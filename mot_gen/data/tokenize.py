@@ -1,0 +1,336 @@
+"""A corpus tokenised once, by worker processes, into shards of records that training reads: Corpus, Options, tokenize.
+
+Shard k holds the samples k * shard_size onwards, in their order, and is written whole under its name or not at all; so
+what is there is done, whoever was killed, and the same call goes on with the rest. Text stays text: it is quick to
+tokenise, and a caption is chosen anew every time its picture is seen. A sample that cannot be read is named in the
+shard's own metadata and left out, up to a cap. What a folder was made from stands in `corpus.json`; it is finished when
+it has a manifest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import torch
+
+from mot_gen.data import records
+from mot_gen.data.encoded import Encoded, columns
+from mot_gen.data.loader import UNUSABLE
+from mot_gen.data.records import Document, Pair, Part, Sample
+from mot_gen.errors import InputError, Interrupted
+from mot_gen.files import manifest
+from mot_gen.files.progress import Progress
+from mot_gen.files.stopping import stop_signals
+from mot_gen.sequence import Span
+from mot_gen.training import checkpoint
+
+SKIPPED = b"mot_gen.skipped"
+INTS = pyarrow.list_(pyarrow.int32())
+MEDIUM = pyarrow.struct(
+    {
+        "tokens": pyarrow.binary(),
+        "latents": pyarrow.binary(),
+        "shape": INTS,
+        "grid": INTS,
+        "fingerprint": pyarrow.string(),
+        "bytes": pyarrow.binary(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """samples() and tokenizers() (modality -> tokenizer, without text) are called once in every process, so both must
+    be picklable, such as a `functools.partial` of a module's function, and give the same everywhere."""
+
+    samples: Callable[[], Sequence[Sample]]
+    tokenizers: Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """workers: processes; 0 = this one alone. shard_size, batch_size: samples a file, and a pass of a tokenizer.
+    max_corrupt: samples that may be unreadable before it stops."""
+
+    workers: int = 0
+    shard_size: int = 1000
+    batch_size: int = 64
+    max_corrupt: int = 10
+
+    def __post_init__(self):
+        for name, least in (("workers", 0), ("shard_size", 1), ("batch_size", 1), ("max_corrupt", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass
+class Found:
+    """What tokenising came to: samples written, and (id: reason) of those left out."""
+
+    samples: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found:
+    """Write the shards of a corpus that are not there yet.
+
+    Raises Interrupted on SIGINT or SIGTERM; InputError where `out` holds another corpus, where a worker died, and for
+    more corrupt samples than may be. In each case the shards that are written stay, and the same call goes on.
+    """
+    options, out = options or Options(), Path(out)
+    with checkpoint.lock(out):
+        work = Work(corpus, out, options)
+        _claim(out, work.about())
+        for left in out.glob(".part-*"):
+            left.unlink()
+        with stop_signals() as stop, Progress(len(work.samples), unit="sample") as bar:
+            found = _all_shards(work, lambda: stop.requested, bar)
+        (out / "skipped.txt").write_text("".join(line + "\n" for line in found.skipped), encoding="utf-8")
+        manifest.write(out, {"samples": found.samples, "skipped": len(found.skipped)})
+    return found
+
+
+def _claim(out: Path, about: dict[str, Any]) -> None:
+    """Write what the folder is made from, or hold it to what is written there."""
+    before = manifest.claim(out / records.CORPUS, about)
+    if changed := [name for name in about if before.get(name) != about[name]]:
+        raise InputError(f"{out}: holds tokens of other {' and '.join(changed)}; remove it, or give another --out")
+
+
+def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
+    missing = [k for k in range(work.shards) if not work.path(k).exists()]
+    found = Found()
+    for k in sorted(set(range(work.shards)) - set(missing)):
+        _add(found, *read_counts(work.path(k)), work.options.max_corrupt)
+    bar.done = bar.first = found.samples + len(found.skipped)
+    run = _in_line if work.options.workers == 0 else _in_processes
+    for count, skipped in run(work, missing, stop):
+        _add(found, count, skipped, work.options.max_corrupt)
+        bar.update(found.samples + len(found.skipped))
+    return found
+
+
+def _add(found: Found, count: int, skipped: list[str], cap: int) -> None:
+    found.samples += count
+    found.skipped += skipped
+    _check_cap(found.skipped, cap)
+
+
+def _check_cap(skipped: list[str], cap: int) -> None:
+    if len(skipped) > cap:
+        raise InputError(f"corrupt samples: {len(skipped)}, more than --max-corrupt {cap}; the last is {skipped[-1]}")
+
+
+# ---------------------------------------------------------------- who does the work
+
+
+def _in_line(work: Work, missing: Sequence[int], stop: Callable[[], bool]) -> Iterator[tuple[int, list[str]]]:
+    for k in missing:
+        yield work.shard(k, stop)
+
+
+_here: Work | None = None  # what a worker process was given, and keeps from shard to shard
+
+
+def _begin(corpus: Corpus, out: Path, options: Options) -> None:
+    """In a worker. It leaves signals, which a whole group may be sent, to the parent, and uses one core."""
+    global _here
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _here = Work(corpus, out, options)
+
+
+def _shard(k: int, parent: int) -> tuple[int, list[str]]:
+    """In a worker, which gives up when its parent is gone."""
+    return _here.shard(k, lambda: os.getppid() != parent)
+
+
+def _in_processes(work: Work, missing: Sequence[int], stop: Callable[[], bool]) -> Iterator[tuple[int, list[str]]]:
+    """Shards as they are finished. Spawned, since a fork of a process whose libraries run threads may hang."""
+    spawn, parent, count = multiprocessing.get_context("spawn"), os.getpid(), min(work.options.workers, len(missing))
+    if not missing:
+        return
+    pool = ProcessPoolExecutor(count, spawn, _begin, (work.corpus, work.out, work.options))
+    pending = {pool.submit(_shard, k, parent) for k in missing}
+    try:
+        while pending:
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+            if stop():
+                raise Interrupted(f"stopped, the shards written stay in {work.out}; the same command goes on")
+    except BrokenProcessPool:
+        raise InputError(
+            f"{work.out}: a worker process died, perhaps for want of memory; the shards written stay, and the same "
+            "command goes on; give it fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ---------------------------------------------------------------- one shard
+
+
+class Work:
+    """A corpus opened in one process."""
+
+    def __init__(self, corpus: Corpus, out: Path, options: Options):
+        self.corpus, self.out, self.options = corpus, out, options
+        self.samples, self.tokenizers = corpus.samples(), dict(corpus.tokenizers())
+        self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
+        self.shards = -(-len(self.samples) // options.shard_size)
+
+    def about(self) -> dict[str, Any]:
+        """What the shards depend on."""
+        return {
+            "samples": records.fingerprint(self.samples),
+            "tokenizers": self.fingerprints,
+            "shard_size": self.options.shard_size,
+        }
+
+    def path(self, k: int) -> Path:
+        return self.out / f"part-{k:06d}.parquet"
+
+    def shard(self, k: int, stop: Callable[[], bool]) -> tuple[int, list[str]]:
+        """Tokenise and write shard k; how many samples it has, and those left out."""
+        start, rows, skipped = k * self.options.shard_size, [], []
+        indices = range(start, min(start + self.options.shard_size, len(self.samples)))
+        for first in range(0, len(indices), self.options.batch_size):
+            if stop():
+                raise Interrupted(f"stopped, the shards written stay in {self.out}; the same command goes on")
+            kept, left_out = self._batch(indices[first : first + self.options.batch_size])
+            rows += kept
+            skipped += left_out
+            _check_cap(skipped, self.options.max_corrupt)
+        self._write(k, rows, skipped)
+        return len(rows), skipped
+
+    def _batch(self, indices: Sequence[int]) -> tuple[list[dict], list[str]]:
+        """Records of the samples, all media of a modality in one pass; one by one where that fails."""
+        read, skipped = self._read(indices)
+        try:
+            return self._records(read), skipped
+        except UNUSABLE:
+            kept = []
+            for sample in read:
+                try:
+                    kept += self._records([sample])
+                except UNUSABLE as error:
+                    skipped.append(f"{sample.id}: {error}")
+            return kept, skipped
+
+    def _read(self, indices: Sequence[int]) -> tuple[list[Sample], list[str]]:
+        read, skipped = [], []
+        for index in indices:
+            try:
+                read.append(self.samples[index])
+            except UNUSABLE as error:
+                skipped.append(f"sample {index}: {error}")
+        return read, skipped
+
+    def _records(self, samples: Sequence[Sample]) -> list[dict]:
+        raws: dict[str, dict[tuple[int, int], Any]] = {name: {} for name in self.tokenizers}
+        for s, sample in enumerate(samples):
+            for p, part in enumerate(parts_of(sample)):
+                if part.kind in raws and not isinstance(part.value, Encoded):
+                    raws[part.kind][s, p] = part.value
+        spans: dict[tuple[int, int], Span] = {}
+        for name, places in raws.items():
+            if places:
+                spans |= zip(places, self.tokenizers[name].encode_batch(list(places.values())))
+        return [
+            to_record(sample, {p: span for (n, p), span in spans.items() if n == s}, self.fingerprints)
+            for s, sample in enumerate(samples)
+        ]
+
+    def _write(self, k: int, rows: list[dict], skipped: list[str]) -> None:
+        """Aside, flushed to the disk, then renamed: what bears a shard's name is whole."""
+        aside = self.path(k).with_name(f".{self.path(k).name}.{os.getpid()}")
+        about = {SKIPPED: json.dumps(skipped).encode()}
+        table = pyarrow.Table.from_pylist(rows, schema(self.tokenizers).with_metadata(about))
+        try:
+            with aside.open("wb") as file:
+                pyarrow.parquet.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self.path(k))
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise InputError(f"{self.path(k)}: cannot be written: {error.strerror}; make room, then go on") from error
+
+
+def schema(tokenizers: Mapping[str, Any]) -> pyarrow.Schema:
+    """Of the records: media of a pair or of the parts of a document, see mot_gen/data/encoded.py."""
+    media = {records.type_of(name): MEDIUM for name in ("image", "speech", *tokenizers)}
+    text, part = pyarrow.string(), {"type": pyarrow.string(), "text": pyarrow.string(), "loss": pyarrow.bool_()}
+    return pyarrow.schema(
+        {
+            "id": text,
+            "image": MEDIUM,
+            "captions": pyarrow.list_(text),
+            "content": pyarrow.list_(pyarrow.struct(part | media)),
+        }
+    )
+
+
+def read_counts(path: Path) -> tuple[int, list[str]]:
+    """How many samples a shard has, and those that were left out; from its metadata alone."""
+    about = pyarrow.parquet.read_metadata(path)
+    return about.num_rows, json.loads(about.metadata[SKIPPED])
+
+
+# ---------------------------------------------------------------- one record
+
+
+def to_record(sample: Sample, spans: Mapping[int, Span], fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """A sample as one record, its media as bytes, or as tokens where `spans` (part number -> span) has them.
+
+    fingerprints: modality -> that of its tokenizer. `parse_record` is the inverse.
+    """
+    parts = parts_of(sample)
+    media = [columns(spans[i], fingerprints[p.kind]) if i in spans else _as_is(p) for i, p in enumerate(parts)]
+    if isinstance(sample, Pair):
+        return {"id": sample.id, "image": media[0], "captions": list(sample.captions)}
+    content = [
+        {"type": records.type_of(p.kind), records.type_of(p.kind): medium, "loss": p.loss}
+        for p, medium in zip(parts, media)
+    ]
+    return {"id": sample.id, "content": content}
+
+
+def parts_of(sample: Sample) -> tuple[Part, ...]:
+    """The parts of a document, or the one medium of a pair."""
+    return sample.parts if isinstance(sample, Document) else (Part("image", sample.image),)
+
+
+def _as_is(part: Part) -> Any:
+    """Text, tokens that another tokenizer made, or the bytes of a medium that none is given for."""
+    if isinstance(part.value, Encoded):
+        return columns(part.value.span(part.kind), part.value.fingerprint)
+    return part.value if isinstance(part.value, str) else {"bytes": medium_bytes(part.value)}
+
+
+def medium_bytes(value: Any) -> bytes:
+    """The file that a medium is: of a path or bytes as they are, of a PIL image a PNG."""
+    if isinstance(value, bytes):
+        return value
+    if hasattr(value, "read_bytes"):
+        return value.read_bytes()
+    if hasattr(value, "save"):
+        file = io.BytesIO()
+        value.save(file, format="PNG")
+        return file.getvalue()
+    raise InputError(f"a medium of type {type(value).__name__} cannot be stored; give a path, bytes or a picture")

@@ -1,0 +1,77 @@
+"""Handwritten digits with captions: scikit-learn's 1,797 images of 8x8, as pairs. Nothing is downloaded.
+
+`load` gives the stratified splits; `captions_of` all phrasings of a digit and `digit_in_caption` their inverse, which
+scores a written caption by exact match; `task` is both, for the quickstart; `to_image` and `to_levels` convert between
+the set's 17 grey levels and images.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from mot_gen.data.records import Pair, Splits
+from mot_gen.datasets.task import Task
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PHRASINGS = (
+    "a handwritten {word}",
+    "the digit {word}",
+    "{digit}, written by hand",
+    "a handwritten {digit}",
+    "the number {word} in handwriting",
+    "the figure {digit}, drawn with a pen",
+)
+LEVELS = 16  # the whitest of the grey levels 0 ... 16
+
+
+def captions_of(digit: int) -> tuple[str, ...]:
+    """Every phrasing of a digit."""
+    return tuple(phrasing.format(word=WORDS[digit], digit=digit) for phrasing in PHRASINGS)
+
+
+@cache
+def _digits_by_caption() -> dict[str, int]:
+    return {caption: digit for digit in range(10) for caption in captions_of(digit)}
+
+
+def digit_in_caption(text: str) -> int | None:
+    """The digit of which `text` is one of the phrasings, word for word; None if it is none of any digit."""
+    return _digits_by_caption().get(text.strip())
+
+
+def to_image(levels: np.ndarray) -> Image.Image:
+    """(8, 8) levels 0 ... 16 -> an 8-bit grey image; `to_levels` is its exact inverse."""
+    return Image.fromarray(np.round(levels * (255 / LEVELS)).astype(np.uint8))
+
+
+def to_levels(image: Image.Image) -> np.ndarray:
+    """An 8-bit grey image -> (H, W) int levels 0 ... 16."""
+    return np.round(np.asarray(image.convert("L")) * (LEVELS / 255)).astype(np.int64)
+
+
+def load(data) -> Splits:
+    """All digits; `data.held_out` of each class is set aside, the choice fixed by `data.split_seed`."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    generator = np.random.default_rng(data.split_seed)
+    held_out: set[int] = set()
+    for digit in range(10):
+        members = generator.permutation(np.flatnonzero(digits.target == digit))
+        held_out.update(members[: round(len(members) * data.held_out)].tolist())
+    pairs = [
+        Pair(f"digits/{i}", to_image(levels), captions_of(int(digit)))
+        for i, (levels, digit) in enumerate(zip(digits.images, digits.target))
+    ]
+    return Splits(
+        [pair for i, pair in enumerate(pairs) if i not in held_out],
+        [pair for i, pair in enumerate(pairs) if i in held_out],
+    )
+
+
+def task() -> Task:
+    """The ten digits, to judge generated images and captions by."""
+    return Task(WORDS, captions_of, digit_in_caption, "handwritten digits")

@@ -1,0 +1,176 @@
+"""Spoken digits: the ten digit names and short captions said by many speakers of espeak-ng, with handwritten digits.
+
+`load` gives the splits of a recipe: an `Utterance` for each phrase of each speaker, and the pairs of digits.py. The
+split is by speaker, so no voice of the held-out part is heard in training; its pictures are digits.py's held-out ones.
+`spoken_digits` says them, once: they are kept in the user's cache folder. `digit_in_text` scores what was written.
+
+Needs the extra `speech`. data.options: see `SpokenDigits`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, BinaryIO, NamedTuple
+
+from torch import Tensor
+
+from mot_gen.data.records import Pair, Part, Splits
+from mot_gen.datasets import digits
+from mot_gen.datasets.digits import WORDS
+from mot_gen.datasets.render_cache import rendered
+from mot_gen.datasets.spoken import Voice, draw_voice, synthesize_batch
+from mot_gen.errors import InputError
+from mot_gen.training.recipe import check_options
+
+
+@dataclass(frozen=True)
+class SpokenDigits:
+    """What is said. speakers: voices, all different. phrases: what each says of each digit, with {word} for its name.
+
+    pictures: how often an utterance stands beside a handwritten digit instead of its text. written: share of the
+    handwritten digits that also stand with their captions.
+    """
+
+    speakers: int = 160
+    phrases: Sequence[str] = ("{word}", "the digit {word}")
+    seed: int = 0
+    pictures: float = 0.25
+    written: float = 1.0
+
+    def __post_init__(self):
+        if self.speakers < 1:
+            raise InputError(f"data.options.speakers must be at least 1, got {self.speakers}")
+        if not self.phrases or any("{word}" not in phrase for phrase in self.phrases):
+            raise InputError(f"data.options.phrases must each hold {{word}}, got {list(self.phrases)}")
+        for field in ("pictures", "written"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise InputError(f"data.options.{field} must lie in 0 to 1, got {getattr(self, field)}")
+
+
+class Spoken(NamedTuple):
+    """A text, the digit that it names, who says it (number and voice), and the sound as the bytes of a FLAC file."""
+
+    text: str
+    digit: int
+    speaker: int
+    voice: Voice
+    sound: bytes
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A text as it is said, and a picture of the digit that it names. pictures: how often the picture is told."""
+
+    id: str
+    text: str
+    sound: bytes
+    image: Any
+    pictures: float = 0.0
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return Part("text", self.text), Part("speech", self.sound), Part("image", self.image)
+
+    def arrange(self, rng: random.Random, options) -> list[Part]:
+        """The sound and its text, or the sound and the picture, either first.
+
+        `options.caption_first` is the probability that the sound stands last, `options.caption_dropout` that of the
+        sound alone, which teaches the unconditional half of guidance.
+        """
+        text, sound, image = self.parts
+        other = image if rng.random() < self.pictures else text
+        if rng.random() < options.caption_dropout:
+            return [sound]
+        return [other, sound] if rng.random() < options.caption_first else [sound, other]
+
+
+def load(data) -> Splits:
+    """Utterances and pairs; `data.held_out` of the speakers are set aside, the choice fixed by `data.split_seed`."""
+    check_options("data.options", SpokenDigits, data.options)
+    options = SpokenDigits(**data.options)
+    held_out = held_out_speakers(options.speakers, data.held_out, data.split_seed)
+    written, said = digits.load(data), spoken_digits(options)
+    learned = [s for s in said if s.speaker not in held_out]
+    unheard = [s for s in said if s.speaker in held_out]
+    return Splits(_samples(learned, written.train, options), _samples(unheard, written.held_out, options))
+
+
+def held_out_speakers(speakers: int, share: float, seed: int) -> frozenset[int]:
+    """The numbers of the speakers that training never hears."""
+    return frozenset(random.Random(f"held-out speakers/{seed}").sample(range(speakers), round(speakers * share)))
+
+
+def _samples(said: Sequence[Spoken], written: Sequence[Pair], options: SpokenDigits) -> list[Utterance | Pair]:
+    """Each sound with one of the written digits of its kind, in turn; then the written ones."""
+    by_digit = [[pair.image for pair in written if digits.task().label(pair) == digit] for digit in range(10)]
+    utterances = [
+        Utterance(f"spoken/{s.speaker} {s.voice}/{s.text}", s.text, s.sound, image, options.pictures)
+        for s in said
+        for image in [by_digit[s.digit][s.speaker % len(by_digit[s.digit])]]
+    ]
+    return [*utterances, *written[: round(len(written) * options.written)]]
+
+
+def spoken_digits(options: SpokenDigits) -> list[Spoken]:
+    """Every text by every speaker, a speaker after the other; rendered once. InputError without the extra."""
+    import pyarrow.parquet
+
+    said = hashlib.sha256(
+        json.dumps([options.speakers, list(options.phrases), options.seed, _engine()]).encode()
+    ).hexdigest()
+    file = rendered(f"spoken-digits-{said[:16]}.parquet", partial(_render, options))
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    return [Spoken(**row | {"voice": Voice(**row["voice"])}) for row in rows]
+
+
+def _engine() -> str:
+    try:
+        return version("espeakng-loader")
+    except PackageNotFoundError as error:
+        raise InputError("synthetic speech needs the extra: pip install 'mot-gen[speech]'") from error
+
+
+def _render(options: SpokenDigits, file: BinaryIO) -> None:
+    import pyarrow.parquet
+
+    wanted = [
+        (text, digit, speaker, voice)
+        for speaker, voice in enumerate(speakers(options.speakers, options.seed))
+        for digit, word in enumerate(WORDS)
+        for text in (phrase.format(word=word) for phrase in options.phrases)
+    ]
+    sounds = synthesize_batch([(text, voice) for text, _, _, voice in wanted])
+    rows = [
+        {"text": text, "digit": digit, "speaker": speaker, "voice": asdict(voice), "sound": _flac(*sound)}
+        for (text, digit, speaker, voice), sound in zip(wanted, sounds)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+
+
+def speakers(count: int, seed: int = 0) -> list[Voice]:
+    """Voices drawn by the seed, all different; more of them begin with the same ones."""
+    rng, voices = random.Random(f"spoken digits/{seed}"), {}
+    while len(voices) < count:
+        voices[draw_voice(rng)] = None
+    return list(voices)
+
+
+def _flac(samples: Tensor, sample_rate: int) -> bytes:
+    import soundfile
+
+    out = io.BytesIO()
+    soundfile.write(out, samples.numpy(), sample_rate, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
+def digit_in_text(text: str) -> int | None:
+    """The digit whose name is the one digit name in `text`; None where there is none, or several."""
+    named = [WORDS.index(word) for word in text.lower().split() if word in WORDS]
+    return named[0] if len(named) == 1 else None

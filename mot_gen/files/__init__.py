@@ -1,0 +1,1 @@
+"""Files: pictures and sound read and written, manifests of hashes, progress shown, signals to stop."""

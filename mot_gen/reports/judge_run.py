@@ -1,0 +1,171 @@
+"""A finished run whose data has a task, judged: task_of, judge, summary.
+
+`judge` draws pictures of every class, captions every held-out picture and measures both (reports/measure.py), into
+`report.json`, `samples.png` and the page `report.html` of the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from mot_gen.data.records import Pair
+from mot_gen.datasets.task import Task
+from mot_gen.files.image_files import load_image
+from mot_gen.files.pictures import grid
+from mot_gen.reports import page as report
+from mot_gen.reports.measure import Measured, measure_captions, measure_images, measure_text
+from mot_gen.training.build import TOKENIZERS
+from mot_gen.training.loop import Run
+from mot_gen.training.recipe import Recipe, locate
+from mot_gen.training.trained_tokenizers import REPORT
+
+
+def task_of(recipe: Recipe) -> Task | None:
+    """The task of the recipe's source (its module's `task()`), for models of pictures; None where there is none."""
+    source = locate("mot_gen.datasets", recipe.data.source)
+    return source.task() if hasattr(source, "task") and "image" in recipe.tokenizers else None
+
+
+def judge(run: Run, task: Task) -> dict:
+    """Measure a trained run and write its report. Returns what `report.json` holds."""
+    count = run.recipe.evaluation.samples
+    print(f"drawing and judging {count} {task.what}", file=sys.stderr, flush=True)
+    images = measure_images(run, task, count)
+    print(f"captioning {len(run.splits.held_out)} held-out {task.what}", file=sys.stderr, flush=True)
+    captions, written = measure_captions(run, task)
+    found = {
+        "train": {
+            "seconds": run.seconds,
+            "cpu_seconds": run.cpu_seconds,
+            "steps": run.step,
+            "measured_on": f"{len(run.splits.train)} {task.what}, {os.cpu_count()} CPU cores seen",
+            "n": len(run.splits.train),
+            "tokens": run.tokens,
+            "flops": run.flops,
+        },
+        "tokenizers": _tokenizers(run.folder),
+        "images": images.figures,
+        "captions": captions,
+        "text": measure_text(run),
+        "model": str(run.folder / "model"),
+    }
+    (run.folder / "report.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _pictures(run, task, images, written, found)
+    return found
+
+
+def _tokenizers(folder: Path) -> dict[str, dict]:
+    """What each tokenizer that the run trained keeps of held-out samples."""
+    reports = sorted((folder / TOKENIZERS).glob(f"*/{REPORT}"))
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in reports}
+
+
+def summary(found: dict) -> str:
+    """The figures of a report in a few lines."""
+    images, captions = found["images"], found["captions"]
+    folder = Path(found["model"]).parent
+    return (
+        f"class asked for in generated pictures  {images['class_accuracy']:.3f}  (N = {images['n']})\n"
+        f"captions of unseen pictures, exact     {captions['accuracy']:.3f}  (N = {captions['n']})\n"
+        f"bits per byte of captions              {found['text']['bits_per_byte']:.3f}\n"
+        f"training                               {found['train']['seconds']:.0f} s\n"
+        f"look at {folder / 'report.html'} and {folder / 'samples.png'}"
+    )
+
+
+def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, str, bool]], found: dict) -> None:
+    """`samples.png`, the generated pictures a class a column, and `report.html`."""
+    classes = len(task.classes)
+    shown = images.pictures[: 6 * classes]
+    grid(shown, classes).save(run.folder / "samples.png")
+    color = "L" if run.tokenizers["image"].color_channels == 1 else "RGB"
+    real = [next(p for p in run.splits.held_out if task.label(p) == k) for k in range(classes)]
+    captions = [(load_image(pair.image, color), text, right) for pair, text, right in _mixed(judged)]
+    losses = _losses(run)
+    sections = [
+        (
+            "Drawn from captions",
+            f"<p>One class a column: {', '.join(task.classes)}.</p>" + report.sheet(shown, classes, "generated"),
+        ),
+        ("Real ones, never trained on", report.sheet([load_image(p.image, color) for p in real], classes, "real")),
+        ("Captions it wrote for pictures it never saw", f"<p>{_how_many(judged)}</p>" + report.captioned(captions)),
+        ("The same noise, as training went on", _progress(run)),
+        ("Figures", report.table(_rows(found))),
+        ("Losses", report.curves(losses)),
+    ]
+    made = f"{run.step} steps in {run.seconds:.0f} s; everything on this page was made by this run"
+    text = report.page(f"mot_gen {run.recipe.name}: {task.what}", made, sections)
+    (run.folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _how_many(judged: list[tuple[Pair, str, bool]]) -> str:
+    wrong = sum(not right for *_, right in judged)
+    return f"{wrong} of {len(judged)} are wrong; the first of those stand last, in red, and the others are a sample."
+
+
+def _progress(run: Run) -> str:
+    """The recipe's prompts at every `training.sample_every` steps."""
+    sheets = sorted((run.folder / "samples").glob("step-*.png"))
+    return "".join(
+        f"<p>step {int(path.stem.removeprefix('step-'))}</p>{report.picture(load_image(path, 'RGB'), path.stem)}"
+        for path in sheets
+    )
+
+
+def _mixed(judged: list[tuple[Pair, str, bool]], count: int = 24) -> list[tuple[Pair, str, bool]]:
+    """Some of the captions: up to six wrong ones, so that they are seen, and right ones spread over the set."""
+    wrong = [each for each in judged if not each[2]][:6]
+    right = [each for each in judged if each[2]]
+    stride = max(1, len(right) // (count - len(wrong)))
+    return right[::stride][: count - len(wrong)] + wrong
+
+
+def _losses(run: Run) -> dict[str, list[tuple[float, float]]]:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        for name, value in entry["losses"].items():
+            lines.setdefault(name, []).append((entry["step"], value))
+    return lines
+
+
+def _rows(found: dict) -> list[tuple[str, float | int | str, str]]:
+    images, captions, text, judge = found["images"], found["captions"], found["text"], found["images"]["judge"]
+    held_out = f"{judge['n']} held-out real images"
+    return [
+        ("training, seconds", found["train"]["seconds"], found["train"]["measured_on"]),
+        ("generated pictures of the asked class", images["class_accuracy"], images["measured_on"]),
+        ("the judge on real pictures", judge["real"], held_out),
+        ("the judge on the same, encoded and decoded", images["judge_of_round_trip"], held_out),
+        (
+            "the judge on noisy, halved, shuffled ones",
+            f"{judge['noisy']:.2f}, {judge['half']:.2f}, {judge['shuffled']:.2f}",
+            held_out,
+        ),
+        ("the judge's agreement with chance labels on noise", judge["noise"], f"{judge['n']} noise images"),
+        ("Frechet distance, generated", images["frechet"], "pixels as features, against the training images"),
+        ("Frechet distance, held-out real", images["frechet_of_held_out"], "the same, for comparison: real but fewer"),
+        (
+            "nearest training picture, generated",
+            images["nearest_training_distance"],
+            "root-mean-square pixel distance; 0 is a copy",
+        ),
+        ("nearest training picture, held-out real", images["nearest_training_distance_of_held_out"], held_out),
+        ("captions exactly right", captions["accuracy"], captions["measured_on"]),
+        ("bits per byte of captions", text["bits_per_byte"], text["measured_on"]),
+        ("bits per byte without the picture", text["bits_per_byte_without_image"], "the same captions, given nothing"),
+        *_tokenizer_rows(found["tokenizers"]),
+    ]
+
+
+def _tokenizer_rows(reports: dict[str, dict]) -> list[tuple[str, float | int | str, str]]:
+    """Every number that the training of a tokenizer reported."""
+    return [
+        (f"{name} tokenizer, {what.replace('_', ' ')}", value, measured["measured_on"])
+        for name, measured in reports.items()
+        for what, value in measured.items()
+        if what != "measured_on"
+    ]

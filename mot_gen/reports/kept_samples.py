@@ -1,0 +1,173 @@
+"""A checkpoint as a source for `mot-gen eval`: draw_images and write_captions, into folders where samples are kept.
+
+A folder is named by a hash of all that its samples depend on, which also lies in it as its provenance and stands in the
+results. Every sample has a seed of its own, so that a run which was cut off goes on with what is missing, and neither
+batches nor interruptions change a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mot_gen.checkpoints import find, fingerprint
+from mot_gen.commands.eval_images import default_cache
+from mot_gen.data.records import Pair, open_records, sample_key
+from mot_gen.errors import InputError
+from mot_gen.eval.images.sources import provenance_file, provenance_of, read_jsonl
+from mot_gen.files.counting import progress
+from mot_gen.files.pictures import save_png
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.loaded import load_pipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.reports.evaluator import caption_losses
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to make with a checkpoint. folder: where samples are kept; None: in the user's cache. The sampler's settings
+    that are None are the checkpoint's own."""
+
+    checkpoint: str
+    seed: int = 0
+    batch_size: int = 64
+    folder: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+
+    def settle(self, facts: dict) -> Path:
+        """The folder for samples that depend on `facts`; InputError where it holds those of others."""
+        settings = {"model": fingerprint(find(self.checkpoint)), "seed": self.seed, **facts}
+        name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        folder = Path(self.folder) if self.folder else default_cache().parent / "samples" / name
+        there = provenance_of(folder)
+        if there and there != settings:
+            changed = next(key for key in {**there, **settings} if there.get(key) != settings.get(key))
+            raise InputError(
+                f"{folder}: holds samples of {changed} {there.get(changed)!r}, not {settings.get(changed)!r}; "
+                "give another --samples folder"
+            )
+        if not there and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder}: holds files but no samples of a checkpoint; give a new --samples folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        provenance_file(folder).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        print(f"samples are kept in {folder}", file=sys.stderr)
+        return folder
+
+
+def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) -> Path:
+    """A folder of `num` pictures (one a prompt, if None), the prompts in turn: NNNNNN.png, each with its prompt and
+    seed inside, and samples.jsonl."""
+    num = len(prompts) if num is None else num
+    if num < 1:
+        raise InputError(f"--num must be at least 1, got {num}")
+    pipe = load_pipeline(TextToImagePipeline, order.checkpoint)
+    facts = {
+        "prompts": _sha256(prompts),
+        "num": num,
+        "num_inference_steps": pipe._default("num_inference_steps", order.num_inference_steps, 50),
+        "guidance_scale": pipe._default("guidance_scale", order.guidance_scale, 3.0),
+        "scheduler": type(pipe.scheduler).__name__ if pipe.scheduler else None,
+    }
+    folder = order.settle(facts)
+    rows = [
+        {"image": f"{number:06d}.png", "prompt": prompts[number % len(prompts)], "seed": _seed(order.seed, number)}
+        for number in range(num)
+    ]
+    missing = [row for row in rows if not (folder / row["image"]).exists()]
+    for chunk in _batches(missing, order.batch_size, "drawing"):
+        images = pipe(
+            [row["prompt"] for row in chunk],
+            num_inference_steps=facts["num_inference_steps"],
+            guidance_scale=facts["guidance_scale"],
+            generator=[torch.Generator().manual_seed(row["seed"]) for row in chunk],
+        ).images
+        for image, row in zip(images, chunk):
+            partial = folder / f"{row['image']}.part"  # whole or not at all
+            save_png(image, partial, {**row, **facts})
+            partial.rename(folder / row["image"])
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+def write_captions(order: Order, pairs: Sequence[Pair]) -> Path:
+    """predictions.jsonl, a line a pair: the caption written greedily, the pair's own as references, and `nats`, the
+    loss of the first of them given the picture."""
+    pipe = load_pipeline(ImageToTextPipeline, order.checkpoint)
+    facts = {"pairs": _sha256([[pair.id, *pair.captions] for pair in pairs]), "decoding": "greedy"}
+    path = order.settle(facts) / "predictions.jsonl"
+    done = _whole_lines(path)
+    with path.open("a", encoding="utf-8") as file:
+        for chunk in _batches(pairs[done:], order.batch_size, "captioning"):
+            images, first = [pair.image for pair in chunk], [pair.captions[0] for pair in chunk]
+            made = zip(chunk, pipe(images).texts, caption_losses(pipe, images, first).tolist())
+            for pair, text, nats in made:
+                row = {"id": pair.id, "prediction": text, "references": pair.captions, "nats": nats}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+    return path
+
+
+def _whole_lines(path: Path) -> int:
+    """How many lines a file has; what a kill left of another one is cut off."""
+    content = path.read_bytes() if path.exists() else b""
+    if not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
+    return content.count(b"\n")
+
+
+def prompts_of(file: str | None, real: str) -> list[str]:
+    """Prompts of a .txt (one a line) or .jsonl ("prompt", "caption" or "text") file, or the captions of REAL."""
+    if file is None:
+        return [pair.captions[0] for pair in pairs_of(real, "--prompts: give a file of them, since ")]
+    if Path(file).suffix == ".jsonl":
+        keys = ("prompt", "caption", "text")
+        found = [(line, next((row[key] for key in keys if key in row), None)) for line, row in read_jsonl(file)]
+        for line, prompt in found:
+            if not isinstance(prompt, str) or not prompt:
+                raise InputError(f"{file}:{line}: has no text in any of {', '.join(keys)}; add one")
+        prompts = [prompt for _, prompt in found]
+    else:
+        try:
+            prompts = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: prompts cannot be read ({error}); give a .txt or .jsonl file") from error
+    if not prompts:
+        raise InputError(f"{file}: holds no prompts; write one a line")
+    return prompts
+
+
+def pairs_of(path: str, why: str = "") -> list[Pair]:
+    """Pictures with captions: a .jsonl, .parquet or .tar file, or a folder with a .txt beside each picture."""
+    try:
+        records = open_records(path)
+        pairs = [pair for pair in (records[i] for i in range(len(records))) if isinstance(pair, Pair) and pair.captions]
+    except InputError as error:
+        raise InputError(f"{why}{error}") from error
+    if not pairs:
+        raise InputError(f"{why}{path}: holds no picture with a caption")
+    return pairs
+
+
+def _seed(seed: int, number: int) -> int:
+    return sample_key(f"eval/{seed}/{number}") >> 1
+
+
+def _sha256(items: Sequence) -> str:
+    return hashlib.sha256(json.dumps(items, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _batches(items: Sequence, size: int, what: str) -> Iterator[Sequence]:
+    if not items:
+        return
+    with progress(len(items), what) as advance:
+        for start in range(0, len(items), size):
+            yield items[start : start + size]
+            advance(len(items[start : start + size]))

@@ -1,0 +1,102 @@
+"""A checkpoint in memory: Loaded, with a pipeline for each direction that it has; load_pipeline, describe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from mot_gen.checkpoints import DTYPES, find, fingerprint
+from mot_gen.errors import InputError
+from mot_gen.flops import count_parameters
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.directions import DIRECTIONS, Direction
+from mot_gen.tokenizers.image_base import as_text
+
+COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler")
+
+
+def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32") -> MultimodalPipeline:
+    """A pipeline of the checkpoint, on the GPU if there is one; InputError that names the folder where its files cannot
+    be read. dtype: of `checkpoints.DTYPES`; "fp16" is, on a CPU, half storage: what is computed stays fp32."""
+    from diffusers.utils import logging
+    from safetensors import SafetensorError
+
+    folder = find(checkpoint)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    in_half = dtype == "fp16" and device == "cpu"
+    logging.disable_progress_bar()  # of the components, four lines that would stand before the result
+    try:
+        wanted = getattr(torch, DTYPES["fp32" if in_half else dtype])
+        pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted)
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError, KeyError) as error:
+        raise InputError(f"{folder}: cannot be loaded, is it complete? {error}") from error
+    pipe.set_progress_bar_config(disable=True)
+    if in_half:
+        pipe.model.enable_half_storage()
+    return pipe.to(device)
+
+
+class Loaded:
+    """One model and its tokenizers, and every pipeline over them."""
+
+    def __init__(self, checkpoint: str | Path, dtype: str = "fp32", compiled: bool = False):
+        self.base = load_pipeline(MultimodalPipeline, checkpoint, dtype)
+        if compiled:
+            self.base.model.compile_repeated_blocks()
+        self._pipelines: dict[str, MultimodalPipeline] = {}
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """Those whose modalities the checkpoint has."""
+        tokenizers = {name for name in ("image", "speech") if getattr(self.base, f"{name}_tokenizer") is not None}
+        has = tokenizers & set(self.base.model.modality_names)
+        return tuple(direction for direction in DIRECTIONS if direction.modalities <= has)
+
+    def pipeline(self, direction: Direction) -> MultimodalPipeline:
+        """The direction's pipeline over the components in memory."""
+        if direction.pipeline not in self._pipelines:
+            parts = {name: getattr(self.base, name) for name in COMPONENTS}
+            pipe = direction.pipeline_class()(**parts, sampling=self.base.config.sampling)
+            pipe.set_progress_bar_config(disable=True)
+            self._pipelines[direction.pipeline] = pipe
+        return self._pipelines[direction.pipeline]
+
+    def run(
+        self, direction: Direction, inputs: Sequence[Mapping[str, str]], seeds: Sequence[int], options: Mapping, **more
+    ) -> list:
+        """A result for each of the inputs, all of the same kinds; each has its own seed, so that none depends on the
+        others. more: arguments for the pipeline as it has them."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        arguments = direction.gather(inputs) | direction.prepare(options) | more
+        output = self.pipeline(direction)(**arguments, generator=generators)
+        results = getattr(output, direction.result)
+        rate = getattr(output, "sampling_rate", None)
+        return list(results) if rate is None else [(samples, rate) for samples in results]
+
+
+def describe(checkpoint: str | Path) -> dict:
+    """Facts about a checkpoint: modalities, directions, backbone, parameters, sampling defaults, hash."""
+    loaded, folder = Loaded(checkpoint), find(checkpoint)
+    model, parameters = loaded.base.model, count_parameters(loaded.base.model)
+    pictures = loaded.base.image_tokenizer
+    sizes = [f"{m.name} ({m.vocab_size or m.channels} {'ids' if m.discrete else 'channels'})" for m in model.modalities]
+    objectives = ", ".join(f"{name}: {type(o).__module__.rsplit('.', 1)[-1]}" for name, o in model.objectives.items())
+    return {
+        "folder": str(folder),
+        "modalities": ", ".join(sizes),
+        "directions": ", ".join(direction.name for direction in loaded.directions),
+        "objectives": objectives,
+        "backbone": json.dumps(model.config.backbone),
+        "towers": ", ".join(model.backbone.towers),
+        "active_parameters": parameters.active,
+        "total_parameters": parameters.total,
+        "context": model.config.context,
+        **({"image_sizes": as_text(list(pictures.grids))} if pictures is not None else {}),
+        "sampling": json.dumps(loaded.base.config.sampling),
+        "model_sha256": fingerprint(folder),
+    }

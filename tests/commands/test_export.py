@@ -1,0 +1,79 @@
+"""`mot-gen export`: half precision, shards, runs that have not ended, and what it refuses."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mot_gen.commands.export import exported
+from mot_gen.commands.main import main
+from mot_gen.pipelines.loaded import load_pipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.reports.hooks import hooks
+from mot_gen.training.loop import train
+from mot_gen.training.recipe import load_recipe
+
+TINY = [
+    "data.window=48",
+    "tokenizers.text.vocab_size=270",
+    "backbone.dim=32",
+    "backbone.layers=2",
+    "backbone.heads=2",
+    "training.rows=2",
+    "training.row_length=96",
+    "training.steps=2",
+    "training.checkpoint_every=1",
+    "training.sample_every=0",
+    "training.device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    recipe = load_recipe("digits", TINY)
+    return train(recipe, folder, hooks=hooks(recipe))
+
+
+def test_half_precision_in_shards_loads_as_the_run_itself(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["export", str(run.folder), str(out), "--dtype", "fp16", "--max-shard-size", "40KB"]) == 0
+    assert not any("_name_or_path" in path.read_text() for path in out.rglob("*.json"))
+    shards = sorted((out / "model").glob("*.safetensors"))
+    assert len(shards) > 1
+    weights = {name: value for shard in shards for name, value in load_file(shard).items()}
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    whole, half = (load_pipeline(TextToImagePipeline, folder) for folder in (run.folder, out))
+    assert half.model.dtype == torch.float32  # a CPU has no use for less
+    for name, value in whole.model.named_parameters():
+        assert torch.equal(half.model.get_parameter(name), value.half().float()), name
+    options = {"num_inference_steps": 2, "output_type": "pt"}
+    pictures = [p("a seven", generator=torch.Generator().manual_seed(0), **options).images for p in (whole, half)]
+    torch.testing.assert_close(*pictures, atol=0.02, rtol=0)
+
+
+def test_a_run_that_has_not_ended_is_exported_from_its_newest_checkpoint_and_left_as_it_is(run, tmp_path):
+    (run.folder / "model").rename(tmp_path / "ended")
+    before = (run.folder / "metrics.jsonl").read_bytes()
+    try:
+        for name, value in exported(run.folder).model.named_parameters():
+            assert torch.equal(value, run.averaged.get_parameter(name)), name
+    finally:
+        (tmp_path / "ended").rename(run.folder / "model")
+    assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["nowhere", "{out}"], "nowhere: no such folder"),
+        (["{run}", "{run}"], "is there already; give another folder"),
+        (["{run}", "{out}", "--max-shard-size", "big"], "--max-shard-size big: give a number"),
+        (["{run}", "{out}", "--dtype", "int8"], "invalid choice: 'int8'"),
+    ],
+)
+def test_what_is_refused_writes_nothing(run, tmp_path, capsys, arguments, complaint):
+    out = tmp_path / "out"
+    assert main(["export", *(a.format(run=run.folder, out=out) for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,271 @@
+"""A corpus tokenised: nothing lost or twice, whoever is killed; corrupt samples named; training reads it as the raw."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from mot_gen.commands.main import main
+from mot_gen.data.loader import Loader
+from mot_gen.data.records import Document, Pair, Part, open_records, parse_record
+from mot_gen.data.tokenize import Corpus, Options, Work, read_counts, tokenize
+from mot_gen.errors import InputError, Interrupted
+from mot_gen.tokenizers.image_patch import PatchImageTokenizer
+from mot_gen.tokenizers.text import TextTokenizer
+from mot_gen.training.recipe import Data, Training
+from mot_gen.training.trained_tokenizers import raw_parts
+
+COUNT = 23
+
+
+def pairs(count: int = COUNT, broken: tuple[int, ...] = ()) -> list[Pair]:
+    noise = torch.Generator().manual_seed(0)
+    made = []
+    for i in range(count):
+        pixels = torch.randint(256, (8, 8), generator=noise, dtype=torch.uint8).numpy()
+        picture = b"no picture" if i in broken else Image.fromarray(pixels)
+        made.append(Pair(f"p{i}", picture, (f"caption {i}", f"picture {i}")))
+    return made
+
+
+def broken_pairs() -> list[Pair]:
+    return pairs(broken=(4, 5, 20))
+
+
+def patches(patch_size: int = 4) -> PatchImageTokenizer:
+    return PatchImageTokenizer(image_size=(8, 8), patch_size=patch_size, color_channels=1)
+
+
+def tokenizers() -> dict:
+    return {"image": patches()}
+
+
+class KillsItself(PatchImageTokenizer):
+    """Kills its process, if that is a worker, at a certain picture."""
+
+    def encode_batch(self, raws):
+        if multiprocessing.parent_process() and any(raw.getpixel((0, 0)) == KillsItself.at() for raw in raws):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_batch(raws)
+
+    @staticmethod
+    def at() -> int:
+        return pairs()[17].image.getpixel((0, 0))
+
+
+def killers() -> dict:
+    return {"image": KillsItself(image_size=(8, 8), patch_size=4, color_channels=1)}
+
+
+CORPUS = Corpus(pairs, tokenizers)
+SMALL = Options(shard_size=5, batch_size=2)
+
+
+def ids(out) -> list[str]:
+    return [sample.id for sample in open_records(out)]
+
+
+def contents(out) -> dict:
+    return {path.name: pyarrow.parquet.read_table(path).to_pylist() for path in sorted(out.glob("*.parquet"))}
+
+
+def test_every_sample_is_there_once_and_is_what_the_tokenizer_gives(tmp_path):
+    found = tokenize(CORPUS, tmp_path, SMALL)
+    assert found.samples == COUNT and not found.skipped
+    assert ids(tmp_path) == [pair.id for pair in pairs()]
+    tokenizer = patches()
+    for sample, pair in zip(open_records(tmp_path), pairs()):
+        span = tokenizer.encode(pair.image)
+        assert torch.equal(sample.image.values, span.values) and sample.image.grid == span.grid
+        assert sample.captions == pair.captions and sample.image.fingerprint == tokenizer.fingerprint
+
+
+def test_workers_write_what_one_process_does(tmp_path):
+    tokenize(CORPUS, tmp_path / "one", SMALL)
+    found = tokenize(CORPUS, tmp_path / "two", Options(workers=2, shard_size=5, batch_size=2))
+    assert found.samples == COUNT and contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_stopped_and_gone_on_loses_and_repeats_nothing(how, tmp_path, monkeypatch):
+    tokenize(CORPUS, tmp_path / "whole", SMALL)
+    child = os.fork()
+    if child == 0:
+        batch, calls = Work._batch, iter(range(100))
+
+        def stop_in_the_third_shard(work, indices):
+            if next(calls) == 7:
+                os.kill(os.getpid(), getattr(signal, how))
+            return batch(work, indices)
+
+        Work._batch = stop_in_the_third_shard
+        try:
+            tokenize(CORPUS, tmp_path / "stopped", SMALL)
+        except Interrupted:
+            os._exit(3)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (3 if how == "SIGINT" else -signal.SIGKILL)
+    assert len(list((tmp_path / "stopped").glob("part-*.parquet"))) == 2
+    with pytest.raises(InputError, match="tokenised in part only"):
+        open_records(tmp_path / "stopped")
+    asked = []
+    monkeypatch.setattr(
+        Work, "_batch", lambda work, indices, batch=Work._batch: asked.extend(indices) or batch(work, indices)
+    )
+    assert tokenize(CORPUS, tmp_path / "stopped", SMALL).samples == COUNT
+    assert asked == list(range(10, COUNT))
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole") and not list(tmp_path.glob("*/.part-*"))
+
+
+def test_a_worker_that_dies_is_said_and_the_rest_goes_on(tmp_path):
+    options = Options(workers=1, shard_size=5, batch_size=2)
+    with pytest.raises(InputError, match=r"a worker process died.*goes on"):
+        tokenize(Corpus(pairs, killers), tmp_path, options)
+    assert len(list(tmp_path.glob("part-*.parquet"))) == 3
+    assert tokenize(Corpus(pairs, killers), tmp_path, SMALL).samples == COUNT  # where there is no worker it lives
+    assert ids(tmp_path) == [pair.id for pair in pairs()]
+
+
+def test_corrupt_samples_are_counted_named_and_left_out(tmp_path):
+    found = tokenize(Corpus(broken_pairs, tokenizers), tmp_path, SMALL)
+    assert found.samples == COUNT - 3 and [line.split(":")[0] for line in found.skipped] == ["p4", "p5", "p20"]
+    assert (tmp_path / "skipped.txt").read_text().splitlines() == found.skipped
+    assert set(ids(tmp_path)) == {pair.id for pair in pairs()} - {"p4", "p5", "p20"}
+    assert tokenize(Corpus(broken_pairs, tokenizers), tmp_path, SMALL).skipped == found.skipped
+
+
+def test_more_corrupt_samples_than_may_be_stop_it_and_a_higher_cap_goes_on(tmp_path):
+    few = Options(shard_size=5, batch_size=2, max_corrupt=1)
+    with pytest.raises(InputError, match=r"corrupt samples: 2, more than --max-corrupt 1; the last is p5: "):
+        tokenize(Corpus(broken_pairs, tokenizers), tmp_path, few)
+    assert tokenize(Corpus(broken_pairs, tokenizers), tmp_path, SMALL).samples == COUNT - 3
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    tokenize(CORPUS, tmp_path, SMALL)
+    with pytest.raises(InputError, match="other shard_size; remove it"):
+        tokenize(CORPUS, tmp_path, Options(shard_size=6))
+    with pytest.raises(InputError, match="other samples and tokenizers"):
+        tokenize(Corpus(lambda: pairs(9), lambda: {"image": patches(2)}), tmp_path, SMALL)
+
+
+def test_documents_keep_their_parts_and_what_no_tokenizer_is_for(tmp_path):
+    def samples():
+        picture = pairs(1)[0].image
+        parts = (
+            Part("text", "before"),
+            Part("image", picture, loss=False),
+            Part("speech", b"sound"),
+            Part("image", picture),
+        )
+        return [Document("d", parts), Document("t", (Part("text", "alone"),))]
+
+    tokenize(Corpus(samples, tokenizers), tmp_path, SMALL)
+    document, alone = open_records(tmp_path)
+    assert [(p.kind, p.loss) for p in document.parts] == [(p.kind, p.loss) for p in samples()[0].parts]
+    assert document.parts[0].value == "before" and document.parts[2].value == b"sound"
+    assert torch.equal(document.parts[1].value.values, document.parts[3].value.values)
+    assert alone.parts == samples()[1].parts
+
+
+def loader(samples, image, **data):
+    text = TextTokenizer.train(["caption picture 0123456789"], 300)
+    return Loader(samples, {"text": text, "image": image}, Data(**data), Training(row_length=64, rows=2))
+
+
+def test_training_on_tokens_is_training_on_pictures_without_the_tokenizer(tmp_path, monkeypatch):
+    tokenize(CORPUS, tmp_path, SMALL)
+    raw, tokens = (
+        [
+            [[(s.modality, s.values.tolist(), s.grid) for s in doc] for doc in row]
+            for b in loader(x, patches()).one_pass()
+            for row in b
+        ]
+        for x in (pairs(), open_records(tmp_path))
+    )
+    assert raw == tokens
+    asked = []
+    monkeypatch.setattr(PatchImageTokenizer, "encode", lambda self, raw: asked.append(raw))
+    assert list(loader(open_records(tmp_path), patches()).one_pass()) and not asked
+
+
+def test_another_tokenizer_is_refused_with_the_remedy(tmp_path):
+    tokenize(CORPUS, tmp_path, SMALL)
+    with pytest.raises(InputError) as caught:
+        next(loader(open_records(tmp_path), patches(2)))
+    made, own = patches().fingerprint[:12], patches(2).fingerprint[:12]
+    assert all(word in str(caught.value) for word in (made, own, "tokenizers.image.path=", "data tokenize"))
+    with pytest.raises(InputError, match=r"p0: its image is tokens already.*path=FOLDER"):
+        list(raw_parts(open_records(tmp_path), "image"))
+
+
+@pytest.mark.parametrize("key", ["tokens", "latents"])
+def test_tokens_in_json(key):
+    values = [3, 1, 2, 0] if key == "tokens" else [[0.5, 1.0]] * 4
+    record = {"image": {key: values, "grid": [2, 2], "fingerprint": "f"}, "caption": "c"}
+    made = parse_record(json.loads(json.dumps(record)), "x.jsonl:1", "id", lambda value, field: pytest.fail("a path"))
+    assert made.image.values.tolist() == values and made.image.grid == (2, 2)
+    assert made.image.values.dtype == (torch.int64 if key == "tokens" else torch.float32)
+    assert [part.kind for part in made.arrange(random.Random(0), Data(caption_dropout=0.0, caption_first=1.0))] == [
+        "text",
+        "image",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"tokens": [1, 2]}, "fingerprint"),
+        ({"tokens": [[1], [2]], "fingerprint": "f"}, "must be"),
+        ({"tokens": [1.5], "fingerprint": "f"}, "cannot be read"),
+        ({"tokens": ["a"], "fingerprint": "f"}, "cannot be read"),
+        ({"tokens": [], "fingerprint": "f"}, "tokens"),
+        ({"latents": [1.0, 2.0], "fingerprint": "f"}, "must be"),
+        ({"latents": b"12345", "shape": [1, 1], "fingerprint": "f"}, "cannot be read"),
+        ({"tokens": [1, 2, 3], "grid": [2, 2], "fingerprint": "f"}, "grid"),
+    ],
+)
+def test_tokens_that_cannot_be(value, words):
+    with pytest.raises(InputError, match=rf"^x\.jsonl:1: image.*{words}"):
+        parse_record({"image": value}, "x.jsonl:1", "id", None)
+
+
+def test_the_command_tokenises_a_recipes_source_and_training_reads_it(tmp_path, capsys):
+    patches_of_digits = PatchImageTokenizer(image_size=(8, 8), patch_size=2, color_channels=1)
+    patches_of_digits.save_pretrained(tmp_path / "patches")
+    out = tmp_path / "tokens"
+    ask = [
+        "data",
+        "tokenize",
+        "digits",
+        "data.held_out=0.1",
+        "--tokenizer",
+        str(tmp_path / "patches"),
+        "--workers",
+        "0",
+    ]
+    assert main([*ask, "--out", str(out)]) == 0
+    assert "train: 1618 samples, 0 left out" in capsys.readouterr().out
+    assert sum(read_counts(path)[0] for path in out.glob("train/*.parquet")) == 1618
+    tiny = ["backbone.dim=32", "backbone.layers=1", "backbone.heads=2", "backbone.ffn_dim=64", "training.rows=2"]
+    records = [f"data.records={out / 'train'}", f"data.held_out_records={out / 'held_out'}", "training.steps=2"]
+    run = ["train", "digits", *tiny, *records, "evaluation.prompts=[a]", "--out"]
+    assert main([*run, str(tmp_path / "run")]) == 0
+    other = ["train", "digits", "tokenizers.image.patch_size=4", *run[2:]]
+    assert main([*other, str(tmp_path / "other")]) == 2
+    assert "data tokenize" in capsys.readouterr().err
+
+
+def test_text_is_not_tokenised(tmp_path, capsys):
+    TextTokenizer.train(["abc"], 300).save_pretrained(tmp_path / "text")
+    assert (
+        main(["data", "tokenize", "digits", "--tokenizer", str(tmp_path / "text"), "--out", str(tmp_path / "o")]) == 2
+    )
+    assert "text stays text" in capsys.readouterr().err
