@@ -24,10 +24,11 @@ from PIL import Image
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Document, Pair, Part
 from mot_gen.packing import best_fit_rows, plan_rows
+from mot_gen.recipes.recipe import load_recipe
+from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.train_image import small_kl
 from mot_gen.training.loop import training_step
-from mot_gen.training.recipe import Data, Training, load_recipe
 from mot_gen.training.runs import prepare
 
 WORDS = ("a", "the", "red", "small", "old", "cat", "house", "tree", "under", "near", "blue", "light", "river", "stone")

@@ -42,8 +42,8 @@ def sitting(rank: int, size: int, port: int, folder: Path, changes: list[str]) -
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from mot_gen.errors import Lost
+    from mot_gen.recipes.recipe import load_recipe
     from mot_gen.training.loop import train
-    from mot_gen.training.recipe import load_recipe
 
     recipe = load_recipe("digits", [*RECIPE, *changes])
     with suppress(Lost):  # what the survivors of a kill say

@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.training_step import IMAGE, TEXT, document, step
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack
+from mot_gen.recipes.sections import Training
 from mot_gen.study.memory import training_memory
-from mot_gen.training.recipe import Training
 
 CASES = [("dense", 256, 6, 8), ("mot", 256, 6, 8), ("mot", 384, 4, 8), ("mot", 256, 4, 16), ("moe4x", 256, 4, 8)]
 

@@ -35,7 +35,7 @@ from benchmarks.scene_judge import bases, labels_of, pictures_of, scene_judge
 from mot_gen.datasets.openmoji import HELD_OUT_PHRASINGS, PHRASINGS, Scene, Scenes, catalogue, part_of, read_caption
 from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.frechet import FrechetDistance
-from mot_gen.eval.images.images import to_uint8
+from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.images.nearest import nearest_neighbours
 from mot_gen.files.image_files import to_pil
 from mot_gen.files.pictures import grid

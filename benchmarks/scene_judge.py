@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mot_gen.commands.eval_images import default_cache
 from mot_gen.datasets.openmoji import GROUNDS, PLACES, TONES, Scene, Scenes, catalogue, draw_scene, part_of
+from mot_gen.eval.images.extraction import default_cache
 from mot_gen.eval.images.judge import AttributeJudge, train_attribute_judge
 
 STEPS, BATCH = 2600, 64  # about five minutes of one CPU core at 32 x 32

@@ -30,9 +30,9 @@ from mot_gen.eval.speech.recognition import SphinxRecognizer, WordRecognizer
 from mot_gen.files.audio_files import load_audio, save_audio
 from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.tokenizers.speech_features import MelSettings, at_level, log_mel
 from mot_gen.training.build import load_splits
-from mot_gen.training.recipe import load_recipe
 
 BATCH = 64
 TRAINED_ON = 1400  # recordings that the CNN learns from

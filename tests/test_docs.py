@@ -10,7 +10,7 @@ import pytest
 import mot_gen
 from mot_gen.commands.main import _parser
 from mot_gen.data.records import parse_record
-from mot_gen.training.recipe import load_recipe
+from mot_gen.recipes.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -4,6 +4,8 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,29 +16,29 @@ import mot_gen
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mot_gen"
 
-# From the ground up; a group may import itself and what lies below it, never a neighbour on its own floor.
+# From the ground up. A room may import itself and the rooms on lower floors, never a neighbour on its own floor.
 FLOORS = [
     {"errors", "light_diffusers"},
-    {"sequence", "manifest", "half_storage"},
-    {"patches", "checkpoints"},
-    {"routing", "attention", "packing", "objectives", "tokenizers"},
-    {"backbone"},
-    {"patch_layers", "lora"},
-    {"model"},
+    {"sequence", "files", "patches"},
+    {"checkpoints", "backbone", "packing", "objectives", "tokenizers", "eval"},
+    {"model", "recipes"},
     {"flops"},
-    {"training", "pipelines"},
-    {"eval"},
+    {"data", "pipelines"},
+    {"datasets"},
+    {"training"},
+    {"corpora", "reports"},
+    {"study"},
+    {"commands"},
 ]
-FLOOR = {group: number for number, groups in enumerate(FLOORS) for group in groups}
-# All else stands on top, where neighbours may meet: commands, a folder's `run` among them, and what hands pipelines and
-# metrics to the training loop.
-TOP = len(FLOORS)
-# Beyond the floors: groups that know nothing of some that lie below them. Metrics know errors alone.
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Beyond the floors: rooms that know nothing of some that lie below them. Metrics know files and errors alone.
 STRANGERS = {
     "backbone": {"objectives", "tokenizers", "packing"},
     "training": {"pipelines", "eval"},
-    "eval": set(FLOOR) - {"errors", "eval"},
+    "eval": set(FLOOR) - {"errors", "files", "eval"},
 }
+# The two modules that stand in no room: the package's own flat names, and `python -m mot_gen`.
+DOORS = {"", "__main__"}
 
 
 def name_of(path: Path) -> str:
@@ -45,15 +47,21 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def group_of(module: str) -> str:
-    folder, _, file = module.partition(".")
-    return folder if folder in FLOOR and file != "run" else "top"
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def modules() -> dict[str, Path]:
-    # The links of tokenizers/, pipelines/ and eval/ are followed by iterdir, not by rglob.
-    folders = [PACKAGE, *(p for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__")]
-    return {name_of(path): path for folder in folders for path in folder.glob("*.py")}
+    """Every module by its name; the links of tokenizers/, pipelines/ and eval/ are followed, as `rglob` would not."""
+
+    def below(folder: Path) -> Iterator[Path]:
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and path.name != "__pycache__":
+                yield from below(path)
+            elif path.suffix == ".py":
+                yield path
+
+    return {name_of(path): path for path in below(PACKAGE)}
 
 
 @cache
@@ -74,8 +82,18 @@ def named_in(path: Path) -> set[str]:
     return {name.removeprefix("mot_gen.") for name in found if name.startswith("mot_gen.")}
 
 
-def test_every_floor_is_inhabited():
-    assert {group_of(name) for name in modules()} == {"top", *FLOOR}
+def test_every_module_stands_on_a_floor():
+    assert {room_of(name) for name in modules()} == {*FLOOR, *DOORS}
+
+
+def test_few_modules_lie_flat():
+    assert len(list(PACKAGE.glob("*.py"))) <= 9
+
+
+def test_every_package_is_listed_for_setuptools():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in modules().values()}
+    assert set(listed) == {".".join(["mot_gen", *folder.relative_to(PACKAGE).parts]) for folder in folders}
 
 
 def test_imports_run_downwards():
@@ -83,7 +101,7 @@ def test_imports_run_downwards():
         f"{module} -> {used}"
         for module, names in imports().items()
         for used in names
-        if group_of(used) != group_of(module) and FLOOR.get(group_of(used), TOP) >= FLOOR.get(group_of(module), TOP)
+        if module not in DOORS and room_of(used) != room_of(module) and FLOOR[room_of(used)] >= FLOOR[room_of(module)]
     ]
     assert not uphill
 
@@ -93,7 +111,7 @@ def test_strangers_stay_strangers():
         f"{module} -> {used}"
         for module, names in imports().items()
         for used in names
-        if group_of(used) in STRANGERS.get(group_of(module), ())
+        if room_of(used) in STRANGERS.get(room_of(module), ())
     ]
     assert not met
 
@@ -122,7 +140,7 @@ def test_there_is_no_circle():
 
 
 def test_the_words_need_torch_alone():
-    for name in ("sequence", "packing", "routing", "attention", "patches"):
+    for name in ("sequence", "packing", "backbone.routing", "backbone.attention", "patches"):
         tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
         top = {
             module.split(".")[0]

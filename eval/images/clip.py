@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from mot_gen.errors import InputError
 from mot_gen.eval.images.backbones import image_preprocessing
 from mot_gen.eval.images.extractors import precision, weights_sha256
-from mot_gen.eval.images.images import resize, to_uint8
+from mot_gen.eval.images.inputs import resize, to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
 
 WEIGHT = 2.5

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.eval.images.extractors import Extractor
-from mot_gen.eval.images.images import resize
+from mot_gen.eval.images.inputs import resize
 from mot_gen.eval.images.sources import ImageSource, load_all
 
 SHARD = 1024  # images whose features are kept in one file: what is lost when a run is cut off
@@ -104,3 +104,8 @@ def _read_shard(file: Path, source: ImageSource) -> tuple[Tensor, list[int]]:
 def thumbnails(source: ImageSource, numbers: list[int], size: int = 96) -> list[Tensor]:
     """(3, size, size) uint8 of some images, for reports."""
     return [resize(source.read(i)[None], size, "antialias").round().clamp(0, 255).byte()[0] for i in numbers]
+
+
+def default_cache() -> Path:
+    """Where features are kept unless --cache says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot-gen" / "features"

@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.eval.images.extractors import weights_sha256
-from mot_gen.eval.images.images import to_unit
+from mot_gen.eval.images.inputs import to_unit
 from mot_gen.eval.images.weights import load_state_dict, missing_weights
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.eval.extras import require
-from mot_gen.eval.images.images import to_uint8
+from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
 
 

@@ -151,7 +151,7 @@ def decode(file) -> Tensor:
 
 def from_array(array: np.ndarray) -> Tensor:
     """(3, H, W) uint8 of (H, W), (H, W, 1 or 3) or (1 or 3, H, W), uint8 or float in [0, 1]."""
-    from mot_gen.eval.images.images import to_uint8
+    from mot_gen.eval.images.inputs import to_uint8
 
     array = torch.from_numpy(np.ascontiguousarray(array))
     array = array[None] if array.ndim == 2 else array if array.shape[0] in (1, 3) else array.permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""The command `mot-gen convert`, over `pipelines.language_models`: register. Nothing heavy is imported before it runs."""
+"""`mot-gen convert`, over pipelines/language_models.py: register. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def tokenize_command(args: argparse.Namespace) -> int:
     """Tokenise records into DIR; a recipe's source by its own splits, into DIR/train and DIR/held_out."""
     from mot_gen.data.records import open_all
     from mot_gen.data.tokenize import Corpus, Options, tokenize
-    from mot_gen.training.recipe import shipped
+    from mot_gen.recipes.recipe import shipped
 
     options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt)
     tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
@@ -166,8 +166,8 @@ def tokenize_command(args: argparse.Namespace) -> int:
 
 def split_of(recipe: str, overrides: Sequence[str], name: str) -> Sequence[Any]:
     """The samples of a recipe's source that are trained on ("train") or never are ("held_out")."""
+    from mot_gen.recipes.recipe import load_recipe
     from mot_gen.training.build import load_splits
-    from mot_gen.training.recipe import load_recipe
 
     return getattr(load_splits(load_recipe(recipe, overrides)), name)
 

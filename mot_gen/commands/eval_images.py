@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import PAIRS, SETS, Choices, chosen, results_of
-from mot_gen.eval.images.extraction import Extraction, extract_shards, thumbnails
+from mot_gen.eval.images.extraction import Extraction, default_cache, extract_shards, thumbnails
 from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.inception_score import InceptionScore
 from mot_gen.eval.images.moments import merge_moments, moments_of
@@ -90,11 +89,6 @@ def extraction(args: argparse.Namespace, output: str = "features") -> Extraction
     extractor = load_extractor(args.extractor, weights=args.weights, **options).to(args.device)
     cache = None if args.no_cache else Path(args.cache or default_cache())
     return Extraction(extractor, cache, args.batch_size, args.workers, output)
-
-
-def default_cache() -> Path:
-    """Where features are kept unless --cache says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot-gen" / "features"
 
 
 Kept = dict[bool, tuple[Tensor, list[int]]]  # by whether real: features, and the numbers of their images

@@ -72,8 +72,8 @@ def exported(run: str | Path):
 
 
 def _unfinished(folder: Path):
+    from mot_gen.recipes.recipe import load_recipe
     from mot_gen.reports.hooks import pipeline_of
-    from mot_gen.training.recipe import load_recipe
     from mot_gen.training.runs import prepare, restore
 
     run = prepare(load_recipe(str(folder / "recipe.yaml")), folder)

@@ -132,7 +132,7 @@ def _train_arguments(commands) -> None:
 
 
 def _train(arguments) -> int:
-    from mot_gen.training.recipe import load_recipe
+    from mot_gen.recipes.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     folder = Path(arguments.out or Path("runs") / recipe.name)
@@ -167,10 +167,10 @@ def _plan_arguments(commands) -> None:
 
 
 def _plan(arguments) -> int:
+    from mot_gen.recipes.recipe import load_recipe
     from mot_gen.study.budget import config_of, solve
     from mot_gen.study.plan import plan
     from mot_gen.study.workload import Workload
-    from mot_gen.training.recipe import load_recipe
 
     recipe, solved = load_recipe(arguments.recipe, arguments.overrides), {}
     sizes = {name: getattr(arguments, name) for name in ("processes", "machine", "vocabulary")}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mot_gen.datasets import digits
 from mot_gen.errors import InputError
+from mot_gen.recipes.recipe import differences, load_recipe
 from mot_gen.reports.hooks import hooks
 from mot_gen.reports.judge_run import judge
 from mot_gen.training.loop import train
-from mot_gen.training.recipe import differences, load_recipe
 
 
 def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[str] = ()) -> dict:

@@ -82,12 +82,12 @@ def study(request: Request) -> tuple[dict, int]:
 
     Raises InputError before anything runs for what cannot be compared.
     """
+    from mot_gen.recipes.recipe import load_recipe
     from mot_gen.study.page import write_page
     from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
     from mot_gen.study.summary import summary
     from mot_gen.study.variants import variants
     from mot_gen.study.workload import Workload
-    from mot_gen.training.recipe import load_recipe
 
     options, overrides = _split_overrides(request.overrides)
     if request.steps is not None:

@@ -246,7 +246,7 @@ def _sound_sets(data: str, sample_rate: int) -> tuple[list, list]:
         _warn(sounds.skipped)
         return list(sounds.learned.values()), list(sounds.held_out.values())
     from mot_gen.datasets.spoken_digits import Utterance, load
-    from mot_gen.training.recipe import Data
+    from mot_gen.recipes.sections import Data
 
     splits = load(Data())
     learned, held_out = (

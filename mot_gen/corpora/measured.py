@@ -25,9 +25,10 @@ from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_audio
 from mot_gen.files.image_files import load_image
 from mot_gen.packing import document_length
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Data
 from mot_gen.sequence import Span
 from mot_gen.training.build import build_tokenizers
-from mot_gen.training.recipe import Data, Recipe
 
 # Why training cannot use a sample. The last two stop it; of the others it takes `training.max_corrupt`.
 PROBLEMS = ("unreadable record", "missing file", "broken media", "too long", "no tokenizer", "other tokenizer")

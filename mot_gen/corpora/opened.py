@@ -11,8 +11,8 @@ from pathlib import Path
 from mot_gen.corpora import foreign
 from mot_gen.data.records import Sample, Splits, open_all, open_records, parse_record
 from mot_gen.errors import InputError
+from mot_gen.recipes.recipe import Recipe, load_recipe, shipped
 from mot_gen.training.build import load_splits
-from mot_gen.training.recipe import Recipe, load_recipe, shipped
 
 NAMED = 1000  # records that are named, where there are more
 

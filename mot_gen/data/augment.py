@@ -1,4 +1,4 @@
-"""Pictures slightly turned, moved and scaled, so that a small set is not learned by heart: Augment, augmented.
+"""Pictures slightly turned, moved and scaled, so that a small set is not learned by heart: augmented.
 
 Under diffusion or flow each picture is seen under new noise every time; a sequence of ids is the same every time.
 """
@@ -7,29 +7,11 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Annotated
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 
-Amount = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-
-
-class Augment(BaseModel):
-    """How far a picture may be changed at most, each drawn uniformly and of either sign."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    degrees: Annotated[float, Field(strict=True, ge=0, le=180)] = 0.0  # turned about the centre
-    shift: Amount = 0.0  # moved, as a share of the width and of the height
-    scale: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # made larger or smaller, as a share of the size
-    variants: Annotated[int, Field(strict=True, ge=0)] = 0  # different ones of each picture, kept; 0 = always new ones
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is changed at all."""
-        return bool(self.degrees or self.shift or self.scale)
+from mot_gen.recipes.sections import Augment
 
 
 def augmented(image: Image.Image, options: Augment, rng: random.Random) -> Image.Image:

@@ -33,8 +33,8 @@ from mot_gen.data.spans import UNUSABLE, Pending, SpanMaker
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.image_files import load_image
 from mot_gen.packing import best_fit_rows, document_length, plan_rows
+from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Span
-from mot_gen.training import recipe
 
 PACKINGS = {"fewest": plan_rows, "best_fit": best_fit_rows}  # how documents share rows; the second is of older runs
 Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
@@ -147,8 +147,8 @@ class Loader:
         self,
         samples: Sequence[records.Sample],
         tokenizers: Mapping[str, Any],
-        data: recipe.Data,
-        training: recipe.Training,
+        data: Data,
+        training: Training,
         rank: int = 0,
         world: int = 1,
     ):

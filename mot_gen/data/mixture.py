@@ -1,4 +1,4 @@
-"""How often each source is shown: Records (in a recipe), Weighted, Mixture, Showing, mixture_of.
+"""How often each source is shown: Weighted, Mixture, Showing, mixture_of.
 
 A weight is a number of passes: with weight w, an epoch shows w times as many samples of a source as it has. Half a pass
 is half of the samples, and the other half in the next epoch: however many epochs have gone by, no sample of a source
@@ -11,32 +11,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from mot_gen.data.samples import Sample, sample_key
 from mot_gen.errors import InputError
-
-
-class Records(BaseModel):
-    """In a recipe: a file or folder of records, and how often an epoch shows each of its samples."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: str
-    weight: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0  # passes an epoch
-
-
-def one_or_many(value: Any) -> Any:
-    """A list as it is, a single thing as a list of one."""
-    return value if isinstance(value, list) else [value]
-
-
-def listed(value: Any) -> Any:
-    """One path, or a list of paths and {path, weight}, as what `Records` are made of."""
-    return [{"path": each} if isinstance(each, str) else each for each in one_or_many(value)]
 
 
 class Showing(NamedTuple):

@@ -1,8 +1,8 @@
-"""Records: samples in files and folders, and the splits of a recipe that names them.
+"""Records: samples in files and folders, read by index.
 
-`open_records` picks a source by the path (sources.py, parquet.py), `Joined` puts several one after the other, `split`
-sets a held-out share aside, and `load` does all of it for a recipe. What one record says, and the words Part, Pair and
-Document, are in samples.py; errors name the file, the line or row, and the field.
+`open_records` picks a source by the path (sources.py, parquet.py), `Joined` puts several one after the other, and
+`split` sets a held-out share aside. What one record says, and the words Part, Pair and Document, are in samples.py;
+errors name the file, the line or row, and the field.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-from mot_gen.data.mixture import Weighted
 from mot_gen.data.parquet import Parquet
 from mot_gen.data.remote import is_far, place
 from mot_gen.data.samples import (  # noqa: F401  the words of samples.py are offered here too
@@ -170,18 +168,6 @@ def split(samples, share: float, seed: int) -> Splits:
     held_out = array("Q", (i for i, value in enumerate(places) if value < limit))
     train = array("Q", (i for i, value in enumerate(places) if value >= limit))
     return Splits(Selection(samples, train), Selection(samples, held_out))
-
-
-def load(data) -> Splits:
-    """The records that a recipe's data section names; held out are its `held_out_records`, or a share of all. Weights
-    say how often training sees a source; what is held out is seen once."""
-    samples = open_all([records.path for records in data.records])
-    if data.held_out_records:
-        splits = Splits(samples, open_all(data.held_out_records))
-    else:
-        splits = split(samples, data.held_out, data.split_seed)
-    weights = [records.weight for records in data.records]
-    return splits if set(weights) == {1} else replace(splits, train=Weighted(splits.train, weights))
 
 
 def open_all(paths: Sequence[str | Path]) -> Joined:

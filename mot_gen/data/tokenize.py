@@ -31,10 +31,10 @@ from mot_gen.data.loader import UNUSABLE
 from mot_gen.data.records import Document, Pair, Part, Sample
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files import manifest
+from mot_gen.files.lock import lock
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
 from mot_gen.sequence import Span
-from mot_gen.training import checkpoint
 
 SKIPPED = b"mot_gen.skipped"
 INTS = pyarrow.list_(pyarrow.int32())
@@ -90,7 +90,7 @@ def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found
     more corrupt samples than may be. In each case the shards that are written stay, and the same call goes on.
     """
     options, out = options or Options(), Path(out)
-    with checkpoint.lock(out):
+    with lock(out):
         work = Work(corpus, out, options)
         _claim(out, work.about())
         for left in out.glob(".part-*"):

@@ -27,7 +27,7 @@ from mot_gen.datasets.digits import WORDS
 from mot_gen.datasets.render_cache import rendered
 from mot_gen.datasets.spoken import Voice, draw_voice, synthesize_batch
 from mot_gen.errors import InputError
-from mot_gen.training.recipe import check_options
+from mot_gen.recipes.implementations import check_options
 
 
 @dataclass(frozen=True)

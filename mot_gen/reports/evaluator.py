@@ -20,15 +20,15 @@ from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import IMAGE_TEXT, LIKELIHOOD, SETS, TEXT, Choices, chosen, results_of, update_text
 from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.extractors import load_extractor
-from mot_gen.eval.images.images import to_uint8
+from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.result import MetricResult
 from mot_gen.files.image_files import image_tensor
 from mot_gen.packing import document_length, pack_rows
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.recipes.sections import Evaluation
 from mot_gen.sequence import Span
-from mot_gen.training import recipe
 
 SHOWN = {name: IMAGE_TEXT[name] for name in ("clip", "refclip")}  # how well a picture shows its caption
 BUILDERS = {**SETS, **SHOWN, **TEXT, **LIKELIHOOD}
@@ -121,7 +121,7 @@ class Evaluator:
     """The metrics of a recipe's `evaluation`. Networks are loaded and packages looked for when it is made: InputError
     says what is unknown or missing before anything is trained."""
 
-    def __init__(self, section: recipe.Evaluation):
+    def __init__(self, section: Evaluation):
         self.names = chosen(section.metrics, BUILDERS, "evaluation.metrics")
         needs_features = any(name in SETS for name in self.names)
         self.choices = Choices(

@@ -22,10 +22,10 @@ from mot_gen.files.pictures import grid
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.evaluator import Evaluator, Samples
 from mot_gen.training.checkpoint import random_state, set_random_state
 from mot_gen.training.loop import Hooks, Run
-from mot_gen.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,12 @@ from mot_gen.data.records import Pair
 from mot_gen.datasets.task import Task
 from mot_gen.files.image_files import load_image
 from mot_gen.files.pictures import grid
+from mot_gen.recipes.implementations import locate
+from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports import page as report
 from mot_gen.reports.measure import Measured, measure_captions, measure_images, measure_text
 from mot_gen.training.build import TOKENIZERS
 from mot_gen.training.loop import Run
-from mot_gen.training.recipe import Recipe, locate
 from mot_gen.training.trained_tokenizers import REPORT
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from mot_gen.checkpoints import find, fingerprint
-from mot_gen.commands.eval_images import default_cache
 from mot_gen.data.records import Pair, open_records, sample_key
 from mot_gen.errors import InputError
+from mot_gen.eval.images.extraction import default_cache
 from mot_gen.eval.images.sources import provenance_file, provenance_of, read_jsonl
 from mot_gen.files.counting import progress
 from mot_gen.files.pictures import save_png

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from mot_gen import backbone as backbones
 from mot_gen.errors import InputError
+from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.plan import Workload
-from mot_gen.training.recipe import Recipe, recipe_of
 
 TOLERANCE = 0.05  # of the budget, beyond which a width does not meet it
 ROUND = 4  # floats: grouped products want rows of whole 16 bytes

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from mot_gen.model import MultimodalModel
+from mot_gen.recipes.sections import Training
 from mot_gen.sequence import PackedBatch
 from mot_gen.training.parallel import accumulation
-from mot_gen.training.recipe import Training
 
 # On a CPU: glibc's heap keeps holes between tensors whose sizes differ. `python -m benchmarks memory` measures it; with
 # MALLOC_MMAP_THRESHOLD_=65536 in the environment it is 1, and every large tensor costs page faults.

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 from mot_gen.flops import by_module, count_parameters, forward_flops
 from mot_gen.model import MultimodalModel
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Training
 from mot_gen.sequence import PackedBatch
 from mot_gen.study.memory import training_memory
 from mot_gen.study.workload import Workload
 from mot_gen.training.build import outline_model
 from mot_gen.training.parallel import accumulation, check_size
-from mot_gen.training.recipe import Recipe, Training
 
 
 def plan(recipe: Recipe, processes: int = 1, machine: int = 8, vocabulary: int | None = None) -> dict:

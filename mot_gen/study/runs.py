@@ -18,10 +18,10 @@ from pathlib import Path
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
+from mot_gen.recipes.recipe import Recipe, differences, load_recipe, recipe_of
 from mot_gen.study.variants import Variant
 from mot_gen.study.worker import finished
 from mot_gen.training.build import TOKENIZERS, build_tokenizers, load_splits
-from mot_gen.training.recipe import Recipe, differences, load_recipe, recipe_of
 
 POLL = 0.5  # seconds between looks at the workers
 LOOK = 30.0  # seconds between lines of progress on a pipe

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from mot_gen import backbone as backbones
 from mot_gen.errors import InputError, nearest
+from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.budget import config_of, solve_width, with_backbone
 from mot_gen.study.workload import Cost, Workload
-from mot_gen.training.recipe import Recipe, recipe_of
 
 MATCHES = {"active-flops": "FLOPs a step", "total-params": "parameters in total"}
 CONTROL = "dense-total"  # a dense model with the Mixture-of-Transformers' total parameters: the paper has none

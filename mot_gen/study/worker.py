@@ -39,8 +39,8 @@ def main(folders: Sequence[str]) -> int:
 
 def run_once(folder: Path) -> dict:
     """Train and measure a run's recipe; what RESULT holds."""
+    from mot_gen.recipes.recipe import load_recipe
     from mot_gen.training.loop import train
-    from mot_gen.training.recipe import load_recipe
 
     recipe = load_recipe(folder / "recipe.yaml")
     resume = (folder / "checkpoints" / "latest").exists()

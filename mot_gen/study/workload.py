@@ -12,10 +12,10 @@ from itertools import islice
 from mot_gen.data.loader import Loader
 from mot_gen.flops import count_parameters, forward_flops
 from mot_gen.packing import pack_rows
+from mot_gen.recipes.recipe import Recipe
 from mot_gen.sequence import PackedBatch
 from mot_gen.training.build import build_tokenizers, load_splits, outline_model
 from mot_gen.training.parallel import accumulation
-from mot_gen.training.recipe import Recipe
 
 SAMPLED = 4  # batches that are packed to learn how full the rows get
 

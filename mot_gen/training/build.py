@@ -18,9 +18,11 @@ from mot_gen.data.records import Pair, Splits, sample_key
 from mot_gen.errors import InputError
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.recipes.implementations import check_options, locate
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Tokenizer
 from mot_gen.sequence import Modality
 from mot_gen.training.parallel import allocate, fill
-from mot_gen.training.recipe import Recipe, Tokenizer, check_options, locate
 from mot_gen.training.trained_tokenizers import trained, untrained
 
 TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that it trained

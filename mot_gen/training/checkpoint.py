@@ -11,7 +11,6 @@ generators.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
+from mot_gen.files.lock import lock as files_lock
 from mot_gen.training.parallel import World
 
 STATE = "state.json"
@@ -333,28 +333,10 @@ def _advice(parent: Path, besides: Path | None = None) -> str:
 
 
 @contextmanager
-def lock(folder: str | Path) -> Iterator[None]:
-    """Holds a run's folder for writing: a second writer gets an InputError at once, a killed one frees it.
-
-    Tidies what a killed writer left, so take it before `latest_good`.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            writer = file.read().strip() or "unknown"
-            raise InputError(f"{folder}: process {writer} is writing here; wait for it or give another --out") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        _sweep(folder / "checkpoints")
+def lock(run: str | Path) -> Iterator[None]:
+    """Holds a run's folder as `files.lock` does, and tidies what a killed writer left; take it before `latest_good`."""
+    with files_lock(run):
+        _sweep(Path(run) / "checkpoints")
         yield
 
 

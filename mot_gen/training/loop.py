@@ -21,7 +21,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mot_gen.data.augment import Augment
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import sample_key
 from mot_gen.errors import InputError, Interrupted
@@ -29,11 +28,12 @@ from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import Stop, stop_signals
 from mot_gen.flops import forward_flops
 from mot_gen.packing import pack_rows
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Augment
 from mot_gen.sequence import PADDING, PackedBatch
 from mot_gen.training import checkpoint, parallel
 from mot_gen.training.build import TOKENIZERS
 from mot_gen.training.parallel import World
-from mot_gen.training.recipe import Recipe
 from mot_gen.training.runs import Run, drop_later_metrics, prepare, restore, save, whole
 from mot_gen.training.watch import Watcher, watchers
 

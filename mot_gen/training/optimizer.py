@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
+from mot_gen.recipes.sections import Backbone, Training
 from mot_gen.training.parallel import first_index, local
-from mot_gen.training.recipe import Backbone, Training
 
 MAX_SKIPPED = 20  # steps in a row that were not used, after which the run is beyond hope
 SETTLED = 50  # used steps after which the mean gradient norm is worth a comparison

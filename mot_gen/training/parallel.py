@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mot_gen.errors import InputError, Lost
-from mot_gen.training.recipe import Training
+from mot_gen.recipes.sections import Training
 
 T = TypeVar("T")
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments and average, in fp32

@@ -14,12 +14,12 @@ from mot_gen.data.loader import Loader
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
+from mot_gen.recipes.recipe import Recipe
 from mot_gen.training import checkpoint, parallel
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
 from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.parallel import World
-from mot_gen.training.recipe import Recipe
 
 COUNTERS = ("tokens", "flops", "seconds", "cpu_seconds")
 

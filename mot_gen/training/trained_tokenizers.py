@@ -34,7 +34,9 @@ from mot_gen.errors import InputError, Interrupted
 from mot_gen.files import manifest
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
-from mot_gen.training.recipe import Data, Tokenizer, differing, trainer_name
+from mot_gen.recipes.implementations import trainer_name
+from mot_gen.recipes.recipe import differing
+from mot_gen.recipes.sections import Data, Tokenizer
 
 INPUTS, REPORT, CHECKPOINT = "inputs.json", "report.json", "training"
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mot_gen.errors import InputError
-from mot_gen.training.recipe import Recipe
+from mot_gen.recipes.recipe import Recipe
 
 Watcher = Callable[[dict], None]  # given a line of metrics.jsonl
 

@@ -12,8 +12,8 @@ from mot_gen.backbone.routing import is_adapter
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.packing import pack
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training.loop import Hooks, train
-from mot_gen.training.recipe import load_recipe
 
 peft = pytest.importorskip("peft", reason="the extra lora")
 KINDS = {

@@ -15,8 +15,8 @@ from torch import nn
 
 from mot_gen.commands.eval import register
 from mot_gen.errors import InputError
+from mot_gen.eval.images import extraction
 from mot_gen.eval.images.frechet import frechet_compute
-from mot_gen.eval.images.images import extraction
 from mot_gen.eval.images.moments import moments_of
 from mot_gen.eval.images.nearest import nearest_neighbours, worst_cases
 from mot_gen.eval.images.sources import open_images

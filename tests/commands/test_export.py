@@ -8,9 +8,9 @@ from mot_gen.commands.export import exported
 from mot_gen.commands.main import main
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports.hooks import hooks
 from mot_gen.training.loop import train
-from mot_gen.training.recipe import load_recipe
 
 TINY = [
     "data.window=48",

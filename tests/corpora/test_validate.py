@@ -17,9 +17,9 @@ from mot_gen.corpora.tables import histogram, number, summary, table
 from mot_gen.corpora.validate import validate
 from mot_gen.data.loader import Loader
 from mot_gen.packing import pack_rows
+from mot_gen.recipes.sections import Training
 from mot_gen.tokenizers.text import TextTokenizer
 from mot_gen.training.build import build_tokenizers, load_splits
-from mot_gen.training.recipe import Training
 
 SIZES = ["tokenizers.image.image_size=[8,8]", "tokenizers.text={kind: text, vocab_size: 300}"]
 RECIPE = [*SIZES, "training.row_length=64", "data.caption_dropout=0.0", "data.held_out=0.2", "data.window=16"]

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mot_gen.data.augment import Augment, augmented
+from mot_gen.data.augment import augmented
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Pair
 from mot_gen.errors import InputError
+from mot_gen.recipes.recipe import load_recipe
+from mot_gen.recipes.sections import Augment, Data, Training
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
-from mot_gen.training.recipe import Data, Training, load_recipe
 
 
 class Fixed(random.Random):

@@ -16,10 +16,10 @@ from mot_gen.data.spans import SpanCache
 from mot_gen.datasets import digits
 from mot_gen.errors import InputError
 from mot_gen.packing import best_fit_rows, document_length, pack_rows, plan_rows
+from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
-from mot_gen.training.recipe import Data, Training
 
 
 class Bytes:

@@ -7,12 +7,12 @@ from itertools import chain, islice
 import pytest
 import torch
 
-from mot_gen.data import records
 from mot_gen.data.loader import Loader
 from mot_gen.data.mixture import Mixture
+from mot_gen.datasets.records import load
 from mot_gen.errors import InputError
+from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
-from mot_gen.training.recipe import Data, Training
 
 
 class Bytes:
@@ -75,7 +75,7 @@ def loader(data, rank=0, world=1) -> Loader:
         def encode_batch(self, paths):
             return [Span("image", torch.tensor(list(path.name.encode()))) for path in paths]
 
-    samples = records.load(data).train
+    samples = load(data).train
     tokenizers = {"text": Bytes(), "image": Names()}
     return Loader(samples, tokenizers, data, Training(row_length=24, rows=2, seed=2), rank, world)
 
@@ -136,7 +136,7 @@ def test_other_weights_than_the_checkpoints_are_refused(tmp_path, before, after)
 
 def test_held_out_samples_are_seen_once_and_a_weight_may_be_too_small(tmp_path):
     given = data(tmp_path, (3, 1)).model_copy(update={"held_out": 0.4})
-    splits = records.load(given)
+    splits = load(given)
     assert len(splits.train) + len(splits.held_out) == 50 and not hasattr(splits.held_out, "weights")
     with pytest.raises(InputError, match=r"0\.jsonl: weight 0\.01 of 20 samples.*give at least 0\.05"):
         loader(data(tmp_path, (0.01, 1)))

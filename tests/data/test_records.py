@@ -14,8 +14,9 @@ from PIL import Image
 
 from mot_gen.data import parquet, records
 from mot_gen.data.records import Document, Pair, Part, open_records
+from mot_gen.datasets.records import load
 from mot_gen.errors import InputError
-from mot_gen.training.recipe import Data
+from mot_gen.recipes.sections import Data
 
 
 def write_jsonl(path: Path, *lines) -> Path:
@@ -302,30 +303,30 @@ def numbered(path: Path, n: int) -> Path:
 
 
 def test_split_is_a_partition_of_about_the_share(tmp_path):
-    splits = records.load(Data(records=[str(numbered(tmp_path / "d.jsonl", 2000))], held_out=0.15))
+    splits = load(Data(records=[str(numbered(tmp_path / "d.jsonl", 2000))], held_out=0.15))
     train, held_out = ({sample.id for sample in part} for part in (splits.train, splits.held_out))
     assert not train & held_out and len(train | held_out) == 2000
     assert len(held_out) == pytest.approx(300, abs=60)
 
 
 def test_a_set_that_grows_keeps_what_it_held_out(tmp_path):
-    small = records.load(Data(records=[str(numbered(tmp_path / "a.jsonl", 200))])).held_out
-    large = records.load(Data(records=[str(numbered(tmp_path / "b.jsonl", 400))])).held_out
+    small = load(Data(records=[str(numbered(tmp_path / "a.jsonl", 200))])).held_out
+    large = load(Data(records=[str(numbered(tmp_path / "b.jsonl", 400))])).held_out
     assert {s.id for s in small} == {s.id for s in large if int(s.id[1:]) < 200}
-    other = records.load(Data(records=[str(tmp_path / "a.jsonl")], split_seed=1)).held_out
+    other = load(Data(records=[str(tmp_path / "a.jsonl")], split_seed=1)).held_out
     assert {s.id for s in other} != {s.id for s in small}
 
 
 @pytest.mark.parametrize("n, share", [(2, 0.01), (2, 0.99), (3, 0.5), (1, 0.5), (5, 0.0)])
 def test_small_sets_leave_no_side_empty(tmp_path, n, share):
-    splits = records.load(Data(records=[str(numbered(tmp_path / "d.jsonl", n))], held_out=share))
+    splits = load(Data(records=[str(numbered(tmp_path / "d.jsonl", n))], held_out=share))
     assert len(splits.train) + len(splits.held_out) == n
     assert bool(len(splits.held_out)) == (n > 1 and share > 0)
 
 
 def test_fingerprints_follow_the_content(tmp_path):
     def of(*lines):
-        return records.load(Data(records=[str(write_jsonl(tmp_path / "d.jsonl", *lines))])).train.fingerprint
+        return load(Data(records=[str(write_jsonl(tmp_path / "d.jsonl", *lines))])).train.fingerprint
 
     a, b = {"id": "a", "text": "a"}, {"id": "b", "text": "b"}
     assert of(a, b) == of(a, b)

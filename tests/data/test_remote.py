@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from test_loader import Bytes
 
-from mot_gen.data import records
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import open_records
+from mot_gen.datasets.records import load
 from mot_gen.errors import InputError
+from mot_gen.recipes.sections import Data, Training
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
-from mot_gen.training.recipe import Data, Training
 
 pytest.importorskip("upath", reason="the extra remote")
 fsspec = pytest.importorskip("fsspec")
@@ -65,7 +65,7 @@ def both(tmp_path):
 
 
 def spans(path, **options) -> list:
-    samples = records.load(Data(records=[str(path)], held_out=0)).train
+    samples = load(Data(records=[str(path)], held_out=0)).train
     tokenizers = {"text": Bytes(), "image": PatchImageTokenizer(image_size=4, patch_size=2, color_channels=1)}
     stream = Loader(samples, tokenizers, Data(), Training(row_length=64, rows=2, **options))
     found = [[[s.values.tolist() for s in doc] for doc in row] for rows in islice(stream, 9) for row in rows]

@@ -13,8 +13,8 @@ from mot_gen.data.loader import Loader
 from mot_gen.data.records import Document, Pair, Part, TarShard
 from mot_gen.data.spans import BATCH
 from mot_gen.errors import InputError
+from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
-from mot_gen.training.recipe import Data, Training
 
 
 class Network:

@@ -16,9 +16,9 @@ from mot_gen.data.loader import Loader
 from mot_gen.data.records import Document, Pair, Part, open_records, parse_record
 from mot_gen.data.tokenize import Corpus, Options, Work, read_counts, tokenize
 from mot_gen.errors import InputError, Interrupted
+from mot_gen.recipes.sections import Data, Training
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
-from mot_gen.training.recipe import Data, Training
 from mot_gen.training.trained_tokenizers import raw_parts
 
 COUNT = 23

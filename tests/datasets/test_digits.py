@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from mot_gen.datasets import digits
-from mot_gen.training.recipe import Data
+from mot_gen.recipes.sections import Data
 
 
 @pytest.fixture(scope="module")

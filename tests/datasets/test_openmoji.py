@@ -22,7 +22,7 @@ from mot_gen.datasets.openmoji import (
     read_caption,
 )
 from mot_gen.errors import InputError
-from mot_gen.training.recipe import Data
+from mot_gen.recipes.sections import Data
 
 APPLE = "1F34E"
 

@@ -13,7 +13,7 @@ from mot_gen.datasets.spoken import synthesize
 from mot_gen.datasets.spoken_digits import Utterance, digit_in_text, held_out_speakers, load, speakers
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_audio
-from mot_gen.training.recipe import Data
+from mot_gen.recipes.sections import Data
 
 OPTIONS = {"speakers": 4, "phrases": ["{word}", "digit {word}"]}
 has_espeak = pytest.mark.skipif(not importlib.util.find_spec("espeakng_loader"), reason="needs the extra speech")

@@ -23,7 +23,7 @@ from torchvision.models import squeezenet1_1
 import mot_gen.eval
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.images.images import image_pairs
+from mot_gen.eval.images import image_pairs
 from mot_gen.eval.text.meteor import METEOR
 from mot_gen.eval.text.meteor_lexicon import Lexicon
 
@@ -38,8 +38,8 @@ FRECHET_INFINITY_NEEDS = 40
 
 def metric_classes():
     """Every class that counts something: the leaves below Accumulator, by module."""
-    for info in pkgutil.iter_modules(mot_gen.eval.__path__):
-        importlib.import_module(f"mot_gen.eval.{info.name}")
+    for info in pkgutil.walk_packages(mot_gen.eval.__path__, "mot_gen.eval."):
+        importlib.import_module(info.name)
     found, stack = {}, [Accumulator]
     while stack:
         cls = stack.pop()

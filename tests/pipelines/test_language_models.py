@@ -188,8 +188,8 @@ def test_another_language_model_is_no_way_back(tmp_path):
 
 
 def test_a_model_of_another_make_is_no_beginning(tmp_path):
+    from mot_gen.recipes.recipe import load_recipe
     from mot_gen.training.build import build_model, build_tokenizers, load_splits
-    from mot_gen.training.recipe import load_recipe
 
     saved(FAMILIES["llama"], tmp_path / "lm")
     save(from_language_model(tmp_path / "lm", {"image": picture_tokenizer()}), tmp_path / "mot")

@@ -13,10 +13,10 @@ from mot_gen.commands.main import main
 from mot_gen.data.records import Document, Part
 from mot_gen.errors import InputError
 from mot_gen.eval.text.likelihood import BitsPerByte
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports.evaluator import Evaluator, Samples, caption_losses
 from mot_gen.reports.hooks import hooks, pipeline_of
 from mot_gen.training.loop import train
-from mot_gen.training.recipe import load_recipe
 
 TINY = [
     "backbone.dim=16",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mot_gen.errors import InputError
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.study.plan import Draft
-from mot_gen.training.recipe import load_recipe
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 GIB = 2**30

@@ -9,6 +9,7 @@ from PIL import Image
 from mot_gen.commands.main import main
 from mot_gen.commands.study import Request, study
 from mot_gen.errors import InputError
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.study.budget import config_of, resized, solve_width
 from mot_gen.study.page import write_page
 from mot_gen.study.plot import Line, plot, short, ticks
@@ -18,7 +19,6 @@ from mot_gen.study.variants import CONTROL, variants
 from mot_gen.study.worker import run_once
 from mot_gen.study.workload import Workload
 from mot_gen.training import loop
-from mot_gen.training.recipe import load_recipe
 
 TINY = [
     "tokenizers.text.vocab_size=270",

@@ -11,10 +11,10 @@ from torch.distributed.tensor import DTensor
 
 from mot_gen.data.loader import Tokenised
 from mot_gen.errors import InputError, Interrupted, Lost
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.sequence import Span
 from mot_gen.training import loop, parallel
 from mot_gen.training.loop import Hooks, held_out_losses, train, training_step
-from mot_gen.training.recipe import load_recipe
 from mot_gen.training.runs import Run, prepare, restore, save
 
 TINY = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mot_gen.errors import InputError, Interrupted
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training import checkpoint, loop
 from mot_gen.training.loop import Hooks, prepare, train, training_step
 from mot_gen.training.optimizer import MAX_SKIPPED, learning_rate
-from mot_gen.training.recipe import load_recipe
 
 TINY = [
     "data.window=48",

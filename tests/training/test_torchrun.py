@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rank_jobs import TINY
 
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training import checkpoint
 from mot_gen.training.loop import train
-from mot_gen.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 400  # seconds, on a machine that others use

@@ -9,9 +9,10 @@ import torch
 
 from mot_gen.data.records import Document, Pair, Part, Splits
 from mot_gen.errors import InputError, Interrupted
+from mot_gen.recipes.implementations import trainer_name
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training.build import build_tokenizers, load_splits
 from mot_gen.training.loop import train
-from mot_gen.training.recipe import load_recipe, trainer_name
 from mot_gen.training.trained_tokenizers import raw_parts, trained
 
 VQ = "tokenizers.image={kind: image_vq, image_size: 8, entries: 16, fold: 1, widths: [8, 8], color_channels: 1}"

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mot_gen.errors import InputError
+from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training.loop import train
 from mot_gen.training.meters import Meter, measured_peak
 from mot_gen.training.parallel import World
-from mot_gen.training.recipe import load_recipe
 from mot_gen.training.watch import numbers
 
 TINY = [

@@ -16,9 +16,9 @@ from mot_gen.eval.images.feature_sets import canonical
 from mot_gen.eval.images.frechet import FrechetDistance
 from mot_gen.eval.images.frechet_infinity import FrechetInfinity
 from mot_gen.eval.images.image_pairs import LPIPS, PSNR, SSIM
-from mot_gen.eval.images.images import check_images, resize, to_uint8
 from mot_gen.eval.images.inception import ADDRESS, SHA256, inception_2015, renamed
 from mot_gen.eval.images.inception_score import InceptionScore
+from mot_gen.eval.images.inputs import check_images, resize, to_uint8
 from mot_gen.eval.images.kernel import KernelDistance, squared_mmd
 from mot_gen.eval.images.precision_recall import PrecisionRecall
 

@@ -12,10 +12,10 @@ from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
+from mot_gen.recipes.recipe import load_recipe, shipped
 from mot_gen.reports.hooks import hooks
 from mot_gen.tokenizers.image_base import size_pair
 from mot_gen.training.loop import train
-from mot_gen.training.recipe import load_recipe, shipped
 
 TINY = [
     "backbone.dim=32",

@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from mot_gen.errors import InputError
-from mot_gen.training import recipe
-from mot_gen.training.recipe import Objective, Recipe, check_options, load_recipe, locate
+from mot_gen.recipes import recipe
+from mot_gen.recipes.implementations import check_options, locate
+from mot_gen.recipes.recipe import Recipe, load_recipe
+from mot_gen.recipes.sections import Objective, Training
 
 
 @pytest.mark.parametrize("name", recipe.shipped())
@@ -17,7 +19,7 @@ def test_shipped_recipes_load_and_round_trip(name, tmp_path):
     loaded.save(tmp_path / "recipe.yaml")
     assert load_recipe(tmp_path / "recipe.yaml") == loaded
     saved = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
-    assert saved["training"].keys() == recipe.Training.model_fields.keys()
+    assert saved["training"].keys() == Training.model_fields.keys()
 
 
 def test_overrides_reach_every_section():
@@ -112,7 +114,7 @@ WRONG = {
     "tokenizers.image.kind=image_pach": ("tokenizers.image.kind", "did you mean 'image_patch'?"),
     "tokenizers.image.kind=null": ("override tokenizers.image.kind", "valid string"),
     "data.source=digit": ("data.source", "did you mean 'digits'?"),
-    "data.source=recipe": ("data.source", "module mot_gen.training.recipe has no load"),
+    "data.source=task": ("data.source", "module mot_gen.datasets.task has no load"),
     "data.source=records": ("data", "needs data.records=FILE"),
     "data.records=[a, {path: b, weight: 0}]": ("override data.records.1.weight", "greater than 0", "got 0"),
     "data.records=[{path: b, weight: -1}]": ("override data.records.0.weight", "greater than 0", "got -1"),

@@ -1,0 +1,97 @@
+"""Implementations that a recipe names: `locate` finds the module of a kind, `check_options` holds options to the names
+and types in a signature, `built` makes what they describe, and `trainer_name` says which module trains a tokenizer.
+
+A kind is the name of a module in the folder of its sort (`flow` in objectives/) or a dotted path to a user's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from mot_gen.errors import InputError, nearest
+
+
+def locate(package: str, kind: str) -> ModuleType:
+    """The module that a recipe's `kind` names: `package.kind`, or `kind` itself when it is a dotted path."""
+    return importlib.import_module(_module_name(package, kind))
+
+
+def trainer_name(kind: str) -> str:
+    """Name of the module that trains a kind of tokenizer: `train_KIND`, beside the tokenizer's own."""
+    folder, _, name = _module_name("mot_gen.tokenizers", kind).rpartition(".")
+    return f"{folder}.train_{name}"
+
+
+def _module_name(package: str, kind: str) -> str:
+    return kind if "." in kind else f"{package}.{kind}"
+
+
+def module_of(field: str, package: str, kind: str, also: Iterable[str] = ()) -> str:
+    """The name of the module; InputError if it is not there. `also`: other names that a message may propose."""
+    name = _module_name(package, kind)
+    try:
+        if importlib.util.find_spec(name):
+            return name
+    except ModuleNotFoundError:
+        pass
+    modules = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    raise InputError(f"{field}: {kind!r} is neither shipped nor importable{nearest(kind, {*modules, *also})}")
+
+
+def member_of(field: str, module: str, name: str) -> Callable:
+    """A class or function that a module must offer; InputError where it does not."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise InputError(f"{field}: module {module} has no {name}") from None
+
+
+def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
+    """Holds options to the names and types in the signature of `call`; `field` is where in the recipe they stand."""
+    hints = get_type_hints(call.__init__ if inspect.isclass(call) and not is_dataclass(call) else call)
+    parameters = inspect.signature(call).parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    extra = "allow" if any(p.kind is p.VAR_KEYWORD for p in parameters) else "forbid"
+    config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+    types = {name: (hints.get(name, Any), None) for name in named}
+    try:
+        create_model("Options", __config__=config, **types).model_validate(options)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        name = errors[0]["loc"][0]
+        if len(errors[0]["loc"]) > 1:
+            # Every member of a union complains on its own: one line for the option and all of its value.
+            start = "Input should be "
+            kinds = (e["msg"].removeprefix(start) for e in errors if e["loc"][0] == name and e["msg"].startswith(start))
+            errors[0] |= {"msg": start + " or ".join(dict.fromkeys(kinds)), "input": options[name]}
+        raise InputError(f"{field}.{name} {complaint(errors[0], named)}") from None
+
+
+def built(field: str, call: Callable, options: dict[str, Any]) -> Any:
+    """What `call` makes of checked options; InputError where it refuses them."""
+    check_options(field, call, options)
+    try:
+        return call(**options)
+    except TypeError as error:
+        raise InputError(f"{field}: {error}") from None
+
+
+def complaint(error: dict, allowed: Iterable[str]) -> str:
+    """What one of pydantic's errors says about the field before it."""
+    if error["type"] == "extra_forbidden":
+        return f"is not known{nearest(error['loc'][-1], allowed)}"
+    if error["type"] == "missing":
+        return "is missing; give it a value"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"should be names with their values, got {error['input']!r}"
+    expected = error["msg"].replace("Input should", "should").replace("\n", " ")
+    return f"{expected}, got {error['input']!r}"

@@ -1,0 +1,252 @@
+"""Recipes: what to train, on what and how; YAML that is checked when it is read.
+
+`Recipe` joins the eight sections of sections.py. `load_recipe` reads a file or a shipped recipe and applies `KEY=VALUE`
+overrides, `recipe_of` takes a mapping; `Recipe.save` writes the resolved one; `differences` compares two; `shipped`
+lists what comes with the package. Whatever is wrong becomes an `InputError` of one line: the file, the dotted field,
+the value and the remedy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from mot_gen.backbone import PRESETS
+from mot_gen.errors import InputError, nearest
+from mot_gen.recipes.implementations import built, check_options, complaint, member_of, module_of, trainer_name
+from mot_gen.recipes.sections import Backbone, Data, Evaluation, Objective, Sampling, Section, Tokenizer, Training
+from mot_gen.sequence import Modality
+
+SOURCES = ("digits", "openmoji", "records")
+
+
+class Recipe(Section):
+    """What to train, on what and how. The first tokenizer's modality is text; its objective is `next_token`."""
+
+    name: str
+    data: Data = Field(default_factory=Data)
+    tokenizers: dict[str, Tokenizer] = Field(min_length=1)
+    backbone: Backbone
+    objectives: dict[str, Objective]
+    training: Training = Field(default_factory=Training)
+    sampling: Sampling = Field(default_factory=Sampling)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _modalities_agree(self):
+        modalities = list(self.tokenizers)
+        self.objectives.setdefault(modalities[0], Objective(kind="next_token"))
+        _all_known("objectives", self.objectives, modalities)
+        absent = [name for name in modalities if name not in self.objectives]
+        if absent:
+            raise InputError(f"objectives.{absent[0]} is missing; give its kind: flow, diffusion or next_token")
+        _all_known("backbone.patch_layers", self.backbone.patch_layers, modalities)
+        return self
+
+    @model_validator(mode="after")
+    def _implementations_fit(self):
+        source = module_of("data.source", "mot_gen.datasets", self.data.source, SOURCES)
+        member_of("data.source", source, "load")
+        for name, tokenizer in self.tokenizers.items():
+            module_of(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)
+            if tokenizer.train is not None:
+                _trainable(f"tokenizers.{name}", tokenizer)
+        for name, objective in self.objectives.items():
+            field = f"objectives.{name}"
+            module = module_of(f"{field}.kind", "mot_gen.objectives", objective.kind)
+            built(field, member_of(field, module, "Objective"), objective.options)
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_fits(self):
+        kind, options = self.backbone.kind, self.backbone.options
+        module_name, preset = PRESETS.get(kind, (kind, {}))
+        module = module_of("backbone.kind", "mot_gen.backbone", module_name, PRESETS)
+        if kind == "dense" and (options.get("towers") or options.get("untied")):
+            raise InputError("backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot")
+        config = built("backbone", member_of("backbone", module, "Config"), {**preset, **options})
+        modalities = [Modality(name, vocab_size=1) for name in self.tokenizers]
+        towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(self.tokenizers)
+        _all_known("backbone.frozen", self.backbone.frozen, towers)
+        if self.backbone.lora:
+            _all_known("backbone.lora.towers", self.backbone.lora.towers, towers)
+            if not self.training.init:
+                raise InputError("backbone.lora: adapts a model that was trained; give its folder by training.init")
+            if self.backbone.frozen or self.backbone.lr_factors:
+                raise InputError("backbone.lora: only adapters learn; leave out frozen and lr_factors")
+        _all_known("backbone.positions", self.backbone.positions, self.tokenizers)
+        _all_known("backbone.lr_factors", self.backbone.lr_factors, towers)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Writes the resolved recipe, every field of it; `load_recipe(path)` gives an equal one."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def _trainable(field: str, tokenizer: Tokenizer) -> None:
+    """Holds a tokenizer that is to be trained to the signatures of the module that trains it."""
+    if tokenizer.path:
+        raise InputError(
+            f"{field}: path loads a trained tokenizer, train makes a new one; "
+            f"say {field}='{{kind: {tokenizer.kind}, path: {tokenizer.path}}}', or leave out path"
+        )
+    name = trainer_name(tokenizer.kind)
+    if not importlib.util.find_spec(name):
+        raise InputError(f"{field}.train: {tokenizer.kind} learns nothing (there is no module {name}); leave it out")
+    check_options(field, member_of(field, name, "untrained"), tokenizer.options)
+    try:
+        built(f"{field}.train", member_of(field, name, "Training"), tokenizer.train)
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(field) else f"{field}.train.{message}") from None
+
+
+def _all_known(field: str, names, allowed) -> None:
+    for name in names:
+        if name not in allowed:
+            raise InputError(f"{field}: {name!r} is not known{nearest(name, allowed)}")
+
+
+def differences(before: Recipe, after: Recipe) -> list[str]:
+    """`field: value -> value` for every field in which two recipes differ, as when a run is resumed with another."""
+    return differing(before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def differing(before: dict, after: dict) -> list[str]:
+    """`field: value -> value` for every value in which two nested mappings differ, fields by their dotted paths."""
+    flat_before, flat_after = _flat(before), _flat(after)
+    names = [name for name in {**flat_before, **flat_after} if flat_before.get(name) != flat_after.get(name)]
+    return [f"{name}: {flat_before.get(name)!r} -> {flat_after.get(name)!r}" for name in names]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+# ---------------------------------------------------------------- reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as everywhere else, and a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise InputError(f"{source}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("mot_gen.recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _read(name_or_path: str | Path) -> str:
+    path = Path(name_or_path)
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            return path.read_text(encoding="utf-8")
+        return resources.files("mot_gen.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if path.suffix:
+            raise InputError(f"{path}: no such recipe file") from None
+        raise InputError(
+            f"recipe {str(path)!r} is not shipped{nearest(str(path), shipped())}, or a .yaml file"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the recipe: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _override(raw: dict, text: str) -> str:
+    """Sets one KEY=VALUE in `raw` and returns the key. A new kind of objective keeps nothing but its weight."""
+    key, equals, value = text.partition("=")
+    if not (equals and key):
+        raise InputError(f"override {text!r} is not KEY=VALUE, as in training.steps=100")
+    *path, last = key.split(".")
+    node = raw
+    for part in path:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise InputError(f"override {text!r}: {part!r} is a value and has no fields")
+    parsed = _parse(value, f"override {key}")
+    if path[:1] == ["objectives"] and last == "kind" and node.get("kind") != parsed:
+        for option in set(node) - {"weight"}:
+            del node[option]
+    node[last] = parsed
+    return key
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe: a YAML file, or the name of a shipped one; `overrides` are `KEY=VALUE`, values in YAML.
+
+    Raises InputError, one line, for a file that cannot be read and for every field that is unknown or wrong.
+    """
+    source = str(name_or_path)
+    return recipe_of(_parse(_read(name_or_path), source), source, overrides)
+
+
+def recipe_of(raw: Any, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a mapping states, as `load_recipe`; `source` is what messages call it. `raw` is changed."""
+    if not isinstance(raw, dict):
+        raise InputError(f"{source}: a recipe is a mapping with name, data, tokenizers, ..., got {type(raw).__name__}")
+    overridden = [_override(raw, text) for text in overrides]
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(_one_line(error, source, overridden)) from None
+
+
+# ---------------------------------------------------------------- errors
+
+
+def _one_line(error: ValidationError, source: str, overridden: list[str]) -> str:
+    """The first of a validation's errors, behind the file or the override that it comes from."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "value_error":
+        message = f"{field}: {first['ctx']['error']}".removeprefix(": ")
+    else:
+        message = f"{field} {complaint(first, _neighbours(first['loc']))}"
+    named = re.split(r"[:\s]", message, maxsplit=1)[0]
+    return (
+        f"override {message}"
+        if any(f"{named}.".startswith(f"{key}.") for key in overridden)
+        else f"{source}: {message}"
+    )
+
+
+def _neighbours(location: tuple) -> Iterable[str]:
+    """The keys that may stand beside the one at `location`."""
+    section = Recipe
+    for name in location[:-1]:
+        field = getattr(section, "model_fields", {}).get(name)  # none for the number of an item or the key of a mapping
+        if field:
+            section = (get_args(field.annotation) or [field.annotation])[-1]
+    return getattr(section, "model_fields", ())

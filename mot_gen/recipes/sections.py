@@ -1,0 +1,204 @@
+"""The sections of a recipe, each a small class with its defaults, checked when it is built.
+
+`Data` (with `Records` and `Augment`), `Tokenizer` and `Objective` (one a modality), `Backbone`, `Training`, `Sampling`
+and `Evaluation`. Numbers have types of their own: `Count`, `Whole`, `Share`, `Positive`, ...
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from mot_gen.backbone.lora import Lora
+
+# Numbers are strict, so that `steps: true` and `lr: "fast"` are errors and not 1 and a guess.
+Count = Annotated[int, Field(strict=True, ge=1)]
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Decay = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Augment(Section):
+    """How far a picture may be changed at most, each drawn uniformly and of either sign."""
+
+    degrees: Annotated[float, Field(strict=True, ge=0, le=180)] = 0.0  # turned about the centre
+    shift: NonNegative = 0.0  # moved, as a share of the width and of the height
+    scale: Decay = 0.0  # made larger or smaller, as a share of the size
+    variants: Whole = 0  # different ones of each picture, kept; 0 = always new ones
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        return bool(self.degrees or self.shift or self.scale)
+
+
+class Records(Section):
+    """In a recipe: a file or folder of records, and how often an epoch shows each of its samples."""
+
+    path: str
+    weight: Positive = 1.0  # passes an epoch
+
+
+def one_or_many(value: Any) -> Any:
+    """A list as it is, a single thing as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def listed(value: Any) -> Any:
+    """One path, or a list of paths and {path, weight}, as what `Records` are made of."""
+    return [{"path": each} if isinstance(each, str) else each for each in one_or_many(value)]
+
+
+class Data(Section):
+    """Where samples come from, how they are split, arranged and planned."""
+
+    source: str = "digits"  # digits, emoji, records, or a dotted path to a module with `load(data: Data) -> Splits`
+    records: Annotated[list[Records], BeforeValidator(listed)] = []  # jsonl, parquet or tar files, or folders of image
+    # and caption pairs, each a path or {path, weight}; sets source: records
+    held_out_records: Annotated[
+        list[str], BeforeValidator(one_or_many)
+    ] = []  # paths likewise, to be held out; then nothing of `records` is
+    options: dict[str, Any] = {}  # whatever a source of your own wants to know
+    caption_first: Share = 0.5  # probability that a pair's caption stands before its image (Transfusion: 0.8)
+    caption_dropout: Share = 0.1  # probability that a pair loses its caption, for classifier-free guidance
+    augment: Augment = Field(default_factory=Augment)  # of training pictures: degrees, shift, scale, variants
+    held_out: Share = 0.15  # share of the samples that training never sees
+    split_seed: Whole = 0
+    window: Count = 4096  # samples that are shuffled, tokenised and packed together: memory against row fill
+    block: Count = 1  # neighbours that the shuffle keeps together, for files that are slow to read here and there
+    cache_mb: Whole = 256  # tokenised spans kept in memory between epochs, in MiB
+    accept_changed: Switch = False  # resume although the samples changed; the epoch then begins anew
+
+    @model_validator(mode="after")
+    def _records_are_a_source(self):
+        if self.records:
+            self.source = "records"
+        if self.source == "records" and not self.records:
+            raise ValueError("source 'records' needs data.records=FILE")
+        if self.held_out_records and not self.records:
+            raise ValueError("held_out_records holds out beside records; give data.records=FILE too")
+        if self.held_out == 1:
+            raise ValueError("held_out 1 leaves nothing to train on; give less")
+        return self
+
+
+class Component(BaseModel):
+    """An implementation by `kind` and, beside it, the options that this kind takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str  # a module's name in the folder of its sort, or a dotted path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the recipe gives to build it with."""
+        return dict(self.model_extra)
+
+
+class Tokenizer(Component):
+    """A module under `mot_gen.tokenizers`; its options are checked when it is built, or when the recipe is read if it
+    is to be trained, which the module `train_KIND` beside it does (see mot_gen/training/trained_tokenizers.py)."""
+
+    path: str | None = None  # a folder, a hub name or openmoji/image_tokenizer (shipped), loaded instead of built anew
+    train: dict[str, Any] | None = None  # options of its training on the run's own samples; {} for its defaults
+
+
+class Objective(Component):
+    """A module under `mot_gen.objectives` (next_token, flow, diffusion), with an `Objective` that takes the options."""
+
+    weight: NonNegative = 1.0  # of this modality's loss in the sum; Transfusion gives images 5
+
+
+class Backbone(Component):
+    """A preset (dense, mot, moe4x, hybrid, mamba, mom) or a module under `mot_gen.backbone`, whose `Config` takes the
+    options: size or dim, ..."""
+
+    kind: str = "mot"
+    frozen: list[str] = []  # towers that do not learn
+    lr_factors: dict[str, NonNegative] = {}  # tower: factor on the learning rate
+    lora: Lora | None = None  # adapters that learn in the place of everything else; needs training.init
+    patch_layers: dict[str, dict[str, Any]] = {}  # continuous modality: {kind: linear or unet, and its options}
+    positions: dict[str, Literal["sequence", "grid"]] = {}  # modality: one position a token, or one a span (BAGEL)
+
+
+class Training(Section):
+    """The loop: AdamW or Muon, linear warm-up, cosine from `lr` to `min_lr`."""
+
+    steps: Count = 1000  # optimizer steps
+    seed: Whole = 0
+    init: str | None = None  # a model's folder, or a shipped checkpoint's name, whose weights training begins with
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the backbone's matrices, on whole models
+    lr: Positive = 3e-4
+    min_lr: NonNegative = 1.5e-5
+    warmup_steps: Whole = 100
+    weight_decay: NonNegative = 0.1
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    clip: NonNegative = 1.0  # the largest gradient norm; 0 = off
+    spike: NonNegative = 0.0  # skip steps whose gradient norm is this many times the usual; 0 = off
+    row_length: Count = 512  # slots a row
+    rows: Count = 8  # rows a batch, on each process
+    accumulate: Count = 1  # batches an optimizer step, on each process
+    global_rows: Whole = 0  # rows an optimizer step on all processes together, instead of accumulate; 0 = not fixed
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"  # how many processes share one model, docs/scaling.md
+    shard: Whole = 0  # hsdp: processes that share one copy of the weights; 0 = those of one machine
+    patience: Positive = 1800.0  # seconds that processes wait for one another before the run is given up
+    gradient_checkpointing: Switch = False  # recompute blocks in the backward pass: less memory, 4/3 of the time
+    ema: Decay = 0.0  # decay of the averaged weights; 0 = off
+    log_every: Count = 10
+    watch: list[Literal["tensorboard", "wandb"]] = []  # where lines of metrics.jsonl go besides; extras of their names
+    peak_flops: NonNegative = 0.0  # a device's FLOPs a second, for MFU; 0 = measured by a matrix product at the start
+    checkpoint_every: Count = 500
+    keep_checkpoints: Count = 3
+    sample_every: Whole = 0  # 0 = never
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Switch = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Whole = 0  # of torch on a CPU; 0 = torch's own choice
+    workers: Whole = 0  # threads that decode and tokenise ahead; 0 = in line
+    max_corrupt: Whole = 10  # samples that may be unreadable or too long before training stops
+
+    @model_validator(mode="after")
+    def _rates_descend(self):
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr ({self.min_lr}) is above lr ({self.lr}); lower it")
+        return self
+
+
+class Sampling(Section):
+    """How samples are drawn, during training and by default afterwards."""
+
+    num_inference_steps: Count = 50
+    guidance_scale: NonNegative = 3.0  # 1 = conditional, 0 = unconditional
+    temperature: NonNegative = 1.0  # 0 = greedy
+    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    max_new_tokens: Count = 64
+    speech_guidance_scale: NonNegative = 1.0  # of spoken units
+    speech_temperature: NonNegative = 1.0
+    image_temperature: NonNegative = 1.0  # of pictures that are discrete tokens
+    image_top_k: Whole = 0  # the likeliest ids that they are drawn from; 0 = all
+    image_top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+
+
+class Evaluation(Section):
+    """What is measured along the way and at the end."""
+
+    samples: Count = 500  # pictures drawn, and captions written, each time
+    batch_size: Count = 100  # of them generated together
+    every: Whole = 0  # steps between evaluations, which the last step always has; 0 = none on the way
+    metrics: list[str] = []  # of `mot-gen eval`: fd, kd, cmmd, pr, clip, bleu, cider-d, exact_match, bits_per_byte, ...
+    extractor: str = "efficientnet-lite0"  # of features: a name as in `mot-gen eval images`; pixels for tiny pictures
+    weights: str | None = None  # local weights of the extractor
+    clip: str | None = None  # folder of the CLIP of the metrics clip and refclip
+    prompts: list[str] = []  # shown in sample grids
