@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install quickstart gallery test bench lint clean
+.PHONY: install quickstart gallery test bench lint docs clean
 
 install: $(STAMP)
 
@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mot_gen needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V). Say: make PYTHON=python3.12 ..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,emoji,speech,recognition]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,docs,emoji,speech,recognition]'
 	@touch $(STAMP)
 
 quickstart: install
@@ -30,6 +30,11 @@ bench: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The site, into build/site. Broken links and anchors are errors, and so is anything that a page would load from elsewhere.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+	@echo "To read it: $(BIN)/python -m http.server --directory build/site"
 
 clean:
 	rm -rf .venv build dist *.egg-info
