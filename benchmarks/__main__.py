@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME ...]`: every benchmark, or those named; one JSON object a line."""
+"""`python -m benchmarks [NAME ...]`: every benchmark, or those named; one JSON object a line.
+
+`python -m benchmarks goldens ...`, which has arguments of its own, compares with golden data: benchmarks/goldens.py.
+"""
 
 import importlib
 import json
@@ -14,6 +17,9 @@ NAMES = (
 def main() -> None:
     # Before torch is imported: waiting threads would take the time of those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.argv[1:2] == ["goldens"]:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        sys.exit(importlib.import_module("benchmarks.goldens").main(sys.argv[2:]))
     import torch
 
     torch.set_num_threads(1)
