@@ -27,14 +27,14 @@ CHECKPOINT = "openmoji"  # the one that ships
 
 def load_recipe(name: str, overrides: Sequence[str]):
     """A shipped recipe with KEY=VALUE."""
-    from mot_gen.training.recipe import load_recipe
+    from mot_gen.recipes.recipe import load_recipe
 
     return load_recipe(name, overrides)
 
 
 def train(recipe, folder: Path):
     """Train it into a folder, `model/` included; returns the run, whose averaged model is whole."""
-    from mot_gen.callbacks import hooks
+    from mot_gen.reports.hooks import hooks
     from mot_gen.training.loop import train
 
     return train(recipe, folder, hooks=hooks(recipe))
@@ -50,7 +50,7 @@ def initial_model(recipe):
 def loader_of(recipe, folder: Path):
     """The loader of a recipe's training samples; its tokenizers are trained into the folder."""
     from mot_gen.training.build import build_tokenizers, load_splits
-    from mot_gen.training.data import Loader
+    from mot_gen.data.loader import Loader
 
     splits = load_splits(recipe)
     return Loader(splits.train, build_tokenizers(recipe, splits, folder), recipe.data, recipe.training)
@@ -72,7 +72,7 @@ def count_parameters(model) -> dict:
 
 def command(*words: str) -> str:
     """What `mot-gen` prints."""
-    from mot_gen.cli import main
+    from mot_gen.commands.main import main
 
     with redirect_stdout(io.StringIO()) as out:
         try:
@@ -86,7 +86,7 @@ def command(*words: str) -> str:
 
 def subcommands() -> Iterator[tuple[str, ...]]:
     """The words of every command, those of commands of commands too."""
-    from mot_gen.cli import _parser
+    from mot_gen.commands.main import _parser
 
     return _below(_parser(), ())
 
