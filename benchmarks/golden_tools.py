@@ -49,8 +49,8 @@ def initial_model(recipe):
 
 def loader_of(recipe, folder: Path):
     """The loader of a recipe's training samples; its tokenizers are trained into the folder."""
-    from mot_gen.training.build import build_tokenizers, load_splits
     from mot_gen.data.loader import Loader
+    from mot_gen.training.build import build_tokenizers, load_splits
 
     splits = load_splits(recipe)
     return Loader(splits.train, build_tokenizers(recipe, splits, folder), recipe.data, recipe.training)
