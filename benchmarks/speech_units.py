@@ -21,13 +21,13 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_audio
+from mot_gen.files.suffixes import SOUNDS, find
 from mot_gen.tokenizers.image_corpus import by_hash
 from mot_gen.tokenizers.speech_features import log_mel
 from mot_gen.tokenizers.speech_measures import speech_report
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.train_speech_units import SpeechTraining, train_speech_units
 
-SUFFIXES = (".wav", ".flac", ".ogg")
 WAVE_HEIGHT, BAND_HEIGHT, FRAME_WIDTH, LABEL = 80, 2, 4, 16  # pixels
 
 
@@ -44,7 +44,7 @@ def recordings(source: Path, sample_rate: int) -> tuple[dict[str, Tensor], list[
 
 def _raws(source: Path):
     if source.is_dir():
-        yield from ((f.relative_to(source).as_posix(), f) for f in sorted(source.rglob("*")) if f.suffix in SUFFIXES)
+        yield from ((f.relative_to(source).as_posix(), f) for f in find(source, SOUNDS))
         return
     import pyarrow.parquet
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mot_gen.eval.result import MetricResult, plain
+from mot_gen.files.whole import write_text
 
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
@@ -62,8 +63,7 @@ def write_json(found: dict, path: str | Path):
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def html_page(title: str, results: dict[str, MetricResult], sections: Sequence[tuple[str, str]]) -> str:

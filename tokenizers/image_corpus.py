@@ -12,8 +12,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm"}
+from mot_gen.files.suffixes import PICTURES, find
 
 
 class ImageSet(NamedTuple):
@@ -26,9 +25,9 @@ class ImageSet(NamedTuple):
 
 def find_images(folder: Path) -> list[Path]:
     """The pictures in a folder and all below it, by suffix, sorted; raises InputError where there is none."""
-    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = find(Path(folder), PICTURES)
     if not files:
-        raise InputError(f"{folder}: no pictures ({', '.join(sorted(SUFFIXES))}) in this folder")
+        raise InputError(f"{folder}: no pictures ({', '.join(sorted(PICTURES))}) in this folder")
     return files
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_sounds
+from mot_gen.files.suffixes import SOUNDS, find
 from mot_gen.tokenizers.image_corpus import by_hash
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _COLUMNS = ("audio", "flac", "wav")  # that may hold the bytes of recordings
 
 
@@ -28,14 +28,14 @@ def find_recordings(source: Path) -> list[tuple[str, Any]]:
     the bytes of recordings in a column audio, flac or wav; sorted. InputError where there is none."""
     source = Path(source)
     if source.is_dir():
-        files = sorted(f for f in source.rglob("*") if f.suffix.lower() in SUFFIXES)
+        files = find(source, SOUNDS)
         found = [(f.relative_to(source).as_posix(), f) for f in files]
     elif not source.is_file():
         raise InputError(f"{source}: no such file or folder")
     else:
         found = _rows(source) if source.suffix.lower() == ".parquet" else [(str(source), source)]
     if not found:
-        raise InputError(f"{source}: no recordings ({', '.join(SUFFIXES)}) there")
+        raise InputError(f"{source}: no recordings ({', '.join(sorted(SOUNDS))}) there")
     return found
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from mot_gen.errors import InputError, Interrupted
+from mot_gen.files.whole import writing
 from mot_gen.light_diffusers import DiagonalGaussianDistribution, ModelMixin
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
@@ -375,9 +375,8 @@ class ImageTrainer:
         """Written aside and renamed, so that a kill at any moment leaves a whole checkpoint."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"step": self.step, "run": self._run(), "random": torch.get_rng_state()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        torch.save(state, self.folder / "training.pt.partial")
-        os.replace(self.folder / "training.pt.partial", self.folder / "training.pt")
+        with writing(self.folder / "training.pt") as part:
+            torch.save(state, part)
 
     def _resume(self) -> None:
         file = self.folder and self.folder / "training.pt"

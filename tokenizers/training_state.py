@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 
 from mot_gen.errors import InputError
+from mot_gen.files.whole import writing
 
 
 def save_state(file: Path, run: dict, state: dict) -> None:
     """Written aside and renamed, so that a kill at any moment leaves a whole file. run: what `load_state` asks for."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.partial")
-    torch.save(state | {"run": json.dumps(run, sort_keys=True)}, aside)
-    os.replace(aside, file)
+    with writing(file) as part:
+        torch.save(state | {"run": json.dumps(run, sort_keys=True)}, part)
 
 
 def load_state(file: Path, run: dict) -> dict | None:

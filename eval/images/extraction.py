@@ -20,6 +20,7 @@ from torch import Tensor
 from mot_gen.eval.images.extractors import Extractor
 from mot_gen.eval.images.inputs import resize
 from mot_gen.eval.images.sources import ImageSource, load_all
+from mot_gen.files.whole import writing
 
 SHARD = 1024  # images whose features are kept in one file: what is lost when a run is cut off
 
@@ -86,13 +87,10 @@ def features_of(images: list[Tensor], extractor: Extractor) -> Tensor:
 
 def _write_shard(file: Path, features: Tensor, numbers: list[int], unreadable: list[str]):
     """Whole or not at all: a run killed while writing leaves no half file under the final name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.part")
-    with open(partial, "wb") as out:
+    with writing(file) as part, part.open("wb") as out:
         np.savez(
             out, features=features.numpy(), numbers=np.array(numbers, dtype=np.int64), unreadable=unreadable or [""]
         )
-    partial.rename(file)
 
 
 def _read_shard(file: Path, source: ImageSource) -> tuple[Tensor, list[int]]:

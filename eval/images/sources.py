@@ -20,8 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.files.suffixes import PICTURES, find
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 IMAGE_KEYS = ("images", "image", "arr_0")
 
 
@@ -69,12 +69,12 @@ def open_images(path: str | Path, cap: int = 10) -> ImageSource:
     else:
         raise InputError(f"{path}: not a folder, .npz, .npy, .parquet or .jsonl; give one of these")
     if not names:
-        raise InputError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))}); give a folder that does")
+        raise InputError(f"{path}: holds no images ({', '.join(sorted(PICTURES))}); give a folder that does")
     return ImageSource(str(path), names, read, _fingerprint(path, names), cap)
 
 
 def _folder(path: Path):
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = find(path, PICTURES)
     return [str(file.relative_to(path)) for file in files], lambda i: decode(files[i])
 
 

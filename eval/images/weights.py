@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.files.whole import writing
 
 
 def missing_weights(what: str, address: str, sha256: str, flag: str) -> InputError:
@@ -45,11 +45,9 @@ def downloaded(address: str, sha256: str) -> Path:
     """A file of the torch hub cache, fetched once if need be and checked; InputError where it cannot be fetched."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[1]
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
         try:
-            torch.hub.download_url_to_file(address, str(partial), progress=False)
-            partial.rename(path)
+            with writing(path) as part:
+                torch.hub.download_url_to_file(address, str(part), progress=False)
         except OSError as err:
             raise InputError(
                 f"cannot download {address} ({err}); fetch it (sha256 {sha256}) and pass its path"

@@ -23,7 +23,8 @@ from mot_gen.eval.images.sources import ImageSource, open_images, provenance_of
 from mot_gen.eval.images.statistics import ReferenceStatistics
 from mot_gen.eval.report import html_page, picture_rows, print_table, to_json, write_json
 from mot_gen.eval.result import MetricResult
-from mot_gen.files.counting import progress
+from mot_gen.files.progress import counted
+from mot_gen.files.whole import write_text
 
 METRICS = (*SETS, "is", *PAIRS)
 SHOWN, NEIGHBOURS = 16, 4  # samples in the HTML page, and real neighbours beside each
@@ -55,7 +56,7 @@ def stats(args: argparse.Namespace) -> int:
     """`eval stats`: reference statistics of a source, as a file with a fingerprint."""
     source, how = open_images(args.source, args.max_unreadable), extraction(args)
     moments = None
-    with progress(len(source), source.path) as how.on_progress:
+    with counted(len(source), source.path) as how.on_progress:
         for features, _ in extract_shards(source, how):
             if len(features):
                 moments = moments_of(features) if moments is None else merge_moments(moments, moments_of(features))
@@ -111,7 +112,7 @@ def _set_results(args, names, real, fake, stats, results: dict[str, MetricResult
 
 def _feed(metrics, source: ImageSource, how: Extraction, real: bool, keep: bool) -> tuple[Tensor, list[int]]:
     parts, numbers = [], []
-    with progress(len(source), source.path) as how.on_progress:
+    with counted(len(source), source.path) as how.on_progress:
         for features, own in extract_shards(source, how):
             if not own:
                 continue
@@ -127,7 +128,7 @@ def _inception_score(args: argparse.Namespace, fake: ImageSource) -> MetricResul
     how = extraction(args, output="logits")
     splits = min(args.splits, max(1, len(fake) // 2))
     metric = InceptionScore(how.extractor, splits=splits, seed=args.seed)
-    with progress(len(fake), fake.path) as how.on_progress:
+    with counted(len(fake), fake.path) as how.on_progress:
         for logits, numbers in extract_shards(fake, how):
             if numbers:
                 metric.update(logits)
@@ -164,8 +165,7 @@ def finish(args, results: dict[str, MetricResult], sources: list[ImageSource], s
     if args.json:
         write_json(to_json(results, unreadable=unreadable), args.json)
     if args.html:
-        Path(args.html).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.html).write_text(html_page("mot-gen eval images", results, sections()), encoding="utf-8")
+        write_text(args.html, html_page("mot-gen eval images", results, sections()))
     return 0
 
 

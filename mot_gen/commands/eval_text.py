@@ -32,6 +32,7 @@ from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.geneval import GenEval
 from mot_gen.eval.images.sources import decode, provenance_of, read_jsonl
 from mot_gen.eval.report import html_page, print_table, text_rows, to_json, write_json
+from mot_gen.files.whole import write_text
 
 WORST = 20
 
@@ -172,9 +173,8 @@ def finish(args: argparse.Namespace, metrics: dict[str, Accumulator], rows: list
     if args.json:
         write_json(to_json(results), args.json)
     if args.html:
-        Path(args.html).parent.mkdir(parents=True, exist_ok=True)
         page = html_page(f"mot-gen eval {args.eval_command}", results, worst_sections(metrics, rows))
-        Path(args.html).write_text(page, encoding="utf-8")
+        write_text(args.html, page)
     return 0
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 from pathlib import Path
 
 from mot_gen.checkpoints import DTYPES
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
+from mot_gen.files.whole import write_text, writing_folder
 
 
 def register(commands) -> None:
@@ -36,13 +36,9 @@ def export_command(arguments: argparse.Namespace) -> int:
     import torch
 
     pipe = exported(arguments.run).to(getattr(torch, DTYPES[arguments.dtype]))
-    partial = out.with_name(f".{out.name}-new")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial, max_shard_size=size)
-    _forget_where(partial)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    with writing_folder(out) as part:
+        pipe.save_pretrained(part, max_shard_size=size)
+        _forget_where(part)
     written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {written / 1e6:.1f} MB; mot-gen info {out}")
     return 0
@@ -53,7 +49,7 @@ def _forget_where(folder: Path) -> None:
     for path in folder.rglob("*.json"):
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
     manifest.write(folder)

@@ -12,13 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.files.suffixes import PICTURES, SOUNDS
 from mot_gen.pipelines.directions import INPUTS, OPTIONS
 
-SUFFIXES = {
-    "image": {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"},
-    "audio": {".wav", ".flac", ".ogg", ".mp3"},
-}
-SUFFIXES["mask"] = SUFFIXES["image"]
+SUFFIXES = {"image": PICTURES, "audio": SOUNDS, "mask": PICTURES}
 
 
 @dataclass(frozen=True)

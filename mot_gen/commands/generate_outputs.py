@@ -6,7 +6,7 @@ A PNG holds it in text chunks, a WAV in the comment of its LIST/INFO chunk, a JS
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from mot_gen.errors import InputError
 from mot_gen.files.pictures import save_png
+from mot_gen.files.whole import write_json, write_text, writing
 
 SUFFIX = {"image": ".png", "text": ".json", "speech": ".wav", "any": ".json"}
 PLAIN = ".txt"  # a text without what made it, where a file of this suffix is asked for
@@ -35,17 +36,15 @@ def place(out: str, to: str, name: str, number: int, of: int, alone: bool) -> Pa
 
 def save(result, to: str, path: Path, about: Mapping[str, object]) -> None:
     """Write a result: a picture, a text, (samples, rate), or a document of texts and pictures."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if to == "image":
         save_png(result, path, about)
     elif to == "speech":
-        _whole(path, lambda part: _write_wav(part, *result, about))
+        _write_wav(path, *result, about)
     elif path.suffix.lower() == PLAIN:
-        _whole(path, lambda part: part.write_text(result + "\n", encoding="utf-8"))
+        write_text(path, result + "\n")
     else:
         found = {"text": result} if to == "text" else {"segments": _segments(result, path, about)}
-        text = json.dumps({**found, **about}, indent=2, ensure_ascii=False) + "\n"
-        _whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_json(path, {**found, **about})
 
 
 def about_file(path: Path) -> dict[str, str] | None:
@@ -69,17 +68,10 @@ def as_text(about: Mapping[str, object]) -> dict[str, str]:
     return {key: str(value) for key, value in about.items()}
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Through a file beside it, so that an interruption leaves none or a whole one."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    write(part)
-    part.replace(path)
-
-
 def _write_wav(path: Path, samples, rate: int, about: Mapping[str, object]) -> None:
     import soundfile
 
-    with soundfile.SoundFile(path, "w", rate, channels=1, subtype="PCM_16") as file:
+    with writing(path) as part, soundfile.SoundFile(part, "w", rate, channels=1, subtype="PCM_16") as file:
         file.comment = json.dumps(dict(about))
         file.write(samples)
 

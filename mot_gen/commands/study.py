@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.files.whole import write_json
 
 BACKBONES = "dense,mot,moe4x,hybrid,mamba,mom"
 
@@ -72,7 +72,7 @@ def _command(arguments) -> int:
     )
     found, failed = study(request)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.json, found)
     _print(found, request.out)
     return 1 if failed else 0
 
@@ -107,7 +107,7 @@ def study(request: Request) -> tuple[dict, int]:
     failed = run_all(jobs, request.jobs)
     reference = "dense" if "dense" in request.backbones else request.backbones[0]
     found = {"recipe": recipe.name} | summary(jobs, reference, modalities, request.match)
-    (request.out / "study.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(request.out / "study.json", found)
     write_page(found, jobs, request.out / "study.html")
     return found, len(failed)
 

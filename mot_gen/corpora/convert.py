@@ -6,12 +6,11 @@ leave nothing that training could take for a set. Every record is held to `parse
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from mot_gen.data.records import Sample, parse_record
 from mot_gen.data.tokenize import schema, to_record
 from mot_gen.errors import InputError
 from mot_gen.files.progress import Progress
+from mot_gen.files.whole import writing
 
 ROW_GROUP = 256  # records that are read together where training reads parquet
 # What a row of another shape than its format's makes a converter raise; each is counted, named and capped.
@@ -127,40 +127,14 @@ def _writer(out: Path):
     if out.exists():
         raise InputError(f"--out {out}: exists; remove it, or give another name")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with _aside(out) as file:
-            with kinds[out.suffix](file, out) as write:
-                yield write
-            _settle(file)
-            Path(file.name).rename(out)
+        with (
+            writing(out, durable=True, alone=True) as part,
+            part.open("wb") as file,
+            kinds[out.suffix](file, out) as write,
+        ):
+            yield write
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}; {out} is not written") from None
-
-
-def _settle(file: BinaryIO) -> None:
-    """On the disk, before what relies on it gets its name."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[BinaryIO]:
-    path = out.with_name(f".{out.name}.part")
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who had the lock may have given the file its name since it was opened here.
-            mine = os.path.samestat(path.stat(), os.fstat(file.fileno()))
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:
-            raise InputError(f"--out {out}: another conversion writes it now; give another name")
-        file.truncate(0)  # what a killed one left
-        try:
-            yield file
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager
@@ -184,7 +158,7 @@ def _jsonl(file: BinaryIO, out: Path):
     try:
         yield lambda record, sample: file.write(_json(record, medium))
         if aside.exists():
-            _settle(file)
+            file.flush()
             if folder.exists():
                 raise InputError(f"{folder}: exists, and would hold the pictures; remove it, or give another --out")
             aside.rename(folder)

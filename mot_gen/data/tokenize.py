@@ -34,6 +34,7 @@ from mot_gen.files import manifest
 from mot_gen.files.lock import lock
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
+from mot_gen.files.whole import Unwritable, write_text, writing
 from mot_gen.sequence import Span
 
 SKIPPED = b"mot_gen.skipped"
@@ -93,11 +94,11 @@ def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found
     with lock(out):
         work = Work(corpus, out, options)
         _claim(out, work.about())
-        for left in out.glob(".part-*"):
+        for left in out.glob(".*.part.parquet"):  # of a process that was killed
             left.unlink()
         with stop_signals() as stop, Progress(len(work.samples), unit="sample") as bar:
             found = _all_shards(work, lambda: stop.requested, bar)
-        (out / "skipped.txt").write_text("".join(line + "\n" for line in found.skipped), encoding="utf-8")
+        write_text(out / "skipped.txt", "".join(line + "\n" for line in found.skipped))
         manifest.write(out, {"samples": found.samples, "skipped": len(found.skipped)})
     return found
 
@@ -114,7 +115,7 @@ def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
     found = Found()
     for k in sorted(set(range(work.shards)) - set(missing)):
         _add(found, *read_counts(work.path(k)), work.options.max_corrupt)
-    bar.done = bar.first = found.samples + len(found.skipped)
+    bar.begin_at(found.samples + len(found.skipped))
     run = _in_line if work.options.workers == 0 else _in_processes
     for count, skipped in run(work, missing, stop):
         _add(found, count, skipped, work.options.max_corrupt)
@@ -257,19 +258,14 @@ class Work:
         ]
 
     def _write(self, k: int, rows: list[dict], skipped: list[str]) -> None:
-        """Aside, flushed to the disk, then renamed: what bears a shard's name is whole."""
-        aside = self.path(k).with_name(f".{self.path(k).name}.{os.getpid()}")
+        """What bears a shard's name is whole, and on the disk."""
         about = {SKIPPED: json.dumps(skipped).encode()}
         table = pyarrow.Table.from_pylist(rows, schema(self.tokenizers).with_metadata(about))
         try:
-            with aside.open("wb") as file:
+            with writing(self.path(k), durable=True) as part, part.open("wb") as file:
                 pyarrow.parquet.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.path(k))
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise InputError(f"{self.path(k)}: cannot be written: {error.strerror}; make room, then go on") from error
+        except Unwritable as error:
+            raise InputError(f"{error}; make room, then go on") from error
 
 
 def schema(tokenizers: Mapping[str, Any]) -> pyarrow.Schema:

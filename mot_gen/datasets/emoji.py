@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from random import Random
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mot_gen.errors import InputError
+from mot_gen.files.whole import writing
 
 # Skin tones, the signs of man and woman with the joiner and selector beside them; and man and woman, who are drawn
 # as person is. An emoji without these is its own family.
@@ -122,8 +122,5 @@ def _render(svgs: Iterable[tuple[str, str]], size: int, svg_to_bytes: Callable, 
         png = svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
         ids.append(id)
         pixels.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed, so that two processes which render at once both leave a whole file.
-    with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as aside:
-        np.savez_compressed(aside, ids=ids, pixels=np.stack(pixels))
-    os.replace(aside.name, cache)
+    with writing(cache) as part, part.open("wb") as file:
+        np.savez_compressed(file, ids=ids, pixels=np.stack(pixels))

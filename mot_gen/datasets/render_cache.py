@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from mot_gen.files.whole import writing
 
 
 def rendered(name: str, render: Callable[[BinaryIO], None]) -> Path:
@@ -16,12 +17,6 @@ def rendered(name: str, render: Callable[[BinaryIO], None]) -> Path:
     """
     file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot_gen" / name
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=file.suffix, delete=False) as aside:
-            try:
-                render(aside)
-            except BaseException:
-                os.unlink(aside.name)
-                raise
-        os.replace(aside.name, file)
+        with writing(file) as part, part.open("wb") as opened:
+            render(opened)
     return file

@@ -8,6 +8,7 @@ array (T,) or (channels, T), floats in about [-1, 1] or integers of 16 or 32 bit
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,19 @@ from mot_gen.errors import InputError
 
 MAX_SECONDS = 3600
 MAX_SKIPPED = 20  # recordings of a corpus that may be unusable
+_OGG_PAGE, _OGG_LAST = 65_307, 4  # most bytes of a page; the flag of a stream's last page (RFC 3533)
+_UNKNOWN_SIZE = 0x7FFFFF00  # sizes from here on are not known in fact
 SILENCE = 1e-4  # -80 dB: a recording that nowhere reaches this holds nothing to encode
 
 
-def load_audio(raw, sample_rate: int | None = None) -> tuple[Tensor, int]:
+def load_audio(raw: Any, sample_rate: int | None = None) -> tuple[Tensor, int]:
     """A raw recording -> (float32 samples (T,), their rate in Hz): channels averaged, resampled to `sample_rate`.
 
-    Samples without a rate are taken to be at `sample_rate`. Raises InputError, naming the file, for what is missing,
-    unreadable, longer than MAX_SECONDS (seen from the header, before anything is decoded), empty or of one sample,
-    silent, or holds NaN or infinity.
+    Samples without a rate are taken to be at `sample_rate`. Where the average of the channels is silent although a
+    channel is not, as in opposite stereo channels, the loudest channel is taken.
+
+    Raises InputError, naming the file, for what is missing, unreadable, cut off, longer than MAX_SECONDS (seen from the
+    header, before anything is decoded), empty or of one sample, silent, or holds NaN or infinity.
     """
     where = _name(raw)
     try:
@@ -83,13 +88,13 @@ def _subtype(file: str | Path) -> str | None:
     return "PCM_16" if Path(file).suffix.lower() in (".wav", ".flac") else None
 
 
-def _name(raw) -> str:
+def _name(raw: Any) -> str:
     if isinstance(raw, str) or hasattr(raw, "read_bytes"):
         return str(raw)
     return f"recording of {len(raw)} bytes" if isinstance(raw, (bytes, bytearray)) else "the recording"
 
 
-def _read(raw, sample_rate: int | None) -> tuple[Tensor, int]:
+def _read(raw: Any, sample_rate: int | None) -> tuple[Tensor, int]:
     """Samples (channels, T) or (T,) of any type, and their rate."""
     if isinstance(raw, (bytes, bytearray)):
         return _decode(io.BytesIO(raw))
@@ -112,9 +117,10 @@ def _read(raw, sample_rate: int | None) -> tuple[Tensor, int]:
     return samples, rate
 
 
-def _decode(file) -> tuple[Tensor, int]:
+def _decode(file: Any) -> tuple[Tensor, int]:
     import soundfile
 
+    _refuse_cut_off(file)
     try:
         with soundfile.SoundFile(file) as sound:
             if sound.frames > MAX_SECONDS * sound.samplerate:
@@ -125,6 +131,48 @@ def _decode(file) -> tuple[Tensor, int]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"not sound that can be read ({_one_line(error)})") from error
+
+
+def _refuse_cut_off(file: Any) -> None:
+    """InputError for a file that ends before its sound does; libsndfile would read what is there without a word."""
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            _refuse_cut_off(opened)
+        return
+    start, size = file.read(12), file.seek(0, os.SEEK_END)
+    if start[:4] == b"RIFF" and start[8:] == b"WAVE":
+        missing = _missing_of_wav(file, size)
+        if missing:
+            raise InputError(f"is cut off: {missing} bytes of its sound are missing; copy it again")
+    elif start[:4] == b"OggS":
+        file.seek(max(0, size - _OGG_PAGE))
+        end = file.read()
+        if not _ends_in_last_page(end[end.rfind(b"OggS") :]):
+            raise InputError("is cut off: its last page is missing; copy it again")
+    file.seek(0)
+
+
+def _ends_in_last_page(page: bytes) -> bool:
+    """Whether bytes from the last "OggS" on are the whole last page of a stream."""
+    if len(page) < 27 or not page[5] & _OGG_LAST:
+        return False
+    count = page[26]
+    return len(page) >= 27 + count + sum(page[27 : 27 + count])
+
+
+def _missing_of_wav(file: Any, size: int) -> int:
+    """Bytes that the chunk `data` of a WAV file should have and that are not there.
+
+    Programs that write to a pipe cannot know the size, and say 0, or all bits set, or nearly so.
+    """
+    at = 12
+    while at + 8 <= size:
+        file.seek(at)
+        name, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if name == b"data":
+            return max(0, at + 8 + length - size) if length < _UNKNOWN_SIZE else 0
+        at += 8 + length + length % 2
+    return 0
 
 
 def _one_line(error: Exception) -> str:
@@ -138,7 +186,8 @@ def _mono(samples: Tensor) -> Tensor:
     if samples.ndim == 2 and samples.shape[0] > samples.shape[1] > 0:
         raise InputError(f"samples {tuple(samples.shape)} have more channels than samples; give (channels, T)")
     waveform = _floats(samples)
-    waveform = waveform.mean(0) if waveform.ndim == 2 else waveform
+    if waveform.ndim == 2:
+        waveform = _one_channel(waveform)
     if len(waveform) < 2:
         raise InputError(f"holds {len(waveform)} samples; at least 2 are needed")
     if not waveform.isfinite().all():
@@ -146,6 +195,14 @@ def _mono(samples: Tensor) -> Tensor:
     if waveform.abs().max() < SILENCE:
         raise InputError(f"is silent: no sample reaches {SILENCE:g} of full scale")
     return waveform
+
+
+def _one_channel(channels: Tensor) -> Tensor:
+    """(channels, T) -> (T,): their average; where that is silent and they are not, the channel of most energy."""
+    average = channels.mean(0)
+    if not channels.numel() or average.abs().max() >= SILENCE:
+        return average
+    return channels[channels.square().sum(1).argmax()]
 
 
 def _floats(samples: Tensor) -> Tensor:

@@ -1,16 +1,22 @@
-"""Any picture into pixels, and back: load_image, center_crop_resize, image_tensor, to_tensor, to_pil.
+"""Any picture into pixels, and back. This is the one reader of pictures, for training, tokenizers and metrics alike.
+
+`load_image`, `image_tensor` and `header` read; `center_crop_resize`, `to_tensor` and `to_pil` convert.
 
 A raw image is a PIL image, a path (or what reads as one, such as a UPath), the bytes of a file, a float tensor
-(C, H, W) in [0, 1] or a uint8 one, with C = 1
-(grey), 3 (RGB) or 4 (RGBA). `PIL.Image.convert` alone clips 16 bits, drops transparency and ignores the EXIF
-rotation, silently; here depth is scaled, transparency composited on white, and the rotation carried out.
+(C, H, W) in [0, 1] or a uint8 one, with C = 1 (grey), 3 (RGB) or 4 (RGBA). `PIL.Image.convert` alone clips 16 bits,
+drops transparency and ignores the EXIF rotation, silently. Here depth is scaled, transparency is composited on white,
+and the rotation is carried out.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +24,30 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.files.suffixes import UNREAD_PICTURES, suffix_of
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, which it only warns of up to twice this size
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _BYTES_IN_ORDER = ("L", "RGB", "RGBA")
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and all that begin with "I;"
+# What Pillow may decode. Left out are kinds that run another program (EPS) or hold no picture that it could decode.
+_KINDS = (
+    *("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "AVIF", "TIFF", "MPO", "JPEG2000", "HEIF"),
+    *("DIB", "ICO", "ICNS", "PCX", "QOI", "TGA"),
+)
+_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # an EXIF field, and its values that exchange width and height
 
 
-def load_image(raw, color: str = "RGB") -> Image.Image:
+class Header(NamedTuple):
+    """What a picture is before it is decoded. width, height: in pixels, upright. kind: such as "PNG RGB"."""
+
+    width: int
+    height: int
+    grey: bool
+    kind: str
+
+
+def load_image(raw: Any, color: str = "RGB") -> Image.Image:
     """A raw image as an 8-bit PIL image of mode `color`, "RGB" or "L"; the first frame of an animation.
 
     Raises InputError, naming the file, for what is missing, not an image, truncated, of more than MAX_PIXELS pixels
@@ -32,41 +55,93 @@ def load_image(raw, color: str = "RGB") -> Image.Image:
     """
     if isinstance(raw, Tensor):
         return _flatten(to_pil(raw), color)
-    if isinstance(raw, Image.Image):
-        return _decode(raw, color, "the image")
-    if isinstance(raw, (bytes, bytearray)):
-        return _open(io.BytesIO(raw), color, f"image of {len(raw)} bytes")
-    if isinstance(raw, (str, Path)):
-        if not Path(raw).is_file():
-            raise InputError(f"{raw}: no such image file")
-        return _open(raw, color, str(raw))
-    if hasattr(raw, "read_bytes"):
-        try:
-            return _open(io.BytesIO(raw.read_bytes()), color, str(raw))
-        except FileNotFoundError:
-            raise InputError(f"{raw}: no such image file") from None
-    raise InputError(f"cannot read an image from {type(raw).__name__}; give a PIL image, a path, bytes or a tensor")
-
-
-def _open(file, color: str, where: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _decode refuses what it warns of
-        try:
-            image = Image.open(file)
-        except Image.DecompressionBombError as error:
-            raise InputError(f"{where}: refused before decoding: more than {MAX_PIXELS} pixels") from error
-        except Exception as error:  # the header of a broken file can make any decoder raise anything
-            raise InputError(f"{where}: not an image that can be read ({_one_line(error)})") from error
-    with image:
+    where = _name(raw)
+    with _opened(raw, where) as image:
         return _decode(image, color, where)
 
 
-def _decode(image: Image.Image, color: str, where: str) -> Image.Image:
+def header(raw: Any) -> Header:
+    """Size and kind of a raw image, of which nothing is decoded. Raises InputError as `load_image` does."""
+    if isinstance(raw, Tensor):
+        raw = to_pil(raw)
+    where = _name(raw)
+    with _opened(raw, where) as image:
+        _check_size(image, where)
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
+            width, height = height, width
+        grey = image.mode in _GREY_MODES or image.mode.startswith("I;")
+        return Header(width, height, grey, f"{image.format or 'PIL'} {image.mode}")
+
+
+def _name(raw: Any) -> str:
+    """What messages call a raw image."""
+    if isinstance(raw, Image.Image):
+        return "the image"
+    if isinstance(raw, (bytes, bytearray)):
+        return f"image of {len(raw)} bytes"
+    if isinstance(raw, (str, Path)) or hasattr(raw, "read_bytes"):
+        return str(raw)
+    raise InputError(f"cannot read an image from {type(raw).__name__}; give a PIL image, a path, bytes or a tensor")
+
+
+@contextmanager
+def _opened(raw: Any, where: str) -> Iterator[Image.Image]:
+    """A PIL image whose header has been read. A file that was opened for it is closed; a PIL image is left open."""
+    if isinstance(raw, Image.Image):
+        yield raw
+        return
+    file = raw
+    if isinstance(raw, (bytes, bytearray)):
+        file = io.BytesIO(raw)
+    elif isinstance(raw, (str, Path)):
+        if not Path(raw).is_file():
+            raise InputError(f"{where}: no such image file")
+    else:
+        try:
+            file = io.BytesIO(raw.read_bytes())
+        except FileNotFoundError:
+            raise InputError(f"{where}: no such image file") from None
+    with _open(file, where) as image:
+        yield image
+
+
+def _open(file: Any, where: str) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size refuses what it warns of
+        try:
+            return Image.open(file, formats=_kinds())
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{where}: refused before decoding: more than {MAX_PIXELS} pixels") from error
+        except Exception as error:  # the header of a broken file can make any decoder raise anything
+            unread = suffix_of(where) in UNREAD_PICTURES
+            reason = f"no reader of {suffix_of(where)} is installed" if unread else _one_line(error)
+            raise InputError(f"{where}: not an image that can be read ({reason})") from error
+
+
+@cache
+def _kinds() -> tuple[str, ...]:
+    """The kinds of _KINDS that this installation of Pillow has."""
+    try:
+        import pillow_heif
+    except ImportError:
+        pass
+    else:
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(kind for kind in _KINDS if kind in Image.OPEN)
+
+
+def _check_size(image: Image.Image, where: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise InputError(f"{where}: refused before decoding: {width} x {height} is more than {MAX_PIXELS} pixels")
     if not width * height:
         raise InputError(f"{where}: {width} x {height} has no pixels")
+
+
+def _decode(image: Image.Image, color: str, where: str) -> Image.Image:
+    _check_size(image, where)
     try:
         image.seek(0)
         return _flatten(ImageOps.exif_transpose(image), color)
@@ -126,7 +201,7 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def image_tensor(raw, size: tuple[int, int], channels: int) -> Tensor:
+def image_tensor(raw: Any, size: tuple[int, int], channels: int) -> Tensor:
     """Any raw image -> float tensor (channels, *size) in [0, 1], cropped and resized; channels 1 or 3.
 
     A float tensor that already has this shape is taken as it is, without a detour through 8 bits.
@@ -140,7 +215,9 @@ def image_tensor(raw, size: tuple[int, int], channels: int) -> Tensor:
 def _check(image: Tensor) -> None:
     if image.ndim != 3 or image.shape[0] not in _MODES or not image.numel():
         raise InputError(f"an image tensor must be (C, H, W) with C = 1, 3 or 4, got shape {tuple(image.shape)}")
-    if image.dtype != torch.uint8 and not image.is_floating_point():
+    if image.dtype == torch.uint8:
+        return
+    if not image.is_floating_point():
         raise InputError(f"an image tensor must be float in [0, 1] or uint8, got {image.dtype}")
-    if image.is_floating_point() and not ((image >= 0) & (image <= 1)).all():  # NaN compares false
+    if not ((image >= 0) & (image <= 1)).all():  # so written, NaN is refused too
         raise InputError("a float image tensor must lie in [0, 1]; this one holds NaN or values outside")

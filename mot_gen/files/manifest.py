@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError
+from mot_gen.files import whole
 
 NAME = "manifest.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
@@ -20,21 +21,14 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
 def write(folder: Path, about: Mapping[str, Any] | None = None, files: Mapping[str, dict] | None = None) -> None:
     """Write `manifest.json` over all files below a folder, or over `files`, whose entries were made by `entries`;
     `about` is kept beside the list. It is renamed when whole, since a folder that has one counts as finished."""
-    _write_whole(folder / NAME, {**(about or {}), "files": entries(folder) if files is None else files})
-
-
-def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON, renamed into place: who finds the name finds all of it."""
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    aside.replace(path)
+    listed = entries(folder) if files is None else files
+    whole.write_json(folder / NAME, {**(about or {}), "files": listed}, indent=1)
 
 
 def claim(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What the folder of `path` is made from: what stands there already, else `inputs`, which is then written."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, inputs)
+        whole.write_json(path, inputs, indent=1)
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mot_gen.files.whole import writing
+
 
 def enlarge(image: Image.Image, side: int = 96) -> Image.Image:
     """Smoothly, to at least `side` pixels on the longer side; a picture that is larger is left as it is."""
@@ -33,7 +35,5 @@ def save_png(image: Image.Image, path: Path, about: Mapping[str, object] | None 
     info = PngInfo()
     for key, value in (about or {}).items():
         info.add_itxt(key, str(value))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    image.save(part, format="PNG", pnginfo=info)
-    part.replace(path)
+    with writing(path) as part:
+        image.save(part, format="PNG", pnginfo=info)

@@ -1,23 +1,32 @@
-"""Progress of long work: a bar with rate, time left and a loss per modality on a terminal, plain lines on a pipe."""
+"""Progress of long work, on standard error: Progress, counted, clock.
+
+On a terminal it is a bar with rate, time left and a loss per modality; on a pipe it is plain lines. `rich`, which draws
+the bar, is imported when there is a bar to draw.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
 
-from rich import progress
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
+
+SECONDS = 10.0  # between two lines of `counted`
 
 
 class Progress:
-    """Context manager that shows `total` steps, None where nobody knows how many there will be. names: the modalities
-    whose losses are shown, in this order.
+    """Context manager that shows `total` steps; None where nobody knows how many there will be.
 
-    done: steps made before this run, when it resumes; they count as progress but not for the rate. interval: the
-    least seconds between two plain lines, the first and the last step's aside. shown: False says nothing, as on all
-    processes but the first.
+    names: the modalities whose losses are shown, in this order. done: steps made before this run, when it resumes; they
+    count as progress but not for the rate. interval: least seconds between two plain lines; the first and the last step
+    always get one. shown: False says nothing, as on all processes but the first. title: what is shown before it all.
+
+    The first step often takes a thousand times as long as the others, since data are prepared and programs compiled in
+    it. So no time is foretold after it, and it does not count for the rate afterwards.
     """
 
     def __init__(
@@ -29,18 +38,21 @@ class Progress:
         stream: TextIO | None = None,
         interval: float = 5.0,
         shown: bool = True,
+        title: str = "",
     ):
         self.total, self.names, self.unit, self.interval = total, list(names), unit, interval
-        self.done = self.first = done
+        self.title = f"{title}: " if title else ""
+        self.begin_at(done)
         self.losses: dict[str, float] = {}
         self.shown = shown
         self._stream = stream or sys.stderr
-        console = Console(file=self._stream)
-        self._bar = None
-        if shown and console.is_terminal:
-            columns = progress.BarColumn(bar_width=24), progress.MofNCompleteColumn()
-            self._bar = progress.Progress(*columns, progress.TextColumn("{task.description}"), console=console)
+        self._bar = _bar(self._stream) if shown and self._stream.isatty() else None
         self._started, self._shown = time.monotonic(), float("-inf")
+
+    def begin_at(self, done: int) -> None:
+        """Say that `done` steps were made before this run; `update` has not been called yet."""
+        self.done = self.first = self._counted_from = done
+        self._first_at: float | None = None
 
     def __enter__(self) -> Progress:
         self._started = time.monotonic()
@@ -57,14 +69,23 @@ class Progress:
 
     def update(self, done: int, **losses: float) -> None:
         """`done` steps are made in all; `losses` by modality, those not given stay as they were."""
+        self._leave_out_first(done - self.first)
         self.done = done
         self.losses |= losses
         if self._bar:
-            self._bar.update(self._task, completed=done, description=self.text())
+            self._bar.update(self._task, completed=done, description=f"{self.title}{self.text()}")
         elif done == self.total or time.monotonic() - self._shown >= self.interval:
             self._shown = time.monotonic()
             of = "" if self.total is None else f"/{self.total}"
-            self.note(f"{self.unit} {done}{of}  {self.text()}")
+            self.note(f"{self.title}{self.unit} {done}{of}  {self.text()}")
+
+    def _leave_out_first(self, made: int) -> None:
+        """Count the rate from the end of the first step on, once a second one is made."""
+        if made == 1:
+            self._first_at = time.monotonic()
+        elif self._first_at is not None:
+            self._counted_from, self._started = self.first + 1, self._first_at
+            self._first_at = None
 
     def note(self, line: str) -> None:
         """A line of its own, above the bar."""
@@ -75,13 +96,17 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Steps a second since this run began."""
-        return (self.done - self.first) / max(time.monotonic() - self._started, 1e-9)
+        """Steps a second since this run began, without its first step as soon as there are others."""
+        return (self.done - self._counted_from) / max(time.monotonic() - self._started, 1e-9)
 
     @property
     def remaining(self) -> float:
-        """Seconds that the rest will take at this rate; infinite before the first step."""
-        return (self.total - self.done) / self.rate if self.rate and self.total is not None else float("inf")
+        """Seconds that the rest will take at this rate; infinite where that is not known yet."""
+        if self.total is None or not self.rate:
+            return float("inf")
+        if self._first_at is not None and self.done < self.total:
+            return float("inf")
+        return (self.total - self.done) / self.rate
 
     def text(self) -> str:
         """Rate, time left and losses, as `12.3 step/s  1:05 left  text 2.310  image 0.541`."""
@@ -99,3 +124,18 @@ def clock(seconds: float) -> str:
     whole = -int(-seconds // 1)
     hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _bar(stream: TextIO) -> rich_progress.Progress:
+    from rich import progress
+    from rich.console import Console
+
+    columns = progress.BarColumn(bar_width=24), progress.MofNCompleteColumn()
+    return progress.Progress(*columns, progress.TextColumn("{task.description}"), console=Console(file=stream))
+
+
+@contextmanager
+def counted(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Give a function that is to be called with the number of items just done; `what` is shown before the count."""
+    with Progress(total, unit="item", interval=SECONDS, title=what) as bar:
+        yield lambda done: bar.update(bar.done + done)

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest
+from mot_gen.files.whole import write_text
 from mot_gen.recipes.implementations import built, check_options, complaint, member_of, module_of, trainer_name
 from mot_gen.recipes.sections import Backbone, Data, Evaluation, Objective, Sampling, Section, Tokenizer, Training
 from mot_gen.sequence import Modality
@@ -88,7 +89,7 @@ class Recipe(Section):
     def save(self, path: str | Path) -> None:
         """Writes the resolved recipe, every field of it; `load_recipe(path)` gives an equal one."""
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def _trainable(field: str, tokenizer: Tokenizer) -> None:

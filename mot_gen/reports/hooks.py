@@ -7,7 +7,6 @@ on the way, and for the `model/` folder. Looking changes nothing: random state a
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from mot_gen.backbone import lora
 from mot_gen.eval.report import to_json, write_json
 from mot_gen.eval.result import plain
 from mot_gen.files.pictures import grid
+from mot_gen.files.whole import writing_folder
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
@@ -96,13 +96,11 @@ def _held_out_captions(run: Run) -> list[str]:
 
 def export(run: Run) -> Path:
     """Write `model/`, which every pipeline's `from_pretrained` reads: safetensors and JSON; whole or not at all."""
-    final, written = run.folder / "model", run.folder / ".model-new"
-    shutil.rmtree(written, ignore_errors=True)
-    pipeline_of(run).save_pretrained(written)
+    final = run.folder / "model"
+    with writing_folder(final) as part:
+        pipeline_of(run).save_pretrained(part)
     if run.recipe.backbone.lora:
         lora.save(run.averaged, run.folder / "adapter", run.recipe.training.init)
-    shutil.rmtree(final, ignore_errors=True)
-    written.rename(final)
     return final
 
 

@@ -15,6 +15,7 @@ from mot_gen.data.records import Pair
 from mot_gen.datasets.task import Task
 from mot_gen.files.image_files import load_image
 from mot_gen.files.pictures import grid
+from mot_gen.files.whole import write_json, write_text
 from mot_gen.recipes.implementations import locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports import page as report
@@ -53,7 +54,7 @@ def judge(run: Run, task: Task) -> dict:
         "text": measure_text(run),
         "model": str(run.folder / "model"),
     }
-    (run.folder / "report.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(run.folder / "report.json", found)
     _pictures(run, task, images, written, found)
     return found
 
@@ -99,7 +100,7 @@ def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, s
     ]
     made = f"{run.step} steps in {run.seconds:.0f} s; everything on this page was made by this run"
     text = report.page(f"mot_gen {run.recipe.name}: {task.what}", made, sections)
-    (run.folder / "report.html").write_text(text, encoding="utf-8")
+    write_text(run.folder / "report.html", text)
 
 
 def _how_many(judged: list[tuple[Pair, str, bool]]) -> str:

@@ -21,8 +21,9 @@ from mot_gen.data.records import Pair, open_records, sample_key
 from mot_gen.errors import InputError
 from mot_gen.eval.images.extraction import default_cache
 from mot_gen.eval.images.sources import provenance_file, provenance_of, read_jsonl
-from mot_gen.files.counting import progress
 from mot_gen.files.pictures import save_png
+from mot_gen.files.progress import counted
+from mot_gen.files.whole import write_json, write_text
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
@@ -56,7 +57,7 @@ class Order:
         if not there and folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder}: holds files but no samples of a checkpoint; give a new --samples folder")
         folder.mkdir(parents=True, exist_ok=True)
-        provenance_file(folder).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_json(provenance_file(folder), settings, indent=1)
         print(f"samples are kept in {folder}", file=sys.stderr)
         return folder
 
@@ -89,11 +90,9 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
             generator=[torch.Generator().manual_seed(row["seed"]) for row in chunk],
         ).images
         for image, row in zip(images, chunk):
-            partial = folder / f"{row['image']}.part"  # whole or not at all
-            save_png(image, partial, {**row, **facts})
-            partial.rename(folder / row["image"])
+            save_png(image, folder / row["image"], {**row, **facts})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
+    write_text(folder / "samples.jsonl", lines)
     return folder
 
 
@@ -167,7 +166,7 @@ def _sha256(items: Sequence) -> str:
 def _batches(items: Sequence, size: int, what: str) -> Iterator[Sequence]:
     if not items:
         return
-    with progress(len(items), what) as advance:
+    with counted(len(items), what) as advance:
         for start in range(0, len(items), size):
             yield items[start : start + size]
             advance(len(items[start : start + size]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import platform
 import signal
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mot_gen.errors import InputError, Interrupted
+from mot_gen.files.whole import write_json
 
 RESULT = "result.json"
 SAMPLES = "samples.png"  # of `judge`
@@ -48,9 +48,7 @@ def run_once(folder: Path) -> dict:
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     run = train(recipe, folder, resume)
     found = {"steps": run.step, "tokens": run.tokens, "flops": run.flops, "quality": _quality(run)}
-    written = folder / f".{RESULT}"
-    written.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    os.replace(written, folder / RESULT)
+    write_json(folder / RESULT, found)
     return found
 
 

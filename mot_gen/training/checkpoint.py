@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from mot_gen.errors import InputError
-from mot_gen.files import manifest
+from mot_gen.files import manifest, whole
 from mot_gen.files.lock import lock as files_lock
 from mot_gen.training.parallel import World
 
@@ -186,7 +186,7 @@ def _finish(saving: Path, final: Path, step: int, listed: Mapping[str, dict]) ->
         _flush(path)
     _flush(saving)
     _put_in_place(saving, final)
-    _write_atomically(final.parent / "latest", final.name)
+    whole.write_text(final.parent / "latest", final.name + "\n", durable=True)
 
 
 def _put_in_place(saving: Path, final: Path):
@@ -216,17 +216,6 @@ def _discard(folder: Path):
     trash = folder.with_name(f".trash-{folder.name}")
     folder.rename(trash)
     shutil.rmtree(trash)
-
-
-def _write_atomically(path: Path, text: str):
-    written = path.with_name(f".{path.name}.new")
-    try:
-        written.write_text(text + "\n", encoding="utf-8")
-        _flush(written)
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
-    _flush(path.parent)
 
 
 def _flush(path: Path):

@@ -13,6 +13,7 @@ import torch
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError
+from mot_gen.files.whole import write_text
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.training import checkpoint, parallel
@@ -160,7 +161,7 @@ def drop_later_metrics(run: Run) -> None:
     path = run.folder / "metrics.jsonl"
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if _step_of(line) <= run.step), encoding="utf-8")
+        write_text(path, "".join(line for line in lines if _step_of(line) <= run.step))
 
 
 def _step_of(line: str) -> float:

@@ -34,6 +34,7 @@ from mot_gen.errors import InputError, Interrupted
 from mot_gen.files import manifest
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
+from mot_gen.files.whole import write_json
 from mot_gen.recipes.implementations import trainer_name
 from mot_gen.recipes.recipe import differing
 from mot_gen.recipes.sections import Data, Tokenizer
@@ -104,7 +105,7 @@ def _rounded(found: dict[str, Any]) -> dict[str, Any]:
 def _finish(tokenizer, found: dict[str, Any], folder: Path) -> None:
     """The folder as it stays: the tokenizer and its report, then the manifest, by which it counts as finished."""
     tokenizer.save_pretrained(folder)
-    (folder / REPORT).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / REPORT, found)
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     manifest.write(folder)
 

@@ -226,7 +226,7 @@ def test_two_conversions_at_once(tmp_path):
     source, options = SAMPLES["bagel"][0](tmp_path)
     held = (tmp_path / ".records.jsonl.part").open("ab")
     fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match="another conversion writes it now"):
+    with pytest.raises(InputError, match="another process writes it now"):
         convert("bagel", source, tmp_path / "records.jsonl", **options)
     assert Path(held.name).exists()
     held.close()

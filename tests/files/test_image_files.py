@@ -11,7 +11,7 @@ from PIL import Image
 
 from mot_gen.errors import InputError
 from mot_gen.files import image_files
-from mot_gen.files.image_files import center_crop_resize, image_tensor, load_image, to_pil, to_tensor
+from mot_gen.files.image_files import center_crop_resize, header, image_tensor, load_image, to_pil, to_tensor
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -64,6 +64,32 @@ def test_floats_are_scaled_and_others_refused():
     assert pixels(Image.fromarray(grey), "L").tolist() == [[0, 128, 255]]
     refused(file(Image.fromarray(grey * 300), "TIFF"), r"outside \[0, 1\]")
     refused(Image.fromarray(np.array([[np.nan]], dtype=np.float32)), r"outside \[0, 1\]")
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "QOI", "TGA", "JPEG2000", "ICO", "PCX", "PPM", "WEBP"])
+def test_whatever_pillow_reads_is_read(kind):
+    flat = Image.new("RGB", (32, 32), (200, 100, 50))
+    assert np.abs(pixels(file(flat, kind)).astype(int) - [200, 100, 50]).max() <= 3
+
+
+def test_a_kind_that_runs_another_program_is_not_read():
+    refused(file(Image.new("RGB", (4, 4)), "EPS"), "not an image that can be read")
+
+
+def test_thirty_two_bits_are_read_on_the_scale_of_sixteen(tmp_path):
+    deep = np.array([[0, 257, 32768, 65535]], dtype=np.int32)
+    assert pixels(file(Image.fromarray(deep), "TIFF"), "L").tolist() == [[0, 1, 128, 255]]
+    refused(file(Image.fromarray(deep * 2), "TIFF"), r"outside \[0, 65535\]")
+
+
+def test_a_header_says_what_the_picture_will_be():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert header(file(Image.fromarray(RGB), "JPEG", exif=exif)) == (6, 9, False, "JPEG RGB")
+    assert header(file(Image.fromarray(RGB[..., 0].astype(np.uint16)))) == (9, 6, True, "PNG I;16")
+    assert header(Image.fromarray(RGB).convert("LA")).grey and not header(torch.zeros(3, 2, 2)).grey
+    with pytest.raises(InputError, match="no such image file"):
+        header("missing.png")
 
 
 def test_transparency_is_composited_on_white():
@@ -198,3 +224,13 @@ def test_tensor_and_picture_are_inverse():
     assert torch.equal(image_tensor(exact, (4, 5), 3), exact)
     with pytest.raises(InputError, match="mode CMYK"):
         to_tensor(Image.new("CMYK", (2, 2)))
+
+
+def test_old_addresses_are_the_same_objects():
+    from mot_gen.data import records
+    from mot_gen.eval.images import sources
+    from mot_gen.eval.sources import open_images
+    from mot_gen.tokenizers.image_files import load_image as old_reader
+    from mot_gen.training.records import open_records
+
+    assert old_reader is load_image and open_records is records.open_records and open_images is sources.open_images

@@ -1,11 +1,13 @@
 """Progress: plain lines on a pipe, one bar on a terminal, and the arithmetic of both."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 
 from mot_gen.files import progress
-from mot_gen.files.progress import Progress, clock
+from mot_gen.files.progress import Progress, clock, counted
 
 
 class Terminal(io.StringIO):
@@ -28,10 +30,43 @@ def test_a_pipe_gets_a_line_each_interval_and_one_at_the_end(seconds):
             seconds[0] += 0.5
             bar.update(step, image=step / 10, text=2.0)
     lines = pipe.getvalue().splitlines()
-    assert lines[0] == "step 1/40  2.0 step/s  0:20 left  text 2.000  image 0.100"
+    assert lines[0] == "step 1/40  2.0 step/s  -:-- left  text 2.000  image 0.100"
+    assert lines[1] == "step 11/40  2.0 step/s  0:15 left  text 2.000  image 1.100"
     assert [line.split()[1] for line in lines] == ["1/40", "11/40", "21/40", "31/40", "40/40"]
     assert lines[-1] == "step 40/40  2.0 step/s  0:00 left  text 2.000  image 4.000"
     assert "\x1b" not in pipe.getvalue()
+
+
+def test_a_long_first_step_is_no_measure_of_the_others(seconds):
+    """Data are prepared and programs compiled in it, which took a thousand times as long as a step."""
+    with Progress(1000, stream=io.StringIO()) as bar:
+        seconds[0] += 60
+        bar.update(1)
+        assert "-:-- left" in bar.text()
+        seconds[0] += 0.1
+        bar.update(2)
+        assert bar.rate == pytest.approx(10) and bar.remaining == pytest.approx(99.8)
+    with Progress(1, stream=io.StringIO()) as bar:
+        seconds[0] += 60
+        bar.update(1)
+        assert "0:00 left" in bar.text()
+
+
+def test_counting_gives_lines_with_what_is_counted(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    with counted(3, "pictures") as advance:
+        advance(2)
+        advance(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["pictures: item 2/3", "pictures: item 3/3"]
+
+
+def test_rich_is_imported_for_a_bar_only():
+    code = (
+        "import sys; from mot_gen.files.progress import Progress; Progress(3).update(1); print('rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_steps_before_a_resume_do_not_count_for_the_rate(seconds):
