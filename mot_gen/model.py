@@ -10,7 +10,7 @@ Shapes: B rows, S slots, D width, V joint vocabulary, M slots that predict, N to
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -90,7 +90,12 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         self.head = Projection(dim, self.vocabulary.size)
         self.patch_layers = nn.ModuleDict(
             {
-                m.name: patches.build(dim, m, **(patch_layers or {}).get(m.name, {}))
+                m.name: patches.build(
+                    dim,
+                    m,
+                    takes_step=getattr(self.objectives[m.name], "takes_step", False),
+                    **(patch_layers or {}).get(m.name, {}),
+                )
                 for m in self.modalities
                 if not m.discrete
             }
@@ -147,6 +152,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         patch_layers, linear    normal, std 1 / sqrt(fan in), bias 0
         their other layers      PyTorch's own
         their last layer        0, so that an untrained model predicts the mean of its targets
+        the step's last layer   0, so that a flow model which begins to learn steps is still that flow
 
         Parameters on the meta device are passed over: that is how a large model is given its values one by one.
         """
@@ -164,6 +170,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):
             last = layers.conv_out if hasattr(layers, "conv_out") else layers.proj_out
             last.weight.zero_()
             last.bias.zero_()
+            if layers.step is not None:
+                layers.step.mlp[-1].weight.zero_()
+                layers.step.mlp[-1].bias.zero_()
 
     def embed(self, batch: PackedBatch) -> tuple[Tensor, dict]:
         """The batch's inputs, continuous ones corrupted already -> (B, S, D), and what each patch layer remembers."""
@@ -190,15 +199,19 @@ class MultimodalModel(ModelMixin, ConfigMixin):
     ) -> tuple[PackedBatch, dict[str, Tensor]]:
         """Let each continuous modality's objective draw times and noise: the corrupted batch, and targets (N, C).
 
-        tokens: also let the discrete ones replace what is read, as training wants it; their targets stay.
+        tokens: also do what training alone wants. Discrete modalities replace some of what is read, and objectives that
+        are told the sampler's step choose spans which learn one: `mot_gen.training.self_teaching` makes their targets.
         """
         ids, corrupted, targets = self._replaced(batch, generator) if tokens else batch.ids, {}, {}
         for name, latents in batch.latents.items():
             objective = self.objectives[name]
-            time = objective.sample_time(latents, generator)
+            time, step = objective.sample_time(latents, generator), None
+            if tokens and getattr(objective, "takes_step", False):
+                chosen = _spans_of_some_rows(latents, batch.layout.shape, objective.share, generator)
+                time, step = objective.sample_steps(latents, time, chosen, generator)
             values, targets[name] = objective.corrupt(latents.values, latents.per_token(time), generator)
-            corrupted[name] = Latents(**{**vars(latents), "values": values, "time": time})
-        return PackedBatch(**{**vars(batch), "ids": ids, "latents": corrupted}), targets
+            corrupted[name] = replace(latents, values=values, time=time, step=step)
+        return replace(batch, ids=ids, latents=corrupted), targets
 
     def _replaced(self, batch: PackedBatch, generator: torch.Generator | None) -> Tensor:
         """(B, S) ids as the discrete objectives let them be read; special tokens stay."""
@@ -239,6 +252,18 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                 latents = batch.latents[name]
                 found[name] = objective.loss(output.latents[name], targets[name], latents.per_token(latents.time))
         return found
+
+
+def _spans_of_some_rows(latents: Latents, shape: torch.Size, share: float, generator: torch.Generator | None) -> Tensor:
+    """(n,) bool, the spans that stand in a share of the rows, drawn at random; whole rows, so that the rest of a batch
+    need not be read again."""
+    rows, length = shape
+    device = latents.slots.device
+    order = torch.rand(rows, generator=generator, device=device).argsort()
+    chosen = torch.zeros(rows, dtype=torch.bool, device=device)
+    chosen[order[: round(share * rows)]] = True
+    spans = torch.zeros_like(latents.learned)
+    return spans.index_put_((latents.span,), chosen[latents.slots // length])
 
 
 def _kind_and_options(given: dict, default_kind: str) -> dict:

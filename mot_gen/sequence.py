@@ -157,7 +157,8 @@ class Latents(_Movable):
     values: (N, C). slots: (N,) index into the B * S slots. span: (N,) which of the n spans a token belongs to.
     learned: (n,) whether a span carries loss. leads: (n,) whether learned text follows it in its document, for which
     Transfusion caps the noise. time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
-    grids: n pairs (rows, columns).
+    grids: n pairs (rows, columns). step: (n,) the size of the sampler's step, for objectives that are told of it; None
+    means 0.
     """
 
     values: Tensor
@@ -167,10 +168,26 @@ class Latents(_Movable):
     leads: Tensor
     grids: list[tuple[int, int]] = field(default_factory=list)
     time: Tensor | None = None
+    step: Tensor | None = None
 
     def per_token(self, per_span: Tensor) -> Tensor:
         """(n, ...) -> (N, ...): a span's value for each of its tokens."""
         return per_span[self.span]
+
+    def select(self, kept: Tensor, slots: Tensor) -> Latents:
+        """The spans in `kept`, (n,) bool, alone. slots: (N',) where their tokens stand now."""
+        tokens = self.per_token(kept)
+        renumbered = kept.long().cumsum(0) - 1
+        return Latents(
+            values=self.values[tokens],
+            slots=slots,
+            span=renumbered[self.span[tokens]],
+            learned=self.learned[kept],
+            leads=self.leads[kept],
+            grids=[grid for grid, held in zip(self.grids, kept.tolist()) if held],
+            time=None if self.time is None else self.time[kept],
+            step=None if self.step is None else self.step[kept],
+        )
 
 
 @dataclass
@@ -194,3 +211,18 @@ class PackedBatch(_Movable):
     def fill(self) -> float:
         """Share of the slots that hold a token."""
         return (self.layout.document != PADDING).double().mean().item()
+
+    def select_rows(self, rows: Tensor) -> PackedBatch:
+        """Some rows alone, (R,) ascending, to be read again; they predict no tokens, so target_slots are empty."""
+        length = self.layout.shape[1]
+        new_row = torch.full((self.layout.shape[0],), PADDING, device=rows.device)
+        new_row[rows] = torch.arange(len(rows), device=rows.device)
+        latents = {}
+        for name, each in self.latents.items():
+            row = new_row[each.slots // length]
+            kept = torch.zeros_like(each.learned).index_put_((each.span,), row != PADDING)
+            slots = (row * length + each.slots % length)[row != PADDING]
+            latents[name] = each.select(kept, slots)
+        layout = Layout(*(getattr(self.layout, f.name)[rows] for f in fields(Layout)))
+        none = self.target_slots[:0]
+        return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none)

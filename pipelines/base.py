@@ -197,6 +197,9 @@ class MultimodalPipeline(DiffusionPipeline):
             wanted = "one of diffusers" if not hasattr(self.scheduler, "config") else objective.fits(self.scheduler)
         if wanted:
             raise InputError(f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}")
+        fewest = getattr(objective, "fewest", 1)
+        if steps < fewest:
+            raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
         return Drawing(self.scheduler, steps, guidance, generators)
 
     def _decode_images(self, values: Sequence[Span], output_type: str):

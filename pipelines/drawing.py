@@ -70,10 +70,13 @@ def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: K
 
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
         time = time_of(timestep)
+        step = None
+        if getattr(objective, "takes_step", False):
+            step = objective.step_size(timestep, scheduler).to(start.device)
         if guidance.acts_at(time.item()):
-            output = guidance.combine(span(x.repeat(branches, 1, 1), time), counts)
+            output = guidance.combine(span(x.repeat(branches, 1, 1), time, step), counts)
         else:
-            output = span(x, time)
+            output = span(x, time, step)
         return objective.scheduler_output(output, x, time)
 
     def finish(step: Step) -> Tensor:

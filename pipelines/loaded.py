@@ -79,6 +79,14 @@ class Loaded:
         return list(results) if rate is None else [(samples, rate) for samples in results]
 
 
+def _evaluations(model) -> dict[str, str]:
+    """For how few evaluations spans were trained, where an objective says so."""
+    fewest = {name: objective.fewest for name, objective in model.objectives.items() if hasattr(objective, "fewest")}
+    if not fewest:
+        return {}
+    return {"evaluations": ", ".join(f"{name}: {count} or more" for name, count in fewest.items())}
+
+
 def describe(checkpoint: str | Path) -> dict:
     """Facts about a checkpoint: modalities, directions, backbone, parameters, sampling defaults, hash."""
     loaded, folder = Loaded(checkpoint), find(checkpoint)
@@ -91,6 +99,7 @@ def describe(checkpoint: str | Path) -> dict:
         "modalities": ", ".join(sizes),
         "directions": ", ".join(direction.name for direction in loaded.directions),
         "objectives": objectives,
+        **_evaluations(model),
         "backbone": json.dumps(model.config.backbone),
         "towers": ", ".join(model.backbone.towers),
         "active_parameters": parameters.active,

@@ -121,9 +121,13 @@ class OpenSpan:
         )
         self._plans: dict[int, tuple] = {}
 
-    def __call__(self, values: Tensor, time: Tensor) -> Tensor:
-        """values (r, n, C) of the first r rows, at one time in [0, 1] -> the network's output (r, n, C)."""
-        return self._pass(values, time.expand(len(values)))
+    def __call__(self, values: Tensor, time: Tensor, step: Tensor | None = None) -> Tensor:
+        """values (r, n, C) of the first r rows, at one time in [0, 1] -> the network's output (r, n, C).
+
+        step: the size of the sampler's step, for objectives that take it.
+        """
+        told = None if step is None else step.expand(len(values))
+        return self._pass(values, time.expand(len(values)), told)
 
     def _plan(self, rows: int):
         """What a pass over the first rows needs: their plan, their share of the cache, where their tokens stand."""
@@ -140,9 +144,9 @@ class OpenSpan:
             self._plans[rows] = (stream.model.backbone.plan(layout, cache), cache, latents)
         return self._plans[rows]
 
-    def _pass(self, values: Tensor, time: Tensor) -> Tensor:
+    def _pass(self, values: Tensor, time: Tensor, step: Tensor | None = None) -> Tensor:
         plan, cache, latents = self._plan(len(values))
-        latents.values, latents.time = values.flatten(0, 1)[latents.slots], time
+        latents.values, latents.time, latents.step = values.flatten(0, 1)[latents.slots], time, step
         tokens, memory = self.layers.encode(latents)
         x = tokens.new_zeros(values.shape[0] * values.shape[1], tokens.shape[-1])
         x = x.index_copy_(0, latents.slots, tokens).view(*values.shape[:2], -1)

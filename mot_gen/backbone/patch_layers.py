@@ -36,6 +36,22 @@ class TimeEmbedding(nn.Module):
         return self.mlp(sinusoids(1000 * time.float(), self.frequencies).to(self.mlp[0].weight.dtype))
 
 
+def condition(layers: PatchLinear | PatchUNet, latents: Latents) -> Tensor:
+    """(n, dim): the embedded time of every span, and where the objective takes steps that of the step's size."""
+    assert latents.time is not None
+    embedded = layers.time(latents.time)
+    if layers.step is None:
+        return embedded
+    step = torch.zeros_like(latents.time) if latents.step is None else latents.step
+    return embedded + layers.step(step)
+
+
+def condition_flops(layers: PatchLinear | PatchUNet, latents: Latents) -> int:
+    """FLOPs of `condition`."""
+    spans = len(latents.learned)
+    return layers.time.flops(spans) + (layers.step.flops(spans) if layers.step is not None else 0)
+
+
 def _weights(module: nn.Module) -> int:
     """Weights of the products and convolutions in a module."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
@@ -61,23 +77,25 @@ def grid_embedding(grids: list[tuple[int, int]], dim: int, device=None) -> Tenso
 class PatchLinear(nn.Module):
     """One linear layer in, one out; the output starts at zero."""
 
-    def __init__(self, dim: int, modality: Modality):
+    def __init__(self, dim: int, modality: Modality, takes_step: bool = False):
         super().__init__()
         self.on_grid = modality.position == "grid"
         self.time = TimeEmbedding(dim)
+        self.step = TimeEmbedding(dim) if takes_step else None
         self.proj_in = nn.Linear(modality.channels, dim)
         self.proj_out = nn.Linear(dim, modality.channels)
 
     def flops(self, latents: Latents) -> int:
         projections = _weights(self.proj_in) + _weights(self.proj_out)
-        return 2 * len(latents.values) * projections + self.time.flops(len(latents.learned))
+        return 2 * len(latents.values) * projections + condition_flops(self, latents)
 
     def activations(self, latents: Latents) -> int:
         """The input of either projection."""
         return len(latents.values) * (self.proj_in.in_features + self.proj_out.in_features)
 
     def encode(self, latents: Latents) -> tuple[Tensor, None]:
-        tokens = self.proj_in(latents.values.to(self.proj_in.weight.dtype)) + latents.per_token(self.time(latents.time))
+        tokens = self.proj_in(latents.values.to(self.proj_in.weight.dtype))
+        tokens = tokens + latents.per_token(condition(self, latents))
         if self.on_grid:
             tokens = tokens + grid_embedding(latents.grids, tokens.shape[-1], tokens.device)
         return tokens, None
@@ -94,7 +112,15 @@ class PatchUNet(nn.Module):
     at each halving. layers: residual blocks a level.
     """
 
-    def __init__(self, dim: int, modality: Modality, patch_size: int = 2, width: int = 128, layers: int = 1):
+    def __init__(
+        self,
+        dim: int,
+        modality: Modality,
+        patch_size: int = 2,
+        width: int = 128,
+        layers: int = 1,
+        takes_step: bool = False,
+    ):
         super().__init__()
         levels = patch_size.bit_length() - 1
         if patch_size != 2**levels or modality.channels % patch_size**2 or width % 8:
@@ -109,6 +135,7 @@ class PatchUNet(nn.Module):
         widths = [width * 2**level for level in range(levels + 1)]
         common = {"temb_channels": dim, "num_layers": layers, "resnet_groups": 8}
         self.time = TimeEmbedding(dim)
+        self.step = TimeEmbedding(dim) if takes_step else None
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.down = nn.ModuleList(
             DownBlock2D(in_channels=narrow, out_channels=wide, add_downsample=level < levels, **common)
@@ -142,7 +169,7 @@ class PatchUNet(nn.Module):
             products += spans * timed + pixels[level] * (sum(map(_weights, block.resnets)) - timed)
             products += sum(pixels[level + 1] * _weights(m) for m in getattr(block, "downsamplers", None) or ())
             products += sum(pixels[level - 1] * _weights(m) for m in getattr(block, "upsamplers", None) or ())
-        return 2 * products + self.time.flops(spans)
+        return 2 * products + condition_flops(self, latents)
 
     def activations(self, latents: Latents) -> int:
         """A residual block keeps the inputs of its norms, activations and convolutions, 6 a pixel and channel."""
@@ -153,7 +180,7 @@ class PatchUNet(nn.Module):
         return kept + tokens * (self.proj_in.in_features + self.proj_out.in_features)
 
     def encode(self, latents: Latents) -> tuple[Tensor, list]:
-        time = self.time(latents.time)
+        time = condition(self, latents)
         values = latents.values.to(self.proj_in.weight.dtype)
         tokens = values.new_zeros(len(values), self.proj_in.out_features)
         memory = []
@@ -203,8 +230,8 @@ def _by_grid(latents: Latents):
 KINDS = {"linear": PatchLinear, "unet": PatchUNet}
 
 
-def build(dim: int, modality: Modality, kind: str = "linear", **options) -> nn.Module:
-    """The patch layers of a modality by kind, "linear" or "unet"."""
+def build(dim: int, modality: Modality, kind: str = "linear", takes_step: bool = False, **options) -> nn.Module:
+    """The patch layers of a modality by kind, "linear" or "unet". takes_step: they are told the sampler's step too."""
     if kind not in KINDS:
         raise InputError(f"patch_layers.{modality.name}.kind: {kind!r} is not known" + nearest(kind, KINDS))
-    return KINDS[kind](dim, modality, **options)
+    return KINDS[kind](dim, modality, takes_step=takes_step, **options)

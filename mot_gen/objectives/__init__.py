@@ -13,6 +13,15 @@ one time in [0, 1] per span (0 clean, 1 noise):
   by what `scheduler_output` gave; one time for all, (), or one per token;
 - `fits(scheduler)`: the kind of scheduler it needs where the given one will not do, or None.
 
+A continuous one whose network is told the size of the sampler's step beside the time sets `takes_step`, and has:
+
+- `fewest`: the fewest evaluations that it was trained for;
+- `share`, `sample_steps(latents, time, chosen, generator)` and `teach(latents, predict)`: which part of a batch learns
+  steps, which ones, and what the network should say of them (see `shortcut`);
+- `step_size(timestep, scheduler)`: what the network is told when a scheduler takes a step.
+
+A module without an `Objective` is a part of others.
+
 `load(kind, options)` finds one by module name in this folder or by dotted path.
 """
 
@@ -22,7 +31,7 @@ import inspect
 
 from mot_gen.errors import InputError, nearest
 
-NAMES = ("next_token", "diffusion", "flow")
+NAMES = ("next_token", "diffusion", "flow", "shortcut")
 
 
 def load(kind: str, options: dict | None = None):

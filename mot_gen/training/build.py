@@ -110,10 +110,14 @@ def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[s
         if is_adapter(name):
             torch.manual_seed(sample_key(f"init/{recipe.training.seed}/{name}") >> 1)
             yield name, lora.initial_value(name, empty.shape)
+    begun: set[str] = set()
     if recipe.training.init:
-        yield from _values_of(Path(checkpoints.located(recipe.training.init)), outline)
-        return
+        for name, value in _values_of(Path(checkpoints.located(recipe.training.init)), outline):
+            begun.add(name)
+            yield name, value
     for name, empty in list(outline.named_parameters()):
+        if name in begun or (recipe.training.init and not _is_of_step(name)):
+            continue
         path, _, leaf = name.rpartition(".")
         owner = outline.get_submodule(path)
         setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape, device="cpu")))
@@ -121,6 +125,11 @@ def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[s
         (outline.backbone if name.startswith("backbone.") else outline).init_weights()
         yield name, getattr(owner, leaf).detach()
         setattr(owner, leaf, empty)
+
+
+def _is_of_step(name: str) -> bool:
+    """Whether a parameter embeds the sampler's step, which a flow model has not: it may begin to learn steps."""
+    return name.startswith("patch_layers.") and ".step." in name
 
 
 def _values_of(folder: Path, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:
@@ -133,7 +142,11 @@ def _values_of(folder: Path, outline: MultimodalModel) -> Iterator[tuple[str, Te
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(found.glob("*.safetensors"))]
         weights = {name: file for file in files for name in file.keys()}  # noqa: SIM118
-        wanted = {name: own for name, own in outline.named_parameters() if not is_adapter(name)}
+        wanted = {
+            name: own
+            for name, own in outline.named_parameters()
+            if not is_adapter(name) and (name in weights or not _is_of_step(name))
+        }
         for name, own in wanted.items():
             shape = tuple(weights[name].get_slice(name).get_shape()) if name in weights else "not there"
             if shape != tuple(own.shape):

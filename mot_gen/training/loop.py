@@ -35,6 +35,7 @@ from mot_gen.training import checkpoint, parallel
 from mot_gen.training.build import TOKENIZERS
 from mot_gen.training.parallel import World
 from mot_gen.training.runs import Run, drop_later_metrics, prepare, restore, save, whole
+from mot_gen.training.self_teaching import self_taught
 from mot_gen.training.watch import Watcher, watchers
 
 T = TypeVar("T")
@@ -192,7 +193,7 @@ def training_step(run: Run) -> dict:
     run.step += 1
     mine = [
         sum(int((b.batch.layout.document != PADDING).sum()) for b in batches),
-        sum(3 * forward_flops(model, b.batch) for b in batches),
+        sum(3 * forward_flops(model, b.batch) + b.target_flops for b in batches),
         time.process_time() - cpu_started,
         sum(b.batch.ids.numel() for b in batches),
     ]
@@ -217,11 +218,13 @@ def training_step(run: Run) -> dict:
 
 @dataclass
 class _Batch:
-    """A corrupted batch, what should be said of it, and the source of each document: (B, documents of a row)."""
+    """A corrupted batch, what should be said of it, the source of each document, (B, documents of a row), and the FLOPs
+    that its targets took."""
 
     batch: PackedBatch
     targets: dict[str, Tensor]
     source: Tensor
+    target_flops: int
 
 
 def _next_batch(run: Run, number: int) -> _Batch:
@@ -234,9 +237,11 @@ def _next_batch(run: Run, number: int) -> _Batch:
     # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
     seed = sample_key(f"noise/{training.seed}/{run.step}/{number * world.size + world.rank}") >> 1
     batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(seed), tokens=True)
+    with _autocast(run):
+        targets, flops = self_taught(run.averaged, batch, targets)
     most = max(1, *map(len, rows))
     source = torch.tensor([[sample.source for sample in row] + [0] * (most - len(row)) for row in rows])
-    return _Batch(batch, targets, source)
+    return _Batch(batch, targets, source, flops)
 
 
 def _by_modality(names: Sequence[str], each: Iterable[dict[str, Tensor]]) -> list[float]:
