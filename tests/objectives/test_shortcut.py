@@ -234,3 +234,18 @@ def test_the_scheduler_is_saved_and_loaded(tmp_path):
 def test_bad_options_are_refused(options, complaint):
     with pytest.raises(InputError, match=complaint):
         load("shortcut", options)
+
+
+def test_a_flow_model_begins_to_learn_steps(tmp_path):
+    """`training.init` takes a flow checkpoint: its weights stay, and only what embeds the step is drawn."""
+    recipe = load_recipe("digits", ["backbone.dim=32", "backbone.layers=1", "backbone.ffn_dim=32"])
+    tokenizers = build_tokenizers(recipe, load_splits(recipe))
+    flow = build_model(recipe, tokenizers)
+    flow.save_pretrained(tmp_path / "model")
+    begun = [f"training.init={tmp_path / 'model'}", "objectives.image.kind=shortcut"]
+    recipe = load_recipe("digits", ["backbone.dim=32", "backbone.layers=1", "backbone.ffn_dim=32", *begun])
+    values = build_model(recipe, tokenizers).state_dict()
+    for name, value in flow.state_dict().items():
+        assert torch.equal(values.pop(name), value)
+    assert all(".step." in name for name in values) and values["patch_layers.image.step.mlp.0.weight"].any()
+    assert not values["patch_layers.image.step.mlp.2.weight"].any()
