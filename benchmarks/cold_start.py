@@ -1,4 +1,4 @@
-"""CPU seconds from a fresh interpreter to a PNG, by stage, with diffusers imported lightly and as it comes.
+"""CPU seconds from a fresh interpreter to a PNG, by stage: with the command's fast start, and without.
 
 Stages: torch, the pipeline's import, loading the checkpoint, 20 steps with guidance of one 64-token picture at 256 x 6,
 writing it. Pixels in patches, and the latents of a small AutoencoderKL; untrained weights cost the same.
@@ -18,7 +18,9 @@ import json, sys, time
 marks = [time.process_time()]
 def mark(): marks.append(time.process_time())
 import torch; mark()
-if {plain}: from diffusers import DiffusionPipeline
+if not {plain}:
+    from mot_gen.commands import fast_start
+    fast_start.install()
 from mot_gen.pipelines.text_to_image import TextToImagePipeline; mark()
 pipe = TextToImagePipeline.from_pretrained({folder!r}); mark()
 pipe.set_progress_bar_config(disable=True)
@@ -82,7 +84,8 @@ def _patches():
 
 
 def _latents():
-    from mot_gen.light_diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL
+
     from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}

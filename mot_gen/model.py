@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from mot_gen import backbone as backbones
@@ -23,7 +25,6 @@ from mot_gen.backbone import patch_layers as patches
 from mot_gen.backbone.half_storage import Projection, store_in_half
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
-from mot_gen.light_diffusers import ConfigMixin, ModelMixin, register_to_config
 from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
 
 

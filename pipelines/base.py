@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from mot_gen import checkpoints
@@ -23,7 +25,6 @@ from mot_gen.backbone.routing import store_for_decoding
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
 from mot_gen.files.image_files import to_pil
-from mot_gen.light_diffusers import BaseOutput, DiffusionPipeline, loading
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
@@ -107,8 +108,7 @@ class MultimodalPipeline(DiffusionPipeline):
                 stacklevel=2,
             )
         _import_components(folder / cls.config_name)
-        with loading():
-            pipe = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
+        pipe = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
         store_for_decoding(pipe.model)
         return pipe
 

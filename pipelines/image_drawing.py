@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ImagePipelineOutput
 from mot_gen.pipelines.base import MultimodalPipeline, row_generators
 from mot_gen.pipelines.engine import Grid, Guidance, Known, Rules, Stream, TextSampling, Writer, draw
 from mot_gen.pipelines.options import StepOptions

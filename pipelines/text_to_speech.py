@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import BaseOutput
 from mot_gen.pipelines.base import MultimodalPipeline, repeat_each, row_generators
 from mot_gen.pipelines.engine import Guidance, Stream, TextSampling, choose
 from mot_gen.pipelines.options import takes

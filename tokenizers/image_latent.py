@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Sequence
 
 import torch
+from diffusers import ModelMixin  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor
-from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer, size_pairs

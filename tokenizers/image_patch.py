@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ModelMixin, register_to_config
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer

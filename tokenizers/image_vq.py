@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Sequence
 
 import torch
+from diffusers import ModelMixin, VQModel
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ModelMixin, VQModel, register_to_config
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
 from mot_gen.tokenizers.pretrained import loading, pretrained_class

@@ -6,11 +6,11 @@ import itertools
 from contextlib import contextmanager
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import ConfigMixin, ModelMixin
 from mot_gen.tokenizers.fingerprint import fingerprint
 
 

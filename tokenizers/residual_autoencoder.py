@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
-from mot_gen.light_diffusers import (
-    AutoencoderKLOutput,
-    ConfigMixin,
-    DecoderOutput,
-    DiagonalGaussianDistribution,
-    ModelMixin,
-    register_to_config,
-)
 
 FIRST_LOGVAR = -6.0  # of an untrained posterior: a deviation of 0.05, beside latents of about 0.5
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import ModelMixin  # noqa: F401  a pipeline looks for ModelMixin here
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.audio_files import load_audio
-from mot_gen.light_diffusers import ModelMixin, register_to_config  # noqa: F401  a pipeline looks for ModelMixin here
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.speech_features import of_equal_length

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from diffusers import ModelMixin
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files.whole import writing
-from mot_gen.light_diffusers import DiagonalGaussianDistribution, ModelMixin
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.muon import MuonAdamW

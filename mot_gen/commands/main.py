@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mot_gen import __version__
+from mot_gen.commands import fast_start
 from mot_gen.errors import InputError, Interrupted, Lost
 
 # A core that waits busily for another takes it from whoever shares the machine: on a busy one every small operation
@@ -41,7 +42,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code. argv: by default this process's own arguments; the process is then the
+    command itself, and diffusers is imported lightly (fast_start.py)."""
+    if argv is None:
+        fast_start.install()
     try:
         arguments = _parse(argv)
         return arguments.func(arguments)
