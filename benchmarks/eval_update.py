@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import torch
 
+from mot_gen.eval.images import extractors, frechet
 from mot_gen.eval.images.extractors import Extractor
 from mot_gen.eval.images.frechet import FrechetDistance
 from mot_gen.eval.images.inception import inception_2015
-from mot_gen.eval.images.inputs import extractors, frechet
 
 IMAGES, BATCH = 32, 16
 

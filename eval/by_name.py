@@ -1,50 +1,37 @@
-"""Metrics by their short names, as the command line and recipes say them: SETS, PAIRS, TEXT, SPEECH, ...
+"""Metrics by their short names, as the command line, recipes and Python say them: SETS, PAIRS, TEXT, SPEECH, ...
 
 A name stands for a metric with all that changes its number, so that "bleu" on the command line, in a recipe and in
-metrics.jsonl is one metric. `Choices` are the settings that may be chosen beside the name.
+metrics.jsonl is one metric. `Choices` are the settings that may be chosen beside the name. A metric's module is
+imported when the metric is made, so that looking at names costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.images.clip import ClipEncoder, CLIPScore, RefCLIPScore, RPrecision
-from mot_gen.eval.images.extractors import Extractor
-from mot_gen.eval.images.frechet import FrechetDistance
-from mot_gen.eval.images.frechet_infinity import FrechetInfinity
-from mot_gen.eval.images.image_pairs import LPIPS, PSNR, SSIM
-from mot_gen.eval.images.kernel import KernelDistance
-from mot_gen.eval.images.ocr import OcrAccuracy
-from mot_gen.eval.images.precision_recall import PrecisionRecall
-from mot_gen.eval.images.statistics import ReferenceStatistics
-from mot_gen.eval.result import MetricResult
-from mot_gen.eval.speech.audio import log_mel_extractor
-from mot_gen.eval.speech.mel_cepstral import MelCepstralDistortion
-from mot_gen.eval.text.answers import ExactMatch, TokenF1
-from mot_gen.eval.text.cider import CIDEr
-from mot_gen.eval.text.diversity import DistinctN, SelfBLEU
-from mot_gen.eval.text.edits import (
-    CharacterErrorRate,
-    MatchErrorRate,
-    UnitErrorRate,
-    WordErrorRate,
-    WordInformationLost,
-)
-from mot_gen.eval.text.likelihood import BitsPerByte
-from mot_gen.eval.text.meteor import METEOR
-from mot_gen.eval.text.mt import BLEU, TER, ChrF
-from mot_gen.eval.text.rouge import ROUGE
+
+if TYPE_CHECKING:
+    from mot_gen.eval.accumulator import Accumulator
+    from mot_gen.eval.images.clip import ClipEncoder
+    from mot_gen.eval.images.extractors import Extractor
+    from mot_gen.eval.images.statistics import ReferenceStatistics
+    from mot_gen.eval.result import MetricResult
 
 SAMPLE_RATE = 16000  # of the metrics that hear
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Settings beside a metric's name. extractor: of features; reference: its statistics in place of real images; clip:
-    a CLIP; lpips: weights of its AlexNet; the others as the metrics call them."""
+    """Settings beside a metric's name; those that a metric does not know are ignored.
+
+    confidence: e.g. 0.95 for an interval. seed: of what is drawn at random. tokenize, lowercase: of BLEU and chrF.
+    rouge_tokenize: of ROUGE, "latin" or "unicode". extractor: of image features. reference: its statistics in place of
+    real images. clip: a CLIP. lpips: weights of LPIPS' trunk.
+    """
 
     confidence: float | None = None
     seed: int = 0
@@ -57,76 +44,131 @@ class Choices:
     lpips: str | None = None
 
 
-Builder = Callable[[Choices], Accumulator]
+def choices_from(options: Mapping[str, Any]) -> Choices:
+    """`Choices` of options by name; InputError for one that is not known."""
+    known = [one.name for one in fields(Choices)]
+    for name in options:
+        if name not in known:
+            raise InputError(f"option {name!r} is not known" + nearest(name, known))
+    return Choices(**options)
+
+
+# What to do about a choice that a metric cannot do without.
+REMEDIES = {"clip": "no model given; name the folder of a CLIP that transformers saved: --clip, or evaluation.clip"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """How a name makes its metric: called with `Choices`, it gives an Accumulator.
+
+    target: "module:callable" below mot_gen.eval. takes: which choices are handed on, as "choice", or "option=choice"
+    where the callable has another word for it. needs: choices without which the metric cannot be made. fixed: options
+    that belong to the name.
+    """
+
+    target: str
+    takes: str = ""
+    needs: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, choices: Choices) -> Accumulator:
+        options = dict(self.fixed)
+        for word in f"{self.takes} {self.needs}".split():
+            option, _, choice = word.partition("=")
+            options[option] = getattr(choices, choice or option)
+        for word in self.needs.split():
+            choice = word.rpartition("=")[2]
+            if getattr(choices, choice) is None:
+                raise InputError(f"{choice}: {REMEDIES[choice]}")
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(f"mot_gen.eval.{module}"), name)(**options)
+
+
+Builder = Named
+
+_FEATURES = "feature_extractor=extractor"
 
 SETS: dict[str, Builder] = {
-    "fd": lambda c: FrechetDistance(c.extractor, reference=c.reference, confidence=c.confidence),
-    "kd": lambda c: KernelDistance(c.extractor, seed=c.seed, confidence=c.confidence),
-    "cmmd": lambda c: KernelDistance(c.extractor, kernel="gaussian"),
-    "pr": lambda c: PrecisionRecall(c.extractor),
-    "fdinf": lambda c: FrechetInfinity(c.extractor, seed=c.seed),
+    "fd": Named("images.frechet:FrechetDistance", f"{_FEATURES} reference confidence"),
+    "kd": Named("images.kernel:KernelDistance", f"{_FEATURES} seed confidence"),
+    "cmmd": Named("images.kernel:KernelDistance", _FEATURES, fixed={"kernel": "gaussian"}),
+    "pr": Named("images.precision_recall:PrecisionRecall", _FEATURES),
+    "fdinf": Named("images.frechet_infinity:FrechetInfinity", f"{_FEATURES} seed"),
 }
 PAIRS: dict[str, Builder] = {
-    "psnr": lambda c: PSNR(confidence=c.confidence),
-    "ssim": lambda c: SSIM(confidence=c.confidence),
-    "lpips": lambda c: LPIPS(weights=c.lpips, confidence=c.confidence),
+    "psnr": Named("images.image_pairs:PSNR", "confidence"),
+    "ssim": Named("images.image_pairs:SSIM", "confidence"),
+    "lpips": Named("images.image_pairs:LPIPS", "weights=lpips confidence"),
 }
+ERROR_RATES: dict[str, Builder] = {
+    "wer": Named("text.edits:WordErrorRate", "confidence"),
+    "cer": Named("text.edits:CharacterErrorRate", "confidence"),
+    "mer": Named("text.edits:MatchErrorRate", "confidence"),
+    "wil": Named("text.edits:WordInformationLost", "confidence"),
+}
+
+
+def _rouge(*variants: str) -> Named:
+    return Named("text.rouge:ROUGE", "tokenize=rouge_tokenize confidence", fixed={"variants": variants})
+
+
 TEXT: dict[str, Builder] = {
-    "bleu": lambda c: BLEU(tokenize=c.tokenize, lowercase=c.lowercase, confidence=c.confidence),
-    "chrf": lambda c: ChrF(lowercase=c.lowercase, confidence=c.confidence),
-    "chrf++": lambda c: ChrF(word_order=2, lowercase=c.lowercase, confidence=c.confidence),
-    "ter": lambda c: TER(case_sensitive=not c.lowercase, confidence=c.confidence),
-    "rouge": lambda c: ROUGE(tokenize=c.rouge_tokenize, confidence=c.confidence),
-    "cider-d": lambda c: CIDEr(tokenize="caption"),
-    "cider": lambda c: CIDEr(variant="cider", tokenize="caption"),
-    "meteor": lambda c: METEOR(confidence=c.confidence),
-    "exact_match": lambda c: ExactMatch(confidence=c.confidence),
-    "token_f1": lambda c: TokenF1(confidence=c.confidence),
-    "distinct_1": lambda c: DistinctN(1),
-    "distinct_2": lambda c: DistinctN(2),
-    "self_bleu": lambda c: SelfBLEU(tokenize=c.tokenize),
+    "bleu": Named("text.mt:BLEU", "tokenize lowercase confidence"),
+    "chrf": Named("text.mt:ChrF", "lowercase confidence"),
+    "chrf++": Named("text.mt:ChrF", "lowercase confidence", fixed={"word_order": 2}),
+    "ter": Named("text.mt:TER", "confidence"),
+    "rouge": _rouge("rouge1", "rouge2", "rougeL"),
+    "rouge1": _rouge("rouge1"),
+    "rouge2": _rouge("rouge2"),
+    "rougeL": _rouge("rougeL"),
+    "rougeLsum": _rouge("rougeLsum"),
+    "cider-d": Named("text.cider:CIDEr", fixed={"tokenize": "caption"}),
+    "cider": Named("text.cider:CIDEr", fixed={"tokenize": "caption", "variant": "cider"}),
+    "meteor": Named("text.meteor:METEOR", "confidence"),
+    "exact_match": Named("text.answers:ExactMatch", "confidence"),
+    "token_f1": Named("text.answers:TokenF1", "confidence"),
+    "distinct_1": Named("text.diversity:DistinctN", fixed={"n": 1}),
+    "distinct_2": Named("text.diversity:DistinctN", fixed={"n": 2}),
+    "self_bleu": Named("text.diversity:SelfBLEU", "tokenize"),
+    **ERROR_RATES,
 }
-LIKELIHOOD: dict[str, Builder] = {"bits_per_byte": lambda c: BitsPerByte(confidence=c.confidence)}
+LIKELIHOOD: dict[str, Builder] = {"bits_per_byte": Named("text.likelihood:BitsPerByte", "confidence")}
+SOUND: dict[str, Builder] = {
+    "mcd": Named("speech.mel_cepstral:MelCepstralDistortion", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
+    "fad": Named("speech.audio:log_mel_distance", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
+}
 SPEECH: dict[str, Builder] = {
-    "wer": lambda c: WordErrorRate(confidence=c.confidence),
-    "cer": lambda c: CharacterErrorRate(confidence=c.confidence),
-    "mer": lambda c: MatchErrorRate(confidence=c.confidence),
-    "wil": lambda c: WordInformationLost(confidence=c.confidence),
-    "uer": lambda c: UnitErrorRate(confidence=c.confidence),
-    "mcd": lambda c: MelCepstralDistortion(sample_rate=SAMPLE_RATE, confidence=c.confidence),
-    "fad": lambda c: FrechetDistance(log_mel_extractor(SAMPLE_RATE), confidence=c.confidence),
+    **ERROR_RATES,
+    "uer": Named("text.edits:UnitErrorRate", "confidence"),
+    **SOUND,
 }
 IMAGE_TEXT: dict[str, Builder] = {
-    "clip": lambda c: CLIPScore(_given(c.clip), confidence=c.confidence),
-    "refclip": lambda c: RefCLIPScore(_given(c.clip), confidence=c.confidence),
-    "r_precision": lambda c: RPrecision(_given(c.clip), confidence=c.confidence),
-    "ocr": lambda c: OcrAccuracy(confidence=c.confidence),
+    "clip": Named("images.clip:CLIPScore", "confidence", needs="encoder=clip"),
+    "refclip": Named("images.clip:RefCLIPScore", "confidence", needs="encoder=clip"),
+    "r_precision": Named("images.clip:RPrecision", "confidence", needs="encoder=clip"),
+    "ocr": Named("images.ocr:OcrAccuracy", "confidence"),
 }
 
 
-def _given(clip: ClipEncoder | None) -> ClipEncoder:
-    if clip is None:
-        raise InputError(
-            "clip: no model given; name the folder of a CLIP that transformers saved: --clip, or evaluation.clip"
-        )
-    return clip
-
-
-def chosen(names: str | Iterable[str], allowed: Iterable[str], field: str = "--metrics") -> list[str]:
+def chosen(names: str | Iterable[str], allowed: Iterable[str], where: str = "--metrics") -> list[str]:
     """Names from "a,b" or a list, each once; InputError for one that is not known, or for none at all."""
-    names = names.split(",") if isinstance(names, str) else names
-    found = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    allowed = list(allowed)
+    listed = names.split(",") if isinstance(names, str) else names
+    found = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     for name in found:
         if name not in allowed:
-            raise InputError(f"{field}: {name!r} is not known" + nearest(name, allowed))
+            raise InputError(f"{where}: {name!r} is not known" + nearest(name, allowed))
     if not found:
-        raise InputError(f"{field}: names none; one of: {', '.join(allowed)}")
+        raise InputError(f"{where}: names none; one of: {', '.join(allowed)}")
     return found
 
 
-def update_text(metric: Accumulator, predictions: list[str], references: list[list[str]]):
+def update_text(metric: Accumulator, predictions: list[str], references: list[list[str]]) -> None:
     """One batch into a metric of TEXT, some of which look at the predictions alone."""
-    metric.update(*([predictions] if metric.takes == "predictions" else [predictions, references]))
+    if metric.takes == "predictions":
+        metric.update(predictions)
+    else:
+        metric.update(predictions, references)
 
 
 def results_of(metrics: Mapping[str, Accumulator]) -> dict[str, MetricResult]:

@@ -1,4 +1,7 @@
-"""MetricResult: a number that carries all that is needed to get it again; plain, versions, checked_confidence."""
+"""MetricResult: a number that carries all that is needed to get it again; Results: several of them by name.
+
+`plain`, `versions` and `checked_confidence` are what they are made with.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,14 @@ class MetricResult:
     def __str__(self) -> str:
         low_high = "" if self.interval is None else " [{:.6g}, {:.6g}]".format(*self.interval)
         return f"{self.name} {self.value:.6g}{low_high}  {self.signature}"
+
+
+class Results(dict[str, MetricResult]):
+    """Results by metric name. unreadable: "file: reason" of what could not be read and was left out."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.unreadable: list[str] = []
 
 
 def checked_confidence(confidence: float | None) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,13 +68,38 @@ def transformers_extractor(folder, *, weights=None, output="features", resize="c
 
 
 def image_preprocessing(folder: Path) -> tuple[int, list[float], list[float]]:
+    """(size, mean, std) of a folder's preprocessor_config.json: the side of the square that the model takes."""
+    found = _preprocessor_config(folder)
+    size = _side(found.get("crop_size")) or _side(found.get("size"))
+    if size is None:
+        raise InputError(f"{folder}/preprocessor_config.json: size is not understood; give height or shortest_edge")
+    return size, found.get("image_mean", list(IMAGENET_MEAN)), found.get("image_std", list(IMAGENET_STD))
+
+
+def _side(size: object) -> int | None:
+    """One side of a size as configs have it: an int, {"height", "width"} or {"shortest_edge"}."""
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    return size if isinstance(size, int) else None
+
+
+def _preprocessor_config(folder: Path) -> dict[str, Any]:
     path = folder / "preprocessor_config.json"
     if not path.exists():
         raise InputError(f"{path}: missing; save the model's image processor beside it")
-    found = json.loads(path.read_text())
-    size = found.get("crop_size") or found.get("size")
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge")
-    if not isinstance(size, int):
-        raise InputError(f"{path}: size {size!r} is not understood; give height or shortest_edge")
-    return size, found.get("image_mean", list(IMAGENET_MEAN)), found.get("image_std", list(IMAGENET_STD))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def image_processor(folder: Path) -> tuple[Callable[..., Any], str]:
+    """The image processor of a folder, and its geometry in a word for signatures: `shortest-224-crop-224`."""
+    from transformers import AutoImageProcessor
+
+    _preprocessor_config(folder)
+    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    words = []
+    if processor.do_resize:
+        short = _side({"shortest_edge": processor.size.shortest_edge})
+        words.append(f"shortest-{short}" if short else f"squash-{_side({'height': processor.size.height})}")
+    if getattr(processor, "do_center_crop", False):
+        words.append(f"crop-{processor.crop_size.height}")
+    return processor, "-".join(words) or "none"

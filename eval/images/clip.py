@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mot_gen.errors import InputError
-from mot_gen.eval.images.backbones import image_preprocessing
+from mot_gen.eval.images.backbones import image_processor
 from mot_gen.eval.images.extractors import precision, weights_sha256
-from mot_gen.eval.images.inputs import resize, to_uint8
+from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
 
 WEIGHT = 2.5
@@ -27,8 +27,9 @@ PREFIX = "A photo depicts "  # CLIPScore's authors put it before every caption
 class ClipEncoder(nn.Module):
     """Images (N, 3, H, W) and texts to embeddings (N, d), by a CLIP that transformers saved in a local folder.
 
-    A text beyond the model's 77 tokens is cut *before* the end-of-text token, from which CLIP reads the embedding;
-    those who cut that off measure noise. `texts` counts such texts.
+    Images go through the folder's own processor: CLIP's resizes the short side and cuts out the centre. A text beyond
+    the model's 77 tokens is cut *before* the end-of-text token, from which CLIP reads the embedding; a metric that cuts
+    that token off measures noise. `texts` counts such texts. prefix: put before every text.
     """
 
     def __init__(self, folder: str | Path, *, prefix: str = PREFIX):
@@ -39,18 +40,22 @@ class ClipEncoder(nn.Module):
             raise InputError(f"{folder}: no config.json; save a transformers CLIP and its processor there")
         self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.size, mean, std = image_preprocessing(Path(folder))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.processor, self.preprocessing = image_processor(Path(folder))
         self.name, self.prefix, self.sha256 = Path(folder).name, prefix, weights_sha256(self.model)
         self.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """(N, d) float32."""
-        pixels = resize(to_uint8(images).to(self.mean.device), self.size, "clean") / 255
-        with precision("float32", pixels.device.type):
-            pooled = self.model.vision_model(pixel_values=(pixels - self.mean) / self.std).pooler_output
+        levels = to_uint8(images).expand(-1, 3, -1, -1).cpu()
+        prepared = self.processor(images=list(levels), return_tensors="pt", input_data_format="channels_first")
+        pixels = prepared["pixel_values"].to(self.device)
+        with precision("float32", self.device.type):
+            pooled = self.model.vision_model(pixel_values=pixels).pooler_output
             return self.model.visual_projection(pooled)
 
     @torch.no_grad()
@@ -60,12 +65,12 @@ class ClipEncoder(nn.Module):
         prefixed = [self.prefix + text for text in texts]
         cut = sum(len(ids) > longest for ids in self.tokenizer(prefixed)["input_ids"])
         tokens = self.tokenizer(prefixed, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        with precision("float32", self.mean.device.type):
-            pooled = self.model.text_model(**tokens.to(self.mean.device)).pooler_output
+        with precision("float32", self.device.type):
+            pooled = self.model.text_model(**tokens.to(self.device)).pooler_output
             return self.model.text_projection(pooled), cut
 
     def provenance(self) -> dict:
-        facts = {"extractor": self.name, "sha256": self.sha256, "resize": f"clean-{self.size}", "dtype": "float32"}
+        facts = {"extractor": self.name, "sha256": self.sha256, "resize": self.preprocessing, "dtype": "float32"}
         return {**facts, "prefix": self.prefix.strip() or None}
 
 

@@ -38,7 +38,7 @@ class Extraction:
     on_progress: Callable[[int], None] = lambda done: None
 
     def folder(self, source: ImageSource) -> Path | None:
-        if self.cache is None:
+        if self.cache is None or source.fingerprint is None:
             return None
         facts = json.dumps([source.fingerprint, self.extractor.provenance(), self.output, SHARD], sort_keys=True)
         return Path(self.cache) / hashlib.sha256(facts.encode()).hexdigest()[:24]

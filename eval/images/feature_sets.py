@@ -1,4 +1,6 @@
-"""Metrics over whole sets of features: FeatureSetMetric keeps both sides; `canonical`, `subset`, `square_distances`.
+"""Metrics over whole sets of features: FeatureSetMetric keeps both sides.
+
+`canonical`, `drawn`, `subset` and `square_distances` are what they share.
 
 Legend: m real and n fake features of dimension d. Sets are put into a canonical order before anything is drawn from
 them, so that neither batch sizes nor the number of processes change a result.
@@ -61,8 +63,13 @@ def canonical(rows: Tensor) -> Tensor:
 
 
 def subset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """`size` rows drawn without replacement; the generator lives on the CPU, so every device draws alike."""
-    return rows[torch.randperm(len(rows), generator=generator)[:size].to(rows.device)]
+    """`size` rows drawn without replacement."""
+    return rows[drawn(len(rows), size, generator).to(rows.device)]
+
+
+def drawn(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Numbers of `size` rows of `count`, without replacement; on the CPU, so that all devices draw alike."""
+    return torch.randperm(count, generator=generator)[:size]
 
 
 def square_distances(one: Tensor, two: Tensor) -> Iterator[tuple[slice, Tensor]]:

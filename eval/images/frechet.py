@@ -20,7 +20,14 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.images.features import FeatureSource
-from mot_gen.eval.images.moments import Moments, merge_moments, merge_packed, moments_of, unpack_moments
+from mot_gen.eval.images.moments import (
+    Moments,
+    add_features,
+    merge_moments,
+    merge_packed,
+    moments_of,
+    unpack_moments,
+)
 from mot_gen.eval.result import MetricResult, checked_confidence
 
 SMALL = (
@@ -189,7 +196,7 @@ class FrechetDistance(Accumulator):
             raise InputError("real samples were given although a reference was; drop one of the two")
         side = "real" if real else "fake"
         features = self.source(batch).to(self.device)
-        setattr(self, side, merge_packed([getattr(self, side), moments_of(features).pack()]))
+        setattr(self, side, add_features(getattr(self, side), features))
 
     def compute(self) -> MetricResult:
         fake = unpack_moments(self.fake)

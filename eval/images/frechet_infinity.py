@@ -2,6 +2,10 @@
 
 The bias of the distance is linear in 1 / N to first order, so a line through the distances of growing subsets of the
 fakes, against all of the real samples, meets 1 / N = 0 at the distance without the fakes' bias.
+
+Which subset sizes are taken changes the value. The authors' program takes sizes evenly spaced from 5,000 to N, so most
+lie near 1 / N; ours go from N / 10 to N evenly in 1 / N, where the line is fitted, and so work below 5,000 too.
+Signatures name the choice.
 """
 
 from __future__ import annotations
@@ -9,15 +13,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, nearest
 from mot_gen.eval.images.feature_sets import FeatureSetMetric, subset
 from mot_gen.eval.images.frechet import frechet_compute
 from mot_gen.eval.images.moments import moments_of
 from mot_gen.eval.result import MetricResult
 
+SPACINGS = ("inverse", "published")
+PUBLISHED_LEAST = 5000
 
-def subset_sizes(n: int, points: int) -> list[int]:
-    """`points` sizes between n / 10 and n, evenly spaced in 1 / N, where the regression is a line."""
+
+def subset_sizes(n: int, points: int, spacing: str = "inverse") -> list[int]:
+    """`points` sizes up to n. "inverse": from n / 10, evenly in 1 / N. "published": from 5,000, evenly in N."""
+    if spacing == "published":
+        if n <= PUBLISHED_LEAST:
+            raise InputError(f"{n} fakes: the published sizes begin at {PUBLISHED_LEAST}; use spacing='inverse'")
+        return torch.linspace(PUBLISHED_LEAST, n, points, dtype=torch.float64).int().tolist()
     inverse = torch.linspace(10 / n, 1 / n, points, dtype=torch.float64)
     return [max(2, round(1 / value)) for value in inverse.tolist()]
 
@@ -32,20 +43,25 @@ def line_fit(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 class FrechetInfinity(FeatureSetMetric):
-    """Extrapolated Frechet distance: `points` (at least 15) subset sizes, one draw each. Needs N >= 10 (d + 1) fakes
-    to have subsets of full rank; below that it warns. The real side's own bias stays: give it many samples."""
+    """Extrapolated Frechet distance: `points` (at least 15) subset sizes, one draw each, spaced as `subset_sizes` says.
+
+    It needs N >= 10 (d + 1) fakes for subsets of full rank, and warns below. The real side's own bias stays in the
+    value: give it many samples.
+    """
 
     higher_is_better = False
 
-    def __init__(self, feature_extractor=None, *, points=15, **kwargs):
+    def __init__(self, feature_extractor=None, *, points: int = 15, spacing: str = "inverse", **kwargs):
         super().__init__(feature_extractor, **kwargs)
         if points < 15:
             raise InputError(f"points must be at least 15 for a stable line, got {points}")
-        self.points = points
+        if spacing not in SPACINGS:
+            raise InputError(f"spacing {spacing!r} is not known" + nearest(spacing, SPACINGS))
+        self.points, self.spacing = points, spacing
 
     def compute(self) -> MetricResult:
         real, fake = self.sides(least=2 * self.points)
-        sizes, reference = subset_sizes(len(fake), self.points), moments_of(real)
+        sizes, reference = subset_sizes(len(fake), self.points, self.spacing), moments_of(real)
         generator = torch.Generator().manual_seed(self.seed)
         distances = [frechet_compute(reference, moments_of(subset(fake, size, generator))) for size in sizes]
         inverse = 1 / torch.tensor(sizes, dtype=torch.float64)
@@ -54,10 +70,14 @@ class FrechetInfinity(FeatureSetMetric):
             name=self.source.label("FD") + "-infinity",
             value=value,
             n={"real": len(real), "fake": len(fake)},
-            provenance={**self.provenance(), "d": real.shape[1], "points": self.points, "seed": self.seed},
+            provenance={**self.provenance(), "d": real.shape[1], **self._subsets(sizes)},
             warnings=self._warnings(sizes[0], real.shape[1], len(real)),
             details={"standard_error": error, "distance_at_n": distances[-1]},
         )
+
+    def _subsets(self, sizes: list[int]) -> dict:
+        drawn = f"{sizes[0]}-{sizes[-1]}"
+        return {"points": self.points, "sizes": drawn, "spacing": self.spacing, "seed": self.seed}
 
     def _warnings(self, smallest: int, dimension: int, real: int) -> list[str]:
         found = []

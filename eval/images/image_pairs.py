@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.eval.images.extractors import weights_sha256
@@ -45,19 +44,41 @@ def ssim_update(images: Tensor, originals: Tensor) -> Tensor:
     """
     if min(images.shape[-2:]) < WINDOW:
         raise InputError(f"SSIM needs images of at least {WINDOW} pixels a side, got {tuple(images.shape[-2:])}")
-    (mean_x, mean_y), products = (_blur(images), _blur(originals)), (images**2, originals**2, images * originals)
-    square_x, square_y, cross = (_blur(product) for product in products)
-    variances = square_x - mean_x**2 + square_y - mean_y**2
-    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
-    structure = (2 * (cross - mean_x * mean_y) + 0.03**2) / (variances + 0.03**2)
-    return (luminance * structure).flatten(1).mean(1)
+    # One pair at a time: its maps stay in the processor's cache.
+    values = [_ssim(image, original) for image, original in zip(images, originals)]
+    return torch.stack(values) if values else images.new_zeros(0)
 
 
-def _blur(images: Tensor) -> Tensor:
-    offsets = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
-    line = torch.exp(offsets**2 / (-2 * 1.5**2))
-    window = (torch.outer(line, line) / line.sum() ** 2).expand(images.shape[1], 1, -1, -1)
-    return conv2d(images, window, groups=images.shape[1])
+def _ssim(image: Tensor, original: Tensor) -> Tensor:
+    """Of one pair (C, H, W)."""
+    products = image.square(), original.square(), image * original
+    mean_x, mean_y, square_x, square_y, cross = _blur(torch.stack([image, original, *products]))
+    squares, product = mean_x.square() + mean_y.square(), mean_x * mean_y
+    variances = square_x + square_y - squares
+    luminance = (2 * product + 0.01**2) / (squares + 0.01**2)
+    structure = (2 * (cross - product) + 0.03**2) / (variances + 0.03**2)
+    return (luminance * structure).mean()
+
+
+def _blur(maps: Tensor) -> Tensor:
+    """(..., H, W) -> (..., H - 10, W - 10): the Gaussian window is a product of a row and a column of weights."""
+    return _blur_axis(_blur_axis(maps, -1), -2)
+
+
+def _blur_axis(maps: Tensor, axis: int) -> Tensor:
+    weights = _window()
+    length = maps.shape[axis] - WINDOW + 1
+    blurred = maps.narrow(axis, 0, length) * weights[0]
+    for offset in range(1, WINDOW):
+        blurred.add_(maps.narrow(axis, offset, length), alpha=weights[offset])
+    return blurred
+
+
+def _window() -> list[float]:
+    """The 11 weights of the Gaussian, which sum to 1."""
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    weights = torch.exp(offsets**2 / (-2 * 1.5**2))
+    return (weights / weights.sum()).tolist()
 
 
 class PairMetric(SegmentMetric):

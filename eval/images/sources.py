@@ -1,53 +1,71 @@
-"""Images from where they lie: open_images reads a folder, .npz, .npy, .parquet or .jsonl; load_all decodes ahead.
+"""Images from where they lie: `open_images` reads a folder, a file of images, or images in memory.
 
-Every source is a list of names and a function from a number to one uint8 image (3, H, W). Files that cannot be read are
-counted and named, up to a cap beyond which the run stops: a metric over what happened to be readable is no metric.
+A source is a list of names and a function from a number to one uint8 image (3, H, W). Files are read as training reads
+them (mot_gen.files.image_files): turned upright, transparency on white, 16 bits and floats scaled; `as_stored=True`
+leaves rotation and transparency alone. Files that cannot be read are counted and named, up to a cap beyond which the
+run stops: a metric over what happened to be readable is no metric.
+
+`load_all` decodes ahead by threads.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.eval.images.inputs import to_uint8
+from mot_gen.eval.jsonl import read_jsonl
+from mot_gen.files.image_files import load_image
 from mot_gen.files.suffixes import PICTURES, find
 
-IMAGE_KEYS = ("images", "image", "arr_0")
+IMAGE_KEYS = ("images", "image", "arr_0")  # names of the array in an .npz file
+IMAGE_COLUMNS = ("image", "images", "jpg", "png")  # names of the column in a .parquet file
+READER = 2  # raised when the same files are read into other pixels, so that features of the old ones are not reused
+
+Read = Callable[[int], Tensor]
 
 
 @dataclass
 class ImageSource:
-    """names: of the images in their order. read: number -> (3, H, W) uint8. fingerprint: of what is listed, for caches.
+    """Images by number, and what is known of where they come from.
 
-    unreadable: filled while reading, "name: reason". cap: more of them than this is an InputError.
+    path: where the images lie, for messages. names: of the images, in their order. read: number -> (3, H, W) uint8.
+    fingerprint: of what is listed, for caches; None where nothing may be cached. cap: more unreadable images than this
+    raise InputError. as_stored: whether EXIF rotation and transparency are left alone. unreadable: filled while
+    reading, "name: reason".
     """
 
     path: str
     names: list[str]
-    read: Callable[[int], Tensor]
-    fingerprint: str
+    read: Read
+    fingerprint: str | None
     cap: int = 10
+    as_stored: bool = False
     unreadable: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def provenance(self) -> dict[str, str]:
+        """What changes the pixels and is not the default."""
+        return {"pictures": "as-stored"} if self.as_stored else {}
+
     def read_or_note(self, i: int) -> Tensor | None:
         """The image, or None and a note where it cannot be decoded."""
         try:
             return self.read(i)
-        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as err:
-            self.unreadable.append(f"{self.names[i]}: {type(err).__name__}")
+        except (OSError, ValueError) as err:
+            self.unreadable.append(f"{self.names[i]}: {type(err.__cause__ or err).__name__}")
             if len(self.unreadable) > self.cap:
                 first = ", ".join(self.unreadable[:3])
                 raise InputError(
@@ -56,141 +74,145 @@ class ImageSource:
             return None
 
 
-def open_images(path: str | Path, cap: int = 10) -> ImageSource:
-    """A source from a path; InputError where there is nothing to read."""
-    path = Path(path)
+def open_images(images: Any, cap: int = 10, *, as_stored: bool = False, name: str = "images") -> ImageSource:
+    """A source of images; InputError where there is nothing to read.
+
+    images: a folder; an .npz, .npy, .parquet or .jsonl file; an array or tensor (N, 3, H, W), (N, H, W, 3) or
+    (N, H, W), uint8 or float in [0, 1]; a sequence of what `load_image` reads (PIL images, paths, bytes, tensors); or
+    an ImageSource, returned as it is. name: what messages call images in memory.
+    """
+    if isinstance(images, ImageSource):
+        return images
+    if isinstance(images, (str, Path)):
+        return _open_path(Path(images), cap, as_stored)
+    if isinstance(images, Tensor):
+        images = images.detach().cpu().numpy()
+    if isinstance(images, np.ndarray):
+        names, read = _array_reader(images, name)
+    elif isinstance(images, Sequence):
+        names, read = _sequence_reader(images, as_stored)
+    else:
+        raise InputError(f"{name}: cannot read images from {type(images).__name__}; give a path, an array or a list")
+    if not names:
+        raise InputError(f"{name}: holds no images; give at least one")
+    return ImageSource(name, names, read, None, cap, as_stored)
+
+
+def _open_path(path: Path, cap: int, as_stored: bool) -> ImageSource:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the path")
-    openers = {".npz": _arrays, ".npy": _arrays, ".parquet": _parquet, ".jsonl": _jsonl}
     if path.is_dir():
-        names, read = _folder(path)
-    elif path.suffix in openers:
-        names, read = openers[path.suffix](path)
+        names, read = _folder(path, as_stored)
+    elif path.suffix in (".npz", ".npy"):
+        names, read = _array_reader(_loaded_array(path), str(path))
+    elif path.suffix == ".parquet":
+        names, read = _parquet(path, as_stored)
+    elif path.suffix == ".jsonl":
+        names, read = _jsonl(path, as_stored)
     else:
         raise InputError(f"{path}: not a folder, .npz, .npy, .parquet or .jsonl; give one of these")
     if not names:
         raise InputError(f"{path}: holds no images ({', '.join(sorted(PICTURES))}); give a folder that does")
-    return ImageSource(str(path), names, read, _fingerprint(path, names), cap)
+    return ImageSource(str(path), names, read, _fingerprint(path, names, as_stored), cap, as_stored)
 
 
-def _folder(path: Path):
+def _folder(path: Path, as_stored: bool) -> tuple[list[str], Read]:
     files = find(path, PICTURES)
-    return [str(file.relative_to(path)) for file in files], lambda i: decode(files[i])
+    return [str(file.relative_to(path)) for file in files], lambda i: decode(files[i], as_stored)
 
 
-def _arrays(path: Path):
-    """(N, H, W, 3), (N, H, W), or (N, 3, H, W), uint8 or float in [0, 1]."""
+def _loaded_array(path: Path) -> np.ndarray:
     loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        key = next((key for key in IMAGE_KEYS if key in loaded), None)
-        if key is None:
-            raise InputError(
-                f"{path}: has no array named {' or '.join(IMAGE_KEYS)}, only {', '.join(loaded)}; rename it"
-            )
-        loaded = loaded[key]
-    if loaded.ndim not in (3, 4):
-        raise InputError(f"{path}: images must be (N, H, W, 3), (N, 3, H, W) or (N, H, W), got {loaded.shape}")
-    return [str(i) for i in range(len(loaded))], lambda i: from_array(loaded[i])
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        return loaded
+    for key in IMAGE_KEYS:
+        if key in loaded:
+            return loaded[key]
+    raise InputError(f"{path}: has no array named {' or '.join(IMAGE_KEYS)}, only {', '.join(loaded)}; rename it")
 
 
-def _parquet(path: Path):
+def _array_reader(array: np.ndarray, name: str) -> tuple[list[str], Read]:
+    if array.ndim not in (3, 4):
+        raise InputError(f"{name}: images must be (N, H, W, 3), (N, 3, H, W) or (N, H, W), got {array.shape}")
+    return [str(i) for i in range(len(array))], lambda i: from_array(array[i])
+
+
+def _sequence_reader(images: Sequence[Any], as_stored: bool) -> tuple[list[str], Read]:
+    names = [str(image) if isinstance(image, (str, Path)) else str(i) for i, image in enumerate(images)]
+
+    def read(i: int) -> Tensor:
+        image = images[i]
+        return from_array(image) if isinstance(image, np.ndarray) else decode(image, as_stored)
+
+    return names, read
+
+
+def _parquet(path: Path, as_stored: bool) -> tuple[list[str], Read]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    name = next((name for name in ("image", "images", "jpg", "png") if name in table.column_names), None)
-    if name is None:
+    found = [name for name in IMAGE_COLUMNS if name in table.column_names]
+    if not found:
         raise InputError(f"{path}: has no column named image, only {', '.join(table.column_names)}; rename it")
-    column = table.column(name)
+    column = table.column(found[0])
 
     def read(i: int) -> Tensor:
         value = column[i].as_py()
-        return decode(io.BytesIO(value["bytes"] if isinstance(value, dict) else value))
+        return decode(value["bytes"] if isinstance(value, dict) else value, as_stored)
 
     return [str(i) for i in range(table.num_rows)], read
 
 
-def _jsonl(path: Path):
-    files = []
+def _jsonl(path: Path, as_stored: bool) -> tuple[list[str], Read]:
+    files: list[str] = []
     for number, record in read_jsonl(path):
         if not isinstance(record.get("image"), str):
             raise InputError(f"{path}:{number}: has no field 'image' with a file name; add it")
         files.append(record["image"])
-    return files, lambda i: decode(path.parent / files[i])
+    return files, lambda i: decode(path.parent / files[i], as_stored)
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of every line that is not blank."""
-    if Path(path).is_dir():
-        raise InputError(f"{path}: is a folder, and a .jsonl file is wanted here")
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({err}); check the file") from err
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as err:
-            raise InputError(f"{path}:{number}: not JSON ({err.msg}); write one object a line") from err
-        if not isinstance(record, dict):
-            raise InputError(
-                f"{path}:{number}: a {type(record).__name__} where an object belongs; write one object a line"
-            )
-        yield number, record
-
-
-def decode(file) -> Tensor:
-    """(3, H, W) uint8 of an image file; transparency is laid on white, as a viewer shows it."""
-    with Image.open(file) as image:
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+def decode(file: str | Path | bytes | BinaryIO | Any, as_stored: bool = False) -> Tensor:
+    """(3, H, W) uint8 of an image file, or of anything else that `load_image` reads."""
+    if hasattr(file, "read"):
+        file = file.read()
+    return torch.from_numpy(np.array(load_image(file, as_stored=as_stored))).permute(2, 0, 1)
 
 
 def from_array(array: np.ndarray) -> Tensor:
     """(3, H, W) uint8 of (H, W), (H, W, 1 or 3) or (1 or 3, H, W), uint8 or float in [0, 1]."""
-    from mot_gen.eval.images.inputs import to_uint8
-
-    array = torch.from_numpy(np.ascontiguousarray(array))
-    array = array[None] if array.ndim == 2 else array if array.shape[0] in (1, 3) else array.permute(2, 0, 1)
-    return to_uint8(array[None])[0].expand(3, -1, -1)
-
-
-def provenance_file(path: Path) -> Path:
-    """`provenance.json`, in a folder of samples or beside a file of them."""
-    return (path if path.is_dir() or not path.suffix else path.parent) / "provenance.json"
+    image = torch.from_numpy(np.array(array))  # a copy: torch wants arrays that may be written to
+    if image.ndim == 2:
+        image = image[None]
+    elif image.shape[0] not in (1, 3):
+        image = image.permute(2, 0, 1)
+    return to_uint8(image[None])[0].expand(3, -1, -1)
 
 
-def provenance_of(path: str | Path) -> dict:
-    """What samples say of themselves (the model's hash, the sampler, ...), {} where they say nothing: whoever makes a
-    set of samples may put facts into `provenance.json`, and they stand in every result."""
-    file = provenance_file(Path(path))
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as err:
-        raise InputError(f"{file}: is not JSON ({err}); mend or remove it") from err
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: holds a {type(found).__name__}; write an object, or remove it")
-    return found
+def _fingerprint(path: Path, names: list[str], as_stored: bool) -> str:
+    """Over names, sizes and times of change of every file that images come from, and how they are read."""
+    facts = []
+    for file in _files_of(path, names):
+        facts.append((file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None)
+    told = [str(path.resolve()), names, facts, READER, as_stored]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _fingerprint(path: Path, names: list[str]) -> str:
-    """Over names, sizes and times of change of every file that images come from."""
-    folder = path if path.is_dir() else path.parent if path.suffix == ".jsonl" else None
-    files = [path] if folder is None else [folder / name for name in names]
-    facts = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files]
-    return hashlib.sha256(json.dumps([str(path.resolve()), names, facts]).encode()).hexdigest()
+def _files_of(path: Path, names: list[str]) -> list[Path]:
+    if path.is_dir():
+        return [path / name for name in names]
+    if path.suffix == ".jsonl":
+        return [path.parent / name for name in names]
+    return [path]
 
 
 def load_all(source: ImageSource, numbers: range, workers: int) -> Iterator[tuple[int, Tensor | None]]:
     """(number, image or None) in order; decoded by threads, a bounded number ahead of what is consumed."""
     with ThreadPoolExecutor(workers) as pool:
         ahead = 4 * workers
-        pending = [(i, pool.submit(source.read_or_note, i)) for i in numbers[:ahead]]
+        pending = [pool.submit(source.read_or_note, i) for i in numbers[:ahead]]
         for i in numbers:
-            _, future = pending.pop(0)
+            future = pending.pop(0)
             if i + ahead < numbers.stop:
-                pending.append((i + ahead, pool.submit(source.read_or_note, i + ahead)))
+                pending.append(pool.submit(source.read_or_note, i + ahead))
             yield i, future.result()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mot_gen.errors import InputError
 from mot_gen.eval.extras import require
 from mot_gen.eval.images.extractors import precision, weights_sha256
+from mot_gen.eval.images.frechet import FrechetDistance
 
 
 class AudioExtractor(nn.Module):
@@ -88,6 +89,11 @@ class LogMelStatistics(nn.Module):
 def log_mel_extractor(sample_rate: int = 16000) -> AudioExtractor:
     """The extractor that works offline and without weights."""
     return AudioExtractor(LogMelStatistics(sample_rate), "log-mel", sample_rate)
+
+
+def log_mel_distance(sample_rate: int = 16000, confidence: float | None = None) -> FrechetDistance:
+    """FAD[log-mel]: `update(waveforms, real=...)`."""
+    return FrechetDistance(log_mel_extractor(sample_rate), confidence=confidence)
 
 
 def dnsmos(waveform: Tensor, sample_rate: int = 16000) -> dict[str, float]:

@@ -4,7 +4,8 @@ An alignment of least edits between prediction and reference counts H hits, S su
 (Morris et al. 2004):   WER = (S + D + I) / (H + S + D)   MER = (S + D + I) / (H + S + D + I)
                         WIL = 1 - H^2 / ((H + S + D) (H + S + I))
 Counts are summed over the corpus. The alignment is rapidfuzz's, as in jiwer: MER and WIL depend on it where alignments
-tie. Words are what `str.split` gives, characters are code points of the stripped text; no other normalisation.
+tie. Characters are code points of the stripped text. Words are what lies between any Unicode spaces (`str.split`):
+tabs, line feeds and no-break spaces too, where jiwer's default splits at U+0020 alone. There is no other normalisation.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ def edit_update(
 
 
 def only(reference):
-    """The one reference of an item given as a string, or as a list of one string as in a jsonl of predictions."""
-    if isinstance(reference, list) and reference and isinstance(reference[0], str):
+    """The one reference of an item given as it is, or as a list of one as in a jsonl of predictions."""
+    if isinstance(reference, list) and reference and isinstance(reference[0], (str, list)):
         if len(reference) > 1:
             raise InputError(
-                f"error rates need one reference a prediction, got {len(reference)}: {reference[0][:40]!r}, ..."
+                f"error rates need one reference a prediction, got {len(reference)}: {str(reference[0])[:40]!r}, ..."
             )
         return reference[0]
     return reference
@@ -80,6 +81,7 @@ class EditMetric(SegmentMetric):
     takes = "transcripts"
     higher_is_better = False
     units = staticmethod(str.split)
+    units_name = "words-at-unicode-spaces"
     score = staticmethod(word_error_rate)
 
     def statistics(self, predictions: Sequence, references: Sequence) -> Tensor:
@@ -87,6 +89,9 @@ class EditMetric(SegmentMetric):
 
     def counts(self, rows: Tensor) -> dict[str, int]:
         return {"reference_units": int(rows[:, :3].sum())}
+
+    def provenance(self) -> dict:
+        return {"units": self.units_name}
 
     def details(self, rows: Tensor) -> dict[str, float]:
         return dict(zip(("hits", "substitutions", "deletions", "insertions"), rows.sum(0).tolist()))
@@ -108,6 +113,7 @@ class CharacterErrorRate(EditMetric):
 
     name = "cer"
     units = staticmethod(lambda text: list(text.strip()))
+    units_name = "characters"
 
 
 class MatchErrorRate(EditMetric):
@@ -130,3 +136,4 @@ class UnitErrorRate(EditMetric):
     name = "uer"
     takes = "units"
     units = staticmethod(lambda ids: ids.tolist() if isinstance(ids, Tensor) else list(ids))
+    units_name = "ids"

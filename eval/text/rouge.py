@@ -1,4 +1,8 @@
-"""ROUGE-1, ROUGE-2, ROUGE-L F-measures (Lin 2004): ROUGE, and the pure pair rouge_update / rouge_compute.
+"""ROUGE F-measures (Lin 2004): ROUGE, and the pure pair rouge_update / rouge_compute.
+
+    rouge1, rouge2  n-grams of one and two words
+    rougeL          longest common subsequence of the whole text
+    rougeLsum       the same, sentence by sentence (a line each), its union over the prediction's sentences
 
 As rouge-score, Google's reference: mean over pairs of the F-measure, the best reference of several, in [0, 1]; text is
 lower-cased and everything but a-z and 0-9 separates words. Other scripts need another `tokenize`, or nothing is left.
@@ -9,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,9 +23,15 @@ from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.mt import checked_references
 from mot_gen.eval.text.segments import SegmentMetric, table
 
-VARIANTS = ("rouge1", "rouge2", "rougeL")
 _WORDS = re.compile(r"[a-z0-9]+")
 _ANY_WORDS = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W぀-ヿ㐀-鿿가-힯]+")
+
+
+class Words(NamedTuple):
+    """A tokenised text: all its words, and those of each line that is not empty."""
+
+    all: list[str]
+    lines: list[list[str]]
 
 
 def latin_words(text: str) -> list[str]:
@@ -33,17 +44,14 @@ def unicode_words(text: str) -> list[str]:
     return _ANY_WORDS.findall(text.lower())
 
 
-def rouge_update(prediction: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """F-measures (rouge1, rouge2, rougeL) of one tokenised prediction, each by its best reference."""
-    scores = [
-        (_ngram_f(prediction, own, 1), _ngram_f(prediction, own, 2), _lcs_f(prediction, own)) for own in references
-    ]
-    return [max(column) for column in zip(*scores)]
+def rouge_update(prediction: Words, references: Sequence[Words], variants: Sequence[str]) -> list[float]:
+    """F-measures of one prediction by each variant, each by its best reference."""
+    return [max(MEASURES[variant](prediction, own) for own in references) for variant in variants]
 
 
 def rouge_compute(total: Tensor) -> list[float]:
-    """Means of the three from summed rows (rouge1, rouge2, rougeL, 1)."""
-    return (total[:3] / total[3]).tolist()
+    """Means from summed rows (a value a variant, 1)."""
+    return (total[:-1] / total[-1]).tolist()
 
 
 def _ngram_f(prediction: Sequence[str], reference: Sequence[str], n: int) -> float:
@@ -53,6 +61,32 @@ def _ngram_f(prediction: Sequence[str], reference: Sequence[str], n: int) -> flo
 
 def _lcs_f(prediction: Sequence[str], reference: Sequence[str]) -> float:
     return _f_measure(lcs_length(prediction, reference), len(prediction), len(reference))
+
+
+def _summary_f(prediction: Words, reference: Words) -> float:
+    """rougeLsum: a word counts once for each time that it occurs on both sides."""
+    left, own_left = Counter(reference.all), Counter(prediction.all)
+    hits = 0
+    for sentence in reference.lines:
+        places: set[int] = set()
+        for own in prediction.lines:
+            places |= lcs_places(sentence, own)
+        for place in sorted(places):
+            word = sentence[place]
+            if left[word] > 0 and own_left[word] > 0:
+                hits += 1
+                left[word] -= 1
+                own_left[word] -= 1
+    return _f_measure(hits, len(prediction.all), len(reference.all))
+
+
+MEASURES: dict[str, Callable[[Words, Words], float]] = {
+    "rouge1": lambda prediction, reference: _ngram_f(prediction.all, reference.all, 1),
+    "rouge2": lambda prediction, reference: _ngram_f(prediction.all, reference.all, 2),
+    "rougeL": lambda prediction, reference: _lcs_f(prediction.all, reference.all),
+    "rougeLsum": _summary_f,
+}
+VARIANTS = ("rouge1", "rouge2", "rougeL")  # what `ROUGE()` gives
 
 
 def _f_measure(matched: int, predicted: int, wanted: int) -> float:
@@ -73,47 +107,84 @@ def lcs_length(one: Sequence, two: Sequence) -> int:
     return len(one) - row.bit_count()
 
 
-class ROUGE(SegmentMetric):
-    """`update(predictions, references)`; `compute()` gives rouge1, rouge2 and rougeL.
+def lcs_places(one: Sequence[str], two: Sequence[str]) -> set[int]:
+    """Where in `one` a longest common subsequence lies; of several, the one that rouge-score takes."""
+    lengths = [[0] * (len(two) + 1)]
+    for word in one:
+        above, row = lengths[-1], [0]
+        for j, other in enumerate(two):
+            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
+        lengths.append(row)
+    places: set[int] = set()
+    i, j = len(one), len(two)
+    while i and j:
+        if one[i - 1] == two[j - 1]:
+            i, j = i - 1, j - 1
+            places.add(i)
+        elif lengths[i][j - 1] > lengths[i - 1][j]:
+            j -= 1
+        else:
+            i -= 1
+    return places
 
-    tokenize: "latin" (rouge-score's), "unicode", or a callable. stem: Porter's stemmer on words of more than three
-    letters, as rouge-score's use_stemmer (needs nltk).
+
+class ROUGE(SegmentMetric):
+    """`update(predictions, references)`; `compute()` gives a result for each of `variants`, by its name.
+
+    variants: of rouge1, rouge2, rougeL and rougeLsum. tokenize: "latin" (rouge-score's), "unicode", or a callable.
+    stem: Porter's stemmer on words of more than three letters, as rouge-score's use_stemmer (needs nltk).
     """
 
-    name = "rougeL"
+    name = "rouge"
     unit = "pairs"
     takes = "texts"
     higher_is_better = True
 
-    def __init__(self, *, tokenize: str | Callable[[str], list[str]] = "latin", stem: bool = False, **kwargs):
+    def __init__(
+        self,
+        *,
+        variants: Sequence[str] = VARIANTS,
+        tokenize: str | Callable[[str], list[str]] = "latin",
+        stem: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        for variant in variants:
+            if variant not in MEASURES:
+                raise InputError(f"ROUGE variant {variant!r} is not known" + nearest(variant, MEASURES))
+        self.variants = tuple(variants)
         self.tokenize_name = tokenize if isinstance(tokenize, str) else getattr(tokenize, "__name__", "custom")
         self.tokenize = text_tokenizer(tokenize, {"latin": latin_words, "unicode": unicode_words})
         self.stem = _stemmer() if stem else None
         self.add_rows("lost")
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
-        listed = checked_references(predictions, references)
-        lost = [[float(any(text.strip() and not self.tokens(text) for text in own))] for own in listed]
+        rows, lost = [], []
+        for prediction, own in zip(predictions, checked_references(predictions, references)):
+            wanted = [self.words(text) for text in own]
+            rows.append([*rouge_update(self.words(prediction), wanted, self.variants), 1.0])
+            lost.append([float(any(text.strip() and not words.all for text, words in zip(own, wanted)))])
         self.append("lost", table(lost, 1))
-        rows = [
-            [*rouge_update(self.tokens(prediction), [self.tokens(text) for text in own]), 1.0]
-            for prediction, own in zip(predictions, listed)
-        ]
-        return table(rows, 4)
+        return table(rows, len(self.variants) + 1)
 
-    def tokens(self, text: str) -> list[str]:
-        words = self.tokenize(text)
-        return words if self.stem is None else [self.stem(word) if len(word) > 3 else word for word in words]
+    def words(self, text: str) -> Words:
+        lines = [self._stemmed(self.tokenize(line)) for line in text.split("\n") if line]
+        return Words(self._stemmed(self.tokenize(text)), lines)
+
+    def _stemmed(self, words: list[str]) -> list[str]:
+        if self.stem is None:
+            return words
+        return [self.stem(word) if len(word) > 3 else word for word in words]
 
     def score(self, total: Tensor) -> float:
-        return rouge_compute(total)[2]
+        """Of the last variant, which is rougeL where nothing was chosen."""
+        return rouge_compute(total)[-1]
 
     def compute(self) -> dict[str, MetricResult]:
         def column(i: int) -> Callable[[Tensor], float]:
             return lambda total: rouge_compute(total)[i]
 
-        return {name: self.result(name, column(i)) for i, name in enumerate(VARIANTS)}
+        return {name: self.result(name, column(i)) for i, name in enumerate(self.variants)}
 
     def provenance(self) -> dict:
         return {"tokenize": self.tokenize_name, "stem": self.stem is not None}

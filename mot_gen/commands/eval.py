@@ -147,7 +147,10 @@ def _add_extractor(parser: argparse.ArgumentParser):
     )
     group.add_argument("--weights", metavar="FILE", help="local weights of the extractor")
     group.add_argument("--download", action="store_true", help="fetch the weights of fid-inception, hash-checked")
-    group.add_argument("--resize", choices=("tf1", "clean", "antialias"), help="default: the extractor's own")
+    group.add_argument("--resize", choices=("tf1", "clean", "antialias", "crop"), help="default: the extractor's own")
+    group.add_argument(
+        "--as-stored", action="store_true", help="neither turn pictures by EXIF nor lay transparency on white"
+    )
     group.add_argument("--dtype", choices=("float32", "tf32", "bfloat16"), help="of the network (default: float32)")
     group.add_argument("--device", default="cpu", help="where the extractor runs (default: cpu)")
     group.add_argument("--batch-size", type=int, default=64, metavar="N")

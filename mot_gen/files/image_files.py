@@ -47,17 +47,20 @@ class Header(NamedTuple):
     kind: str
 
 
-def load_image(raw: Any, color: str = "RGB") -> Image.Image:
+def load_image(raw: Any, color: str = "RGB", as_stored: bool = False) -> Image.Image:
     """A raw image as an 8-bit PIL image of mode `color`, "RGB" or "L"; the first frame of an animation.
+
+    as_stored: EXIF rotation is not carried out and transparency is dropped, as pytorch-fid and clean-fid read pictures.
+    Depths above 8 bits are scaled in either case.
 
     Raises InputError, naming the file, for what is missing, not an image, truncated, of more than MAX_PIXELS pixels
     (seen from the header, before anything is decoded), or of values without a known scale.
     """
     if isinstance(raw, Tensor):
-        return _flatten(to_pil(raw), color)
+        return _flatten(to_pil(raw), color, as_stored)
     where = _name(raw)
     with _opened(raw, where) as image:
-        return _decode(image, color, where)
+        return _decode(image, color, where, as_stored)
 
 
 def header(raw: Any) -> Header:
@@ -140,11 +143,12 @@ def _check_size(image: Image.Image, where: str) -> None:
         raise InputError(f"{where}: {width} x {height} has no pixels")
 
 
-def _decode(image: Image.Image, color: str, where: str) -> Image.Image:
+def _decode(image: Image.Image, color: str, where: str, as_stored: bool) -> Image.Image:
     _check_size(image, where)
     try:
         image.seek(0)
-        return _flatten(ImageOps.exif_transpose(image), color)
+        upright = image if as_stored else ImageOps.exif_transpose(image)
+        return _flatten(upright, color, as_stored)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except Exception as error:  # as above: the message names the file, the cause is chained
@@ -155,11 +159,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _flatten(image: Image.Image, color: str) -> Image.Image:
-    """Any mode -> "RGB" or "L": depth scaled to 8 bits, transparency composited on white."""
+def _flatten(image: Image.Image, color: str, as_stored: bool = False) -> Image.Image:
+    """Any mode -> "RGB" or "L": depth scaled to 8 bits, transparency composited on white unless `as_stored`."""
     if image.mode[0] in "IF":
         image = _eight_bits(image)
-    if image.has_transparency_data or image.mode in ("RGBa", "La"):
+    transparent = image.has_transparency_data or image.mode in ("RGBa", "La")
+    if transparent and not as_stored:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(color)

@@ -20,7 +20,7 @@ from mot_gen.checkpoints import find, fingerprint
 from mot_gen.data.records import Pair, open_records, sample_key
 from mot_gen.errors import InputError
 from mot_gen.eval.images.extraction import default_cache
-from mot_gen.eval.images.sources import provenance_file, provenance_of, read_jsonl
+from mot_gen.eval.jsonl import provenance_file, provenance_of, read_jsonl
 from mot_gen.files.pictures import save_png
 from mot_gen.files.progress import counted
 from mot_gen.files.whole import write_json, write_text

@@ -85,6 +85,16 @@ def test_json_on_standard_output_is_only_json(two, capsys):
     assert json.loads(capsys.readouterr().out)["metrics"]["kd"]["n"] == {"real": 40, "fake": 30}
 
 
+def test_as_stored_stands_in_results_and_binds_statistics(two, tmp_path):
+    ref, out = tmp_path / "ref.npz", tmp_path / "r.json"
+    call("images", *two, "--metrics", "kd", *EXTRACTOR, "--json", out, "--as-stored")
+    assert "pictures:as-stored" in told(out)["metrics"]["kd"]["signature"]
+    call("stats", two[0], "-o", ref, *EXTRACTOR, "--as-stored")
+    with pytest.raises(InputError, match="computed with pictures 'as-stored', but None is in use"):
+        call("images", ref, two[1], "--metrics", "fd", *EXTRACTOR)
+    call("images", ref, two[1], "--metrics", "fd", *EXTRACTOR, "--as-stored", "--json", out)
+
+
 def test_one_source_in_four_forms(two, tmp_path):
     arrays = pictures(30, 1)
     np.savez(tmp_path / "a.npz", images=arrays)

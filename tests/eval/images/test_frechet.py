@@ -16,7 +16,7 @@ from mot_gen.eval.images.frechet import (
     frechet_update,
     trace_term,
 )
-from mot_gen.eval.images.moments import Moments, merge_packed, moments_of
+from mot_gen.eval.images.moments import Moments, add_features, merge_packed, moments_of, unpack_moments
 from mot_gen.eval.images.statistics import ReferenceStatistics
 
 
@@ -187,3 +187,20 @@ def test_to_dict_is_json_with_one_signature_line():
     found = result.to_dict()
     assert found["value"] == float(result) and found["interval"][0] < result.value < found["interval"][1]
     assert "\n" not in found["signature"] and "n.real:50" in found["signature"] and "torch-" in found["signature"]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 5), (16, 16, 16, 9), (0, 40, 0, 2)])
+def test_features_are_added_in_place(sizes):
+    g = torch.Generator().manual_seed(0)
+    parts = [torch.randn(size, 6, generator=g, dtype=torch.float64) * 3 + 30 for size in sizes]
+    packed = torch.zeros(0, 0, dtype=torch.float64)
+    for part in parts:
+        before = packed.data_ptr()
+        packed = add_features(packed, part)
+        assert before in (0, packed.data_ptr())
+    found, expected = unpack_moments(packed), moments_of(torch.cat(parts))
+    assert found.n == expected.n
+    assert torch.allclose(found.mean, expected.mean, rtol=1e-13)
+    assert torch.allclose(found.m2, expected.m2, rtol=1e-11, atol=1e-11)
+    with pytest.raises(InputError, match="6 and 5 dimensions"):
+        add_features(packed, torch.zeros(2, 5))

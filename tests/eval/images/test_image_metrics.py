@@ -12,9 +12,9 @@ from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.eval.images.extractors import Extractor, load_extractor
-from mot_gen.eval.images.feature_sets import canonical
+from mot_gen.eval.images.feature_sets import canonical, subset
 from mot_gen.eval.images.frechet import FrechetDistance
-from mot_gen.eval.images.frechet_infinity import FrechetInfinity
+from mot_gen.eval.images.frechet_infinity import FrechetInfinity, subset_sizes
 from mot_gen.eval.images.image_pairs import LPIPS, PSNR, SSIM
 from mot_gen.eval.images.inception import ADDRESS, SHA256, inception_2015, renamed
 from mot_gen.eval.images.inception_score import InceptionScore
@@ -64,12 +64,51 @@ def photo():
     return torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1)[None]
 
 
-@pytest.mark.parametrize("size", [(37, 53), (300, 900)])
-def test_clean_resize_is_pils_bicubic_in_float(size):
-    found = resize(photo(), size, "clean")[0].numpy()
-    for channel, plane in zip(photo()[0].numpy(), found):
-        image = Image.fromarray(channel.astype(np.float32), mode="F").resize(size[::-1], Image.Resampling.BICUBIC)
-        assert np.abs(np.asarray(image) - plane).max() < 0.02
+def noise(*size):
+    return torch.randint(0, 256, (1, 3, *size), generator=torch.Generator().manual_seed(sum(size)), dtype=torch.uint8)
+
+
+SIZES = [(1, 1), (1, 7), (17, 400), (299, 299), (300, 298), (600, 601), (4000, 37), (3000, 4000)]
+
+
+def by_pil(image, resample):
+    planes = [Image.fromarray(plane.astype(np.float32)).resize((299, 299), resample) for plane in image[0].numpy()]
+    return np.stack(planes)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_resize_modes_are_those_of_pil(size):
+    image = noise(*size)
+    clean = by_pil(image, Image.Resampling.BICUBIC).clip(0, 255)
+    assert np.abs(clean - resize(image, 299, "clean")[0].numpy()).max() < 0.02
+    antialias = by_pil(image, Image.Resampling.BILINEAR)
+    assert np.abs(antialias - resize(image, 299, "antialias")[0].numpy()).max() < 0.02
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_clean_is_clean_fids(size):
+    cleanfid = pytest.importorskip("cleanfid.resize")
+    image = noise(*size)
+    expected = cleanfid.build_resizer("clean")(image[0].permute(1, 2, 0).numpy())
+    assert np.abs(expected - resize(image, 299, "clean")[0].permute(1, 2, 0).numpy()).max() < 0.02
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tf1_is_torch_fidelitys(size):
+    reference = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
+    image = noise(*size)
+    found = reference.interpolate_bilinear_2d_like_tensorflow1x(image.float(), size=(299, 299), align_corners=False)
+    assert (found - resize(image, 299, "tf1")).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("size", [(32, 32), (100, 400), (401, 100), (31, 33), (1, 5), (32, 77)])
+def test_crop_is_clips_own_processor(size):
+    from transformers import CLIPImageProcessor
+
+    options = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = CLIPImageProcessor(**options, do_rescale=False, do_normalize=False)
+    expected = processor(list(noise(*size)), return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+    assert torch.equal(expected.float(), resize(noise(*size), 32, "crop"))
 
 
 def test_tf1_resize_samples_at_i_times_old_over_new():
@@ -195,6 +234,22 @@ def test_kernel_subsets_agree_with_all_pairs():
     assert "subsets:80" in drawn.signature and "seed:0" in drawn.signature
 
 
+def test_kid_subsets_together_are_subsets_one_by_one():
+    real, fake = randn(230, 6, 0), randn(310, 6, 1, 1.2, 0.2)
+    metric = KernelDistance(subset_size=50, subsets=60, seed=3)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    estimates, size = metric._estimates(canonical(real), canonical(fake))
+    generator = torch.Generator().manual_seed(3)
+    one_by_one = []
+    for _ in range(60):
+        mine, theirs = (subset(canonical(side), 50, generator) for side in (real, fake))
+        one_by_one.append(squared_mmd(mine, theirs))
+    assert size == 50 and estimates.tolist() == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
+    result = metric.compute()
+    assert result.details["std"] == pytest.approx(np.std(one_by_one, ddof=1)) and "std_ddof:1" in result.signature
+
+
 def test_cmmd_by_its_definition():
     real, fake = randn(30, 8, 0), randn(25, 8, 1, shift=0.5)
     x, y = (nn.functional.normalize(side, dim=1) for side in (real, fake))
@@ -233,6 +288,36 @@ def test_precision_recall_against_brute_force():
     assert {name: one.value for name, one in found.items()} == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_four_are_prdcs():
+    prdc = pytest.importorskip("prdc")
+    real, fake = randn(150, 5, 0), randn(120, 5, 1, 0.8, 0.5)
+    found = both(PrecisionRecall(nearest_k=5), real, fake)
+    expected = prdc.compute_prdc(real.numpy(), fake.numpy(), nearest_k=5)
+    assert {name: one.value for name, one in found.items()} == pytest.approx(expected, abs=1e-12)
+
+
+def test_ties_are_inside_for_precision_and_outside_for_density():
+    """Copies of real samples lie at exactly the radius of the balls whose k-th neighbour they are."""
+    real = randn(150, 5, 0)
+    fake = torch.cat([real[:40], randn(120, 5, 1, 0.8, 0.5)])
+    found = both(PrecisionRecall(nearest_k=3, density_k=3), real, fake)
+    across, within = (torch.cdist(one, real, compute_mode="donot_use_mm_for_euclid_dist") for one in (fake, real))
+    radii = within.sort(1).values[:, 3]
+    assert found["precision"].value == pytest.approx((across <= radii).any(1).double().mean().item())
+    assert found["density"].value == pytest.approx((across < radii).double().sum(1).mean().item() / 3)
+    assert found["coverage"].value == pytest.approx((across < radii).any(0).double().mean().item())
+    assert "ties:outside" in found["density"].signature and "ties:inside" in found["recall"].signature
+
+
+def test_a_set_against_itself_has_ties_alone():
+    """Each sample's own k-th neighbour lies on its ball's edge, whatever rounding makes of the distance."""
+    real = randn(60, 3, 0)
+    metric = PrecisionRecall(nearest_k=1, density_k=1)
+    found = both(metric, real, real[torch.randperm(60, generator=torch.Generator().manual_seed(0))])
+    assert found["density"].value == 1  # only the sample itself is inside its ball
+    assert found["precision"].value == found["recall"].value == found["coverage"].value == 1
+
+
 def test_precision_of_a_mode_collapse_and_of_an_outlier():
     real = randn(200, 4, 0)
     collapsed = real[:1] + randn(200, 4, 1, 1e-3)
@@ -245,6 +330,16 @@ def test_frechet_infinity_removes_the_bias():
     found = [both(FrechetInfinity(), real, randn(300, 6, seed)) for seed in range(1, 13)]
     bias, left = (np.mean(column) for column in zip(*((one.details["distance_at_n"], one.value) for one in found)))
     assert bias > 0.03 and abs(left) < bias / 3
+
+
+def test_frechet_infinity_says_its_subset_sizes():
+    real, fake = randn(400, 2, 0), randn(6000, 2, 1)
+    inverse, published = (both(FrechetInfinity(spacing=name), real, fake) for name in ("inverse", "published"))
+    assert "sizes:600-6000|spacing:inverse" in inverse.signature
+    assert "sizes:5000-6000|spacing:published" in published.signature
+    assert subset_sizes(19000, 15, "published") == np.linspace(5000, 19000, 15).astype("int32").tolist()
+    with pytest.raises(InputError, match="the published sizes begin at 5000"):
+        both(FrechetInfinity(spacing="published"), real, real)
 
 
 def test_canonical_order_forgets_the_given_one():
@@ -263,6 +358,19 @@ def test_psnr_closed_form_and_identical_images():
     found = pair(PSNR(), one, one)
     assert math.isinf(found.value) and found.to_dict()["value"] is None and "identical" in found.warnings[0]
     assert pair(PSNR(), (one * 255).round().byte(), (one * 255).round() / 255).value > 150
+
+
+@pytest.mark.parametrize("size", [(11, 11), (64, 40), (97, 130)])
+def test_ssim_is_scikit_images(size):
+    reference = pytest.importorskip("skimage.metrics").structural_similarity
+    g = torch.Generator().manual_seed(0)
+    one = torch.rand(3, 3, *size, generator=g, dtype=torch.float64)
+    two = (one + 0.3 * torch.rand(one.shape, generator=g, dtype=torch.float64)).clamp(max=1)
+    options = {"data_range": 1, "channel_axis": 0, "gaussian_weights": True, "use_sample_covariance": False}
+    expected = [reference(a.numpy(), b.numpy(), sigma=1.5, **options) for a, b in zip(one, two)]
+    metric = SSIM()
+    metric.update(one, two)
+    assert metric.segment_scores() == pytest.approx(expected, abs=1e-12)
 
 
 def test_ssim_against_scipy():

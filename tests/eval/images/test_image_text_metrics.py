@@ -41,8 +41,9 @@ def clip_folder(tmp_path_factory):
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
     CLIPModel(config).save_pretrained(folder)
     fast.save_pretrained(folder)
+    facts = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(
-        json.dumps({"crop_size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.2] * 3})
+        json.dumps({**facts, "image_mean": [0.5] * 3, "image_std": [0.2] * 3})
     )
     return folder
 
@@ -77,6 +78,26 @@ def test_images_and_texts_are_encoded_as_transformers_does(clip_folder):
     assert "extractor:tiny-clip" in found.signature and "sha256:" in found.signature
 
 
+@pytest.mark.parametrize("size", [(100, 400), (400, 101), (31, 33), (32, 32), (3, 7)])
+def test_pictures_of_any_shape_go_in_as_clips_processor_has_them(clip_folder, size):
+    """Against PIL's version of the processor, which shares no resizing with the one in use."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    encoder = ClipEncoder(clip_folder, prefix="")
+    g = torch.Generator().manual_seed(size[0])
+    coarse = torch.randint(0, 256, (1, 3, 5, 5), generator=g).float()
+    picture = torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0].to(torch.uint8)
+    processor = CLIPImageProcessorPil.from_pretrained(clip_folder)
+    pixels = processor(picture, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+    tokens = encoder.tokenizer(["a red cat"], return_tensors="pt")
+    with torch.no_grad():
+        output = encoder.model(**tokens, pixel_values=pixels)
+    expected = 2.5 * cosines(output.image_embeds, output.text_embeds).clamp(min=0).item()
+    found = fed(CLIPScore(encoder), picture[None], ["a red cat"])
+    assert found.value == pytest.approx(expected, abs=1e-4)
+    assert "resize:shortest-32-crop-32" in found.signature
+
+
 def test_beyond_77_tokens_the_end_token_stays(clip_folder):
     encoder = ClipEncoder(clip_folder, prefix="")
     long = "a cat " * 40
@@ -107,11 +128,12 @@ def test_ref_clip_score_takes_lists_of_unequal_length(clip_folder):
 
 
 def test_vision_tower_of_a_folder_is_an_extractor(clip_folder):
-    extractor = transformers_extractor(clip_folder)
+    extractor = transformers_extractor(clip_folder, resize="crop")
     encoder = ClipEncoder(clip_folder)
     images = torch.randint(0, 256, (3, 3, 40, 50), dtype=torch.uint8)
     assert torch.allclose(extractor(images), encoder.images(images), atol=1e-5)
-    assert extractor.provenance()["resize"] == "clean-32"
+    assert extractor.provenance()["resize"] == "crop-32"
+    assert transformers_extractor(clip_folder).provenance()["resize"] == "clean-32"
 
 
 def test_r_precision_counts_own_text_first_and_shares_ties():

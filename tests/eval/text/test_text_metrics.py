@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import statistics
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,23 @@ def test_rouge_is_rouge_score(stem):
     for name in names:
         expected = sum(one[name].fmeasure for one in scores) / len(scores)
         assert found[name].value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("stem", [False, True])
+def test_rouge_lsum_is_rouge_scores(stem):
+    scorer = rouge_scorer.RougeScorer(["rougeLsum"], use_stemmer=stem)
+    words = ["the", "cat", "dogs", "running", "over", "hill", "a", "sat"]
+    draw = random.Random(0)
+
+    def summary():
+        return "\n".join(" ".join(draw.choices(words, k=draw.randint(0, 9))) for _ in range(draw.randint(1, 4)))
+
+    pairs = [(summary(), [summary() for _ in range(draw.randint(1, 3))]) for _ in range(60)]
+    expected = [scorer.score_multi(own, made)["rougeLsum"].fmeasure for made, own in pairs]
+    metric = ROUGE(variants=["rougeLsum"], stem=stem)
+    found = fed(metric, [made for made, _ in pairs], [own for _, own in pairs])["rougeLsum"]
+    assert found.value == pytest.approx(statistics.fmean(expected), rel=1e-12)
+    assert metric.segment_scores() == pytest.approx(expected, rel=1e-12)
 
 
 def test_rouge_says_when_its_tokenizer_leaves_nothing():

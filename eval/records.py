@@ -1,0 +1,81 @@
+"""Records: what a metric of texts reads, one dictionary an item, from a jsonl or from lists in memory.
+
+    {"id", "prediction", "references": [...]}                   texts; also "reference" for one
+    {"prediction_audio", "reference_audio"}                     sounds
+    {"image", "text", "references"?}                            images with texts
+
+`records` reads and checks them, `records_of` makes them from lists. Every record keeps where it came from, for
+messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mot_gen.errors import InputError
+from mot_gen.eval.jsonl import read_jsonl
+
+Record = dict[str, Any]
+Kind = type | tuple[type, ...]
+Given = str | Path | Sequence[Mapping[str, Any]]
+
+
+def records(source: Given, fields: Mapping[str, Kind], folder: str | Path | None = None) -> list[Record]:
+    """Records of a jsonl, or of a sequence of dictionaries; InputError where a field is absent or of another type.
+
+    Each gets "where", "line" (from 1), "folder" (where files that it names lie), and an "id" unless it has one.
+    """
+    numbered: Iterable[tuple[int, Mapping[str, Any]]]
+    if isinstance(source, (str, Path)):
+        numbered, name, prefix = read_jsonl(source), str(source), f"{source}:"
+        folder = folder or Path(source).parent
+    else:
+        numbered, name, prefix = enumerate(source, 1), "records", "record "
+        folder = folder or Path()
+    rows: list[Record] = []
+    for number, record in numbered:
+        where = f"{prefix}{number}"
+        require_fields(record, fields, where)
+        rows.append({"id": str(number), **record, "line": number, "where": where, "folder": Path(folder)})
+    if not rows:
+        raise InputError(f"{name}: holds no records; write one JSON object a line")
+    return rows
+
+
+def require_fields(record: Mapping[str, Any], fields: Mapping[str, Kind], where: str) -> None:
+    """InputError for the first field that a record lacks, or that is of another type."""
+    for key, kind in fields.items():
+        if key not in record:
+            raise InputError(f"{where}: field {key!r} is absent; every line needs it")
+        if not isinstance(record[key], kind):
+            raise InputError(f"{where}: field {key!r} is {type(record[key]).__name__}; every line needs it")
+
+
+def records_of(**columns: Sequence[Any] | None) -> list[Record]:
+    """Dictionaries from columns of one length; a column that is None is left out."""
+    given = {name: list(values) for name, values in columns.items() if values is not None}
+    lengths = {name: len(values) for name, values in given.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise InputError(f"lists differ in length: {told}; give one of each for every item")
+    return [dict(zip(given, row)) for row in zip(*given.values())]
+
+
+def references_of(row: Record) -> list[Any]:
+    """The references of one record; InputError where it has none."""
+    own = row.get("references", row.get("reference"))
+    if isinstance(own, str):
+        return [own]
+    if not isinstance(own, list) or not own:
+        raise InputError(f"{row['where']}: field 'references' is absent or empty; give a list of at least one")
+    return own
+
+
+def only_reference(row: Record, metric: str) -> Any:
+    """The reference of a record for a metric that is defined with one."""
+    own = references_of(row)
+    if len(own) != 1:
+        raise InputError(f"{row['where']}: {len(own)} references, but {metric} is defined with one; choose one")
+    return own[0]

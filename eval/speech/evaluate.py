@@ -1,0 +1,135 @@
+"""Speech against references: `evaluate_speech`, of transcripts, speech units or sounds.
+
+results = evaluate_speech(["one two"], ["one two three"], metrics=["wer", "cer"])
+results = evaluate_speech([waveform], [waveform], metrics=["mcd"], sample_rate=22050)     # tensors, arrays or files
+results = evaluate_speech("records.jsonl", metrics="wer,fad")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.eval.accumulator import Accumulator
+from mot_gen.eval.by_name import SAMPLE_RATE, SOUND, SPEECH, choices_from, chosen, results_of
+from mot_gen.eval.jsonl import provenance_of
+from mot_gen.eval.records import Given, Kind, Record, only_reference, records, records_of
+from mot_gen.eval.result import Results
+
+DEFAULT = ("wer", "cer")
+
+
+def evaluate_speech(
+    predictions: Given | Sequence[Any],
+    references: Sequence[Any] | None = None,
+    metrics: str | Iterable[str] = DEFAULT,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    **options: Any,
+) -> Results:
+    """Results by name: of wer, cer, mer, wil (transcripts), uer (lists of integers), mcd and fad (sounds).
+
+    predictions, references: one each, all transcripts, all units, or all sounds: files, or waveforms (T,) in [-1, 1] at
+    `sample_rate`. Or a jsonl or dictionaries of {"prediction", "references": [one], "prediction_audio",
+    "reference_audio"}, which may hold all of them. options: fields of `Choices`.
+    """
+    names = chosen(metrics, SPEECH, "metrics")
+    built = speech_metrics(names, options)
+    rows = speech_records(names, predictions, references)
+    feed_speech(built, rows, sample_rate)
+    results = Results(results_of(built))
+    if isinstance(predictions, (str, Path)):
+        for result in results.values():
+            result.add_provenance(provenance_of(predictions), "samples")
+    return results
+
+
+def speech_metrics(metrics: str | Iterable[str], options: Mapping[str, Any]) -> dict[str, Accumulator]:
+    """The metrics by name."""
+    choices = choices_from(options)
+    return {name: SPEECH[name](choices) for name in chosen(metrics, SPEECH, "metrics")}
+
+
+def speech_records(
+    names: Iterable[str], predictions: Given | Sequence[Any], references: Sequence[Any] | None = None
+) -> list[Record]:
+    """Records with the fields that the named metrics read."""
+    hears = [name for name in names if name in SOUND]
+    reads = [name for name in names if name not in SOUND]
+    fields: dict[str, Kind] = {"prediction": (str, list)} if reads else {}
+    if isinstance(predictions, (str, Path)):
+        if hears:
+            fields |= {"prediction_audio": str, "reference_audio": str}
+        return records(predictions, fields)
+    if references is None:
+        return records(predictions, fields)
+    if hears and reads:
+        raise InputError(f"{reads[0]} reads texts and {hears[0]} hears sounds; measure them in two calls")
+    if hears:
+        return records(records_of(prediction_audio=predictions, reference_audio=references), {})
+    made = [_listed(one) for one in predictions]
+    wanted = [_one_of(own) for own in references]
+    return records(records_of(prediction=made, references=wanted), fields)
+
+
+def _listed(units: Any) -> Any:
+    """Speech units as a list; texts as they are."""
+    if isinstance(units, (Tensor, np.ndarray)):
+        return units.tolist()
+    return units
+
+
+def _one_of(reference: Any) -> list[Any]:
+    """A list of references from one text, one list of units, or a list that holds a reference already."""
+    if isinstance(reference, list) and reference and isinstance(reference[0], (str, list)):
+        return reference
+    return [_listed(reference)]
+
+
+def feed_speech(metrics: Mapping[str, Accumulator], rows: Sequence[Record], sample_rate: int = SAMPLE_RATE) -> None:
+    """Every record into every metric, one at a time, as sounds differ in length."""
+    for name, metric in metrics.items():
+        for row in rows:
+            if name not in SOUND:
+                metric.update([row["prediction"]], [[only_reference(row, name)]])
+                continue
+            made, real = (_sound(row, key, sample_rate) for key in ("prediction_audio", "reference_audio"))
+            if name == "mcd":
+                metric.update([made], [real])
+            else:
+                metric.update(made[None], real=False)
+                metric.update(real[None], real=True)
+
+
+def _sound(row: Record, key: str, sample_rate: int) -> Tensor:
+    if key not in row:
+        raise InputError(f"{row['where']}: field {key!r} is absent; every record needs it")
+    sound = row[key]
+    if isinstance(sound, (str, Path)):
+        return waveform(row["folder"] / sound)
+    return _at_rate(torch.as_tensor(sound).float(), sample_rate)
+
+
+def waveform(path: Path) -> Tensor:
+    """(T,) float32 at 16 kHz of a sound file, channels averaged."""
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as err:
+        raise InputError(f"{path}: sound cannot be read ({err}); give a file that soundfile knows") from err
+    return _at_rate(torch.from_numpy(samples).mean(1), rate)
+
+
+def _at_rate(sound: Tensor, sample_rate: int) -> Tensor:
+    from torchaudio.functional import resample
+
+    if sound.ndim != 1:
+        raise InputError(f"a waveform must be (T,), got shape {tuple(sound.shape)}; average the channels")
+    return resample(sound, sample_rate, SAMPLE_RATE).clamp(-1, 1)

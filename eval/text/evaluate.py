@@ -1,0 +1,78 @@
+"""Texts against references: `evaluate_text`.
+
+results = evaluate_text(["the cat sat"], [["a cat sat"]], metrics=["bleu", "rouge1", "wer"])
+results = evaluate_text("predictions.jsonl", metrics="bleu,chrf")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mot_gen.eval.by_name import LIKELIHOOD, TEXT, choices_from, chosen, results_of, update_text
+from mot_gen.eval.jsonl import provenance_of
+from mot_gen.eval.records import Given, Record, records, records_of, references_of, require_fields
+from mot_gen.eval.result import Results
+
+if TYPE_CHECKING:
+    from mot_gen.eval.accumulator import Accumulator
+
+METRICS = {**TEXT, **LIKELIHOOD}
+DEFAULT = ("bleu", "chrf", "ter", "rouge")
+
+
+def evaluate_text(
+    predictions: Given | Sequence[str],
+    references: Sequence[Sequence[str] | str] | None = None,
+    metrics: str | Iterable[str] = DEFAULT,
+    *,
+    nats: Sequence[float] | None = None,
+    **options: Any,
+) -> Results:
+    """Results by name, of the names in `by_name.TEXT` and bits_per_byte.
+
+    predictions: texts, with a list of `references` for each (or one text); or a jsonl or dictionaries of {"prediction",
+    "references"}. nats: the loss of each first reference under a model, for bits_per_byte. options: fields of
+    `Choices`.
+    """
+    chosen(metrics, METRICS, "metrics")
+    rows = text_records(predictions, references, nats)
+    built = text_metrics(metrics, options)
+    feed_text(built, rows)
+    results = Results(results_of(built))
+    if isinstance(predictions, (str, Path)):
+        for result in results.values():
+            result.add_provenance(provenance_of(predictions), "samples")
+    return results
+
+
+def text_metrics(metrics: str | Iterable[str], options: Mapping[str, Any]) -> dict[str, Accumulator]:
+    """The metrics by name."""
+    choices = choices_from(options)
+    return {name: METRICS[name](choices) for name in chosen(metrics, METRICS, "metrics")}
+
+
+def text_records(
+    predictions: Given | Sequence[str],
+    references: Sequence[Sequence[str] | str] | None = None,
+    nats: Sequence[float] | None = None,
+) -> list[Record]:
+    """Records with "prediction", from a file, dictionaries or lists."""
+    if isinstance(predictions, (str, Path)) or (predictions and isinstance(predictions[0], Mapping)):
+        return records(predictions, {"prediction": str})  # type: ignore[arg-type]  # no list of texts here
+    listed = records_of(prediction=predictions, references=references, nats=nats)
+    return records(listed, {"prediction": str})
+
+
+def feed_text(metrics: Mapping[str, Accumulator], rows: Sequence[Record]) -> None:
+    """Every record into every metric."""
+    predictions = [row["prediction"] for row in rows]
+    for name, metric in metrics.items():
+        own = [] if metric.takes == "predictions" else [references_of(row) for row in rows]
+        if name == "bits_per_byte":
+            for row in rows:
+                require_fields(row, {"nats": (float, int)}, row["where"])
+            metric.update([row["nats"] for row in rows], [first for first, *_ in own])
+        else:
+            update_text(metric, predictions, own)

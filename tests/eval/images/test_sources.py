@@ -1,0 +1,81 @@
+"""Images as they are read: every kind of file as training reads it, `as_stored`, and images in memory."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mot_gen.errors import InputError
+from mot_gen.eval.images.sources import open_images
+from mot_gen.files.image_files import load_image
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """A folder of pictures that a naive reader gets wrong."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (32, 16), "red").save(tmp_path / "phone.jpg", exif=turned)
+    Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(tmp_path / "grey16.png")
+    Image.fromarray(np.full((8, 8), 30000, np.int32)).save(tmp_path / "int32.tiff")
+    Image.fromarray(np.full((8, 8), 0.25, np.float32)).save(tmp_path / "float.tif")
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("P", (8, 8)).save(tmp_path / "palette.gif")
+    Image.new("1", (8, 8), 1).save(tmp_path / "one.pbm")
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "new.jfif", format="JPEG")
+    return tmp_path
+
+
+def test_evaluation_reads_what_training_reads(odd):
+    source = open_images(odd)
+    assert len(source) == 8
+    for number, name in enumerate(source.names):
+        expected = np.asarray(load_image(odd / name))
+        assert np.array_equal(source.read(number).permute(1, 2, 0).numpy(), expected), name
+
+
+def levels(source, name):
+    return source.read(source.names.index(name))
+
+
+def test_depth_rotation_and_transparency(odd):
+    source = open_images(odd)
+    assert levels(source, "phone.jpg").shape == (3, 32, 16)
+    assert levels(source, "grey16.png").unique().tolist() == [round(30000 / 65535 * 255)]
+    assert levels(source, "int32.tiff").unique().tolist() == [round(30000 / 65535 * 255)]
+    assert levels(source, "float.tif").unique().tolist() == [64]
+    assert levels(source, "clear.png").unique().tolist() == [255]
+
+
+def test_as_stored_leaves_rotation_and_transparency_alone_and_says_so(odd):
+    source = open_images(odd, as_stored=True)
+    assert levels(source, "phone.jpg").shape == (3, 16, 32)
+    assert levels(source, "clear.png")[:, 0, 0].tolist() == [255, 0, 0]
+    assert source.provenance() == {"pictures": "as-stored"}
+    assert source.fingerprint != open_images(odd).fingerprint
+
+
+def test_images_in_memory():
+    pixels = torch.randint(0, 256, (4, 3, 9, 7), dtype=torch.uint8)
+    pil = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    forms = {
+        "tensor": pixels,
+        "float tensor": pixels.double() / 255,
+        "array": pixels.permute(0, 2, 3, 1).numpy(),
+        "PIL": pil,
+        "arrays": [np.asarray(image) for image in pil],
+        "tensors": list(pixels),
+    }
+    for name, form in forms.items():
+        source = open_images(form)
+        assert torch.equal(torch.stack([source.read(i) for i in range(4)]), pixels), name
+        assert source.fingerprint is None
+
+
+def test_what_is_no_image_is_refused():
+    with pytest.raises(InputError, match="real: cannot read images from int"):
+        open_images(3, name="real")
+    with pytest.raises(InputError, match="holds no images"):
+        open_images([])
+    with pytest.raises(InputError, match="images must be"):
+        open_images(torch.zeros(5))
