@@ -10,7 +10,7 @@ Shapes: B rows, S slots, D width, V joint vocabulary, M slots that predict, N to
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from mot_gen.backbone.half_storage import Projection, store_in_half
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
+
+# The fields of a modality that say how a published model lays out its sequences, and their usual values.
+LAYOUT = {f.name: f.default for f in fields(Modality)[6:]}
 
 
 @dataclass
@@ -45,8 +48,13 @@ class MultimodalConfig:
     context: int | None = None
 
     def to_dict(self) -> dict:
-        """JSON-able keyword arguments of `MultimodalModel`."""
-        return asdict(self)
+        """JSON-able keyword arguments of `MultimodalModel`; of a modality's layout only what differs from the usual."""
+        stated = asdict(self)
+        for modality in stated["modalities"]:
+            for name, usual in LAYOUT.items():
+                if modality[name] == usual:
+                    del modality[name]
+        return stated
 
 
 @dataclass
@@ -83,6 +91,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         self.objectives = {
             m.name: objective_kinds.load(**_kind_and_options((objectives or {}).get(m.name, {}), m.objective))
             for m in self.modalities
+            if not m.input_only
         }
         module, config = backbones.load(**_kind_and_options(backbone, "mot"))
         self.backbone = module.Backbone(config, self.modalities)
@@ -94,7 +103,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                 m.name: patches.build(
                     dim,
                     m,
-                    takes_step=getattr(self.objectives[m.name], "takes_step", False),
+                    takes_step=getattr(self.objectives.get(m.name), "takes_step", False),
                     **(patch_layers or {}).get(m.name, {}),
                 )
                 for m in self.modalities
@@ -140,6 +149,11 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         return [m.name for m in self.modalities]
 
     @cached_property
+    def input_only(self) -> set[str]:
+        """Modalities that are read and never predicted."""
+        return {m.name for m in self.modalities if m.input_only}
+
+    @cached_property
     def index_of(self) -> dict[str, int]:
         """Modality name -> its number in layouts."""
         return {name: i for i, name in enumerate(self.modality_names)}
@@ -168,12 +182,14 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                     module.bias.zero_()
                 elif hasattr(module, "reset_parameters"):
                     module.reset_parameters()
-            last = layers.conv_out if hasattr(layers, "conv_out") else layers.proj_out
-            last.weight.zero_()
-            last.bias.zero_()
-            if layers.step is not None:
-                layers.step.mlp[-1].weight.zero_()
-                layers.step.mlp[-1].bias.zero_()
+            last = getattr(layers, "conv_out", None) or getattr(layers, "proj_out", None)
+            if last is not None:  # what is only read has none
+                last.weight.zero_()
+                last.bias.zero_()
+            step = getattr(layers, "step", None)
+            if step is not None:
+                step.mlp[-1].weight.zero_()
+                step.mlp[-1].bias.zero_()
 
     def embed(self, batch: PackedBatch) -> tuple[Tensor, dict]:
         """The batch's inputs, continuous ones corrupted already -> (B, S, D), and what each patch layer remembers."""
@@ -192,6 +208,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         latents = {
             name: layers.decode(hidden[batch.latents[name].slots], batch.latents[name], memory[name])
             for name, layers in self.patch_layers.items()
+            if name not in self.input_only
         }
         return Output(self.head(hidden[batch.target_slots]), latents)
 
@@ -205,6 +222,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         """
         ids, corrupted, targets = self._replaced(batch, generator) if tokens else batch.ids, {}, {}
         for name, latents in batch.latents.items():
+            if name in self.input_only:
+                corrupted[name] = latents
+                continue
             objective = self.objectives[name]
             time, step = objective.sample_time(latents, generator), None
             if tokens and getattr(objective, "takes_step", False):
@@ -222,6 +242,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
             if modality.discrete and getattr(objective, "replaced", 0):
                 first, end = self.vocabulary.range(modality.name)
                 own = (layout.modality == index) & (layout.document != PADDING) & (ids >= first) & (ids < end)
+                own &= ~torch.isin(ids, torch.tensor(sorted(self.vocabulary.special), device=ids.device))
                 row = own.nonzero()[:, 0]
                 _, span = torch.unique(torch.stack([row, layout.span[own]]), dim=1, return_inverse=True)
                 ids[own] = first + objective.replace(ids[own] - first, span, end - first, generator)
@@ -235,6 +256,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         target_modality = self.vocabulary.modality_of(batch.target_ids)
         masks = {}
         for index, modality in enumerate(self.modalities):
+            if modality.input_only:
+                continue
             if modality.discrete:
                 masks[modality.name] = (target_modality == index).float()
             else:
@@ -246,6 +269,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         """Per modality the unreduced losses, before `loss_masks`: (M,) for discrete ones, (N,) for continuous."""
         found = {}
         for modality in self.modalities:
+            if modality.input_only:
+                continue
             name, objective = modality.name, self.objectives[modality.name]
             if modality.discrete:
                 found[name] = objective.loss(output.logits, batch.target_ids)

@@ -23,8 +23,11 @@ Sample = Sequence[Span]
 
 
 def document_length(sample: Sample, modalities: Sequence[Modality]) -> int:
-    """Slots that a sample takes: its tokens, a begin and an end around each non-text span, two document bounds."""
-    return 2 + sum(len(span) + 2 * (span.modality != modalities[0].name) for span in sample)
+    """Slots that a sample takes: its tokens, a begin and an end around each non-text span, and two bounds of the
+    document, or of every text where the model wraps texts."""
+    text = modalities[0]
+    bounded = sum(text.wraps or span.modality != text.name for span in sample)
+    return sum(map(len, sample)) + 2 * bounded + 2 * (not text.wraps)
 
 
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -129,11 +132,16 @@ def pack_prompts(
 ) -> tuple[PackedBatch, Tensor]:
     """Documents to be continued, one a row: their end is left out, and they may be empty.
 
-    opens: per prompt the modality whose begin token stands last, so that its span comes next. Returns the batch, as
-    long as its longest prompt, and the (B,) lengths.
+    opens: per prompt the modality whose begin token stands last, so that its span comes next; where that token is part
+    of the span's block it is not written yet. Returns the batch, as long as its longest prompt, and the (B,) lengths.
     """
     opens = opens or [None] * len(prompts)
-    lengths = [document_length(p, modalities) - 1 + (o is not None) for p, o in zip(prompts, opens)]
+    in_block = {m.name for m in modalities if m.block}
+    document_end = 0 if modalities[0].wraps else 1
+    lengths = [
+        document_length(prompt, modalities) - document_end + (opened is not None and opened not in in_block)
+        for prompt, opened in zip(prompts, opens)
+    ]
     writer = _Writer(modalities, max(lengths))
     for number, (prompt, modality) in enumerate(zip(prompts, opens)):
         writer.open_row()
@@ -166,7 +174,7 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
             grid = _grid(batch.layout.position[b, start:end])
             if modality.discrete:
                 ids = batch.ids[b, start:end]
-                if modality is modalities[0] and ids[0] >= modality.vocab_size:
+                if modality is modalities[0] and int(ids[0]) in vocabulary.special:
                     continue
                 values = ids - vocabulary.offset[modality.name]
             else:
@@ -191,9 +199,10 @@ class _Writer:
         self.vocabulary = Vocabulary(modalities)
         self.row_length = row_length
         self.rows = 0
-        # Per piece of slots: (modality, document, span, time, learned), positions (n, 3) from time 0 on, ids (n,).
+        # Per piece of slots: (modality, document, span, time, learned, block, alone), positions (n, 3) from time 0 on,
+        # and ids (n,).
         # Tensors of a few values are made once for all pieces: each would cost as much as many slots.
-        self.pieces: list[tuple[int, int, int, int, bool]] = []
+        self.pieces: list[tuple[int, int, int, int, bool, int, bool]] = []
         self.positions: list[Tensor] = []
         self.ids: list[Tensor] = []
         self.continuous: dict[str, dict[str, list]] = {
@@ -208,7 +217,7 @@ class _Writer:
     def close_row(self):
         padding = self.row_length - self.used
         if padding:
-            self.pieces.append((0, PADDING, PADDING, 0, False))
+            self.pieces.append((0, PADDING, PADDING, 0, False, PADDING, False))
             self.positions.append(torch.zeros(padding, 3, dtype=torch.long))
             self.ids.append(_zeros(padding))
         self.rows += 1
@@ -220,19 +229,23 @@ class _Writer:
         if needed > left:
             raise InputError(f"{name}: {needed} tokens do not fit the {left} slots left of a row of {self.row_length}")
         self._spans(sample, name)
-        self._special(self.vocabulary.document_end, learned=sample[-1].learned)
+        if not self.vocabulary.wraps:
+            self._special(self.vocabulary.document_end, learned=sample[-1].learned)
         self.documents += 1
 
     def prompt(self, sample: Sample, opens: str | None, name: str):
         self._spans(sample, name)
-        if opens is not None:
+        if opens is not None and opens == self.modalities[0].name:
+            self._special(self.vocabulary.document_begin, learned=False)
+        elif opens is not None and not self.modalities[self.index[opens]].block:
             self._special(self.vocabulary.begin[opens], learned=False)
 
     def _spans(self, sample: Sample, name: str):
         for s, span in enumerate(sample):
             self._check(span, f"{name}, span {s}")
         self.time = 0
-        self._special(self.vocabulary.document_begin, learned=False)
+        if not self.vocabulary.wraps:
+            self._special(self.vocabulary.document_begin, learned=False)
         for s, span in enumerate(sample):
             self._span(span, leads=any(x.learned and self._modality(x).discrete for x in sample[s + 1 :]))
 
@@ -269,26 +282,58 @@ class _Writer:
     def _span(self, span: Span, leads: bool):
         modality, n = self._modality(span), len(span)
         text = modality is self.modalities[0]
-        if not text:
-            self._special(self.vocabulary.begin[span.modality], span.learned)
+        grid = tuple(span.grid) if span.grid else None
+        ids = _zeros(n)
         if modality.discrete:
             ids = span.values.long() + self.vocabulary.offset[span.modality]
-        else:
-            ids = _zeros(n)
-            kept = self.continuous[span.modality]
-            kept["values"].append(span.values)
-            kept["start"].append(self.rows * self.row_length + self.used)
-            kept["learned"].append(span.learned)
-            kept["leads"].append(leads)
-            kept["grids"].append(tuple(span.grid) if span.grid else (1, n))
-        positions = _positions(n, span.grid and tuple(span.grid), modality.position)
-        self._piece(self.index[span.modality], positions, ids, span.learned)
+        positions = _positions(n, grid, modality.position)
+        if modality.block:
+            self._block(span, leads, positions)
+            return
+        begin, end = self._bounds_of(modality)
+        if begin is not None:
+            self._special(begin, span.learned and not text)
+        if not modality.discrete:
+            self._keep(span, leads)
+        block = self.spans if modality.bidirectional else PADDING
+        self._piece(self.index[span.modality], positions, ids, span.learned, block)
         self.time += 1 if modality.position == "grid" else n
-        if not text:
-            self._special(self.vocabulary.end[span.modality], span.learned and modality.discrete)
+        if end is not None:
+            self._special(end, span.learned and modality.discrete)
 
-    def _piece(self, modality: int, positions: Tensor, ids: Tensor, learned: bool):
-        self.pieces.append((modality, self.documents, self.spans, self.time, learned))
+    def _bounds_of(self, modality: Modality) -> tuple[int, int] | tuple[None, None]:
+        """The tokens around a span; none around a text of a model that does not wrap texts."""
+        if modality is not self.modalities[0]:
+            return self.vocabulary.begin[modality.name], self.vocabulary.end[modality.name]
+        if self.vocabulary.wraps:
+            return self.vocabulary.document_begin, self.vocabulary.document_end
+        return None, None
+
+    def _block(self, span: Span, leads: bool, positions: Tensor):
+        """A span whose bounds see all of it and stand at its position; nothing of it is a target of next tokens."""
+        modality = self._modality(span)
+        alone = modality.alone and span.learned
+        block = self.spans
+        bound = _positions(1, None, "sequence")
+        self._piece(0, bound, _token(self.vocabulary.begin[span.modality]), False, block, alone)
+        self._keep(span, leads)
+        self._piece(self.index[span.modality], positions, _zeros(len(span)), span.learned, block, alone)
+        self._piece(0, bound, _token(self.vocabulary.end[span.modality]), False, block, alone)
+        self.time += 0 if alone else 1
+
+    def _keep(self, span: Span, leads: bool):
+        """Note a continuous span that begins in the next slot."""
+        kept = self.continuous[span.modality]
+        kept["values"].append(span.values)
+        kept["start"].append(self.rows * self.row_length + self.used)
+        kept["learned"].append(span.learned)
+        kept["leads"].append(leads)
+        kept["grids"].append(tuple(span.grid) if span.grid else (1, len(span)))
+
+    def _piece(
+        self, modality: int, positions: Tensor, ids: Tensor, learned: bool, block: int = PADDING, alone: bool = False
+    ):
+        self.pieces.append((modality, self.documents, self.spans, self.time, learned, block, alone))
         self.positions.append(positions)
         self.ids.append(ids)
         self.spans += 1
@@ -297,12 +342,12 @@ class _Writer:
     def batch(self) -> PackedBatch:
         shape = (self.rows, self.row_length)
         lengths = torch.tensor(list(map(len, self.ids)))
-        modality, document, span, time, learned = (
+        modality, document, span, time, learned, block, alone = (
             torch.tensor(column).repeat_interleave(lengths).view(shape) for column in zip(*self.pieces)
         )
         position = torch.cat(self.positions).view(*shape, 3)
         position[..., 0] += time
-        layout = Layout(modality, document, span, position)
+        layout = Layout(modality, document, span, position, block, alone)
         ids = torch.cat(self.ids).view(shape)
         latents = {name: self._latents(name, kept) for name, kept in self.continuous.items()}
         return PackedBatch(layout, ids, learned, latents, *next_token_targets(layout, ids, learned, latents))

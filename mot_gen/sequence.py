@@ -27,6 +27,15 @@ class Modality:
     bidirectional: tokens of one span see all of their span (images under diffusion), else only what came before.
     objective: module name under `mot_gen.objectives`, or a dotted path.
     position: "sequence", one position per token; or "grid", one per span, and (row, column) embedded in 2-D (BAGEL).
+
+    The other fields state how a published model lays out its sequences; the defaults are this package's own layout.
+
+    begin, end: ids inside the text vocabulary of the tokens that bound a span; by default new ids after the text's.
+    Those of text bound a document, or every text where `wraps` is true (BAGEL); a document then has no bounds.
+    unused: [first, past the last] ranges of text ids that no text has. They are in the softmax but never written.
+    block: the bounds of a bidirectional span see all of it and stand at its position (BAGEL).
+    alone: a learned span is seen by itself alone, and what follows takes its position, as if it were not there (BAGEL).
+    input_only: its spans are read and never predicted, so that it has no objective (features of a vision model).
     """
 
     name: str
@@ -35,6 +44,13 @@ class Modality:
     bidirectional: bool = False
     objective: str = "next_token"
     position: str = "sequence"
+    begin: int | None = None
+    end: int | None = None
+    wraps: bool = False
+    unused: Sequence[Sequence[int]] = ()
+    block: bool = False
+    alone: bool = False
+    input_only: bool = False
 
     def __post_init__(self):
         where = f"modality {self.name!r}"
@@ -49,6 +65,19 @@ class Modality:
             )
         if self.discrete and (self.bidirectional or self.position == "grid"):
             raise InputError(f"{where}: discrete tokens come one by one: bidirectional false, position 'sequence'")
+        # JSON has no tuples; as tuples the fields of two modalities compare, and hash, as their values do.
+        object.__setattr__(self, "unused", tuple(tuple(each) for each in self.unused))
+        self._check_layout(where)
+
+    def _check_layout(self, where: str) -> None:
+        if (self.begin is None) != (self.end is None):
+            raise InputError(f"{where}: give both begin and end, or neither")
+        if self.wraps and self.begin is None:
+            raise InputError(f"{where}: wraps needs the ids begin and end")
+        if self.block and not (self.bidirectional and self.position == "grid"):
+            raise InputError(f"{where}: block needs bidirectional true and position 'grid'")
+        if self.discrete and (self.alone or self.input_only):
+            raise InputError(f"{where}: alone and input_only are of continuous modalities")
 
     @property
     def discrete(self) -> bool:
@@ -78,7 +107,9 @@ class Vocabulary:
 
     The first modality is the one that special tokens belong to and are routed as (text, in all known models). The
     special tokens are the two document bounds, and a begin and an end for every other modality: tokenizers cannot
-    produce them, because they lie outside every modality's own range.
+    produce them. They lie after the text's ids, or are the text ids that a modality names as its begin and end.
+
+    wraps: whether document_begin and document_end bound every text, and nothing bounds a document.
     """
 
     def __init__(self, modalities: Sequence[Modality]):
@@ -88,12 +119,13 @@ class Vocabulary:
         if len(set(names)) != len(names):
             raise InputError(f"modality names must differ, got {', '.join(names)}")
         text, *others = modalities
-        base = text.vocab_size
-        self.document_begin, self.document_end = base, base + 1
-        self.begin = {m.name: base + 2 + 2 * i for i, m in enumerate(others)}
-        self.end = {m.name: base + 3 + 2 * i for i, m in enumerate(others)}
+        self.wraps = text.wraps
+        self.size = text.vocab_size
+        self.document_begin, self.document_end = self._bounds(text, text)
+        self.begin, self.end = {}, {}
+        for m in others:
+            self.begin[m.name], self.end[m.name] = self._bounds(m, text)
         self.offset = {text.name: 0}
-        self.size = base + 2 + 2 * len(others)
         first_ids = []  # of each further modality; a continuous one has no ids, so its range is empty
         for m in others:
             first_ids.append(self.size)
@@ -102,6 +134,31 @@ class Vocabulary:
                 self.size += m.vocab_size
         self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
         self._sizes = {m.name: m.vocab_size for m in modalities if m.discrete}
+        self._input_only = {m.name for m in others if m.input_only}
+        self.special = {*self.begin.values(), *self.end.values(), self.document_begin, self.document_end}
+        unwritten = {id for first, end in text.unused for id in range(first, end)}
+        self._unwritten = sorted(unwritten | {id for id in self.special if id < text.vocab_size})
+
+    def _bounds(self, modality: Modality, text: Modality) -> tuple[int, int]:
+        """The begin and end of a modality: its own ids inside the text's, or two new ones."""
+        if modality.begin is not None and modality.end is not None:
+            for id in (modality.begin, modality.end):
+                if not 0 <= id < text.vocab_size:
+                    raise InputError(
+                        f"modality {modality.name!r}: bound {id} is outside the text vocabulary of {text.vocab_size}"
+                    )
+            return modality.begin, modality.end
+        self.size += 2
+        return self.size - 2, self.size - 1
+
+    def writable(self, modality: str) -> Tensor:
+        """(V,) bool on the CPU: the ids that a span of a discrete modality may consist of."""
+        allowed = torch.zeros(self.size, dtype=torch.bool, device="cpu")
+        first, end = self.range(modality)
+        allowed[first:end] = True
+        if first == 0:
+            allowed[self._unwritten] = False
+        return allowed
 
     def range(self, modality: str) -> tuple[int, int]:
         """First and one-past-last joint id of a discrete modality's own tokens."""
@@ -112,8 +169,13 @@ class Vocabulary:
         return torch.bucketize(ids, self._first_ids.to(ids.device), right=True)
 
     def opened_by(self, token: int) -> str | None:
-        """The modality whose span a token begins, or None."""
-        return next((name for name, begin in self.begin.items() if begin == token), None)
+        """The modality whose span a token begins, or None. What is only read is never opened."""
+        return next((name for name, begin in self.opens.items() if begin == token), None)
+
+    @property
+    def opens(self) -> dict[str, int]:
+        """The begin token of every modality whose spans the model may write."""
+        return {name: begin for name, begin in self.begin.items() if name not in self._input_only}
 
 
 class _Movable:
@@ -138,12 +200,17 @@ class Layout(_Movable):
     document: (B, S) number of the document in its row, PADDING where there is none.
     span: (B, S) number of the span in its row, a special token being a span of its own; PADDING likewise.
     position: (B, S, 3) time within the document, row and column within the span's grid.
+    block: (B, S) number of the span whose tokens all see each other, PADDING where a token sees only what came before;
+    None: the span itself where its modality is bidirectional.
+    alone: (B, S) bool, tokens that only their own block sees; None: no token is.
     """
 
     modality: Tensor
     document: Tensor
     span: Tensor
     position: Tensor
+    block: Tensor | None = None
+    alone: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -223,6 +290,7 @@ class PackedBatch(_Movable):
             kept = torch.zeros_like(each.learned).index_put_((each.span,), row != PADDING)
             slots = (row * length + each.slots % length)[row != PADDING]
             latents[name] = each.select(kept, slots)
-        layout = Layout(*(getattr(self.layout, f.name)[rows] for f in fields(Layout)))
+        parts = (getattr(self.layout, f.name) for f in fields(Layout))
+        layout = Layout(*(None if part is None else part[rows] for part in parts))
         none = self.target_slots[:0]
         return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none)

@@ -10,13 +10,13 @@ Shapes: R rows of the cache, n tokens of a span, C channels, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from mot_gen.packing import pack_prompts, span_positions
-from mot_gen.sequence import PADDING, Latents, Layout, Span
+from mot_gen.sequence import PADDING, Latents, Layout, PackedBatch, Span
 
 Grid = tuple[int, int]
 
@@ -34,17 +34,27 @@ class Stream:
             model._hf_hook.pre_forward(model)
         self.model, self.device = model, model.embedding.weight.device
         self.rows, self.opens = len(prompts), list(opens or [None] * len(prompts))
+        prompts = [[replace(span, learned=False) for span in prompt] for prompt in prompts]
         batch, lengths = pack_prompts(prompts, model.modalities, opens)
         batch, lengths = batch.to(self.device), lengths.to(self.device)
         for latents in batch.latents.values():
             latents.time = torch.zeros(len(latents.grids), device=self.device)
-        last = (torch.arange(self.rows, device=self.device), lengths - 1)
         self.cache = model.backbone.init_cache(self.rows, batch.layout.shape[1] + room)
-        hidden = self._forward(model.embed(batch)[0], batch.layout)
-        self.cache.advance(lengths)
-        self.hidden, self.time = hidden[last], batch.layout.position[..., 0][last] + 1
+        self.hidden, self.time = self._read(batch, lengths)
         self.spans = batch.layout.shape[1]  # a span number that no prompt has used
         self._prompt = batch
+
+    def _read(self, batch: PackedBatch, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the prompts to the cache: hidden (R, D) of each one's last token, and the time (R,) after it.
+        A prompt may be empty where the first span brings its own begin token; it has no hidden state then."""
+        if batch.layout.shape[1] == 0:
+            weight = self.model.embedding.weight
+            return weight.new_zeros(self.rows, weight.shape[1]), torch.zeros_like(lengths)
+        last = (torch.arange(self.rows, device=self.device), (lengths - 1).clamp_min(0))
+        hidden = self._forward(self.model.embed(batch)[0], batch.layout)
+        self.cache.advance(lengths)
+        time = batch.layout.position[..., 0][last] + 1
+        return hidden[last], torch.where(lengths > 0, time, 0)
 
     def _forward(self, x: Tensor, layout: Layout) -> Tensor:
         return self.model.backbone(x, self.model.backbone.plan(layout, self.cache), self.cache)
@@ -90,27 +100,22 @@ class Stream:
 class OpenSpan:
     """A continuous span being drawn in the rows of a stream; its slots are overwritten until `close`.
 
-    grids may differ from row to row: shorter spans are padded, and the padding of what is returned is 0.
+    grids may differ from row to row: shorter spans are padded, and the padding of what is returned is 0. Where the
+    span's bounds are part of its block they are written with it: a row is then its begin, its tokens and its end.
     """
 
     def __init__(self, stream: Stream, modality: str, grids: Sequence[Grid], alive: Tensor):
         self.stream, self.alive, model = stream, alive, stream.model
         self.index, self.layers = model.index_of[modality], model.patch_layers[modality]
-        kind = model.modalities[self.index].position
-        self.advance_time = torch.tensor([1 if kind == "grid" else r * c for r, c in grids], device=stream.device)
-        self.counts = torch.tensor([r * c for r, c in grids], device=stream.device)
-        longest = int(self.counts.max())
-        held = torch.arange(longest, device=stream.device) < self.counts[:, None]
-        position = torch.zeros(stream.rows, longest, 3, dtype=torch.long, device=stream.device)
-        for row, (grid, time) in enumerate(zip(grids, stream.time.tolist())):
-            n = grid[0] * grid[1]
-            position[row, :n] = span_positions(n, grid, time, kind).to(position)
-        self.layout = Layout(
-            torch.full_like(position[..., 0], self.index),
-            torch.where(held & alive[:, None], 0, PADDING),
-            torch.full_like(position[..., 0], stream.spans),
-            position,
-        )
+        self.modality = model.modalities[self.index]
+        steps = [1 if self.modality.position == "grid" else rows * columns for rows, columns in grids]
+        self.advance_time = torch.tensor(steps, device=stream.device)
+        self.counts = torch.tensor([rows * columns for rows, columns in grids], device=stream.device)
+        self.bounds = 2 if self.modality.block else 0  # tokens of a row beside its own
+        self.layout = self._layout(grids)
+        width = self.layout.shape[1]
+        place = torch.arange(width, device=stream.device) - self.bounds // 2
+        held = (place >= 0) & (place < self.counts[:, None])
         self.latents = Latents(
             values=torch.empty(0),
             slots=held.flatten().nonzero().flatten(),
@@ -121,13 +126,31 @@ class OpenSpan:
         )
         self._plans: dict[int, tuple] = {}
 
+    def _layout(self, grids: Sequence[Grid]) -> Layout:
+        """Where the tokens of every row stand, padded to the longest row."""
+        stream, device = self.stream, self.stream.device
+        totals = self.counts + self.bounds
+        position = torch.zeros(stream.rows, int(totals.max()), 3, dtype=torch.long, device=device)
+        modality = torch.full_like(position[..., 0], self.index)
+        for row, (grid, time) in enumerate(zip(grids, stream.time.tolist())):
+            n, first = grid[0] * grid[1], self.bounds // 2
+            position[row, : n + self.bounds, 0] = time
+            position[row, first : first + n] = span_positions(n, grid, time, self.modality.position).to(position)
+            if self.bounds:
+                modality[row, 0] = modality[row, n + 1] = 0
+        held = torch.arange(position.shape[1], device=device) < totals[:, None]
+        document = torch.where(held & self.alive[:, None], 0, PADDING)
+        span = torch.full_like(document, stream.spans)
+        block = span.masked_fill(~held, PADDING) if self.bounds else None
+        return Layout(modality, document, span, position, block)
+
     def __call__(self, values: Tensor, time: Tensor, step: Tensor | None = None) -> Tensor:
         """values (r, n, C) of the first r rows, at one time in [0, 1] -> the network's output (r, n, C).
 
         step: the size of the sampler's step, for objectives that take it.
         """
         told = None if step is None else step.expand(len(values))
-        return self._pass(values, time.expand(len(values)), told)
+        return self._pass(values, time.expand(len(values)), told)[0]
 
     def _plan(self, rows: int):
         """What a pass over the first rows needs: their plan, their share of the cache, where their tokens stand."""
@@ -135,8 +158,9 @@ class OpenSpan:
             stream = self.stream
             layout, cache, latents = self.layout, stream.cache, self.latents
             if rows < stream.rows:
-                parts = (layout.modality, layout.document, layout.span, layout.position)
-                layout, cache = Layout(*(part[:rows] for part in parts)), cache.narrow(rows)
+                parts = (getattr(layout, f.name) for f in fields(layout))
+                layout = Layout(*(None if part is None else part[:rows] for part in parts))
+                cache = cache.narrow(rows)
                 tokens = int(self.counts[:rows].sum())
                 latents = replace(
                     latents, slots=latents.slots[:tokens], span=latents.span[:tokens], grids=latents.grids[:rows]
@@ -144,24 +168,42 @@ class OpenSpan:
             self._plans[rows] = (stream.model.backbone.plan(layout, cache), cache, latents)
         return self._plans[rows]
 
-    def _pass(self, values: Tensor, time: Tensor, step: Tensor | None = None) -> Tensor:
+    def _pass(self, values: Tensor, time: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The network's output (r, n, C), and its hidden states (r, n + bounds, D)."""
         plan, cache, latents = self._plan(len(values))
-        latents.values, latents.time, latents.step = values.flatten(0, 1)[latents.slots], time, step
+        rows, longest, channels = values.shape
+        own = (torch.arange(longest, device=values.device) < self.counts[:rows, None]).flatten().nonzero().flatten()
+        latents.values, latents.time, latents.step = values.flatten(0, 1)[own], time, step
         tokens, memory = self.layers.encode(latents)
-        x = tokens.new_zeros(values.shape[0] * values.shape[1], tokens.shape[-1])
-        x = x.index_copy_(0, latents.slots, tokens).view(*values.shape[:2], -1)
-        hidden = self.stream.model.backbone(x, plan, cache).flatten(0, 1)
-        output = self.layers.decode(hidden[latents.slots], latents, memory)
-        flat = values.new_zeros(values.shape[0] * values.shape[1], values.shape[2])
-        return flat.index_copy_(0, latents.slots, output.to(values.dtype)).view(values.shape)
+        x = self._frame(rows, tokens).flatten(0, 1).index_copy_(0, latents.slots, tokens)
+        x = x.view(rows, self.layout.shape[1], -1)
+        hidden = self.stream.model.backbone(x, plan, cache)
+        output = self.layers.decode(hidden.flatten(0, 1)[latents.slots], latents, memory)
+        flat = values.new_zeros(rows * longest, channels)
+        return flat.index_copy_(0, own, output.to(values.dtype)).view(values.shape), hidden
+
+    def _frame(self, rows: int, tokens: Tensor) -> Tensor:
+        """(r, n + bounds, D) zeros, with the embedded bounds of the block in their places."""
+        frame = tokens.new_zeros(rows, self.layout.shape[1], tokens.shape[-1])
+        if self.bounds:
+            model, name = self.stream.model, self.modality.name
+            ids = torch.tensor([model.vocabulary.begin[name], model.vocabulary.end[name]], device=tokens.device)
+            begin, end = model.embedding(ids).to(frame.dtype)
+            frame[:, 0] = begin
+            frame[torch.arange(rows, device=tokens.device), self.counts[:rows] + 1] = end
+        return frame
 
     def close(self, values: Tensor, keep: Tensor) -> None:
         """Write the clean values (R, n, C) and the end token, in the rows to keep, (R,) bool."""
-        stream, vocabulary = self.stream, self.stream.model.vocabulary
+        stream = self.stream
         keep = keep & self.alive
-        self._pass(values, torch.zeros(stream.rows, device=stream.device))
-        stream.cache.advance(torch.where(keep, self.counts, 0))
+        _, hidden = self._pass(values, torch.zeros(stream.rows, device=stream.device))
+        stream.cache.advance(torch.where(keep, self.counts + self.bounds, 0))
         stream.time = stream.time + torch.where(keep, self.advance_time, 0)
         stream.spans += 1
-        end = vocabulary.end[stream.model.modality_names[self.index]]
+        if self.bounds:
+            last = hidden[torch.arange(stream.rows, device=stream.device), self.counts + 1]
+            stream.hidden = torch.where(keep[:, None], last, stream.hidden)
+            return
+        end = stream.model.vocabulary.end[self.modality.name]
         stream.append(torch.full((stream.rows,), end, device=stream.device), keep)

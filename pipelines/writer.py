@@ -181,10 +181,12 @@ class Writer:
             return row.inside, () if row.inside in self.drawing.grids else (vocabulary.end[row.inside],)
         if order is None:
             full = {name for name, most in self.rules.at_most.items() if row.begun.get(name, 0) >= most}
-            begins = (token for name, token in vocabulary.begin.items() if name not in full)
+            if vocabulary.wraps:  # a text's own end comes before another span
+                return self.text, (vocabulary.document_end,)
+            begins = (token for name, token in vocabulary.opens.items() if name not in full)
             return self.text, (vocabulary.document_end, *begins)
         following = self._following(row)
-        ends = (vocabulary.begin[following] if following else vocabulary.document_end,)
+        ends = (vocabulary.begin[following] if following and not vocabulary.wraps else vocabulary.document_end,)
         if row.place < 0 or order[row.place] != self.text or row.left <= 0:
             return None, ends
         return self.text, ends if row.ids else ()
@@ -194,22 +196,21 @@ class Writer:
         return order[row.place + 1] if row.place + 1 < len(order) else None
 
     def _mask(self, modality: str | None, special: tuple[int, ...]) -> Tensor:
-        forbidden = torch.ones(self.vocabulary.size, dtype=torch.bool, device=self.stream.device)
+        forbidden = torch.ones(self.vocabulary.size, dtype=torch.bool)
         if modality is not None:
-            first, last = self.vocabulary.range(modality)
-            forbidden[first:last] = False
+            forbidden = ~self.vocabulary.writable(modality)
         forbidden[list(special)] = False
-        return forbidden
+        return forbidden.to(self.stream.device)
 
     # ------------------------------------------------------------ what a token means
 
     def _take(self, number: int, token: int) -> None:
         row = self.rows[number]
-        opened = self.vocabulary.opened_by(token)
+        opened = self._opened(row, token)
         row.left, row.room = row.left - (row.inside not in self.drawing.grids), row.room - 1
         if self.sampling.processors:
             row.history.append(token)
-        if token == self.vocabulary.document_end or (opened and not self._may_open(opened, row)):
+        if (token == self.vocabulary.document_end and not opened) or (opened and not self._may_open(opened, row)):
             row.done = True
         elif opened:
             row.end_span(self.vocabulary.offset[row.inside])
@@ -226,6 +227,14 @@ class Writer:
                 self.on_token(number, row.inside, own)
             row.done = row.inside == self.text and self.rules.stop is not None and self.rules.stop(row.ids)
         self._settle(row)
+
+    def _opened(self, row: _Row, token: int) -> str | None:
+        """The modality whose span begins after this token; where texts are wrapped, their end leads on to the next."""
+        if row.inside != self.text:
+            return None
+        if self.vocabulary.wraps:
+            return self._following(row) if self.rules.order and token == self.vocabulary.document_end else None
+        return self.vocabulary.opened_by(token)
 
     def _may_open(self, modality: str, row: _Row) -> bool:
         """Whether the model may begin this modality, and the row has room for its span and end token."""
@@ -278,6 +287,7 @@ class Writer:
         values = draw(span, replace(self.drawing, generators=self._generators(ready)))
         first = torch.arange(self.stream.rows, device=device) < self.samples
         span.close(values.repeat(self.branches, 1, 1), first)
+        texts = {}
         for number, row in enumerate(self.rows):
             if ready[number]:
                 row.spans.append(Span(modality, values[number].float().cpu(), grid))
@@ -285,6 +295,10 @@ class Writer:
                 self._back_to_text(row)
                 row.room -= grid[0] * grid[1] + 1
                 self._settle(row)
+                if self.vocabulary.wraps and not row.done:
+                    texts[number] = self.vocabulary.document_begin
+        if texts:
+            self._append(texts)
 
     def _generators(self, ready: list[bool]) -> list[torch.Generator] | None:
         """The generators of the rows that are drawn; the others' are not advanced, so that a row does not depend on

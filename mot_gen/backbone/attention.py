@@ -27,11 +27,13 @@ class Places:
     """What the mask rule reads of each slot; (B, S) int64 each.
 
     document: its document. index: its place in the row. block: its span if that is bidirectional, else PADDING.
+    alone: bool, whether only its own block sees it; None: no slot is so.
     """
 
     document: Tensor
     index: Tensor
     block: Tensor
+    alone: Tensor | None = None
 
     @classmethod
     def of(cls, layout: Layout, bidirectional: Tensor, start: Tensor | None = None) -> Places:
@@ -39,17 +41,23 @@ class Places:
         index = torch.arange(layout.shape[1], device=layout.document.device).expand(layout.shape)
         if start is not None:
             index = index + start[:, None]
-        block = torch.where(bidirectional[layout.modality], layout.span, PADDING)
-        return cls(layout.document, index, block)
+        block = layout.block
+        if block is None:
+            block = torch.where(bidirectional[layout.modality], layout.span, PADDING)
+        return cls(layout.document, index, block, layout.alone)
 
     def __getitem__(self, at) -> Places:
-        return Places(self.document[at], self.index[at], self.block[at])
+        alone = None if self.alone is None else self.alone[at]
+        return Places(self.document[at], self.index[at], self.block[at], alone)
 
 
 def sees(query: Places, key: Places) -> Tensor:
     """The mask rule: bool, of places that broadcast against one another."""
     same_block = (query.block == key.block) & (query.block != PADDING)
-    return (query.document == key.document) & ((query.index >= key.index) | same_block)
+    earlier = query.index >= key.index
+    if key.alone is not None:
+        earlier = earlier & ~key.alone
+    return (query.document == key.document) & (earlier | same_block)
 
 
 def dense_mask(query: Places, key: Places, dtype: torch.dtype = torch.float32) -> Tensor:

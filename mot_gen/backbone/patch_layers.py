@@ -1,7 +1,9 @@
-"""How continuous tokens enter and leave the backbone: PatchLinear, PatchUNet, TimeEmbedding, grid_embedding.
+"""How continuous tokens enter and leave the backbone: PatchLinear, PatchUNet, Connector, GridTable, TimeEmbedding,
+grid_embedding.
 
-Both have `encode(latents) -> (tokens (N, dim), memory)`, `decode(hidden (N, dim), latents, memory) -> (N, C)`, and
-`flops(latents)` and `activations(latents)`, the numbers kept for the backward pass, of both together. The time of a
+All have `encode(latents) -> (tokens (N, dim), memory)`, `decode(hidden (N, dim), latents, memory) -> (N, C)`, and
+`flops(latents)` and `activations(latents)`, the numbers kept for the backward pass, of both together; a
+`Connector`, whose tokens are only read, has no `decode`. The time of a
 span is embedded once per span and added to each of its tokens (Transfusion, section 3).
 
 Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
@@ -21,11 +23,11 @@ from mot_gen.sequence import Latents, Modality
 
 
 class TimeEmbedding(nn.Module):
-    """(n,) times in [0, 1] -> (n, dim): sinusoids of 1000 t, then two layers (Ho et al. 2020)."""
+    """(n,) times in [0, 1] -> (n, dim): sinusoids of scale * t, then two layers (Ho et al. 2020; scale 1: BAGEL)."""
 
-    def __init__(self, dim: int, frequencies: int = 256):
+    def __init__(self, dim: int, frequencies: int = 256, scale: float = 1000.0):
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.scale = frequencies, scale
         self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def flops(self, spans: int) -> int:
@@ -33,7 +35,7 @@ class TimeEmbedding(nn.Module):
         return 2 * spans * _weights(self)
 
     def forward(self, time: Tensor) -> Tensor:
-        return self.mlp(sinusoids(1000 * time.float(), self.frequencies).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoids(self.scale * time.float(), self.frequencies).to(self.mlp[0].weight.dtype))
 
 
 def condition(layers: PatchLinear | PatchUNet, latents: Latents) -> Tensor:
@@ -74,14 +76,64 @@ def grid_embedding(grids: list[tuple[int, int]], dim: int, device=None) -> Tenso
     return torch.cat(parts) if parts else torch.zeros(0, dim, device=device)
 
 
-class PatchLinear(nn.Module):
-    """One linear layer in, one out; the output starts at zero."""
+class GridTable(nn.Module):
+    """A fixed table of positions: weight (side * side, dim), for row and column its row (side * row + column).
 
-    def __init__(self, dim: int, modality: Modality, takes_step: bool = False):
+    It begins as MAE's and BAGEL's: a quarter each of sin(column), cos(column), sin(row), cos(row). It is saved with
+    the model, and not trained.
+    """
+
+    def __init__(self, side: int, dim: int, name: str):
+        super().__init__()
+        if side < 1 or dim % 4:
+            raise InputError(f"patch_layers.{name}.table: needs a side of at least 1 and a width in four parts")
+        self.side, self.name = side, name
+        self.weight = nn.Parameter(torch.zeros(side * side, dim), requires_grad=False)
+
+    def reset_parameters(self) -> None:
+        """The sines and cosines of a square of side x side."""
+        if self.weight.is_meta:
+            return
+        row_cos, row_sin, column_cos, column_sin = grid_embedding(
+            [(self.side, self.side)], self.weight.shape[1], self.weight.device
+        ).chunk(4, dim=-1)
+        self.weight.copy_(torch.cat([column_sin, column_cos, row_sin, row_cos], dim=-1))
+
+    def forward(self, grids: list[tuple[int, int]]) -> Tensor:
+        """(N, dim) of every token of the grids, row by row; InputError for a grid that the table does not hold."""
+        places = []
+        for rows, columns in grids:
+            if max(rows, columns) > self.side:
+                raise InputError(
+                    f"{self.name}: a grid of {rows} x {columns} tokens is beyond this model's "
+                    f"{self.side} x {self.side}; give a smaller picture"
+                )
+            index = torch.arange(rows * columns, device=self.weight.device)
+            places.append(index // columns * self.side + index % columns)
+        none = torch.zeros(0, dtype=torch.long, device=self.weight.device)
+        return self.weight[torch.cat(places) if places else none]
+
+
+class PatchLinear(nn.Module):
+    """One linear layer in, one out; the output starts at zero.
+
+    time_scale: what times are multiplied by before they are embedded. table: the side of a `GridTable` of positions in
+    place of the computed embedding; only for modalities of position "grid".
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        modality: Modality,
+        time_scale: float = 1000.0,
+        table: int | None = None,
+        takes_step: bool = False,
+    ):
         super().__init__()
         self.on_grid = modality.position == "grid"
-        self.time = TimeEmbedding(dim)
-        self.step = TimeEmbedding(dim) if takes_step else None
+        self.time = TimeEmbedding(dim, scale=time_scale)
+        self.step = TimeEmbedding(dim, scale=time_scale) if takes_step else None
+        self.table = None if table is None else GridTable(table, dim, modality.name)
         self.proj_in = nn.Linear(modality.channels, dim)
         self.proj_out = nn.Linear(dim, modality.channels)
 
@@ -96,7 +148,9 @@ class PatchLinear(nn.Module):
     def encode(self, latents: Latents) -> tuple[Tensor, None]:
         tokens = self.proj_in(latents.values.to(self.proj_in.weight.dtype))
         tokens = tokens + latents.per_token(condition(self, latents))
-        if self.on_grid:
+        if self.table is not None:
+            tokens = tokens + self.table(latents.grids)
+        elif self.on_grid:
             tokens = tokens + grid_embedding(latents.grids, tokens.shape[-1], tokens.device)
         return tokens, None
 
@@ -227,11 +281,43 @@ def _by_grid(latents: Latents):
     return groups
 
 
-KINDS = {"linear": PatchLinear, "unet": PatchUNet}
+class Connector(nn.Module):
+    """Features of another network, which are read and never predicted: linear, GELU by tanh, linear (LLaVA 1.5, BAGEL).
+    hidden: the width between the two, the backbone's by default. table: as of `PatchLinear`."""
+
+    def __init__(self, dim: int, modality: Modality, hidden: int | None = None, table: int | None = None):
+        super().__init__()
+        self.fc1 = nn.Linear(modality.channels, hidden or dim)
+        self.fc2 = nn.Linear(hidden or dim, dim)
+        self.table = None if table is None else GridTable(table, dim, modality.name)
+
+    def flops(self, latents: Latents) -> int:
+        return 2 * len(latents.values) * (_weights(self.fc1) + _weights(self.fc2))
+
+    def activations(self, latents: Latents) -> int:
+        """The input of either layer, and that of the GELU."""
+        return len(latents.values) * (self.fc1.in_features + 2 * self.fc2.in_features)
+
+    def encode(self, latents: Latents) -> tuple[Tensor, None]:
+        hidden = F.gelu(self.fc1(latents.values.to(self.fc1.weight.dtype)), approximate="tanh")
+        tokens = self.fc2(hidden)
+        if self.table is not None:
+            tokens = tokens + self.table(latents.grids)
+        return tokens, None
+
+
+KINDS = {"linear": PatchLinear, "unet": PatchUNet, "connector": Connector}
 
 
 def build(dim: int, modality: Modality, kind: str = "linear", takes_step: bool = False, **options) -> nn.Module:
-    """The patch layers of a modality by kind, "linear" or "unet". takes_step: they are told the sampler's step too."""
+    """The patch layers of a modality by kind: "linear", "unet", or "connector" for what is only read. takes_step: they
+    are told the sampler's step too."""
     if kind not in KINDS:
         raise InputError(f"patch_layers.{modality.name}.kind: {kind!r} is not known" + nearest(kind, KINDS))
+    if (kind == "connector") != modality.input_only:
+        raise InputError(
+            f"patch_layers.{modality.name}.kind: connector is for input_only modalities, which have no other"
+        )
+    if kind == "connector":
+        return Connector(dim, modality, **options)
     return KINDS[kind](dim, modality, takes_step=takes_step, **options)
