@@ -1,7 +1,8 @@
 """Text as byte-level BPE tokens: TextTokenizer.
 
 Byte-level means that the 256 bytes are themselves tokens, so that every text can be written and is read back exactly:
-nothing is normalised, stripped, prefixed or unknown. There are no special tokens here. A text that spells `<|image|>`
+nothing is normalised, stripped, prefixed or unknown. Some published tokenizers lack a few rare bytes; a text that needs
+one is refused. There are no special tokens here. A text that spells `<|image|>`
 or `</s>` is that text; the tokens which bound documents and spans are added by packing, outside this vocabulary.
 """
 
@@ -63,7 +64,8 @@ class TextTokenizer(PreTrainedTokenizerFast):
         """From a folder, a `tokenizer.json` or a hub name, with all its added and special tokens taken out.
 
         kwargs: what finds the file (subfolder, revision, cache_dir, local_files_only, token). Raises InputError where
-        there is none, or where text would not survive it (not a byte-level BPE).
+        there is none, or where text would not survive it (not a byte-level BPE). Where some of the 256 bytes are not in
+        the vocabulary, `encode` refuses the texts that need one.
         """
         file = _find(str(pretrained_model_name_or_path), TOKENIZER_FILE, **kwargs)
         if file is None:
@@ -78,7 +80,8 @@ class TextTokenizer(PreTrainedTokenizerFast):
             raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
         own = saved.get("tokenizer_class") == cls.__name__
         tokenizer = cls(backend, name or (saved.get("name") if own else None) or "text")
-        if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
+        probe = "".join(character for character in _PROBE if tokenizer.missing_bytes.isdisjoint(character.encode()))
+        if tokenizer.decode(tokenizer.encode(probe)) != probe:
             raise InputError(f"{file}: text does not survive this tokenizer; give a byte-level BPE, as GPT-2's is")
         return tokenizer
 
@@ -106,8 +109,26 @@ class TextTokenizer(PreTrainedTokenizerFast):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Span]:
-        encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
+        checked = [self._writable(_encodable(text)) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(checked, add_special_tokens=False)
         return [Span(self.name, torch.tensor(encoding.ids, dtype=torch.int64)) for encoding in encodings]
+
+    @cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        """Bytes that are not in the vocabulary. Some tokenizers, SmolLM2's among them, leave out rare ones."""
+        known = self.get_vocab()
+        return frozenset(byte for byte, character in enumerate(_byte_characters()) if character not in known)
+
+    def _writable(self, text: str) -> str:
+        """The text; InputError where a character needs a byte that the vocabulary does not have."""
+        if self.missing_bytes and not self.missing_bytes.isdisjoint(text.encode()):
+            for place, character in enumerate(text):
+                if not self.missing_bytes.isdisjoint(character.encode()):
+                    raise InputError(
+                        f"text holds U+{ord(character):04X} at character {place}, which this tokenizer cannot write: "
+                        "a byte of it is not in the vocabulary; leave the character out, or use another tokenizer"
+                    )
+        return text
 
     def decode(self, token_ids, *args, **kwargs) -> str:
         """Span -> str; also what transformers takes: ids, a tensor of them, or a batch of either -> list[str].
@@ -123,6 +144,16 @@ class TextTokenizer(PreTrainedTokenizerFast):
 
     def decode_batch(self, spans: Sequence[Span]) -> list[str]:
         return [self.decode(span) for span in spans]
+
+
+def _byte_characters() -> list[str]:
+    """The character that stands for each of the 256 bytes in a byte-level vocabulary, as GPT-2 chose them.
+
+    Bytes that print as themselves do so; the others are, in their order, the characters from U+0100 on.
+    """
+    printing = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printing else chr(next(others)) for byte in range(256)]
 
 
 def _encodable(text: str) -> str:
@@ -157,8 +188,9 @@ def _neutralised(spec: dict, file: str) -> dict:
     if spec.get("model", {}).get("type") != "BPE" or not _byte_level(spec.get("decoder")):
         raise InputError(f"{file}: not a byte-level BPE; give one, as GPT-2's is, or train one (TextTokenizer.train)")
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    if not alphabet <= spec["model"]["vocab"].keys():
-        raise InputError(f"{file}: not all 256 bytes are in the vocabulary, so some text cannot be written with it")
+    printing = {chr(byte) for byte in range(0x21, 0x7F)}
+    if not printing <= spec["model"]["vocab"].keys():
+        raise InputError(f"{file}: not all of printing ASCII is in the vocabulary, so few texts can be written with it")
     merges = spec["model"].get("merges", [])
     made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges}
     added = {token["content"] for token in spec.get("added_tokens") or []} - alphabet - made

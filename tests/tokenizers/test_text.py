@@ -109,13 +109,23 @@ def test_what_cannot_be_exact_is_refused(tmp_path):
         TextTokenizer.from_pretrained(tmp_path)
     vocab = {"a": 0, "b": 1}
     foreign(tmp_path, model={"type": "BPE", "vocab": vocab, "merges": []})
-    with pytest.raises(InputError, match="not all 256 bytes"):
+    with pytest.raises(InputError, match="not all of printing ASCII"):
         TextTokenizer.from_pretrained(tmp_path)
     strip = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     foreign(tmp_path, pre_tokenizer={"type": "Sequence", "pretokenizers": [strip, byte_level]})
     with pytest.raises(InputError, match="does not survive"):
         TextTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_rare_byte_that_is_missing_refuses_the_text_that_needs_it(tmp_path):
+    alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - {"Ā", "č"})  # the bytes 0x00 and 0x0D
+    foreign(tmp_path, model={"type": "BPE", "vocab": {c: i for i, c in enumerate(alphabet)}, "merges": []})
+    tokenizer = TextTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.missing_bytes == {0x00, 0x0D}
+    assert tokenizer.decode(tokenizer.encode("naïve 北京\n")) == "naïve 北京\n"
+    with pytest.raises(InputError, match=r"U\+000D at character 1, which this tokenizer cannot write"):
+        tokenizer.encode("a\r\n")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "BPE"}}'])
