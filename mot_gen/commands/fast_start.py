@@ -121,8 +121,9 @@ def _standing_in(module: str, name: str, home: str) -> AbstractContextManager:
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Within, what is imported finds stand-ins for the compiler, scipy's statistics and some classes."""
+def _stand_ins(entry: str) -> Iterator[None]:
+    """Within, what an entry imports finds stand-ins for the compiler, scipy's statistics and some classes. transformers
+    and scipy are imported for those entries alone that name a class of theirs."""
     import torch.compiler
 
     with ExitStack() as stack:
@@ -136,10 +137,12 @@ def _stand_ins() -> Iterator[None]:
             stand_in = _StandIn(tuners)
             vars(stand_in)["BaseTunerLayer"] = _Later(tuners, "BaseTunerLayer", tuners)
             stack.enter_context(_replaced(sys.modules, tuners, stand_in))
-        stack.enter_context(_standing_in("scipy", "integrate", "scipy.integrate"))
-        stack.enter_context(_standing_in("transformers", "PreTrainedModel", "transformers.modeling_utils"))
-        auto = "transformers.models.auto.image_processing_auto"
-        stack.enter_context(_standing_in("transformers", "AutoImageProcessor", auto))
+        if entry.startswith("diffusers.pipelines"):
+            stack.enter_context(_standing_in("transformers", "PreTrainedModel", "transformers.modeling_utils"))
+            auto = "transformers.models.auto.image_processing_auto"
+            stack.enter_context(_standing_in("transformers", "AutoImageProcessor", auto))
+        if entry.startswith(("diffusers.pipelines", "diffusers.schedulers")):
+            stack.enter_context(_standing_in("scipy", "integrate", "scipy.integrate"))
         yield
 
 
@@ -268,7 +271,7 @@ class _WithStandIns(importlib.abc.Loader):
     def _outermost(self, module) -> None:
         _WithStandIns.within = True
         try:
-            with _stand_ins():
+            with _stand_ins(module.__name__):
                 self.real.exec_module(module)
         except Exception:
             log.debug("the fast start does not suit this diffusers; importing it as it comes", exc_info=True)
