@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) of chosen towers: Lora, LowRank, add, merged, save, load.
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) of chosen towers: LowRank, add, merged, save, load.
 
     y = W x + (alpha / rank) B A x        for the tokens of a chosen tower; W stays as it is, B begins at zero
 
@@ -13,11 +13,9 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,17 +24,6 @@ from mot_gen.errors import InputError, nearest
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # peft's, before the names of a model's modules
-
-
-class Lora(BaseModel):
-    """In a recipe: adapters that learn in the place of everything else."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    towers: Annotated[list[str], Field(min_length=1)]
-    rank: Annotated[int, Field(strict=True, ge=1)] = 8
-    alpha: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 16.0
-    layers: list[str] = []  # the projections that get one: qkv, out, gate_up, down, ...; [] = all
 
 
 class LowRank(nn.Module):

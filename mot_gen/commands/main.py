@@ -115,12 +115,14 @@ def _quickstart_arguments(commands) -> None:
 
 def _quickstart(arguments) -> int:
     from mot_gen.commands.quickstart import quickstart
-    from mot_gen.reports.judge_run import summary
 
     found = quickstart(arguments.out, arguments.overrides)
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0
+
+    from mot_gen.reports.judge_run import summary
+
     print(summary(found))
     print(f"then try  mot-gen generate {arguments.out} --to image --prompt 'a handwritten seven' --out seven.png")
     return 0
@@ -171,16 +173,20 @@ def _plan_arguments(commands) -> None:
 
 
 def _plan(arguments) -> int:
-    from mot_gen.recipes.recipe import load_recipe
-    from mot_gen.study.budget import config_of, solve
-    from mot_gen.study.plan import plan
-    from mot_gen.study.workload import Workload
-
-    recipe, solved = load_recipe(arguments.recipe, arguments.overrides), {}
     sizes = {name: getattr(arguments, name) for name in ("processes", "machine", "vocabulary")}
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise InputError(f"--{name}: must be at least 1, got {size}")
+
+    from mot_gen.recipes.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+
+    from mot_gen.study.budget import config_of, solve
+    from mot_gen.study.plan import plan
+    from mot_gen.study.workload import Workload
+
+    solved = {}
     if arguments.flops is not None:
         recipe = solve(recipe, arguments.flops, arguments.solve, Workload.of(recipe))
         names = ("dim", "ffn_dim", "layers") if arguments.solve == "width" else ()
@@ -197,6 +203,10 @@ def _info_arguments(commands) -> None:
 
 
 def _info(arguments) -> int:
+    from mot_gen.checkpoints import find
+
+    find(arguments.checkpoint)  # what is not there is refused before torch is imported
+
     from mot_gen.pipelines.loaded import describe
 
     _print_facts(describe(arguments.checkpoint), arguments.json)

@@ -6,12 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mot_gen.datasets import digits
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import differences, load_recipe
-from mot_gen.reports.hooks import hooks
-from mot_gen.reports.judge_run import judge
-from mot_gen.training.loop import train
 
 
 def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[str] = ()) -> dict:
@@ -26,6 +22,13 @@ def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[st
     resume = (folder / "checkpoints" / "latest").exists()
     if resume and earlier.exists() and (changed := differences(load_recipe(earlier), recipe)):
         raise InputError(f"{folder}: was begun with another recipe ({changed[0]}); remove it, or give another --out")
+
+    # Torch and the rest are imported when all that can be refused has been.
+    from mot_gen.datasets import digits
+    from mot_gen.reports.hooks import hooks
+    from mot_gen.reports.judge_run import judge
+    from mot_gen.training.loop import train
+
     task = digits.task()
     print(f"training on {task.what}: {recipe.training.steps} steps, into {folder}", file=sys.stderr, flush=True)
     return judge(train(recipe, folder, resume, hooks(recipe)), task)

@@ -83,11 +83,6 @@ def study(request: Request) -> tuple[dict, int]:
     Raises InputError before anything runs for what cannot be compared.
     """
     from mot_gen.recipes.recipe import load_recipe
-    from mot_gen.study.page import write_page
-    from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
-    from mot_gen.study.summary import summary
-    from mot_gen.study.variants import variants
-    from mot_gen.study.workload import Workload
 
     options, overrides = _split_overrides(request.overrides)
     if request.steps is not None:
@@ -102,6 +97,13 @@ def study(request: Request) -> tuple[dict, int]:
             f"training.steps: {recipe.training.steps} do not go past the warm-up of {recipe.training.warmup_steps}, "
             "so nothing could be matched; give more steps, or fewer training.warmup_steps"
         )
+
+    from mot_gen.study.page import write_page
+    from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
+    from mot_gen.study.summary import summary
+    from mot_gen.study.variants import variants
+    from mot_gen.study.workload import Workload
+
     compared = variants(recipe, request.backbones, options, request.match, Workload.of(recipe), request.control)
     jobs = jobs_of(with_tokenizers(compared, recipe, request.out), request.seeds, request.out)
     failed = run_all(jobs, request.jobs)

@@ -8,6 +8,8 @@ the set's 17 grey levels and images.
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -52,19 +54,31 @@ def to_levels(image: Image.Image) -> np.ndarray:
     return np.round(np.asarray(image.convert("L")) * (LEVELS / 255)).astype(np.int64)
 
 
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """(N, 8, 8) grey levels and (N,) digits. The file that scikit-learn carries is read directly, since importing
+    scikit-learn takes longer; it is imported where the file is somewhere else."""
+    package = find_spec("sklearn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz" if package and package.origin else None
+    if file is None or not file.is_file():
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return digits.images, digits.target
+    table = np.loadtxt(file, delimiter=",")  # as load_digits reads it: 64 levels and the digit in each row
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+
+
 def load(data) -> Splits:
     """All digits; `data.held_out` of each class is set aside, the choice fixed by `data.split_seed`."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    levels, labels = _digits()
     generator = np.random.default_rng(data.split_seed)
     held_out: set[int] = set()
     for digit in range(10):
-        members = generator.permutation(np.flatnonzero(digits.target == digit))
+        members = generator.permutation(np.flatnonzero(labels == digit))
         held_out.update(members[: round(len(members) * data.held_out)].tolist())
     pairs = [
-        Pair(f"digits/{i}", to_image(levels), captions_of(int(digit)))
-        for i, (levels, digit) in enumerate(zip(digits.images, digits.target))
+        Pair(f"digits/{i}", to_image(picture), captions_of(int(digit)))
+        for i, (picture, digit) in enumerate(zip(levels, labels))
     ]
     return Splits(
         [pair for i, pair in enumerate(pairs) if i not in held_out],

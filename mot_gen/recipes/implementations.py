@@ -19,6 +19,25 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from mot_gen.errors import InputError, nearest
 
+# Names of other trainers, and what the field is called here.
+ELSEWHERE = {
+    "batch_size": "rows",
+    "clip_grad_norm": "clip",
+    "epochs": "steps",
+    "learning_rate": "lr",
+    "max_grad_norm": "clip",
+    "max_steps": "steps",
+    "mixed_precision": "precision",
+    "num_epochs": "steps",
+    "num_steps": "steps",
+    "num_train_epochs": "steps",
+    "per_device_train_batch_size": "rows",
+    "save_steps": "checkpoint_every",
+    "seq_length": "row_length",
+    "total_steps": "steps",
+    "warmup": "warmup_steps",
+}
+
 
 def locate(package: str, kind: str) -> ModuleType:
     """The module that a recipe's `kind` names: `package.kind`, or `kind` itself when it is a dotted path."""
@@ -88,7 +107,9 @@ def built(field: str, call: Callable, options: dict[str, Any]) -> Any:
 def complaint(error: dict, allowed: Iterable[str]) -> str:
     """What one of pydantic's errors says about the field before it."""
     if error["type"] == "extra_forbidden":
-        return f"is not known{nearest(error['loc'][-1], allowed)}"
+        name = error["loc"][-1]
+        ours = ELSEWHERE.get(name)
+        return f"is not known; say {ours}" if ours in allowed else f"is not known{nearest(name, allowed)}"
     if error["type"] == "missing":
         return "is missing; give it a value"
     if error["type"] in ("model_type", "model_attributes_type"):

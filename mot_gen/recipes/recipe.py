@@ -23,7 +23,6 @@ from mot_gen.errors import InputError, nearest
 from mot_gen.files.whole import write_text
 from mot_gen.recipes.implementations import built, check_options, complaint, member_of, module_of, trainer_name
 from mot_gen.recipes.sections import Backbone, Data, Evaluation, Objective, Sampling, Section, Tokenizer, Training
-from mot_gen.sequence import Modality
 
 SOURCES = ("digits", "openmoji", "records")
 
@@ -73,6 +72,8 @@ class Recipe(Section):
         if kind == "dense" and (options.get("towers") or options.get("untied")):
             raise InputError("backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot")
         config = built("backbone", member_of("backbone", module, "Config"), {**preset, **options})
+        from mot_gen.sequence import Modality  # needs torch, which a recipe with a wrong field need not wait for
+
         modalities = [Modality(name, vocab_size=1) for name in self.tokenizers]
         towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(self.tokenizers)
         _all_known("backbone.frozen", self.backbone.frozen, towers)

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mot_gen.backbone.lora import Lora
-
 # Numbers are strict, so that `steps: true` and `lr: "fast"` are errors and not 1 and a guess.
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
@@ -118,6 +116,17 @@ class Objective(Component):
     """A module under `mot_gen.objectives` (next_token, flow, diffusion), with an `Objective` that takes the options."""
 
     weight: NonNegative = 1.0  # of this modality's loss in the sum; Transfusion gives images 5
+
+
+class Lora(BaseModel):
+    """In a recipe: adapters that learn in the place of everything else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    towers: Annotated[list[str], Field(min_length=1)]
+    rank: Annotated[int, Field(strict=True, ge=1)] = 8
+    alpha: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 16.0
+    layers: list[str] = []  # the projections that get one: qkv, out, gate_up, down, ...; [] = all
 
 
 class Backbone(Component):

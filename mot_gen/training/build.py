@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mot_gen import checkpoints, objectives
 from mot_gen.backbone import lora
@@ -92,11 +93,21 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> Multimoda
         patch_layers=backbone.patch_layers,
         context=recipe.training.row_length,
     )
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialValues():
         model = MultimodalModel(**config.to_dict())
         if backbone.lora:
             lora.add(model, **backbone.lora.model_dump())
     return model
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves out the functions of `torch.nn.init`. On the meta device they change nothing, but torch imports its
+    compiler to run them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) != "torch.nn.init":
+            return func(*args, **(kwargs or {}))
+        return args[0] if args else (kwargs or {})["tensor"]
 
 
 def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:

@@ -16,22 +16,25 @@ gathers and multiplies blocks in bf16, reduces gradients in fp32, and leaves wha
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mot_gen.errors import InputError, Lost
 from mot_gen.recipes.sections import Training
+
+if TYPE_CHECKING:  # importing them takes as long as torch itself; see `is_sharded`
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments and average, in fp32
@@ -192,6 +195,9 @@ def _mesh(world: World, training: Training, kind: str) -> DeviceMesh:
 
 
 def _shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> None:
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor import Shard
+
     shares = mesh["shard"].size()
     # Under autocast the residual stream is fp32 and products are bf16, with or without shards; so inputs are not cast.
     bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
@@ -201,7 +207,7 @@ def _shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> None:
         fully_shard(block, mp_policy=policy, **options)
     fully_shard(model, **options)
     for module in model.modules():
-        if isinstance(module, FSDPModule):
+        if is_fsdp(module):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
 
@@ -233,7 +239,7 @@ def _summed(_, bucket):
 def accumulating(network: Callable, last: bool) -> Iterator[None]:
     """Around the forward and backward pass of one of several batches: only the last sums over replicas. Shards are
     summed after each, since what would wait is the gradient of the whole model."""
-    if isinstance(network, FSDPModule):
+    if is_fsdp(network):
         network.set_requires_all_reduce(last)
     with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
         yield
@@ -242,14 +248,27 @@ def accumulating(network: Callable, last: bool) -> Iterator[None]:
 # ---------------------------------------------------------------- values
 
 
+def is_sharded(tensor: object) -> TypeGuard[DTensor]:
+    """Whether a tensor is this process's share of a larger one. No tensor is while nobody has imported
+    torch.distributed.tensor, which takes as long as torch itself; so this does not import it to ask."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def is_fsdp(network: object) -> TypeGuard[FSDPModule]:
+    """Whether a network is sharded by `fully_shard`; asked as in `is_sharded`."""
+    module = sys.modules.get("torch.distributed.fsdp")
+    return module is not None and isinstance(network, module.FSDPModule)
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's share of a tensor, in the same memory; a whole tensor is its own share."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def first_index(tensor: Tensor) -> int:
     """Where along the first dimension this process's share begins."""
-    if not isinstance(tensor, DTensor):
+    if not is_sharded(tensor):
         return 0
     mesh = tensor.device_mesh
     shares = [mesh.size(axis) for axis, placement in enumerate(tensor.placements) if placement.is_shard(0)]
@@ -262,7 +281,9 @@ def fill(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
     parameters = dict(model.named_parameters())
     for name, value in values:
         parameter = parameters[name]
-        if isinstance(parameter, DTensor):
+        if is_sharded(parameter):
+            from torch.distributed.tensor import distribute_tensor
+
             mesh = parameter.device_mesh
             value = distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
         local(parameter).copy_(local(value))
@@ -270,7 +291,7 @@ def fill(model: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
 
 def reshard(model: nn.Module) -> None:
     """Let go of what a forward pass without a backward pass gathered, which would be taken for the weights."""
-    if isinstance(model, FSDPModule):
+    if is_fsdp(model):
         model.reshard()
 
 
@@ -282,7 +303,7 @@ def gather(model: nn.Module, whole: nn.Module, world: World) -> nn.Module | None
         allocate(whole, torch.device("cpu"))
     own = dict(whole.named_parameters())
     for name, parameter in model.named_parameters():
-        value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        value = parameter.full_tensor() if is_sharded(parameter) else parameter
         if world.first:
             own[name].copy_(value)
     return whole if world.first else None
