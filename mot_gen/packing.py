@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +23,16 @@ from mot_gen.sequence import PADDING, Latents, Layout, Modality, PackedBatch, Sp
 Sample = Sequence[Span]
 
 
-def document_length(sample: Sample, modalities: Sequence[Modality]) -> int:
+class _Sized(Protocol):
+    """A span, or what stands for one before it is made."""
+
+    @property
+    def modality(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+def document_length(sample: Sequence[_Sized], modalities: Sequence[Modality]) -> int:
     """Slots that a sample takes: its tokens, a begin and an end around each non-text span, and two bounds of the
     document, or of every text where the model wraps texts."""
     text = modalities[0]

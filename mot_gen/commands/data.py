@@ -91,10 +91,10 @@ def validate_command(args: argparse.Namespace) -> int:
     _at_least(args, limit=0, workers=1)
     try:
         source = opened(args.source, args.overrides)
-    except InputError:
-        lines = refused(args.source, args.overrides)
-        for line in lines if len(lines) > 1 and not args.json else []:
-            print(f"refused: {line}")
+    except InputError as error:
+        if not args.json:
+            for line in refused(error):
+                print(f"refused: {line}")
         raise
     report = validate(source, args.limit, args.workers)
     print(json.dumps(report.as_dict(), indent=2) if args.json else "\n".join(validate_lines(report)))

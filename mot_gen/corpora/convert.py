@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 
 from mot_gen.corpora import formats
 from mot_gen.corpora.foreign import Media, Row, Unconvertible, unknown_fields
-from mot_gen.data.records import Sample, parse_record
-from mot_gen.data.tokenize import schema, to_record
+from mot_gen.data.parsing import parse_record
+from mot_gen.data.samples import Sample
+from mot_gen.data.store import schema, to_record
 from mot_gen.errors import InputError
 from mot_gen.files.progress import Progress
 from mot_gen.files.whole import writing
@@ -181,15 +182,15 @@ def _parquet(file: BinaryIO, out: Path):
     import pyarrow.parquet
 
     rows: list[dict[str, Any]] = []
-    with pyarrow.parquet.ParquetWriter(file, schema({}), compression="zstd") as writer:
+    with pyarrow.parquet.ParquetWriter(file, schema(), compression="zstd") as writer:
 
         def flush() -> None:
             if rows:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema({})))
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema()))
                 rows.clear()
 
         def write(record: dict[str, Any], sample: Sample) -> None:
-            rows.append(to_record(sample, {}, {}))
+            rows.append(to_record(sample))
             if len(rows) == ROW_GROUP:
                 flush()
 

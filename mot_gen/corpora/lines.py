@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mot_gen.corpora.measured import PROBLEMS
@@ -18,36 +18,42 @@ def validate_lines(report: Report) -> list[str]:
     found = report.as_dict()
     sides = found["sides"]
     rows = [["", *(name.replace("_", " ") for name in sides)], *_counts(sides), *_losses(sides), *_rows(sides)]
-    return [*table(rows), *_lengths(report), *_names(sides, found["held_out_in_train"]), *_verdict(report)]
+    lines = [*table(rows), *_lengths(report), *_names(sides, found["held_out_in_train"])]
+    for what, notice in found["notices"].items():
+        lines += _named(what, notice)
+    return [*lines, *_verdict(report)]
 
 
 def _counts(sides: Mapping[str, Any]) -> Iterator[list]:
     for name in ("samples", "checked", "usable"):
         yield [name, *(side[name] for side in sides.values())]
     for problem in PROBLEMS:
-        if any(problem in side["dropped"] for side in sides.values()):
-            yield [
-                f"dropped: {problem}",
-                *(side["dropped"].get(problem, {"count": 0})["count"] for side in sides.values()),
-            ]
-    for title, pick in (
-        ("nothing carries loss", lambda side: side["without_loss"]["count"]),
-        ("id of another", lambda side: side["duplicates"]["ids"]["count"]),
-        ("content of another", lambda side: side["duplicates"]["contents"]["count"]),
-        ("media that come again", lambda side: side["duplicates"]["media"]),
-    ):
-        yield [title, *map(pick, sides.values())]
+        counts = [side["dropped"].get(problem, {"count": 0})["count"] for side in sides.values()]
+        if any(counts):
+            yield [f"dropped: {problem}", *counts]
+    yield ["nothing carries loss", *(side["without_loss"]["count"] for side in sides.values())]
+    again = [side["duplicates"] for side in sides.values()]
+    yield ["id of another", *(found["ids"]["count"] for found in again)]
+    yield ["content of another", *(found["contents"]["count"] for found in again)]
+    yield ["media that come again", *(found["media"] for found in again)]
 
 
 def _losses(sides: Mapping[str, Any]) -> Iterator[list]:
     measured = any(side["rows"] for side in sides.values())
-    for kind in sorted({kind for side in sides.values() for kind in side["modalities"]}):
+    kinds: set[str] = set()
+    for side in sides.values():
+        kinds |= side["modalities"].keys()
+    for kind in sorted(kinds):
         counts = [side["modalities"].get(kind, {}) for side in sides.values()]
-        yield [f"{kind}: parts", *(c.get("parts", 0) for c in counts)]
-        yield ["  that carry loss", *(c.get("learned_parts", 0) for c in counts)]
+        yield [f"{kind}: parts", *_each(counts, "parts")]
+        yield ["  that carry loss", *_each(counts, "learned_parts")]
         if measured or kind == "text":
-            yield [f"{kind}: {'tokens' if measured else 'bytes'}", *(c.get("tokens", 0) for c in counts)]
-            yield ["  that carry loss", *(c.get("learned_tokens", 0) for c in counts)]
+            yield [f"{kind}: {'tokens' if measured else 'bytes'}", *_each(counts, "tokens")]
+            yield ["  that carry loss", *_each(counts, "learned_tokens")]
+
+
+def _each(counts: Sequence[Mapping[str, int]], name: str) -> list[int]:
+    return [count.get(name, 0) for count in counts]
 
 
 def _rows(sides: Mapping[str, Any]) -> Iterator[list]:
@@ -100,9 +106,7 @@ def _verdict(report: Report) -> Iterator[str]:
 def stats_lines(stats: Stats) -> list[str]:
     """Tables of counts and of spreads, and bars for the lengths of texts."""
     found = stats.as_dict()
-    of = "" if found["counted"] == found["samples"] else f", of which {number(found['counted'])} were counted"
-    kinds = " and ".join(f"{number(found[name])} {name}" for name in ("pairs", "documents") if found[name])
-    lines = [f"{number(found['samples'])} samples{of}: {kinds}"]
+    lines = [_headline(found)]
     lines += _block(["modality", "samples", "parts", "with loss"], list(_modalities(found)))
     if len(found["sources"]) > 1:
         lines += _block(["source", "samples"], [[name, count] for name, count in found["sources"].items()])
@@ -110,9 +114,25 @@ def stats_lines(stats: Stats) -> list[str]:
     if found["images"]:
         lines += _block(["picture size", "pictures"], list(map(list, found["images"]["sizes"].items())))
         lines += _block(["picture kind", "pictures"], list(map(list, found["images"]["kinds"].items())))
-    bars = stats.caption_words if stats.pairs == stats.samples else stats.text_bytes
-    title = "words a caption" if bars is stats.caption_words else "bytes of text a sample"
-    return [*lines, "", title, *histogram(bars), *_named("unreadable media", found["unreadable"])]
+    lines += ["", *_texts(stats), *_named("unreadable media", found["unreadable"])]
+    lines += _named("unreadable records", found["broken"])
+    for what, notice in found["notices"].items():
+        lines += _named(what, notice)
+    return lines
+
+
+def _headline(found: Mapping[str, Any]) -> str:
+    kinds = [f"{number(found[name])} {name}" for name in ("pairs", "documents") if found[name]]
+    of = ""
+    if found["counted"] != found["samples"]:
+        of = f", of which {number(found['counted'])} were counted"
+    return f"{number(found['samples'])} samples{of}: {' and '.join(kinds)}"
+
+
+def _texts(stats: Stats) -> list[str]:
+    if stats.pairs == stats.samples:
+        return ["words a caption", *histogram(stats.caption_words)]
+    return ["bytes of text a sample", *histogram(stats.text_bytes)]
 
 
 def _block(header: list, rows: list[list]) -> list[str]:

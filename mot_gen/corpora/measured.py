@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mot_gen.data.encoded import Encoded
-from mot_gen.data.records import Pair, Part, Sample, Splits, sample_key
-from mot_gen.data.spans import UNUSABLE
-from mot_gen.data.tokenize import medium_bytes, parts_of
+from mot_gen.data.looks import PictureWatch
+from mot_gen.data.samples import UNUSABLE, Arranging, Pair, Part, Sample, Splits, sample_key
+from mot_gen.data.store import medium_bytes, parts_of
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_audio
 from mot_gen.files.image_files import load_image
-from mot_gen.packing import document_length
-from mot_gen.recipes.recipe import Recipe
-from mot_gen.recipes.sections import Data
-from mot_gen.sequence import Span
-from mot_gen.training.build import build_tokenizers
+
+if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
+    from mot_gen.recipes.recipe import Recipe
 
 # Why training cannot use a sample. The last two stop it; of the others it takes `training.max_corrupt`.
 PROBLEMS = ("unreadable record", "missing file", "broken media", "too long", "no tokenizer", "other tokenizer")
@@ -42,41 +38,75 @@ class Unusable(Exception):
         self.problem = problem
 
 
+class MeasuredPart(NamedTuple):
+    """modality: its name. tokens: how many; of text without a tokenizer its bytes. learned: whether it carries loss."""
+
+    modality: str
+    tokens: int
+    learned: bool
+
+
 @dataclass
 class Measured:
     """What one sample is.
 
-    problem, reason: why training cannot use it, or empty. parts: modality, tokens (of text bytes where there is no
-    tokenizer) and whether it carries loss. length: slots of a row that training plans for it, also where its media turn
-    out broken; 0 without tokenizers. id, content, media: keys to find duplicates by, of its id, of all that it holds,
-    and of each medium; 0 and none where it cannot be used.
+    problem, reason: why training cannot use it, or empty. length: slots of a row that training plans for it, also where
+    its media turn out broken; 0 without tokenizers. changes: what becomes of its pictures, and their names.
+
+    id, content, media: keys to find duplicates by, of its id, of all that it holds, and of each medium; 0 and none
+    where it cannot be used.
     """
 
     name: str
     problem: str = ""
     reason: str = ""
-    parts: list[tuple[str, int, bool]] = field(default_factory=list)
+    parts: list[MeasuredPart] = field(default_factory=list)
     length: int = 0
+    changes: list[tuple[str, str]] = field(default_factory=list)
     id: int = 0
     content: int = 0
     media: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
+class Order:
+    """How pairs are arranged where there is no recipe: every caption counts."""
+
+    caption_first: float = 0.5
+    caption_dropout: float = 0.1
+
+
+@dataclass(frozen=True)
 class Ruler:
-    """What samples are measured by. tokenizers: modality -> tokenizer, text first; none: texts count in bytes, and
-    nothing is too long. made_later: modalities whose tokenizer the run trains, so that its fingerprint is not known."""
+    """What samples are measured by.
+
+    tokenizers: modality -> tokenizer, text first; none: texts count in bytes, and nothing is too long. row_length:
+    slots of a row, 0 without tokenizers. window: samples that are packed together. made_later: modalities whose
+    tokenizer the run trains, so that its fingerprint is not known.
+    """
 
     tokenizers: Mapping[str, Any] = field(default_factory=dict)
-    data: Data = field(default_factory=Data)
+    data: Arranging = field(default_factory=Order)
     row_length: int = 0
+    window: int = 1
     made_later: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, recipe: Recipe, splits: Splits) -> Ruler:
         """The recipe's own; tokenizers that it would train are taken untrained, whose lengths are the same."""
+        from mot_gen.training.build import build_tokenizers
+
         later = frozenset(name for name, section in recipe.tokenizers.items() if section.train is not None)
-        return cls(build_tokenizers(recipe, splits), recipe.data, recipe.training.row_length, later)
+        tokenizers = build_tokenizers(recipe, splits)
+        return cls(tokenizers, recipe.data, recipe.training.row_length, recipe.data.window, later)
+
+    @cached_property
+    def _modalities(self) -> list[Any]:
+        return [tokenizer.modality for tokenizer in self.tokenizers.values()]
+
+    @cached_property
+    def _pictures(self) -> PictureWatch:
+        return PictureWatch(self.tokenizers, 0)
 
     def measure(self, samples: Sequence[Sample], index: int) -> Measured:
         """The sample as one epoch might arrange it."""
@@ -87,10 +117,13 @@ class Ruler:
         found = Measured(sample.id, id=sample_key(sample.id))
         try:
             arranged = sample.arrange(random.Random(f"measure/{index}"), self.data)
-            found.parts = [(part.kind, self._tokens(part), part.loss) for part in arranged]
+            for part in arranged:
+                found.parts.append(MeasuredPart(part.kind, self._tokens(part), part.loss))
             found.length = self._length(found.parts)
             for part in arranged:
                 self._decode(part)
+                if part.kind == "image":
+                    found.changes += self._pictures.changes(part.value, sample.id)
             found.media, found.content = _keys(sample)
         except Unusable as error:
             found.problem, found.reason = error.problem, str(error)
@@ -102,8 +135,8 @@ class Ruler:
         if self.tokenizers and tokenizer is None:
             raise Unusable("no tokenizer", f"the recipe has no tokenizer for {part.kind}")
         if isinstance(part.value, Encoded):
-            self._check_made_by(part)
-            return len(part.value.values)
+            self._check_made_by(part.value, part.kind)
+            return len(part.value)
         if tokenizer is None:
             return len(part.value.encode()) if part.kind == "text" else 0
         if getattr(tokenizer, "grid", None):  # none where pictures are of several sizes
@@ -111,11 +144,11 @@ class Ruler:
         with _reading(part):
             return len(tokenizer.encode(part.value))
 
-    def _check_made_by(self, part: Part) -> None:
-        """Of what is tokens already, unless its tokenizer is still to be trained."""
-        made, own = part.value.fingerprint, self._fingerprints.get(part.kind)
-        if own not in (None, made):
-            raise Unusable("other tokenizer", f"its {part.kind} is of tokenizer {made[:12]}, not of {own[:12]}")
+    def _check_made_by(self, tokens: Encoded, kind: str) -> None:
+        """Tokens made before must be of the recipe's tokenizer, unless that is still to be trained."""
+        made, own = tokens.fingerprint, self._fingerprints.get(kind)
+        if own is not None and own != made:
+            raise Unusable("other tokenizer", f"its {kind} is of tokenizer {made[:12]}, not of {own[:12]}")
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
@@ -133,18 +166,23 @@ class Ruler:
             elif part.kind == "speech" and tokenizer is None:
                 load_audio(part.value)
 
-    def _length(self, parts: Sequence[tuple[str, int, bool]]) -> int:
+    def _length(self, parts: Sequence[MeasuredPart]) -> int:
         if not self.tokenizers:
             return 0
-        modalities = [tokenizer.modality for tokenizer in self.tokenizers.values()]
-        length = document_length([Span(kind, torch.empty(tokens)) for kind, tokens, _ in parts], modalities)
+        import torch
+
+        from mot_gen.packing import document_length
+        from mot_gen.sequence import Span
+
+        spans = [Span(part.modality, torch.empty(part.tokens)) for part in parts]
+        length = document_length(spans, self._modalities)
         if length > self.row_length:
             raise Unusable("too long", f"{length} tokens do not fit a row of {self.row_length}")
         return length
 
 
 @contextmanager
-def _reading(part: Part):
+def _reading(part: Part) -> Iterator[None]:
     """What goes wrong with a medium, told apart."""
     try:
         yield
@@ -158,17 +196,21 @@ def _reading(part: Part):
 
 
 def _keys(sample: Sample) -> tuple[list[int], int]:
-    """Of each medium, by what it holds and not where it lies; of all: texts, media, and what carries loss."""
+    """Of each medium, by what it holds and not where it lies; of everything: texts, media, and what carries loss."""
     parts = parts_of(sample)
-    media = [_medium_key(part.value) for part in parts if not isinstance(part.value, str)]
-    said = [(part.kind, part.loss, part.value if isinstance(part.value, str) else "") for part in parts]
+    media, said = [], []
+    for part in parts:
+        text = part.value if isinstance(part.value, str) else ""
+        said.append((part.kind, part.loss, text))
+        if not isinstance(part.value, str):
+            media.append(_medium_key(part.value))
     captions = sorted(sample.captions) if isinstance(sample, Pair) else []
     return media, sample_key(repr((said, captions, media)))
 
 
 def _medium_key(value: Any) -> int:
     try:
-        content = value.values.numpy().tobytes() if isinstance(value, Encoded) else medium_bytes(value)
+        content = value.read().numpy().tobytes() if isinstance(value, Encoded) else medium_bytes(value)
     except (OSError, InputError) as error:
         raise Unusable("broken media", str(error)) from None
     return sample_key(hashlib.sha256(content).hexdigest())

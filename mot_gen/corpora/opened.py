@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mot_gen.corpora import foreign
-from mot_gen.data.records import Sample, Splits, open_all, open_records, parse_record
+from mot_gen.data.notices import NAMED
+from mot_gen.data.records import open_all
+from mot_gen.data.samples import Sample, Splits
+from mot_gen.data.sources import NoRecord
 from mot_gen.errors import InputError
-from mot_gen.recipes.recipe import Recipe, load_recipe, shipped
-from mot_gen.training.build import load_splits
 
-NAMED = 1000  # records that are named, where there are more
+if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
+    from mot_gen.recipes.recipe import Recipe
+
+__all__ = ["NAMED", "Opened", "drawn", "opened", "refused"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,14 @@ class Opened:
 
 
 def opened(name: str, more: Sequence[str]) -> Opened:
-    """name: a recipe, more: its KEY=VALUE; or both records. InputError where training would refuse them."""
-    if name in shipped() or Path(name).suffix in (".yaml", ".yml"):
+    """The sets of a recipe and its KEY=VALUE, or of several files and folders of records.
+
+    InputError where nothing can be read. Records that cannot be read are left out, and counted by the sets.
+    """
+    if is_recipe(name):
+        from mot_gen.recipes.recipe import load_recipe
+        from mot_gen.training.build import load_splits
+
         recipe = load_recipe(name, more)
         splits = load_splits(recipe)
         return Opened({"train": splits.train, "held_out": splits.held_out}, recipe)
@@ -44,36 +53,25 @@ def opened(name: str, more: Sequence[str]) -> Opened:
     return Opened({"records": open_all([name, *more])})
 
 
-def refused(name: str, more: Sequence[str]) -> list[str]:
-    """Each record that training refuses to begin with, by file and line; `opened` stops at the first of them."""
-    paths = [name, *more]
-    if name in shipped() or Path(name).suffix in (".yaml", ".yml"):
-        data = load_recipe(name, more).data
-        paths = [*(records.path for records in data.records), *data.held_out_records]
-    return [line for path in paths for line in _refused(path)]
+def is_recipe(name: str) -> bool:
+    """Whether a name is that of a recipe: a YAML file or a shipped one."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return True
+    if path.suffix or "/" in name or "://" in name:
+        return False
+    from mot_gen.recipes.recipe import shipped
+
+    return name in shipped()
 
 
-def _refused(path: str) -> list[str]:
-    try:
-        open_records(path)
-        return []
-    except InputError as error:
-        return list(islice(_refused_rows(Path(path)), NAMED)) or [str(error)]
-
-
-def _refused_rows(path: Path) -> Iterator[str]:
-    if path.suffix.lower() not in (".jsonl", ".ndjson", ".parquet") or not path.is_file():
-        return
-    for row in foreign.rows(path):
-        fields = {k: v for k, v in row.fields.items() if v is not None or path.suffix.lower() != ".parquet"}
-        try:
-            if row.error:
-                raise InputError(f"{row.where}: {row.error}")
-            parse_record(fields, row.where, row.id, lambda value, field: value)
-        except InputError as error:
-            yield str(error)
+def refused(error: InputError) -> list[str]:
+    """The records that cannot be read, each in a line, where there is no other in their file."""
+    return error.broken.samples if isinstance(error, NoRecord) else []
 
 
 def drawn(count: int, limit: int) -> Sequence[int]:
     """All of `count` indices, or `limit` of them at random, always the same, in their order."""
-    return range(count) if not limit or limit >= count else sorted(random.Random(0).sample(range(count), limit))
+    if not limit or limit >= count:
+        return range(count)
+    return sorted(random.Random(0).sample(range(count), limit))

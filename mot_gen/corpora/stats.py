@@ -10,19 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from PIL import Image
-
 from mot_gen.corpora.opened import NAMED, drawn
 from mot_gen.corpora.tables import summary
 from mot_gen.data import records
 from mot_gen.data.encoded import Encoded
-from mot_gen.data.records import Pair, Part, Sample
-from mot_gen.data.spans import UNUSABLE
-from mot_gen.data.tokenize import parts_of
+from mot_gen.data.notices import Notice, Notices
+from mot_gen.data.samples import UNUSABLE, Pair, Part, Sample
+from mot_gen.data.store import parts_of
+from mot_gen.files.image_files import header
 from mot_gen.files.progress import Progress
 
 WHOLE = partial(array, "L")
-ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # an EXIF field, and its values that exchange width and height
 
 
 @dataclass
@@ -31,6 +29,7 @@ class Stats:
 
     sources: samples by file or folder. modalities: parts, learned parts, and the samples that have any. kinds: pictures
     by file format and mode. tokens: of media that are tokens already. unreadable: media without a readable header.
+    broken, notices: records that cannot be read, and what the reader left out or changed.
     """
 
     total: int = 0
@@ -48,8 +47,9 @@ class Stats:
     kinds: Counter[str] = field(default_factory=Counter)
     seconds: array = field(default_factory=partial(array, "d"))
     tokens: array = field(default_factory=WHOLE)
-    unreadable: list[str] = field(default_factory=list)
-    unreadable_count: int = 0
+    unreadable: Notice = field(default_factory=Notice)
+    broken: Notice = field(default_factory=Notice)
+    notices: Notices = field(default_factory=Notices)
 
     def add(self, sample: Sample, source: str) -> None:
         """Count a sample."""
@@ -57,10 +57,7 @@ class Stats:
         self.sources[source] += 1
         parts = list(parts_of(sample))
         if isinstance(sample, Pair):
-            self.pairs += 1
-            self.captions.append(len(sample.captions))
-            self.caption_words.extend(len(caption.split()) for caption in sample.captions)
-            self.caption_bytes.extend(len(caption.encode()) for caption in sample.captions)
+            self._pair(sample)
             parts += [Part("text", caption) for caption in sample.captions]
         self.parts.append(len(parts))
         self.text_bytes.append(sum(len(part.value.encode()) for part in parts if part.kind == "text"))
@@ -71,21 +68,26 @@ class Stats:
             if part.kind != "text":
                 self._medium(sample, part)
 
+    def _pair(self, pair: Pair) -> None:
+        self.pairs += 1
+        self.captions.append(len(pair.captions))
+        for caption in pair.captions:
+            self.caption_words.append(len(caption.split()))
+            self.caption_bytes.append(len(caption.encode()))
+
     def _medium(self, sample: Sample, part: Part) -> None:
         try:
             if isinstance(part.value, Encoded):
-                self.tokens.append(len(part.value.values))
+                self.tokens.append(len(part.value))
             elif part.kind == "image":
-                width, height, kind = _image(part.value)
-                self.widths.append(width)
-                self.heights.append(height)
-                self.kinds[kind] += 1
+                found = header(part.value)
+                self.widths.append(found.width)
+                self.heights.append(found.height)
+                self.kinds[found.kind] += 1
             elif part.kind == "speech":
                 self.seconds.append(_seconds(part.value))
-        except (*UNUSABLE, RuntimeError, Image.DecompressionBombError) as error:  # RuntimeError: soundfile's
-            self.unreadable_count += 1
-            if len(self.unreadable) < NAMED:
-                self.unreadable.append(f"{sample.id}: {' '.join(str(error).split())}")
+        except (*UNUSABLE, RuntimeError) as error:  # RuntimeError: soundfile's
+            self.unreadable.note(f"{sample.id}: {' '.join(str(error).split())}")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -112,19 +114,10 @@ class Stats:
             "images": images if self.widths else {},
             "seconds": summary(self.seconds),
             "tokens": summary(self.tokens),
-            "unreadable": {"count": self.unreadable_count, "samples": self.unreadable},
+            "unreadable": self.unreadable.as_dict(),
+            "broken": self.broken.as_dict(),
+            "notices": self.notices.as_dict(),
         }
-
-
-def _image(value: Any) -> tuple[int, int, str]:
-    """Width and height as training will see them, and the kind of a picture, of which only the header is read."""
-    if isinstance(value, Image.Image):
-        return *value.size, f"PIL {value.mode}"
-    with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as image:
-        width, height = image.size
-        if image.getexif().get(ORIENTATION) in QUARTER_TURNS:
-            width, height = height, width
-        return width, height, f"{image.format} {image.mode}"
 
 
 def _seconds(value: Any) -> float:
@@ -144,4 +137,7 @@ def stats(sets: dict[str, Sequence[Sample]], limit: int = 0) -> Stats:
             for index in chosen[name]:
                 found.add(samples[index], sources[records.source_of(samples, index)])
                 bar.update(found.samples)
+    first = next(iter(sets.values()))
+    found.broken.add(records.broken(first))
+    found.notices.add([records.notices(first)])
     return found

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -20,35 +20,28 @@ import numpy as np
 from mot_gen.corpora.measured import PROBLEMS, Measured, Ruler
 from mot_gen.corpora.opened import NAMED, Opened, drawn
 from mot_gen.corpora.tables import summary
-from mot_gen.data.records import Sample
+from mot_gen.data import records
+from mot_gen.data.notices import Notice, Notices
+from mot_gen.data.samples import Sample
 from mot_gen.files.progress import Progress
-from mot_gen.packing import plan_rows
 
-
-@dataclass
-class Named:
-    """So many, and the names of the first."""
-
-    count: int = 0
-    samples: list[str] = field(default_factory=list)
-
-    def note(self, name: str) -> None:
-        self.count += 1
-        if len(self.samples) < NAMED:
-            self.samples.append(name)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "samples": self.samples}
+AHEAD = 256  # samples that are read ahead
+COUNTED = ("parts", "learned_parts", "tokens", "learned_tokens")
 
 
 class Side:
     """What was found in one set of samples, gathered by `add`. Of each sample a few numbers are kept."""
 
-    def __init__(self, samples: Sequence[Sample], ruler: Ruler):
+    def __init__(self, samples: Sequence[Sample], ruler: Ruler, broken: Notice | None = None):
+        """broken: records that could not be read to begin with."""
         self.samples, self.ruler = samples, ruler
-        self.checked = 0
-        self.dropped: dict[str, Named] = {}
-        self.without_loss = Named()
+        self.broken = broken or Notice()
+        self.checked = self.broken.count
+        self.dropped: dict[str, Notice] = {}
+        if self.broken.count:
+            self._drop("unreadable record").add(self.broken)
+        self.without_loss = Notice()
+        self.changes = Notices()
         self.modalities: dict[str, dict[str, int]] = {}
         self.lengths, self._empty = array("L"), array("L")  # of samples, and of places that stay empty in rows
         self._index, self._ids, self.contents, self._media = array("L"), array("Q"), array("Q"), array("Q")
@@ -62,19 +55,24 @@ class Side:
             self.contents.append(found.content)
             self._media.extend(found.media)
         if found.problem:
-            self.dropped.setdefault(found.problem, Named()).note(f"{found.name}: {found.reason}")
-            self._empty.extend([found.length] if found.length else [])
+            self._drop(found.problem).note(f"{found.name}: {found.reason}")
+            if found.length:
+                self._empty.append(found.length)
             return
         self.lengths.append(found.length)
-        if not any(learned for _, _, learned in found.parts):
+        for what, name in found.changes:
+            self.changes.note(what, name)
+        if not any(part.learned for part in found.parts):
             self.without_loss.note(found.name)
-        for kind, tokens, learned in found.parts:
-            counts = self.modalities.setdefault(
-                kind, dict.fromkeys(("parts", "learned_parts", "tokens", "learned_tokens"), 0)
-            )
-            for name, count in (("parts", 1), ("tokens", tokens)):
-                counts[name] += count
-                counts[f"learned_{name}"] += count * learned
+        for part in found.parts:
+            counts = self.modalities.setdefault(part.modality, dict.fromkeys(COUNTED, 0))
+            counts["parts"] += 1
+            counts["tokens"] += part.tokens
+            counts["learned_parts"] += part.learned
+            counts["learned_tokens"] += part.tokens * part.learned
+
+    def _drop(self, problem: str) -> Notice:
+        return self.dropped.setdefault(problem, Notice())
 
     @property
     def usable(self) -> int:
@@ -83,14 +81,19 @@ class Side:
     @property
     def first_problem(self) -> str:
         """The first sample that cannot be used, with the reason."""
-        return next((self.dropped[name].samples[0] for name in PROBLEMS if name in self.dropped), "")
+        for name in PROBLEMS:
+            if name in self.dropped:
+                return self.dropped[name].samples[0]
+        return ""
 
     def rows(self) -> dict[str, Any]:
         """How full rows get where samples come in any order and are packed a window at a time, as in training; the
         place of one whose media are broken stays empty."""
         if not self.ruler.row_length or not self.usable:
             return {}
-        length, window, count = self.ruler.row_length, self.ruler.data.window, 0
+        from mot_gen.packing import plan_rows
+
+        length, window, count = self.ruler.row_length, self.ruler.window, 0
         lengths = [*self.lengths, *self._empty]
         random.Random(0).shuffle(lengths)
         for start in range(0, len(lengths), window):
@@ -105,7 +108,7 @@ class Side:
             "media": len(self._media) - len(np.unique(np.asarray(self._media))),
         }
 
-    def shared(self, other: Side) -> Named:
+    def shared(self, other: Side) -> Notice:
         """Samples with all the content of one of another side."""
         return self._named(np.flatnonzero(np.isin(np.asarray(self.contents), np.asarray(other.contents))))
 
@@ -113,14 +116,14 @@ class Side:
         """How many of the media stand in samples of another side too."""
         return int(np.isin(np.asarray(self._media), np.asarray(other._media)).sum())
 
-    def _named(self, places: np.ndarray) -> Named:
+    def _named(self, places: np.ndarray) -> Notice:
         first = [self.samples[self._index[place]].id for place in places[:NAMED].tolist()]
-        return Named(len(places), first)
+        return Notice(len(places), first)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
-            "samples": len(self.samples),
+            "samples": len(self.samples) + self.broken.count,
             "checked": self.checked,
             "usable": self.usable,
             "dropped": {name: self.dropped[name].as_dict() for name in PROBLEMS if name in self.dropped},
@@ -141,10 +144,14 @@ def _again(keys: array) -> np.ndarray:
 
 @dataclass
 class Report:
-    """sides: "train" and "held_out" of a recipe, or "records". max_corrupt: how many samples training takes as
-    unusable; None where there is no recipe."""
+    """What was found.
+
+    sides: "train" and "held_out" of a recipe, or "records". notices: what the reader left out or changed. max_corrupt:
+    how many unusable samples training takes; None where there is no recipe.
+    """
 
     sides: dict[str, Side]
+    notices: Notices
     max_corrupt: int | None = None
 
     @property
@@ -152,9 +159,9 @@ class Report:
         return next(iter(self.sides.values()))
 
     @property
-    def leaked(self) -> Named:
+    def leaked(self) -> Notice:
         """Held-out samples that are trained on too."""
-        return self.sides["held_out"].shared(self.first) if "held_out" in self.sides else Named()
+        return self.sides["held_out"].shared(self.first) if "held_out" in self.sides else Notice()
 
     @property
     def leaked_media(self) -> int:
@@ -176,25 +183,55 @@ class Report:
         """JSON-able."""
         sides = {name: side.as_dict() for name, side in self.sides.items()}
         leaked = self.leaked.as_dict() | {"media": self.leaked_media}
-        return {"sides": sides, "held_out_in_train": leaked, "training_stops": self.stops}
+        return {
+            "sides": sides,
+            "held_out_in_train": leaked,
+            "notices": self.notices.as_dict(),
+            "training_stops": self.stops,
+        }
 
 
 def validate(source: Opened, limit: int = 0, workers: int = 1) -> Report:
     """Measure every sample, or `limit` of each set drawn at random, in `workers` threads."""
     recipe = source.recipe
     ruler = Ruler.of(recipe, source.splits) if recipe else Ruler()
-    sides = {name: Side(samples, ruler) for name, samples in source.sets.items()}
+    sides = _sides(source, ruler)
     with ThreadPoolExecutor(workers) as pool:
         for side in sides.values():
             for index, found in _measured(side.samples, ruler, limit, pool):
                 side.add(index, found)
-    return Report(sides, recipe.training.max_corrupt if recipe else None)
+    return Report(sides, _notices(source, sides), recipe.training.max_corrupt if recipe else None)
 
 
-def _measured(samples: Sequence[Sample], ruler: Ruler, limit: int, pool) -> Iterator[tuple[int, Measured]]:
+def _sides(source: Opened, ruler: Ruler) -> dict[str, Side]:
+    """A side of each set. Where what is held out is a share of the records, the broken ones count for training."""
+    own = source.recipe is not None and bool(source.recipe.data.held_out_records)
+    sides = {}
+    for name, samples in source.sets.items():
+        counted = name != "held_out" or own
+        sides[name] = Side(samples, ruler, records.broken(samples) if counted else None)
+    return sides
+
+
+def _notices(source: Opened, sides: Mapping[str, Side]) -> Notices:
+    found = Notices()
+    for name, side in sides.items():
+        if name != "held_out" or (source.recipe and source.recipe.data.held_out_records):
+            found.add([records.notices(side.samples)])
+    found.add(side.changes for side in sides.values())
+    first = next(iter(sides.values()))
+    for kind in first.ruler.tokenizers:
+        if kind not in first.modalities:
+            found.note("modalities of the recipe that no sample holds", kind)
+    return found
+
+
+def _measured(
+    samples: Sequence[Sample], ruler: Ruler, limit: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, Measured]]:
     chosen = drawn(len(samples), limit)
     ahead = iter(chosen)
     with Progress(len(chosen), unit="sample", shown=len(chosen) > NAMED) as bar:
-        while some := list(islice(ahead, 256)):  # so many are read ahead
+        while some := list(islice(ahead, AHEAD)):
             yield from zip(some, pool.map(partial(ruler.measure, samples), some))
             bar.update(bar.done + len(some))

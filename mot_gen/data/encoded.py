@@ -5,38 +5,56 @@ In a record such a medium is an object in the place of its path:
     {"tokens": [5, 17, ...], "grid": [4, 4], "fingerprint": "ab12..."}
     {"latents": [[0.1, ...], ...], "shape": [16, 4], "grid": [4, 4], "fingerprint": "ab12..."}
 
-ids of a discrete tokenizer, or latents of a continuous one; either a list or bytes. Bytes are little-endian int32 and
-float32, row by row; lists need no `shape`; `grid` only what has two dimensions.
+These are ids of a discrete tokenizer, or latents of a continuous one, either as a list or as bytes. Bytes are
+little-endian int32 and float32, row by row. Lists need no `shape`. `grid` is for what has two dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from mot_gen.errors import InputError
-from mot_gen.sequence import Span
+
+if TYPE_CHECKING:  # torch takes seconds to import, and records without tokens do without
+    import torch
+
+    from mot_gen.sequence import Span
 
 KEYS = {"tokens": np.dtype("<i4"), "latents": np.dtype("<f4")}
+DIMENSIONS = {"tokens": 1, "latents": 2}
+MOST = 2**31 - 1  # an id
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a tokenizer made of a medium. values: (n,) int64 ids or (n, C) float32 latents, None where they are not read
-    yet; fingerprint: of who made them; count: n, where it is known without values."""
+    """What a tokenizer made of a medium.
+
+    values: (n,) int64 ids or (n, C) float32 latents; None where they are not read yet. fingerprint: of the tokenizer.
+    count: n, where it is known without values.
+    """
 
     values: torch.Tensor | None
     grid: tuple[int, int] | None
     fingerprint: str
     count: int | None = None
 
+    def __len__(self) -> int:
+        return len(self.read())
+
+    def read(self) -> torch.Tensor:
+        """The values of a medium that was read."""
+        assert self.values is not None, "the values of an outline are not read"
+        return self.values
+
     def span(self, modality: str, learned: bool = True) -> Span:
         """As the tokenizer itself would have given it."""
-        return Span(modality, self.values, self.grid, learned)
+        from mot_gen.sequence import Span
+
+        return Span(modality, self.read(), self.grid, learned)
 
 
 def is_encoded(value: Any) -> bool:
@@ -46,21 +64,51 @@ def is_encoded(value: Any) -> bool:
 
 def parse_encoded(value: Mapping[str, Any], field: str) -> Encoded:
     """The object of a record -> tokens; `field` begins every error."""
-    key = next(key for key in KEYS if value.get(key) is not None)
-    fingerprint, grid, shape = (value.get(name) for name in ("fingerprint", "grid", "shape"))
+    import torch
+
+    key = "tokens" if value.get("tokens") is not None else "latents"
+    fingerprint, grid, shape = value.get("fingerprint"), value.get("grid"), value.get("shape")
     if not isinstance(fingerprint, str) or not fingerprint:
-        raise InputError(f"{field}.fingerprint must say which tokenizer made the {key}, got {fingerprint!r}")
-    try:
-        given = np.frombuffer(value[key], KEYS[key]) if isinstance(value[key], bytes) else np.asarray(value[key])
-        values = given.astype(KEYS[key], casting="same_kind").reshape(shape or given.shape)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{field}.{key}: cannot be read ({error})") from None
-    if values.ndim != (1 if key == "tokens" else 2) or not len(values):
+        raise InputError(f"{field}.fingerprint must say which tokenizer made the {key}, got {fingerprint!r:.60}")
+    values = _array(value[key], key, shape, f"{field}.{key}")
+    if values.ndim != DIMENSIONS[key] or not values.size:
         raise InputError(f"{field}.{key} must be (n,) ids or (n, C) latents, got shape {values.shape}")
-    if grid is not None and (len(grid) != 2 or grid[0] * grid[1] != len(values)):
-        raise InputError(f"{field}.grid {grid} does not hold {len(values)} tokens")
-    tensor = torch.from_numpy(values.copy())
-    return Encoded(tensor.long() if key == "tokens" else tensor, tuple(grid) if grid else None, fingerprint)
+    tensor = torch.from_numpy(values)
+    return Encoded(tensor, _grid(grid, len(values), field), fingerprint)
+
+
+def _array(given: Any, key: str, shape: Any, field: str) -> np.ndarray:
+    """int64 ids or float32 latents of a list or bytes, within their bounds."""
+    if shape is not None and not _whole_numbers(shape):
+        raise InputError(f"{field}: its shape must be a list of whole numbers, got {shape!r:.60}")
+    try:
+        values = np.frombuffer(given, KEYS[key]) if isinstance(given, bytes) else np.asarray(given)
+        if shape is not None:
+            values = values.reshape(shape)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{field}: cannot be read ({error})") from None
+    if key == "tokens":
+        if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= MOST):
+            raise InputError(f"{field}: cannot be read (ids are whole numbers from 0 to {MOST})")
+        return values.astype(np.int64)
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{field}: cannot be read (latents are numbers)")
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{field}: holds NaN or infinity")
+    return values
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(each) is int and each >= 0 for each in value)
+
+
+def _grid(grid: Any, count: int, field: str) -> tuple[int, int] | None:
+    if grid is None:
+        return None
+    if not _whole_numbers(grid) or len(grid) != 2 or grid[0] * grid[1] != count:
+        raise InputError(f"{field}.grid {grid!r:.60} does not hold {count} tokens")
+    return grid[0], grid[1]
 
 
 def outlined(value: Mapping[str, Any]) -> Encoded:

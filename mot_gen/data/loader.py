@@ -1,10 +1,8 @@
-"""The loading plan: `BatchPlan` says which samples come next, `Loader` deals them out in rows, tokenised.
+"""The loader: `Loader` deals out rows of tokenised samples, without end.
 
-An epoch is a permutation of what the mixture of sources shows in it (mixture.py), cut into windows. A window's samples
-are arranged, packed into rows and the rows shuffled; so memory and start-up cost follow the
-window, never the set. Rows form one endless stream, epoch after epoch: batch k of it goes to rank k % world, no sample
-is missing or twice. Every choice comes from a generator seeded by (seed, turn, index), hence the plan's position is all
-there is to save.
+plan.py says which samples come next. Rows form one endless stream, epoch after epoch: batch k of it goes to rank
+k % world, no sample is missing or comes twice. Every choice comes from a generator seeded by (seed, turn, index), hence
+the plan's position is all there is to save.
 
 Every rank knows the lengths of the whole window: of texts by tokenising them, of media by their tokenizer's grid where
 it has one. So it tokenises, and reads the media, of its own rows alone (spans.py). A medium that turns out broken then
@@ -19,31 +17,32 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
-
-import torch
 
 from mot_gen.data import records
 from mot_gen.data.augment import augmented
 from mot_gen.data.encoded import Encoded
-from mot_gen.data.mixture import Mixture, Showing, mixture_of
+from mot_gen.data.looks import LOOKED_AT, PictureWatch, media_of
+from mot_gen.data.mixture import Showing, mixture_of
+from mot_gen.data.notices import Notices
+from mot_gen.data.plan import PACKINGS, BatchPlan, Position
 from mot_gen.data.spans import UNUSABLE, Pending, SpanMaker
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.image_files import load_image
-from mot_gen.packing import best_fit_rows, document_length, plan_rows
+from mot_gen.packing import document_length
 from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Span
 
-PACKINGS = {"fewest": plan_rows, "best_fit": best_fit_rows}  # how documents share rows; the second is of older runs
-Position = tuple[int, int]  # epoch, first sample of a window in that epoch's permutation
+__all__ = ["PACKINGS", "UNUSABLE", "BatchPlan", "Loader", "Row", "Tokenised"]
 
 log = logging.getLogger(__name__)
 
 
 class Tokenised(list[Span]):
-    """The spans of a sample. source: the number of where it comes from, among `Loader.sources`."""
+    """The spans of a sample. source: the number of the file or folder it comes from, among `Loader.sources`."""
 
     def __init__(self, spans: Iterable[Span], source: int = 0):
         super().__init__(spans)
@@ -51,79 +50,7 @@ class Tokenised(list[Span]):
 
 
 Row = list[Tokenised]  # the samples that share a row
-
-
-@dataclass
-class BatchPlan:
-    """The position in the stream of rows: `consumed` rows of the window at `start` in `epoch` are used up.
-
-    mixture: what an epoch shows. window: samples a window. block: neighbours that the shuffle keeps together. index:
-    name -> value of all that the stream depends on; a state made under another index is refused. The position counts
-    what was handed out, never what was prefetched. packing: of PACKINGS; a state goes on with its own.
-    """
-
-    mixture: Mixture
-    window: int
-    seed: int
-    block: int = 1
-    index: dict[str, Any] = field(default_factory=dict)
-    epoch: int = 0
-    start: int = 0
-    consumed: int = 0
-    packing: str = "fewest"
-
-    def __post_init__(self):
-        self._order: tuple[int, torch.Tensor] | None = None
-
-    @property
-    def position(self) -> Position:
-        return self.epoch, self.start
-
-    def showings(self, position: Position) -> list[Showing]:
-        """The samples of a window."""
-        epoch, start = position
-        order = self._order
-        if order is None or order[0] != epoch:
-            generator = torch.Generator().manual_seed(records.sample_key(f"order/{self.seed}/{epoch}") >> 1)
-            blocks = -(-len(self.mixture) // self.block)
-            order = self._order = epoch, torch.randperm(blocks, generator=generator, dtype=torch.int32)
-        return self.mixture.showings(epoch, self._places(order[1], start).tolist())
-
-    def _places(self, order: torch.Tensor, start: int) -> torch.Tensor:
-        """The places that stand at start, start + 1, ... when blocks are put in this order; the last block is short."""
-        if self.block == 1:
-            return order[start : start + self.window]
-        missing = len(order) * self.block - len(self.mixture)
-        short = int((order == len(order) - 1).nonzero()) * self.block + self.block - missing  # where it breaks off
-        at = torch.arange(start, min(start + self.window, len(self.mixture)))
-        at += missing * (at >= short)
-        return order[at // self.block].long() * self.block + at % self.block
-
-    def after(self, position: Position) -> Position:
-        """The window that follows, in this epoch or the next."""
-        epoch, start = position
-        return (epoch, start + self.window) if start + self.window < len(self.mixture) else (epoch + 1, 0)
-
-    def next_window(self) -> None:
-        self.epoch, self.start = self.after(self.position)
-        self.consumed = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able: where the stream stands, and what it depends on."""
-        place = {"epoch": self.epoch, "start": self.start, "consumed": self.consumed}
-        return place | {"packing": self.packing, "index": dict(self.index)}
-
-    def load_state_dict(self, state: Mapping[str, Any], accept_changed: bool = False) -> None:
-        """Goes to a saved position. Another index is an InputError, unless accepted: then its epoch begins anew."""
-        before, now = state["index"], self.index
-        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        if changed and not accept_changed:
-            raise InputError(
-                f"data: {', '.join(changed)} changed since the checkpoint, so its position in the data means nothing; "
-                "undo that, or say data.accept_changed=true to begin the epoch anew"
-            )
-        self.epoch, self.packing = state["epoch"], state.get("packing", "best_fit")
-        self.start, self.consumed = (0, 0) if changed else (state["start"], state["consumed"])
+SHOWN = 3  # broken records that a message names
 
 
 @dataclass
@@ -139,8 +66,11 @@ class Loader:
     """Endless iterator of batches, each `training.rows` rows of tokenised samples, for `pack_rows`.
 
     samples: a sequence of `Pair`s and `Document`s. tokenizers: modality -> tokenizer, text first. data, training: the
-    recipe's sections. A sample that cannot be read, or is longer than a row, is skipped, logged and kept in `skipped`
-    (index -> id and reason); more than `training.max_corrupt` of them are an InputError.
+    recipe's sections.
+
+    A sample that cannot be read, or is longer than a row, is skipped, logged and kept in `skipped` (index -> id and
+    reason). Together with the records that could not be read to begin with (`broken`), they may be as many as
+    `training.max_corrupt`; more are an InputError. `changed` counts the pictures that lose size or colour.
     """
 
     def __init__(
@@ -158,19 +88,49 @@ class Loader:
         self.rank, self.world = rank, world
         self.sources = records.source_names(samples)
         self.modalities = [tokenizer.modality for tokenizer in tokenizers.values()]
+        self._vocab_sizes = {name: m.vocab_size for name, m in zip(tokenizers, self.modalities)}
         self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
         self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, data.block, self._index())
+        self.broken = records.broken(samples)
         self.skipped: dict[int, str] = {}
+        self._pictures = PictureWatch(tokenizers if isinstance(samples, records.Samples) else {}, len(samples))
+        self._check_cap()
         self._spans = SpanMaker(tokenizers, self._read, data.cache_mb * 2**20, training.workers)
         self._dealt = 0  # rows, to all ranks
         self._rows: tuple[Any, list[Row | None]] | None = None
         self._ahead: tuple[Any, Future[list[Row | None]]] | None = None
         self._planner = ThreadPoolExecutor(1) if training.workers else None
 
+    @property
+    def changed(self) -> Notices:
+        """Pictures that lost size or colour, of those that this process has read."""
+        return self._pictures.notices
+
+    def first_lines(self) -> list[str]:
+        """What to say of the data before training begins: what is left out, changed or missing, a line of each kind."""
+        if not isinstance(self.samples, records.Samples):
+            return []
+        lines = records.notices(self.samples).lines()
+        if self.broken.count:
+            lines.append(f"{self.broken.count:,} records that cannot be read: {self.broken.first(SHOWN)}")
+        for name in self.tokenizers:
+            if not self.samples.kinds[name]:
+                lines.append(f"no sample holds {name}, so nothing is learned of it")
+        self._look_at_first()
+        lines += [f"of the first {LOOKED_AT} samples {line}" for line in self.changed.lines(shown=1)]
+        return [f"data: {line}" for line in lines]
+
+    def _look_at_first(self) -> None:
+        for index in range(min(LOOKED_AT, len(self.samples))):
+            with suppress(*UNUSABLE):
+                for part in media_of(self.samples[index]):
+                    if part.kind == "image":
+                        self._pictures.look(part.value, index)
+
     def _index(self) -> dict[str, Any]:
-        """All that the stream of rows depends on."""
+        """Everything that the stream of rows depends on."""
         tokenizers = " ".join(f"{name} {fingerprint}" for name, fingerprint in self.fingerprints.items())
-        return {
+        index = {
             "samples": records.fingerprint(self.samples),
             "tokenizers": hashlib.sha256(tokenizers.encode()).hexdigest(),
             "training.seed": self.training.seed,
@@ -178,24 +138,35 @@ class Loader:
             "data.window": self.data.window,
             "data.caption_first": self.data.caption_first,
             "data.caption_dropout": self.data.caption_dropout,
-            **({"data.records.weight": list(self.samples.weights)} if hasattr(self.samples, "weights") else {}),
-            **({"data.block": self.data.block} if self.data.block > 1 else {}),
-            **({"data.augment": self.data.augment.model_dump()} if self.data.augment.active else {}),
         }
+        weights = getattr(self.samples, "weights", None)
+        if weights is not None:
+            index["data.records.weight"] = list(weights)
+        if self.data.block > 1:
+            index["data.block"] = self.data.block
+        if self.data.augment.active:
+            index["data.augment"] = self.data.augment.model_dump()
+        return index
 
     def __iter__(self) -> Iterator[list[Row]]:
         return self
 
     def __next__(self) -> list[Row]:
-        rows = self.training.rows
-        batches = [[self._next_row() for _ in range(rows)] for _ in range(self.world)]
-        return batches[self.rank]
+        mine: list[Row] = []
+        for rank in range(self.world):
+            dealt = [self._next_row() for _ in range(self.training.rows)]
+            if rank == self.rank:
+                mine = [row for row in dealt if row is not None]
+        return mine
 
     def one_pass(self, epoch: int = 0) -> Iterator[list[Row]]:
         """This rank's batches of one epoch, the last perhaps shorter; for validation, as the position stays."""
         rows = self._epoch(epoch)
-        batches = iter(lambda: list(islice(rows, self.training.rows)), [])
-        return (batch for k, batch in enumerate(batches) if k % self.world == self.rank)
+        number = 0
+        while batch := list(islice(rows, self.training.rows)):
+            if number % self.world == self.rank:
+                yield [row for row in batch if row is not None]
+            number += 1
 
     def _epoch(self, epoch: int) -> Iterator[Row | None]:
         first = 0
@@ -250,38 +221,62 @@ class Loader:
         return self.training.rows * self.world
 
     def _prepare(self, position: Position, first: int) -> list[Row | None]:
-        """The rows of a window, those of other ranks None: a function of seed and position, and of which rows of the
-        stream, whose number `first` is the window's first, are this rank's."""
+        """The rows of a window, those of other ranks None.
+
+        A function of seed and position, and of which rows of the stream are this rank's: the window's first has the
+        number `first`.
+        """
         drafts = self._drafts(self.plan.showings(position))
-        drafts = self._made(drafts, [p for p in _pending(drafts) if p.length is None])
+        drafts = self._made(drafts, [pending for pending in _pending(drafts) if pending.length is None])
         drafts = [draft for draft in drafts if self._fits(draft)]
-        lengths = [document_length(draft.spans, self.modalities) for draft in drafts]
-        rows = PACKINGS[self.plan.packing](lengths, self.training.row_length)
-        random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
+        rows = self._planned(drafts, position)
         mine = [n for n in range(len(rows)) if (first + n) // self.training.rows % self.world == self.rank]
-        own = sorted((drafts[i] for n in mine for i in rows[n]), key=lambda draft: draft.showing)
+        own: list[Draft] = []
+        for n in mine:
+            own += rows[n]
+        own.sort(key=lambda draft: draft.showing)
         made = {draft.showing: draft for draft in self._made(own, _pending(own))}
         dealt: list[Row | None] = [None] * len(rows)
         for n in mine:
-            dealt[n] = [self._tokenised(made[d.showing]) for d in map(drafts.__getitem__, rows[n]) if d.showing in made]
+            dealt[n] = [self._tokenised(made[draft.showing]) for draft in rows[n] if draft.showing in made]
         return dealt
 
+    def _planned(self, drafts: Sequence[Draft], position: Position) -> list[list[Draft]]:
+        """Which samples share a row; the rows are shuffled."""
+        lengths = [self._length(draft) for draft in drafts]
+        rows = PACKINGS[self.plan.packing](lengths, self.training.row_length)
+        random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
+        return [[drafts[number] for number in row] for row in rows]
+
+    def _length(self, draft: Draft) -> int:
+        return document_length(draft.spans, self.modalities)
+
     def _tokenised(self, draft: Draft) -> Tokenised:
-        return Tokenised(draft.spans, records.source_of(self.samples, draft.showing.index))
+        spans = [span for span in draft.spans if isinstance(span, Span)]
+        assert len(spans) == len(draft.spans), "a span was not made"
+        return Tokenised(spans, records.source_of(self.samples, draft.showing.index))
 
     def _drafts(self, showings: Sequence[Showing]) -> list[Draft]:
-        """Of each showing; read in the order of the files, in which neighbours are read at once."""
-        drafts = {draft.showing: draft for draft in self._spans.each(self._draft, sorted(showings))}
-        return [drafts[showing] for showing in showings]
+        """Of each showing that can be used; read in the order of the files, in which neighbours are read at once."""
+        drafts = {draft.showing: draft for draft in self._spans.each(self._draft, sorted(showings)) if draft}
+        return [drafts[showing] for showing in showings if showing in drafts]
 
-    def _draft(self, showing: Showing) -> Draft:
+    def _draft(self, showing: Showing) -> Draft | None:
         """A sample arranged anew, with what is known of its spans before anything is tokenised."""
-        sample = records.outline(self.samples, showing.index)
+        try:
+            sample = records.outline(self.samples, showing.index)
+        except UNUSABLE as error:
+            self._skip(showing.index, str(error))
+            return None
         seen: Counter[str] = Counter()
         spans: list[Span | Pending] = []
         for place, part in enumerate(self._arranged(sample, showing)):
             self._check_part(sample.id, part)
-            spans.append(self._begun(part, showing, place, seen[part.kind]))
+            try:
+                spans.append(self._begun(part, showing, place, seen[part.kind]))
+            except InputError as error:
+                self._skip(showing.index, f"{sample.id}: {error}")
+                return None
             seen[part.kind] += 1
         return Draft(showing, sample.id, spans)
 
@@ -290,57 +285,79 @@ class Loader:
 
     def _begun(self, part: records.Part, showing: Showing, place: int, number: int) -> Span | Pending:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""
-        kind, (index, turn) = part.kind, showing
+        kind, value, augment = part.kind, part.value, self.data.augment
         length = self._spans.length(kind)
-        if isinstance(part.value, Encoded):
-            if part.value.values is not None:
-                return part.value.span(kind, part.loss)
-            length = part.value.count
-        key, kept, augment = (kind, index, number), True, self.data.augment
-        if kind == "image" and augment.active:  # a variant that comes again is kept
-            key, kept = (*key, turn % augment.variants if augment.variants else turn), bool(augment.variants)
-        elif isinstance(part.value, str):
-            key = kind, part.value
-        raw = part.value if isinstance(part.value, str) or hasattr(part.value, "read_bytes") else None
-        return Pending(kind, key, showing, place, part.loss, length, kept, raw)
+        if isinstance(value, Encoded):
+            if value.values is not None:
+                return self._known(value, kind).span(kind, part.loss)
+            length = value.count
+        pending = Pending(kind, (kind, showing.index, number), showing, place, part.loss, length, number=number)
+        if kind == "image" and augment.active:
+            # A variant that comes again is kept.
+            variant = showing.turn % augment.variants if augment.variants else showing.turn
+            key = (kind, showing.index, number, variant)
+            pending = replace(pending, key=key, variant=variant, kept=bool(augment.variants))
+        elif isinstance(value, str):
+            pending = replace(pending, key=(kind, value))
+        if isinstance(value, str) or hasattr(value, "read_bytes"):
+            return replace(pending, raw=value)
+        return pending
 
     def _made(self, drafts: Iterable[Draft], wanted: Iterable[Pending]) -> list[Draft]:
         """Drafts with the wanted spans made; those of which one cannot be made are left out and noted."""
-        made, whole = self._spans.make(wanted), []
+        made = self._spans.make(wanted)
+        whole = []
         for draft in drafts:
-            found = [made.get(s.key, s) if isinstance(s, Pending) else s for s in draft.spans]
-            errors = [each for each in found if isinstance(each, Exception)]
-            if errors:
-                self._skip(draft.showing.index, f"{draft.id}: {errors[0]}")
+            try:
+                spans = [_filled(span, made) for span in draft.spans]
+            except UNUSABLE as error:
+                self._skip(draft.showing.index, f"{draft.id}: {error}")
                 continue
-            spans = [s if s is old else replace(s, learned=old.learned) for s, old in zip(found, draft.spans)]
             whole.append(Draft(draft.showing, draft.id, spans))
         return whole
 
     def _read(self, pendings: Sequence[Pending]) -> list[Any]:
         """The raw medium or text of each, or the error that reading it raised."""
-        raws, parts = [], {}
+        raws: list[Any] = []
+        parts: dict[Showing, list[records.Part]] = {}
         for pending in pendings:
-            showing, raw = pending.showing, pending.raw
             try:
-                if raw is None and showing not in parts:
-                    parts[showing] = self._arranged(self.samples[showing.index], showing)
-                raws.append(self._augmented(parts[showing][pending.place].value if raw is None else raw, pending))
+                raws.append(self._raw(pending, parts))
             except UNUSABLE as error:
                 raws.append(error)
         return raws
 
+    def _raw(self, pending: Pending, parts: dict[Showing, list[records.Part]]) -> Any:
+        """A raw medium or text. parts: of the samples that were read for others already."""
+        showing, raw = pending.showing, pending.raw
+        if raw is None:
+            if showing not in parts:
+                parts[showing] = self._arranged(self.samples[showing.index], showing)
+            raw = parts[showing][pending.place].value
+        if isinstance(raw, Encoded):
+            return self._known(raw, pending.modality)
+        if pending.modality == "image":
+            self._pictures.look(raw, showing.index)
+            if self.data.augment.active:
+                return self._augmented(raw, pending)
+        return raw
+
     def _augmented(self, raw: Any, pending: Pending) -> Any:
-        """A picture changed by (seed, index, number, variant) where pictures are augmented; else what it was."""
-        if pending.modality != "image" or not self.data.augment.active or isinstance(raw, Encoded):
-            return raw
-        _, index, number, variant = pending.key
-        picture = load_image(raw, "L" if self.tokenizers[pending.modality].color_channels == 1 else "RGB")
-        rng = random.Random(f"augment/{self.plan.seed}/{index}/{number}/{variant}")
-        return augmented(picture, self.data.augment, rng)
+        """A picture changed by (seed, index, number, variant)."""
+        grey = self.tokenizers[pending.modality].color_channels == 1
+        rng = random.Random(f"augment/{self.plan.seed}/{pending.showing.index}/{pending.number}/{pending.variant}")
+        return augmented(load_image(raw, "L" if grey else "RGB"), self.data.augment, rng)
+
+    def _known(self, encoded: Encoded, modality: str) -> Encoded:
+        """Tokens made before, all of which are in the vocabulary of their tokenizer."""
+        size = self._vocab_sizes[modality]
+        largest = 0 if size is None else int(encoded.read().max())
+        if size is not None and largest >= size:
+            raise InputError(f"its {modality} tokens go up to {largest}, their vocabulary to {size - 1}")
+        return encoded
 
     def _fits(self, draft: Draft) -> bool:
-        length, limit = document_length(draft.spans, self.modalities), self.training.row_length
+        length, limit = self._length(draft), self.training.row_length
         if length > limit:
             reason = f"{length} tokens do not fit a row of {limit}; raise training.row_length"
             self._skip(draft.showing.index, f"{draft.id}: {reason}")
@@ -363,12 +380,30 @@ class Loader:
         self.skipped[index] = reason
         if len(self.skipped) == len(self.samples):
             raise InputError(f"data: none of the {len(self.samples)} samples can be used; {reason}")
-        if len(self.skipped) > self.training.max_corrupt:
+        self._check_cap(f"; the last is {reason}")
+
+    def _check_cap(self, last: str = "") -> None:
+        """InputError where more samples cannot be used than may be."""
+        count = self.broken.count + len(self.skipped)
+        if count > self.training.max_corrupt:
+            last = last or f"; {self.broken.first(SHOWN)} (mot-gen data validate lists them)"
             raise InputError(
-                f"data: unusable samples: {len(self.skipped)}, more than training.max_corrupt="
-                f"{self.training.max_corrupt}; the last is {reason}"
+                f"data: unusable samples: {count}, more than training.max_corrupt={self.training.max_corrupt}{last}"
             )
 
 
 def _pending(drafts: Iterable[Draft]) -> list[Pending]:
-    return [span for draft in drafts for span in draft.spans if isinstance(span, Pending)]
+    found = []
+    for draft in drafts:
+        found += [span for span in draft.spans if isinstance(span, Pending)]
+    return found
+
+
+def _filled(span: Span | Pending, made: Mapping[Any, Span | Exception]) -> Span | Pending:
+    """The span that was made in the place of a pending one. Raises the error that says why there is none."""
+    if isinstance(span, Span) or span.key not in made:
+        return span
+    found = made[span.key]
+    if isinstance(found, Exception):
+        raise found
+    return replace(found, learned=span.learned)

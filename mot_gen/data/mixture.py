@@ -15,38 +15,36 @@ from typing import NamedTuple
 
 import torch
 
-from mot_gen.data.samples import Sample, sample_key
+from mot_gen.data.records import Selection
+from mot_gen.data.samples import Sample, Samples, sample_key
 from mot_gen.errors import InputError
 
 
 class Showing(NamedTuple):
-    """A sample that is shown. turn: the number of the pass over its source, counted from the beginning of training; so
-    no showing is like another, and what is drawn for it is seeded by both."""
+    """A sample that is shown.
 
-    index: int
+    turn: the number of the pass over its source, counted from the beginning of training. No showing is like another,
+    and what is drawn for it is seeded by both numbers.
+    """
+
+    index: int  # type: ignore[assignment]  # the method of tuples of that name is not used
     turn: int
 
 
-class Weighted(Sequence[Sample]):
+class Weighted(Selection):
     """Samples of several sources that are to be shown in proportion. weights: one a source."""
 
-    def __init__(self, samples, weights: Sequence[float]):
-        """samples: with `source_names` and `source_ends`. InputError where a weight is less than a sample an epoch."""
-        self.samples, self.weights = samples, tuple(weights)
-        self.fingerprint, self.source_names = samples.fingerprint, samples.source_names
-        self.source_ends, self.source_of, self.outline = samples.source_ends, samples.source_of, samples.outline
+    def __init__(self, samples: Samples, weights: Sequence[float]):
+        """InputError where a weight is less than a sample an epoch."""
+        super().__init__(samples, range(len(samples)))
+        self.weights = tuple(weights)
+        self.fingerprint = samples.fingerprint
         for name, size, weight in zip(self.source_names, _sizes(self.source_ends), weights):
             if size and not round(size * weight):
                 raise InputError(
                     f"data.records: {name}: weight {weight:g} of {size} samples is not one sample an epoch; "
                     f"give at least {1 / size:.2g}"
                 )
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
 
 
 class Mixture:
@@ -89,11 +87,10 @@ class Mixture:
 
 def mixture_of(samples: Sequence[Sample], seed: int) -> Mixture:
     """The mixture that samples ask for by their weights; by default every sample once an epoch."""
-    weights = getattr(samples, "weights", None)
-    if weights is None:
+    if not isinstance(samples, Samples) or samples.weights is None:
         return Mixture([len(samples)], seed=seed)
     sizes = _sizes(samples.source_ends)
-    return Mixture(sizes, [round(size * weight) for size, weight in zip(sizes, weights)], seed)
+    return Mixture(sizes, [round(size * weight) for size, weight in zip(sizes, samples.weights)], seed)
 
 
 def _sizes(ends: Sequence[int]) -> list[int]:

@@ -1,12 +1,13 @@
 """Records in parquet, read a row group at a time: Parquet, GroupCache.
 
 Columns of bytes, which hold media and tokens, are read for the rows that are asked for, the others for outlines. Row
-groups that were decoded are kept up to a limit, over all files of the process; beyond it they are read again, so
-that a set of any size costs no more memory. For such a set, `data.block` keeps neighbours together in the shuffle.
+groups that were decoded are kept up to a limit, over all files of the process. Beyond it they are read again, so that a
+set of any size costs no more memory. For such a set, `data.block` keeps neighbours together in the shuffle.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -15,10 +16,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.data.encoded import outlined
+from mot_gen.data.notices import Notices
+from mot_gen.data.parsing import Resolve, parse_record, path_in
 from mot_gen.data.remote import is_far
-from mot_gen.data.samples import Resolve, Sample, parse_record, path_in
+from mot_gen.data.samples import Sample
 from mot_gen.data.sources import Source
 from mot_gen.errors import InputError
+from mot_gen.files.suffixes import PICTURES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -51,26 +55,64 @@ _decoded = GroupCache(KEPT)
 
 
 class Parquet(Source):
-    """One record a row, under the same names as in JSON; media as bytes, as {bytes, path}, or as paths."""
+    """One record a row, under the same names as in JSON; media as bytes, as {bytes, path}, or as paths.
 
-    def _scan(self):
+    A column `jpg`, `png` or another kind of picture is the image, as img2dataset writes it. A row whose download failed
+    has none and is left out.
+    """
+
+    def _scan(self) -> None:
         import pyarrow
         import pyarrow.parquet
 
         try:
             self._file = pyarrow.parquet.ParquetFile(self.path.open("rb") if is_far(self.path) else self.path)
+            self._scan_rows()
         except pyarrow.ArrowInvalid as error:
             raise InputError(f"{self.path}: not a parquet file: {str(error).splitlines()[0]}") from None
-        about = self._file.metadata
-        self._ends = list(accumulate(about.row_group(group).num_rows for group in range(about.num_row_groups)))
-        self._light = [path for path, heavy in _columns(self._file.schema) if not heavy]
-        self._bare = _bare(self._file.schema_arrow.names, self._light)
-        for number, row in enumerate(self._rows()):
-            self._add(self._parse(row, number, _unread).id, repr(row).encode())
-        sizes = [about.row_group(g).total_byte_size for g in range(about.num_row_groups)]
-        self._content.update(repr(sizes).encode())
+        except pyarrow.ArrowException as error:
+            raise InputError(f"{self.path}: cannot be read: {str(error).splitlines()[0]}") from None
 
-    def _rows(self) -> Iterator[dict]:
+    def _scan_rows(self) -> None:
+        about = self._file.metadata
+        groups = range(about.num_row_groups)
+        self._ends = list(accumulate(about.row_group(group).num_rows for group in groups))
+        self._numbers = array("Q")  # of the rows that are records
+        names = self._file.schema_arrow.names
+        self._picture = _picture_column(names)
+        self._light = [path for path, heavy in _columns(self._file.schema) if not heavy]
+        self._bare = _bare(names, self._light)
+        for number, row in enumerate(self._rows()):
+            self._row(row, number)
+        self._content.update(repr([about.row_group(group).total_byte_size for group in groups]).encode())
+
+    def _row(self, row: dict[str, Any], number: int) -> None:
+        raw = repr(row).encode(errors="surrogatepass")
+        try:
+            record = self._record(row)
+            if self._picture and "image" not in record and not self._without_picture(record, number):
+                return
+            sample = self._parse(record, number, _unread, self._notices)
+        except InputError as error:
+            self._broken.note(str(error))
+            return
+        self._add(sample, raw)
+        self._numbers.append(number)
+
+    def _without_picture(self, record: dict[str, Any], number: int) -> bool:
+        """Whether a row without a picture is a record all the same; either is noted."""
+        if "messages" in record or "content" in record:
+            return True
+        where = f"{self.path}: row {number}"
+        status = record.get("status")
+        if status not in (None, "success"):
+            self._notices.note("rows whose picture was not downloaded, which are left out", f"{where}: {status!s:.60}")
+            return False
+        if "text" in record:
+            self._notices.note("rows without their picture, of which the text alone is learned", where)
+        return True
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
         """Every row without its bytes; a row group at a time, none kept."""
         for group in range(len(self._ends)):
             for batch in self._outlines(group).to_batches(max_chunksize=256):
@@ -83,25 +125,36 @@ class Parquet(Source):
             table = table.append_column(name, self._file.read_row_group(group, columns=[name])[name].is_valid())
         return table
 
-    def _parse(self, row: dict, number: int, resolve: Resolve) -> Sample:
-        row = {name: value for name, value in row.items() if value is not None}
-        for name in self._bare:
-            if row.get(name) is False:
-                del row[name]
-        return parse_record(row, f"{self.path}: row {number}", f"{self.path.name}:{number}", resolve)
+    def _record(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a row that are there, the picture as `image`."""
+        record = {}
+        for name, value in row.items():
+            missing = value is None or (value is False and name in self._bare)
+            if not missing:
+                record["image" if name == self._picture else name] = value
+        return record
 
-    def __getitem__(self, index: int) -> Sample:
-        return self._sample(index, "whole", self._file.read_row_group, path_in(self.path.parent))
+    def _parse(self, record: dict[str, Any], number: int, resolve: Resolve, notices: Notices | None = None) -> Sample:
+        return parse_record(record, f"{self.path}: row {number}", f"{self.path.name}:{number}", resolve, notices)
+
+    def sample(self, index: int) -> Sample:
+        return self._read(index, "whole", self._file.read_row_group, path_in(self.path.parent))
 
     def outline(self, index: int) -> Sample:
-        return self._sample(index, "outline", self._outlines, _unread)
+        return self._read(index, "outline", self._outlines, _unread)
 
-    def _sample(self, index: int, what: str, read: Callable[[int], pyarrow.Table], resolve: Resolve) -> Sample:
-        number = range(len(self))[index]
+    def _read(self, index: int, what: str, read: Callable[[int], pyarrow.Table], resolve: Resolve) -> Sample:
+        import pyarrow
+
+        number = self._numbers[range(len(self))[index]]
         group = bisect_right(self._ends, number)
-        table = _decoded.get((str(self.path), self.fingerprint, group, what), lambda: read(group))
+        try:
+            table = _decoded.get((str(self.path), self.fingerprint, group, what), lambda: read(group))
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.path}: row {number}: cannot be read: {reason}") from None
         row = number - (self._ends[group - 1] if group else 0)
-        return self._parse(table.slice(row, 1).to_pylist()[0], number, resolve)
+        return self._parse(self._record(table.slice(row, 1).to_pylist()[0]), number, resolve)
 
 
 def _unread(value: Any, field: str) -> Any:
@@ -109,7 +162,17 @@ def _unread(value: Any, field: str) -> Any:
     return outlined(value) if isinstance(value, dict) and value.get("fingerprint") else None
 
 
-def _columns(schema) -> list[tuple[str, bool]]:
+def _picture_column(names: list[str]) -> str | None:
+    """The column that holds the pictures: image, or one that is called like a suffix of pictures."""
+    if "image" in names:
+        return "image"
+    for name in names:
+        if f".{name.lower()}" in PICTURES:
+            return name
+    return None
+
+
+def _columns(schema: Any) -> list[tuple[str, bool]]:
     """Every leaf of a parquet schema by its dotted path, and whether it is bytes that may wait. Bytes that are all that
     a struct within a list holds are read at once: without them it could not be seen that there is a medium."""
     leaves = [schema.column(number) for number in range(len(schema))]

@@ -1,8 +1,8 @@
 """Records: samples in files and folders, read by index.
 
-`open_records` picks a source by the path (sources.py, parquet.py), `Joined` puts several one after the other, and
-`split` sets a held-out share aside. What one record says, and the words Part, Pair and Document, are in samples.py;
-errors name the file, the line or row, and the field.
+`open_records` picks a source by the path (sources.py, folder.py, tar.py, parquet.py), `Joined` puts several one after
+the other, and `split` sets a held-out share aside. What one record says is in parsing.py, and the words Part, Pair and
+Document are in samples.py; both are offered here too.
 """
 
 from __future__ import annotations
@@ -10,65 +10,110 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
+from mot_gen.data.folder import PairFolder
+from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.parquet import Parquet
+from mot_gen.data.parsing import parse_record, path_in
 from mot_gen.data.remote import is_far, place
-from mot_gen.data.samples import (  # noqa: F401  the words of samples.py are offered here too
+from mot_gen.data.samples import (
     Document,
     Pair,
     Part,
     Sample,
+    Samples,
     Splits,
-    parse_record,
-    path_in,
     sample_key,
+    texts_of,
     type_of,
 )
-from mot_gen.data.sources import IMAGE_SUFFIXES, JsonLines, PairFolder, Source, TarShard  # noqa: F401  likewise
+from mot_gen.data.sources import JsonLines, NoRecord, Source
+from mot_gen.data.tar import TarShard
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
+
+__all__ = [
+    "Document",
+    "JsonLines",
+    "Pair",
+    "PairFolder",
+    "Parquet",
+    "Part",
+    "Sample",
+    "Samples",
+    "Source",
+    "Splits",
+    "TarShard",
+    "parse_record",
+    "path_in",
+    "sample_key",
+    "texts_of",
+    "type_of",
+]
 
 CORPUS = "corpus.json"  # in a folder that mot-gen data tokenize wrote
 
 
-class Joined(Sequence[Sample]):
-    """Several sources one after the other. source_ends: the index after each one's last sample."""
+class Joined(Samples):
+    """Several sources one after the other."""
 
-    def __init__(self, sources: Sequence[Source]):
+    def __init__(self, sources: Sequence[Samples]):
         self.sources = sources
-        self.source_ends = list(accumulate(map(len, sources)))
-        self.keys = array("Q", (key for source in sources for key in source.keys))
+        self._ends = list(accumulate(map(len, sources)))
+        self.keys = array("Q")
+        for source in sources:
+            self.keys.extend(source.keys)
         self.fingerprint = hashlib.sha256(" ".join(s.fingerprint for s in sources).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self.source_ends[-1]
+        return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Sample:
-        index = range(len(self))[index]
-        which = self.source_of(index)
-        return self.sources[which][index - (self.source_ends[which - 1] if which else 0)]
-
-    def outline(self, index: int) -> Sample:
-        which = self.source_of(index)
-        return outline(self.sources[which], index - (self.source_ends[which - 1] if which else 0))
+    @property
+    def source_ends(self) -> list[int]:
+        return self._ends
 
     @property
     def source_names(self) -> list[str]:
-        return [str(source.path) for source in self.sources]
+        return [" ".join(source.source_names[:1]) for source in self.sources]
 
-    def source_of(self, index: int) -> int:
-        """The number of the source that a sample comes from."""
-        return bisect_right(self.source_ends, index)
+    @property
+    def notices(self) -> Notices:
+        return Notices().add(source.notices for source in self.sources)
+
+    @property
+    def broken(self) -> Notice:
+        found = Notice()
+        for source in self.sources:
+            found.add(source.broken)
+        return found
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return sum((source.kinds for source in self.sources), Counter())
+
+    def sample(self, index: int) -> Sample:
+        source, at = self._at(index)
+        return source[at]
+
+    def outline(self, index: int) -> Sample:
+        source, at = self._at(index)
+        return source.outline(at)
+
+    def _at(self, index: int) -> tuple[Samples, int]:
+        which = source_of(self, index)
+        return self.sources[which], index - (self._ends[which - 1] if which else 0)
 
 
-class Selection(Sequence[Sample]):
+class Selection(Samples):
     """Some of the samples of a source, by ascending index."""
 
-    def __init__(self, samples, indices: Sequence[int]):
+    def __init__(self, samples: Samples, indices: Iterable[int]):
         self.samples = samples
         self.indices = array("Q", indices)
         chosen = samples.fingerprint.encode() + self.indices.tobytes()
@@ -77,67 +122,89 @@ class Selection(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[self.indices[index]]
+    @cached_property
+    def keys(self) -> array[int]:  # type: ignore[override]  # a class may not declare an attribute as lazily made
+        return array("Q", (self.samples.keys[index] for index in self.indices))
 
-    def outline(self, index: int) -> Sample:
-        return outline(self.samples, self.indices[index])
+    @cached_property
+    def source_ends(self) -> list[int]:  # type: ignore[override]  # likewise
+        return [bisect_left(self.indices, end) for end in self.samples.source_ends]
 
     @property
     def source_names(self) -> list[str]:
-        return source_names(self.samples)
+        return self.samples.source_names
 
-    @cached_property
-    def source_ends(self) -> list[int]:
-        ends = getattr(self.samples, "source_ends", [len(self.samples)])
-        return [bisect_left(self.indices, end) for end in ends]
+    @property
+    def notices(self) -> Notices:
+        return self.samples.notices
 
-    def source_of(self, index: int) -> int:
-        return bisect_right(self.source_ends, index)
+    @property
+    def broken(self) -> Notice:
+        return self.samples.broken
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return self.samples.kinds
+
+    def sample(self, index: int) -> Sample:
+        return self.samples[self.indices[index]]
+
+    def outline(self, index: int) -> Sample:
+        return self.samples.outline(self.indices[index])
 
 
 class ShardFolder(Joined):
     """The shards of a corpus that was tokenised, those without a sample left out."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Any):
         if not (path / manifest.NAME).exists():
             raise InputError(f"{path}: is tokenised in part only; let mot-gen data tokenize finish it")
-        import pyarrow.parquet
-
-        def rows(shard) -> int:
-            with shard.open("rb") as file:
-                return pyarrow.parquet.read_metadata(file).num_rows
-
-        shards = list(filter(rows, sorted(path.glob("*.parquet"))))
+        shards = [shard for shard in sorted(path.glob("*.parquet")) if _row_count(shard)]
         if not shards:
             raise InputError(f"{path}: holds no record")
         super().__init__([Parquet(shard) for shard in shards])
         self.path = path
 
 
-_READERS = {".jsonl": JsonLines, ".ndjson": JsonLines, ".parquet": Parquet, ".tar": TarShard}
+def _row_count(shard: Any) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with shard.open("rb") as file:
+            return pyarrow.parquet.read_metadata(file).num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{shard}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def open_records(path: str | Path) -> Source | ShardFolder:
-    """The samples of a .jsonl, .parquet or .tar file, a folder of pairs or a tokenised corpus, by path or address."""
+_READERS: dict[str, Callable[[Any], Source]] = {
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".parquet": Parquet,
+    ".tar": TarShard,
+}
+
+
+def open_records(path: str | Path) -> Samples:
+    """The samples of a .jsonl, .parquet or .tar file, a folder of pairs or a tokenised corpus, by path or address.
+
+    InputError where nothing can be read of it. Single records that cannot be read are left out; see `Samples.broken`.
+    """
     path = place(path)
-    if is_far(path):
-        return _open_far(path)
-    return _open(path)
-
-
-def _open_far(path) -> Source | ShardFolder:
-    """Protocols raise errors of their own, such as of a connection or of credentials."""
+    if not is_far(path):
+        return _open(path)
     try:
         return _open(path)
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # protocols raise errors of their own, such as of a connection or of credentials
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be read: {reason}") from error
 
 
-def _open(path) -> Source | ShardFolder:
+def _open(path: Any) -> Samples:
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r}: no such file or folder (data.records)")
     if (path / CORPUS).exists():
         return ShardFolder(path)
     if path.is_dir():
@@ -148,54 +215,87 @@ def _open(path) -> Source | ShardFolder:
     if suffix not in _READERS:
         kinds = ", ".join(_READERS)
         raise InputError(f"{path}: {path.suffix or 'no suffix'} is no known kind of records; give {kinds} or a folder")
+    if not is_far(path) and not path.is_file():
+        raise InputError(f"{path}: is no regular file")
     return _READERS[suffix](path)
 
 
-def split(samples, share: float, seed: int) -> Splits:
+def open_all(paths: Sequence[str | Path]) -> Joined:
+    """Records of several files and folders, one after the other. InputError that names each that cannot be read."""
+    sources: list[Samples] = []
+    errors: list[InputError] = []
+    for path in paths:
+        try:
+            sources.append(open_records(path))
+        except InputError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        broken = Notice()
+        for error in errors:
+            for line in error.broken.samples if isinstance(error, NoRecord) else [str(error)]:
+                broken.note(line)
+        raise NoRecord("; ".join(map(str, errors)), broken)
+    if errors:
+        raise errors[0]
+    return Joined(sources)
+
+
+def split(samples: Samples, share: float, seed: int) -> Splits:
     """Holds out about `share` of the samples by a hash of their id, so that a set that grows keeps what it held out.
 
-    `samples`: a source or joined sources. With two samples or more, neither side is empty unless share is 0.
+    With two samples or more, neither side is empty unless share is 0. A single sample is trained on.
     """
     salt = seed.to_bytes(8)
 
-    def place(key: int) -> int:
+    def place_of(key: int) -> int:
         return int.from_bytes(hashlib.blake2b(key.to_bytes(8), digest_size=8, salt=salt).digest())
 
-    places = array("Q", map(place, samples.keys))
+    places = array("Q", map(place_of, samples.keys))
     limit = int(share * 2**64)
-    if share > 0 and len(places) > 1:
+    if len(places) == 1:
+        limit = 0
+    elif share > 0:
         limit = min(max(limit, min(places) + 1), max(places))
-    held_out = array("Q", (i for i, value in enumerate(places) if value < limit))
-    train = array("Q", (i for i, value in enumerate(places) if value >= limit))
+    held_out = (index for index, value in enumerate(places) if value < limit)
+    train = (index for index, value in enumerate(places) if value >= limit)
     return Splits(Selection(samples, train), Selection(samples, held_out))
 
 
-def open_all(paths: Sequence[str | Path]) -> Joined:
-    """Records of several files and folders, one after the other."""
-    return Joined([open_records(path) for path in paths])
+# ---------------------------------------------------------------- of samples that are perhaps a plain list
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
     """Hex over all samples: a source's own, or one over ids, captions and texts of a plain list."""
-    if hasattr(samples, "fingerprint"):
-        return samples.fingerprint
+    own = getattr(samples, "fingerprint", None)
+    if own is not None:
+        return own
     content = hashlib.sha256()
     for sample in samples:
-        texts = sample.captions if isinstance(sample, Pair) else [p.value for p in sample.parts if p.kind == "text"]
-        content.update(repr((sample.id, tuple(texts))).encode())
+        content.update(repr((sample.id, tuple(texts_of(sample)))).encode())
     return content.hexdigest()
 
 
 def source_names(samples: Sequence[Sample]) -> list[str]:
     """Names of the sources that samples come from; none where they are not told apart."""
-    return getattr(samples, "source_names", [])
+    return samples.source_names if isinstance(samples, Samples) else []
 
 
 def source_of(samples: Sequence[Sample], index: int) -> int:
     """The number, among `source_names`, of the source of a sample."""
-    return samples.source_of(index) if hasattr(samples, "source_of") else 0
+    return bisect_right(samples.source_ends, index) if isinstance(samples, Samples) else 0
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
     """A sample whose media need not be read: in their place may stand None. What is arranged and said is the same."""
-    return samples.outline(index) if hasattr(samples, "outline") else samples[index]
+    of = getattr(samples, "outline", None)
+    return of(index) if of else samples[index]
+
+
+def broken(samples: Sequence[Sample]) -> Notice:
+    """The records that could not be read."""
+    return samples.broken if isinstance(samples, Samples) else Notice()
+
+
+def notices(samples: Sequence[Sample]) -> Notices:
+    """What the reader left out or changed."""
+    return samples.notices if isinstance(samples, Samples) else Notices()

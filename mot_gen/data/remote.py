@@ -55,7 +55,7 @@ class Spool:
         self._end = 0
 
     def add(self, content: bytes) -> int:
-        """Where it begins."""
+        """Keep some bytes; returns where they begin."""
         start = self._end
         self._end += os.pwrite(self._handle.fileno(), content, start)
         return start

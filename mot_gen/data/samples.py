@@ -1,39 +1,33 @@
-"""Samples: what training learns from, and how one record, a JSON object, becomes one.
+"""Samples: what training learns from, as `Part`, `Pair`, `Document`, `Samples` and `Splits`.
 
 `Part` is one piece of raw content. A sample is a `Pair` (an image and its captions) or a `Document` (parts in a fixed
-order); either is arranged into parts by `.arrange(rng, options)`. `parse_record` turns one JSON object into a sample;
-its errors name the file, the line or row, and the field. `Splits` are what is trained on and what never is.
-
-A record is one of
-    {"id": "r1", "messages": [{"role": "user", "content": [{"type": "text", "text": "Draw snow."}]},
-                              {"role": "assistant", "content": [{"type": "image", "image": "b.jpg", "loss": true}]}]}
-    {"content": [{"type": "text", "text": "..."}, {"type": "image", "image": "a.jpg"}]}
-    {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none)
-    {"text": "..."}
-Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a
-path, bytes in parquet, or its tokens (mot_gen/data/encoded.py).
+order); either is arranged into parts by `.arrange(rng, options)`. `Samples` is a sequence of them that is read from
+somewhere. `Splits` are what is trained on and what never is. How a record becomes a sample is in parsing.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from array import array
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload
 
-from mot_gen.data.encoded import is_encoded, parse_encoded
-from mot_gen.data.remote import place
-from mot_gen.errors import InputError
+from mot_gen.data.notices import Notice, Notices
 
+UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what reading a broken medium raises, InputError included
 MODALITIES = {"audio": "speech"}  # a part's type -> its modality, where the names differ
-Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path or bytes of a medium
 
 
 def type_of(modality: str) -> str:
     """A modality -> the type of its parts in records."""
-    return next((type for type, name in MODALITIES.items() if name == modality), modality)
+    for type, name in MODALITIES.items():
+        if name == modality:
+            return type
+    return modality
 
 
 def sample_key(id: str) -> int:
@@ -41,7 +35,15 @@ def sample_key(id: str) -> int:
     return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest())
 
 
-# ---------------------------------------------------------------- samples
+class Arranging(Protocol):
+    """What `arrange` asks for; the recipe's section `data` has it. Both are probabilities.
+
+    caption_first: that a caption stands before its image. caption_dropout: that there is no caption at all, which
+    teaches the unconditional half of guidance.
+    """
+
+    caption_first: float
+    caption_dropout: float
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,8 @@ class Pair:
     image: Any
     captions: tuple[str, ...] = ()
 
-    def arrange(self, rng: random.Random, options) -> list[Part]:
-        """One phrasing before or after the image. `options.caption_first` is the probability of before,
-        `options.caption_dropout` that of no caption at all, which teaches the unconditional half of guidance."""
+    def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
+        """One phrasing before or after the image, or the image alone."""
         image = Part("image", self.image)
         if not self.captions or rng.random() < options.caption_dropout:
             return [image]
@@ -78,12 +79,78 @@ class Document:
     id: str
     parts: tuple[Part, ...]
 
-    def arrange(self, rng: random.Random, options) -> list[Part]:
+    def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
         """The parts as they are."""
         return list(self.parts)
 
 
 Sample = Pair | Document
+
+
+def kinds_of(sample: Sample) -> set[str]:
+    """The modalities of a sample's parts."""
+    if isinstance(sample, Document):
+        return {part.kind for part in sample.parts}
+    return {"image", "text"} if sample.captions else {"image"}
+
+
+def texts_of(sample: Sample) -> list[str]:
+    """All captions of a pair, or the texts of a document."""
+    if isinstance(sample, Pair):
+        return list(sample.captions)
+    return [part.value for part in sample.parts if part.kind == "text"]
+
+
+class Samples(Sequence[Sample]):
+    """Samples that are read on access, by index or slice. A subclass defines `__len__` and `sample`.
+
+    fingerprint: hex over all of them. keys: `sample_key` of each. source_ends: the index after the last sample of each
+    file or folder that they come from, whose names are `source_names`. weights: how often an epoch shows each source,
+    None where every sample is shown once. notices: what the reader left out or changed. broken: records that cannot be
+    read, which are not among the samples. kinds: samples by the modalities of their parts.
+    """
+
+    fingerprint: str
+    keys: array[int]
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def source_ends(self) -> list[int]:
+        return [len(self)]
+
+    @property
+    def source_names(self) -> list[str]:
+        return []
+
+    @property
+    def notices(self) -> Notices:
+        return Notices()
+
+    @property
+    def broken(self) -> Notice:
+        return Notice()
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return Counter()
+
+    @abstractmethod
+    def sample(self, index: int) -> Sample:
+        """The sample of an index from 0 to the length less one."""
+
+    def outline(self, index: int) -> Sample:
+        """A sample whose media need not be read; None may stand in their place. The texts are all there."""
+        return self[index]
+
+    @overload
+    def __getitem__(self, index: int, /) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice, /) -> Sample | list[Sample]:
+        chosen = range(len(self))[index]
+        if isinstance(chosen, range):
+            return [self.sample(each) for each in chosen]
+        return self.sample(chosen)
 
 
 @dataclass(frozen=True)
@@ -92,98 +159,3 @@ class Splits:
 
     train: Sequence[Sample]
     held_out: Sequence[Sample]
-
-
-# ---------------------------------------------------------------- one record
-
-
-def parse_record(record: Any, where: str, default_id: str, resolve: Resolve) -> Sample:
-    """One record -> a sample; `where` begins every error, `resolve` finds media."""
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: a record is an object with image and caption, messages, content or text")
-    id = str(record.get("id", default_id))
-    if "messages" in record:
-        return Document(id, tuple(_messages(record["messages"], where, resolve)))
-    if "content" in record:
-        return Document(id, tuple(_content(record["content"], True, f"{where}: content", resolve)))
-    if "image" in record:
-        return Pair(id, _medium(record["image"], f"{where}: image", resolve), _captions(record, where))
-    if "text" in record:
-        return Document(id, (Part("text", _text(record["text"], f"{where}: text")),))
-    raise InputError(
-        f"{where}: has none of image, messages, content and text; its keys are {', '.join(record) or 'none'}"
-    )
-
-
-def _messages(messages: Any, where: str, resolve: Resolve):
-    if not isinstance(messages, list) or not messages:
-        raise InputError(f"{where}: messages must be a list that is not empty, got {messages!r:.60}")
-    for i, message in enumerate(messages):
-        field = f"{where}: messages[{i}]"
-        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-            raise InputError(f"{field}.role must be system, user or assistant, got {message!r:.60}")
-        yield from _content(message.get("content"), message["role"] == "assistant", f"{field}.content", resolve)
-
-
-def _content(content: Any, loss: bool, where: str, resolve: Resolve):
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    if not isinstance(content, list) or not content:
-        raise InputError(f"{where} must be text or a list of parts that is not empty, got {content!r:.60}")
-    for i, part in enumerate(content):
-        yield _part(part, loss, f"{where}[{i}]", resolve)
-
-
-def _part(part: Any, loss: bool, where: str, resolve: Resolve) -> Part:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise InputError(f'{where} must be a part such as {{"type": "text", "text": "..."}}, got {part!r:.60}')
-    kind = part["type"]
-    unknown = {name for name, value in part.items() if value is not None} - {"type", "loss", kind}
-    if unknown or part.get(kind) is None:
-        raise InputError(f"{where} needs the keys type and {kind}, and perhaps loss, got {', '.join(sorted(part))}")
-    loss = loss if part.get("loss") is None else part["loss"]
-    if not isinstance(loss, bool):
-        raise InputError(f"{where}.loss must be true or false, got {loss!r}")
-    field = f"{where}.{kind}"
-    value = _text(part["text"], field) if kind == "text" else _medium(part[kind], field, resolve)
-    return Part(MODALITIES.get(kind, kind), value, loss)
-
-
-def _medium(value: Any, field: str, resolve: Resolve) -> Any:
-    return parse_encoded(value, field) if is_encoded(value) else resolve(value, field)
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{field} must be text that is not empty, got {value!r:.60}")
-    return value
-
-
-def _captions(record: dict, where: str) -> tuple[str, ...]:
-    given = [name for name in ("captions", "caption", "text") if record.get(name) is not None]
-    if len(given) > 1:
-        raise InputError(f"{where}: {given[0]} and {given[1]} both caption the image; give one")
-    if not given:
-        return ()
-    value = record[given[0]]
-    if given[0] != "captions":
-        return (_text(value, f"{where}: {given[0]}"),)
-    if not isinstance(value, list):
-        raise InputError(f"{where}: captions must be a list of texts, got {value!r:.60}")
-    return tuple(_text(caption, f"{where}: captions[{i}]") for i, caption in enumerate(value))
-
-
-def path_in(folder: Path) -> Resolve:
-    """Media as paths relative to `folder`, itself perhaps far, or as addresses (places.py); bytes, also in Hugging
-    Face's {bytes, path}, stay bytes."""
-
-    def resolve(value: Any, field: str):
-        if isinstance(value, dict):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes) and value:
-            return value
-        if not isinstance(value, str) or not value:
-            raise InputError(f"{field} must be the path of a file, got {value!r:.60}")
-        return place(value) if "://" in value else folder / value
-
-    return resolve

@@ -15,14 +15,15 @@ from typing import Any, TypeVar
 
 from mot_gen.data.encoded import Encoded
 from mot_gen.data.mixture import Showing
+from mot_gen.data.samples import UNUSABLE
 from mot_gen.errors import InputError
 from mot_gen.sequence import Span
 
-UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what decoding a broken medium raises, InputError included
 BATCH = 16  # media of one grid in a pass of a network
 TEXTS = 256  # in a call of a tokenizer
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Pending:
 
     modality: its name. key: equal for equal spans. showing, place: which part it is of which sample as shown. learned:
     as of the span. kept: whether it will be asked for again. raw: a text or path; a medium itself is read when needed.
+    number, variant: of a picture, which one it is of its sample, and how it is augmented.
     """
 
     modality: str
@@ -41,6 +43,8 @@ class Pending:
     length: int | None = None
     kept: bool = True
     raw: str | Path | None = None
+    number: int = 0
+    variant: int = 0
 
     def __len__(self) -> int:
         if self.length is None:
@@ -104,12 +108,14 @@ class SpanMaker:
                 made[pending.key] = span
             else:
                 missing.setdefault(pending.modality, {})[pending.key] = pending
-        batches = [batch for name, found in missing.items() for batch in self._batches(name, list(found.values()))]
+        batches: list[list[Pending]] = []
+        for name, found in missing.items():
+            batches += self._batches(name, list(found.values()))
         for batch, spans in zip(batches, self.each(self._encode, batches)):
-            for pending, span in zip(batch, spans):
-                made[pending.key] = span
-                if pending.kept and isinstance(span, Span):
-                    self._cache.keep(pending.key, span)
+            for pending, made_now in zip(batch, spans):
+                made[pending.key] = made_now
+                if pending.kept and isinstance(made_now, Span):
+                    self._cache.keep(pending.key, made_now)
         return made
 
     def each(self, call: Callable[[T], U], items: Iterable[T]) -> Iterable[U]:
@@ -122,8 +128,12 @@ class SpanMaker:
             self._pool.shutdown(cancel_futures=True)
 
     def _batches(self, name: str, pendings: list[Pending]) -> list[list[Pending]]:
-        size = TEXTS if name == self._text else BATCH if self.length(name) else 1
+        size = TEXTS if name == self._text else self._media_batch(name)
         return [pendings[start : start + size] for start in range(0, len(pendings), size)]
+
+    def _media_batch(self, name: str) -> int:
+        """Media of a modality in one pass; of several lengths one by one."""
+        return BATCH if self.length(name) else 1
 
     def _encode(self, batch: list[Pending]) -> list[Span | Exception]:
         """The spans of a batch of one modality; where some cannot be made, of the others."""
@@ -142,7 +152,11 @@ class SpanMaker:
         return found
 
     def _in_one_pass(self, name: str, raws: list[Any]) -> list[Span]:
-        fill = BATCH - len(raws) if raws and name != self._text and self.length(name) else 0
+        if not raws:
+            return []
+        fill = 0
+        if name != self._text:
+            fill = self._media_batch(name) - len(raws)
         return self.tokenizers[name].encode_batch(raws + raws[-1:] * fill)[: len(raws)]
 
     def _error(self, name: str, raw: Any) -> Exception | None:

@@ -9,7 +9,6 @@ it has a manifest.
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -26,9 +25,9 @@ import pyarrow.parquet
 import torch
 
 from mot_gen.data import records
-from mot_gen.data.encoded import Encoded, columns
-from mot_gen.data.loader import UNUSABLE
-from mot_gen.data.records import Document, Pair, Part, Sample
+from mot_gen.data.encoded import Encoded
+from mot_gen.data.samples import UNUSABLE, Sample
+from mot_gen.data.store import medium_bytes, parts_of, schema, to_record
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files import manifest
 from mot_gen.files.lock import lock
@@ -37,18 +36,20 @@ from mot_gen.files.stopping import stop_signals
 from mot_gen.files.whole import Unwritable, write_text, writing
 from mot_gen.sequence import Span
 
+__all__ = [
+    "Corpus",
+    "Found",
+    "Options",
+    "Work",
+    "medium_bytes",
+    "parts_of",
+    "read_counts",
+    "schema",
+    "to_record",
+    "tokenize",
+]
+
 SKIPPED = b"mot_gen.skipped"
-INTS = pyarrow.list_(pyarrow.int32())
-MEDIUM = pyarrow.struct(
-    {
-        "tokens": pyarrow.binary(),
-        "latents": pyarrow.binary(),
-        "shape": INTS,
-        "grid": INTS,
-        "fingerprint": pyarrow.string(),
-        "bytes": pyarrow.binary(),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,15 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
 def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
     missing = [k for k in range(work.shards) if not work.path(k).exists()]
     found = Found()
+    broken = records.broken(work.samples)
+    _add(found, 0, [*broken.samples], work.options.max_corrupt)
     for k in sorted(set(range(work.shards)) - set(missing)):
         _add(found, *read_counts(work.path(k)), work.options.max_corrupt)
-    bar.begin_at(found.samples + len(found.skipped))
+    bar.begin_at(found.samples + len(found.skipped) - broken.count)
     run = _in_line if work.options.workers == 0 else _in_processes
     for count, skipped in run(work, missing, stop):
         _add(found, count, skipped, work.options.max_corrupt)
-        bar.update(found.samples + len(found.skipped))
+        bar.update(found.samples + len(found.skipped) - broken.count)
     return found
 
 
@@ -268,65 +271,7 @@ class Work:
             raise InputError(f"{error}; make room, then go on") from error
 
 
-def schema(tokenizers: Mapping[str, Any]) -> pyarrow.Schema:
-    """Of the records: media of a pair or of the parts of a document, see mot_gen/data/encoded.py."""
-    media = {records.type_of(name): MEDIUM for name in ("image", "speech", *tokenizers)}
-    text, part = pyarrow.string(), {"type": pyarrow.string(), "text": pyarrow.string(), "loss": pyarrow.bool_()}
-    return pyarrow.schema(
-        {
-            "id": text,
-            "image": MEDIUM,
-            "captions": pyarrow.list_(text),
-            "content": pyarrow.list_(pyarrow.struct(part | media)),
-        }
-    )
-
-
 def read_counts(path: Path) -> tuple[int, list[str]]:
     """How many samples a shard has, and those that were left out; from its metadata alone."""
     about = pyarrow.parquet.read_metadata(path)
     return about.num_rows, json.loads(about.metadata[SKIPPED])
-
-
-# ---------------------------------------------------------------- one record
-
-
-def to_record(sample: Sample, spans: Mapping[int, Span], fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """A sample as one record, its media as bytes, or as tokens where `spans` (part number -> span) has them.
-
-    fingerprints: modality -> that of its tokenizer. `parse_record` is the inverse.
-    """
-    parts = parts_of(sample)
-    media = [columns(spans[i], fingerprints[p.kind]) if i in spans else _as_is(p) for i, p in enumerate(parts)]
-    if isinstance(sample, Pair):
-        return {"id": sample.id, "image": media[0], "captions": list(sample.captions)}
-    content = [
-        {"type": records.type_of(p.kind), records.type_of(p.kind): medium, "loss": p.loss}
-        for p, medium in zip(parts, media)
-    ]
-    return {"id": sample.id, "content": content}
-
-
-def parts_of(sample: Sample) -> tuple[Part, ...]:
-    """The parts of a document, or the one medium of a pair."""
-    return sample.parts if isinstance(sample, Document) else (Part("image", sample.image),)
-
-
-def _as_is(part: Part) -> Any:
-    """Text, tokens that another tokenizer made, or the bytes of a medium that none is given for."""
-    if isinstance(part.value, Encoded):
-        return columns(part.value.span(part.kind), part.value.fingerprint)
-    return part.value if isinstance(part.value, str) else {"bytes": medium_bytes(part.value)}
-
-
-def medium_bytes(value: Any) -> bytes:
-    """The file that a medium is: of a path or bytes as they are, of a PIL image a PNG."""
-    if isinstance(value, bytes):
-        return value
-    if hasattr(value, "read_bytes"):
-        return value.read_bytes()
-    if hasattr(value, "save"):
-        file = io.BytesIO()
-        value.save(file, format="PNG")
-        return file.getvalue()
-    raise InputError(f"a medium of type {type(value).__name__} cannot be stored; give a path, bytes or a picture")

@@ -11,13 +11,12 @@ import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError
+
+if TYPE_CHECKING:  # imported by those who read sound
+    from torch import Tensor
 
 MAX_SECONDS = 3600
 MAX_SKIPPED = 20  # recordings of a corpus that may be unusable
@@ -96,6 +95,9 @@ def _name(raw: Any) -> str:
 
 def _read(raw: Any, sample_rate: int | None) -> tuple[Tensor, int]:
     """Samples (channels, T) or (T,) of any type, and their rate."""
+    import numpy as np
+    import torch
+
     if isinstance(raw, (bytes, bytearray)):
         return _decode(io.BytesIO(raw))
     if isinstance(raw, (str, Path)):
@@ -110,7 +112,7 @@ def _read(raw: Any, sample_rate: int | None) -> tuple[Tensor, int]:
     samples, rate = raw if isinstance(raw, (tuple, list)) and len(raw) == 2 else (raw, sample_rate)
     if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiu":
         samples = torch.from_numpy(np.ascontiguousarray(samples))
-    if not isinstance(samples, Tensor):
+    if not isinstance(samples, torch.Tensor):
         raise InputError(f"cannot read sound from {type(samples).__name__}; give a path, bytes or (samples, rate)")
     if not isinstance(rate, int) or rate < 1:
         raise InputError(f"sample rate must be a whole number of Hz, got {rate}; give (samples, rate)")
@@ -119,6 +121,7 @@ def _read(raw: Any, sample_rate: int | None) -> tuple[Tensor, int]:
 
 def _decode(file: Any) -> tuple[Tensor, int]:
     import soundfile
+    import torch
 
     _refuse_cut_off(file)
     try:
@@ -206,6 +209,8 @@ def _one_channel(channels: Tensor) -> Tensor:
 
 
 def _floats(samples: Tensor) -> Tensor:
+    import torch
+
     if samples.is_floating_point():
         return samples.float()
     if samples.dtype not in (torch.int16, torch.int32):

@@ -11,20 +11,22 @@ and the rotation is carried out.
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.files.suffixes import UNREAD_PICTURES, suffix_of
+
+if TYPE_CHECKING:  # torch takes seconds to import, and looking at headers does without
+    from torch import Tensor
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, which it only warns of up to twice this size
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -56,7 +58,7 @@ def load_image(raw: Any, color: str = "RGB", as_stored: bool = False) -> Image.I
     Raises InputError, naming the file, for what is missing, not an image, truncated, of more than MAX_PIXELS pixels
     (seen from the header, before anything is decoded), or of values without a known scale.
     """
-    if isinstance(raw, Tensor):
+    if _is_tensor(raw):
         return _flatten(to_pil(raw), color, as_stored)
     where = _name(raw)
     with _opened(raw, where) as image:
@@ -65,7 +67,7 @@ def load_image(raw: Any, color: str = "RGB", as_stored: bool = False) -> Image.I
 
 def header(raw: Any) -> Header:
     """Size and kind of a raw image, of which nothing is decoded. Raises InputError as `load_image` does."""
-    if isinstance(raw, Tensor):
+    if _is_tensor(raw):
         raw = to_pil(raw)
     where = _name(raw)
     with _opened(raw, where) as image:
@@ -75,6 +77,11 @@ def header(raw: Any) -> Header:
             width, height = height, width
         grey = image.mode in _GREY_MODES or image.mode.startswith("I;")
         return Header(width, height, grey, f"{image.format or 'PIL'} {image.mode}")
+
+
+def _is_tensor(raw: Any) -> TypeGuard[Tensor]:
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    return torch is not None and isinstance(raw, torch.Tensor)
 
 
 def _name(raw: Any) -> str:
@@ -192,6 +199,8 @@ def center_crop_resize(image: Image.Image, size: tuple[int, int]) -> Image.Image
 
 def to_tensor(image: Image.Image) -> Tensor:
     """8-bit PIL image of mode "L", "RGB" or "RGBA" -> float tensor (C, H, W) in [0, 1]."""
+    import torch
+
     if image.mode not in _BYTES_IN_ORDER:
         raise InputError(f"cannot turn mode {image.mode} into a tensor; load_image makes it RGB or L")
     return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).movedim(-1, 0).float() / 255
@@ -199,6 +208,8 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def to_pil(image: Tensor) -> Image.Image:
     """Float tensor (C, H, W) in [0, 1], rounded to the nearest of 256, or uint8; C = 1, 3 or 4 -> 8-bit PIL image."""
+    import torch
+
     _check(image)
     if image.is_floating_point():
         image = (image.float() * 255).round().to(torch.uint8)
@@ -211,13 +222,15 @@ def image_tensor(raw: Any, size: tuple[int, int], channels: int) -> Tensor:
 
     A float tensor that already has this shape is taken as it is, without a detour through 8 bits.
     """
-    if isinstance(raw, Tensor) and raw.shape == (channels, *size) and raw.is_floating_point():
+    if _is_tensor(raw) and raw.shape == (channels, *size) and raw.is_floating_point():
         _check(raw)
         return raw.detach().float()
     return to_tensor(center_crop_resize(load_image(raw, _MODES[channels]), size))
 
 
 def _check(image: Tensor) -> None:
+    import torch
+
     if image.ndim != 3 or image.shape[0] not in _MODES or not image.numel():
         raise InputError(f"an image tensor must be (C, H, W) with C = 1, 3 or 4, got shape {tuple(image.shape)}")
     if image.dtype == torch.uint8:

@@ -152,6 +152,8 @@ def pairs_of(path: str, why: str = "") -> list[Pair]:
         raise InputError(f"{why}{error}") from error
     if not pairs:
         raise InputError(f"{why}{path}: holds no picture with a caption")
+    if records.broken.count:
+        print(f"{records.broken.count} records cannot be read: {records.broken.first(3)}", file=sys.stderr)
     return pairs
 
 

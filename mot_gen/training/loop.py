@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mot_gen.data.loader import Loader
+from mot_gen.data.notices import Notices
 from mot_gen.data.records import sample_key
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files.progress import Progress
@@ -29,7 +29,6 @@ from mot_gen.files.stopping import Stop, stop_signals
 from mot_gen.flops import forward_flops
 from mot_gen.packing import pack_rows
 from mot_gen.recipes.recipe import Recipe
-from mot_gen.recipes.sections import Augment
 from mot_gen.sequence import PADDING, PackedBatch
 from mot_gen.training import checkpoint, parallel
 from mot_gen.training.build import TOKENIZERS
@@ -77,7 +76,11 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
                 stop_signals() as stop,
                 Progress(recipe.training.steps, list(run.tokenizers), run.step, shown=world.first) as bar,
             ):
+                for line in run.loader.first_lines() if world.first else ():
+                    bar.note(line)
                 _steps(run, hooks, stop, bar)
+                for line in _data_changed(run):
+                    bar.note(line)
             finished = whole(run)
             if finished is not None:
                 hooks.export(finished)
@@ -145,6 +148,16 @@ def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
             _keep(run, stop, last)
             if run.step % TRIM_EVERY == 0:
                 _release_free_memory()
+
+
+def _data_changed(run: Run) -> list[str]:
+    """What was changed in the pictures that all processes have read, and how many samples were skipped."""
+    changed = Notices().add(run.world.gather(run.loader.changed))
+    skipped = _samples_skipped(run) + run.loader.broken.count
+    lines = changed.lines(shown=1)
+    if skipped:
+        lines.append(f"{skipped:,} samples could not be used; mot-gen data validate names them")
+    return [f"data: {line}" for line in lines]
 
 
 def _samples_skipped(run: Run) -> int:
@@ -289,11 +302,7 @@ def held_out_losses(run: Run) -> dict[str, float]:
     """Mean loss by modality of the averaged model over one pass of the held-out samples, with the same times and noise
     every time it is asked."""
     model, training, world = run.averaged.eval(), run.recipe.training, run.world
-    training = training.model_copy(update={"workers": 0})  # threads would outlive the pass
-    data = run.recipe.data.model_copy(update={"augment": Augment()})  # held-out pictures are left as they are
-    loader = Loader(run.splits.held_out, run.tokenizers, data, training, world.rank, world.size)
-    loader.plan.packing = run.loader.plan.packing
-    batches, names = loader.one_pass(), model.modality_names
+    batches, names = run.held_out.one_pass(), model.modality_names
     sums, counts = [0.0] * len(names), [0.0] * len(names)
     for number in count(world.rank, world.size):
         rows = next(batches, None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from mot_gen.errors import InputError
 from mot_gen.files.whole import write_text
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Augment
 from mot_gen.training import checkpoint, parallel
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
 from mot_gen.training.meters import Meter
@@ -53,6 +55,15 @@ class Run:
     flops: int = 0
     seconds: float = 0.0  # spent in training steps, over all sittings
     cpu_seconds: float = 0.0  # of the processes, likewise: on a shared machine the steadier clock
+
+    @cached_property
+    def held_out(self) -> Loader:
+        """The held-out samples, in the rows that they are measured in. Made once, so that media are tokenised once."""
+        training = self.recipe.training.model_copy(update={"workers": 0})
+        data = self.recipe.data.model_copy(update={"augment": Augment()})  # held-out pictures are left as they are
+        loader = Loader(self.splits.held_out, self.tokenizers, data, training, self.world.rank, self.world.size)
+        loader.plan.packing = self.loader.plan.packing
+        return loader
 
     def close(self) -> None:
         """End the threads that work beside the loop."""

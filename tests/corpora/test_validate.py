@@ -196,10 +196,17 @@ def test_every_refused_record_is_listed(through, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "good"}\n{"txet": "x"}\n{broken\n{"text": ""}\n')
     arguments = [str(path)] if through == "records" else ["digits", f"data.records={path}"]
+    assert main(["data", "validate", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["sides"]
+    side = found["records" if through == "records" else "train"]
+    assert (side["samples"], side["checked"], side["usable"]) == (4, 4, 1)
+    dropped = side["dropped"]["unreadable record"]["samples"]
+    assert [line.split(": ")[0] for line in dropped] == [f"{path}:{n}" for n in (2, 3, 4)]
+    path.write_text('{"txet": "x"}\n{broken\n{"text": ""}\n')
     assert main(["data", "validate", *arguments]) == 2
     said = capsys.readouterr()
-    assert [line.split(": ")[1] for line in said.out.splitlines()] == [f"{path}:{n}" for n in (2, 3, 4)]
-    assert said.err.startswith(f"mot-gen: {path}:2: has none of") and said.err.count("\n") == 1
+    assert [line.split(": ")[1] for line in said.out.splitlines()] == [f"{path}:{n}" for n in (1, 2, 3)]
+    assert said.err.startswith(f"mot-gen: {path}:1: has none of") and said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,6 @@ def test_other_weights_than_the_checkpoints_are_refused(tmp_path, before, after)
 def test_held_out_samples_are_seen_once_and_a_weight_may_be_too_small(tmp_path):
     given = data(tmp_path, (3, 1)).model_copy(update={"held_out": 0.4})
     splits = load(given)
-    assert len(splits.train) + len(splits.held_out) == 50 and not hasattr(splits.held_out, "weights")
+    assert len(splits.train) + len(splits.held_out) == 50 and splits.held_out.weights is None
     with pytest.raises(InputError, match=r"0\.jsonl: weight 0\.01 of 20 samples.*give at least 0\.05"):
         loader(data(tmp_path, (0.01, 1)))

@@ -1,0 +1,177 @@
+"""How one record, a JSON object, becomes a sample: parse_record, path_in. Errors name the file, the line and the field.
+
+A record is one of
+    {"id": "r1", "messages": [{"role": "user", "content": [{"type": "text", "text": "Draw snow."}]},
+                              {"role": "assistant", "content": [{"type": "image", "image": "b.jpg", "loss": true}]}]}
+    {"content": [{"type": "text", "text": "..."}, {"type": "image", "image": "a.jpg"}]}
+    {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none)
+    {"text": "..."}
+Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a
+path, bytes in parquet, or its tokens (encoded.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mot_gen.data.encoded import is_encoded, parse_encoded
+from mot_gen.data.notices import Notices
+from mot_gen.data.remote import is_far, place
+from mot_gen.data.samples import MODALITIES, Document, Pair, Part, Sample
+from mot_gen.data.texts import clean_text, is_text
+from mot_gen.errors import InputError
+
+ROLES = ("system", "user", "assistant")
+CAPTIONS = ("captions", "caption", "text")  # fields that caption an image
+OUTSIDE = "media outside of the folder of their records"
+Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path or bytes of a medium
+
+
+def parse_record(record: Any, where: str, default_id: str, resolve: Resolve, notices: Notices | None = None) -> Sample:
+    """One record -> a sample.
+
+    where: begins every error. default_id: of a record without an id. resolve: finds media. notices: takes what is
+    changed in the texts.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: a record is an object with image and caption, messages, content or text")
+    parser = _Parser(where, resolve, notices)
+    id = _id(record.get("id"), where, default_id)
+    if "messages" in record:
+        return Document(id, tuple(parser.messages(record["messages"])))
+    if "content" in record:
+        return Document(id, tuple(parser.content(record["content"], True, f"{where}: content")))
+    if "image" in record:
+        return Pair(id, parser.medium(record["image"], f"{where}: image"), parser.captions(record))
+    if "text" in record:
+        return Document(id, (Part("text", parser.text(record["text"], f"{where}: text")),))
+    keys = ", ".join(record) or "none"
+    raise InputError(f"{where}: has none of image, messages, content and text; its keys are {keys!s:.200}")
+
+
+def _id(value: Any, where: str, default: str) -> str:
+    if value is None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise InputError(f"{where}: id must be text or a number, got {value!r:.60}")
+    id = str(value)
+    if "\0" in id or not is_text(id):
+        raise InputError(f"{where}: id holds what is no character, got {id!r:.60}")
+    return id
+
+
+@dataclass(frozen=True)
+class _Parser:
+    """What stays the same while one record is parsed."""
+
+    where: str
+    resolve: Resolve
+    notices: Notices | None
+
+    def messages(self, messages: Any) -> Iterator[Part]:
+        if not isinstance(messages, list) or not messages:
+            raise InputError(f"{self.where}: messages must be a list that is not empty, got {messages!r:.60}")
+        for i, message in enumerate(messages):
+            field = f"{self.where}: messages[{i}]"
+            if not isinstance(message, dict) or message.get("role") not in ROLES:
+                raise InputError(f"{field}.role must be system, user or assistant, got {message!r:.60}")
+            yield from self.content(message.get("content"), message["role"] == "assistant", f"{field}.content")
+
+    def content(self, content: Any, loss: bool, field: str) -> Iterator[Part]:
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        if not isinstance(content, list) or not content:
+            raise InputError(f"{field} must be text or a list of parts that is not empty, got {content!r:.60}")
+        for i, part in enumerate(content):
+            yield self.part(part, loss, f"{field}[{i}]")
+
+    def part(self, part: Any, loss: bool, field: str) -> Part:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise InputError(f'{field} must be a part such as {{"type": "text", "text": "..."}}, got {part!r:.60}')
+        kind = part["type"]
+        given = {name for name, value in part.items() if value is not None}
+        if given - {"loss"} != {"type", kind}:
+            names = ", ".join(sorted(part))
+            raise InputError(f"{field} needs the keys type and {kind!s:.60}, and perhaps loss, got {names!s:.200}")
+        if part.get("loss") is not None:
+            loss = part["loss"]
+        if not isinstance(loss, bool):
+            raise InputError(f"{field}.loss must be true or false, got {loss!r:.60}")
+        read = self.text if kind == "text" else self.medium
+        return Part(MODALITIES.get(kind, kind), read(part[kind], f"{field}.{kind}"), loss)
+
+    def medium(self, value: Any, field: str) -> Any:
+        return parse_encoded(value, field) if is_encoded(value) else self.resolve(value, field)
+
+    def text(self, value: Any, field: str) -> str:
+        if not isinstance(value, str) or not value:
+            raise InputError(f"{field} must be text that is not empty, got {value!r:.60}")
+        text = clean_text(value, field, self.notices)
+        if not text:
+            raise InputError(f"{field} must be text that is not empty, got {value!r:.60}")
+        return text
+
+    def captions(self, record: dict[str, Any]) -> tuple[str, ...]:
+        given = [name for name in CAPTIONS if record.get(name) is not None]
+        if not given:
+            return ()
+        if len(given) > 1:
+            raise InputError(f"{self.where}: {given[0]} and {given[1]} both caption the image; give one")
+        value, field = record[given[0]], f"{self.where}: {given[0]}"
+        if given[0] != "captions":
+            return (self.text(value, field),)
+        if not isinstance(value, list):
+            raise InputError(f"{field} must be a list of texts, got {value!r:.60}")
+        return tuple(self.text(caption, f"{field}[{i}]") for i, caption in enumerate(value))
+
+
+def path_in(folder: Any, notices: Notices | None = None) -> Resolve:
+    """Media as paths relative to `folder`, itself perhaps far, or as addresses (remote.py).
+
+    Bytes, also in Hugging Face's {bytes, path}, stay bytes. notices: takes local media outside of the folder. Far
+    records may name no local file: whoever wrote them is somebody else.
+    """
+
+    def resolve(value: Any, field: str) -> Any:
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes) and value:
+            return value
+        if not isinstance(value, str) or not value or "\0" in value or not _is_name(value):
+            raise InputError(f"{field} must be the path of a file, got {value!r:.60}")
+        if "://" in value:
+            return _at_address(value, folder, field)
+        if _leaves(value):
+            if is_far(folder):
+                raise InputError(f"{field}: {value} lies outside of {folder}; far records name media in their folder")
+            if notices is not None:
+                notices.note(OUTSIDE, f"{field}: {value}")
+        return folder / value
+
+    return resolve
+
+
+def _is_name(value: str) -> bool:
+    """Whether the file system can be asked for it."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _leaves(value: str) -> bool:
+    """Whether a relative path leads out of its folder, or is none."""
+    path = Path(os.path.normpath(value))
+    return path.is_absolute() or path.parts[:1] == ("..",)
+
+
+def _at_address(value: str, folder: Any, field: str) -> Any:
+    protocols = value.partition("://")[0].split("::")
+    if is_far(folder) and {"file", "local"} & set(protocols):
+        raise InputError(f"{field}: {value} is a local file, which far records may not name")
+    return place(value)

@@ -1,0 +1,93 @@
+"""A sample as one record in parquet: schema, to_record, parts_of, medium_bytes. `parse_record` is the inverse."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mot_gen.data.encoded import Encoded, columns
+from mot_gen.data.samples import Document, Pair, Part, Sample, type_of
+from mot_gen.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from mot_gen.sequence import Span
+
+
+def schema(modalities: Iterable[str] = ()) -> pyarrow.Schema:
+    """Of the records: media of a pair or of the parts of a document, see encoded.py. modalities: beyond the usual."""
+    import pyarrow
+
+    ints = pyarrow.list_(pyarrow.int32())
+    medium = pyarrow.struct(
+        {
+            "tokens": pyarrow.binary(),
+            "latents": pyarrow.binary(),
+            "shape": ints,
+            "grid": ints,
+            "fingerprint": pyarrow.string(),
+            "bytes": pyarrow.binary(),
+        }
+    )
+    media = {type_of(name): medium for name in ("image", "speech", *modalities)}
+    text = pyarrow.string()
+    part = {"type": text, "text": text, "loss": pyarrow.bool_(), **media}
+    return pyarrow.schema(
+        {
+            "id": text,
+            "image": medium,
+            "captions": pyarrow.list_(text),
+            "content": pyarrow.list_(pyarrow.struct(part)),
+        }
+    )
+
+
+def to_record(
+    sample: Sample, spans: Mapping[int, Span] | None = None, fingerprints: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A sample as one record, its media as bytes, or as tokens where `spans` (part number -> span) has them.
+
+    fingerprints: modality -> that of its tokenizer.
+    """
+    spans, fingerprints = spans or {}, fingerprints or {}
+    values = []
+    for number, part in enumerate(parts_of(sample)):
+        span = spans.get(number)
+        values.append(_as_is(part) if span is None else columns(span, fingerprints[part.kind]))
+    if isinstance(sample, Pair):
+        return {"id": sample.id, "image": values[0], "captions": list(sample.captions)}
+    content = []
+    for part, value in zip(sample.parts, values):
+        kind = type_of(part.kind)
+        content.append({"type": kind, kind: value, "loss": part.loss})
+    return {"id": sample.id, "content": content}
+
+
+def parts_of(sample: Sample) -> tuple[Part, ...]:
+    """The parts of a document, or the one medium of a pair."""
+    return sample.parts if isinstance(sample, Document) else (Part("image", sample.image),)
+
+
+def _as_is(part: Part) -> Any:
+    """Text, tokens that another tokenizer made, or the bytes of a medium that none is given for."""
+    if isinstance(part.value, Encoded):
+        return columns(part.value.span(part.kind), part.value.fingerprint)
+    return part.value if isinstance(part.value, str) else {"bytes": medium_bytes(part.value)}
+
+
+def medium_bytes(value: Any) -> bytes:
+    """The file that a medium is: of a path or bytes as they are, of a PIL image a PNG."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Path) and not value.is_file():
+        raise InputError(f"{value}: no such file")
+    if hasattr(value, "read_bytes"):
+        return value.read_bytes()
+    if hasattr(value, "save"):
+        file = io.BytesIO()
+        value.save(file, format="PNG")
+        return file.getvalue()
+    raise InputError(f"a medium of type {type(value).__name__} cannot be stored; give a path, bytes or a picture")
