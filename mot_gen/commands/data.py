@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mot_gen.corpora import formats
 from mot_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from mot_gen.data.samples import Sample
 
 SHOWN = 20  # lines of a kind; --json has all
 
@@ -64,14 +67,15 @@ def convert_command(args: argparse.Namespace) -> int:
 
 
 def _look_arguments(commands) -> None:
-    for name, func, help in (
+    looks = (
         (
             "validate",
             validate_command,
             "what carries loss, what is dropped and why, what comes twice, how full rows get",
         ),
         ("stats", stats_command, "how many samples of what: texts, pictures, sounds, sources"),
-    ):
+    )
+    for name, func, help in looks:
         command = commands.add_parser(name, help=help)
         command.add_argument("source", metavar="RECIPE_OR_RECORDS", help="a recipe, or a file or folder of records")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe; or more records")
@@ -145,17 +149,20 @@ def _cores() -> int:
 
 def tokenize_command(args: argparse.Namespace) -> int:
     """Tokenise records into DIR; a recipe's source by its own splits, into DIR/train and DIR/held_out."""
+    from mot_gen.corpora.opened import check_places, is_recipe
+
+    first = args.inputs[0]
+    recipe = is_recipe(first)
+    if not recipe:
+        check_places(args.inputs)
     from mot_gen.data.records import open_all
     from mot_gen.data.tokenize import Corpus, Options, tokenize
-    from mot_gen.recipes.recipe import shipped
 
     options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt)
     tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
-    first = args.inputs[0]
-    if first in shipped() or Path(first).suffix in (".yaml", ".yml"):
+    sets: dict[str, Callable[[], Sequence[Sample]]] = {"": partial(open_all, tuple(args.inputs))}
+    if recipe:
         sets = {name: partial(split_of, first, tuple(args.inputs[1:]), name) for name in ("train", "held_out")}
-    else:
-        sets = {"": partial(open_all, tuple(args.inputs))}
     for name, samples in sets.items():
         found = tokenize(Corpus(samples, tokenizers), args.out / name, options)
         print(f"{args.out / name}: {found.samples} samples, {len(found.skipped)} left out")

@@ -1,14 +1,15 @@
 """Reading other people's data sets: Row, rows, Media, Unconvertible, unknown_fields, text_part, image_part.
 
-`rows` reads JSON arrays, JSON lines, both also zipped, and parquet, one row at a time, however long the file is. Bytes
-that are no UTF-8 pass as surrogates, which cannot be written again: so the row is found out, and the others are read.
-`Media` finds the files that rows name.
+`rows` reads JSON arrays, JSON lines, both also zipped, and parquet, one row at a time, however long the file is. A byte
+order mark is dropped. Bytes that are no UTF-8 pass as surrogates, which cannot be written again; so the row is found
+out, and the others are read. `Media` finds the files that rows name.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
@@ -17,10 +18,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
+from mot_gen.data.texts import is_text
 from mot_gen.errors import InputError
+from mot_gen.files.json_files import MAX_BYTES
+from mot_gen.files.suffixes import find, is_hidden
 
 GAP = re.compile(r"[\s,]*")  # between the elements of an array
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".zip", ".parquet")
+JSON = (".json", ".jsonl", ".ndjson")
+SUFFIXES = (*JSON, ".zip", ".parquet")
+ENCODING = "utf-8-sig"  # drops a byte order mark
+DOWNLOADS = ("url", "key", "status")  # columns of img2dataset's tables
+DOWNLOADED = (".jpg", ".png", ".webp")  # suffixes of its pictures
+CHUNK = 2**20  # characters that are read of an array at once
 
 
 class Unconvertible(ValueError):
@@ -60,7 +69,7 @@ def files(source: Path, suffixes: Collection[str]) -> list[Path]:
     """`source` itself, or the files below it with one of the suffixes; InputError where there is none."""
     kinds = ", ".join(suffixes)
     if source.is_dir():
-        found = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        found = find(source, suffixes)
         if not found:
             raise InputError(f"{source}: holds no file of {kinds}")
         return found
@@ -78,7 +87,7 @@ def _rows_of(path: Path) -> Iterator[Row]:
     elif suffix == ".zip":
         yield from _zipped(path)
     else:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        with path.open(encoding=ENCODING, errors="surrogateescape") as file:
             yield from _json_rows(file, path)
 
 
@@ -86,8 +95,9 @@ def _zipped(path: Path) -> Iterator[Row]:
     """Members are read where they lie, never extracted."""
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in sorted(n for n in archive.namelist() if n.endswith((".json", ".jsonl", ".ndjson"))):
-                with archive.open(name) as member, io.TextIOWrapper(member, "utf-8", errors="surrogateescape") as file:
+            names = [name for name in archive.namelist() if name.lower().endswith(JSON) and not is_hidden(name)]
+            for name in sorted(names):
+                with archive.open(name) as member, io.TextIOWrapper(member, ENCODING, "surrogateescape") as file:
                     yield from _json_rows(file, path)
     except zipfile.BadZipFile as error:
         raise InputError(f"{path}: not a zip file: {error}") from None
@@ -123,13 +133,19 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[Row]:
 
 
 def _lines(first: str, file: TextIO) -> Iterator[str]:
-    yield first + file.readline()
-    yield from file
+    line = first + file.readline(MAX_BYTES)
+    while line:
+        if len(line) >= MAX_BYTES:
+            raise InputError(f"{file.name}: a line is longer than {MAX_BYTES} characters")
+        yield line
+        line = file.readline(MAX_BYTES)
 
 
 def _line(line: str, where: str, id: str) -> Row:
     try:
         return _row(where, id, json.loads(line))
+    except RecursionError:
+        return Row(where, id, error="not valid JSON: nested too deep")
     except ValueError as error:
         return Row(where, id, error=f"not valid JSON: {error}")
 
@@ -140,25 +156,38 @@ def _row(where: str, id: str, value: Any) -> Row:
     return Row(where, id, value)
 
 
-def _elements(file: TextIO, path: Path, chunk: int = 1 << 20) -> Iterator[Any]:
+def _elements(file: TextIO, path: Path) -> Iterator[Any]:
     """The elements of a JSON array whose bracket has been read, one at a time: LLaVA's files are of a gigabyte."""
-    decoder, text, at, number, ended, size = json.JSONDecoder(), "", 0, 0, False, chunk
+    decoder = json.JSONDecoder()
+    text, at, number, size = "", 0, 0, CHUNK
+    ended = False
     while True:
-        at = GAP.match(text, at).end()
+        at = _past_gap(text, at)
         if text.startswith("]", at):
             return
         try:
             value, end = decoder.raw_decode(text, at)
-            # A number at the end of what was read may have more digits.
-            if end < len(text) or ended:
-                yield value
-                at, number, size = end, number + 1, chunk
-                continue
+        except RecursionError:
+            raise InputError(f"{path}: row {number}: not valid JSON: nested too deep") from None
         except ValueError as error:
             if ended:
                 raise InputError(f"{path}: row {number}: not valid JSON, perhaps cut off: {error}") from None
+        else:
+            # A number at the end of what was read may have more digits.
+            if end < len(text) or ended:
+                yield value
+                at, number, size = end, number + 1, CHUNK
+                continue
+        if len(text) - at > MAX_BYTES:
+            raise InputError(f"{path}: row {number} is longer than {MAX_BYTES} characters")
         more = file.read(size)
         text, at, ended, size = text[at:] + more, 0, not more, 2 * size
+
+
+def _past_gap(text: str, at: int) -> int:
+    gap = GAP.match(text, at)
+    assert gap is not None  # it may be empty
+    return gap.end()
 
 
 def unknown_fields(fields: dict[str, Any], known: Collection[str], path: str = "") -> set[str]:
@@ -169,10 +198,15 @@ def unknown_fields(fields: dict[str, Any], known: Collection[str], path: str = "
         if here not in known:
             found.add(here)
         elif any(other.startswith(f"{here}.") for other in known):
-            for inner in value if isinstance(value, list) else [value]:
-                if isinstance(inner, dict):
-                    found |= unknown_fields(inner, known, f"{here}.")
+            for inner in _objects(value):
+                found |= unknown_fields(inner, known, f"{here}.")
     return found
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list, or of a single one."""
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if isinstance(each, dict)]
 
 
 # ---------------------------------------------------------------- media
@@ -213,24 +247,41 @@ class Media:
             return None
 
     def _file(self, name: str) -> Path | None:
-        return next((path for root in self.roots if (path := root / name).is_file()), None)
+        """The file of a name in one of the roots; a name that leads out of them finds nothing."""
+        if "\0" in name or not is_text(name):
+            return None
+        for root in self.roots:
+            path = root / name
+            inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
+            if inside and path.is_file():
+                return path
+        return None
 
     def _downloaded(self, url: str) -> Path | None:
         stem = self._by_url.get(url)
-        names = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".jpg", ".png", ".webp")) if stem else ()
-        return next((path for path in names if path.is_file()), None)
+        if stem is None:
+            return None
+        for suffix in DOWNLOADED:
+            path = stem.with_name(f"{stem.name}{suffix}")
+            if path.is_file():
+                return path
+        return None
 
     @cached_property
     def _by_url(self) -> dict[str, Path]:
         import pyarrow.parquet
 
-        found = {}
-        for table in (table for root in self.roots for table in sorted(root.glob("*.parquet"))):
-            if {"url", "key", "status"} <= set(pyarrow.parquet.read_schema(table).names):
-                columns = pyarrow.parquet.read_table(table, columns=["url", "key", "status"]).to_pydict()
-                for url, key, status in zip(*columns.values()):
-                    if status == "success":
-                        found[url] = table.with_suffix("") / key
+        found: dict[str, Path] = {}
+        tables: list[Path] = []
+        for root in self.roots:
+            tables += sorted(root.glob("*.parquet"))
+        for table in tables:
+            if not set(DOWNLOADS) <= set(pyarrow.parquet.read_schema(table).names):
+                continue
+            rows = pyarrow.parquet.read_table(table, columns=list(DOWNLOADS)).to_pydict()
+            for url, key, status in zip(*(rows[name] for name in DOWNLOADS)):
+                if status == "success" and "/" not in key:
+                    found[url] = table.with_suffix("") / key
         return found
 
 

@@ -73,7 +73,7 @@ class Order:
     """How pairs are arranged where there is no recipe: every caption counts."""
 
     caption_first: float = 0.5
-    caption_dropout: float = 0.1
+    caption_dropout: float = 0.0
 
 
 @dataclass(frozen=True)

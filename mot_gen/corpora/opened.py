@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,12 @@ def opened(name: str, more: Sequence[str]) -> Opened:
     """
     if is_recipe(name):
         from mot_gen.recipes.recipe import load_recipe
-        from mot_gen.training.build import load_splits
 
         recipe = load_recipe(name, more)
+        if recipe.data.records:
+            check_places([*(records.path for records in recipe.data.records), *recipe.data.held_out_records])
+        from mot_gen.training.build import load_splits  # which brings the model's code along
+
         splits = load_splits(recipe)
         return Opened({"train": splits.train, "held_out": splits.held_out}, recipe)
     for text in more:
@@ -53,16 +57,21 @@ def opened(name: str, more: Sequence[str]) -> Opened:
     return Opened({"records": open_all([name, *more])})
 
 
+def check_places(names: Sequence[str]) -> None:
+    """InputError where a local file or folder is not there, before anything heavy is imported."""
+    for name in names:
+        if "://" not in name and not Path(name).exists():
+            raise InputError(f"{name}: no such file or folder (data.records)")
+
+
 def is_recipe(name: str) -> bool:
     """Whether a name is that of a recipe: a YAML file or a shipped one."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return True
-    if path.suffix or "/" in name or "://" in name:
+    if path.suffix or "/" in name:
         return False
-    from mot_gen.recipes.recipe import shipped
-
-    return name in shipped()
+    return (files("mot_gen.recipes") / f"{name}.yaml").is_file()
 
 
 def refused(error: InputError) -> list[str]:

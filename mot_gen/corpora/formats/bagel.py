@@ -47,7 +47,7 @@ def _edits(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     if len(images) != len(steps) + 1 or not all(steps):
         raise Unconvertible(f"{len(images)} pictures need {len(images) - 1} instructions, got {len(steps)}")
     for k in range(max(map(len, steps))):
-        messages = []
+        messages: list[dict[str, Any]] = []
         for step, before, after in zip(steps, images, images[1:]):
             shown = [image_part(before)] if not messages else []
             messages += [

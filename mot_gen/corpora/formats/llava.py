@@ -36,8 +36,9 @@ def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     """One conversation."""
     if row.fields.get("video") is not None:
         raise Unconvertible("has a video, which records cannot hold")
-    given = row.fields.get("image")
-    images = given if isinstance(given, list) else [given] if given else []
+    images = row.fields.get("image") or []
+    if not isinstance(images, list):
+        images = [images]
     turns = [_turn(turn) for turn in row["conversations"]]
     places = sum(value.count(PLACEHOLDER) for _, value in turns)
     if places != len(images):

@@ -43,7 +43,8 @@ def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
         if not isinstance(index, int) or not 0 <= index < len(sentences):
             raise Unconvertible(f"matched_text_index {index!r} is none of its {len(sentences)} sentences")
         found = media.seek(picture.get("image_name"))
-        before[index] += [] if found is None else [image_part(found)]
+        if found is not None:
+            before[index].append(image_part(found))
     if not any(before):
         raise Unconvertible(f"none of its {len(pictures)} pictures is there")
     parts: list[dict[str, Any]] = []

@@ -32,22 +32,31 @@ def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     images, texts = row["images"], row["texts"]
     if len(images) != len(texts):
         raise Unconvertible(f"images and texts must be as many, got {len(images)} and {len(texts)}")
-    documents, shown = [[]], 0
+    documents, shown = _documents(images, texts, media)
+    if not shown:
+        raise Unconvertible(f"none of its {len(images) - images.count(None)} pictures is there")
+    id = _url(row) or row.id
+    if len(documents) == 1:
+        yield {"id": id, "content": documents[0]}
+        return
+    for k, parts in enumerate(documents):
+        yield {"id": f"{id}/{k}", "content": parts}
+
+
+def _documents(images: list[Any], texts: list[Any], media: Media) -> tuple[list[list[dict[str, Any]]], int]:
+    """The parts of each document of a page, and how many pictures were found."""
+    documents: list[list[dict[str, Any]]] = [[]]
+    shown = 0
     for image, text in zip(images, texts):
-        if image is not None:
-            found = media.seek(image)
-            documents[-1] += [] if found is None else [image_part(found)]
-            shown += found is not None
+        found = None if image is None else media.seek(image)
+        if found is not None:
+            documents[-1].append(image_part(found))
+            shown += 1
         if text is not None:
             first, *after = text.split(END_OF_DOCUMENT)
             documents[-1] += _paragraph(first)
-            documents += [_paragraph(text) for text in after]
-    if not shown:
-        raise Unconvertible(f"none of its {sum(i is not None for i in images)} pictures is there")
-    documents = list(filter(None, documents))
-    id = _url(row) or row.id
-    for k, parts in enumerate(documents):
-        yield {"id": f"{id}/{k}" if len(documents) > 1 else id, "content": parts}
+            documents += [_paragraph(paragraph) for paragraph in after]
+    return [parts for parts in documents if parts], shown
 
 
 def _paragraph(text: str) -> list[dict[str, Any]]:
