@@ -156,10 +156,10 @@ def _row(where: str, id: str, value: Any) -> Row:
     return Row(where, id, value)
 
 
-def _elements(file: TextIO, path: Path) -> Iterator[Any]:
+def _elements(file: TextIO, path: Path, chunk: int = CHUNK) -> Iterator[Any]:
     """The elements of a JSON array whose bracket has been read, one at a time: LLaVA's files are of a gigabyte."""
     decoder = json.JSONDecoder()
-    text, at, number, size = "", 0, 0, CHUNK
+    text, at, number, size = "", 0, 0, chunk
     ended = False
     while True:
         at = _past_gap(text, at)
@@ -176,7 +176,7 @@ def _elements(file: TextIO, path: Path) -> Iterator[Any]:
             # A number at the end of what was read may have more digits.
             if end < len(text) or ended:
                 yield value
-                at, number, size = end, number + 1, CHUNK
+                at, number, size = end, number + 1, chunk
                 continue
         if len(text) - at > MAX_BYTES:
             raise InputError(f"{path}: row {number} is longer than {MAX_BYTES} characters")
