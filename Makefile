@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install quickstart gallery test bench lint docs clean
+.PHONY: install quickstart gallery test bench lint docs notebooks clean
 
 install: $(STAMP)
 
@@ -35,6 +35,10 @@ lint: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
 	@echo "To read it: $(BIN)/python -m http.server --directory build/site"
+
+notebooks: install
+	$(BIN)/uv pip install --quiet --python $(BIN)/python 'jupyterlab>=4'
+	$(BIN)/jupyter lab notebooks
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -1,5 +1,9 @@
-"""What the documents say is true: links lead somewhere, commands parse, recipes load, names import."""
+"""What the documents say is true: links and paths lead somewhere, commands parse, recipes load, names import.
 
+The documents are the pages of docs/, README, CONTRIBUTING, CHANGELOG and the texts and code of the notebooks.
+"""
+
+import importlib.util
 import json
 import re
 import shlex
@@ -8,23 +12,53 @@ from pathlib import Path
 import pytest
 
 import mot_gen
+from benchmarks.__main__ import NAMES as BENCHMARKS
 from mot_gen.commands.main import _parser
 from mot_gen.data.records import parse_record
 from mot_gen.recipes.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMED = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "notebooks/README.md")]
+DOCS = [*NAMED, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+# Dated logs: they name files as these were called on the day.
+LOGS = ("decisions.md", "CHANGELOG.md")
+PATH = re.compile(r"`((?:mot_gen|pipelines|tokenizers|eval|benchmarks|tests|docs|notebooks)/[\w./-]*\w)`")
+
+
+def text_of(path: Path) -> str:
+    """A document as markdown; code cells of a notebook are fenced blocks."""
+    text = path.read_text("utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    return "\n\n".join(parts)
 
 
 def blocks(kind: str) -> list[tuple[str, str]]:
     """(file, text) of every fenced block of a kind."""
-    return [(p.name, b) for p in DOCS for b in re.findall(rf"```{kind}\n(.*?)```", p.read_text("utf-8"), re.S)]
+    return [(p.name, b) for p in DOCS for b in re.findall(rf"```{kind}\n(.*?)```", text_of(p), re.S)]
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_relative_links_lead_somewhere(path):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8"))
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text_of(path))
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", [path for path in DOCS if path.name not in LOGS], ids=lambda path: path.name)
+def test_files_that_are_named_exist(path):
+    assert [name for name in PATH.findall(text_of(path)) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_benchmarks_that_are_named_exist(path):
+    for module in re.findall(r"python -m (benchmarks\.\w+)", text_of(path)):
+        assert importlib.util.find_spec(module), module
+    for names in re.findall(r"python -m benchmarks((?: [a-z_]\w*)+)", text_of(path)):
+        assert set(names.split()) <= {*BENCHMARKS, "goldens"}, names
 
 
 @pytest.mark.parametrize(("name", "block"), blocks("sh"))
