@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 # What each notebook's first code cell sets, made small.
 SMALL = {
-    "first_steps": {"STEPS": 2},
+    "first_steps": {"STEPS": 4},
     "own_data": {"STEPS": 2, "ROWS": 1, "EACH": 1},
     "metrics": {"N": 60, "DRAWN": 4},
 }
