@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest
@@ -61,15 +62,16 @@ REMEDIES = {"clip": "no model given; name the folder of a CLIP that transformers
 class Named:
     """How a name makes its metric: called with `Choices`, it gives an Accumulator.
 
-    target: "module:callable" below mot_gen.eval. takes: which choices are handed on, as "choice", or "option=choice"
-    where the callable has another word for it. needs: choices without which the metric cannot be made. fixed: options
-    that belong to the name.
+    target: "module:callable", the module below `package`. takes: which choices are handed on, as "choice", or
+    "option=choice" where the callable has another word for it. needs: choices without which the metric cannot be made.
+    fixed: options that belong to the name. package: what stands before the module's name; "" for one of your own.
     """
 
     target: str
     takes: str = ""
     needs: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    package: str = "mot_gen.eval."
 
     def __call__(self, choices: Choices) -> Accumulator:
         options = dict(self.fixed)
@@ -81,7 +83,7 @@ class Named:
             if getattr(choices, choice) is None:
                 raise InputError(f"{choice}: {REMEDIES[choice]}")
         module, name = self.target.split(":")
-        return getattr(importlib.import_module(f"mot_gen.eval.{module}"), name)(**options)
+        return getattr(importlib.import_module(self.package + module), name)(**options)
 
 
 Builder = Named
@@ -148,6 +150,27 @@ IMAGE_TEXT: dict[str, Builder] = {
     "r_precision": Named("images.clip:RPrecision", "confidence", needs="encoder=clip"),
     "ocr": Named("images.ocr:OcrAccuracy", "confidence"),
 }
+
+
+def own_metric(name: str, where: str = "--metrics") -> Builder:
+    """The builder of a metric of your own, named "package.module:Class"; InputError where there is none.
+
+    It is given the confidence, if its class takes one.
+    """
+    module, _, member = name.partition(":")
+    try:
+        metric = getattr(importlib.import_module(module), member, None)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{where}: {name!r}: {error}; install the package, or name its folder in PYTHONPATH") from None
+    if metric is None:
+        raise InputError(f"{where}: module {module} has no {member!r}")
+    takes = "confidence" if accepts(metric, "confidence") else ""
+    return Named(name, takes, package="")
+
+
+def accepts(metric: type, option: str) -> bool:
+    """Whether a class, or a class that it hands its options to, names an option in its constructor."""
+    return any("__init__" in vars(cls) and option in signature(cls.__init__).parameters for cls in metric.__mro__)
 
 
 def chosen(names: str | Iterable[str], allowed: Iterable[str], where: str = "--metrics") -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.eval.by_name import LIKELIHOOD, TEXT, choices_from, chosen, results_of, update_text
+from mot_gen.eval.by_name import LIKELIHOOD, TEXT, choices_from, chosen, own_metric, results_of, update_text
 from mot_gen.eval.jsonl import provenance_of
 from mot_gen.eval.records import Given, Record, records, records_of, references_of, require_fields
 from mot_gen.eval.result import Results
@@ -30,15 +30,15 @@ def evaluate_text(
     nats: Sequence[float] | None = None,
     **options: Any,
 ) -> Results:
-    """Results by name, of the names in `by_name.TEXT` and bits_per_byte.
+    """Results by name, of the names in `by_name.TEXT`, bits_per_byte, and metrics of your own, "package.module:Class".
 
     predictions: texts, with a list of `references` for each (or one text); or a jsonl or dictionaries of {"prediction",
     "references"}. nats: the loss of each first reference under a model, for bits_per_byte. options: fields of
     `Choices`.
     """
-    chosen(metrics, METRICS, "metrics")
+    names = chosen_texts(metrics)
     rows = text_records(predictions, references, nats)
-    built = text_metrics(metrics, options)
+    built = text_metrics(names, options)
     feed_text(built, rows)
     results = Results(results_of(built))
     if isinstance(predictions, (str, Path)):
@@ -50,7 +50,20 @@ def evaluate_text(
 def text_metrics(metrics: str | Iterable[str], options: Mapping[str, Any]) -> dict[str, Accumulator]:
     """The metrics by name."""
     choices = choices_from(options)
-    return {name: METRICS[name](choices) for name in chosen(metrics, METRICS, "metrics")}
+    built = {}
+    for name in chosen_texts(metrics):
+        builder = METRICS[name] if name in METRICS else own_metric(name, "metrics")
+        built[name] = builder(choices)
+    return built
+
+
+def chosen_texts(metrics: str | Iterable[str]) -> list[str]:
+    """The names in `metrics`, each once; one with a colon is a metric of your own. InputError for an unknown one."""
+    listed = metrics.split(",") if isinstance(metrics, str) else list(metrics)
+    own = [name.strip() for name in listed if ":" in name]
+    for name in own:
+        own_metric(name, "metrics")
+    return chosen(listed, [*METRICS, *own], "metrics")
 
 
 def text_records(

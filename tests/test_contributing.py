@@ -1,0 +1,106 @@
+"""CONTRIBUTING.md, followed to the letter: its files are written into a package, and used by dotted path as it says."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mot_gen.commands.main import main
+from mot_gen.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+TINY = [
+    "data.window=48",
+    "tokenizers.text.vocab_size=270",
+    "backbone.dim=16",
+    "backbone.layers=2",
+    "backbone.heads=2",
+    "backbone.ffn_dim=32",
+    "training.rows=2",
+    "training.row_length=96",
+    "training.steps=2",
+    "training.warmup_steps=1",
+    "training.log_every=1",
+    "training.sample_every=0",
+    "training.device=cpu",
+    "evaluation.samples=2",
+]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The folder that holds my_parts/, with every file that CONTRIBUTING.md writes."""
+    for path, code in re.findall(r"```python\n# (my_parts/\w+\.py)\n(.*?)```", TEXT, re.S):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(code, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_parts"]:
+        del sys.modules[name]
+
+
+def command(start: str) -> list[str]:
+    """The arguments of the command that begins so."""
+    found = re.search(rf"PYTHONPATH=\. mot-gen ({re.escape(start)}.*)", TEXT)
+    assert found, f"CONTRIBUTING.md has no command that begins with {start!r}"
+    return found[1].split()
+
+
+def losses(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["losses"]
+
+
+def train(arguments: list[str], out: str) -> dict[str, float]:
+    """The losses of the first step; what `train` prints at the end is measured on two tiny samples."""
+    assert main([*arguments, *TINY, "--out", out]) == 0
+    return losses(Path(out))
+
+
+def test_where_things_are():
+    rows = re.findall(r"^\| Where .*\? \| `(.+)` \| `(.+)` \|$", TEXT, re.M)
+    assert len(rows) == 4
+    for path, name in rows:
+        assert re.search(rf"^\s*def {name}\b", (ROOT / path).read_text("utf-8"), re.M), f"{path} has no {name}"
+
+
+def test_an_objective(package):
+    huber = train(command("train digits objectives"), "huber")
+    plain = train(["train", "digits"], "plain")
+    assert 0 < huber["image"] < plain["image"] and huber["text"] == plain["text"]
+    module = importlib.import_module("my_parts.huber_flow")
+    target, time = torch.randn(20, 4), torch.rand(20)
+    near = target + 0.01
+    squared = module.Objective(delta=0.5).loss(near, target, time)
+    torch.testing.assert_close(squared, (near - target).square().mean(-1))
+    assert not module.Objective().loss(target, target, time).any()
+    with pytest.raises(InputError, match="delta"):
+        module.Objective(delta=0.0)
+
+
+def test_a_metric(package, capsys):
+    lines = [("a cat", ["a grey cat sat"]), ("one two three", ["one two", "one two three four"])]
+    records = [{"id": str(i), "prediction": p, "references": r} for i, (p, r) in enumerate(lines)]
+    Path("answers.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main([*command("eval text"), "--json", "found.json", "--confidence", "0.9"]) == 0
+    found = json.loads(Path("found.json").read_text())["metrics"]
+    assert found["my_parts.length_ratio:LengthRatio"]["value"] == pytest.approx(5 / 7)
+    assert found["my_parts.length_ratio:LengthRatio"]["interval"] is not None and "bleu" in found
+    assert main(["eval", "text", "answers.jsonl", "--metrics", "my_parts.length_ratio:Nothing"]) == 2
+    assert "has no 'Nothing'" in capsys.readouterr().err
+
+
+def test_several_shares_of_the_metric_are_one(package):
+    cls = importlib.import_module("my_parts.length_ratio").LengthRatio
+    one, other, whole = cls(), cls(), cls()
+    batches = (["a b", "c"], [["a"], ["c d", "c"]]), (["x y z"], [["x"]])
+    for metric, batch in ((one, batches[0]), (other, batches[1]), (whole, batches[0]), (whole, batches[1])):
+        metric.update(*batch)
+    one.merge_state(other)
+    assert one.compute().value == whole.compute().value
