@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from test_imports import FLOORS
 
 import mot_gen
 from benchmarks.__main__ import NAMES as BENCHMARKS
@@ -92,3 +93,21 @@ def test_examples_import_flat_names():
     for name, block in blocks("python"):
         for names in re.findall(r"from mot_gen import (.+)", block):
             assert set(re.split(r",\s*", names)) <= set(mot_gen.__all__), name
+
+
+def test_the_glossary_says_where_things_are():
+    """Every row names files that exist, and what is defined in them."""
+    rows = re.findall(r"^\| \*\*.*\| ([^|]*) \|$", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.M)
+    assert len(rows) > 50
+    for row in filter(str.strip, rows):
+        path, *names = re.findall(r"`([^`]+)`", row)
+        source = (ROOT / path).read_text("utf-8")
+        for name in names:
+            assert re.search(rf"^(class |def |){name}\b", source, re.M), f"{path} has no {name}"
+
+
+def test_the_drawing_of_the_floors_is_that_of_the_imports():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (`.*`) \|$", text, re.M)
+    drawn = {int(number): set(re.findall(r"`(\w+)`", names)) for number, names in rows}
+    assert drawn == dict(enumerate(FLOORS))
