@@ -28,14 +28,12 @@ STYLED = re.compile(r"<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|preconnec
 
 
 def on_config(config):
-    """List the notebooks, the rooms, and pages that mkdocs.yml does not name, in the navigation."""
+    """List the API reference, and pages that mkdocs.yml does not name, in the navigation."""
     named = re.findall(r"[\w/-]+\.md", json.dumps(config.nav))
     others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
     if others:
         config.nav.insert(-1, {"More": others})
     for entry in config.nav:
-        if "Notebooks" in entry:
-            entry["Notebooks"] = ["notebooks/index.md", *(f"notebooks/{path.stem}.md" for path in notebooks())]
         if "API reference" in entry:
             entry["API reference"] = ["reference/index.md", *(f"reference/{room}.md" for room in rooms())]
     return config
