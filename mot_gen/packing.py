@@ -23,6 +23,12 @@ from mot_gen.sequence import PADDING, Latents, Layout, Modality, PackedBatch, Sp
 Sample = Sequence[Span]
 
 
+@lru_cache(maxsize=64)
+def _vocabulary(modalities: tuple[Modality, ...]) -> Vocabulary:
+    """The vocabulary of some modalities, made once and not for every batch."""
+    return Vocabulary(modalities)
+
+
 class _Sized(Protocol):
     """A span, or what stands for one before it is made."""
 
@@ -165,7 +171,7 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
 
     Adjacent spans of text come back as one, since nothing stands between them; so does a grid of 1 x 1 as none.
     """
-    vocabulary = Vocabulary(modalities)
+    vocabulary = _vocabulary(tuple(modalities))
     samples: list[list[Span]] = []
     taken = dict.fromkeys(batch.latents, 0)
     for b in range(batch.layout.shape[0]):
@@ -206,7 +212,7 @@ class _Writer:
     def __init__(self, modalities: Sequence[Modality], row_length: int):
         self.modalities = list(modalities)
         self.index = {m.name: i for i, m in enumerate(modalities)}
-        self.vocabulary = Vocabulary(modalities)
+        self.vocabulary = _vocabulary(tuple(modalities))
         self.row_length = row_length
         self.rows = 0
         # Per piece of slots: (modality, document, span, time, learned, block, alone), positions (n, 3) from time 0 on,

@@ -93,7 +93,7 @@ class Loader:
         self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, data.block, self._index())
         self.broken = records.broken(samples)
         self.skipped: dict[int, str] = {}
-        self._pictures = PictureWatch(tokenizers if isinstance(samples, records.Samples) else {}, len(samples))
+        self._pictures = PictureWatch(tokenizers if records.kinds(samples) else {}, len(samples))
         self._check_cap()
         self._spans = SpanMaker(tokenizers, self._read, data.cache_mb * 2**20, training.workers)
         self._dealt = 0  # rows, to all ranks
@@ -108,13 +108,14 @@ class Loader:
 
     def first_lines(self) -> list[str]:
         """What to say of the data before training begins: what is left out, changed or missing, a line of each kind."""
-        if not isinstance(self.samples, records.Samples):
+        kinds = records.kinds(self.samples)
+        if not kinds:  # they are not read from files
             return []
         lines = records.notices(self.samples).lines()
         if self.broken.count:
             lines.append(f"{self.broken.count:,} records that cannot be read: {self.broken.first(SHOWN)}")
         for name in self.tokenizers:
-            if not self.samples.kinds[name]:
+            if not kinds[name]:
                 lines.append(f"no sample holds {name}, so nothing is learned of it")
         self._look_at_first()
         lines += [f"of the first {LOOKED_AT} samples {line}" for line in self.changed.lines(shown=1)]

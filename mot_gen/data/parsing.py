@@ -92,7 +92,7 @@ class _Parser:
     def part(self, part: Any, loss: bool, field: str) -> Part:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise InputError(f'{field} must be a part such as {{"type": "text", "text": "..."}}, got {part!r:.60}')
-        kind = part["type"]
+        kind: str = part["type"]
         given = {name for name, value in part.items() if value is not None}
         if given - {"loss"} != {"type", kind}:
             names = ", ".join(sorted(part))
@@ -102,7 +102,8 @@ class _Parser:
         if not isinstance(loss, bool):
             raise InputError(f"{field}.loss must be true or false, got {loss!r:.60}")
         read = self.text if kind == "text" else self.medium
-        return Part(MODALITIES.get(kind, kind), read(part[kind], f"{field}.{kind}"), loss)
+        modality = MODALITIES.get(kind, kind)
+        return Part(modality, read(part[kind], f"{field}.{kind}"), loss)
 
     def medium(self, value: Any, field: str) -> Any:
         return parse_encoded(value, field) if is_encoded(value) else self.resolve(value, field)

@@ -231,8 +231,8 @@ def open_all(paths: Sequence[str | Path]) -> Joined:
             errors.append(error)
     if len(errors) > 1:
         broken = Notice()
-        for error in errors:
-            for line in error.broken.samples if isinstance(error, NoRecord) else [str(error)]:
+        for each in errors:
+            for line in each.broken.samples if isinstance(each, NoRecord) else [str(each)]:
                 broken.note(line)
         raise NoRecord("; ".join(map(str, errors)), broken)
     if errors:
@@ -299,3 +299,8 @@ def broken(samples: Sequence[Sample]) -> Notice:
 def notices(samples: Sequence[Sample]) -> Notices:
     """What the reader left out or changed."""
     return samples.notices if isinstance(samples, Samples) else Notices()
+
+
+def kinds(samples: Sequence[Sample]) -> Counter[str]:
+    """Samples by the modalities of their parts; empty where they were not read from files."""
+    return samples.kinds if isinstance(samples, Samples) else Counter()

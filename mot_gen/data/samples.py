@@ -42,8 +42,11 @@ class Arranging(Protocol):
     teaches the unconditional half of guidance.
     """
 
-    caption_first: float
-    caption_dropout: float
+    @property
+    def caption_first(self) -> float: ...
+
+    @property
+    def caption_dropout(self) -> float: ...
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ def _begin(corpus: Corpus, out: Path, options: Options) -> None:
 
 def _shard(k: int, parent: int) -> tuple[int, list[str]]:
     """In a worker, which gives up when its parent is gone."""
+    assert _here is not None, "_begin was called first"
     return _here.shard(k, lambda: os.getppid() != parent)
 
 

@@ -76,7 +76,8 @@ def _moved(svg: str, random: Random) -> str:
 def on_color(pixels: np.ndarray, color: tuple[int, int, int] | np.ndarray) -> np.ndarray:
     """(..., 4) uint8 RGBA over a ground of one colour, or of colours that broadcast: (..., 3) uint8 RGB."""
     alpha = pixels[..., 3:].astype(np.float32) / 255
-    return np.round(pixels[..., :3] * alpha + np.float32(color) * (1 - alpha)).astype(np.uint8)
+    ground = np.asarray(color, np.float32)
+    return np.round(pixels[..., :3] * alpha + ground * (1 - alpha)).astype(np.uint8)
 
 
 def held_out(name: str, share: float = 0.1) -> bool:

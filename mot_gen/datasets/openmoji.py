@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mot_gen.data.records import Pair, Splits
+from mot_gen.data.samples import Pair, Samples, Splits
 from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
 from mot_gen.errors import InputError
 
@@ -34,6 +34,7 @@ BLOCKS = (
     "1F511-1F511 26BD-26BE 2600-2604 26C4-26C5 1F525-1F52E 1F9D0-1F9DF"
 )
 TONES = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
+COMBINATIONS = 0.12  # of an emoji and a ground, a place or a tone: the share that is held out
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 GROUNDS = {
     "white": (255, 255, 255),
@@ -102,11 +103,14 @@ def catalogue() -> dict[str, Emoji]:
     found: dict[str, Emoji] = {}
     for block in BLOCKS.split():
         first, last = (int(end, 16) for end in block.split("-"))
-        for base in (f"{point:04X}" for point in range(first, last + 1)):
-            for tone, ids in enumerate([(base, f"{base}-FE0F"), *((f"{base}-{tone}",) for tone in TONES)]):
+        for point in range(first, last + 1):
+            base = f"{point:04X}"
+            spellings = [(base, f"{base}-FE0F"), *((f"{base}-{tone}",) for tone in TONES)]
+            for tone, ids in enumerate(spellings):
                 named = [names[id] for id in ids if id in names]
-                for id in [id for id in ids if id in drawn and named][:1]:
-                    found.setdefault(id, Emoji(id, base, tone, named[0]))
+                shown = [id for id in ids if id in drawn]
+                if named and shown:
+                    found.setdefault(shown[0], Emoji(shown[0], base, tone, named[0]))
     return found
 
 
@@ -117,13 +121,13 @@ def _names() -> dict[str, dict[str, str]]:
     except ImportError as error:
         raise InputError("emoji need the extra: pip install 'mot-gen[emoji]'") from error
     emoji.config.load_language(list(LANGUAGES))
-    return {
-        "-".join(f"{ord(point):04X}" for point in characters): {
-            language: about[language].strip(":").replace("_", " ") for language in LANGUAGES
-        }
-        for characters, about in emoji.EMOJI_DATA.items()
-        if about["status"] == emoji.STATUS["fully_qualified"] and all(language in about for language in LANGUAGES)
-    }
+    qualified = emoji.STATUS["fully_qualified"]
+    found = {}
+    for characters, about in emoji.EMOJI_DATA.items():
+        if about["status"] == qualified and LANGUAGES.keys() <= about.keys():
+            id = "-".join(f"{ord(point):04X}" for point in characters)
+            found[id] = {language: about[language].strip(":").replace("_", " ") for language in LANGUAGES}
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,29 +146,45 @@ class Scene:
 
     def picture(self, size: int) -> Image.Image:
         """RGB, size x size; size must be even."""
-        drawn = _pixels(size // 2 if self.small else size)[self.emoji]
-        image = Image.fromarray(on_color(drawn[:, ::-1] if self.mirrored else drawn, GROUNDS[self.ground]))
-        if not self.small:
+        side = size // 2 if self.small else size
+        drawn = _pixels(side)[self.emoji]
+        if self.mirrored:
+            drawn = drawn[:, ::-1]
+        image = Image.fromarray(on_color(drawn, GROUNDS[self.ground]))
+        if self.place is None:
             return image
         canvas = Image.new("RGB", (size, size), GROUNDS[self.ground])
-        canvas.paste(image, (size // 2 * self.place.endswith("right"), size // 2 * self.place.startswith("bottom")))
+        canvas.paste(image, (side * self.place.endswith("right"), side * self.place.startswith("bottom")))
         return canvas
 
     def caption(self, phrasing: str) -> str:
         """The scene in one of PHRASINGS or HELD_OUT_PHRASINGS."""
         code = phrasing if phrasing in LANGUAGES else "en"
         language, name = LANGUAGES[code], self.about.names[code]
-        said = [language.mirrored] if self.mirrored else []
-        said += [language.places[PLACES.index(self.place)]] if self.place else []
-        said += [language.grounds[list(GROUNDS).index(self.ground)]] if self.ground != "white" else []
+        said = self._attributes(language)
         if code != "en":
-            return ", ".join([name, *([language.small] if self.small else []), *said])
+            small = [language.small] if self.small else []
+            return ", ".join([name, *small, *said])
         head = f"{language.small} {name}" if self.small else name
         if phrasing == "plain":
             return ", ".join([head, *said])
         if phrasing == "article":
-            return ", ".join([f"{'an' if head[0] in 'aeiouAEIO' else 'a'} {head}", *said])
-        return ", ".join([*reversed(said), f"the {head}"] if phrasing == "ground first" else [f"the {head}", *said])
+            article = "an" if head[0] in "aeiouAEIO" else "a"
+            return ", ".join([f"{article} {head}", *said])
+        if phrasing == "ground first":
+            return ", ".join([*reversed(said), f"the {head}"])
+        return ", ".join([f"the {head}", *said])
+
+    def _attributes(self, language: Language) -> list[str]:
+        """Mirroring, place and ground in a language, those that are not as usual."""
+        said = []
+        if self.mirrored:
+            said.append(language.mirrored)
+        if self.place:
+            said.append(language.places[PLACES.index(self.place)])
+        if self.ground != "white":
+            said.append(language.grounds[list(GROUNDS).index(self.ground)])
+        return said
 
     def captions(self) -> tuple[str, ...]:
         """All phrasings that are trained on; the plain one first."""
@@ -189,13 +209,16 @@ class Said:
 
 
 @cache
-def _phrases() -> dict[str, dict]:
+def _phrases() -> dict[str, dict[str, Any]]:
     """Attribute phrase of any language -> the fields of `Said` that it sets."""
-    phrases = {}
+    phrases: dict[str, dict[str, Any]] = {}
     for language in LANGUAGES.values():
-        phrases |= {language.small: {"small": True}, language.mirrored: {"mirrored": True}}
-        phrases |= {phrase: {"place": place} for phrase, place in zip(language.places, PLACES)}
-        phrases |= {phrase: {"ground": ground} for phrase, ground in zip(language.grounds, GROUNDS)}
+        phrases[language.small] = {"small": True}
+        phrases[language.mirrored] = {"mirrored": True}
+        for phrase, place in zip(language.places, PLACES):
+            phrases[phrase] = {"place": place}
+        for phrase, ground in zip(language.grounds, GROUNDS):
+            phrases[phrase] = {"ground": ground}
     return phrases
 
 
@@ -234,10 +257,15 @@ def part_of(scene: Scene) -> str:
     emoji = scene.about
     if held_out(emoji.base):
         return "names"
-    pairs = [f"{emoji.base} {scene.ground}"] if scene.ground != "white" else []
-    pairs += [f"{emoji.base} {scene.place}"] if scene.place else []
-    pairs += [f"{emoji.base} {TONES[emoji.tone - 1]}"] if emoji.tone else []
-    return "combinations" if any(_share(pair) < 0.12 for pair in pairs) else "train"
+    with_it = []
+    if scene.ground != "white":
+        with_it.append(scene.ground)
+    if scene.place:
+        with_it.append(scene.place)
+    if emoji.tone:
+        with_it.append(TONES[emoji.tone - 1])
+    rare = any(_share(f"{emoji.base} {each}") < COMBINATIONS for each in with_it)
+    return "combinations" if rare else "train"
 
 
 def draw_scene(emoji: str, rng: random.Random, small: float = 0.3) -> Scene:
@@ -251,7 +279,7 @@ def draw_scene(emoji: str, rng: random.Random, small: float = 0.3) -> Scene:
     return Scene(emoji, is_small, rng.choice(PLACES) if is_small else None, ground, rng.random() < 0.15)
 
 
-class Scenes(Sequence):
+class Scenes(Samples):
     """`each` scenes of every emoji of a part, as a sequence of pairs with pictures of `size` pixels.
 
     Every base is drawn as often as any other, its tones share its scenes; those of a part that is held out are all
@@ -276,7 +304,7 @@ class Scenes(Sequence):
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> Pair:
+    def sample(self, index: int) -> Pair:
         scene = self.scenes[index]
         return Pair(f"openmoji/{scene}", scene.picture(self.size), scene.captions())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mot_gen.data.mixture import Weighted
-from mot_gen.data.records import Splits, open_all, split
+from mot_gen.data.records import Samples, Splits, open_all, split
 from mot_gen.recipes.sections import Data
 
 
@@ -21,4 +21,7 @@ def load(data: Data) -> Splits:
     else:
         splits = split(samples, data.held_out, data.split_seed)
     weights = [records.weight for records in data.records]
-    return splits if set(weights) == {1} else replace(splits, train=Weighted(splits.train, weights))
+    if set(weights) == {1}:
+        return splits
+    assert isinstance(splits.train, Samples)
+    return replace(splits, train=Weighted(splits.train, weights))

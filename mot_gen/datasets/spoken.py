@@ -21,6 +21,7 @@ from torch import Tensor
 from mot_gen.errors import InputError, nearest
 
 VARIANTS = ("", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
+_BOUNDS = (("speed", 80, 450), ("pitch", 0, 100), ("pitch_range", 0, 100))
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
 
 
@@ -36,7 +37,7 @@ class Voice:
     pitch_range: int = 50
 
     def __post_init__(self):
-        for field, low, high in (("speed", 80, 450), ("pitch", 0, 100), ("pitch_range", 0, 100)):
+        for field, low, high in _BOUNDS:
             if not low <= getattr(self, field) <= high:
                 raise InputError(f"voice {field} must lie in {low} to {high}, got {getattr(self, field)}")
         if self.variant not in VARIANTS:
@@ -88,11 +89,13 @@ def synthesize_batch(phrases: Sequence[tuple[str, Voice]]) -> list[tuple[Tensor,
 
 def spoken(phrases: Sequence[tuple[str, Voice]]) -> list[Spoken]:
     """As `synthesize_batch`, with the phones that espeak-ng says when."""
-    requests = [
-        {"text": text, "voice": v.name, "speed": v.speed, "pitch": v.pitch, "pitch_range": v.pitch_range}
-        for text, v in phrases
-    ]
-    return [_spoken(request, *answer) for request, answer in zip(requests, _run(requests) if requests else [])]
+    requests = []
+    for text, voice in phrases:
+        how = {"speed": voice.speed, "pitch": voice.pitch, "pitch_range": voice.pitch_range}
+        requests.append({"text": text, "voice": voice.name, **how})
+    if not requests:
+        return []
+    return [_spoken(request, *answer) for request, answer in zip(requests, _run(requests))]
 
 
 def _spoken(request: dict, header: dict, data: bytes) -> Spoken:

@@ -21,13 +21,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 from torch import Tensor
 
-from mot_gen.data.records import Pair, Part, Splits
+from mot_gen.data.samples import Arranging, Document, Pair, Part, Sample, Splits
 from mot_gen.datasets import digits
 from mot_gen.datasets.digits import WORDS
 from mot_gen.datasets.render_cache import rendered
 from mot_gen.datasets.spoken import Voice, draw_voice, synthesize_batch
 from mot_gen.errors import InputError
 from mot_gen.recipes.implementations import check_options
+from mot_gen.recipes.sections import Data
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,27 @@ class Spoken(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """A text as it is said, and a picture of the digit that it names. pictures: how often the picture is told."""
+class Utterance(Document):
+    """A text as it is said, and a picture of the digit that it names, as its three parts.
 
-    id: str
-    text: str
-    sound: bytes
-    image: Any
+    pictures: how often the picture is told instead of the text.
+    """
+
     pictures: float = 0.0
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        return Part("text", self.text), Part("speech", self.sound), Part("image", self.image)
+    def text(self) -> str:
+        return self.parts[0].value
 
-    def arrange(self, rng: random.Random, options) -> list[Part]:
+    @property
+    def sound(self) -> bytes:
+        return self.parts[1].value
+
+    @property
+    def image(self) -> Any:
+        return self.parts[2].value
+
+    def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
         """The sound and its text, or the sound and the picture, either first.
 
         `options.caption_first` is the probability that the sound stands last, `options.caption_dropout` that of the
@@ -91,7 +99,7 @@ class Utterance:
         return [other, sound] if rng.random() < options.caption_first else [sound, other]
 
 
-def load(data) -> Splits:
+def load(data: Data) -> Splits:
     """Utterances and pairs; `data.held_out` of the speakers are set aside, the choice fixed by `data.split_seed`."""
     check_options("data.options", SpokenDigits, data.options)
     options = SpokenDigits(**data.options)
@@ -107,15 +115,19 @@ def held_out_speakers(speakers: int, share: float, seed: int) -> frozenset[int]:
     return frozenset(random.Random(f"held-out speakers/{seed}").sample(range(speakers), round(speakers * share)))
 
 
-def _samples(said: Sequence[Spoken], written: Sequence[Pair], options: SpokenDigits) -> list[Utterance | Pair]:
+def _samples(said: Sequence[Spoken], written: Sequence[Sample], options: SpokenDigits) -> list[Sample]:
     """Each sound with one of the written digits of its kind, in turn; then the written ones."""
-    by_digit = [[pair.image for pair in written if digits.task().label(pair) == digit] for digit in range(10)]
-    utterances = [
-        Utterance(f"spoken/{s.speaker} {s.voice}/{s.text}", s.text, s.sound, image, options.pictures)
-        for s in said
-        for image in [by_digit[s.digit][s.speaker % len(by_digit[s.digit])]]
-    ]
-    return [*utterances, *written[: round(len(written) * options.written)]]
+    by_digit: list[list[Any]] = [[] for _ in range(10)]
+    for pair in written:
+        assert isinstance(pair, Pair)
+        by_digit[digits.task().label(pair)].append(pair.image)
+    found: list[Sample] = []
+    for spoken in said:
+        images = by_digit[spoken.digit]
+        image = images[spoken.speaker % len(images)]
+        parts = Part("text", spoken.text), Part("speech", spoken.sound), Part("image", image)
+        found.append(Utterance(f"spoken/{spoken.speaker} {spoken.voice}/{spoken.text}", parts, options.pictures))
+    return [*found, *written[: round(len(written) * options.written)]]
 
 
 def spoken_digits(options: SpokenDigits) -> list[Spoken]:
@@ -140,23 +152,23 @@ def _engine() -> str:
 def _render(options: SpokenDigits, file: BinaryIO) -> None:
     import pyarrow.parquet
 
-    wanted = [
-        (text, digit, speaker, voice)
-        for speaker, voice in enumerate(speakers(options.speakers, options.seed))
-        for digit, word in enumerate(WORDS)
-        for text in (phrase.format(word=word) for phrase in options.phrases)
-    ]
-    sounds = synthesize_batch([(text, voice) for text, _, _, voice in wanted])
-    rows = [
-        {"text": text, "digit": digit, "speaker": speaker, "voice": asdict(voice), "sound": _flac(*sound)}
-        for (text, digit, speaker, voice), sound in zip(wanted, sounds)
-    ]
+    rows: list[dict[str, Any]] = []
+    wanted: list[tuple[str, Voice]] = []
+    for speaker, voice in enumerate(speakers(options.speakers, options.seed)):
+        for digit, word in enumerate(WORDS):
+            for phrase in options.phrases:
+                text = phrase.format(word=word)
+                wanted.append((text, voice))
+                rows.append({"text": text, "digit": digit, "speaker": speaker, "voice": asdict(voice)})
+    for row, sound in zip(rows, synthesize_batch(wanted)):
+        row["sound"] = _flac(*sound)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
 
 
 def speakers(count: int, seed: int = 0) -> list[Voice]:
     """Voices drawn by the seed, all different; more of them begin with the same ones."""
-    rng, voices = random.Random(f"spoken digits/{seed}"), {}
+    rng = random.Random(f"spoken digits/{seed}")
+    voices: dict[Voice, None] = {}  # in the order in which they were drawn
     while len(voices) < count:
         voices[draw_voice(rng)] = None
     return list(voices)

@@ -20,4 +20,6 @@ class Task:
 
     def label(self, pair: Pair) -> int:
         """The class of a pair of this data."""
-        return self.class_of(pair.captions[0])
+        found = self.class_of(pair.captions[0])
+        assert found is not None, f"{pair.id}: its caption names no class"
+        return found
