@@ -6,6 +6,7 @@ from tiny import IMAGE, MODALITIES, TEXT, generator, mixed, model, picture, word
 from torch.utils.flop_counter import FlopCounterMode
 
 from mot_gen.backbone import PRESETS, routing
+from mot_gen.backbone.mixers import mamba
 from mot_gen.flops import by_module, forward_flops
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack
@@ -20,10 +21,14 @@ STATEMENTS = {
 
 def unseen(backbone, layout):
     """What torch does not count: attention on a CPU; of a scan, all but the product with C; its convolution."""
-    c, (rows, length) = backbone.config, layout.shape
-    if hasattr(c, "heads"):
-        return c.layers * 4 * rows * length**2 * c.heads * c.head_dim
-    return c.layers * rows * length * c.channels * (2 * c.d_conv + 5 * c.d_state)
+    (rows, length), flops = layout.shape, 0
+    for block in backbone.blocks:
+        mixer = block.parts.mixer
+        if isinstance(mixer, mamba.Mixer):
+            flops += rows * length * block.channels * (2 * mixer.d_conv + 5 * mixer.d_state)
+        else:
+            flops += 4 * rows * length**2 * block.heads * block.head_dim
+    return flops
 
 
 def counted(built, batch, monkeypatch):

@@ -20,11 +20,12 @@
 
 import importlib
 import importlib.util
+from typing import Any
 
 from mot_gen.errors import InputError, nearest
 
 # Names for statements about what is untied, and which feed-forwards are experts.
-PRESETS = {
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("mot_gen.backbone.transformer", {"untied": ()}),
     "mot": ("mot_gen.backbone.transformer", {}),
     "moe4x": ("mot_gen.backbone.transformer", {"untied": (), "experts": 4}),
@@ -38,10 +39,15 @@ PRESETS = {
 }
 
 
-def load(kind: str, options: dict | None = None):
+def load(kind: str, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """The module of a backbone, and its `Config` made of the preset's and the given options."""
-    module_name, preset = PRESETS.get(kind, (kind if "." in kind else f"mot_gen.backbone.{kind}", {}))
-    if importlib.util.find_spec(module_name) is None:
-        raise InputError(f"backbone.kind: {kind!r} is not a backbone" + nearest(kind, PRESETS))
-    module = importlib.import_module(module_name)
+    module, (_, preset) = module_of(kind), PRESETS.get(kind, ("", {}))
     return module, module.Config(**{**preset, **(options or {})})
+
+
+def module_of(kind: str) -> Any:
+    """The module that a kind names. InputError where there is none."""
+    name, _ = PRESETS.get(kind, (kind if "." in kind else f"mot_gen.backbone.{kind}", {}))
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"backbone.kind: {kind!r} is not a backbone" + nearest(kind, PRESETS))
+    return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Global attention: Places, the one mask rule, attend (SDPA and FlexAttention), rotary positions, KVCache, LayerCache.
+"""Global attention: Places, sees (the mask rule), dense_mask, block_mask, attend, and rotary positions.
 
 The rule (Transfusion, Figure 4): a query sees a key of the same document that does not come later, or that belongs to
 the same bidirectional span. It is written once, as `sees`: of places that are broadcast it is the dense mask of SDPA,
@@ -9,7 +9,7 @@ Shapes: B rows, S slots, Q queries, K keys, H heads, G key/value heads, D head d
 
 from __future__ import annotations
 
-from copy import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as once
 
@@ -60,21 +60,24 @@ def sees(query: Places, key: Places) -> Tensor:
     return (query.document == key.document) & (earlier | same_block)
 
 
-def dense_mask(query: Places, key: Places, dtype: torch.dtype = torch.float32) -> Tensor:
+Rule = Callable[[Places, Places], Tensor]
+
+
+def dense_mask(query: Places, key: Places, rule: Rule = sees) -> Tensor:
     """(B, 1, Q, K) float mask, 0 where visible and -inf elsewhere; SDPA on a CPU is faster with it than with bool."""
-    hidden = sees(query[:, :, None], key[:, None]).logical_not_()
-    return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None]
+    hidden = rule(query[:, :, None], key[:, None]).logical_not_()
+    return torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, float("-inf"))[:, None]
 
 
-def block_mask(places: Places):
+def block_mask(places: Places, rule: Rule = sees):
     """FlexAttention's BlockMask for self-attention of a packed batch; S should be a multiple of 128."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    def rule(b, h, q, kv):
-        return sees(places[b, q], places[b, kv])
+    def visible(b, h, q, kv):
+        return rule(places[b, q], places[b, kv])
 
     batch, length = places.index.shape
-    return create_block_mask(rule, batch, None, length, length, device=places.index.device)
+    return create_block_mask(visible, batch, None, length, length, device=places.index.device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
@@ -126,92 +129,3 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
     pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # half the time of `unflatten`
     return torch.view_as_real(pairs * torch.view_as_complex(rotation)).flatten(-2).to(x.dtype)
-
-
-@dataclass
-class LayerCache:
-    """One layer's keys and values, (B, G, length, D), and where the pass at hand writes its own.
-
-    slots: (n,) those of every row, or, where rows are of different lengths, rows (B, 1) and their slots (B, n).
-    """
-
-    keys: Tensor
-    values: Tensor
-    slots: Tensor | tuple[Tensor, Tensor] | None = None
-
-    def write(self, k: Tensor, v: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        """Put k, v (B, G, n, D) into the slots; the first `end` keys and values, (B, G, end, D)."""
-        for held, new in ((self.keys, k), (self.values, v)):
-            new = new.detach().to(held.dtype)  # nothing is learned through a cache
-            if isinstance(self.slots, Tensor):
-                held.index_copy_(2, self.slots, new)
-            else:
-                row, slot = self.slots
-                held[row, :, slot] = new.transpose(1, 2)
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
-class KVCache:
-    """Keys and values of every layer, allocated once: keys, values (layers, B, G, length, D);
-    layers: the `LayerCache` of each.
-
-    A forward pass is tentative: it writes its tokens after the `lengths` (B,) that are kept, and the next pass
-    overwrites them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.
-    """
-
-    def __init__(self, layers: int, batch: int, length: int, kv_heads: int, head_dim: int, device=None, dtype=None):
-        shape = (layers, batch, kv_heads, length, head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros_like(self.keys)
-        self.layers = [LayerCache(k, v) for k, v in zip(self.keys, self.values)]
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
-        empty = torch.full((batch, length), EMPTY, dtype=torch.long, device=device)
-        index = torch.arange(length, device=device).expand(batch, length)
-        self.places = Places(empty, index, empty.clone())
-        self.even = True  # whether all rows have the same length, so that a slice does where an index is needed
-        self.longest = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[3]
-
-    def place(self, layout: Layout, bidirectional: Tensor) -> tuple[Places, Places]:
-        """Reserve slots for the tokens of `layout` (B, n): the places of these queries, and of all keys."""
-        batch, n = layout.shape
-        if self.longest + n > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, and {self.longest + n} are needed")
-        places = Places.of(layout, bidirectional, self.lengths)
-        end = self.longest + n
-        if self.even:
-            at = (slice(None), slice(self.longest, end))
-            slots = torch.arange(self.longest, end, device=self.lengths.device)
-        else:
-            at = slots = (torch.arange(batch, device=self.lengths.device)[:, None], places.index)
-        for layer in self.layers:
-            layer.slots = slots
-        self.places.document[at] = places.document
-        self.places.block[at] = places.block
-        return places, self.places[:, :end]
-
-    def advance(self, counts: Tensor):
-        """Keep the first counts[b] of the tokens last written in row b; counts: (B,) int64."""
-        self.lengths = self.lengths + counts
-        lengths = self.lengths.tolist()
-        self.longest = max(lengths)
-        self.even = min(lengths) == self.longest
-
-    def narrow(self, rows: int) -> KVCache:
-        """The first rows of this cache, sharing its memory; for passes that are not to be kept."""
-        view = copy(self)
-        view.keys, view.values, view.lengths = self.keys[:, :rows], self.values[:, :rows], self.lengths[:rows]
-        view.layers = [LayerCache(k, v) for k, v in zip(view.keys, view.values)]
-        view.places = self.places[:rows]
-        return view
-
-    def snapshot(self) -> Tensor:
-        """How much is kept of every row, for `restore`."""
-        return self.lengths
-
-    def restore(self, snapshot: Tensor, rows: Tensor):
-        """Forget what was kept since the snapshot in some rows, (B,) bool."""
-        self.advance(torch.where(rows, snapshot - self.lengths, 0))

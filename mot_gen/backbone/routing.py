@@ -1,5 +1,5 @@
-"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, is_adapter, UntiedLinear,
-UntiedRMSNorm; and for towers of different widths UnevenLinear, UnevenRMSNorm.
+"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, rows_of, is_adapter, Owned,
+UntiedLinear, UntiedRMSNorm; and for towers of different widths UnevenLinear, UnevenRMSNorm.
 
 A *tower* is a group of modalities that owns parameters. Tokens are sorted by tower once per batch; while they stand in
 that order an untied projection is one grouped matrix product, and a tied one is an ordinary product over all tokens.
@@ -12,9 +12,10 @@ Shapes: T tokens of a batch, E towers, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +127,28 @@ def is_adapter(name: str) -> bool:
     return ".adapter." in name
 
 
-class UntiedLinear(HalfStorage):
+def rows_of(table: Tensor, routing: Routing) -> Tensor:
+    """The row of table (E, ...) that each token's tower has, in tower order: (T, ...), or (...) where all have one."""
+    if len(table) == 1:
+        return table[0]
+    if routing.only is not None:
+        return table[routing.only]
+    lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
+    return table.repeat_interleave(lengths, dim=0, output_size=sum(routing.counts))
+
+
+Initial = Callable[[Tensor], object]  # writes a parameter's initial value
+
+
+class Owned(nn.Module):
+    """A module that says of its parameters, by name, which tower owns each slice along the first dimension (`owned_by`,
+    of those that towers own) and how they begin (`initial`). `owners.Owners` fills in both."""
+
+    owned_by: Mapping[str, list[int]] = MappingProxyType({})
+    initial: Mapping[str, Initial] = MappingProxyType({})
+
+
+class UntiedLinear(HalfStorage, Owned):
     """A projection with one matrix per tower, stacked: weight (towers, out, in), and, if asked for, bias (towers, out).
     towers = 1 ties it. adapter: None, or what is added, called like the projection itself (backbone/lora.py)."""
 
@@ -140,14 +162,7 @@ class UntiedLinear(HalfStorage):
         y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
         if self.adapter is not None:
             y = y + self.adapter(x, routing)
-        if self.bias is None:
-            return y
-        if len(self.bias) == 1:
-            return y + self.bias[0]
-        if routing.only is not None:
-            return y + self.bias[routing.only]
-        lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
-        return y + self.bias.repeat_interleave(lengths, dim=0, output_size=len(y))
+        return y if self.bias is None else y + rows_of(self.bias, routing)
 
     def _half_products(self, x: Tensor, routing: Routing) -> Tensor:
         if len(self.half) == 1 or routing.only is not None:
@@ -167,7 +182,7 @@ def store_for_decoding(module: nn.Module) -> None:
             layer.weight.data = layer.weight.data.transpose(-2, -1).contiguous().transpose(-2, -1)
 
 
-class UntiedRMSNorm(nn.Module):
+class UntiedRMSNorm(Owned):
     """x / rms(x) * weight over the last dimension, one weight per tower: weight (towers, D). Zhang & Sennrich 2019."""
 
     def __init__(self, dim: int, towers: int = 1, eps: float = 1e-5):
@@ -191,7 +206,7 @@ class UntiedRMSNorm(nn.Module):
         return _RMSNorm.apply(x.float(), weight, self.eps, counts).to(x.dtype)
 
 
-class UnevenLinear(nn.Module):
+class UnevenLinear(Owned):
     """A bias-free projection with a matrix of its own shape per tower: weight.e (1, parts * out_features[e],
     in_features[e]). `parts` products stand side by side, each in columns as many as the widest has."""
 
@@ -209,7 +224,7 @@ class UnevenLinear(nn.Module):
         return torch.cat(pieces)
 
 
-class UnevenRMSNorm(nn.Module):
+class UnevenRMSNorm(Owned):
     """`UntiedRMSNorm` over each tower's own width: weight.e (1, dims[e])."""
 
     def __init__(self, dims: Sequence[int], eps: float = 1e-5):

@@ -1,8 +1,9 @@
-"""What every backbone says about towers: tower_table, active_parameters."""
+"""What every backbone says about towers: tower_table, tower_widths, active_parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -34,6 +35,25 @@ def tower_table(
     if not untied:
         return ["all"], [0] * len(names)
     return list(towers), [owner[name] for name in names]
+
+
+def tower_widths(config: Any, towers: Sequence[str]) -> list[int] | None:
+    """The width of each tower, by the config's `widths`; None where all are as wide as the model."""
+    if not config.widths:
+        return None
+    tied = [name for name in config.slots.owned_names() if name not in (*config.untied, "qk_norm")]
+    if tied:
+        raise InputError(
+            f"backbone.widths: towers of different widths share attention alone; untie {', '.join(tied)} too"
+        )
+    if config.experts != 1 or config.qkv_bias:
+        raise InputError("backbone.widths: towers of different widths share attention alone; drop experts and qkv_bias")
+    for name, width in config.widths.items():
+        if name not in towers:
+            raise InputError(f"backbone.widths: {name!r} is not a tower" + nearest(name, towers))
+        if not 1 <= width <= config.dim:
+            raise InputError(f"backbone.widths: {name} must be from 1 to backbone.dim, {config.dim}, got {width}")
+    return [config.widths.get(name, config.dim) for name in towers]
 
 
 def active_parameters(backbone: nn.Module, tower: int) -> int:

@@ -7,8 +7,10 @@ its width follows in proportion, and is then set so as to make up what the steps
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mot_gen import backbone as backbones
+from mot_gen.backbone.comparison import feeds, width_steps
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.plan import Workload
@@ -40,7 +42,7 @@ def solve_width(recipe: Recipe, budget: float, measure: Measure, what: str) -> R
     Raises InputError where no width comes within 5%, with the nearest ones and what they give.
     """
     config, tried = config_of(recipe), []
-    for step in (2 * config.heads,) if hasattr(config, "heads") else (ROUND, 1):
+    for step in width_steps(config):
         tried = _around(recipe, budget, measure, step)
         best = min(tried, key=lambda each: abs(measure(each) - budget))
         if abs(measure(best) / budget - 1) <= TOLERANCE:
@@ -56,7 +58,7 @@ def _around(recipe: Recipe, budget: float, measure: Measure, step: int) -> list[
     """The two widths, multiples of `step`, between which a budget lies, their feed-forwards making up the rest."""
     number = _first(lambda k: measure(resized(recipe, k * step)) >= budget, LARGEST // step)
     tried = [resized(recipe, k * step) for k in (number - 1, number) if k >= 1]
-    if not hasattr(config_of(recipe), "ffn_dim"):
+    if not feeds(config_of(recipe)):
         return tried
     return [found for each in tried if (found := _with_ffn(each, budget, measure))] or tried
 
@@ -65,7 +67,8 @@ def resized(recipe: Recipe, dim: int, ffn_dim: int | None = None) -> Recipe:
     """The recipe at another width. A feed-forward keeps its proportion to it, unless `ffn_dim` is given."""
     config, options = config_of(recipe), dict(recipe.backbone.options)
     if options.pop("size", None):
-        options |= {name: getattr(config, name) for name in ("layers", "heads") if hasattr(config, name)}
+        named = {name: getattr(config, name, None) for name in ("layers", "heads")}
+        options |= {name: value for name, value in named.items() if value is not None}
     if ffn_dim is None and "ffn_dim" in options:
         ffn_dim = max(1, round(dim * config.ffn_dim / config.dim / ROUND)) * ROUND
     changed = {"dim": dim} | ({} if ffn_dim is None else {"ffn_dim": ffn_dim})
@@ -79,7 +82,7 @@ def with_backbone(recipe: Recipe, options: dict, kind: str | None = None) -> Rec
     return recipe_of({**recipe.model_dump(mode="json"), "backbone": backbone}, recipe.name)
 
 
-def config_of(recipe: Recipe):
+def config_of(recipe: Recipe) -> Any:
     """The backbone's `Config`; InputError where it has no dim and layers, which are what is solved for."""
     config = backbones.load(recipe.backbone.kind, recipe.backbone.options)[1]
     if not (hasattr(config, "dim") and hasattr(config, "layers")):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mot_gen import backbone as backbones
+from mot_gen.backbone.comparison import SPARSE, shape_like
 from mot_gen.errors import InputError, nearest
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.budget import config_of, solve_width, with_backbone
@@ -19,9 +21,6 @@ from mot_gen.study.workload import Cost, Workload
 MATCHES = {"active-flops": "FLOPs a step", "total-params": "parameters in total"}
 CONTROL = "dense-total"  # a dense model with the Mixture-of-Transformers' total parameters: the paper has none
 CLOSE = 0.01  # of the budget, within which the recipe's own width is kept
-LAYERS = {"mamba": 2, "mom": 2}  # for each of a transformer's: a layer has about half of its parameters (2312.00752)
-# Statements of what is sparse, which belong to the recipe's own backbone and to no other.
-SPARSITY = {"towers", "untied", "experts", "router", "top_k", "balance_weight", "z_weight"}
 
 
 @dataclass(frozen=True)
@@ -94,28 +93,18 @@ def _of_kind(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:
     """The recipe with a backbone of the kind that a name stands for, of the shape of the recipe's own."""
     kind = next((text.partition("=")[2] for text in options if text.startswith("kind=")), name)
     section = recipe.backbone
-    if kind == section.kind:
-        given = dict(section.options)
-    else:
-        module = backbones.load(kind, _shape(recipe, kind))[0]
-        known = inspect.signature(module.Config).parameters
-        own = {k: v for k, v in section.options.items() if k in known and k not in SPARSITY | {"size"}}
-        given = own | _shape(recipe, kind)
+    same = kind == section.kind
+    given = section.options if same else _in_shape(recipe, backbones.module_of(kind).Config)
     changed = with_backbone(recipe, given, kind)
     return recipe_of(changed.model_dump(mode="json"), name, [f"backbone.{text}" for text in options])
 
 
-def _shape(recipe: Recipe, kind: str) -> dict:
-    """dim, layers and heads of the recipe's backbone, as another kind has them."""
-    config, own = config_of(recipe), recipe.backbone.kind
-    layers = config.layers * LAYERS.get(kind, 1) // LAYERS.get(own, 1)
-    if kind in LAYERS:
-        return {"dim": config.dim, "layers": layers, "bidirectional": getattr(config, "bidirectional", "two_pass")}
-    if not hasattr(config, "heads"):
-        raise InputError(
-            f"backbone.kind: {own} has no heads for {kind} to take over; study from a transformer's recipe"
-        )
-    return {"dim": config.dim, "layers": layers, "heads": config.heads}
+def _in_shape(recipe: Recipe, wanted: type) -> dict[str, Any]:
+    """The options with which another kind of backbone has the shape of the recipe's own: those that both know, but for
+    what is sparse, and its size."""
+    known = inspect.signature(wanted).parameters.keys() - SPARSE - {"size"}
+    own = {name: value for name, value in recipe.backbone.options.items() if name in known}
+    return own | shape_like(wanted, config_of(recipe))
 
 
 def _control(dense: Recipe, sparse: Variant, workload: Workload) -> Variant:

@@ -6,7 +6,6 @@ from tiny import MODALITIES, generator, mixed, picture, words
 
 from mot_gen.backbone.attention import (
     EMPTY,
-    KVCache,
     Places,
     attend,
     block_mask,
@@ -15,6 +14,7 @@ from mot_gen.backbone.attention import (
     rotary_frequencies,
     rotate,
 )
+from mot_gen.backbone.cache import Cache, KeyValueCache
 from mot_gen.packing import pack, pack_rows
 from mot_gen.sequence import PADDING, Layout
 
@@ -139,8 +139,13 @@ def text_layout(rows, n, document=0, start=0):
     return Layout(zeros, zeros + document, zeros, position)
 
 
+def one_layer(rows, length):
+    """A cache of one layer, of one head of width 4."""
+    return Cache([KeyValueCache(*torch.zeros(2, rows, 1, length, 4))], rows, length)
+
+
 def test_a_cache_is_tentative_until_it_advances():
-    cache = KVCache(1, 2, 8, 1, 4)
+    cache = one_layer(2, 8)
     first = random(2, 1, 3, 4)
     cache.place(text_layout(2, 3), BIDIRECTIONAL)
     cache.layers[0].write(first, first, 3)
@@ -152,7 +157,7 @@ def test_a_cache_is_tentative_until_it_advances():
 
 
 def test_rows_of_a_cache_may_differ_in_length():
-    cache = KVCache(1, 3, 8, 1, 4)
+    cache = one_layer(3, 8)
     first = random(3, 1, 4, 4)
     cache.place(text_layout(3, 4), BIDIRECTIONAL)
     cache.layers[0].write(first, first, 4)
@@ -170,7 +175,7 @@ def test_rows_of_a_cache_may_differ_in_length():
 
 
 def test_slots_never_written_are_seen_by_none():
-    cache = KVCache(1, 1, 6, 1, 4)
+    cache = one_layer(1, 6)
     padding = text_layout(1, 2, document=PADDING)
     query, _ = cache.place(padding, BIDIRECTIONAL)
     assert (cache.places.document[0, 2:] == EMPTY).all()
@@ -178,6 +183,6 @@ def test_slots_never_written_are_seen_by_none():
 
 
 def test_a_full_cache_says_so():
-    cache = KVCache(1, 1, 4, 1, 4)
+    cache = one_layer(1, 4)
     with pytest.raises(ValueError, match="holds 4 tokens, and 5 are needed"):
         cache.place(text_layout(1, 5), BIDIRECTIONAL)

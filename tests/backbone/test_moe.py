@@ -7,7 +7,9 @@ from test_backbone_contract import build, documents_of, inputs
 from tiny import MODALITIES, generator, mixed, words
 
 from mot_gen.backbone import load
-from mot_gen.backbone.moe import Experts, MixtureOfExperts, make_pools
+from mot_gen.backbone.moe import MixtureOfExperts
+from mot_gen.backbone.pools import make_pools
+from mot_gen.backbone.routers import expert_choice, token_choice
 from mot_gen.backbone.routing import Routing
 from mot_gen.errors import InputError
 from mot_gen.packing import pack
@@ -29,10 +31,14 @@ class Scale(torch.nn.Module):
         return x * factor[:, None]
 
 
-def layer(router="expert_choice", top_k=1, experts=4):
-    built = MixtureOfExperts(8, [experts], Scale(), Experts(router, top_k, [0.5], 0.25))
+def layer(router=None, experts=4):
+    built = MixtureOfExperts(8, [experts], Scale(), router or expert_choice.Router(), [0.5])
     torch.nn.init.normal_(built.router, generator=generator(1))
     return built
+
+
+def tokens_choose(top_k=1, z_weight=0.25):
+    return token_choice.Router(top_k, z_weight)
 
 
 def one_pool(layout, experts=4, expert_choice=True):
@@ -59,7 +65,7 @@ def test_expert_choice_is_its_definition():
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 @torch.no_grad()
 def test_token_choice_drops_nothing(top_k):
-    layout, moe = packed(), layer("token_choice", top_k)
+    layout, moe = packed(), layer(tokens_choose(top_k))
     x = torch.randn(layout.modality.numel(), 8, generator=generator(2))
     x += 3 * moe.router[0]  # nearly all tokens want the first expert
     score = F.softmax(x @ moe.router.T, -1)
@@ -69,7 +75,7 @@ def test_token_choice_drops_nothing(top_k):
 
 
 def test_losses_are_their_formulas_over_what_is_no_padding():
-    layout, moe = packed(), layer("token_choice")
+    layout, moe = packed(), layer(tokens_choose())
     x = torch.randn(layout.modality.numel(), 8, generator=generator(2))
     moe(x, one_pool(layout, expert_choice=False))
     logits = x[layout.document.flatten() != PADDING] @ moe.router.T
@@ -84,8 +90,8 @@ def test_losses_are_their_formulas_over_what_is_no_padding():
 
 
 def test_descent_on_the_balance_loss_balances_the_load():
-    layout, moe = packed(), layer("token_choice")
-    moe.options = Experts("token_choice", 1, [1.0], 0.0)
+    layout, moe = packed(), layer(tokens_choose())
+    moe.choose, moe.balance_weights = tokens_choose(z_weight=0.0), [1.0]
     real = layout.document.flatten() != PADDING
     x = torch.randn(layout.modality.numel(), 8, generator=generator(2)) + moe.router[0].detach()
     busiest = []
@@ -118,8 +124,8 @@ def test_one_expert_is_the_dense_feed_forward():
     layout = packed()
     x = torch.randn(layout.modality.numel(), 32, generator=generator(3))
     pools = one_pool(layout, experts=1)
-    for router in ("expert_choice", "token_choice"):
-        moe = MixtureOfExperts(32, [1], dense, Experts(router, 1, [0.0], 0.0))
+    for router in (expert_choice.Router(), tokens_choose()):
+        moe = MixtureOfExperts(32, [1], dense, router, [0.0])
         torch.nn.init.normal_(moe.router)
         torch.testing.assert_close(moe(x, pools), dense(x, Routing(None, None, None, [len(x)], 0)), **CLOSE)
 
@@ -170,12 +176,25 @@ def test_symbiotic_groups_route_among_their_own_and_share_one():
 
 @torch.no_grad()
 def test_the_shared_expert_is_added_to_the_routed_ones():
-    layout, routed = packed(), layer("token_choice")
-    both = MixtureOfExperts(8, [4], Scale(), routed.options, shared=Scale())
+    layout, routed = packed(), layer(tokens_choose())
+    both = MixtureOfExperts(8, [4], Scale(), routed.choose, [0.5], shared=Scale())
     both.router.copy_(routed.router)
     x = torch.randn(layout.modality.numel(), 8, generator=generator(2))
     pools = one_pool(layout, expert_choice=False)
     torch.testing.assert_close(both(x, pools), routed(x, pools) + x)
+
+
+def test_shared_experts_learn_in_bf16():
+    """Under autocast, as training in bf16 has it: near what fp32 gives, with a gradient for every parameter."""
+    backbone, layout = build("symbiotic").train(), packed()
+    x = inputs(*layout.shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        learned = backbone(x, layout)
+    assert learned.dtype == torch.float32
+    learned.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+    with torch.no_grad():
+        assert (learned - backbone(x, layout)).norm() / learned.norm() < 0.05
 
 
 def test_total_parameters_at_443m():

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from tiny import generator
 
+from mot_gen.backbone.feed_forwards.gated import _Gated
+from mot_gen.backbone.parts import read_part
 from mot_gen.backbone.routing import (
     UntiedLinear,
     UntiedRMSNorm,
@@ -14,7 +16,6 @@ from mot_gen.backbone.routing import (
     route,
     store_for_decoding,
 )
-from mot_gen.backbone.transformer import ACTIVATIONS, _Gated
 
 MIXES = {
     "all towers": [0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 2],
@@ -129,13 +130,13 @@ def double(*shape):
     return random(*shape, dtype=torch.float64).requires_grad_()
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["silu", "gelu"])
 def test_a_gated_unit_has_its_gradient(name):
-    gate_up = double(5, 8)
+    gate_up, activation = double(5, 8), read_part("activation", name, {}, "backbone.activation")
     gate, up = gate_up.chunk(2, -1)
     plain = {"silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh")}[name]
-    torch.testing.assert_close(_Gated.apply(gate_up, name), plain(gate) * up)
-    assert torch.autograd.gradcheck(lambda x: _Gated.apply(x, name), gate_up)
+    torch.testing.assert_close(_Gated.apply(gate_up, activation), plain(gate) * up)
+    assert torch.autograd.gradcheck(lambda x: _Gated.apply(x, activation), gate_up)
 
 
 @pytest.mark.parametrize("towers", [[0, 1, 0, 2, 2], [1, 1, 1]])

@@ -1,0 +1,104 @@
+"""What a forward pass derives from a layout, once for all layers: Batch, which parts derive it from, and Plan.
+
+Shapes: B rows, S slots, T = B * S tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone.attention import Places
+from mot_gen.backbone.cache import Cache
+from mot_gen.backbone.routing import Routing, route
+from mot_gen.sequence import PADDING, Layout
+
+
+class Prepares(Protocol):
+    """A block, whose parts derive what they read of a batch."""
+
+    def prepare(self, batch: Batch) -> None: ...
+
+
+@dataclass
+class Batch:
+    """A layout and all that parts may ask of it.
+
+    towers: their number. tower_of, bidirectional: (modalities,) the tower of each, and whether its spans are read both
+    ways. cache: where the tokens are the next ones of a cache. compiled: whether the pass is compiled.
+    """
+
+    layout: Layout
+    towers: int
+    tower_of: Tensor
+    bidirectional: Tensor
+    cache: Cache | None = None
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        self.made: dict[str, Any] = {}  # what parts derived, by a name that says what it depends on
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, called once for all parts that give this name."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
+
+    @cached_property
+    def routing(self) -> Routing:
+        """Where each tower's tokens are."""
+        if self.towers > 1:
+            return route(self.tower, self.towers)
+        tokens = self.layout.modality.numel()
+        return Routing(None, None, torch.tensor([tokens], dtype=torch.int32), [tokens], 0)
+
+    @property
+    def tower(self) -> Tensor:
+        """(T,) the tower of each token, in sequence order."""
+        return self.tower_of[self.layout.modality].flatten()
+
+    @cached_property
+    def places(self) -> tuple[Places, Places]:
+        """Those of the queries and of the keys: the same, or over a cache all that it holds."""
+        if self.cache is not None:
+            return self.cache.place(self.layout, self.bidirectional)
+        places = Places.of(self.layout, self.bidirectional)
+        return places, places
+
+    def plan(self, blocks: Iterable[Prepares]) -> Plan:
+        """What these blocks read of the batch."""
+        if self.cache is not None:
+            _ = self.places  # reserves the tokens' slots
+        for block in blocks:
+            block.prepare(self)
+        return Plan(self, self.routing, len(self.layout.document), self.made)
+
+    def thinned(self, kept: Tensor, cache: Cache | None) -> tuple[Batch, Tensor]:
+        """The batch of the kept tokens alone, (B, S) bool, each row moved together and padded at its end; and the slots
+        (B, k) that they come from, those of padding being any that is not kept."""
+        length = int(kept.sum(1).max())
+        slots = kept.logical_not().long().argsort(dim=1, stable=True)[:, :length]
+        empty = ~kept.gather(1, slots)
+        layout = self.layout
+        thin = Layout(
+            layout.modality.gather(1, slots).masked_fill(empty, 0),
+            layout.document.gather(1, slots).masked_fill(empty, PADDING),
+            layout.span.gather(1, slots).masked_fill(empty, PADDING),
+            layout.position.gather(1, slots[..., None].expand(-1, -1, 3)),
+        )
+        return replace(self, layout=thin, cache=cache), slots
+
+
+@dataclass
+class Plan:
+    """What blocks read while they run. rows: B. made: what parts derived from the batch, by name."""
+
+    batch: Batch
+    routing: Routing
+    rows: int
+    made: dict[str, Any]

@@ -1,0 +1,163 @@
+"""What is remembered while generating: LayerCache (a layer's own), KeyValueCache (attention's), Cache (of all layers).
+
+A forward pass over a cache is tentative: it writes its tokens after those that are kept, and the next pass overwrites
+them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.
+
+Shapes: B rows, n tokens of a pass, G key/value heads, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone.attention import EMPTY, Places
+from mot_gen.sequence import Layout
+
+# The slots of a pass: (n,) where all rows are of the same length, else rows (B, 1) and their slots (B, n).
+Slots = Tensor | tuple[Tensor, Tensor]
+
+
+class LayerCache(Protocol):
+    """What a mixer keeps of the tokens of its layer."""
+
+    def place(self, slots: Slots) -> None:
+        """Where the tokens of the next pass stand in every row."""
+
+    def advance(self, counts: Tensor) -> None:
+        """Keep the first counts[b] of the tokens last read in row b; counts: (B,) int64."""
+
+    def narrow(self, rows: int) -> Self:
+        """The first rows, for passes that are not to be kept."""
+
+    def snapshot(self) -> Any:
+        """What is remembered, for `restore`."""
+
+    def restore(self, snapshot: Any, rows: Tensor) -> None:
+        """Forget what was kept since the snapshot in some rows, (B,) bool."""
+
+    def mark_dynamic(self) -> None:
+        """Tell the compiler which sizes differ from cache to cache."""
+
+
+class KeyValueCache:
+    """A layer's keys and values, (B, G, length, K), and where the pass at hand writes its own."""
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        self.keys, self.values = keys, values
+        self.slots: Slots | None = None
+
+    def place(self, slots: Slots) -> None:
+        self.slots = slots
+
+    def write(self, k: Tensor, v: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Put k, v (B, G, n, K) into the slots; the first `end` keys and values, (B, G, end, K)."""
+        assert self.slots is not None, "the plan of a pass places its tokens first"
+        for held, new in ((self.keys, k), (self.values, v)):
+            new = new.detach().to(held.dtype)  # nothing is learned through a cache
+            if isinstance(self.slots, Tensor):
+                held.index_copy_(2, self.slots, new)
+            else:
+                row, slot = self.slots
+                held[row, :, slot] = new.transpose(1, 2)
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def advance(self, counts: Tensor) -> None:
+        """Nothing to do: how much of a row is kept is the `Cache`'s to know."""
+
+    def narrow(self, rows: int) -> KeyValueCache:
+        return KeyValueCache(self.keys[:rows], self.values[:rows])
+
+    def snapshot(self) -> None:
+        """Nothing: what is forgotten is overwritten."""
+
+    def restore(self, snapshot: None, rows: Tensor) -> None:
+        """Nothing to do."""
+
+    def mark_dynamic(self) -> None:
+        differs(self.keys, 2)
+        differs(self.values, 2)
+
+
+def differs(x: Tensor, dimension: int) -> None:
+    """Tell the compiler that this size differs from pass to pass; else it finds out by compiling twice."""
+    import torch._dynamo
+
+    torch._dynamo.maybe_mark_dynamic(x, dimension)
+
+
+class Cache:
+    """The caches of all layers, and what they share: how many tokens of each row are kept, and the places of all.
+
+    length: the tokens that a row may hold. lengths: (B,) those that are kept.
+    """
+
+    def __init__(self, layers: Sequence[LayerCache], batch: int, length: int, device: torch.device | None = None):
+        self.layers, self.capacity = list(layers), length
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        empty = torch.full((batch, length), EMPTY, dtype=torch.long, device=device)
+        index = torch.arange(length, device=device).expand(batch, length)
+        self.places = Places(empty, index, empty.clone())
+        self.even = True  # whether all rows have the same length, so that a slice does where an index is needed
+        self.longest = 0
+
+    def place(self, layout: Layout, bidirectional: Tensor) -> tuple[Places, Places]:
+        """Reserve slots for the tokens of `layout` (B, n): the places of these queries, and of all keys."""
+        n = layout.shape[1]
+        end = self.longest + n
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, and {end} are needed")
+        places = Places.of(layout, bidirectional, self.lengths)
+        slots = self._slots(places)
+        at = slots if isinstance(slots, tuple) else (slice(None), slice(self.longest, end))
+        self.places.document[at] = places.document
+        self.places.block[at] = places.block
+        for layer in self.layers:
+            layer.place(slots)
+        return places, self.places[:, :end]
+
+    def _slots(self, places: Places) -> Slots:
+        batch, n = places.index.shape
+        if self.even:
+            return torch.arange(self.longest, self.longest + n, device=self.lengths.device)
+        return torch.arange(batch, device=self.lengths.device)[:, None], places.index
+
+    def documents_before(self, count: int) -> Tensor:
+        """(B, count) the documents of the last kept tokens of each row, EMPTY where there are fewer."""
+        at = self.lengths[:, None] + torch.arange(-count, 0, device=self.lengths.device)
+        found = self.places.document.gather(1, at.clamp_min(0))
+        return torch.where(at < 0, EMPTY, found)
+
+    def advance(self, counts: Tensor) -> None:
+        """Keep the first counts[b] of the tokens last written in row b; counts: (B,) int64."""
+        for layer in self.layers:
+            layer.advance(counts)
+        self._keep(self.lengths + counts)
+
+    def _keep(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        each = lengths.tolist()
+        self.longest = max(each)
+        self.even = min(each) == self.longest
+
+    def narrow(self, rows: int) -> Cache:
+        """The first rows of this cache, sharing its memory; for passes that are not to be kept."""
+        view = copy(self)
+        view.lengths, view.places = self.lengths[:rows], self.places[:rows]
+        view.layers = [layer.narrow(rows) for layer in self.layers]
+        return view
+
+    def snapshot(self) -> tuple[Tensor, list]:
+        """How much is kept of every row, for `restore`."""
+        return self.lengths, [layer.snapshot() for layer in self.layers]
+
+    def restore(self, snapshot: tuple[Tensor, list], rows: Tensor) -> None:
+        """Forget what was kept since the snapshot in some rows, (B,) bool."""
+        lengths, layers = snapshot
+        for layer, kept in zip(self.layers, layers):
+            layer.restore(kept, rows)
+        self._keep(torch.where(rows, lengths, self.lengths))

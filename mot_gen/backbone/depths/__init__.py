@@ -1,0 +1,1 @@
+"""Which tokens may pass through a layer, a file each; see `parts.Depth`."""

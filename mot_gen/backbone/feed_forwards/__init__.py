@@ -1,0 +1,1 @@
+"""What a token may pass through alone, a file each; see `parts.FeedForward`."""

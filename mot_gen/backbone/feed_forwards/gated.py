@@ -1,0 +1,98 @@
+"""A gated linear unit, down(activation(gate(x)) * up(x)): SwiGLU or GeGLU (Shazeer, arXiv 2002.05202).
+
+Shapes: n tokens, D width of the model, F width of the unit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from mot_gen.backbone import parts
+from mot_gen.backbone.batch import Batch
+from mot_gen.backbone.owners import Owners
+from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.routing import Routing
+
+
+@dataclass(frozen=True)
+class FeedForward(parts.FeedForward):
+    """ffn_dim: F; int(2/3 * 4 * D) rounded up to a multiple of `multiple_of` when it is not given."""
+
+    ffn_dim: int | None = None
+    multiple_of: int = 256
+
+    untied = ("ffn",)
+    matrices = 3
+
+    def fit(self, config: Any) -> Self:
+        self.require_counts("multiple_of")
+        width = self.ffn_dim
+        if width is None:
+            width = math.ceil(int(2 / 3 * 4 * config.dim) / self.multiple_of) * self.multiple_of
+        fitted = replace(self, ffn_dim=width)
+        fitted.require_counts("ffn_dim")
+        return fitted
+
+    def unit(self, block: Layer, owners: Owners, times: int = 1) -> nn.Module:
+        assert self.ffn_dim is not None, "fit sets it"
+        hidden = times * self.ffn_dim
+        gate_up, down = owners.up("ffn", hidden, parts=2), owners.down("ffn", hidden)
+        return GatedLinearUnit(gate_up, down, block.parts.activation, owners)
+
+    def flops(self, block: Layer, batch: Batch) -> int:
+        assert self.ffn_dim is not None, "fit sets it"
+        return 2 * self.matrices * block.owners.products(batch.routing, self.ffn_dim)
+
+    def activations(self, block: Layer, batch: Batch) -> float:
+        """Gate and up as one, and what goes down."""
+        assert self.ffn_dim is not None, "fit sets it"
+        return batch.layout.modality.numel() * 3 * self.ffn_dim
+
+
+class GatedLinearUnit(nn.Module):
+    """Gate and up are one product, `gate_up`. learned: the activation's own parameters, or None."""
+
+    def __init__(self, gate_up: nn.Module, down: nn.Module, activation: parts.Activation, owners: Owners):
+        super().__init__()
+        self.gate_up, self.down, self.activation = gate_up, down, activation
+        self.learned = activation.module(owners)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (n, D) -> (n, D)."""
+        gate_up = self.gate_up(x, routing)
+        if self.learned is not None:
+            gate, up = gate_up.chunk(2, dim=-1)
+            return self.down(self.learned(gate, routing) * up, routing)
+        gated = _Gated.apply if torch.is_grad_enabled() and self.activation.gradient is not None else _gate
+        return self.down(gated(gate_up, self.activation), routing)
+
+
+def _gate(gate_up: Tensor, activation: parts.Activation) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    if torch.is_grad_enabled():
+        return activation.function(gate) * up
+    return activation.function(gate).mul_(up)
+
+
+class _Gated(torch.autograd.Function):
+    # activation(gate) * up. Autograd would keep activation(gate) as well, and join the gradients by one more copy.
+    @staticmethod
+    def forward(ctx, gate_up, activation):
+        ctx.save_for_backward(gate_up)
+        ctx.activation = activation
+        return _gate(gate_up, activation)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad_gate_up = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
+        torch.mul(grad, ctx.activation.function(gate), out=grad_up)
+        ctx.activation.gradient(grad * up, gate, grad_gate)
+        return grad_gate_up, None

@@ -1,0 +1,1 @@
+"""What a block may mix its tokens by, a file each; see `parts.Mixer`."""

@@ -1,0 +1,150 @@
+"""Attention: projections by tower, one softmax over the whole sequence, shared by all towers.
+
+    x -> qkv -> qk_norm -> RoPE -> softmax(q k / sqrt(K), over what `reach` shows, plus `bias`) v -> head_choice -> out
+
+Shapes: T tokens in tower order, D width, H heads, G key/value heads, K head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone import parts
+from mot_gen.backbone.attention import attend, block_mask, dense_mask, rotary, rotary_frequencies, rotate
+from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.cache import KeyValueCache, differs
+from mot_gen.backbone.parts import Layer
+from mot_gen.errors import InputError, nearest
+
+KERNELS = ("auto", "sdpa", "flex")
+
+
+@dataclass(frozen=True)
+class Mixer(parts.Mixer):
+    """kv_heads: fewer than heads for grouped-query attention. head_dim: D / H when not given. qk_norm: norms of each
+    head's queries and keys. qkv_bias: as Qwen2 has it. rope_frequencies: (K / 2), theta ** (-2i / K) when not given.
+    attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex"; with a bias always SDPA."""
+
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    rope_theta: float = 10_000.0
+    rope_frequencies: Sequence[float] | None = None
+    attention: str = "auto"
+
+    untied = ("qkv", "qk_norm", "out")
+
+    def fit(self, config: Any) -> Self:
+        self.require_counts("heads", remedy=" (or name backbone.size)")
+        assert self.heads is not None, "it is a count"
+        fitted = replace(self, kv_heads=self.heads) if self.kv_heads is None else self
+        if fitted.head_dim is None:
+            if config.dim % self.heads or (config.dim // self.heads) % 2:
+                raise InputError(f"backbone.dim: {config.dim} must be an even multiple of backbone.heads, {self.heads}")
+            fitted = replace(fitted, head_dim=config.dim // self.heads)
+        fitted._check(self.heads)
+        return fitted
+
+    def _check(self, heads: int) -> None:
+        assert self.head_dim is not None and self.kv_heads is not None, "fit sets them"
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise self.refuse("head_dim", f"must be even and positive, got {self.head_dim}")
+        pairs = self.head_dim // 2
+        if self.rope_frequencies is not None and len(self.rope_frequencies) != pairs:
+            complaint = f"one for each of the {pairs} pairs of a head, got {len(self.rope_frequencies)}"
+            raise self.refuse("rope_frequencies", complaint)
+        self.require_counts("kv_heads")
+        if heads % self.kv_heads:
+            raise self.refuse("kv_heads", f"{self.kv_heads} must divide backbone.heads, {heads}")
+        if not 0 < self.rope_theta < math.inf:
+            raise self.refuse("rope_theta", f"must be positive and finite, got {self.rope_theta!r}")
+        if self.attention not in KERNELS:
+            raise self.refuse("attention", f"{self.attention!r} is not known" + nearest(self.attention, KERNELS))
+
+    def modules(self, block: Layer) -> parts.Modules:
+        """block.sight, block.turning: the names of the mask and of the rotation that it reads."""
+        owners = block.owners
+        block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width = self.heads, self.kv_heads, self.head_dim
+        block.sight = f"mask {self.attention} {block.parts.reach!r} {block.parts.bias!r}"
+        block.turning = f"rotation {width} {self.rope_theta} {self.rope_frequencies}"
+        frequencies = self.rope_frequencies or rotary_frequencies(width, self.rope_theta).tolist()
+        # No buffer: a model that is cast to bf16 would round them, and with them every position.
+        block.frequencies = torch.tensor(frequencies, device="cpu", dtype=torch.float32)
+        return {
+            "qkv": owners.inward("qkv", (heads + 2 * kv_heads) * width, bias=self.qkv_bias),
+            "q_norm": owners.norm_of("qk_norm", width) if self.qk_norm else None,
+            "k_norm": owners.norm_of("qk_norm", width) if self.qk_norm else None,
+            "out": owners.outward("out", heads * width),
+        }
+
+    def width_step(self) -> int:
+        return 2 * (self.heads or 1)
+
+    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> KeyValueCache:
+        keys = like.new_zeros(rows, block.kv_heads, length, block.head_dim)
+        return KeyValueCache(keys, torch.zeros_like(keys))
+
+    def prepare(self, block: Layer, batch: Batch) -> None:
+        time = batch.layout.position[..., 0].flatten()
+        batch.once(block.turning, lambda: rotary(batch.routing.sort(time), block.frequencies.to(time.device)))
+        batch.once(block.sight, lambda: self.mask(block, batch))
+
+    def mask(self, block: Layer, batch: Batch) -> Any:
+        """FlexAttention's BlockMask, or a dense float mask (B, 1 or H, Q, K) with the bias in it."""
+        reach, bias = block.parts.reach, block.parts.bias
+        query, key = batch.places
+        if bias.empty and self._flex(batch):
+            return block_mask(query, reach.sees)
+        mask = dense_mask(query, key, reach.sees)
+        if batch.compiled and batch.cache is not None:
+            differs(mask, 3)
+        return mask if bias.empty else mask + bias.scores(block, query, key)
+
+    def _flex(self, batch: Batch) -> bool:
+        if batch.cache is not None or self.attention == "sdpa":
+            return False
+        fits = batch.layout.modality.is_cuda and batch.layout.shape[1] % 128 == 0
+        return fits or self.attention == "flex"
+
+    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: KeyValueCache | None) -> Tensor:
+        routing, heads, kv_heads, width = plan.routing, block.heads, block.kv_heads, block.head_dim
+        rotation, mask = plan.made[block.turning], plan.made[block.sight]
+        qkv = block.qkv(x, routing).view(-1, heads + 2 * kv_heads, width)
+        q, k, v = qkv.split_with_sizes([heads, kv_heads, kv_heads], 1)
+        if block.q_norm is not None:
+            q, k = block.q_norm(q, routing), block.k_norm(k, routing)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = (routing.unsort(t).view(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v))
+        if cache is not None:
+            k, v = cache.write(k, v, mask.shape[-1])
+        mixed = attend(q, k, v, mask).transpose(1, 2).reshape(x.shape[0], -1)
+        return block.out(block.parts.head_choice.weigh(block, x, routing.sort(mixed), plan), routing)
+
+    def flops(self, block: Layer, batch: Batch) -> int:
+        """Projections, and the scores with what they weigh, of the heads in use."""
+        return self._flops(block, batch, block.parts.head_choice.active(block), block.parts.reach.pairs(batch))
+
+    def executed_flops(self, block: Layer, batch: Batch) -> int:
+        """All heads; and every pair, since a dense mask hides keys and skips none."""
+        rows, length = batch.layout.shape
+        return self._flops(block, batch, block.heads, rows * length**2)
+
+    def _flops(self, block: Layer, batch: Batch, heads: int, pairs: int) -> int:
+        used = heads * block.head_dim  # channels of queries and of what the heads find
+        projections = block.owners.channels(batch.routing) * (2 * used + 2 * block.kv_heads * block.head_dim)
+        return 2 * (projections + 2 * pairs * used)
+
+    def activations(self, block: Layer, batch: Batch) -> float:
+        """Queries before and after their rotation and the output, 4 as wide as q and k; 3 statistics a head; and once
+        for all layers the mask."""
+        tokens, heads = batch.layout.modality.numel(), block.heads
+        mask = tokens * batch.layout.shape[1] / block.layers
+        return tokens * (4 * (heads + block.kv_heads) * block.head_dim + 3 * heads) + mask

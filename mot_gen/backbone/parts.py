@@ -1,0 +1,373 @@
+"""The parts of a block, and how a recipe names them: Part, a class for each slot, Parts, Layer; SLOTS, read_pattern.
+
+A *slot* is a choice that every block makes: how tokens are mixed, what the feed-forward is, where the norm stands. A
+*part* fills a slot. It is a class in a file of the slot's folder, or of a package of your own, and is named as the slot
+is (`Mixer`, `FeedForward`, ...): a frozen dataclass whose fields are its options. A recipe names a part by its file, by
+`{kind: file, option: value}`, or names several in a list, which layers take in turn.
+
+A part holds no weights. `modules` says what it adds to a block, and the other methods are given that block. So a
+parameter's name says what it is and not which part asked for it, and equal parts of several layers share what they
+derive from a batch.
+
+An option that has the name of a field of the backbone's `Config` takes the value of that field unless it is given.
+
+Shapes: T tokens in tower order, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from mot_gen.backbone.attention import Places
+from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.cache import LayerCache
+from mot_gen.backbone.owners import Owners
+from mot_gen.backbone.pools import Pool
+from mot_gen.backbone.routing import Initial, Owned, Routing
+from mot_gen.errors import InputError, nearest
+from mot_gen.sequence import Modality
+
+Modules = Mapping[str, nn.Module | nn.Parameter | None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What parts of all slots may say. where: the part's place in the recipe, for messages. flat: the options that are
+    fields of the `Config`."""
+
+    where: str = field(default="", kw_only=True, compare=False, repr=False)
+    flat: frozenset[str] = field(default=frozenset(), kw_only=True, compare=False, repr=False)
+
+    untied: ClassVar[tuple[str, ...]] = ()  # names of what towers may own
+
+    def refuse(self, option: str, complaint: str) -> InputError:
+        """The error that says what is wrong with an option."""
+        where = "backbone" if option in self.flat else self.where
+        return InputError(f"{where}.{option}: {complaint}")
+
+    def require_counts(self, *options: str, remedy: str = "") -> None:
+        """InputError for the first of these options that is no positive integer."""
+        for option in options:
+            value = getattr(self, option)
+            if not isinstance(value, int) or value < 1:
+                raise self.refuse(option, f"must be a positive integer{remedy}, got {value!r}")
+
+    def fit(self, config: Any) -> Self:
+        """The part with the options that follow from the backbone's `Config`. InputError where they do not fit."""
+        return self
+
+    def check(self, config: Any, towers: Sequence[str]) -> None:
+        """InputError where the part does not fit these towers."""
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        """InputError where the part cannot read one of these modalities."""
+
+    def causal(self, block: Layer) -> bool:
+        """False where, without a cache, later tokens bear on earlier ones."""
+        return True
+
+    def repeats(self, block: Layer) -> bool:
+        """Whether a compiled block serves its passes over a cache."""
+        return True
+
+    def modules(self, block: Layer) -> Modules:
+        """What it adds to a block, by name; it may set plain attributes of the block too."""
+        return {}
+
+    def initial(self, block: Layer) -> Mapping[str, Initial]:
+        """How the parameters among `modules` begin; modules that owners make know their own."""
+        return {}
+
+    def owned_by(self, block: Layer) -> Mapping[str, list[int]]:
+        """The tower of each slice of those parameters among `modules` that towers own."""
+        return {}
+
+    def prepare(self, block: Layer, batch: Batch) -> None:
+        """Derive what `forward` reads of a batch, with `batch.once`."""
+
+    def flops(self, block: Layer, batch: Batch) -> int:
+        """FLOPs of a forward pass, as a kernel takes that skips what is not needed."""
+        return 0
+
+    def executed_flops(self, block: Layer, batch: Batch) -> int:
+        """FLOPs of a forward pass as it is run here."""
+        return self.flops(block, batch)
+
+    def activations(self, block: Layer, batch: Batch) -> float:
+        """How many numbers the backward pass keeps of a batch."""
+        return 0
+
+    def auxiliary_loss(self, block: Layer) -> Tensor | float:
+        """What the last forward pass adds to the training loss, weighted; told once."""
+        return 0.0
+
+    def idle_parameters(self, block: Layer, tower: int) -> int:
+        """How many parameters of its tower a token does not pass through."""
+        return 0
+
+
+class Mixer(Part):
+    """How tokens read one another. norm: the block's norm that stands by it."""
+
+    norm: ClassVar[str] = "attention_norm"
+
+    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
+        """x (T, D) in tower order -> (T, D). cache: what `cache` made, or None."""
+        raise NotImplementedError
+
+    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> LayerCache:
+        """A cache of so many tokens a row, of the device and dtype of `like`."""
+        raise NotImplementedError
+
+    def width_step(self) -> int:
+        """What the width of the model must be a multiple of."""
+        return 1
+
+
+class Reach(Part):
+    """Which keys a query sees."""
+
+    def sees(self, query: Places, key: Places) -> Tensor:
+        """bool, of places that broadcast against one another."""
+        raise NotImplementedError
+
+    def pairs(self, batch: Batch) -> int:
+        """Pairs of query and key that a kernel computes which skips keys out of reach."""
+        rows, length = batch.layout.shape
+        return rows * length**2
+
+
+class Bias(Part):
+    """What is added to attention's scores."""
+
+    empty: ClassVar[bool] = False  # whether nothing is added
+
+    def scores(self, block: Layer, query: Places, key: Places) -> Tensor:
+        """Of places (B, Q) and (B, K) -> (1 or B, 1 or H, Q, K)."""
+        raise NotImplementedError
+
+
+class HeadChoice(Part):
+    """Which heads of attention a token uses."""
+
+    def weigh(self, block: Layer, x: Tensor, mixed: Tensor, plan: Plan) -> Tensor:
+        """mixed (T, H * K), what the heads found for the tokens x (T, D) -> the same, weighed."""
+        raise NotImplementedError
+
+    def active(self, block: Layer) -> int:
+        """How many heads a token uses."""
+        return block.heads
+
+
+class FeedForward(Part):
+    """What a token passes through alone. empty: whether there is none. matrices: of a unit that may be an expert, how
+    many projections of D x F there are, F being its `ffn_dim`."""
+
+    empty: ClassVar[bool] = False
+    matrices: ClassVar[int] = 0
+
+    def forward(self, block: Layer, x: Tensor, plan: Plan) -> Tensor:
+        """x (T, D) in tower order -> (T, D)."""
+        return block.ffn(x, plan.routing)
+
+    def modules(self, block: Layer) -> Modules:
+        return {"ffn": self.unit(block, block.owners)}
+
+    def unit(self, block: Layer, owners: Owners) -> nn.Module:
+        """A module (x (n, D), Routing) -> (n, D), of as many sets of parameters as owners say of `ffn`."""
+        raise NotImplementedError
+
+
+class Activation(Part):
+    """The function of a feed-forward's hidden channels: of each alone, with a `gradient`; or, with parameters that are
+    learned or of all channels together, a module."""
+
+    # (gradient of the output, input, where the result goes); None: autograd finds it.
+    gradient: ClassVar[Any] = None
+
+    @staticmethod
+    def function(x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def module(self, owners: Owners) -> nn.Module | None:
+        """A module (hidden (n, F), Routing) -> (n, F), where `function` alone does not do."""
+        return None
+
+
+@dataclass
+class Choice:
+    """Which of a pool's n tokens go to each of its E experts. token, gate: (P,) sorted by expert, the tokens and the
+    weights of what the experts make of them. counts: how many each expert has. loss: weighted, or None."""
+
+    token: Tensor
+    gate: Tensor
+    counts: list[int]
+    loss: Tensor | None = None
+
+
+class Router(Part):
+    """How tokens and experts meet. taken: experts that a token passes through, on the average."""
+
+    @property
+    def taken(self) -> int:
+        return 1
+
+    def choose(self, logits: Tensor, pool: Pool) -> Choice:
+        """logits: (n, E) the scores of a pool's tokens."""
+        raise NotImplementedError
+
+
+class Norm(Part):
+    """Where the norm of a sublayer stands."""
+
+    def before(self, norm: nn.Module, x: Tensor, routing: Routing) -> Tensor:
+        """What the sublayer reads of the residual stream."""
+        return x
+
+    def after(self, norm: nn.Module, y: Tensor, routing: Routing) -> Tensor:
+        """What is added to it of the sublayer's output."""
+        return y
+
+
+class Depth(Part):
+    """Which tokens pass through a layer."""
+
+    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
+        """x (T, D) in tower order -> (T, D)."""
+        raise NotImplementedError
+
+    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> LayerCache:
+        return block.parts.mixer.cache(block, rows, length, like)
+
+    def reached(self, block: Layer, batch: Batch) -> Batch:
+        """The batch of those tokens that pass through the layer, as far as costs go."""
+        return batch
+
+
+class Residual(Part):
+    """How a sublayer's output joins the residual stream."""
+
+    def add(self, block: Layer, x: Tensor, y: Tensor, sublayer: str) -> Tensor:
+        """x, y (T, D) -> (T, D). sublayer: "mixer" or "feed_forward"."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What fills the slots of one layer."""
+
+    mixer: Mixer
+    reach: Reach
+    bias: Bias
+    head_choice: HeadChoice
+    feed_forward: FeedForward
+    activation: Activation
+    norm: Norm
+    depth: Depth
+    residual: Residual
+
+    def each(self) -> list[Part]:
+        return [getattr(self, f.name) for f in fields(self)]
+
+
+class Layer(Owned):
+    """What parts may ask of a block: the owners of its parameters, its parts, its number; and what they added to it."""
+
+    owners: Owners
+    parts: Parts
+    number: int
+    layers: int
+    routed = False  # whether tokens are routed among experts
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+# ---------------------------------------------------------------- reading
+
+
+class Slot(NamedTuple):
+    """package: the folder of the parts that are shipped. member: the class that each file has."""
+
+    package: str
+    member: str
+
+
+SLOTS = {
+    "mixer": Slot("mot_gen.backbone.mixers", "Mixer"),
+    "reach": Slot("mot_gen.backbone.reaches", "Reach"),
+    "bias": Slot("mot_gen.backbone.biases", "Bias"),
+    "head_choice": Slot("mot_gen.backbone.head_choices", "HeadChoice"),
+    "feed_forward": Slot("mot_gen.backbone.feed_forwards", "FeedForward"),
+    "activation": Slot("mot_gen.backbone.activations", "Activation"),
+    "router": Slot("mot_gen.backbone.routers", "Router"),
+    "norm": Slot("mot_gen.backbone.norms", "Norm"),
+    "depth": Slot("mot_gen.backbone.depths", "Depth"),
+    "residual": Slot("mot_gen.backbone.residuals", "Residual"),
+}
+
+
+def kinds(slot: str) -> list[str]:
+    """The parts of a slot that are shipped."""
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(SLOTS[slot].package).__path__)]
+
+
+def read_pattern(slot: str, given: Any, config: Mapping[str, Any]) -> list[Any]:
+    """The parts that a recipe names for a slot, to be taken in turn by layer. config: the backbone's flat fields."""
+    named = given if isinstance(given, list) else [given]
+    if not named:
+        raise InputError(f"backbone.{slot}: an empty list names nothing; give a kind")
+    return [read_part(slot, each, config, f"backbone.{slot}") for each in named]
+
+
+def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> Any:
+    """One part, of a kind or of {kind, options}; a part as it is. InputError for what is unknown or no option."""
+    if isinstance(given, Part):
+        return given
+    options = {"kind": given} if isinstance(given, str) else given
+    if not isinstance(options, Mapping) or not isinstance(options.get("kind"), str):
+        raise InputError(f"{where}: should be a kind, or a kind with its options, got {given!r}")
+    cls = _class_of(slot, options["kind"], where)
+    names = [f.name for f in fields(cls) if f.init and f.name not in ("where", "flat")]
+    own = {name: value for name, value in options.items() if name != "kind"}
+    _check_options(cls, own, names, where)
+    flat = {name: config[name] for name in names if name in config and name not in own}
+    given = {name: value for name, value in flat.items() if value is not None}
+    return cls(**own, **given, where=where, flat=frozenset(flat))
+
+
+def _class_of(slot: str, kind: str, where: str) -> type:
+    package, member = SLOTS[slot]
+    name = kind if "." in kind else f"{package}.{kind}"
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise InputError(f"{where}: {kind!r} is not known" + nearest(kind, kinds(slot)))
+    module = importlib.import_module(name)
+    if not hasattr(module, member):
+        raise InputError(f"{where}: module {name} has no {member}")
+    return getattr(module, member)
+
+
+def _check_options(cls: type, options: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Hold options to the names and types of a part's fields."""
+    hints = get_type_hints(cls)
+    for name, value in options.items():
+        if name not in names:
+            raise InputError(f"{where}.{name} is not known" + nearest(name, names))
+        try:
+            TypeAdapter(hints[name], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            expected = error.errors(include_url=False)[0]["msg"].replace("Input should", "should")
+            raise InputError(f"{where}.{name} {expected}, got {value!r}") from None

@@ -1,0 +1,1 @@
+"""Which keys a query may see, a file each; see `parts.Reach`."""

@@ -1,0 +1,1 @@
+"""How tokens and experts may meet, a file each; see `parts.Router`."""

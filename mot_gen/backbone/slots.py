@@ -1,0 +1,82 @@
+"""The parts that a `Config` names, of all layers: Slots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from mot_gen.backbone.parts import Part, Parts, read_part, read_pattern
+from mot_gen.errors import InputError, nearest
+
+EVEN = 4  # floats: grouped products want rows of whole 16 bytes
+
+
+class Slots:
+    """config: a dataclass with a field for each slot, and with those whose names parts' options share. InputError where
+    it names what is not known or does not fit."""
+
+    def __init__(self, config: Any):
+        self.flat = {f.name: getattr(config, f.name) for f in fields(config)}
+        self.config = config
+        self.found: dict[str, list[Any]] = {f.name: self._read(f.name) for f in fields(Parts)}
+
+    def _read(self, slot: str) -> list[Any]:
+        found = read_pattern(slot, self.flat[slot], self.flat)
+        if slot == "feed_forward":
+            read_part("router", self.flat["router"], self.flat, "backbone.router")
+            if self._asks_for_experts():
+                found = [self._with_experts(unit) for unit in found]
+        return [part.fit(self.config) for part in found]
+
+    def _asks_for_experts(self) -> bool:
+        flat = self.flat
+        return flat["experts"] != 1 or flat["shared_experts"] > 0 or flat["router"] != "expert_choice"
+
+    def _with_experts(self, unit: Part) -> Part:
+        """The experts that the flat fields ask for, of this unit; what has experts already, or is empty, as it is."""
+        if not getattr(unit, "matrices", 0):
+            return unit
+        return read_part("feed_forward", {"kind": "experts", "unit": unit}, self.flat, "backbone")
+
+    def __iter__(self) -> Iterator[Part]:
+        return (part for found in self.found.values() for part in found)
+
+    def of_layer(self, layer: int) -> Parts:
+        return Parts(**{slot: found[layer % len(found)] for slot, found in self.found.items()})
+
+    def sublayers(self, layers: int) -> int:
+        """How many mixers and feed-forwards so many layers have together."""
+        return sum(1 if self.of_layer(layer).feed_forward.empty else 2 for layer in range(layers))
+
+    def width_steps(self) -> tuple[int, ...]:
+        """Steps in which the width may change; a smaller one is for where no multiple of the one before it fits."""
+        step = math.lcm(*(mixer.width_step() for mixer in self.found["mixer"]))
+        return (step,) if step > 1 else (EVEN, 1)
+
+    def take_over(self, slot: str, *options: str) -> None:
+        """Set fields of the config that were not given to what a part found for them."""
+        for option in options:
+            values = [getattr(part, option, None) for part in self.found[slot]]
+            known = [value for value in values if value is not None]
+            if getattr(self.config, option) is None and known:
+                setattr(self.config, option, known[0])
+
+    def owned_names(self) -> list[str]:
+        """The names of all that towers may own, in the order in which a token meets them."""
+        names = ["attention_norm"] if any(mixer.norm == "attention_norm" for mixer in self.found["mixer"]) else []
+        for slot in ("mixer", "head_choice", "depth", "residual"):
+            for part in self.found[slot]:
+                names += part.untied
+        for feed_forward in self.found["feed_forward"]:
+            names += [] if feed_forward.empty else ["ffn_norm", *feed_forward.untied]
+        return list(dict.fromkeys([*names, "final_norm"]))
+
+    def untied(self, given: Sequence[str] | None) -> tuple[str, ...]:
+        """Those that are to be untied, in order; all where none are given. InputError for an unknown one."""
+        known = self.owned_names()
+        for name in known if given is None else given:
+            if name not in known:
+                raise InputError(f"backbone.untied: {name!r} is not a part of this backbone" + nearest(name, known))
+        return tuple(name for name in known if given is None or name in given)
