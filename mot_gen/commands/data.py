@@ -168,6 +168,8 @@ def tokenize_command(args: argparse.Namespace) -> int:
         print(f"{args.out / name}: {found.samples} samples, {len(found.skipped)} left out")
         for line in found.skipped:
             print(f"left out: {line}")
+        for line in found.notices:
+            print(f"noticed: {line}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Rows of another format into records: convert, Converted.
 
-The output is whole or not there: it is written aside and renamed at the end, so that a failure, Ctrl-C or a full disk
-leave nothing that training could take for a set. Every record is held to `parse_record`, which training reads with.
+The output is whole or not there: a failure, Ctrl-C or a full disk leave nothing that training could take for a set.
+Every record is tried with `parse_record`, which training reads with.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from mot_gen.corpora import formats
@@ -25,6 +26,7 @@ from mot_gen.errors import InputError
 from mot_gen.files.progress import Progress
 from mot_gen.files.whole import writing
 
+Write = Callable[[dict[str, Any], Sample], object]  # (record, the sample that it is)
 ROW_GROUP = 256  # records that are read together where training reads parquet
 # What a row of another shape than its format's makes a converter raise; each is counted, named and capped.
 MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError)
@@ -32,7 +34,7 @@ MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 @dataclass
 class Noted:
-    """Something that was seen count times, first at a place."""
+    """How often something was seen, and where first."""
 
     count: int = 0
     first: str = ""
@@ -43,8 +45,11 @@ class Noted:
 
 @dataclass
 class Converted:
-    """What a conversion came to. skipped: `where: why` of each row that is no record. unknown_fields: fields that the
-    format does not know, whose rows were converted without. missing_media: pictures left out of web pages."""
+    """What a conversion came to.
+
+    skipped: `where: why` of each row that is no record. unknown_fields: fields that the format does not know; the rows
+    were converted without them. missing_media: pictures that were left out of web pages.
+    """
 
     out: str
     rows: int = 0
@@ -81,8 +86,8 @@ def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), ma
     return found
 
 
-def _convert_row(row: Row, module, media: Media, write, found: Converted) -> None:
-    """All records of a row, or none."""
+def _convert_row(row: Row, module: ModuleType, media: Media, write: Write, found: Converted) -> None:
+    """Write all records of a row, or none."""
     found.rows += 1
     media.missing.clear()
     try:
@@ -108,8 +113,12 @@ def _checked(record: dict[str, Any], row: Row) -> Sample:
     return parse_record(record, row.where, row.id, lambda value, field: value)
 
 
-def _json(record: dict[str, Any], default=lambda medium: None) -> bytes:
-    """One line. `default` says what stands for a medium."""
+def _no_medium(medium: Any) -> None:
+    """What stands for a medium where a record is only tried."""
+
+
+def _json(record: dict[str, Any], default: Callable[[Any], Any] = _no_medium) -> bytes:
+    """A record as one line. default: gives what stands for a medium."""
     try:
         return json.dumps(record, ensure_ascii=False, default=default).encode() + b"\n"
     except UnicodeEncodeError as error:
@@ -120,8 +129,8 @@ def _json(record: dict[str, Any], default=lambda medium: None) -> bytes:
 
 
 @contextmanager
-def _writer(out: Path):
-    """write(record, sample) to a file aside, which gets its name when the block ends well and is removed if not."""
+def _writer(out: Path) -> Iterator[Write]:
+    """A function that writes a record. The file gets its name when the block ends well, and is removed if not."""
     kinds = {".jsonl": _jsonl, ".parquet": _parquet}
     if out.suffix not in kinds:
         raise InputError(f"--out {out}: give a name that ends in {' or '.join(kinds)}")
@@ -139,7 +148,7 @@ def _writer(out: Path):
 
 
 @contextmanager
-def _jsonl(file: BinaryIO, out: Path):
+def _jsonl(file: BinaryIO, out: Path) -> Iterator[Write]:
     """Media that are bytes become files of a folder beside, `records.media`, named by their content; paths stay, from
     the file's folder where they lie below it."""
     folder, aside = out.with_suffix(".media"), out.with_name(f".{out.stem}.media.part")
@@ -176,7 +185,7 @@ def _suffix(picture: bytes) -> str:
 
 
 @contextmanager
-def _parquet(file: BinaryIO, out: Path):
+def _parquet(file: BinaryIO, out: Path) -> Iterator[Write]:
     """Media as bytes in the rows, which training reads from one file."""
     import pyarrow
     import pyarrow.parquet

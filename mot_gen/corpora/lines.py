@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mot_gen.corpora.measured import PROBLEMS
@@ -10,6 +10,7 @@ from mot_gen.corpora.stats import Stats
 from mot_gen.corpora.tables import histogram, number, table
 from mot_gen.corpora.validate import Report
 
+SPREAD = ("count", "min", "5%", "median", "95%", "max", "mean")
 SHOWN = 5  # samples of a kind that are named; --json names more
 
 
@@ -17,53 +18,71 @@ def validate_lines(report: Report) -> list[str]:
     """A table with a column a set, the lengths as bars, and the samples that are concerned by name."""
     found = report.as_dict()
     sides = found["sides"]
-    rows = [["", *(name.replace("_", " ") for name in sides)], *_counts(sides), *_losses(sides), *_rows(sides)]
+    header = ["", *map(_spaced, sides)]
+    rows = [header, *_counts(sides), *_losses(sides), *_rows(sides)]
     lines = [*table(rows), *_lengths(report), *_names(sides, found["held_out_in_train"])]
-    for what, notice in found["notices"].items():
-        lines += _named(what, notice)
-    return [*lines, *_verdict(report)]
+    lines += _all_named(found["notices"])
+    if report.stops:
+        lines += ["", f"training would stop: {report.stops}"]
+    return lines
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _row(title: str, sides: Mapping[str, Any], *keys: str) -> list:
+    """A row of the table: what each side holds under the keys, one inside the other, or 0."""
+    row: list = [title]
+    for side in sides.values():
+        found = side
+        for key in keys:
+            found = found.get(key) or {}
+        row.append(found or 0)
+    return row
 
 
 def _counts(sides: Mapping[str, Any]) -> Iterator[list]:
     for name in ("samples", "checked", "usable"):
-        yield [name, *(side[name] for side in sides.values())]
+        yield _row(name, sides, name)
     for problem in PROBLEMS:
-        counts = [side["dropped"].get(problem, {"count": 0})["count"] for side in sides.values()]
-        if any(counts):
-            yield [f"dropped: {problem}", *counts]
-    yield ["nothing carries loss", *(side["without_loss"]["count"] for side in sides.values())]
-    again = [side["duplicates"] for side in sides.values()]
-    yield ["id of another", *(found["ids"]["count"] for found in again)]
-    yield ["content of another", *(found["contents"]["count"] for found in again)]
-    yield ["media that come again", *(found["media"] for found in again)]
+        row = _row(f"dropped: {problem}", sides, "dropped", problem, "count")
+        if any(row[1:]):
+            yield row
+    yield _row("nothing carries loss", sides, "without_loss", "count")
+    yield _row("id of another", sides, "duplicates", "ids", "count")
+    yield _row("content of another", sides, "duplicates", "contents", "count")
+    yield _row("media that come again", sides, "duplicates", "media")
 
 
 def _losses(sides: Mapping[str, Any]) -> Iterator[list]:
-    measured = any(side["rows"] for side in sides.values())
+    measured = _in_tokens(sides)
+    unit = "tokens" if measured else "bytes"
     kinds: set[str] = set()
     for side in sides.values():
         kinds |= side["modalities"].keys()
     for kind in sorted(kinds):
-        counts = [side["modalities"].get(kind, {}) for side in sides.values()]
-        yield [f"{kind}: parts", *_each(counts, "parts")]
-        yield ["  that carry loss", *_each(counts, "learned_parts")]
+        yield _row(f"{kind}: parts", sides, "modalities", kind, "parts")
+        yield _row("  that carry loss", sides, "modalities", kind, "learned_parts")
         if measured or kind == "text":
-            yield [f"{kind}: {'tokens' if measured else 'bytes'}", *_each(counts, "tokens")]
-            yield ["  that carry loss", *_each(counts, "learned_tokens")]
+            yield _row(f"{kind}: {unit}", sides, "modalities", kind, "tokens")
+            yield _row("  that carry loss", sides, "modalities", kind, "learned_tokens")
 
 
-def _each(counts: Sequence[Mapping[str, int]], name: str) -> list[int]:
-    return [count.get(name, 0) for count in counts]
+def _in_tokens(sides: Mapping[str, Any]) -> bool:
+    """Whether there were tokenizers, so that lengths and rows are known."""
+    return any(side["rows"] for side in sides.values())
 
 
 def _rows(sides: Mapping[str, Any]) -> Iterator[list]:
-    if not any(side["rows"] for side in sides.values()):
+    if not _in_tokens(sides):
         return
     for name in ("min", "median", "95%", "max"):
-        yield [f"tokens a sample, {name}", *(side["lengths"].get(name, 0) for side in sides.values())]
-    (length,) = {side["rows"]["length"] for side in sides.values() if side["rows"]}
-    yield [f"rows of {number(length)}", *(side["rows"].get("count", 0) for side in sides.values())]
-    yield ["how full they get", *(f"{side['rows'].get('fill', 0):.1%}" for side in sides.values())]
+        yield _row(f"tokens a sample, {name}", sides, "lengths", name)
+    length = max(_row("", sides, "rows", "length")[1:])
+    yield _row(f"rows of {number(length)}", sides, "rows", "count")
+    title, *fills = _row("how full they get", sides, "rows", "fill")
+    yield [title, *(f"{fill:.1%}" for fill in fills)]
 
 
 def _lengths(report: Report) -> list[str]:
@@ -74,7 +93,7 @@ def _lengths(report: Report) -> list[str]:
 
 def _names(sides: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str]:
     for name, side in sides.items():
-        of = "" if name == "records" else f"{name.replace('_', ' ')}, "
+        of = "" if name == "records" else f"{_spaced(name)}, "
         for problem, found in side["dropped"].items():
             yield from _named(f"{of}{problem}", found)
         yield from _named(f"{of}nothing carries loss", side["without_loss"])
@@ -94,10 +113,9 @@ def _named(title: str, found: Mapping[str, Any]) -> Iterator[str]:
             yield f"  and {number(found['count'] - SHOWN)} more"
 
 
-def _verdict(report: Report) -> Iterator[str]:
-    if report.stops:
-        yield ""
-        yield f"training would stop: {report.stops}"
+def _all_named(notices: Mapping[str, Any]) -> Iterator[str]:
+    for what, notice in notices.items():
+        yield from _named(what, notice)
 
 
 # ---------------------------------------------------------------- stats
@@ -110,14 +128,13 @@ def stats_lines(stats: Stats) -> list[str]:
     lines += _block(["modality", "samples", "parts", "with loss"], list(_modalities(found)))
     if len(found["sources"]) > 1:
         lines += _block(["source", "samples"], [[name, count] for name, count in found["sources"].items()])
-    lines += _block(["", "count", "min", "5%", "median", "95%", "max", "mean"], list(_spreads(found)))
+    lines += _block(["", *SPREAD], list(_spreads(found)))
     if found["images"]:
         lines += _block(["picture size", "pictures"], list(map(list, found["images"]["sizes"].items())))
         lines += _block(["picture kind", "pictures"], list(map(list, found["images"]["kinds"].items())))
     lines += ["", *_texts(stats), *_named("unreadable media", found["unreadable"])]
     lines += _named("unreadable records", found["broken"])
-    for what, notice in found["notices"].items():
-        lines += _named(what, notice)
+    lines += _all_named(found["notices"])
     return lines
 
 
@@ -159,4 +176,4 @@ def _spreads(found: Mapping[str, Any]) -> Iterator[list]:
         ("tokens of a medium", found["tokens"]),
     ):
         if values:
-            yield [title, *(values[name] for name in ("count", "min", "5%", "median", "95%", "max", "mean"))]
+            yield [title, *map(values.__getitem__, SPREAD)]

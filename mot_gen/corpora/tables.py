@@ -31,10 +31,11 @@ def histogram(values: Sequence[float], bins: int = 12, width: int = 40) -> list[
     counts, edges = np.histogram(array, edges)
     ranges = [_range(a, b, whole) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist())]
     left, right = max(map(len, ranges)), len(number(counts.max().item()))
-    return [
-        f"{text:>{left}}  {number(count):>{right}}  {'█' * round(width * count / counts.max())}".rstrip()
-        for text, count in zip(ranges, counts.tolist())
-    ]
+    lines = []
+    for text, count in zip(ranges, counts.tolist()):
+        bar = "█" * round(width * count / counts.max())
+        lines.append(f"{text:>{left}}  {number(count):>{right}}  {bar}".rstrip())
+    return lines
 
 
 def _range(low: float, high: float, whole: bool) -> str:
@@ -45,17 +46,27 @@ def _range(low: float, high: float, whole: bool) -> str:
 
 def number(value: float) -> str:
     """As people write it: 12,345; 0.9731."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def table(rows: Sequence[Sequence]) -> list[str]:
     """A line a row, in columns: the first to the left, the others, numbers as `number` writes them, to the right."""
-    texts = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
-    columns = max(map(len, texts))
-    widths = [max(len(row[c]) for row in texts if c < len(row)) for c in range(columns)]
-    return [
-        "  ".join(
-            cell.ljust(width) if c == 0 else cell.rjust(width) for c, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in texts
-    ]
+    texts = []
+    widths: list[int] = []
+    for row in rows:
+        cells = [cell if isinstance(cell, str) else number(cell) for cell in row]
+        texts.append(cells)
+        widths += [0] * (len(cells) - len(widths))
+        for column, cell in enumerate(cells):
+            widths[column] = max(widths[column], len(cell))
+    return [_line(cells, widths) for cells in texts]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = cells
+    aligned = [first.ljust(widths[0])]
+    for cell, width in zip(others, widths[1:]):
+        aligned.append(cell.rjust(width))
+    return "  ".join(aligned)

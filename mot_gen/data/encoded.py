@@ -87,10 +87,17 @@ def _array(given: Any, key: str, shape: Any, field: str) -> np.ndarray:
             values = values.reshape(shape)
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{field}: cannot be read ({error})") from None
-    if key == "tokens":
-        if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= MOST):
-            raise InputError(f"{field}: cannot be read (ids are whole numbers from 0 to {MOST})")
-        return values.astype(np.int64)
+    return _ids(values, field) if key == "tokens" else _latents(values, field)
+
+
+def _ids(values: np.ndarray, field: str) -> np.ndarray:
+    whole = values.dtype.kind in "iu"
+    if not whole or values.min(initial=0) < 0 or values.max(initial=0) > MOST:
+        raise InputError(f"{field}: cannot be read (ids are whole numbers from 0 to {MOST})")
+    return values.astype(np.int64)
+
+
+def _latents(values: np.ndarray, field: str) -> np.ndarray:
     if values.dtype.kind not in "iuf":
         raise InputError(f"{field}: cannot be read (latents are numbers)")
     values = values.astype(np.float32)

@@ -68,12 +68,16 @@ class PairFolder(Source):
         try:
             caption = self._caption_file(image, texts or {})
             pair = self._pair(image, caption, self._notices)
+            size = image.stat().st_size
         except InputError as error:
             self._broken.note(str(error))
             return
+        except OSError as error:
+            self._broken.note(f"{error.filename}: cannot be read: {error.strerror}")
+            return
         self._images.append(image)
         self._captions.append(caption)
-        self._add(pair, f"{pair.id}\0{image.stat().st_size}\0{pair.captions}".encode())
+        self._add(pair, f"{pair.id}\0{size}\0{pair.captions}".encode())
 
     def _caption_file(self, image: Any, texts: dict[str, Any]) -> Any:
         if not is_text(str(image)):

@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from mot_gen.data import records
 from mot_gen.data.augment import augmented
+from mot_gen.data.drafts import Draft, filled, pending_of
 from mot_gen.data.encoded import Encoded
 from mot_gen.data.looks import LOOKED_AT, PictureWatch, media_of
 from mot_gen.data.mixture import Showing, mixture_of
@@ -51,15 +52,6 @@ class Tokenised(list[Span]):
 
 Row = list[Tokenised]  # the samples that share a row
 SHOWN = 3  # broken records that a message names
-
-
-@dataclass
-class Draft:
-    """A sample as it is shown, of which not all spans are made yet."""
-
-    showing: Showing
-    id: str
-    spans: list[Span | Pending]
 
 
 class Loader:
@@ -228,7 +220,7 @@ class Loader:
         number `first`.
         """
         drafts = self._drafts(self.plan.showings(position))
-        drafts = self._made(drafts, [pending for pending in _pending(drafts) if pending.length is None])
+        drafts = self._made(drafts, [pending for pending in pending_of(drafts) if pending.length is None])
         drafts = [draft for draft in drafts if self._fits(draft)]
         rows = self._planned(drafts, position)
         mine = [n for n in range(len(rows)) if (first + n) // self.training.rows % self.world == self.rank]
@@ -236,7 +228,7 @@ class Loader:
         for n in mine:
             own += rows[n]
         own.sort(key=lambda draft: draft.showing)
-        made = {draft.showing: draft for draft in self._made(own, _pending(own))}
+        made = {draft.showing: draft for draft in self._made(own, pending_of(own))}
         dealt: list[Row | None] = [None] * len(rows)
         for n in mine:
             dealt[n] = [self._tokenised(made[draft.showing]) for draft in rows[n] if draft.showing in made]
@@ -310,7 +302,7 @@ class Loader:
         whole = []
         for draft in drafts:
             try:
-                spans = [_filled(span, made) for span in draft.spans]
+                spans = [filled(span, made) for span in draft.spans]
             except UNUSABLE as error:
                 self._skip(draft.showing.index, f"{draft.id}: {error}")
                 continue
@@ -391,20 +383,3 @@ class Loader:
             raise InputError(
                 f"data: unusable samples: {count}, more than training.max_corrupt={self.training.max_corrupt}{last}"
             )
-
-
-def _pending(drafts: Iterable[Draft]) -> list[Pending]:
-    found = []
-    for draft in drafts:
-        found += [span for span in draft.spans if isinstance(span, Pending)]
-    return found
-
-
-def _filled(span: Span | Pending, made: Mapping[Any, Span | Exception]) -> Span | Pending:
-    """The span that was made in the place of a pending one. Raises the error that says why there is none."""
-    if isinstance(span, Span) or span.key not in made:
-        return span
-    found = made[span.key]
-    if isinstance(found, Exception):
-        raise found
-    return replace(found, learned=span.learned)

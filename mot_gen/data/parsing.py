@@ -53,14 +53,19 @@ def parse_record(record: Any, where: str, default_id: str, resolve: Resolve, not
     raise InputError(f"{where}: has none of image, messages, content and text; its keys are {keys!s:.200}")
 
 
+def _require(ok: bool, what: str, got: Any) -> None:
+    """InputError that says what must be so, and what was found instead."""
+    if not ok:
+        raise InputError(f"{what}, got {got!r:.60}")
+
+
 def _id(value: Any, where: str, default: str) -> str:
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise InputError(f"{where}: id must be text or a number, got {value!r:.60}")
+    known = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    _require(known, f"{where}: id must be text or a number", value)
     id = str(value)
-    if "\0" in id or not is_text(id):
-        raise InputError(f"{where}: id holds what is no character, got {id!r:.60}")
+    _require("\0" not in id and is_text(id), f"{where}: id holds what is no character", id)
     return id
 
 
@@ -73,25 +78,25 @@ class _Parser:
     notices: Notices | None
 
     def messages(self, messages: Any) -> Iterator[Part]:
-        if not isinstance(messages, list) or not messages:
-            raise InputError(f"{self.where}: messages must be a list that is not empty, got {messages!r:.60}")
+        listed = isinstance(messages, list) and bool(messages)
+        _require(listed, f"{self.where}: messages must be a list that is not empty", messages)
         for i, message in enumerate(messages):
             field = f"{self.where}: messages[{i}]"
-            if not isinstance(message, dict) or message.get("role") not in ROLES:
-                raise InputError(f"{field}.role must be system, user or assistant, got {message!r:.60}")
+            known = isinstance(message, dict) and message.get("role") in ROLES
+            _require(known, f"{field}.role must be system, user or assistant", message)
             yield from self.content(message.get("content"), message["role"] == "assistant", f"{field}.content")
 
     def content(self, content: Any, loss: bool, field: str) -> Iterator[Part]:
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
-        if not isinstance(content, list) or not content:
-            raise InputError(f"{field} must be text or a list of parts that is not empty, got {content!r:.60}")
+        listed = isinstance(content, list) and bool(content)
+        _require(listed, f"{field} must be text or a list of parts that is not empty", content)
         for i, part in enumerate(content):
             yield self.part(part, loss, f"{field}[{i}]")
 
     def part(self, part: Any, loss: bool, field: str) -> Part:
-        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise InputError(f'{field} must be a part such as {{"type": "text", "text": "..."}}, got {part!r:.60}')
+        typed = isinstance(part, dict) and isinstance(part.get("type"), str)
+        _require(typed, f'{field} must be a part such as {{"type": "text", "text": "..."}}', part)
         kind: str = part["type"]
         given = {name for name, value in part.items() if value is not None}
         if given - {"loss"} != {"type", kind}:
@@ -99,8 +104,7 @@ class _Parser:
             raise InputError(f"{field} needs the keys type and {kind!s:.60}, and perhaps loss, got {names!s:.200}")
         if part.get("loss") is not None:
             loss = part["loss"]
-        if not isinstance(loss, bool):
-            raise InputError(f"{field}.loss must be true or false, got {loss!r:.60}")
+        _require(isinstance(loss, bool), f"{field}.loss must be true or false", loss)
         read = self.text if kind == "text" else self.medium
         modality = MODALITIES.get(kind, kind)
         return Part(modality, read(part[kind], f"{field}.{kind}"), loss)
@@ -109,11 +113,9 @@ class _Parser:
         return parse_encoded(value, field) if is_encoded(value) else self.resolve(value, field)
 
     def text(self, value: Any, field: str) -> str:
-        if not isinstance(value, str) or not value:
-            raise InputError(f"{field} must be text that is not empty, got {value!r:.60}")
+        _require(isinstance(value, str), f"{field} must be text that is not empty", value)
         text = clean_text(value, field, self.notices)
-        if not text:
-            raise InputError(f"{field} must be text that is not empty, got {value!r:.60}")
+        _require(bool(text), f"{field} must be text that is not empty", value)
         return text
 
     def captions(self, record: dict[str, Any]) -> tuple[str, ...]:
@@ -125,8 +127,7 @@ class _Parser:
         value, field = record[given[0]], f"{self.where}: {given[0]}"
         if given[0] != "captions":
             return (self.text(value, field),)
-        if not isinstance(value, list):
-            raise InputError(f"{field} must be a list of texts, got {value!r:.60}")
+        _require(isinstance(value, list), f"{field} must be a list of texts", value)
         return tuple(self.text(caption, f"{field}[{i}]") for i, caption in enumerate(value))
 
 
@@ -142,8 +143,7 @@ def path_in(folder: Any, notices: Notices | None = None) -> Resolve:
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes) and value:
             return value
-        if not isinstance(value, str) or not value or "\0" in value or not _is_name(value):
-            raise InputError(f"{field} must be the path of a file, got {value!r:.60}")
+        _require(isinstance(value, str) and _is_name(value), f"{field} must be the path of a file", value)
         if "://" in value:
             return _at_address(value, folder, field)
         if _leaves(value):
@@ -162,7 +162,7 @@ def _is_name(value: str) -> bool:
         os.fsencode(value)
     except UnicodeEncodeError:
         return False
-    return True
+    return value != "" and "\0" not in value
 
 
 def _leaves(value: str) -> bool:

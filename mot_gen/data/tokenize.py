@@ -79,10 +79,15 @@ class Options:
 
 @dataclass
 class Found:
-    """What tokenising came to: samples written, and (id: reason) of those left out."""
+    """What tokenising came to.
+
+    samples: how many were written. skipped: `id: reason` of each that was left out. notices: what the reader left out
+    or changed, a line of each kind.
+    """
 
     samples: int = 0
     skipped: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
 
 def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found:
@@ -113,7 +118,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
 
 def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
     missing = [k for k in range(work.shards) if not work.path(k).exists()]
-    found = Found()
+    found = Found(notices=records.notices(work.samples).lines())
     broken = records.broken(work.samples)
     _add(found, 0, [*broken.samples], work.options.max_corrupt)
     for k in sorted(set(range(work.shards)) - set(missing)):
@@ -274,5 +279,8 @@ class Work:
 
 def read_counts(path: Path) -> tuple[int, list[str]]:
     """How many samples a shard has, and those that were left out; from its metadata alone."""
-    about = pyarrow.parquet.read_metadata(path)
-    return about.num_rows, json.loads(about.metadata[SKIPPED])
+    try:
+        about = pyarrow.parquet.read_metadata(path)
+        return about.num_rows, json.loads(about.metadata[SKIPPED])
+    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is no shard that mot-gen data tokenize wrote; remove it") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError
-from mot_gen.files import whole
+from mot_gen.files import json_files, whole
 
 NAME = "manifest.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
@@ -29,7 +29,10 @@ def claim(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What the folder of `path` is made from: what stands there already, else `inputs`, which is then written."""
     if not path.exists():
         whole.write_json(path, inputs, indent=1)
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json_files.read(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no object; remove it")
+    return found
 
 
 def entries(folder: Path, rank: int = 0, size: int = 1) -> dict[str, dict]:
