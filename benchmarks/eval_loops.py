@@ -20,7 +20,7 @@ from mot_gen.eval.images.image_pairs import SSIM
 from mot_gen.eval.images.kernel import KernelDistance
 from mot_gen.eval.images.precision_recall import PrecisionRecall
 
-N, D = 2000, 2048
+N, D = 3000, 2048
 
 
 class Given(nn.Module):

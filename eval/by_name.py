@@ -31,7 +31,10 @@ class Choices:
 
     confidence: e.g. 0.95 for an interval. seed: of what is drawn at random. tokenize, lowercase: of BLEU and chrF.
     rouge_tokenize: of ROUGE, "latin" or "unicode". extractor: of image features. reference: its statistics in place of
-    real images. clip: a CLIP. lpips: weights of LPIPS' trunk.
+    real images. clip: a CLIP. lpips: weights of LPIPS' trunk. pickscore, hpsv2, vqa, mauve, bertscore, speaker, mos:
+    the model of that metric, a folder or what its class takes. bertscore_layer: of its hidden states, None for the
+    last.
+
     """
 
     confidence: float | None = None
@@ -43,6 +46,14 @@ class Choices:
     reference: ReferenceStatistics | None = None
     clip: ClipEncoder | None = None
     lpips: str | None = None
+    pickscore: Any = None
+    hpsv2: Any = None
+    vqa: Any = None
+    mauve: Any = None
+    bertscore: Any = None
+    bertscore_layer: int | None = None
+    speaker: Any = None
+    mos: Any = None
 
 
 def choices_from(options: Mapping[str, Any]) -> Choices:
@@ -55,7 +66,16 @@ def choices_from(options: Mapping[str, Any]) -> Choices:
 
 
 # What to do about a choice that a metric cannot do without.
-REMEDIES = {"clip": "no model given; name the folder of a CLIP that transformers saved: --clip, or evaluation.clip"}
+REMEDIES = {
+    "clip": "no model given; name the folder of a CLIP that transformers saved: --clip, or evaluation.clip",
+    "pickscore": "no model given; name the folder of yuvalkirstain/PickScore_v1: --pickscore FOLDER",
+    "hpsv2": "no model given; name the folder of HPSv2's weights as a transformers CLIP: --hpsv2 FOLDER",
+    "vqa": "no model given; name the folder of a transformers image-to-text model, or module:function: --vqa MODEL",
+    "mauve": "no model given; name the folder of a transformers language model: --mauve FOLDER",
+    "bertscore": "no model given; name the folder of a transformers model: --bertscore FOLDER",
+    "speaker": "no model given; name the folder of a transformers model of x-vectors: --speaker FOLDER",
+    "mos": "no model given; name the folder of a transformers audio classifier with one label: --mos FOLDER",
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,8 @@ SETS: dict[str, Builder] = {
     "cmmd": Named("images.kernel:KernelDistance", _FEATURES, fixed={"kernel": "gaussian"}),
     "pr": Named("images.precision_recall:PrecisionRecall", _FEATURES),
     "fdinf": Named("images.frechet_infinity:FrechetInfinity", f"{_FEATURES} seed"),
+    "vendi": Named("images.vendi:VendiScore", _FEATURES),
+    "memorization": Named("images.memorization:Memorization", _FEATURES),
 }
 PAIRS: dict[str, Builder] = {
     "psnr": Named("images.image_pairs:PSNR", "confidence"),
@@ -132,12 +154,16 @@ TEXT: dict[str, Builder] = {
     "distinct_1": Named("text.diversity:DistinctN", fixed={"n": 1}),
     "distinct_2": Named("text.diversity:DistinctN", fixed={"n": 2}),
     "self_bleu": Named("text.diversity:SelfBLEU", "tokenize"),
+    "mauve": Named("text.mauve:MAUVE", "seed", needs="encoder=mauve"),
+    "bertscore": Named("text.bert_score:BERTScore", "layer=bertscore_layer confidence", needs="encoder=bertscore"),
     **ERROR_RATES,
 }
 LIKELIHOOD: dict[str, Builder] = {"bits_per_byte": Named("text.likelihood:BitsPerByte", "confidence")}
 SOUND: dict[str, Builder] = {
     "mcd": Named("speech.mel_cepstral:MelCepstralDistortion", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
     "fad": Named("speech.audio:log_mel_distance", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
+    "speaker": Named("speech.voices:SpeakerSimilarity", "confidence", needs="encoder=speaker"),
+    "mos": Named("speech.voices:PredictedOpinion", "confidence", needs="network=mos"),
 }
 SPEECH: dict[str, Builder] = {
     **ERROR_RATES,
@@ -148,6 +174,9 @@ IMAGE_TEXT: dict[str, Builder] = {
     "clip": Named("images.clip:CLIPScore", "confidence", needs="encoder=clip"),
     "refclip": Named("images.clip:RefCLIPScore", "confidence", needs="encoder=clip"),
     "r_precision": Named("images.clip:RPrecision", "confidence", needs="encoder=clip"),
+    "pickscore": Named("images.preference:PreferenceScore", "confidence", "encoder=pickscore", {"kind": "pickscore"}),
+    "hpsv2": Named("images.preference:PreferenceScore", "confidence", "encoder=hpsv2", {"kind": "hpsv2"}),
+    "vqa": Named("images.vqa:VQAScore", "confidence", needs="model=vqa"),
     "ocr": Named("images.ocr:OcrAccuracy", "confidence"),
 }
 
@@ -187,9 +216,12 @@ def chosen(names: str | Iterable[str], allowed: Iterable[str], where: str = "--m
 
 
 def update_text(metric: Accumulator, predictions: list[str], references: list[list[str]]) -> None:
-    """One batch into a metric of TEXT, some of which look at the predictions alone."""
+    """One batch into a metric of TEXT. Some look at the predictions alone, some at two sets of texts, not at pairs."""
     if metric.takes == "predictions":
         metric.update(predictions)
+    elif metric.takes == "features":
+        metric.update(predictions, real=False)
+        metric.update([own[0] for own in references], real=True)
     else:
         metric.update(predictions, references)
 

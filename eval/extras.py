@@ -1,9 +1,10 @@
-"""require: an optional package, or the InputError that says how to install it."""
+"""What is not ours: `require` imports an optional package, `named` finds a function of the user's own."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 from mot_gen.errors import InputError
 
@@ -14,3 +15,14 @@ def require(module: str, metric: str, extra: str = "eval") -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as err:
         raise InputError(f"{metric}: package {err.name!r} is not installed; pip install 'mot-gen[{extra}]'") from err
+
+
+def named(target: str, what: str) -> Any:
+    """What "package.module:NAME" names; InputError where there is no such thing."""
+    module, _, name = target.partition(":")
+    if not name:
+        raise InputError(f"{what} {target}: neither a folder with a config.json nor module:function; give one")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as err:
+        raise InputError(f"{what} {target}: cannot be loaded ({err}); check the name") from err

@@ -45,7 +45,8 @@ class ImageSettings:
     download: fetch those of fid-inception. resize, dtype: in place of the extractor's own. device: where it runs.
     batch_size, workers: images at a time, and threads that decode. cache: a folder where features of files are kept.
     max_unreadable: how many files may be left out. as_stored: neither turn pictures by EXIF nor lay transparency on
-    white. confidence, seed, lpips: as in `Choices`. splits: parts of the Inception Score. show_progress: on stderr.
+    white. confidence, seed, lpips: as in `Choices`. splits: parts of the Inception Score. held_out: real
+    images, or features, that were not trained on, for memorization. show_progress: on stderr.
     """
 
     extractor: str | Path | nn.Module = "efficientnet-lite0"
@@ -62,6 +63,7 @@ class ImageSettings:
     confidence: float | None = None
     seed: int = 0
     splits: int = 10
+    held_out: Any = None
     lpips: str | None = None
     show_progress: bool = False
 
@@ -122,7 +124,7 @@ class Measured:
 
 
 def evaluate_images(real: Any, fake: Any, metrics: str | Iterable[str] = DEFAULT, **options: Any) -> Results:
-    """Results by name: of fd, kd, cmmd, pr, fdinf, is; and of pairs psnr, ssim, lpips.
+    """Results by name: of fd, kd, cmmd, pr, fdinf, vendi, memorization, is; and of pairs psnr, ssim, lpips.
 
     real, fake: what `open_images` takes; features as an array or tensor (N, d); for real also a file of
     `mot-gen eval stats` or ReferenceStatistics. options: fields of `ImageSettings`. Pairs are made by file name, or by
@@ -205,7 +207,22 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
             _feed(metrics.values(), side.features, real)
         elif side.source is not None and how is not None:
             side.kept = _feed_source(metrics.values(), side.source, how, settings, real, keep)
+    if "memorization" in metrics and settings.held_out is not None:
+        _feed_held_out(metrics["memorization"], how, settings)
     return results_of(metrics)
+
+
+def _feed_held_out(metric: Accumulator, how: Extraction | None, settings: ImageSettings) -> None:
+    side = _side(settings.held_out, "held_out", settings)
+    if side.features is not None:
+        metric.update(side.features, real=True, held_out=True)
+        return
+    if side.source is None or how is None:
+        raise InputError("held_out: give what the other sides are, images or features (N, d)")
+    with settings.progress(side.source) as how.on_progress:
+        for features, own in extract_shards(side.source, how):
+            if own:
+                metric.update(features, real=True, held_out=True)
 
 
 def _facts_of(how: Extraction | None, source: ImageSource | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def evaluate_image_text(
     as_stored: bool = False,
     **options: Any,
 ) -> Results:
-    """Results by name: of clip, refclip, r_precision, ocr.
+    """Results by name: of clip, refclip, r_precision, pickscore, hpsv2, vqa, ocr.
 
     images: what `open_images` takes, with as many `texts`; or a jsonl of {"image", "text", "references"?} alone.
     references: texts of each image, for refclip. options: fields of `Choices`; clip may be a folder.

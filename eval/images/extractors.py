@@ -1,6 +1,7 @@
 """Extractors: images to features, by name or path. `load_extractor` is the way in; `Extractor` wraps any network.
 
     fid-inception           the 2015 Inception of FID, 2048 features (weights: a local file, or a checked download)
+    dinov2                  DINOv2 ViT-L/14 as FD-DINOv2 is defined with it (weights: its folder)
     torchvision:NAME        any torchvision classifier, features before its head (weights: a local .pth file)
     transformers:FOLDER     any transformers vision model saved in a local folder: DINOv2, CLIP, ViT
     efficientnet-lite0      1280 features, weights carried by a pip package: needs no network
@@ -148,6 +149,7 @@ def _from_dotted(module: str, name: str) -> nn.Module:
 
 BUILDERS = {
     "fid-inception": "mot_gen.eval.images.inception:fid_inception",
+    "dinov2": "mot_gen.eval.images.dinov2:dinov2",
     "torchvision": "mot_gen.eval.images.backbones:torchvision_extractor",
     "transformers": "mot_gen.eval.images.backbones:transformers_extractor",
     "efficientnet-lite0": "mot_gen.eval.images.efficientnet:efficientnet_lite0",

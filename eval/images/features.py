@@ -10,6 +10,14 @@ from mot_gen.errors import InputError
 from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.statistics import ReferenceStatistics
 
+# What distances are called with the extractors that they were published with.
+KNOWN = {
+    ("FD", "fid-inception"): "FID",
+    ("KD", "fid-inception"): "KID",
+    ("FD", "dinov2-vitl14"): "FD-DINOv2",
+    ("KD", "dinov2-vitl14"): "KD-DINOv2",
+}
+
 
 class FeatureSource(nn.Module):
     """Calls an extractor on images and passes features through; names and records what it did.
@@ -36,11 +44,11 @@ class FeatureSource(nn.Module):
         return self.extractor(batch, self.clamp)
 
     def label(self, short: str) -> str:
-        """`"FD[dinov2-base]"`; "FD" with the Inception of 2015 is what everyone calls FID, and so with KID."""
+        """`"FD[dinov2-base]"`, or the name that everyone uses: FID, KID and FD-DINOv2."""
         name = self.provenance()["extractor"]
-        inception = {"FD": "FID", "KD": "KID"}
-        short = "FAD" if self.hears and short == "FD" else short
-        return inception[short] if name == "fid-inception" and short in inception else f"{short}[{name}]"
+        if self.hears and short == "FD":
+            short = "FAD"
+        return KNOWN.get((short, name), f"{short}[{name}]")
 
     def provenance(self) -> dict:
         return {"extractor": "features"} if self.extractor is None else self.extractor.provenance()

@@ -33,7 +33,7 @@ def evaluate_speech(
     sample_rate: int = SAMPLE_RATE,
     **options: Any,
 ) -> Results:
-    """Results by name: of wer, cer, mer, wil (transcripts), uer (lists of integers), mcd and fad (sounds).
+    """Results by name: of wer, cer, mer, wil (transcripts), uer (lists of integers), mcd, fad, speaker, mos (sounds).
 
     predictions, references: one each, all transcripts, all units, or all sounds: files, or waveforms (T,) in [-1, 1] at
     `sample_rate`. Or a jsonl or dictionaries of {"prediction", "references": [one], "prediction_audio",
@@ -65,7 +65,9 @@ def speech_records(
     fields: dict[str, Kind] = {"prediction": (str, list)} if reads else {}
     if isinstance(predictions, (str, Path)):
         if hears:
-            fields |= {"prediction_audio": str, "reference_audio": str}
+            fields["prediction_audio"] = str
+        if any(name != "mos" for name in hears):
+            fields["reference_audio"] = str
         return records(predictions, fields)
     if references is None:
         return records(predictions, fields)
@@ -99,12 +101,16 @@ def feed_speech(metrics: Mapping[str, Accumulator], rows: Sequence[Record], samp
             if name not in SOUND:
                 metric.update([row["prediction"]], [[only_reference(row, name)]])
                 continue
-            made, real = (_sound(row, key, sample_rate) for key in ("prediction_audio", "reference_audio"))
-            if name == "mcd":
-                metric.update([made], [real])
-            else:
+            made = _sound(row, "prediction_audio", sample_rate)
+            if name == "mos":
+                metric.update([made])
+                continue
+            real = _sound(row, "reference_audio", sample_rate)
+            if name == "fad":
                 metric.update(made[None], real=False)
                 metric.update(real[None], real=True)
+            else:
+                metric.update([made], [real])
 
 
 def _sound(row: Record, key: str, sample_rate: int) -> Tensor:

@@ -2,6 +2,7 @@
 
     mot-gen eval images REAL FAKE --metrics fd,kd,pr    mot-gen eval text FILE.jsonl    mot-gen eval stats DIR -o REF
     mot-gen eval speech FILE.jsonl                      mot-gen eval image-text FILE    mot-gen eval geneval FILE
+    mot-gen eval suite geneval PROMPTS IMAGES
     mot-gen eval images REAL CHECKPOINT                 mot-gen eval text PAIRS --checkpoint CHECKPOINT
 
 Nothing heavy is imported until a command runs.
@@ -26,6 +27,7 @@ def register(subparsers) -> argparse.ArgumentParser:
     _add_speech(commands)
     _add_image_text(commands)
     _add_geneval(commands)
+    _add_suite(commands)
     return parser
 
 
@@ -42,9 +44,10 @@ def _add_images(commands):
     parser.add_argument(
         "--metrics",
         default="fd,kd,pr",
-        help="of fd, kd, cmmd, pr, fdinf, is; and of pairs: psnr, ssim, lpips (default: fd,kd,pr)",
+        help="of fd, kd, cmmd, pr, fdinf, vendi, memorization, is; and of pairs: psnr, ssim, lpips (default: fd,kd,pr)",
     )
-    parser.add_argument("--lpips", metavar="FILE", help="torchvision's AlexNet weights, for lpips")
+    parser.add_argument("--lpips", metavar="FILE", help="torchvision's AlexNet weights, for lpips without its extra")
+    parser.add_argument("--held-out", metavar="IMAGES", help="real images that were not trained on, for memorization")
     parser.add_argument("--splits", type=int, default=10, help="parts of the Inception Score")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     _add_checkpoint(parser)
@@ -105,7 +108,10 @@ def _add_text(commands):
     )
     parser.add_argument("--tokenize", default="13a", help="sacrebleu's tokenizer for BLEU: 13a, zh, char, intl, ...")
     parser.add_argument("--rouge-tokenize", default="latin", choices=("latin", "unicode"), help="words of ROUGE")
-    parser.add_argument("--lowercase", action="store_true", help="ignore case in BLEU, chrF and TER")
+    parser.add_argument("--lowercase", action="store_true", help="ignore case in BLEU and chrF; TER always does")
+    parser.add_argument("--mauve", metavar="FOLDER", help="a transformers language model, for mauve")
+    parser.add_argument("--bertscore", metavar="FOLDER", help="a transformers model, for bertscore")
+    parser.add_argument("--bertscore-layer", type=int, metavar="L", help="of its hidden states (default: the last)")
     _add_output(parser)
     parser.set_defaults(func=_text)
 
@@ -115,7 +121,11 @@ def _add_speech(commands):
     parser.add_argument(
         "file", help='{"id", "prediction", "references": [one]}, or "prediction_audio", "reference_audio"'
     )
-    parser.add_argument("--metrics", default="wer,cer", help="of wer, cer, mer, wil, uer, mcd, fad (default: wer,cer)")
+    parser.add_argument(
+        "--metrics", default="wer,cer", help="of wer, cer, mer, wil, uer, mcd, fad, speaker, mos (default: wer,cer)"
+    )
+    parser.add_argument("--speaker", metavar="FOLDER", help="a transformers model of x-vectors, for speaker")
+    parser.add_argument("--mos", metavar="FOLDER", help="a transformers audio classifier of one label, for mos")
     _add_output(parser)
     parser.set_defaults(func=lazily("mot_gen.commands.eval_text:speech"))
 
@@ -123,8 +133,13 @@ def _add_speech(commands):
 def _add_image_text(commands):
     parser = commands.add_parser("image-text", help="how well images show what their texts say")
     parser.add_argument("file", help='one object a line: {"image": file, "text", "references"?: [...]}')
-    parser.add_argument("--metrics", default="clip", help="of clip, refclip, r_precision, ocr (default: clip)")
+    parser.add_argument(
+        "--metrics", default="clip", help="of clip, refclip, r_precision, pickscore, hpsv2, vqa, ocr (default: clip)"
+    )
     parser.add_argument("--clip", metavar="FOLDER", help="a CLIP and its processor, as transformers saves them")
+    parser.add_argument("--pickscore", metavar="FOLDER", help="PickScore's CLIP")
+    parser.add_argument("--hpsv2", metavar="FOLDER", help="HPSv2's CLIP")
+    parser.add_argument("--vqa", metavar="MODEL", help="a transformers image-to-text model, or module:function")
     parser.add_argument("--device", default="cpu", help="where CLIP runs (default: cpu)")
     _add_output(parser)
     parser.set_defaults(func=lazily("mot_gen.commands.eval_text:image_text"))
@@ -138,12 +153,35 @@ def _add_geneval(commands):
     parser.set_defaults(func=lazily("mot_gen.commands.eval_text:geneval"))
 
 
+def _add_suite(commands):
+    parser = commands.add_parser("suite", help="GenEval, DPG-Bench and T2I-CompBench from prompts to a table")
+    parser.add_argument(
+        "suite", choices=("geneval", "dpg", "compbench"), metavar="NAME", help="geneval, dpg, compbench"
+    )
+    parser.add_argument("prompts", help="the benchmark's own file of prompts")
+    parser.add_argument("images", nargs="?", help="pictures, equally many a prompt; or a checkpoint that draws them")
+    parser.add_argument("--detector", metavar="NAME", help="a folder of transformers, or module:function")
+    parser.add_argument(
+        "--detections", metavar="FILE", help='of geneval: {"detections": [...]} a line, a line a picture'
+    )
+    parser.add_argument("--colors", metavar="FOLDER", help="of geneval: a CLIP that names the colours of what is seen")
+    parser.add_argument("--vqa", metavar="MODEL", help="a transformers image-to-text model, or module:function")
+    parser.add_argument("--clip", metavar="FOLDER", help="of compbench non_spatial: a CLIP")
+    parser.add_argument("--category", help="of compbench: color, shape, texture, spatial, non_spatial")
+    parser.add_argument("--images-a-prompt", type=int, default=4, metavar="N", help="of a checkpoint (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of a checkpoint's pictures")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N")
+    _add_checkpoint(parser)
+    _add_output(parser)
+    parser.set_defaults(func=lazily("mot_gen.commands.eval_suites:suite"))
+
+
 def _add_extractor(parser: argparse.ArgumentParser):
     group = parser.add_argument_group("features")
     group.add_argument(
         "--extractor",
         default="efficientnet-lite0",
-        help="fid-inception, torchvision:NAME, transformers:FOLDER, MODULE:NAME (default: efficientnet-lite0)",
+        help="fid-inception, dinov2, torchvision:NAME, transformers:FOLDER, MODULE:NAME (default: efficientnet-lite0)",
     )
     group.add_argument("--weights", metavar="FILE", help="local weights of the extractor")
     group.add_argument("--download", action="store_true", help="fetch the weights of fid-inception, hash-checked")

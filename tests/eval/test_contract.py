@@ -77,6 +77,11 @@ def streams(takes):
         "image and candidate embeddings": lambda: [((randn(n, 8), randn(n, 6, 8)), {})],
         "detections": lambda: [((detection_records(g, n),), {})],
         "scores": lambda: [((randn(n, 4),), {})],
+        "opinion scores": lambda: [((randn(n),), {})],
+        "probabilities and texts": lambda: [((rand(n), texts()), {})],
+        "token embeddings": lambda: [
+            (([randn(3 + i, 13) for i in range(9)], [randn(9 - i // 2, 13) for i in range(9)]), {})
+        ],
     }
     if takes not in kinds:
         pytest.fail(f"a metric takes {takes!r}: say here what that looks like")

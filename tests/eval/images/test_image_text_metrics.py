@@ -11,6 +11,7 @@ from mot_gen.eval.images.backbones import transformers_extractor
 from mot_gen.eval.images.clip import ClipEncoder, CLIPScore, RefCLIPScore, RPrecision, cosines
 from mot_gen.eval.images.geneval import GenEval, is_correct, relations
 from mot_gen.eval.images.ocr import OcrAccuracy
+from mot_gen.eval.images.preference import PreferenceScore
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
@@ -134,6 +135,21 @@ def test_vision_tower_of_a_folder_is_an_extractor(clip_folder):
     assert torch.allclose(extractor(images), encoder.images(images), atol=1e-5)
     assert extractor.provenance()["resize"] == "crop-32"
     assert transformers_extractor(clip_folder).provenance()["resize"] == "clean-32"
+
+
+@pytest.mark.parametrize("kind", ["pickscore", "hpsv2"])
+def test_preference_scores_are_the_models_logits_or_cosines(clip_folder, kind):
+    images, texts = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), ["a cat", "a dog on a hill"]
+    metric = PreferenceScore(kind, clip_folder)
+    encoder = metric.encoder
+    tokens = encoder.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        output = encoder.model(**tokens, pixel_values=((images / 255) - 0.5) / 0.2)
+    logits = output.logits_per_image.diagonal().double()
+    expected = logits if kind == "pickscore" else logits / encoder.model.logit_scale.detach().exp()
+    metric.update(images, texts)
+    assert metric.segment_scores() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert metric.compute().name == kind and "prefix" not in metric.compute().signature
 
 
 def test_r_precision_counts_own_text_first_and_shares_ties():

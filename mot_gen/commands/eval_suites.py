@@ -1,0 +1,70 @@
+"""`mot-gen eval suite NAME PROMPTS IMAGES`: GenEval, DPG-Bench and T2I-CompBench from prompts to a table.
+
+    mot-gen eval suite geneval evaluation_metadata.jsonl runs/mine --detector detr/ --colors clip/
+    mot-gen eval suite geneval evaluation_metadata.jsonl --detections seen.jsonl
+    mot-gen eval suite dpg dpg_bench.csv pictures/ --vqa blip2/
+    mot-gen eval suite compbench spatial.txt pictures/ --category spatial --detector package.module:detect
+
+IMAGES is anything that `eval images` reads, or a checkpoint, which then draws them; equally many for each prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mot_gen.commands.eval_report import report
+from mot_gen.errors import InputError
+from mot_gen.eval.images.compbench import CATEGORIES
+from mot_gen.eval.images.suites import prompts_of, run_compbench, run_dpg, run_geneval
+from mot_gen.eval.result import Results
+
+JUDGES = {"questions": "vqa", "detections": "detector", "clip": "clip"}  # of T2I-CompBench: kind -> option
+
+
+def suite(args: argparse.Namespace) -> int:
+    """`eval suite`."""
+    return report(args, f"suite {args.suite}", _results(args), list)
+
+
+def _results(args: argparse.Namespace) -> Results:
+    if args.suite == "geneval":
+        images = None if args.detections else _images(args)
+        return run_geneval(
+            args.prompts,
+            images,
+            args.detector,
+            detections=args.detections,
+            colors=args.colors,
+            confidence=args.confidence,
+        )
+    if args.suite == "dpg":
+        return run_dpg(args.prompts, _images(args), _needed(args, "vqa"), confidence=args.confidence)
+    category = _needed(args, "category")
+    if category not in CATEGORIES:
+        raise InputError(f"--category: {category!r} is not known; one of: {', '.join(CATEGORIES)}")
+    judge = _needed(args, JUDGES[CATEGORIES[category]])
+    return run_compbench(category, args.prompts, _images(args), judge, confidence=args.confidence)
+
+
+def _needed(args: argparse.Namespace, option: str) -> str:
+    value = getattr(args, option)
+    if value is None:
+        raise InputError(f"eval suite {args.suite}: needs --{option}; give it")
+    return value
+
+
+def _images(args: argparse.Namespace) -> str:
+    """IMAGES as a path; those of a checkpoint are drawn first, and kept."""
+    from mot_gen.commands.eval import is_checkpoint
+
+    if args.images is None:
+        raise InputError(f"eval suite {args.suite}: IMAGES is missing; give pictures or a checkpoint")
+    if not is_checkpoint(args.images):
+        return args.images
+    from mot_gen.reports.kept_samples import Order, draw_images
+
+    prompts = []
+    for prompt in prompts_of(args.suite, args.prompts):
+        prompts += [prompt] * args.images_a_prompt
+    order = Order(args.images, args.seed, args.batch_size, args.samples)
+    return str(draw_images(order, prompts))
