@@ -9,6 +9,10 @@ class Interrupted(Exception):
     """Stopped on request after a checkpoint was written; the command line exits with code 3."""
 
 
+class Diverged(RuntimeError):
+    """Training went wrong beyond hope; the command line exits with code 1 and one line."""
+
+
 class Lost(RuntimeError):
     """A process of the run is gone or does not answer; the command line exits with code 1 and one line."""
 

@@ -10,6 +10,8 @@ Shapes: B rows, S slots, D width, V joint vocabulary, M slots that predict, N to
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +20,14 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mot_gen import backbone as backbones
+from mot_gen import checkpoints
 from mot_gen import objectives as objective_kinds
 from mot_gen.backbone import patch_layers as patches
 from mot_gen.backbone.half_storage import Projection, store_in_half
+from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign, refuse_misfit, tensor_shapes
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
@@ -39,6 +44,7 @@ class MultimodalConfig:
     objectives: {modality: {"kind": "flow", ...}} where an option differs from the default of the modality's objective.
     patch_layers: {modality: {"kind": "linear" or "unet", ...}} for continuous modalities; linear by default.
     context: the longest document it is trained on, in tokens; pipelines refuse what is longer.
+    tokenizers: {modality: fingerprint} of the tokenizers that it was trained with, written when a pipeline is saved.
     """
 
     modalities: list[Modality]
@@ -46,6 +52,7 @@ class MultimodalConfig:
     objectives: dict[str, dict] = field(default_factory=dict)
     patch_layers: dict[str, dict] = field(default_factory=dict)
     context: int | None = None
+    tokenizers: dict[str, str] | None = None
 
     def to_dict(self) -> dict:
         """JSON-able keyword arguments of `MultimodalModel`; of a modality's layout only what differs from the usual."""
@@ -80,6 +87,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         objectives: dict | None = None,
         patch_layers: dict | None = None,
         context: int | None = None,
+        tokenizers: dict | None = None,
     ):
         super().__init__()
         self.modalities = [Modality(**m) for m in modalities]
@@ -118,9 +126,36 @@ class MultimodalModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> MultimodalModel:
-        """As diffusers' own, of safetensors alone; InputError, with how to convert them, for pickled weights."""
-        refuse_pickle(Path(pretrained_model_name_or_path) / kwargs.get("subfolder", ""))
-        return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True})
+        """As diffusers' own, of safetensors alone; also from a run's folder, a pipeline's, or a shipped name.
+
+        trust_remote_code: whether `config.json` may name modules outside of this package, which are then run.
+        InputError for such modules without this permission, for pickled weights (with how to convert them), and for a
+        config that does not describe the weights beside it.
+        """
+        place = checkpoints.part(pretrained_model_name_or_path, cls.__name__, kwargs)
+        folder = Path(place) / (kwargs.get("subfolder") or "")
+        refuse_pickle(folder)
+        with permission(kwargs.pop("trust_remote_code", False)):
+            if folder.is_dir():
+                cls._check_folder(folder)
+            return super().from_pretrained(place, **{**kwargs, "use_safetensors": True})
+
+    @classmethod
+    def _check_folder(cls, folder: Path) -> None:
+        """InputError unless the folder's config describes the weights beside it; takes no memory for them."""
+        refuse_foreign(folder)
+        path = folder / cls.config_name
+        config, shapes = read_config(path), tensor_shapes(folder)
+        layers = (config.get("backbone") or {}).get("layers", 0)
+        if isinstance(layers, int) and layers > len(shapes) > 0:
+            raise InputError(f"{path}: backbone.layers: {layers} layers are more than the {len(shapes)} tensors there")
+        options = {name: value for name, value in config.items() if not name.startswith("_")}
+        try:
+            with outlining():
+                outline = cls(**options)
+        except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: does not describe a model: {error}") from error
+        refuse_misfit(folder, {name: tuple(p.shape) for name, p in outline.named_parameters()})
 
     def compile_repeated_blocks(self, *args, **kwargs) -> None:
         """As in diffusers, arguments as of `torch.compile`: one program for all blocks, made when it is first needed.
@@ -295,3 +330,20 @@ def _spans_of_some_rows(latents: Latents, shape: torch.Size, share: float, gener
 def _kind_and_options(given: dict, default_kind: str) -> dict:
     options = dict(given)
     return {"kind": options.pop("kind", default_kind), "options": options}
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves out the functions of `torch.nn.init`. On the meta device they change nothing, but torch imports its
+    compiler to run them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) != "torch.nn.init":
+            return func(*args, **(kwargs or {}))
+        return args[0] if args else (kwargs or {})["tensor"]
+
+
+@contextmanager
+def outlining() -> Iterator[None]:
+    """Within, a model is made on the meta device: every shape, no value, no memory."""
+    with torch.device("meta"), _NoInitialValues():
+        yield

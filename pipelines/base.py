@@ -7,8 +7,6 @@ every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained`
 
 from __future__ import annotations
 
-import importlib
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mot_gen import checkpoints
 from mot_gen.backbone.routing import store_for_decoding
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
@@ -28,6 +25,7 @@ from mot_gen.files.image_files import to_pil
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
+from mot_gen.pipelines.loading import bind, load, refuse_misfits
 from mot_gen.pipelines.samplers import row_generators
 from mot_gen.sequence import Span
 
@@ -74,6 +72,7 @@ class MultimodalPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(sampling=sampling)
+        refuse_misfits(self)
         if not model.backbone.causal:
             warnings.warn(
                 "this backbone's experts chose their tokens with a view of later ones; while generating each one goes "
@@ -88,27 +87,26 @@ class MultimodalPipeline(DiffusionPipeline):
         super().enable_model_cpu_offload(gpu_id, device)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """As in diffusers, and a manifest of what was written."""
+        """As in diffusers, with the tokenizers' fingerprints in the model's config and a manifest of the files."""
+        bind(self)
         super().save_pretrained(save_directory, *args, **kwargs)
         manifest.write(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As in diffusers, from a folder, the name of a shipped checkpoint, or a hub name. InputError where a
-        folder is not as its manifest says."""
-        name = pretrained_model_name_or_path
-        folder = Path(name) if Path(name).is_dir() or name not in checkpoints.names() else checkpoints.find(name)
-        damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
-        if damage:
-            raise InputError(f"{damage}; export it again, or fetch it again")
+        """As in diffusers, from a run's folder, its `model/`, a converted folder, a shipped name, or a hub name.
+
+        trust_remote_code: whether the folder may name modules outside of this package, which are then run.
+        InputError, which names the folder, where it is missing, damaged, incomplete, or its parts do not fit.
+        """
         if torch.float16 in (kwargs.get("dtype"), kwargs.get("torch_dtype")) and not torch.accelerator.is_available():
             warnings.warn(
                 "a CPU computes slowly in float16; load in float32 and call pipe.model.enable_half_storage(), which "
                 "reads weights in fp16 and computes in fp32",
                 stacklevel=2,
             )
-        _import_components(folder / cls.config_name)
-        pipe = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
+        build = super().from_pretrained
+        pipe = load(pretrained_model_name_or_path, lambda folder: build(folder, **kwargs), kwargs)
         store_for_decoding(pipe.model)
         return pipe
 
@@ -223,17 +221,6 @@ class MultimodalPipeline(DiffusionPipeline):
 def _stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
     """One tensor of tensors of one shape; a list of others."""
     return torch.stack(list(tensors)) if len({tensor.shape for tensor in tensors}) == 1 else list(tensors)
-
-
-def _import_components(index: Path) -> None:
-    """Import the modules of this package that an index names: diffusers loads classes of modules already imported."""
-    try:
-        entries = json.loads(index.read_text(encoding="utf-8")).values()
-    except (OSError, ValueError, AttributeError):
-        return  # a hub name, or an index that diffusers will refuse
-    for entry in entries:
-        if isinstance(entry, list) and str(entry[0]).startswith("mot_gen."):
-            importlib.import_module(entry[0])
 
 
 def repeat_each(items: Sequence, times: int) -> list:

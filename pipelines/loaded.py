@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from mot_gen.checkpoints import DTYPES, find, fingerprint
-from mot_gen.errors import InputError
 from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import DIRECTIONS, Direction
@@ -22,19 +21,13 @@ def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: 
     """A pipeline of the checkpoint, on the GPU if there is one; InputError that names the folder where its files cannot
     be read. dtype: of `checkpoints.DTYPES`; "fp16" is, on a CPU, half storage: what is computed stays fp32."""
     from diffusers.utils import logging
-    from safetensors import SafetensorError
 
     folder = find(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     in_half = dtype == "fp16" and device == "cpu"
     logging.disable_progress_bar()  # of the components, four lines that would stand before the result
-    try:
-        wanted = getattr(torch, DTYPES["fp32" if in_half else dtype])
-        pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted)
-    except InputError:
-        raise
-    except (OSError, ValueError, SafetensorError, KeyError) as error:
-        raise InputError(f"{folder}: cannot be loaded, is it complete? {error}") from error
+    wanted = getattr(torch, DTYPES["fp32" if in_half else dtype])
+    pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted)
     pipe.set_progress_bar_config(disable=True)
     if in_half:
         pipe.model.enable_half_storage()

@@ -1,22 +1,32 @@
-"""MuonAdamW: the optimizer of small convolutional networks."""
+"""Muon (Jordan et al., 2024): muon, for matrices; MuonAdamW, the optimizer of small convolutional networks.
+
+Muon's step is the orthogonal matrix nearest to the averaged gradient. It is scaled so that its root mean square is that
+of an AdamW step (Liu et al., 2025, arXiv 2502.16982), so that one learning rate and one decay serve both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LEAST = 64  # channels on both sides of a kernel: below, its step costs more than it gains
+LEAST = 64  # rows and columns of a matrix that Muon steps: below, orthogonalising costs more than it gains
+
+
+def muon(
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, momentum: float, weight_decay: float = 0.0
+) -> torch.optim.Muon:
+    """PyTorch's Muon over matrices, or over groups of them, whose rate and decay are those of an AdamW beside it."""
+    return torch.optim.Muon(parameters, lr, weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
 
 
 class MuonAdamW:
-    """Muon (Jordan et al., 2024) for the kernels of convolutions, AdamW for everything else.
+    """Muon for the kernels of convolutions, AdamW for everything else.
 
-    Muon's step is the orthogonal matrix nearest to the averaged gradient, with a kernel (out, in, h, w) as the matrix
-    (out, in * h * w), scaled so that its root mean square is that of an AdamW step (Liu et al., 2025, arXiv
-    2502.16982): one learning rate serves both. Kernels with fewer than LEAST channels on a side, as the first and the
-    last have, are AdamW's.
+    A kernel (out, in, h, w) is the matrix (out, in * h * w). Kernels with fewer than LEAST channels on a side, as the
+    first and the last have, are AdamW's.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float):
@@ -29,9 +39,7 @@ class MuonAdamW:
         rest = [p for p in parameters if id(p) not in chosen]
         self.parts = {"adamw": torch.optim.AdamW(rest, lr, (0.9, 0.99), weight_decay=weight_decay, fused=True)}
         if self.matrices:
-            self.parts["muon"] = torch.optim.Muon(
-                self.matrices, lr, weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-            )
+            self.parts["muon"] = muon(self.matrices, lr, 0.95, weight_decay)
 
     def set_lr(self, lr: float) -> None:
         for part in self.parts.values():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mot_gen.backbone.routing import Routing, UntiedLinear
+from mot_gen.backbone.routing import Routing, UntiedLinear, grouped_linear
 from mot_gen.errors import InputError, nearest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -37,6 +38,10 @@ class LowRank(nn.Module):
         like = {"device": layer.weight.device}
         self.a = nn.Parameter(torch.empty(len(places), rank, in_features, **like))
         self.b = nn.Parameter(torch.empty(len(places), out_features, rank, **like))
+
+    def beside(self, x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
+        """x (T, in) sorted by tower -> (T, out): the frozen projection, and what is added. weight: (E, out, in)."""
+        return _Adapted.apply(x, weight, self.a, self.b, self.places, self.alpha / self.rank, routing)
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x (T, in) sorted by tower -> (T, out), zero for the tokens of other towers."""
@@ -58,6 +63,50 @@ class LowRank(nn.Module):
         """(tower, what merging adds to its matrix (out, in))."""
         for place, a, b in zip(self.places, self.a, self.b):
             yield place, (b.float() @ a.float()) * (self.alpha / self.rank)
+
+
+class _Adapted(torch.autograd.Function):
+    """A frozen projection and its adapter as one operation: y = W x + scale B A x.
+
+    Autograd alone would make zeros for the tokens of other towers, copies of all tokens, and two gradients of x to be
+    added. Here the adapter's part is added in place, to its own tokens, and W gets no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, a, b, places, scale, routing):
+        y = grouped_linear(x, weight, routing)
+        x, a, b = x.to(y.dtype), a.to(y.dtype), b.to(y.dtype)
+        rows = _rows_of(places, len(weight), routing)
+        inner = [x[own] @ a[k].t() for k, own in enumerate(rows)]
+        for k, own in enumerate(rows):
+            y[own].addmm_(inner[k], b[k].t(), alpha=scale)
+        ctx.save_for_backward(x, weight, a, b, *inner)
+        ctx.rows, ctx.scale, ctx.routing = rows, scale, routing
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, a, b, *inner = ctx.saved_tensors
+        grad, scale = grad.contiguous(), ctx.scale
+        # (towers, in, out), so that grouped_linear multiplies by the matrix itself and not by its transpose.
+        wanted = ctx.needs_input_grad[0]
+        grad_x = grouped_linear(grad, weight.to(grad.dtype).transpose(1, 2), ctx.routing) if wanted else None
+        grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
+        for k, own in enumerate(ctx.rows):
+            grad_inner = grad[own] @ b[k] * scale
+            torch.mm(grad_inner.t(), x[own], out=grad_a[k])
+            torch.mm(grad[own].t(), inner[k] * scale, out=grad_b[k])
+            if wanted:
+                grad_x[own].addmm_(grad_inner, a[k])
+        return grad_x, None, grad_a, grad_b, None, None, None
+
+
+def _rows_of(places: Sequence[int], towers: int, routing: Routing) -> list[slice]:
+    """Where the tokens of each adapted tower stand in tower order; all of them where one matrix serves all towers."""
+    if towers == 1:
+        return [slice(None)] * len(places)
+    starts = [0, *accumulate(routing.counts)]
+    return [slice(starts[place], starts[place + 1]) for place in places]
 
 
 def add(model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers: Sequence[str] = ()) -> None:

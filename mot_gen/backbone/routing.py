@@ -159,10 +159,17 @@ class UntiedLinear(HalfStorage, Owned):
         self.adapter: nn.Module | None = None
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
-        if self.adapter is not None:
-            y = y + self.adapter(x, routing)
+        if self.adapter is not None and self._learns_beside():
+            y = self.adapter.beside(x, self.weight, routing)
+        else:
+            y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
+            if self.adapter is not None:
+                y = y + self.adapter(x, routing)
         return y if self.bias is None else y + rows_of(self.bias, routing)
+
+    def _learns_beside(self) -> bool:
+        """Whether an adapter learns beside frozen weights, which is cheaper in one operation."""
+        return torch.is_grad_enabled() and not (self.weight.requires_grad or torch.compiler.is_compiling())
 
     def _half_products(self, x: Tensor, routing: Routing) -> Tensor:
         if len(self.half) == 1 or routing.only is not None:
@@ -256,7 +263,9 @@ class _RMSNorm(torch.autograd.Function):
         normed, scale, weight = ctx.saved_tensors
         product = grad * normed
         parts = [product] if ctx.counts is None else product.split(ctx.counts)
-        grad_weight = torch.stack([part.reshape(-1, part.shape[-1]).sum(0) for part in parts])
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.stack([part.reshape(-1, part.shape[-1]).sum(0) for part in parts])
         inner = torch.cat([part @ w for part, w in zip(parts, weight.to(grad.dtype))]) / grad.shape[-1]
         grad_x = _times_weight(grad, weight, ctx.counts).addcmul_(normed, inner[..., None], value=-1).mul_(scale)
         return grad_x, grad_weight, None, None

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from mot_gen.checkpoints.folders import INDEX, read_json
 from mot_gen.errors import InputError, nearest
 from mot_gen.files import manifest
 
 HERE = Path(__file__).parent
-INDEX = "model_index.json"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # of weights: names of the command, and of torch
 # The option of commands that generate.
 DTYPE = {"choices": DTYPES, "default": "fp32", "help": "on a CPU fp16 is faster, bf16 only for pictures; default: fp32"}
@@ -45,6 +47,27 @@ def find(checkpoint: str | Path) -> Path:
         raise InputError(f"{given}: no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder")
     shipped = f", and no checkpoint of this name is shipped{nearest(str(checkpoint), names())}" if names() else ""
     raise InputError(f"{checkpoint}: no such folder{shipped}; give a run's folder or its model/ folder")
+
+
+def part(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:
+    """Where the weights of a class are: a component of a pipeline's folder, where `place` is such a folder, a run's or
+    a shipped checkpoint's name; else `place` itself.
+
+    kwargs: those of `from_pretrained`; one that gets a `subfolder` knows where it looks.
+    """
+    if kwargs.get("subfolder") or (Path(place) / "config.json").is_file():
+        return place
+    known = Path(place).is_dir() or str(place) in names()
+    if not known:
+        return place
+    try:
+        folder = find(place)
+    except InputError:
+        return place
+    for name, entry in read_json(folder / INDEX).items():
+        if isinstance(entry, list) and entry[-1:] == [cls]:
+            return folder / name
+    return place
 
 
 def fingerprint(folder: Path) -> str:

@@ -11,8 +11,10 @@ import re
 from pathlib import Path
 
 from mot_gen.checkpoints import DTYPES
+from mot_gen.checkpoints.folders import refuse_foreign_recipe
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
+from mot_gen.files.stopping import stopping_at_once
 from mot_gen.files.whole import write_text, writing_folder
 
 
@@ -35,10 +37,11 @@ def export_command(arguments: argparse.Namespace) -> int:
         raise InputError(f"{out}: is there already; give another folder")
     import torch
 
-    pipe = exported(arguments.run).to(getattr(torch, DTYPES[arguments.dtype]))
-    with writing_folder(out) as part:
-        pipe.save_pretrained(part, max_shard_size=size)
-        _forget_where(part)
+    with stopping_at_once(f"stopped; {out} was not written"):
+        pipe = exported(arguments.run).to(getattr(torch, DTYPES[arguments.dtype]))
+        with writing_folder(out) as part:
+            pipe.save_pretrained(part, max_shard_size=size)
+            _forget_where(part)
     written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {written / 1e6:.1f} MB; mot-gen info {out}")
     return 0
@@ -68,10 +71,15 @@ def exported(run: str | Path):
 
 
 def _unfinished(folder: Path):
-    from mot_gen.recipes.recipe import load_recipe
+    from mot_gen.recipes.recipe import load_recipe, read_mapping
     from mot_gen.reports.hooks import pipeline_of
     from mot_gen.training.runs import prepare, restore
 
-    run = prepare(load_recipe(str(folder / "recipe.yaml")), folder)
-    restore(run)
-    return pipeline_of(run)
+    path = folder / "recipe.yaml"
+    refuse_foreign_recipe(path, read_mapping(path))
+    run = prepare(load_recipe(str(path)), folder)
+    try:
+        restore(run)
+        return pipeline_of(run)
+    finally:
+        run.close()

@@ -1,7 +1,8 @@
 """The mot-gen command: quickstart, train, plan, info, and what study, generate, data, demo, tokenizers, eval add.
 
-Exit codes: 0 done; 1 anything unexpected; 2 bad input, one line on stderr; 3 stopped on request, with a checkpoint to
-resume from; 130 interrupted. Nothing heavy is imported before a command is known.
+Exit codes: 0 done; 1 anything unexpected, and training that went wrong beyond hope; 2 bad input, one line on stderr; 3
+stopped on request, and the line says how to go on; 130 interrupted a second time. Nothing heavy is imported before a
+command is known.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mot_gen import __version__
+from mot_gen.checkpoints.folders import permission
 from mot_gen.commands import fast_start
-from mot_gen.errors import InputError, Interrupted, Lost
+from mot_gen.errors import Diverged, InputError, Interrupted, Lost
+from mot_gen.files.stopping import stopping_at_once
 
 # A core that waits busily for another takes it from whoever shares the machine: on a busy one every small operation
 # then costs milliseconds.
@@ -35,6 +38,9 @@ ADDED = (
     "mot_gen.commands.export",
 )
 
+# Commands that load a checkpoint's folder.
+LOADING = ("train", "info", "generate", "demo", "eval", "convert", "export", "tokenizer", "study")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
@@ -48,15 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         fast_start.install()
     try:
         arguments = _parse(argv)
-        return arguments.func(arguments)
+        with permission(getattr(arguments, "trust_remote_code", False)):
+            return arguments.func(arguments)
     except InputError as error:
         _complain(error)
         return 2
     except Interrupted as stopped:
         _complain(stopped)
         return 3
-    except Lost as lost:
-        _complain(lost)
+    except (Diverged, Lost) as error:
+        _complain(error)
         return 1
     except KeyboardInterrupt:
         print("mot-gen: interrupted", file=sys.stderr)
@@ -99,7 +106,21 @@ def _parser() -> argparse.ArgumentParser:
     _info_arguments(commands)
     for module in ADDED:
         importlib.import_module(module).register(commands)
+    for name in LOADING:
+        _add_permission(commands.choices[name])
     return parser
+
+
+def _add_permission(parser: argparse.ArgumentParser) -> None:
+    """Give a command, or each of its own commands, the option `--trust-remote-code`."""
+    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for action in nested:
+        for own in action.choices.values():
+            _add_permission(own)
+    if not nested:
+        parser.add_argument(
+            "--trust-remote-code", action="store_true", help="run modules outside of mot_gen that a folder names"
+        )
 
 
 # ---------------------------------------------------------------- quickstart, train
@@ -133,25 +154,32 @@ def _train_arguments(commands) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
     command.add_argument("--out", metavar="DIR", help="default: runs/ and the recipe's name")
-    command.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    command.add_argument(
+        "--resume", action="store_true", help="go on from the newest good checkpoint, or begin where there is none"
+    )
     command.set_defaults(func=_train)
 
 
 def _train(arguments) -> int:
+    with stopping_at_once("stopped before anything was done; the same command begins again"):
+        return _trained(arguments)
+
+
+def _trained(arguments) -> int:
     from mot_gen.recipes.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     folder = Path(arguments.out or Path("runs") / recipe.name)
 
-    from mot_gen.reports.hooks import hooks
-    from mot_gen.reports.judge_run import judge, summary, task_of
+    from mot_gen.reports.conclude import all_hooks, summary_of
     from mot_gen.training.loop import train
 
-    run, task = train(recipe, folder, arguments.resume, hooks(recipe)), task_of(recipe)
+    run = train(recipe, folder, arguments.resume, all_hooks(recipe))
     if not run.world.first:
         return 0
-    if task is not None:
-        print(summary(judge(run, task)))
+    summary = summary_of(folder)
+    if summary:
+        print(summary)
     print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
     return 0
 
@@ -168,6 +196,7 @@ def _plan_arguments(commands) -> None:
     command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")
     command.add_argument("--flops", type=float, metavar="F", help="a budget for the whole training, as 1e18")
     command.add_argument("--solve", choices=("steps", "width"), default="steps", help="what meets it; default: steps")
+    command.add_argument("--time", action="store_true", help="make some steps, to measure seconds and memory")
     command.add_argument("--json", action="store_true")
     command.set_defaults(func=_plan)
 
@@ -181,6 +210,8 @@ def _plan(arguments) -> int:
     from mot_gen.recipes.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.auto:
+        recipe = _settled(recipe)
 
     from mot_gen.study.budget import config_of, solve
     from mot_gen.study.plan import plan
@@ -191,8 +222,21 @@ def _plan(arguments) -> int:
         recipe = solve(recipe, arguments.flops, arguments.solve, Workload.of(recipe))
         names = ("dim", "ffn_dim", "layers") if arguments.solve == "width" else ()
         solved = {f"backbone.{n}": value for n in names if (value := getattr(config_of(recipe), n, None)) is not None}
-    _print_facts(solved | plan(recipe, **sizes), arguments.json)
+    facts = solved | plan(recipe, **sizes)
+    if arguments.time:
+        from mot_gen.training.trial import trial
+
+        facts |= trial(recipe)
+    _print_facts(facts, arguments.json)
     return 0
+
+
+def _settled(recipe):
+    """The recipe with what it leaves to the data and the machine, which is said."""
+    from mot_gen.training.build import load_splits
+    from mot_gen.training.defaults import settled
+
+    return settled(recipe, load_splits(recipe), Path("runs"), lambda line: print(line, file=sys.stderr))
 
 
 def _info_arguments(commands) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from mot_gen.recipes.recipe import differences, load_recipe
 def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[str] = ()) -> dict:
     """Run all of it, by the recipe `digits` with its overrides, in the folder `out`. Returns what `report.json` holds.
 
-    A run that was interrupted goes on; one that is finished is measured again.
+    A run that was interrupted goes on; one that is finished is not measured again.
     """
     folder, recipe = Path(out), load_recipe("digits", list(overrides))
     if recipe.data.source != "digits":
@@ -25,10 +26,11 @@ def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[st
 
     # Torch and the rest are imported when all that can be refused has been.
     from mot_gen.datasets import digits
-    from mot_gen.reports.hooks import hooks
-    from mot_gen.reports.judge_run import judge
-    from mot_gen.training.loop import train
+    from mot_gen.reports.conclude import all_hooks
+    from mot_gen.training.loop import REPORT, train
 
     task = digits.task()
     print(f"training on {task.what}: {recipe.training.steps} steps, into {folder}", file=sys.stderr, flush=True)
-    return judge(train(recipe, folder, resume, hooks(recipe)), task)
+    recipe.evaluation.report = True
+    train(recipe, folder, resume, all_hooks(recipe, task))
+    return json.loads((folder / REPORT).read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -46,8 +47,10 @@ def opened(name: str, more: Sequence[str]) -> Opened:
         if recipe.data.records:
             check_places([*(records.path for records in recipe.data.records), *recipe.data.held_out_records])
         from mot_gen.training.build import load_splits  # which brings the model's code along
+        from mot_gen.training.defaults import settled
 
         splits = load_splits(recipe)
+        recipe = settled(recipe, splits, Path("runs"), lambda line: print(line, file=sys.stderr))
         return Opened({"train": splits.train, "held_out": splits.held_out}, recipe)
     for text in more:
         if "=" in text and not Path(text).exists():

@@ -168,6 +168,11 @@ class Loader:
             yield from rows
             first += len(rows)
 
+    def rows_an_epoch(self) -> int:
+        """How many rows an epoch has on all ranks together, as far as the window where the stream stands tells."""
+        left = len(self.plan.mixture) - self.plan.start
+        return round(len(self._window()) * len(self.plan.mixture) / min(self.data.window, left))
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-able position after the last batch that was handed out; the same on every rank."""
         return self.plan.state_dict()

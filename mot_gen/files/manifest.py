@@ -50,24 +50,42 @@ def read(folder: Path) -> dict[str, dict]:
 
 
 def damage(folder: Path, rank: int = 0, size: int = 1) -> str | None:
-    """What is wrong with a folder, as `file: what`, or None if every listed file is as it was written. With `rank` and
-    `size`, that share of the files is looked at."""
+    """What is wrong with a folder, as `file: what`. None if every listed file is as it was written and every file of
+    weights is listed.
+
+    With `rank` and `size`, only that share of the listed files is read; what is not listed is looked for on each rank.
+    """
     try:
-        share = list(read(folder).items())[rank::size]
-        return next(filter(None, (_file_damage(folder / name, entry) for name, entry in share)), None)
+        listed = read(folder)
+        share = list(listed.items())[rank::size]
+        found = (_file_damage(folder, name, entry) for name, entry in share)
+        return next(filter(None, found), None) or _unlisted(folder, listed)
     except FileNotFoundError as error:
         return f"{error.filename}: is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{folder / NAME}: is damaged"
     except OSError as error:
         return f"{error.filename}: cannot be read: {error.strerror}"
 
 
-def _file_damage(path: Path, entry: Mapping[str, Any]) -> str | None:
+def _file_damage(folder: Path, name: str, entry: Mapping[str, Any]) -> str | None:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return f"{folder / NAME}: lists {name!r}, which lies outside of the folder"
+    path = folder / name
+    if path.exists() and not path.is_file():
+        return f"{path}: is no regular file"
     size = path.stat().st_size
     if size != entry["size"]:
         return f"{path}: has {size} bytes, but {entry['size']} were written"
     return None if sha256(path) == entry["sha256"] else f"{path}: its sha256 differs from the manifest's"
+
+
+def _unlisted(folder: Path, listed: Mapping[str, dict]) -> str | None:
+    """Weights that lie in a folder and not in its manifest would be read unchecked, in the place of others."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        if path.relative_to(folder).as_posix() not in listed:
+            return f"{path}: is not listed in {NAME}"
+    return None
 
 
 def refuse_pickle(folder: str | Path) -> None:

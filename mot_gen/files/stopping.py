@@ -1,4 +1,5 @@
-"""Stopping on request: stop_signals tells whatever trains that SIGINT or SIGTERM asked for its end."""
+"""Stopping on request, by SIGINT or SIGTERM: stop_signals, for work that ends at its next good moment, and
+stopping_at_once, for work that has nothing to save."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
+
+from mot_gen.errors import Interrupted
 
 
 @dataclass
@@ -37,6 +41,25 @@ def stop_signals() -> Iterator[Stop]:
         return
     try:
         yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stopping_at_once(message: str) -> Iterator[None]:
+    """Within, the first SIGINT or SIGTERM raises Interrupted with the message, wherever the program is."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(message)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # as above: not in the main thread
+        yield
+        return
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

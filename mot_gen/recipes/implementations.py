@@ -10,27 +10,29 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
 from mot_gen.errors import InputError, nearest
 
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # find_spec raises all sorts of errors for other names
+
 # Names of other trainers, and what the field is called here.
 ELSEWHERE = {
     "batch_size": "rows",
     "clip_grad_norm": "clip",
-    "epochs": "steps",
     "learning_rate": "lr",
     "max_grad_norm": "clip",
     "max_steps": "steps",
     "mixed_precision": "precision",
-    "num_epochs": "steps",
+    "num_epochs": "epochs",
     "num_steps": "steps",
-    "num_train_epochs": "steps",
+    "num_train_epochs": "epochs",
     "per_device_train_batch_size": "rows",
     "save_steps": "checkpoint_every",
     "seq_length": "row_length",
@@ -58,9 +60,9 @@ def module_of(field: str, package: str, kind: str, also: Iterable[str] = ()) -> 
     """The name of the module; InputError if it is not there. `also`: other names that a message may propose."""
     name = _module_name(package, kind)
     try:
-        if importlib.util.find_spec(name):
+        if _DOTTED.fullmatch(name) and importlib.util.find_spec(name):
             return name
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):
         pass
     modules = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     raise InputError(f"{field}: {kind!r} is neither shipped nor importable{nearest(kind, {*modules, *also})}")
@@ -75,24 +77,47 @@ def member_of(field: str, module: str, name: str) -> Callable:
 
 
 def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
-    """Holds options to the names and types in the signature of `call`; `field` is where in the recipe they stand."""
-    hints = get_type_hints(call.__init__ if inspect.isclass(call) and not is_dataclass(call) else call)
-    parameters = inspect.signature(call).parameters.values()
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    extra = "allow" if any(p.kind is p.VAR_KEYWORD for p in parameters) else "forbid"
+    """InputError unless options have the names and types in the signature of `call`.
+
+    field: where in the recipe they stand.
+    """
+    names, others = _parameters(call)
+    extra: Literal["allow", "forbid"] = "allow" if others else "forbid"
     config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
-    types = {name: (hints.get(name, Any), None) for name in named}
+    of_constructor = inspect.isclass(call) and not is_dataclass(call)
+    hints = get_type_hints(call.__init__ if of_constructor else call)
+    types: dict[str, Any] = {name: (hints.get(name, Any), None) for name in names}
     try:
         create_model("Options", __config__=config, **types).model_validate(options)
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        name = errors[0]["loc"][0]
-        if len(errors[0]["loc"]) > 1:
-            # Every member of a union complains on its own: one line for the option and all of its value.
-            start = "Input should be "
-            kinds = (e["msg"].removeprefix(start) for e in errors if e["loc"][0] == name and e["msg"].startswith(start))
-            errors[0] |= {"msg": start + " or ".join(dict.fromkeys(kinds)), "input": options[name]}
-        raise InputError(f"{field}.{name} {complaint(errors[0], named)}") from None
+        errors = [dict(each) for each in error.errors(include_url=False)]
+        name = str(errors[0]["loc"][0])
+        raise InputError(f"{field}.{name} {complaint(_joined(errors, name, options), names)}") from None
+
+
+def _parameters(call: Callable) -> tuple[list[str], bool]:
+    """The names that a call takes, and whether it takes others too."""
+    names, others = [], False
+    for parameter in inspect.signature(call).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            others = True
+        elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            names.append(parameter.name)
+    return names, others
+
+
+def _joined(errors: list[dict[str, Any]], name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The first error; where every member of a union complains on its own, one for the option and all of its value."""
+    first = errors[0]
+    if len(first["loc"]) == 1:
+        return first
+    start = "Input should be "
+    kinds: list[str] = []
+    for error in errors:
+        kind = error["msg"].removeprefix(start)
+        if error["loc"][0] == name and error["msg"].startswith(start) and kind not in kinds:
+            kinds.append(kind)
+    return {**first, "msg": start + " or ".join(kinds), "input": options[name]}
 
 
 def built(field: str, call: Callable, options: dict[str, Any]) -> Any:
@@ -104,7 +129,7 @@ def built(field: str, call: Callable, options: dict[str, Any]) -> Any:
         raise InputError(f"{field}: {error}") from None
 
 
-def complaint(error: dict, allowed: Iterable[str]) -> str:
+def complaint(error: Mapping[str, Any], allowed: Iterable[str]) -> str:
     """What one of pydantic's errors says about the field before it."""
     if error["type"] == "extra_forbidden":
         name = error["loc"][-1]

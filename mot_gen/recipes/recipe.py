@@ -25,6 +25,16 @@ from mot_gen.recipes.implementations import built, check_options, complaint, mem
 from mot_gen.recipes.sections import Backbone, Data, Evaluation, Objective, Sampling, Section, Tokenizer, Training
 
 SOURCES = ("digits", "openmoji", "records")
+AUTO = "auto"  # the value of a field that is read from the data or the machine when training begins
+# Fields that may say so, in the order in which they are settled (mot_gen/training/defaults.py).
+AUTO_FIELDS = (
+    "tokenizers.text.vocab_size",
+    "tokenizers.image.image_size",
+    "tokenizers.image.patch_size",
+    "tokenizers.image.color_channels",
+    "training.row_length",
+    "training.precision",
+)
 
 
 class Recipe(Section):
@@ -38,6 +48,7 @@ class Recipe(Section):
     training: Training = Field(default_factory=Training)
     sampling: Sampling = Field(default_factory=Sampling)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    auto: list[str] = Field(default_factory=list)  # the fields that said `auto`, until they are settled
 
     @model_validator(mode="after")
     def _modalities_agree(self):
@@ -51,9 +62,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _autos_can_be_settled(self):
+        _all_known("auto", self.auto, AUTO_FIELDS)
+        return self
+
+    @model_validator(mode="after")
     def _implementations_fit(self):
         source = module_of("data.source", "mot_gen.datasets", self.data.source, SOURCES)
         member_of("data.source", source, "load")
+        if self.data.rehearsal:
+            field = "data.rehearsal.source"
+            member_of(field, module_of(field, "mot_gen.datasets", self.data.rehearsal.source, SOURCES), "load")
         for name, tokenizer in self.tokenizers.items():
             module_of(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)
             if tokenizer.train is not None:
@@ -89,7 +108,7 @@ class Recipe(Section):
 
     def save(self, path: str | Path) -> None:
         """Writes the resolved recipe, every field of it; `load_recipe(path)` gives an equal one."""
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        text = yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True, width=120)
         write_text(path, text)
 
 
@@ -117,9 +136,44 @@ def _all_known(field: str, names, allowed) -> None:
             raise InputError(f"{field}: {name!r} is not known{nearest(name, allowed)}")
 
 
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON and YAML have it; fields that are still to be settled say `auto`."""
+    raw = recipe.model_dump(mode="json", exclude={"auto"})
+    for field in recipe.auto:
+        _set(raw, field, AUTO)
+    return raw
+
+
+def field_of(raw: dict, field: str) -> Any:
+    """What a nested mapping has at a dotted path, None where it has nothing."""
+    node: Any = raw
+    for name in field.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _set(raw: dict, field: str, value: Any) -> None:
+    *path, last = field.split(".")
+    for name in path:
+        raw = raw[name]
+    raw[last] = value
+
+
+def with_fields(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with other values at these dotted paths, checked anew. Fields that it gives are settled."""
+    raw = recipe.model_dump(mode="json", exclude={"auto"})
+    for field, value in values.items():
+        _set(raw, field, value)
+    raw["auto"] = [field for field in recipe.auto if field not in values]
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(_one_line(error, recipe.name, [])) from None
+
+
 def differences(before: Recipe, after: Recipe) -> list[str]:
     """`field: value -> value` for every field in which two recipes differ, as when a run is resumed with another."""
-    return differing(before.model_dump(mode="json"), after.model_dump(mode="json"))
+    return differing(plain(before), plain(after))
 
 
 def differing(before: dict, after: dict) -> list[str]:
@@ -162,6 +216,18 @@ def _parse(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise InputError(f"{source}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except RecursionError:
+        raise InputError(f"{source}: not valid YAML: it is nested too deep") from None
+    except ValueError as error:  # a date or a number that is none
+        raise InputError(f"{source}: not valid YAML: {error}; put the value in quotes if it is text") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a recipe's file says, before any of it is checked or imported; InputError unless it is a mapping."""
+    raw = _parse(_read(path), str(path))
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a recipe is a mapping with name, data, tokenizers, ..., got {type(raw).__name__}")
+    return raw
 
 
 def shipped() -> list[str]:
@@ -219,10 +285,24 @@ def recipe_of(raw: Any, source: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise InputError(f"{source}: a recipe is a mapping with name, data, tokenizers, ..., got {type(raw).__name__}")
     overridden = [_override(raw, text) for text in overrides]
+    _take_auto(raw)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise InputError(_one_line(error, source, overridden)) from None
+
+
+def _take_auto(raw: dict) -> None:
+    """Take the values `auto` out of a mapping, and list their fields under `auto`; defaults hold their places."""
+    fields = [field for field in AUTO_FIELDS if field_of(raw, field) == AUTO]
+    for field in fields:
+        *path, last = field.split(".")
+        node = raw
+        for name in path:
+            node = node[name]
+        del node[last]
+    if fields:
+        raw["auto"] = [*raw.get("auto", []), *fields]
 
 
 # ---------------------------------------------------------------- errors

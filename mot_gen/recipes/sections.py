@@ -1,7 +1,7 @@
 """The sections of a recipe, each a small class with its defaults, checked when it is built.
 
-`Data` (with `Records` and `Augment`), `Tokenizer` and `Objective` (one a modality), `Backbone`, `Training`, `Sampling`
-and `Evaluation`. Numbers have types of their own: `Count`, `Whole`, `Share`, `Positive`, ...
+`Data` (with `Records`, `Rehearsal` and `Augment`), `Tokenizer` and `Objective` (one a modality), `Backbone`,
+`Training`, `Sampling` and `Evaluation`. Numbers have types of their own: `Count`, `Whole`, `Share`, `Positive`, ...
 """
 
 from __future__ import annotations
@@ -48,6 +48,28 @@ class Records(Section):
     weight: Positive = 1.0  # passes an epoch
 
 
+class Rehearsal(Section):
+    """Data that a checkpoint was trained with, shown beside new data, so that what it knew is not forgotten."""
+
+    source: str = "records"  # as in `data`
+    records: list[Records] = []
+    options: dict[str, Any] = {}
+    share: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.3  # of the samples that are shown
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many_records(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "records" in given:
+            return {"source": "records", **given, "records": listed(given["records"])}
+        return given
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Rehearsal:
+        if self.source == "records" and not self.records:
+            raise ValueError("rehearsal needs old data: give its records, or another source")
+        return self
+
+
 def one_or_many(value: Any) -> Any:
     """A list as it is, a single thing as a list of one."""
     return value if isinstance(value, list) else [value]
@@ -68,6 +90,7 @@ class Data(Section):
         list[str], BeforeValidator(one_or_many)
     ] = []  # paths likewise, to be held out; then nothing of `records` is
     options: dict[str, Any] = {}  # whatever a source of your own wants to know
+    rehearsal: Rehearsal | None = None  # old data beside it, against forgetting: {source: openmoji, share: 0.3}
     caption_first: Share = 0.5  # probability that a pair's caption stands before its image (Transfusion: 0.8)
     caption_dropout: Share = 0.1  # probability that a pair loses its caption, for classifier-free guidance
     augment: Augment = Field(default_factory=Augment)  # of training pictures: degrees, shift, scale, variants
@@ -145,6 +168,7 @@ class Training(Section):
     """The loop: AdamW or Muon, linear warm-up, cosine from `lr` to `min_lr`."""
 
     steps: Count = 1000  # optimizer steps
+    epochs: NonNegative = 0.0  # passes over the data, instead of steps; 0 = as steps says
     seed: Whole = 0
     init: str | None = None  # a model's folder, or a shipped checkpoint's name, whose weights training begins with
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the backbone's matrices, on whole models
@@ -190,6 +214,7 @@ class Sampling(Section):
 
     num_inference_steps: Count = 50
     guidance_scale: NonNegative = 3.0  # 1 = conditional, 0 = unconditional
+    choose_guidance: Switch = False  # at the end of a run, on held-out data; the checkpoint has what was chosen
     temperature: NonNegative = 1.0  # 0 = greedy
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     max_new_tokens: Count = 64
@@ -211,3 +236,4 @@ class Evaluation(Section):
     weights: str | None = None  # local weights of the extractor
     clip: str | None = None  # folder of the CLIP of the metrics clip and refclip
     prompts: list[str] = []  # shown in sample grids
+    report: Switch = True  # whether a run ends with figures and report.html, where its data has a task

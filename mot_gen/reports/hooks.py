@@ -7,6 +7,7 @@ on the way, and for the `model/` folder. Looking changes nothing: random state a
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.evaluator import Evaluator, Samples
+from mot_gen.reports.guidance import choose_guidance, pairs_of
 from mot_gen.training.checkpoint import random_state, set_random_state
 from mot_gen.training.loop import Hooks, Run
 
@@ -42,7 +44,7 @@ def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) ->
         image_tokenizer=run.tokenizers.get("image"),
         speech_tokenizer=run.tokenizers.get("speech"),
         scheduler=model.objectives[continuous[0]].scheduler() if continuous else None,
-        sampling=run.recipe.sampling.model_dump(),
+        sampling=run.recipe.sampling.model_dump(exclude={"choose_guidance"}),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -95,13 +97,31 @@ def _held_out_captions(run: Run) -> list[str]:
 
 
 def export(run: Run) -> Path:
-    """Write `model/`, which every pipeline's `from_pretrained` reads: safetensors and JSON; whole or not at all."""
+    """Write `model/`, which every pipeline's `from_pretrained` reads: safetensors and JSON.
+
+    It is whole or not written at all, and an earlier one is there until the new one takes its place.
+    """
     final = run.folder / "model"
+    if run.recipe.sampling.choose_guidance:
+        with _aside(run):
+            settle_guidance(run)
     with writing_folder(final) as part:
         pipeline_of(run).save_pretrained(part)
     if run.recipe.backbone.lora:
         lora.save(run.averaged, run.folder / "adapter", run.recipe.training.init)
     return final
+
+
+def settle_guidance(run: Run) -> None:
+    """Choose the guidance on held-out data, say so, and use it from here on: in `model/` and in what is measured."""
+    pairs = pairs_of(run.splits)
+    if not pairs or "image" not in run.tokenizers or not run.recipe.data.caption_dropout:
+        return  # nothing to choose by, or nothing to choose: guidance needs training without captions
+    print(f"choosing the guidance on {len(pairs)} held-out captions", file=sys.stderr, flush=True)
+    strength, losses = choose_guidance(pipeline_of(run, TextToImagePipeline), pairs, run.recipe.training.seed)
+    listed = ", ".join(f"{name}: {loss:.2f}" for name, loss in losses.items())
+    print(f"guidance {strength:g}; nats of a caption by guidance: {listed}", file=sys.stderr, flush=True)
+    run.recipe.sampling.guidance_scale = strength
 
 
 def hooks(recipe: Recipe) -> Hooks:

@@ -1,76 +1,178 @@
-"""From a recipe to the things it names: load_splits, build_tokenizers, outline_model, initial_values, build_model."""
+"""From a recipe to the things it names: load_splits, check_parts, build_tokenizers, outline_model, initial_values,
+build_model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mot_gen import checkpoints, objectives
 from mot_gen.backbone import lora
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.data.records import Pair, Splits, sample_key
+from mot_gen.data.rehearsal import rehearsed
 from mot_gen.errors import InputError
-from mot_gen.files.manifest import refuse_pickle
-from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.model import MultimodalConfig, MultimodalModel, outlining
 from mot_gen.recipes.implementations import check_options, locate
 from mot_gen.recipes.recipe import Recipe
-from mot_gen.recipes.sections import Tokenizer
+from mot_gen.recipes.sections import Data, Tokenizer
 from mot_gen.sequence import Modality
+from mot_gen.training import checkpoint
+from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import allocate, fill
-from mot_gen.training.trained_tokenizers import trained, untrained
+from mot_gen.training.trained_tokenizers import INPUTS, trained, untrained
 
+T = TypeVar("T")
 TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that it trained
 
 
 def load_splits(recipe: Recipe) -> Splits:
-    """The training and held-out samples of the recipe's source."""
-    return locate("mot_gen.datasets", recipe.data.source).load(recipe.data)
+    """The training and held-out samples of the recipe's source, old data beside the new where it is rehearsed."""
+    splits = locate("mot_gen.datasets", recipe.data.source).load(recipe.data)
+    rehearsal = recipe.data.rehearsal
+    if rehearsal is None:
+        return splits
+    old = Data(source=rehearsal.source, records=rehearsal.records, options=rehearsal.options)
+    samples = locate("mot_gen.datasets", old.source).load(old).train
+    return rehearsed(splits, samples, rehearsal.share, f"rehearsal of {old.source}")
 
 
-def build_tokenizers(recipe: Recipe, splits: Splits, folder: Path | None = None) -> dict[str, object]:
-    """Modality name -> tokenizer: loaded where the recipe gives a path, trained where it has a section `train`, else
-    made from its options; text is trained on the captions and texts of the training split, once: a run that goes on has
-    the vocabulary that it began with, also where its data grew.
+def build_tokenizers(
+    recipe: Recipe, splits: Splits, folder: Path | None = None, origin: Origin | None = None
+) -> dict[str, Any]:
+    """Modality name -> tokenizer.
 
-    folder: of the run; without one, nothing is written and what would be trained is given untrained.
+    It is loaded where the recipe gives a path, the origin's where training begins with a checkpoint, trained where the
+    recipe has a section `train`, else made from its options. Text is trained on the captions and texts of the training
+    split, once: a run that goes on has the vocabulary that it began with, also where its data grew.
+
+    folder: of the run; without one, nothing is written, and what would be trained is given untrained.
     """
-    return {name: _tokenizer(name, section, splits, folder) for name, section in recipe.tokenizers.items()}
+    begun = folder is not None and bool(checkpoint.steps_of(folder))
+    made = {}
+    for name, section in recipe.tokenizers.items():
+        kept = folder / TOKENIZERS / name if folder else None
+        made[name] = _tokenizer(_Asked(name, section, splits, kept, begun), origin)
+    return made
 
 
-def _tokenizer(name: str, section: Tokenizer, splits: Splits, folder: Path | None):
+@dataclass(frozen=True)
+class _Asked:
+    """A tokenizer that a recipe asks for. kept: its folder in the run's. begun: whether the run has a checkpoint."""
+
+    name: str
+    section: Tokenizer
+    splits: Splits
+    kept: Path | None
+    begun: bool
+
+    @property
+    def field(self) -> str:
+        return f"tokenizers.{self.name}"
+
+    @property
+    def kind(self) -> type:
+        """The class of the section's kind."""
+        module = locate("mot_gen.tokenizers", self.section.kind)
+        own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+        (found,) = [c for c in own if hasattr(c, "modality")]
+        return found
+
+    @property
+    def learns(self) -> bool:
+        """Whether making it is training: a vocabulary, or what has a section `train`."""
+        return self.section.train is not None or self.section.kind == "text"
+
+
+def _tokenizer(asked: _Asked, origin: Origin | None) -> Any:
+    if asked.begun and not asked.section.path and _was_brought(asked.kept):
+        return asked.kind.from_pretrained(asked.kept)
+    own = origin.tokenizer(asked.name) if origin else None
+    if own is not None:
+        return _brought(asked, origin, own)
+    if origin is not None and asked.learns and not asked.section.path:
+        origin.refuse_new(asked.name)
+    made = _made(asked)
+    if origin is not None:
+        origin.refuse_unbound(asked.name, made)
+    return made
+
+
+def _was_brought(kept: Path | None) -> bool:
+    """Whether a run's folder has a finished tokenizer that it did not train: a vocabulary, or an origin's."""
+    return kept is not None and kept.exists() and not (kept / INPUTS).exists()
+
+
+def _brought(asked: _Asked, origin: Origin, own: Any) -> Any:
+    """The origin's tokenizer, written into the run's folder, so that the run does without the origin from now on."""
+    origin.refuse_other(asked.name, asked.section, own, _asked_for(asked))
+    if asked.kept is not None and not asked.kept.exists():
+        own.save_pretrained(asked.kept)
+    return own
+
+
+def _asked_for(asked: _Asked) -> Any | None:
+    """What the section describes, as far as that can be had without training; None for a vocabulary."""
+    if asked.section.path:
+        return _made(asked)
+    if asked.section.kind == "text":
+        return None
+    return untrained(asked.section) if asked.section.train is not None else _made(asked)
+
+
+def _made(asked: _Asked) -> Any:
+    section = asked.section
     if section.train is not None:
-        return trained(name, section, splits, folder / TOKENIZERS / name) if folder else untrained(section)
-    module, field = locate("mot_gen.tokenizers", section.kind), f"tokenizers.{name}"
-    (cls,) = [
-        c
-        for c in vars(module).values()
-        if isinstance(c, type) and c.__module__ == module.__name__ and hasattr(c, "modality")
-    ]
+        return trained(asked.name, section, asked.splits, asked.kept) if asked.kept else untrained(section)
     if section.path:
-        return cls.from_pretrained(checkpoints.located(section.path))
+        return asked.kind.from_pretrained(checkpoints.located(section.path))
     if section.kind == "text":
-        return _text_tokenizer(cls, name, section.options, splits, folder)
-    check_options(field, cls, section.options)
-    return cls(**section.options)
+        return _trained_text(asked)
+    check_options(asked.field, asked.kind, section.options)
+    return _named(asked.field, lambda: asked.kind(**section.options))
 
 
-def _text_tokenizer(cls: type, name: str, options: Mapping, splits: Splits, folder: Path | None):
-    kept = folder and folder / TOKENIZERS / name
-    if kept and (folder / "checkpoints").exists() and kept.exists():
-        return cls.from_pretrained(kept)
-    options = {"texts": _texts(splits), "vocab_size": 8192, **options}
-    check_options(f"tokenizers.{name}", cls.train, options)
-    tokenizer = cls.train(**options)
-    if kept:
-        tokenizer.save_pretrained(kept)
+def _trained_text(asked: _Asked) -> Any:
+    options = {"texts": _texts(asked.splits), "vocab_size": 8192, **asked.section.options}
+    check_options(asked.field, asked.kind.train, options)
+    tokenizer = _named(asked.field, lambda: asked.kind.train(**options))
+    if asked.kept:
+        tokenizer.save_pretrained(asked.kept)
     return tokenizer
+
+
+def _named(field: str, make: Callable[[], T]) -> T:
+    """What `make` gives; its InputError begins with the dotted field of the recipe."""
+    try:
+        return make()
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith("tokenizers.") else f"{field}.{message}") from None
+
+
+def check_parts(recipe: Recipe, origin: Origin | None) -> None:
+    """InputError for tokenizers that cannot be made, or do not fit the model, before anything is read or written."""
+    made = {}
+    for name, section in recipe.tokenizers.items():
+        asked = _Asked(name, section, Splits([], []), None, False)
+        if section.kind == "text" and not section.path and origin is None:
+            made[name] = _bytes(asked)
+        else:
+            made[name] = _tokenizer(asked, origin)
+    outline_model(recipe, made)
+
+
+def _bytes(asked: _Asked) -> Any:
+    """A text tokenizer that has learned nothing yet."""
+    options = {"vocab_size": 8192, **asked.section.options, "texts": []}
+    check_options(asked.field, asked.kind.train, options)
+    return _named(asked.field, lambda: asked.kind.train(**options))
 
 
 def _texts(splits: Splits) -> list[str]:
@@ -78,12 +180,17 @@ def _texts(splits: Splits) -> list[str]:
     for sample in splits.train:
         texts = sample.captions if isinstance(sample, Pair) else [p.value for p in sample.parts if p.kind == "text"]
         found |= dict.fromkeys(texts)
+    if not len(splits.train) and len(splits.held_out):
+        raise InputError(
+            f"data.held_out: all {len(splits.held_out)} samples are held out, so none is left to train on; give "
+            "data.held_out=0, or more samples"
+        )
     if not found:
         raise InputError("data: no sample has any text to train the text tokenizer on; give captions")
     return list(found)
 
 
-def outline_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalModel:
+def outline_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalModel:
     """The model of a recipe on the meta device: every shape, no value, no memory."""
     backbone = recipe.backbone
     config = MultimodalConfig(
@@ -93,25 +200,15 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> Multimoda
         patch_layers=backbone.patch_layers,
         context=recipe.training.row_length,
     )
-    with torch.device("meta"), _NoInitialValues():
+    with outlining():
         model = MultimodalModel(**config.to_dict())
         if backbone.lora:
             lora.add(model, **backbone.lora.model_dump())
     return model
 
 
-class _NoInitialValues(TorchFunctionMode):
-    """Leaves out the functions of `torch.nn.init`. On the meta device they change nothing, but torch imports its
-    compiler to run them."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__module__", None) != "torch.nn.init":
-            return func(*args, **(kwargs or {}))
-        return args[0] if args else (kwargs or {})["tensor"]
-
-
-def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:
-    """Name and initial value of each parameter of a model on the meta device, one after the other: `training.init`'s
+def initial_values(recipe: Recipe, outline: MultimodalModel, origin: Origin | None) -> Iterator[tuple[str, Tensor]]:
+    """Name and initial value of each parameter of a model on the meta device, one after the other: the origin's
     weights, or drawn by `training.seed`.
 
     What is drawn is a function of seed and name alone: every process makes the same values, however many share them
@@ -122,12 +219,12 @@ def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[s
             torch.manual_seed(sample_key(f"init/{recipe.training.seed}/{name}") >> 1)
             yield name, lora.initial_value(name, empty.shape)
     begun: set[str] = set()
-    if recipe.training.init:
-        for name, value in _values_of(Path(checkpoints.located(recipe.training.init)), outline):
+    if origin is not None:
+        for name, value in origin.values(outline):
             begun.add(name)
             yield name, value
     for name, empty in list(outline.named_parameters()):
-        if name in begun or (recipe.training.init and not _is_of_step(name)):
+        if name in begun or is_adapter(name):
             continue
         path, _, leaf = name.rpartition(".")
         owner = outline.get_submodule(path)
@@ -138,43 +235,11 @@ def initial_values(recipe: Recipe, outline: MultimodalModel) -> Iterator[tuple[s
         setattr(owner, leaf, empty)
 
 
-def _is_of_step(name: str) -> bool:
-    """Whether a parameter embeds the sampler's step, which a flow model has not: it may begin to learn steps."""
-    return name.startswith("patch_layers.") and ".step." in name
-
-
-def _values_of(folder: Path, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a model of the same make, in a pipeline's folder, a run's, or its `model` part's."""
-    places = (folder / "model" / "model", folder / "model", folder)
-    found = next((place for place in places if (place / "config.json").is_file()), None)
-    if found is None:
-        raise InputError(f"training.init: {folder} holds no model; give the folder of a run, or of its model")
-    refuse_pickle(found)
-    with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(found.glob("*.safetensors"))]
-        weights = {name: file for file in files for name in file.keys()}  # noqa: SIM118
-        wanted = {
-            name: own
-            for name, own in outline.named_parameters()
-            if not is_adapter(name) and (name in weights or not _is_of_step(name))
-        }
-        for name, own in wanted.items():
-            shape = tuple(weights[name].get_slice(name).get_shape()) if name in weights else "not there"
-            if shape != tuple(own.shape):
-                raise InputError(
-                    f"training.init: {name} of {folder} is {shape}, this recipe's {tuple(own.shape)}; its backbone and "
-                    "tokenizers must be those of that model"
-                )
-        if foreign := weights.keys() - wanted.keys():
-            raise InputError(f"training.init: {folder} has {min(foreign)}, which this recipe's model has not")
-        for name, file in weights.items():
-            yield name, file.get_tensor(name)
-
-
-def build_model(recipe: Recipe, tokenizers: Mapping[str, object]) -> MultimodalModel:
+def build_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalModel:
     """The model of a recipe, with its initial values, on the CPU."""
-    model = allocate(outline_model(recipe, tokenizers), torch.device("cpu"))
-    fill(model, initial_values(recipe, outline_model(recipe, tokenizers)))
+    outline = outline_model(recipe, tokenizers)
+    model = allocate(copy.deepcopy(outline), torch.device("cpu"))
+    fill(model, initial_values(recipe, outline, Origin.of(recipe)))
     return model
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from mot_gen.checkpoints.folders import read_json
 from mot_gen.errors import InputError
 from mot_gen.files import manifest, whole
 from mot_gen.files.lock import lock as files_lock
@@ -38,6 +40,7 @@ from mot_gen.training.parallel import World
 STATE = "state.json"
 FORMAT = 2  # 1 had a whole tensor a name
 Groups = Mapping[str, Mapping[str, Tensor]]  # group -> name -> tensor
+_STEP = re.compile(r"step-\d{8,}")
 log = logging.getLogger(__name__)
 
 
@@ -105,9 +108,14 @@ class Saver:
             if first:
                 shutil.rmtree(saving, ignore_errors=True)
             raise InputError(f"{final}: cannot be written: {error}; {_advice(self.parent)}") from error
-        for old in _steps(self.parent)[self.keep :] if self.keep and first else ():
-            _discard(old)
         return final
+
+    def rotate(self) -> None:
+        """Remove all but the newest `keep` checkpoints; the loop asks for it once a step after the newest was sound."""
+        if not self.keep or not self.world.first or (self._pending is not None and not self._pending.done()):
+            return
+        for old in _steps(self.parent)[self.keep :]:
+            _discard(old)
 
     def _together(self, action: Callable[[], Any]) -> list:
         """Every process's result of an action; an error on one is an OSError on all."""
@@ -152,6 +160,7 @@ def save(
     saver = Saver(run, keep=keep)
     saver.save(step, tensors, state, files)
     saver.wait()
+    saver.rotate()
     return saver.parent / f"step-{step:08d}"
 
 
@@ -233,7 +242,7 @@ def read(folder: str | Path, tensors: Groups) -> Checkpoint:
     """Write a good checkpoint's values into the given tensors, of whatever shares; InputError that says what differs
     where they do not fit. Every process for itself."""
     folder = Path(folder)
-    saved = _state(folder)
+    saved = peek(folder)
     there = {name: entry.size for name, entry in _entries(folder).items()}
     flat = {f"{group}.{name}": tensor.detach() for group, named in tensors.items() for name, tensor in named.items()}
     groups = {name.partition(".")[0] for name in flat}
@@ -256,7 +265,7 @@ def load(folder: str | Path) -> Checkpoint:
     if damage:
         raise InputError(f"{damage}; {_advice(folder.parent, besides=folder)}")
     names = {name.partition(".")[0] for name in _entries(folder)}
-    return replace(_state(folder), tensors={group: read_group(folder, group) for group in names})
+    return replace(peek(folder), tensors={group: read_group(folder, group) for group in names})
 
 
 def read_group(folder: str | Path, group: str) -> dict[str, Tensor]:
@@ -270,19 +279,37 @@ def read_group(folder: str | Path, group: str) -> dict[str, Tensor]:
     return tensors
 
 
+def names_in(folder: str | Path) -> set[str]:
+    """`group.name` of every tensor in a checkpoint."""
+    return set(_entries(folder))
+
+
 def _entries(folder: str | Path) -> dict[str, Any]:
     """Size and kind of every tensor by `group.name`, as the files' own headers say."""
-    return HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    try:
+        return HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise InputError(f"{folder}: its tensors cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 
-def _state(folder: Path) -> Checkpoint:
-    named = json.loads((folder / STATE).read_text(encoding="utf-8"))
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def peek(folder: Path) -> Checkpoint:
+    """A checkpoint's state without its tensors; InputError where the file has another shape."""
+    path = folder / STATE
+    named = read_json(path)
     if named.get("format") != FORMAT:
         raise InputError(
-            f"{folder / STATE}: is of format {named.get('format', 1)} and this version goes on from format {FORMAT}; "
+            f"{path}: is of format {named.get('format', 1)} and this version goes on from format {FORMAT}; "
             "finish the run with the version that began it, or begin anew with another --out"
         )
-    return Checkpoint(folder, named["step"], named["state"], {})
+    step, state = named.get("step"), named.get("state")
+    if not isinstance(step, int) or not isinstance(state, dict):
+        raise InputError(f"{path}: has no step and state; remove {folder} to go on from the checkpoint before it")
+    return Checkpoint(folder, step, state, {})
 
 
 def damaged(folder: str | Path, world: World | None = None) -> str | None:
@@ -308,9 +335,22 @@ def latest_good(run: str | Path, world: World | None = None) -> Path | None:
     return None
 
 
+def finite(folder: Path) -> bool:
+    """Whether a checkpoint is undamaged and all weights of its model are finite numbers."""
+    if damaged(folder):
+        return False
+    return all(bool(torch.isfinite(tensor).all()) for tensor in read_group(folder, "model").values())
+
+
+def steps_of(run: str | Path) -> list[Path]:
+    """The checkpoints of a run, newest first, good or not."""
+    return _steps(Path(run) / "checkpoints")
+
+
 def _steps(parent: Path) -> list[Path]:
-    """Folders of steps, newest first."""
-    return sorted(parent.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
+    """Folders named step-NNNNNNNN, newest first; copies with other names are none of them."""
+    folders = [folder for folder in parent.glob("step-*") if _STEP.fullmatch(folder.name) and folder.is_dir()]
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def _advice(parent: Path, besides: Path | None = None) -> str:

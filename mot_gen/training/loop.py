@@ -10,84 +10,163 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from mot_gen.data.notices import Notices
-from mot_gen.data.records import sample_key
-from mot_gen.errors import InputError, Interrupted
+from mot_gen.data.records import Splits, sample_key
+from mot_gen.errors import Diverged, InputError, Interrupted
 from mot_gen.files.progress import Progress
-from mot_gen.files.stopping import Stop, stop_signals
+from mot_gen.files.room import written_to
+from mot_gen.files.stopping import Stop, stop_signals, stopping_at_once
 from mot_gen.flops import forward_flops
 from mot_gen.packing import pack_rows
-from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.recipe import Recipe, field_of, read_mapping
 from mot_gen.sequence import PADDING, PackedBatch
 from mot_gen.training import checkpoint, parallel
-from mot_gen.training.build import TOKENIZERS
+from mot_gen.training.build import check_parts, load_splits
+from mot_gen.training.defaults import settled
+from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import World
+from mot_gen.training.resume import refuse_other_recipe
 from mot_gen.training.runs import Run, drop_later_metrics, prepare, restore, save, whole
 from mot_gen.training.self_teaching import self_taught
 from mot_gen.training.watch import Watcher, watchers
 
 T = TypeVar("T")
+REPORT = "report.json"  # in a run's folder: what was measured at its end
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop is handed from above, since it knows no pipeline and no metric; each is called with the run, on the
-    first process, where the averaged model is whole.
+    """What the loop is handed from above, since it knows no pipeline and no metric.
 
-    sample: every `training.sample_every` steps. evaluate: every `evaluation.every` steps; its result goes to
-    metrics.jsonl, beside the held-out losses. export: at the end, writes `model/`.
+    Each is called with the run, on the first process, where the averaged model is whole.
+
+    sample: every `training.sample_every` steps.
+    evaluate: every `evaluation.every` steps; its result goes to metrics.jsonl, beside the held-out losses.
+    export: at the end, writes `model/`.
+    conclude: after that, while the folder is still held; measures and reports. Not called again for a finished run.
     """
 
     sample: Callable[[Run], None] = lambda run: None
     evaluate: Callable[[Run], dict] = lambda run: {}
-    export: Callable[[Run], None] = lambda run: None
+    export: Callable[[Run], Any] = lambda run: None
+    conclude: Callable[[Run], Any] = lambda run: None
 
 
 def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks | None = None) -> Run:
     """Train a recipe into a folder, on all processes that torchrun started; first the tokenizers that it trains. One
     run at a time may write a folder. On the first process the averaged model of the returned run is whole.
 
-    Raises InputError where the folder has a run already (unless resume) or a checkpoint that does not fit, Interrupted
-    when stopped by SIGINT or SIGTERM, after a checkpoint was written, and Lost where another process is gone.
+    resume: go on from the newest good checkpoint, or begin where there is none.
+
+    Raises InputError where the folder has a run already (unless resume), a checkpoint that does not fit, or no room;
+    Interrupted when stopped by SIGINT or SIGTERM, after a checkpoint was written if a step was made; Diverged where
+    the gradients stay unusable; and Lost where another process is gone.
     """
-    folder, hooks = Path(folder), hooks or Hooks()
-    with parallel.join(recipe.training) as world, _locked(folder, world):
-        begun = _begun(folder, resume)
-        run = prepare(recipe, folder, world)
-        try:
-            if begun:
-                restore(run)
-            if begun and world.first:
-                drop_later_metrics(run)
-            if world.first:
-                recipe.save(folder / "recipe.yaml")
-            with (
-                stop_signals() as stop,
-                Progress(recipe.training.steps, list(run.tokenizers), run.step, shown=world.first) as bar,
-            ):
-                for line in run.loader.first_lines() if world.first else ():
-                    bar.note(line)
-                _steps(run, hooks, stop, bar)
-                for line in _data_changed(run):
-                    bar.note(line)
-            finished = whole(run)
-            if finished is not None:
-                hooks.export(finished)
-            world.wait()
-        finally:
-            run.close()
+    folder, hooks, recipe = Path(folder), hooks or Hooks(), recipe.model_copy(deep=True)
+    begun = bool(checkpoint.steps_of(folder))
+    if begun and not resume:
+        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
+    with parallel.join(recipe.training) as world, stopping_at_once(_again(folder, begun)), written_to(folder):
+        said = partial(print, file=sys.stderr, flush=True) if world.first else lambda line: None
+        splits = load_splits(recipe)
+        recipe = settled(recipe, splits, folder, said)
+        check_parts(recipe, None if begun else Origin.of(recipe))
+        with _locked(folder, world):
+            return _trained(recipe, splits, folder, world, hooks, resume, said)
+
+
+def _trained(
+    recipe: Recipe,
+    splits: Splits,
+    folder: Path,
+    world: World,
+    hooks: Hooks,
+    resume: bool,
+    said: Callable[[str], None],
+) -> Run:
+    begun = bool(checkpoint.steps_of(folder))  # once more: another may have begun before this process held the folder
+    if begun and not resume:
+        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
+    if begun:
+        refuse_other_recipe(folder, recipe, said)
+    elif resume:
+        said(f"{folder}: has no checkpoint to go on from, so training begins")
+    run = prepare(recipe, folder, world, splits)
+    try:
+        finished = _run(run, hooks, begun, said)
+    finally:
+        run.close()
     return finished or run
+
+
+def _run(run: Run, hooks: Hooks, begun: bool, said: Callable[[str], None]) -> Run | None:
+    """All steps that are left, and what comes after them. The run on the first process, with its model whole."""
+    recipe, folder = run.recipe, run.folder
+    if begun:
+        restore(run)
+    _settle_steps(run, said)
+    if run.step > recipe.training.steps:
+        raise InputError(
+            f"training.steps: {recipe.training.steps} are asked for and {folder} has made {run.step}; give more"
+        )
+    if run.origin is not None:
+        for line in run.origin.told(recipe, run.model, run.tokenizers):
+            said(line)
+    if run.world.first:
+        drop_later_metrics(run)
+        recipe.save(folder / "recipe.yaml")
+    complete = begun and run.step == recipe.training.steps
+    if run.world.first and not complete:
+        (folder / REPORT).unlink(missing_ok=True)  # of fewer steps
+    names = list(run.tokenizers)
+    with stop_signals() as stop, Progress(recipe.training.steps, names, run.step, shown=run.world.first) as bar:
+        for line in run.loader.first_lines() if run.world.first else ():
+            bar.note(line)
+        _steps(run, hooks, stop, bar)
+        for line in _data_changed(run):
+            bar.note(line)
+    finished = whole(run)
+    if finished is not None:
+        with stopping_at_once(f"stopped after the last step; go on with --resume --out {folder}"):
+            hooks.export(finished)
+            if not (complete and (folder / REPORT).exists()):
+                hooks.conclude(finished)
+    run.world.wait()
+    return finished
+
+
+def _settle_steps(run: Run, said: Callable[[str], None]) -> None:
+    """Set `training.steps` to what `training.epochs` asks for; a run that goes on with the same keeps its steps."""
+    training, before = run.recipe.training, run.folder / "recipe.yaml"
+    if not training.epochs:
+        return
+    known = read_mapping(before) if run.step and before.exists() else {}
+    if field_of(known, "training.epochs") == training.epochs:
+        training.steps = field_of(known, "training.steps")
+    else:
+        rows = training.rows * run.accumulate * run.world.size
+        training.steps = max(1, math.ceil(training.epochs * run.loader.rows_an_epoch() / rows))
+    said(f"training.epochs: {training.epochs:g} are {training.steps} steps")
+
+
+def _again(folder: Path, begun: bool) -> str:
+    """What is said when a run is stopped before its first step."""
+    how = f"go on with --resume --out {folder}" if begun else "the same command begins again"
+    return f"stopped before the first step; {how}"
 
 
 @contextmanager
@@ -96,16 +175,6 @@ def _locked(folder: Path, world: World) -> Iterator[None]:
     with checkpoint.lock(folder) if world.first else nullcontext():
         world.wait()
         yield
-
-
-def _begun(folder: Path, resume: bool) -> bool:
-    """Whether the model's training has begun in a folder; a run that is stopped before has only its tokenizers."""
-    begun = (folder / "checkpoints").exists()
-    if begun and not resume:
-        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
-    if resume and not begun and not (folder / TOKENIZERS).exists():
-        raise InputError(f"{folder}: has no checkpoint to resume from; leave out --resume to begin")
-    return begun
 
 
 def _hooked(run: Run, hook: Callable[[Run], T]) -> T | None:
@@ -133,7 +202,10 @@ def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
     training, evaluation = run.recipe.training, run.recipe.evaluation
     with _writers(run) as writers:
         while run.step < training.steps:
-            entry = training_step(run)
+            try:
+                entry = training_step(run)
+            except Diverged as error:
+                raise _diverged(run, error) from None
             bar.update(run.step, **entry["losses"])
             last = run.step == training.steps
             if evaluation.every and (run.step % evaluation.every == 0 or last):
@@ -181,17 +253,36 @@ def _writers(run: Run) -> Iterator[list[Watcher]]:
 
 
 def _keep(run: Run, stop: Stop, last: bool) -> None:
-    """Save where it is time; InputError where the last save failed, Interrupted where a process was asked to stop. All
-    processes agree, so that none is left waiting for another."""
+    """Save where it is time; InputError where the last save failed, Interrupted where a process was asked to stop.
+
+    While steps are skipped nothing is saved on the way and no checkpoint is removed: the weights may be ruined, and the
+    last good ones are wanted. All processes agree, so that none is left waiting for another.
+    """
     stopping, failed = run.world.max([stop.requested, run.saver.failed])
     if failed:
         run.saver.wait()
-    if run.step % run.recipe.training.checkpoint_every == 0 or last or stopping:
+    sound = run.optimizer.skipped == 0
+    if sound:
+        run.saver.rotate()
+    due = run.step % run.recipe.training.checkpoint_every == 0
+    if (due and sound) or last or stopping:
         save(run)
     if stopping or last:
         run.saver.wait()
+    if last and sound:
+        run.saver.rotate()
     if stopping and not last:
         raise Interrupted(f"stopped at step {run.step}; go on with --resume --out {run.folder}")
+
+
+def _diverged(run: Run, error: Diverged) -> Diverged:
+    """The error, with the checkpoint to go on from: the newest whose weights are all finite."""
+    run.saver.wait()
+    good = next((folder for folder in checkpoint.steps_of(run.folder) if checkpoint.finite(folder)), None)
+    advice = "no checkpoint was written before; begin anew with a smaller training.lr"
+    if good is not None:
+        advice = f"the last good checkpoint is {good}; go on from it with --resume and a smaller training.lr"
+    return Diverged(f"{error}; {advice}")
 
 
 def training_step(run: Run) -> dict:

@@ -11,20 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import Diverged, InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.sections import Backbone, Training
+from mot_gen.tokenizers.muon import LEAST, muon
 from mot_gen.training.parallel import first_index, local
 
-MAX_SKIPPED = 20  # steps in a row that were not used, after which the run is beyond hope
+MAX_SKIPPED = 20  # steps in a row that were not used, at which a run ends
 SETTLED = 50  # used steps after which the mean gradient norm is worth a comparison
-LEAST = 64  # rows and columns of a matrix that Muon steps: below, orthogonalising costs more than it gains
 
 
 def learning_rate(step: int, training: Training) -> float:
@@ -33,6 +34,14 @@ def learning_rate(step: int, training: Training) -> float:
         return training.lr * (step + 1) / training.warmup_steps
     done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
     return training.min_lr + (training.lr - training.min_lr) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+class _Group(NamedTuple):
+    """What the values of one group of an optimizer share. matrices: whether they are Muon's. factor: on the rate."""
+
+    matrices: bool
+    decay: float
+    factor: float
 
 
 @dataclass
@@ -70,52 +79,71 @@ class Optimizer:
         self.moments: dict[str, tuple[Tensor, Tensor]] = {}
         sharded = next((p for p in self.parameters if isinstance(p, DTensor)), None)
         self._shards = None if sharded is None else sharded.device_mesh.get_group("shard")
-        muon = training.optimizer == "muon"
-        if muon and sharded is not None:
+        by_muon = training.optimizer == "muon"
+        if by_muon and sharded is not None:
             raise InputError(
                 "training.optimizer=muon: it steps whole matrices, and a sharded model has none; say "
                 "training.parallel=ddp or training.optimizer=adamw"
             )
-        groups: dict[tuple[bool, float, float], list[Tensor]] = {}
-        learned = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
-        for name, parameter in learned:
-            decay = training.weight_decay if _decays(name, parameter) else 0.0
-            matrices = muon and _stacked_matrices(name, parameter)
-            for place, factor in _factors(name, parameter, model, backbone):
-                places = range(len(parameter)) if matrices and place is None else [place]
-                for each in places if factor else []:
-                    groups.setdefault((matrices, decay, factor), []).extend(self._pieces(name, parameter, each))
+        groups = self._groups(model, backbone, by_muon)
         if not groups:
             raise InputError("backbone.frozen: every tower is frozen, so nothing would be learned")
-        kinds = sorted({key[0] for key in groups})
-        self.optimizers = [
-            _torch_optimizer(kind, training, {key[1:]: values for key, values in groups.items() if key[0] is kind})
-            for kind in kinds
-        ]
+        self.optimizers = []
+        for kind in sorted({key.matrices for key in groups}):
+            own = {key: values for key, values in groups.items() if key.matrices is kind}
+            self.optimizers.append(_torch_optimizer(kind, training, own))
         self._link_moments()
+
+    def _groups(self, model: MultimodalModel, backbone: Backbone, by_muon: bool) -> dict[_Group, list[Tensor]]:
+        """The values of all pieces that learn, by what they have in common."""
+        groups: dict[_Group, list[Tensor]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = self.training.weight_decay if _decays(name, parameter) else 0.0
+            matrices = by_muon and _stacked_matrices(name, parameter)
+            for place, factor in _factors(name, parameter, model, backbone):
+                if not factor:
+                    continue
+                group = groups.setdefault(_Group(matrices, decay, factor), [])
+                # Muon steps one matrix at a time, so a stack of them is taken apart.
+                places = range(len(parameter)) if matrices and place is None else [place]
+                for each in places:
+                    group.extend(self._pieces(name, parameter, each))
+        return groups
 
     def _pieces(self, name: str, parameter: nn.Parameter, place: int | None) -> Iterator[Tensor]:
         """The value of a new piece, where this process has a share of it; its moments in any case."""
         if name not in self.moments:
             self.moments[name] = torch.zeros_like(parameter.data), torch.zeros_like(parameter.data)
         share = local(parameter.data)
+        if not share.numel():
+            return
+        value = share
         if place is not None:
             place -= first_index(parameter.data)
-        if share.numel() and (place is None or 0 <= place < len(share)):
-            value = (share if place is None else share[place]).requires_grad_()
-            self.pieces.append(Piece(name, parameter, place, value))
-            yield value
+            if not 0 <= place < len(share):
+                return
+            value = share[place]
+        value.requires_grad_()
+        self.pieces.append(Piece(name, parameter, place, value))
+        yield value
 
     def _link_moments(self) -> None:
         """The optimizers' state is pieces of `moments`, which are sharded and saved as the parameters are."""
         of_value = {piece.value: piece for piece in self.pieces}
         for optimizer in self.optimizers:
-            for value in (value for group in optimizer.param_groups for value in group["params"]):
-                piece = of_value[value]
-                first, second = map(piece.of, self.moments[piece.name])
-                updates = torch.tensor(float(self.updates), device=value.device)
-                adamw = {"step": updates, "exp_avg": first, "exp_avg_sq": second}
-                optimizer.state[value] = {"momentum_buffer": first} if _is_muon(optimizer) else adamw
+            for group in optimizer.param_groups:
+                for value in group["params"]:
+                    optimizer.state[value] = self._state_of(of_value[value], _is_muon(optimizer))
+
+    def _state_of(self, piece: Piece, by_muon: bool) -> dict[str, Tensor]:
+        """What PyTorch's optimizer keeps of a piece."""
+        first, second = self.moments[piece.name]
+        if by_muon:
+            return {"momentum_buffer": piece.of(first)}
+        updates = torch.tensor(float(self.updates), device=piece.value.device)
+        return {"step": updates, "exp_avg": piece.of(first), "exp_avg_sq": piece.of(second)}
 
     def step(self, step: int) -> tuple[float, float]:
         """Use the gradients, and clear them. Returns the learning rate and the gradient norm before clipping."""
@@ -125,19 +153,24 @@ class Optimizer:
         norm = self._norm(gradients)
         rate, size = learning_rate(step, self.training), norm.item()
         if self._usable(size):
-            if self.training.clip:
-                torch._foreach_mul_(gradients, (self.training.clip / (norm + 1e-6)).clamp(max=1.0))
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["factor"]
-                optimizer.step()
-            self.updates, self.skipped = self.updates + 1, 0
+            self._use(gradients, norm, rate)
             self.usual_norm += (size - self.usual_norm) / min(self.updates, SETTLED)
         else:
             self._skip(step, size)
         for parameter in self.parameters:
             parameter.grad = None
         return rate, size
+
+    def _use(self, gradients: list[Tensor], norm: Tensor, rate: float) -> None:
+        """Clip and step."""
+        if self.training.clip:
+            torch._foreach_mul_(gradients, (self.training.clip / (norm + 1e-6)).clamp(max=1.0))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            optimizer.step()
+        self.updates += 1
+        self.skipped = 0
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of what is learned, over all shards; a number that is none spreads to every process."""
@@ -149,39 +182,46 @@ class Optimizer:
         return square.sqrt()
 
     def _usable(self, norm: float) -> bool:
-        spike = self.training.spike if self.updates >= SETTLED else 0.0
-        return math.isfinite(norm) and not (spike and norm > spike * self.usual_norm)
+        """Whether a gradient of this norm may be used."""
+        if not math.isfinite(norm):
+            return False
+        if not self.training.spike or self.updates < SETTLED:
+            return True
+        return norm <= self.training.spike * self.usual_norm
 
     def _skip(self, step: int, norm: float) -> None:
         self.skipped += 1
-        if self.skipped > MAX_SKIPPED:
+        if self.skipped >= MAX_SKIPPED:
             what = f"out of proportion ({norm:.3g})" if math.isfinite(norm) else "not finite"
-            raise RuntimeError(
-                f"step {step}: the gradient was {what} in {self.skipped} steps in a row; go on from the last "
-                "checkpoint with a smaller training.lr"
-            )
+            raise Diverged(f"step {step + 1}: the gradient was {what} in {self.skipped} steps in a row")
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments by name, to be saved, and to be written into before `load_state_dict`."""
-        pairs = self.moments.items()
-        return {f"{kind}.{name}": m for name, both in pairs for kind, m in zip(("exp_avg", "exp_avg_sq"), both)}
+        found = {}
+        for name, (first, second) in self.moments.items():
+            found[f"exp_avg.{name}"] = first
+            found[f"exp_avg_sq.{name}"] = second
+        return found
 
     def state_dict(self) -> dict:
         """JSON-able: all that is no tensor."""
         return {"updates": self.updates, "skipped": self.skipped, "usual_norm": self.usual_norm}
 
     def load_state_dict(self, state: dict) -> None:
-        self.updates, self.skipped, self.usual_norm = state["updates"], state["skipped"], state["usual_norm"]
+        """Take what `state_dict` gave; the moments have been written into before."""
+        self.updates = state["updates"]
+        self.skipped = state["skipped"]
+        self.usual_norm = state["usual_norm"]
         self._link_moments()
 
 
-def _torch_optimizer(
-    muon: bool, training: Training, groups: dict[tuple[float, float], list[Tensor]]
-) -> torch.optim.Optimizer:
-    """groups: (weight decay, factor on the rate) -> values."""
-    listed = [{"params": values, "weight_decay": d, "factor": f} for (d, f), values in groups.items()]
-    if muon:
-        return torch.optim.Muon(listed, training.lr, momentum=training.betas[1], adjust_lr_fn="match_rms_adamw")
+def _torch_optimizer(matrices: bool, training: Training, groups: dict[_Group, list[Tensor]]) -> torch.optim.Optimizer:
+    """PyTorch's Muon or AdamW over groups of values."""
+    listed = []
+    for group, values in groups.items():
+        listed.append({"params": values, "weight_decay": group.decay, "factor": group.factor})
+    if matrices:
+        return muon(listed, training.lr, training.betas[1])
     return torch.optim.AdamW(listed, training.lr, training.betas, training.eps, fused=True)
 
 
@@ -198,20 +238,29 @@ def _factors(
     name: str, parameter: nn.Parameter, model: MultimodalModel, backbone: Backbone
 ) -> Iterator[tuple[int | None, float]]:
     """(place, factor on the rate): of the whole parameter, or of its slices where their towers' rates differ."""
-    towers = model.backbone.towers
-    factors = [0.0 if tower in backbone.frozen else backbone.lr_factors.get(tower, 1.0) for tower in towers]
+    factors = [_factor(tower, backbone) for tower in model.backbone.towers]
     if len(set(factors)) == 1:
         yield None, factors[0]
-    elif owners := model.backbone.untied_parameters().get(name.removeprefix("backbone.")):
-        yield from ((place, factors[tower]) for place, tower in enumerate(owners))
-    else:
-        owner = _owner(name, model)
-        yield None, 1.0 if owner is None else factors[owner]
+        return
+    owners = model.backbone.untied_parameters().get(name.removeprefix("backbone."))
+    if owners:
+        for place, tower in enumerate(owners):
+            yield place, factors[tower]
+        return
+    owner = _owner(name, model)
+    yield None, 1.0 if owner is None else factors[owner]
+
+
+def _factor(tower: str, backbone: Backbone) -> float:
+    """On the learning rate of a tower; 0 where it is frozen."""
+    return 0.0 if tower in backbone.frozen else backbone.lr_factors.get(tower, 1.0)
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
     """Matrices decay; norms, biases and embeddings do not."""
-    return parameter.dim() >= 2 and not ("norm" in name or name.endswith("bias") or name.startswith("embedding"))
+    if parameter.dim() < 2 or "norm" in name:
+        return False
+    return not name.endswith("bias") and not name.startswith("embedding")
 
 
 def _owner(name: str, model: MultimodalModel) -> int | None:

@@ -3,18 +3,20 @@ drop_later_metrics."""
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError
-from mot_gen.files.whole import write_text
+from mot_gen.files.whole import write_bytes
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Augment
@@ -22,6 +24,7 @@ from mot_gen.training import checkpoint, parallel
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
 from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
+from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import World
 
 COUNTERS = ("tokens", "flops", "seconds", "cpu_seconds")
@@ -41,7 +44,8 @@ class Run:
     world: World
     kind: str
     splits: Splits
-    tokenizers: Mapping[str, object]
+    tokenizers: Mapping[str, Any]
+    outline: MultimodalModel  # on the meta device: shapes without values
     model: MultimodalModel
     network: Callable
     averaged: MultimodalModel
@@ -50,6 +54,7 @@ class Run:
     accumulate: int
     saver: checkpoint.Saver
     meter: Meter
+    origin: Origin | None = None  # the checkpoint that a new run begins with
     step: int = 0
     tokens: int = 0
     flops: int = 0
@@ -71,21 +76,30 @@ class Run:
         self.saver.close()
 
 
-def prepare(recipe: Recipe, folder: Path, world: World | None = None) -> Run:
-    """Everything that a recipe names, built and in place at step 0; by default on this process alone. Written
-    are the tokenizers that it trains. No process holds more of a sharded model than its share, and one parameter."""
+def prepare(
+    recipe: Recipe,
+    folder: Path,
+    world: World | None = None,
+    splits: Splits | None = None,
+    trained_tokenizers: bool = True,
+) -> Run:
+    """Everything that a recipe names, built and in place at step 0; by default on this process alone.
+
+    The tokenizers that it trains are written. No process holds more of a sharded model than its share, and one
+    parameter. splits: those of the recipe, where they are loaded. trained_tokenizers: False to use untrained ones and
+    write nothing.
+    """
     training = recipe.training
     world = world or World(device=parallel.device(training.device))
     if training.threads:
         torch.set_num_threads(training.threads)
-    splits = load_splits(recipe)
-    tokenizers = world.first_then_others(lambda: build_tokenizers(recipe, splits, folder))
+    origin = _origin(recipe, folder)
+    splits = splits or load_splits(recipe)
+    kept = folder if trained_tokenizers else None
+    tokenizers = world.first_then_others(lambda: build_tokenizers(recipe, splits, kept, origin))
     outline = outline_model(recipe, tokenizers)
     kind = parallel.choose(training, world, sum(p.numel() for p in outline.parameters()))
-    model = _model(recipe, outline, world, kind, tokenizers)
-    averaged = model
-    if training.ema:
-        averaged = _model(recipe, outline, world, kind, tokenizers).requires_grad_(False).eval()
+    model = _placed(recipe, outline, world, kind, origin)
     loader = Loader(splits.train, tokenizers, recipe.data, training, world.rank, world.size)
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     return Run(
@@ -95,44 +109,74 @@ def prepare(recipe: Recipe, folder: Path, world: World | None = None) -> Run:
         kind=kind,
         splits=splits,
         tokenizers=tokenizers,
+        outline=outline,
         model=model,
         network=parallel.wrap(model, world, kind),
-        averaged=averaged,
+        averaged=_averaged(recipe, outline, world, kind, origin, model),
         loader=loader,
         optimizer=Optimizer(model, training, recipe.backbone),
         accumulate=parallel.accumulation(training, world.size),
         saver=checkpoint.Saver(folder, world, training.keep_checkpoints),
         meter=Meter(world, model.modality_names, loader.sources, training.peak_flops, dtype),
+        origin=origin,
     )
 
 
-def _model(recipe: Recipe, outline: MultimodalModel, world: World, kind: str, tokenizers) -> MultimodalModel:
-    model = outline_model(recipe, tokenizers)
+def _origin(recipe: Recipe, folder: Path) -> Origin | None:
+    """Where training begins; None for a run that goes on, whose checkpoint has all that it took from there."""
+    return None if checkpoint.steps_of(folder) else Origin.of(recipe)
+
+
+def _placed(
+    recipe: Recipe, outline: MultimodalModel, world: World, kind: str, origin: Origin | None
+) -> MultimodalModel:
+    """A model like the outline, on this process's device, with its initial values."""
+    model = copy.deepcopy(outline)
     model.backbone.gradient_checkpointing = recipe.training.gradient_checkpointing
     if recipe.training.compile:
         model.compile_repeated_blocks()
     parallel.place(model, world, recipe.training, kind)
-    parallel.fill(model, initial_values(recipe, outline))
+    parallel.fill(model, initial_values(recipe, outline, origin))
     return model
 
 
+def _averaged(recipe: Recipe, outline, world: World, kind: str, origin, model: MultimodalModel) -> MultimodalModel:
+    """The model with averaged weights; it shares those that do not learn with the model itself."""
+    if not recipe.training.ema:
+        return model
+    averaged = _placed(recipe, outline, world, kind, origin)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            path, _, leaf = name.rpartition(".")
+            setattr(averaged.get_submodule(path), leaf, parameter)
+    return averaged.requires_grad_(False).eval()
+
+
 def whole(run: Run) -> Run | None:
-    """The run as hooks get it, on the first process, its averaged model in one piece; None on the others. Every
-    process must ask."""
+    """The run as hooks get it, on the first process, its averaged model in one piece; None on the others.
+
+    Every process must ask.
+    """
     if run.kind not in ("fsdp", "hsdp"):
         return run if run.world.first else None
-    gathered = parallel.gather(run.averaged, outline_model(run.recipe, run.tokenizers), run.world)
+    gathered = parallel.gather(run.averaged, copy.deepcopy(run.outline), run.world)
     return None if gathered is None else replace(run, averaged=gathered.to(run.world.device))
 
 
 # ---------------------------------------------------------------- checkpoints
 
 
-def _tensors(run: Run) -> dict[str, dict[str, torch.Tensor]]:
-    """All tensors that the next step depends on, by group, of this process's shares; the random state aside."""
+def _tensors(run: Run, saved: Collection[str] = ()) -> dict[str, dict[str, torch.Tensor]]:
+    """All tensors that the next step depends on, by group, of this process's shares; the random state aside.
+
+    Averages of weights that do not learn are these weights, and are left out, unless they are in the checkpoint (as
+    earlier versions wrote it) whose names `saved` are.
+    """
     groups = {"model": dict(run.model.named_parameters()), "optimizer": run.optimizer.tensors()}
     if run.averaged is not run.model:
-        groups["ema"] = dict(run.averaged.named_parameters())
+        learned = {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+        averages = run.averaged.named_parameters()
+        groups["ema"] = {name: p for name, p in averages if name in learned or f"ema.{name}" in saved}
     return groups
 
 
@@ -150,33 +194,71 @@ def save(run: Run) -> None:
 
 
 def restore(run: Run) -> None:
-    """Go on from the newest good checkpoint of the run's folder, however many processes wrote it; InputError where
-    there is none or it does not fit."""
+    """Go on from the newest good checkpoint of the run's folder, however many processes wrote it.
+
+    InputError where there is none or it does not fit.
+    """
     newest = checkpoint.latest_good(run.folder, run.world)
     if newest is None:
-        raise InputError(f"{run.folder}: has no checkpoint to resume from; leave out --resume to begin")
-    saved = checkpoint.read(newest, _tensors(run))
-    run.optimizer.load_state_dict(saved.state["optimizer"])
-    run.loader.load_state_dict(saved.state["loader"])
+        raise InputError(f"{run.folder}: has no checkpoint to go on from; leave out --resume to begin")
+    saved = checkpoint.peek(newest)
+    state = _state_of(saved)
+    _refuse_other_tokenizers(run, state["loader"])
+    checkpoint.read(newest, _tensors(run, checkpoint.names_in(newest)))
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.loader.load_state_dict(state["loader"])
     mine = f"{run.world.rank}."
     random = {name.removeprefix(mine): value for name, value in checkpoint.read_group(newest, "random").items()}
     if "cpu" in random:  # not where more processes go on than stopped
         checkpoint.set_random_state(random)
     run.step = saved.step
-    for name, value in saved.state["counters"].items():
+    for name, value in state["counters"].items():
         setattr(run, name, value)
 
 
+def _state_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The state of a checkpoint, with all that `restore` reads; InputError where it has another shape."""
+    state = saved.state
+    if saved.step != checkpoint.step_of(saved.folder):
+        raise InputError(f"{saved.folder}: holds the step {saved.step}; give the folder the name of its own step")
+    try:
+        sound = set(state["counters"]) == set(COUNTERS)
+        sound &= all(isinstance(value, (int, float)) for value in state["counters"].values())
+        sound &= all(name in state["optimizer"] for name in ("updates", "skipped", "usual_norm"))
+        sound &= all(isinstance(state["loader"][name], int) for name in ("epoch", "start", "consumed"))
+        sound &= isinstance(state["loader"]["index"], dict)
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise InputError(
+            f"{saved.folder / checkpoint.STATE}: is not of the shape of a run's state; remove {saved.folder} to go on "
+            "from the checkpoint before it"
+        )
+    return state
+
+
+def _refuse_other_tokenizers(run: Run, loader: Mapping[str, Any]) -> None:
+    """InputError where the tokenizers are not those of the checkpoint, also where changed data is accepted."""
+    before, now = loader["index"].get("tokenizers"), run.loader.state_dict()["index"]["tokenizers"]
+    if before != now:
+        raise InputError(
+            f"{run.folder}: its tokenizers are not those that the checkpoint was trained with, so every id would have "
+            "another meaning; bring them back, or begin anew with another --out"
+        )
+
+
 def drop_later_metrics(run: Run) -> None:
-    """Remove lines of steps that will be made again, so that each step is logged once."""
+    """Remove lines of steps that will be made again, so that each step is logged once, and lines that are damaged."""
     path = run.folder / "metrics.jsonl"
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(line for line in lines if _step_of(line) <= run.step))
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= run.step]
+        write_bytes(path, b"".join(kept))
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; infinity for what is none, such as a line that a kill cut off."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # a line that a kill cut off
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return float("inf")

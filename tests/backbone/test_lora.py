@@ -166,3 +166,41 @@ def test_what_a_recipe_may_not_say_of_adapters(given):
 def test_projections_that_are_not_there_are_named():
     with pytest.raises(InputError, match=r"backbone\.lora\.layers: 'qkw' .*did you mean 'qkv'"):
         adapted(layers=["qkw"])
+
+
+@pytest.mark.parametrize("kind", ["mot", "ffn", "dense"])
+def test_the_cheap_step_has_the_gradients_of_the_plain_one(kind, monkeypatch):
+    """One operation for a frozen projection and its adapter, against autograd over the two."""
+    from mot_gen.backbone.routing import UntiedLinear
+
+    def gradients(towers):
+        made = adapted(kind, towers=towers)
+        noisy = batch()
+        output = made(noisy)
+        (output.logits.square().mean() + sum(latents.square().mean() for latents in output.latents.values())).backward()
+        return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
+
+    for towers in (("image",), ("text", "image")):
+        cheap = gradients(towers)
+        monkeypatch.setattr(UntiedLinear, "_learns_beside", lambda layer: False)
+        plain = gradients(towers)
+        monkeypatch.undo()
+        assert cheap.keys() == plain.keys() and all(is_adapter(name) for name in cheap)
+        for name, gradient in plain.items():
+            torch.testing.assert_close(cheap[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_frozen_weights_get_no_gradients_and_averages_share_them(tmp_path):
+    from mot_gen.training.loop import training_step
+    from mot_gen.training.runs import prepare
+
+    options = ["backbone.dim=32", "backbone.layers=1", "backbone.heads=2", "training.rows=2", "training.device=cpu"]
+    recipe = load_recipe("digits", [*options, "training.init=x", "backbone.lora={towers: [image], rank: 2}"])
+    recipe.training.init = None
+    run = prepare(recipe, tmp_path)
+    training_step(run)
+    for name, parameter in run.averaged.named_parameters():
+        own = run.model.get_parameter(name)
+        assert (parameter is own) != is_adapter(name)
+    assert set(run.optimizer.moments) == {name for name, _ in run.model.named_parameters() if is_adapter(name)}
+    run.close()

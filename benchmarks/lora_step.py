@@ -1,0 +1,79 @@
+"""A training step of adapters (LoRA) over one in which every weight learns: CPU time, and memory.
+
+The shipped model's shape (256 x 6, towers for text and images), rows of 128, rank 8 on both towers. A step is all that
+training does: the batch, forward, backward, clipping, AdamW and the averaged weights. Times are CPU seconds of
+alternating steps in one process. Memory is what a process of its own has at most, less what it has before the model is
+built.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks import alternate
+from benchmarks.memory import memory
+from mot_gen.recipes.recipe import Recipe, load_recipe
+from mot_gen.training.loop import training_step
+from mot_gen.training.runs import Run, prepare
+
+SHAPE = ["backbone.dim=256", "backbone.layers=6", "backbone.heads=4", "backbone.ffn_dim=768", "training.rows=16"]
+KINDS = {"full": [], "lora": ["backbone.lora={towers: [text, image], rank: 8, alpha: 16.0}"]}
+
+
+def recipe_of(kind: str) -> Recipe:
+    """The digits in the shipped model's shape."""
+    options = [*SHAPE, "training.ema=0.999", "training.threads=1", "training.device=cpu", *KINDS[kind]]
+    if KINDS[kind]:
+        options.append("training.init=nowhere")  # a recipe of adapters has to name a checkpoint
+    return load_recipe("digits", options)
+
+
+def run_of(kind: str, folder: Path) -> Run:
+    """A run at step 0. Its weights are drawn, since their values do not change the time of a step."""
+    recipe = recipe_of(kind)
+    recipe.training.init = None
+    return prepare(recipe, folder / kind)
+
+
+def run(repeats: int = 5) -> Iterator[dict]:
+    """seconds, memory: those of adapters over those of the whole model."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {kind: run_of(kind, Path(folder)) for kind in KINDS}
+        actions = {kind: lambda given=given: training_step(given) for kind, given in runs.items()}
+        seconds = alternate(actions, repeats)
+        for given in runs.values():
+            given.close()
+    peaks = {kind: _memory(kind) for kind in KINDS}
+    yield {
+        "seconds": seconds["lora"] / seconds["full"],
+        "memory": peaks["lora"] / peaks["full"],
+        "mebibytes": {kind: round(size / 2**20) for kind, size in peaks.items()},
+    }
+
+
+def _memory(kind: str) -> int:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.lora_step", kind], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        with torch.random.fork_rng():  # what every process has loaded by now, whatever it trains
+            torch.ones(64, 64) @ torch.ones(64, 64)
+        before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        given = run_of(sys.argv[1], Path(folder))
+        for _ in range(4):
+            training_step(given)
+        given.close()
+        print(memory("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What a checkpoint's folder says, read with care: read_json, read_config, permission, refuse_foreign,
+refuse_foreign_recipe, refuse_misfit, tensor_shapes.
+
+A folder may come from anybody. Its JSON files are bounded in size and nesting, the code that they name is imported only
+if it is this package's own (or with permission), and the tensors that a config describes are compared with the headers
+of the weight files before any memory is taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from mot_gen.errors import InputError
+from mot_gen.files import json_files
+
+INDEX = "model_index.json"
+CONFIG = "config.json"
+LARGEST = 64 << 20  # bytes of the header of a safetensors file
+DEEPEST = 64  # levels of nesting
+HIGHEST = 1 << 40  # the largest integer in a config
+OWN = ("mot_gen.", "diffusers.", "transformers.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; InputError, which names the file, for anything else."""
+    try:
+        found = json_files.read(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: should hold names with their values, got {type(found).__name__}")
+    if any(depth > DEEPEST for depth, _ in _values(found)):
+        raise InputError(f"{path}: is nested deeper than {DEEPEST} levels")
+    return found
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """As `read_json`, of a model's config, in which no integer can be beyond all bounds."""
+    found = read_json(path)
+    for _, value in _values(found):
+        if isinstance(value, int) and abs(value) > HIGHEST:
+            raise InputError(f"{path}: the number {str(value)[:12]}... is larger than any size can be")
+    return found
+
+
+def _values(tree: Any, depth: int = 0) -> Iterator[tuple[int, Any]]:
+    """Every value that is neither a list nor a mapping, with the level that it stands on."""
+    if depth > DEEPEST:
+        yield depth, None
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _values(value, depth + 1)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _values(value, depth + 1)
+    else:
+        yield depth, tree
+
+
+# ---------------------------------------------------------------- code
+
+_TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
+
+
+@contextmanager
+def permission(trust_remote_code: bool) -> Iterator[None]:
+    """Within, folders may name code of other packages, if `trust_remote_code` is true; it stays so if it was before."""
+    token = _TRUSTED.set(_TRUSTED.get() or trust_remote_code)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """InputError where a folder names code outside of this package, diffusers and transformers, without `permission`.
+
+    folder: of a pipeline (with `model_index.json`) or of one model (with `config.json`).
+    """
+    named = [(INDEX, name) for name in _components(folder)]
+    for config in _configs(folder):
+        named += [(config.relative_to(folder).as_posix(), name) for name in _modules(read_config(config))]
+    for file, name in named:
+        _refuse_module(folder / file, name)
+
+
+def _refuse_module(path: Path, name: str) -> None:
+    if not name.startswith(OWN) and not _TRUSTED.get():
+        raise InputError(
+            f"{path}: names the module {name.rstrip('.')}, which is not part of mot_gen and would be run; if you trust "
+            "it, say trust_remote_code=True in Python or --trust-remote-code on the command line"
+        )
+
+
+def refuse_foreign_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
+    """As `refuse_foreign`, of a recipe that lies in somebody's folder; one of the user's own needs no permission."""
+    data = _mapping(recipe.get("data"))
+    named = [data.get("source"), _mapping(data.get("rehearsal")).get("source")]
+    for tokenizer in _mapping(recipe.get("tokenizers")).values():
+        named.append(_mapping(tokenizer).get("kind"))
+    for name in named:
+        if isinstance(name, str) and "." in name:
+            _refuse_module(path, name)
+    for name in _modules(recipe):
+        _refuse_module(path, name)
+
+
+def _mapping(section: Any) -> Mapping[str, Any]:
+    """A section as it is, nothing where it is no mapping."""
+    return section if isinstance(section, Mapping) else {}
+
+
+def _components(folder: Path) -> list[str]:
+    """Modules that `model_index.json` names for components; InputError for an entry that is no pair of names."""
+    path = folder / INDEX
+    if not path.is_file():
+        return []
+    found = []
+    for name, entry in read_json(path).items():
+        if not isinstance(entry, list):
+            continue
+        if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
+            raise InputError(f"{path}: {name} should be a module and a class, got {entry!r:.80}")
+        if entry[0]:
+            found.append(f"{entry[0]}.")
+    return found
+
+
+def _configs(folder: Path) -> list[Path]:
+    return sorted([*folder.glob(CONFIG), *folder.glob(f"*/{CONFIG}")])
+
+
+def _modules(config: Mapping[str, Any]) -> list[str]:
+    """Every text with a dot among the values of a model's config: nothing else in there has one but module paths."""
+    # Of a tokenizer's config no value is imported by name: its class is that of the index.
+    chosen = {key: config.get(key) for key in ("backbone", "objectives", "patch_layers")}
+    return [value for _, value in _values(chosen) if isinstance(value, str) and "." in value]
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor in a folder's safetensors files, as their headers say."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        header = _header(path)
+        for name, entry in header.items():
+            if name != "__metadata__":
+                shapes[name] = tuple(entry["shape"])
+    return shapes
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """safetensors: eight bytes of length, then JSON, then the values."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > LARGEST:
+                raise InputError(f"{path}: its header claims {length} bytes; it is damaged, fetch it again")
+            return json.loads(file.read(length))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError):
+        raise InputError(f"{path}: is damaged; fetch it again") from None
+
+
+def refuse_misfit(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """InputError unless the folder's tensors have the names and shapes that its config describes."""
+    there = tensor_shapes(folder)
+    for name, shape in wanted.items():
+        if name not in there:
+            raise InputError(f"{folder}: the tensor {name} is missing; fetch the folder again")
+        if there[name] != tuple(shape):
+            raise InputError(
+                f"{folder}: the tensor {name} is {as_text(there[name])} and {CONFIG} makes it {as_text(shape)}"
+            )
+    if foreign := there.keys() - wanted.keys():
+        raise InputError(f"{folder}: holds the tensor {min(foreign)}, which its {CONFIG} does not describe")
+
+
+def as_text(shape: tuple[int, ...]) -> str:
+    """A shape for people: "4 x 8"."""
+    return " x ".join(map(str, shape)) or "a single number"

@@ -1,0 +1,39 @@
+"""written_to: a place that is full or read-only, as one line."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mot_gen.errors import InputError
+
+# What says that a place takes no more, whatever the program does.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_FROM_RUST = re.compile(r"(.*) \(os error (\d+)\)")  # how libraries written in Rust say it
+
+
+@contextmanager
+def written_to(folder: str | Path) -> Iterator[None]:
+    """Within, a full disk, a quota or a read-only place ends in an InputError that names the folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise InputError(f"{folder}: cannot be written to: {reason}; make room, or give another --out") from error
+
+
+def _reason(error: Exception) -> str | None:
+    """Why a file could not be written, None for any other error."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in NO_ROOM else None
+    found = _FROM_RUST.search(str(error))
+    if found and int(found[2]) in NO_ROOM:
+        return found[1].rpartition(": ")[2]
+    return None

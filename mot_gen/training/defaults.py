@@ -1,0 +1,175 @@
+"""Values that a recipe leaves to the data and to the machine: settled.
+
+Where a recipe says `auto`, the value is read when training begins: sizes and colours from the pictures, lengths and the
+vocabulary from the captions, the precision from the processor, steps from `training.epochs`. All of them are shown, and
+the run's recipe.yaml has them as numbers, so that a run which goes on has what it began with.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mot_gen.data.records import Document, Pair, Sample, Splits
+from mot_gen.errors import InputError
+from mot_gen.files.image_files import load_image
+from mot_gen.recipes.recipe import AUTO, Recipe, field_of, read_mapping, with_fields
+
+LOOKED_AT = 200  # samples, spread over the training set
+SMALL = 32  # the longest side of pictures whose pixels are modelled as they are
+LARGE = 64  # the side of the pictures that an autoencoder is trained on
+TOKENS = 64  # of a small picture, at most
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What some training samples are like. sizes: (height, width) of each picture. text: the longest, in bytes."""
+
+    sizes: Sequence[tuple[int, int]]
+    coloured: bool
+    text: int
+    words: int
+    samples: int
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Seen:
+        """Of samples spread evenly; a picture that cannot be read is passed over here and counted in training."""
+        stride = max(1, len(samples) // LOOKED_AT)
+        chosen = [samples[number] for number in range(0, len(samples), stride)]
+        pictures = [picture for sample in chosen for picture in _pictures(sample)]
+        texts = [text for sample in chosen for text in _texts(sample)]
+        longest = max((len(text.encode("utf-8", "replace")) for text in texts), default=0)
+        words = {word for text in texts for word in text.split()}
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        return cls(sizes, any(map(_has_colour, pictures)), longest, len(words), len(samples))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The usual (height, width)."""
+        if not self.sizes:
+            raise InputError("data: no picture could be read, so its size cannot be; give tokenizers.image.image_size")
+        heights, widths = zip(*self.sizes)
+        return int(statistics.median(heights)), int(statistics.median(widths))
+
+
+def _pictures(sample: Sample) -> list[Image.Image]:
+    parts = [sample.image] if isinstance(sample, Pair) else [p.value for p in sample.parts if p.kind == "image"]
+    found = []
+    for part in parts:
+        try:
+            found.append(load_image(part, "RGB"))
+        except (InputError, TypeError):
+            continue
+    return found
+
+
+def _texts(sample: Sample) -> Sequence[str]:
+    if isinstance(sample, Pair):
+        return sample.captions
+    assert isinstance(sample, Document)
+    return ["".join(part.value for part in sample.parts if part.kind == "text")]
+
+
+def _has_colour(picture: Image.Image) -> bool:
+    red, green, blue = picture.split()
+    return not red.tobytes() == green.tobytes() == blue.tobytes()
+
+
+# ---------------------------------------------------------------- values
+
+
+def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], None]) -> Recipe:
+    """The recipe with a value in the place of every `auto`, each of which is told to `say`.
+
+    folder: of the run; where it has been begun, its values are taken again.
+    """
+    if not recipe.auto:
+        return recipe
+    before = folder / "recipe.yaml"
+    known = read_mapping(before) if before.exists() else {}
+    seen = Seen.of(splits.train)
+    values: dict[str, Any] = {}
+    for field in recipe.auto:
+        kept = field_of(known, field)
+        values[field] = kept if kept not in (None, AUTO) else _value(field, recipe, seen, values)
+    values |= _image_options(recipe, values)
+    for field, value in values.items():
+        say(f"{field}: {value}")
+    return with_fields(recipe, values)
+
+
+def _value(field: str, recipe: Recipe, seen: Seen, settled_before: Mapping[str, Any]) -> Any:
+    """One field's, given those that were settled before it."""
+    if field == "tokenizers.text.vocab_size":
+        return vocabulary(seen.words)
+    if field == "tokenizers.image.image_size":
+        return list(picture_size(seen.size))
+    if field == "tokenizers.image.patch_size":
+        return patch_size(_size(recipe, settled_before))
+    if field == "tokenizers.image.color_channels":
+        return 3 if seen.coloured else 1
+    if field == "training.row_length":
+        return row_length(seen.text, _size(recipe, settled_before))
+    assert field == "training.precision", field
+    return precision(recipe.training.device)
+
+
+def _size(recipe: Recipe, settled_before: Mapping[str, Any]) -> tuple[int, int]:
+    field = "tokenizers.image.image_size"
+    given = settled_before.get(field) or recipe.tokenizers["image"].options.get("image_size", SMALL)
+    sides = [given, given] if isinstance(given, int) else given
+    return sides[0], sides[1]
+
+
+def _image_options(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Pictures larger than SMALL are modelled in the latents of an autoencoder, which is trained first."""
+    size = values.get("tokenizers.image.image_size")
+    if size is None or max(size) <= SMALL or "tokenizers.image.patch_size" not in recipe.auto:
+        return {}
+    return {"tokenizers.image.kind": "image_latent", "tokenizers.image.patch_size": 2, "tokenizers.image.train": {}}
+
+
+def vocabulary(words: int) -> int:
+    """Ids of text, at most: more where there are more words to be told apart."""
+    if words < 200:
+        return 512
+    return 2048 if words < 4000 else 8192
+
+
+def picture_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that pictures of this usual size are brought to: their own, in steps of 4 pixels, up to SMALL;
+    LARGE square beyond."""
+    if max(size) > SMALL:
+        return LARGE, LARGE
+    height, width = (max(4, round(side / 4) * 4) for side in size)
+    return height, width
+
+
+def patch_size(size: tuple[int, int]) -> int:
+    """Side of a patch: the least of 2, 4 and 8 pixels with at most TOKENS patches a picture."""
+    for side in (2, 4):
+        if size[0] // side * (size[1] // side) <= TOKENS:
+            return side
+    return 4
+
+
+def row_length(text: int, size: tuple[int, int]) -> int:
+    """Slots of a row: two of the longest samples, in steps of 64. text: its bytes, at least one a token."""
+    patch = patch_size(size) if max(size) <= SMALL else 8  # an autoencoder's 64 x 64 pixels are 8 x 8 tokens
+    longest = text + size[0] // patch * (size[1] // patch) + 8
+    return 64 * math.ceil(2 * longest / 64)
+
+
+def precision(device: str) -> str:
+    """`bf16` where the processor multiplies it faster than fp32: on GPUs, and on CPUs with instructions for it."""
+    if device != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    has = (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
+    return "bf16" if any(supported() for supported in has) else "fp32"

@@ -1,0 +1,197 @@
+"""Where training begins, if not from chance: Origin, the checkpoint that `training.init` names.
+
+A model is bound to its tokenizers: the id 300 means what its own vocabulary says. So an origin brings its tokenizers
+along, and others are refused. `Origin.values` gives its weights, `Origin.told` what is loaded, frozen and new.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from mot_gen import checkpoints
+from mot_gen.backbone.routing import is_adapter
+from mot_gen.checkpoints.folders import as_text, read_json, refuse_foreign, tensor_shapes
+from mot_gen.errors import InputError
+from mot_gen.files import manifest
+from mot_gen.model import MultimodalModel
+from mot_gen.recipes.implementations import locate
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Tokenizer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint of `training.init`.
+
+    name: as the recipe says it. model: the folder with the weights. pipeline: the folder with `model_index.json`, None
+    where there are weights alone.
+    """
+
+    name: str
+    model: Path
+    pipeline: Path | None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Origin | None:
+        """The recipe's origin, None where training begins from chance. InputError where it is missing or damaged."""
+        if not recipe.training.init:
+            return None
+        name = recipe.training.init
+        given = Path(checkpoints.located(name))
+        places = (given / "model" / "model", given / "model", given)
+        model = next((place for place in places if (place / "config.json").is_file()), None)
+        if model is None:
+            raise InputError(f"training.init: {given} holds no model; give the folder of a run, or of its model")
+        manifest.refuse_pickle(model)
+        pipeline = model.parent if (model.parent / checkpoints.INDEX).is_file() else None
+        if pipeline and (pipeline / manifest.NAME).exists():
+            damage = manifest.damage(pipeline)
+            if damage:
+                raise InputError(f"training.init: {damage}; export it again, or fetch it again")
+        return cls(name, model, pipeline)
+
+    # ---------------------------------------------------------------- tokenizers
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's own."""
+        return read_json(self.model / "config.json")
+
+    @cached_property
+    def modalities(self) -> list[str]:
+        """Names of the model's modalities, text first."""
+        return [modality["name"] for modality in self.config.get("modalities", [])]
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Modality -> fingerprint of the tokenizer that the model was trained with, as far as it says so."""
+        return self.config.get("tokenizers") or {}
+
+    def tokenizer(self, name: str) -> Any | None:
+        """The checkpoint's tokenizer of a modality; None where it has none."""
+        if self.pipeline is None or name not in self.modalities:
+            return None
+        part = "text_tokenizer" if name == self.modalities[0] else f"{name}_tokenizer"
+        module, kind = read_json(self.pipeline / checkpoints.INDEX).get(part) or (None, None)
+        if module is None:
+            return None
+        refuse_foreign(self.pipeline)
+        return getattr(importlib.import_module(module), kind).from_pretrained(self.pipeline / part)
+
+    def refuse_other(self, name: str, section: Tokenizer, own: Any, asked: Any | None) -> None:
+        """InputError where the recipe asks for another tokenizer than the checkpoint's `own`.
+
+        asked: the tokenizer that the recipe describes, as far as it can be made without training; else None.
+        """
+        field = f"tokenizers.{name}"
+        remedy = f"the weights of {self.name} are bound to their own tokenizer"
+        module = locate("mot_gen.tokenizers", section.kind)
+        if type(own).__module__ != module.__name__:
+            raise InputError(f"{field}.kind: {section.kind!r} is not that of {self.name} ({type(own).__name__})")
+        wanted = section.options.get("vocab_size")
+        if isinstance(wanted, int) and own.modality.vocab_size and own.modality.vocab_size > wanted:
+            raise InputError(
+                f"{field}.vocab_size: {wanted} is asked for and {self.name} has {own.modality.vocab_size} ids; leave "
+                f"vocab_size out, since {remedy}"
+            )
+        if asked is None:
+            return
+        trained = section.train is not None
+        same = _outline_of(asked) == _outline_of(own) if trained else asked.fingerprint == own.fingerprint
+        if not same:
+            raise InputError(
+                f"{field}: describes {_said(asked)}, and {self.name} has {_said(own)}; {remedy}, so leave out what "
+                "differs, or train without training.init"
+            )
+
+    def refuse_new(self, name: str) -> None:
+        """InputError: a tokenizer would be trained for weights that lie without their own."""
+        raise InputError(
+            f"training.init: {self.model} has weights without a tokenizer for {name}, and a new one would give every "
+            f"id another meaning; give the folder above it, or tokenizers.{name}.path"
+        )
+
+    def refuse_unbound(self, name: str, tokenizer: Any) -> None:
+        """InputError where the model says which tokenizer it was trained with, and it is another."""
+        bound = self.fingerprints.get(name)
+        if bound and tokenizer.fingerprint != bound:
+            raise InputError(
+                f"tokenizers.{name}: is not the tokenizer that {self.name} was trained with; give the path of that one"
+            )
+
+    # ---------------------------------------------------------------- weights
+
+    def values(self, outline: MultimodalModel) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of each of the checkpoint's weights; InputError where they are not those of `outline`."""
+        self._refuse_other_weights(outline)
+        with ExitStack() as stack:
+            for path in sorted(self.model.glob("*.safetensors")):
+                file = stack.enter_context(safe_open(path, "pt"))
+                for name in file.keys():  # noqa: SIM118  a safetensors file is no mapping
+                    yield name, file.get_tensor(name)
+
+    def _refuse_other_weights(self, outline: MultimodalModel) -> None:
+        wanted = {name: tuple(p.shape) for name, p in outline.named_parameters() if not is_adapter(name)}
+        there = tensor_shapes(self.model)
+        for name, shape in wanted.items():
+            if name not in there and _is_of_step(name):
+                continue
+            if there.get(name) != shape:
+                found = as_text(there[name]) if name in there else "not there"
+                raise InputError(
+                    f"training.init: {name} of {self.name} is {found}, this recipe's {as_text(shape)}; its backbone "
+                    "and tokenizers must be those of that model"
+                )
+        if foreign := there.keys() - wanted.keys():
+            raise InputError(f"training.init: {self.name} has {min(foreign)}, which this recipe's model has not")
+
+    def told(self, recipe: Recipe, model: MultimodalModel, tokenizers: Mapping[str, Any]) -> list[str]:
+        """Three lines: where training begins, what was loaded, what is frozen and what is new."""
+        parameters = dict(model.named_parameters())
+        there = tensor_shapes(self.model)
+        adapters = sum(p.numel() for name, p in parameters.items() if is_adapter(name))
+        loaded = sum(p.numel() for name, p in parameters.items() if name in there)
+        steps = sum(p.numel() for p in parameters.values()) - adapters - loaded
+        parts = ", ".join(f"{name} ({_said(tokenizer)})" for name, tokenizer in tokenizers.items())
+        whose = "its own tokenizers" if self.pipeline else "the recipe's tokenizers"
+        frozen = "the towers " + ", ".join(recipe.backbone.frozen) if recipe.backbone.frozen else "nothing"
+        if recipe.backbone.lora:
+            frozen = f"all {loaded:,} of them"
+        new = []
+        if adapters:
+            new.append(f"{adapters:,} weights of adapters")
+        if steps:
+            new.append(f"{steps:,} weights that embed the sampler's step")
+        return [
+            f"training begins with {self.name} ({self.model}), by training.init",
+            f"loaded: {loaded:,} weights, and {whose}: {parts}",
+            f"frozen: {frozen}; new: {', '.join(new) or 'nothing'}",
+        ]
+
+
+def _is_of_step(name: str) -> bool:
+    """Whether a parameter embeds the sampler's step, which a flow model has not: it may begin to learn steps."""
+    return name.startswith("patch_layers.") and ".step." in name
+
+
+def _outline_of(tokenizer: Any) -> tuple:
+    """What a model can see of a tokenizer without its weights."""
+    return tokenizer.modality, getattr(tokenizer, "grids", None), getattr(tokenizer, "color_channels", None)
+
+
+def _said(tokenizer: Any) -> str:
+    """A tokenizer in a few words."""
+    modality = tokenizer.modality
+    size = f"{modality.vocab_size} ids" if modality.discrete else f"{modality.channels} channels"
+    grids = getattr(tokenizer, "grids", None)
+    pictures = [f"{height} x {width} pixels" for height, width in grids] if grids else []
+    return ", ".join([size, *pictures, tokenizer.fingerprint[:8]])

@@ -1,0 +1,170 @@
+"""From a folder to a pipeline whose parts fit: load, refuse_misfits, bind.
+
+A model is bound to its tokenizers: `bind` writes their fingerprints into the model's config when a pipeline is saved,
+and `load` compares them. Checkpoints without fingerprints are held to the sizes alone. Whatever is wrong with a folder
+is an InputError that names it.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from mot_gen import checkpoints
+from mot_gen.checkpoints.folders import INDEX, permission, read_json, refuse_foreign
+from mot_gen.errors import InputError
+from mot_gen.files import manifest
+from mot_gen.model import MultimodalModel
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+
+def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[str, Any]) -> Any:
+    """The pipeline that `build` makes of a folder.
+
+    name: a run's folder, its `model/`, a converted folder, a shipped name, or a hub name. given: the caller's keyword
+    arguments, components that take the place of the folder's among them.
+    """
+    folder = _folder_of(name)
+    with permission(bool(given.get("trust_remote_code"))):
+        if folder is not None:
+            _check(folder)
+        try:
+            pipe = build(name if folder is None else folder)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
+            raise InputError(_reason(name, folder, error)) from error
+    _refuse_damaged_values(pipe, name)
+    if not _halved(given):
+        _refuse_strangers(pipe, name, given)
+    return pipe
+
+
+def _folder_of(name: str | Path) -> Path | None:
+    """The folder with `model_index.json`, or None for what can only be a hub name."""
+    given = str(name)
+    known = Path(given).exists() or given in checkpoints.names()
+    if not known and _HUB_NAME.fullmatch(given):
+        return None
+    return checkpoints.find(name)
+
+
+def _check(folder: Path) -> None:
+    """What can be said before anything is loaded."""
+    damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
+    if damage:
+        raise InputError(f"{damage}; export it again, or fetch it again")
+    refuse_foreign(folder)
+    _import_components(folder / INDEX)
+
+
+def _import_components(index: Path) -> None:
+    """Import the modules of this package that an index names: diffusers looks for classes in imported modules alone."""
+    for name, entry in read_json(index).items():
+        if isinstance(entry, list) and str(entry[0]).startswith("mot_gen."):
+            module, cls = entry
+            try:
+                getattr(importlib.import_module(module), cls)
+            except (ImportError, AttributeError, TypeError):
+                raise InputError(f"{index}: {name}: there is no {module}.{cls} in this version") from None
+
+
+def _reason(name: str | Path, folder: Path | None, error: Exception) -> str:
+    why = " ".join(str(error).split())[:300]
+    if folder is None:
+        return f"{name}: no such folder, and no hub name that can be fetched from here; check the spelling ({why})"
+    return f"{folder}: cannot be loaded, is it complete? {why}"
+
+
+def _halved(given: Mapping[str, Any]) -> bool:
+    """Whether weights were cast while they were loaded, so that their fingerprints are others."""
+    dtype = given.get("dtype", given.get("torch_dtype"))
+    return dtype not in (None, torch.float32)
+
+
+# ---------------------------------------------------------------- parts that fit
+
+
+def tokenizers_of(pipe: Any) -> dict[str, Any]:
+    """Modality -> tokenizer, of the model's modalities whose tokenizer the pipeline has."""
+    first, *others = pipe.model.modality_names
+    parts = {first: "text_tokenizer", **{name: f"{name}_tokenizer" for name in others}}
+    found = {name: getattr(pipe, part, None) for name, part in parts.items()}
+    return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
+
+
+def refuse_misfits(pipe: Any) -> None:
+    """InputError where a tokenizer's vocabulary or channels are not as many as the model's."""
+    own = {modality.name: modality for modality in pipe.model.modalities}
+    for name, tokenizer in tokenizers_of(pipe).items():
+        theirs = tokenizer.modality
+        if theirs.vocab_size != own[name].vocab_size:
+            raise InputError(
+                f"{name}_tokenizer: has a vocabulary of {theirs.vocab_size} and the model one of "
+                f"{own[name].vocab_size}; give the tokenizer that the model was trained with"
+            )
+        if theirs.channels != own[name].channels:
+            raise InputError(
+                f"{name}_tokenizer: makes {theirs.channels} channels and the model takes {own[name].channels}; give "
+                "the tokenizer that the model was trained with"
+            )
+
+
+def _refuse_strangers(pipe: Any, name: str | Path, given: Mapping[str, Any]) -> None:
+    """InputError where a tokenizer of the folder is not the one that the model was trained with."""
+    bound = pipe.model.config.tokenizers or {}
+    for modality, tokenizer in tokenizers_of(pipe).items():
+        replaced = f"{modality}_tokenizer" in given
+        if modality in bound and not replaced and tokenizer.fingerprint != bound[modality]:
+            raise InputError(
+                f"{name}: its {modality}_tokenizer is not the one that its model was trained with "
+                f"({tokenizer.fingerprint[:12]}, not {bound[modality][:12]}); export it again, or fetch it again"
+            )
+
+
+def bind(pipe: Any) -> None:
+    """Write the tokenizers' fingerprints into the model's config, as they will be when loaded in fp32."""
+    found = {}
+    for name, tokenizer in tokenizers_of(pipe).items():
+        if isinstance(tokenizer, nn.Module) and tokenizer.dtype != torch.float32:
+            tokenizer = copy.deepcopy(tokenizer).float()
+        found[name] = tokenizer.fingerprint
+    model: MultimodalModel = pipe.model
+    model.register_to_config(tokenizers=found)
+
+
+# ---------------------------------------------------------------- values
+
+
+def _networks(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
+    for name, part in pipe.components.items():
+        if isinstance(part, nn.Module):
+            yield name, part
+
+
+@torch.no_grad()
+def _refuse_damaged_values(pipe: Any, name: str | Path) -> None:
+    """InputError where a weight is NaN or infinite: such a model writes nonsense."""
+    for part, network in _networks(pipe):
+        for tensor_name, tensor in network.named_parameters():
+            if not _finite(tensor):
+                raise InputError(
+                    f"{name}: {part}: the weights {tensor_name} are not finite numbers (NaN or infinite); training "
+                    "went wrong there, give an earlier checkpoint"
+                )
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    if tensor.is_meta or not tensor.is_floating_point():
+        return True
+    # The sum is one pass without a copy. It may overflow where no value does, so a bad one is looked at closely.
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
