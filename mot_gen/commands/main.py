@@ -135,6 +135,11 @@ def _quickstart_arguments(commands) -> None:
 
 
 def _quickstart(arguments) -> int:
+    with stopping_at_once("stopped before anything was done; the same command begins again"):
+        return _quickstarted(arguments)
+
+
+def _quickstarted(arguments) -> int:
     from mot_gen.commands.quickstart import quickstart
 
     found = quickstart(arguments.out, arguments.overrides)
