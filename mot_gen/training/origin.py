@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mot_gen import checkpoints
 from mot_gen.backbone.routing import is_adapter
-from mot_gen.checkpoints.folders import as_text, read_json, refuse_foreign, tensor_shapes
+from mot_gen.checkpoints.folders import INDEX, as_text, read_json, refuse_foreign, tensor_shapes
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
@@ -43,17 +43,15 @@ class Origin:
     @classmethod
     def of(cls, recipe: Recipe) -> Origin | None:
         """The recipe's origin, None where training begins from chance. InputError where it is missing or damaged."""
-        if not recipe.training.init:
-            return None
         name = recipe.training.init
-        given = Path(checkpoints.located(name))
-        places = (given / "model" / "model", given / "model", given)
-        model = next((place for place in places if (place / "config.json").is_file()), None)
-        if model is None:
-            raise InputError(f"training.init: {given} holds no model; give the folder of a run, or of its model")
+        if not name:
+            return None
+        model = _model_folder(Path(checkpoints.located(name)))
         manifest.refuse_pickle(model)
-        pipeline = model.parent if (model.parent / checkpoints.INDEX).is_file() else None
-        if pipeline and (pipeline / manifest.NAME).exists():
+        pipeline = model.parent
+        if not (pipeline / INDEX).is_file():
+            return cls(name, model, None)
+        if (pipeline / manifest.NAME).exists():
             damage = manifest.damage(pipeline)
             if damage:
                 raise InputError(f"training.init: {damage}; export it again, or fetch it again")
@@ -81,7 +79,7 @@ class Origin:
         if self.pipeline is None or name not in self.modalities:
             return None
         part = "text_tokenizer" if name == self.modalities[0] else f"{name}_tokenizer"
-        module, kind = read_json(self.pipeline / checkpoints.INDEX).get(part) or (None, None)
+        module, kind = read_json(self.pipeline / INDEX).get(part) or (None, None)
         if module is None:
             return None
         refuse_foreign(self.pipeline)
@@ -94,20 +92,16 @@ class Origin:
         """
         field = f"tokenizers.{name}"
         remedy = f"the weights of {self.name} are bound to their own tokenizer"
-        module = locate("mot_gen.tokenizers", section.kind)
-        if type(own).__module__ != module.__name__:
+        if type(own).__module__ != locate("mot_gen.tokenizers", section.kind).__name__:
             raise InputError(f"{field}.kind: {section.kind!r} is not that of {self.name} ({type(own).__name__})")
-        wanted = section.options.get("vocab_size")
-        if isinstance(wanted, int) and own.modality.vocab_size and own.modality.vocab_size > wanted:
+        ids = own.modality.vocab_size
+        most = section.options.get("vocab_size")
+        if ids and isinstance(most, int) and ids > most:
             raise InputError(
-                f"{field}.vocab_size: {wanted} is asked for and {self.name} has {own.modality.vocab_size} ids; leave "
-                f"vocab_size out, since {remedy}"
+                f"{field}.vocab_size: {most} is asked for and {self.name} has {ids} ids; leave vocab_size out, since "
+                f"{remedy}"
             )
-        if asked is None:
-            return
-        trained = section.train is not None
-        same = _outline_of(asked) == _outline_of(own) if trained else asked.fingerprint == own.fingerprint
-        if not same:
+        if asked is not None and not _same(asked, own, learns=section.train is not None):
             raise InputError(
                 f"{field}: describes {_said(asked)}, and {self.name} has {_said(own)}; {remedy}, so leave out what "
                 "differs, or train without training.init"
@@ -154,18 +148,29 @@ class Origin:
         if foreign := there.keys() - wanted.keys():
             raise InputError(f"training.init: {self.name} has {min(foreign)}, which this recipe's model has not")
 
+    def _counted(self, model: MultimodalModel) -> tuple[int, int, int]:
+        """How many weights are loaded, how many of adapters are new, and how many that embed the sampler's step."""
+        there = tensor_shapes(self.model)
+        loaded = adapters = steps = 0
+        for name, parameter in model.named_parameters():
+            if is_adapter(name):
+                adapters += parameter.numel()
+            elif name in there:
+                loaded += parameter.numel()
+            else:
+                steps += parameter.numel()
+        return loaded, adapters, steps
+
     def told(self, recipe: Recipe, model: MultimodalModel, tokenizers: Mapping[str, Any]) -> list[str]:
         """Three lines: where training begins, what was loaded, what is frozen and what is new."""
-        parameters = dict(model.named_parameters())
-        there = tensor_shapes(self.model)
-        adapters = sum(p.numel() for name, p in parameters.items() if is_adapter(name))
-        loaded = sum(p.numel() for name, p in parameters.items() if name in there)
-        steps = sum(p.numel() for p in parameters.values()) - adapters - loaded
-        parts = ", ".join(f"{name} ({_said(tokenizer)})" for name, tokenizer in tokenizers.items())
+        loaded, adapters, steps = self._counted(model)
+        said = [f"{name} ({_said(tokenizer)})" for name, tokenizer in tokenizers.items()]
         whose = "its own tokenizers" if self.pipeline else "the recipe's tokenizers"
-        frozen = "the towers " + ", ".join(recipe.backbone.frozen) if recipe.backbone.frozen else "nothing"
+        frozen = "nothing"
         if recipe.backbone.lora:
             frozen = f"all {loaded:,} of them"
+        elif recipe.backbone.frozen:
+            frozen = "the towers " + ", ".join(recipe.backbone.frozen)
         new = []
         if adapters:
             new.append(f"{adapters:,} weights of adapters")
@@ -173,9 +178,24 @@ class Origin:
             new.append(f"{steps:,} weights that embed the sampler's step")
         return [
             f"training begins with {self.name} ({self.model}), by training.init",
-            f"loaded: {loaded:,} weights, and {whose}: {parts}",
+            f"loaded: {loaded:,} weights, and {whose}: {', '.join(said)}",
             f"frozen: {frozen}; new: {', '.join(new) or 'nothing'}",
         ]
+
+
+def _model_folder(given: Path) -> Path:
+    """The folder with a model's config and weights, of a run, a pipeline, or itself."""
+    for place in (given / "model" / "model", given / "model", given):
+        if (place / "config.json").is_file():
+            return place
+    raise InputError(f"training.init: {given} holds no model; give the folder of a run, or of its model")
+
+
+def _same(asked: Any, own: Any, learns: bool) -> bool:
+    """Whether two tokenizers are one; of one that learns, whether a model sees no difference."""
+    if learns:
+        return _outline_of(asked) == _outline_of(own)
+    return asked.fingerprint == own.fingerprint
 
 
 def _is_of_step(name: str) -> bool:
