@@ -60,9 +60,10 @@ def _folder_of(name: str | Path) -> Path | None:
 
 def _check(folder: Path) -> None:
     """What can be said before anything is loaded."""
-    damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
-    if damage:
-        raise InputError(f"{damage}; export it again, or fetch it again")
+    if (folder / manifest.NAME).exists():
+        damage = manifest.damage(folder)
+        if damage:
+            raise InputError(f"{damage}; export it again, or fetch it again")
     refuse_foreign(folder)
     _import_components(folder / INDEX)
 
@@ -70,12 +71,13 @@ def _check(folder: Path) -> None:
 def _import_components(index: Path) -> None:
     """Import the modules of this package that an index names: diffusers looks for classes in imported modules alone."""
     for name, entry in read_json(index).items():
-        if isinstance(entry, list) and str(entry[0]).startswith("mot_gen."):
-            module, cls = entry
-            try:
-                getattr(importlib.import_module(module), cls)
-            except (ImportError, AttributeError, TypeError):
-                raise InputError(f"{index}: {name}: there is no {module}.{cls} in this version") from None
+        if not isinstance(entry, list) or not str(entry[0]).startswith("mot_gen."):
+            continue
+        module, cls = entry
+        try:
+            getattr(importlib.import_module(module), cls)
+        except (ImportError, AttributeError, TypeError):
+            raise InputError(f"{index}: {name}: there is no {module}.{cls} in this version") from None
 
 
 def _reason(name: str | Path, folder: Path | None, error: Exception) -> str:
@@ -96,26 +98,31 @@ def _halved(given: Mapping[str, Any]) -> bool:
 
 def tokenizers_of(pipe: Any) -> dict[str, Any]:
     """Modality -> tokenizer, of the model's modalities whose tokenizer the pipeline has."""
-    first, *others = pipe.model.modality_names
-    parts = {first: "text_tokenizer", **{name: f"{name}_tokenizer" for name in others}}
-    found = {name: getattr(pipe, part, None) for name, part in parts.items()}
-    return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
+    found = {}
+    for number, name in enumerate(pipe.model.modality_names):
+        part = f"{name}_tokenizer" if number else "text_tokenizer"  # text comes first, whatever it is called
+        tokenizer = getattr(pipe, part, None)
+        if tokenizer is not None:
+            found[name] = tokenizer
+    return found
 
 
 def refuse_misfits(pipe: Any) -> None:
     """InputError where a tokenizer's vocabulary or channels are not as many as the model's."""
-    own = {modality.name: modality for modality in pipe.model.modalities}
-    for name, tokenizer in tokenizers_of(pipe).items():
-        theirs = tokenizer.modality
-        if theirs.vocab_size != own[name].vocab_size:
+    tokenizers = tokenizers_of(pipe)
+    for own in pipe.model.modalities:
+        if own.name not in tokenizers:
+            continue
+        theirs = tokenizers[own.name].modality
+        remedy = "give the tokenizer that the model was trained with"
+        if theirs.vocab_size != own.vocab_size:
             raise InputError(
-                f"{name}_tokenizer: has a vocabulary of {theirs.vocab_size} and the model one of "
-                f"{own[name].vocab_size}; give the tokenizer that the model was trained with"
+                f"{own.name}_tokenizer: has a vocabulary of {theirs.vocab_size} and the model one of "
+                f"{own.vocab_size}; {remedy}"
             )
-        if theirs.channels != own[name].channels:
+        if theirs.channels != own.channels:
             raise InputError(
-                f"{name}_tokenizer: makes {theirs.channels} channels and the model takes {own[name].channels}; give "
-                "the tokenizer that the model was trained with"
+                f"{own.name}_tokenizer: makes {theirs.channels} channels and the model takes {own.channels}; {remedy}"
             )
 
 
@@ -123,8 +130,9 @@ def _refuse_strangers(pipe: Any, name: str | Path, given: Mapping[str, Any]) -> 
     """InputError where a tokenizer of the folder is not the one that the model was trained with."""
     bound = pipe.model.config.tokenizers or {}
     for modality, tokenizer in tokenizers_of(pipe).items():
-        replaced = f"{modality}_tokenizer" in given
-        if modality in bound and not replaced and tokenizer.fingerprint != bound[modality]:
+        if modality not in bound or f"{modality}_tokenizer" in given:
+            continue
+        if tokenizer.fingerprint != bound[modality]:
             raise InputError(
                 f"{name}: its {modality}_tokenizer is not the one that its model was trained with "
                 f"({tokenizer.fingerprint[:12]}, not {bound[modality][:12]}); export it again, or fetch it again"
@@ -167,4 +175,6 @@ def _finite(tensor: torch.Tensor) -> bool:
     if tensor.is_meta or not tensor.is_floating_point():
         return True
     # The sum is one pass without a copy. It may overflow where no value does, so a bad one is looked at closely.
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
+    if torch.isfinite(tensor.sum(dtype=torch.float32)):
+        return True
+    return bool(torch.isfinite(tensor).all())
