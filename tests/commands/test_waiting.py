@@ -35,7 +35,7 @@ def command(arguments: str, names: tuple[str, ...]) -> tuple[int, list[str], str
     [
         "train no-such-recipe",
         "train no/such/recipe.yaml",
-        "train digits training.epochs=3",
+        "train digits training.epoch=3",
         "train digits training.steps=none",
         "plan no-such-recipe",
         "plan digits --processes 0",
