@@ -200,10 +200,16 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalMo
         patch_layers=backbone.patch_layers,
         context=recipe.training.row_length,
     )
-    with outlining():
-        model = MultimodalModel(**config.to_dict())
-        if backbone.lora:
-            lora.add(model, **backbone.lora.model_dump())
+    try:
+        with outlining():
+            model = MultimodalModel(**config.to_dict())
+            if backbone.lora:
+                lora.add(model, **backbone.lora.model_dump())
+    except (OverflowError, RuntimeError, MemoryError) as error:  # no shape that torch can count, or a table too long
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(
+            f"backbone: no model of these sizes can be made ({reason}); lower dim, ffn_dim or layers"
+        ) from error
     return model
 
 

@@ -178,6 +178,17 @@ def test_exponents_without_a_dot_are_numbers(tmp_path):
     assert "eps: 1e-8" in path.read_text() and load_recipe(path).training.eps == 1e-8
 
 
+@pytest.mark.parametrize("size", [10**20, 10**15])
+def test_sizes_beyond_all_bounds_are_one_line(size):
+    from mot_gen.training.build import build_tokenizers, load_splits, outline_model
+
+    recipe = load_recipe("digits", [f"backbone.dim={size}", "tokenizers.text.vocab_size=256"])
+    tokenizers = build_tokenizers(recipe, load_splits(recipe))
+    with pytest.raises(InputError, match="backbone: no model of these sizes can be made") as error:
+        outline_model(recipe, tokenizers)
+    assert "\n" not in str(error.value)
+
+
 def test_implementations_are_found_by_name_and_by_path(monkeypatch, tmp_path):
     assert locate("mot_gen.datasets", "digits").__name__ == "mot_gen.datasets.digits"
     (tmp_path / "my_package").mkdir()
