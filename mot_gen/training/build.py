@@ -23,9 +23,9 @@ from mot_gen.recipes.implementations import check_options, locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Data, Tokenizer
 from mot_gen.sequence import Modality
-from mot_gen.training import checkpoint
 from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import allocate, fill
+from mot_gen.training.steps import steps_of
 from mot_gen.training.trained_tokenizers import INPUTS, trained, untrained
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def build_tokenizers(
 
     folder: of the run; without one, nothing is written, and what would be trained is given untrained.
     """
-    begun = folder is not None and bool(checkpoint.steps_of(folder))
+    begun = folder is not None and bool(steps_of(folder))
     made = {}
     for name, section in recipe.tokenizers.items():
         kept = folder / TOKENIZERS / name if folder else None

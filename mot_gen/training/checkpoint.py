@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -36,11 +35,11 @@ from mot_gen.errors import InputError
 from mot_gen.files import manifest, whole
 from mot_gen.files.lock import lock as files_lock
 from mot_gen.training.parallel import World
+from mot_gen.training.steps import steps_of
 
 STATE = "state.json"
 FORMAT = 2  # 1 had a whole tensor a name
 Groups = Mapping[str, Mapping[str, Tensor]]  # group -> name -> tensor
-_STEP = re.compile(r"step-\d{8,}")
 log = logging.getLogger(__name__)
 
 
@@ -114,7 +113,7 @@ class Saver:
         """Remove all but the newest `keep` checkpoints; the loop asks for it once a step after the newest was sound."""
         if not self.keep or not self.world.first or (self._pending is not None and not self._pending.done()):
             return
-        for old in _steps(self.parent)[self.keep :]:
+        for old in steps_of(self.parent.parent)[self.keep :]:
             _discard(old)
 
     def _together(self, action: Callable[[], Any]) -> list:
@@ -292,11 +291,6 @@ def _entries(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{folder}: its tensors cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 
-def step_of(folder: Path) -> int:
-    """The step that a checkpoint's folder is named after."""
-    return int(folder.name.removeprefix("step-"))
-
-
 def peek(folder: Path) -> Checkpoint:
     """A checkpoint's state without its tensors; InputError where the file has another shape."""
     path = folder / STATE
@@ -322,7 +316,7 @@ def damaged(folder: str | Path, world: World | None = None) -> str | None:
 
 def latest_good(run: str | Path, world: World | None = None) -> Path | None:
     """The newest undamaged checkpoint of a run, None if it has none yet; InputError if all that it has are damaged."""
-    steps = _steps(Path(run) / "checkpoints")
+    steps = steps_of(run)
     damages = []
     for folder in steps:
         damage = damaged(folder, world)
@@ -342,19 +336,8 @@ def finite(folder: Path) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in read_group(folder, "model").values())
 
 
-def steps_of(run: str | Path) -> list[Path]:
-    """The checkpoints of a run, newest first, good or not."""
-    return _steps(Path(run) / "checkpoints")
-
-
-def _steps(parent: Path) -> list[Path]:
-    """Folders named step-NNNNNNNN, newest first; copies with other names are none of them."""
-    folders = [folder for folder in parent.glob("step-*") if _STEP.fullmatch(folder.name) and folder.is_dir()]
-    return sorted(folders, key=step_of, reverse=True)
-
-
 def _advice(parent: Path, besides: Path | None = None) -> str:
-    good = next((f for f in _steps(parent) if f != besides and not damaged(f)), None)
+    good = next((f for f in steps_of(parent.parent) if f != besides and not damaged(f)), None)
     return f"the newest good one is {good}" if good else "there is no other good one"
 
 

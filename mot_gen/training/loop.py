@@ -42,6 +42,7 @@ from mot_gen.training.parallel import World
 from mot_gen.training.resume import refuse_other_recipe
 from mot_gen.training.runs import Run, drop_later_metrics, prepare, restore, save, whole
 from mot_gen.training.self_teaching import self_taught
+from mot_gen.training.steps import steps_of
 from mot_gen.training.watch import Watcher, watchers
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     the gradients stay unusable; and Lost where another process is gone.
     """
     folder, hooks, recipe = Path(folder), hooks or Hooks(), recipe.model_copy(deep=True)
-    begun = bool(checkpoint.steps_of(folder))
+    begun = bool(steps_of(folder))
     if begun and not resume:
         raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
     with parallel.join(recipe.training) as world, stopping_at_once(_again(folder, begun)), written_to(folder):
@@ -98,7 +99,7 @@ def _trained(
     resume: bool,
     said: Callable[[str], None],
 ) -> Run:
-    begun = bool(checkpoint.steps_of(folder))  # once more: another may have begun before this process held the folder
+    begun = bool(steps_of(folder))  # once more: another may have begun before this process held the folder
     if begun and not resume:
         raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
     if begun:
@@ -278,7 +279,7 @@ def _keep(run: Run, stop: Stop, last: bool) -> None:
 def _diverged(run: Run, error: Diverged) -> Diverged:
     """The error, with the checkpoint to go on from: the newest whose weights are all finite."""
     run.saver.wait()
-    good = next((folder for folder in checkpoint.steps_of(run.folder) if checkpoint.finite(folder)), None)
+    good = next((folder for folder in steps_of(run.folder) if checkpoint.finite(folder)), None)
     advice = "no checkpoint was written before; begin anew with a smaller training.lr"
     if good is not None:
         advice = f"the last good checkpoint is {good}; go on from it with --resume and a smaller training.lr"

@@ -26,6 +26,7 @@ from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import World
+from mot_gen.training.steps import step_of, steps_of
 
 COUNTERS = ("tokens", "flops", "seconds", "cpu_seconds")
 
@@ -124,7 +125,7 @@ def prepare(
 
 def _origin(recipe: Recipe, folder: Path) -> Origin | None:
     """Where training begins; None for a run that goes on, whose checkpoint has all that it took from there."""
-    return None if checkpoint.steps_of(folder) else Origin.of(recipe)
+    return None if steps_of(folder) else Origin.of(recipe)
 
 
 def _placed(
@@ -219,7 +220,7 @@ def restore(run: Run) -> None:
 def _state_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """The state of a checkpoint, with all that `restore` reads; InputError where it has another shape."""
     state = saved.state
-    if saved.step != checkpoint.step_of(saved.folder):
+    if saved.step != step_of(saved.folder):
         raise InputError(f"{saved.folder}: holds the step {saved.step}; give the folder the name of its own step")
     try:
         sound = set(state["counters"]) == set(COUNTERS)
