@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_backbone_contract as contract
 import torch
 
 from mot_gen.commands.main import main
@@ -66,6 +67,22 @@ def test_where_things_are():
     assert len(rows) == 4
     for path, name in rows:
         assert re.search(rf"^\s*def {name}\b", (ROOT / path).read_text("utf-8"), re.M), f"{path} has no {name}"
+
+
+@torch.no_grad()
+def test_a_mixer_keeps_the_promises_of_backbones(package, monkeypatch):
+    monkeypatch.setitem(contract.STATED, "average", ("mot", {"mixer": "my_parts.average"}))
+    contract.test_documents_never_leak("average")
+    contract.test_what_is_later_never_touches_what_is_earlier("average")
+    contract.test_packed_is_alone("average")
+    contract.test_padding_changes_nothing("average")
+    for sample in contract.mixed(4):
+        contract.test_cached_is_full("average", sample)
+
+
+@pytest.mark.parametrize("start", ["train digits backbone.mixer=my", "train digits backbone.mixer=["])
+def test_a_mixer_is_trained(package, start):
+    assert all(0 < loss < 20 for loss in train(command(start), package / "run").values())
 
 
 def test_an_objective(package):
