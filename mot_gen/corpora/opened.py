@@ -19,6 +19,8 @@ from mot_gen.errors import InputError
 if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
     from mot_gen.recipes.recipe import Recipe
 
+PLACES = ("data.records", "data.held_out_records")
+
 __all__ = ["NAMED", "Opened", "drawn", "opened", "refused"]
 
 
@@ -41,6 +43,7 @@ def opened(name: str, more: Sequence[str]) -> Opened:
     InputError where nothing can be read. Records that cannot be read are left out, and counted by the sets.
     """
     if is_recipe(name):
+        check_places(_given_places(more))
         from mot_gen.recipes.recipe import load_recipe
 
         recipe = load_recipe(name, more)
@@ -58,6 +61,16 @@ def opened(name: str, more: Sequence[str]) -> Opened:
                 f"{text}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
             )
     return Opened({"records": open_all([name, *more])})
+
+
+def _given_places(overrides: Sequence[str]) -> list[str]:
+    """The single paths among a recipe's KEY=VALUE; lists are looked at when the recipe is read."""
+    found = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key in PLACES and value and value[0] not in "[{\"'":
+            found.append(value)
+    return found
 
 
 def check_places(names: Sequence[str]) -> None:
