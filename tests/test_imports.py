@@ -24,7 +24,7 @@ FLOORS = [
     {"model", "recipes"},
     {"flops"},
     {"data", "pipelines"},
-    {"datasets"},
+    {"datasets", "families"},
     {"training"},
     {"corpora", "reports"},
     {"study"},

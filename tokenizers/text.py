@@ -34,13 +34,20 @@ class TextTokenizer(PreTrainedTokenizerFast):
     tokenizer so that diffusers pipelines carry it, and `tok(text)` gives `input_ids` as usual; but `encode` and
     `decode` keep the promises of this package's tokenizers: `encode` returns a `Span`, `decode` takes one (or ids).
 
-    name: what its modality is called.
+    name: what its modality is called. layout: further fields of its modality, such as the begin and end of a published
+    model (`with_layout`).
     """
 
-    def __init__(self, tokenizer_object: Tokenizer | None = None, name: str = "text", **kwargs):
+    def __init__(
+        self, tokenizer_object: Tokenizer | None = None, name: str = "text", layout: dict | None = None, **kwargs
+    ):
         if tokenizer_object is None:
             raise InputError("make a TextTokenizer with TextTokenizer.train or TextTokenizer.from_pretrained")
-        super().__init__(tokenizer_object=tokenizer_object, name=name, **kwargs)
+        super().__init__(tokenizer_object=tokenizer_object, name=name, layout=layout, **kwargs)
+
+    def with_layout(self, **layout) -> TextTokenizer:
+        """The same tokenizer, whose modality has these fields too, see `sequence.Modality`; saved with it."""
+        return TextTokenizer(self._tokenizer, self.name, layout)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, name: str = "text") -> TextTokenizer:
@@ -79,7 +86,8 @@ class TextTokenizer(PreTrainedTokenizerFast):
         except Exception as error:  # the tokenizers library raises bare Exception for what it cannot read
             raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
         own = saved.get("tokenizer_class") == cls.__name__
-        tokenizer = cls(backend, name or (saved.get("name") if own else None) or "text")
+        layout = saved.get("layout") if own else None
+        tokenizer = cls(backend, name or (saved.get("name") if own else None) or "text", layout)
         probe = "".join(character for character in _PROBE if tokenizer.missing_bytes.isdisjoint(character.encode()))
         if tokenizer.decode(tokenizer.encode(probe)) != probe:
             raise InputError(f"{file}: text does not survive this tokenizer; give a byte-level BPE, as GPT-2's is")
@@ -92,7 +100,12 @@ class TextTokenizer(PreTrainedTokenizerFast):
 
     @property
     def modality(self) -> Modality:
-        return Modality(self.name, vocab_size=self.vocab_size)
+        return Modality(**{"name": self.name, "vocab_size": self.vocab_size, **self.layout})
+
+    @property
+    def layout(self) -> dict:
+        """Further fields of its modality."""
+        return self.init_kwargs.get("layout") or {}
 
     @property
     def name(self) -> str:
@@ -102,7 +115,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
     def fingerprint(self) -> str:
         """sha256 over vocabulary, merges and settings, in hex."""
         backend = json.loads(self._tokenizer.to_str())
-        return fingerprint([self.name, backend])
+        return fingerprint([self.name, backend, self.layout] if self.layout else [self.name, backend])
 
     def encode(self, text: str) -> Span:
         """str -> Span of (n,) int64 ids. Raises InputError for a lone surrogate, which no encoding can carry."""

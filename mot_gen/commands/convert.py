@@ -1,25 +1,26 @@
-"""`mot-gen convert`, over pipelines/language_models.py: register. Nothing heavy is imported before it runs."""
+"""`mot-gen convert`, over mot_gen/families: register. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mot_gen.errors import InputError
 
 
 def register(commands) -> None:
     """Add the command `convert`."""
-    command = commands.add_parser(
-        "convert", help="a Hugging Face language model as a Mixture-of-Transformers, and back"
+    command = commands.add_parser("convert", help="a published model as one of ours, and back")
+    command.add_argument(
+        "source", metavar="SOURCE", help="folder or hub name of a published model, or with --like ours"
     )
-    command.add_argument("source", metavar="SOURCE", help="folder or hub name of a language model, or with --like ours")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    command.add_argument("--towers", default="text,image", metavar="NAMES", help="text first (default: text,image)")
+    command.add_argument("--towers", metavar="NAMES", help="of a language model: text first (default: text,image)")
     command.add_argument("--image-tokenizer", metavar="FOLDER", help="what reads and writes the tower image")
     command.add_argument("--speech-tokenizer", metavar="FOLDER", help="what reads and writes the tower speech")
-    command.add_argument("--start", default="copy", help="what a new tower begins as: copy of the text's, or fresh")
-    command.add_argument("--like", metavar="FOLDER", help="back to this language model, with the text tower of SOURCE")
+    command.add_argument("--start", help="what a new tower begins as: copy of the text's (default), or fresh")
+    command.add_argument("--like", metavar="FOLDER", help="back to this published model, with the weights of SOURCE")
     command.add_argument("--download", action="store_true", help="let a hub name be fetched")
     command.set_defaults(func=convert_command)
 
@@ -29,39 +30,59 @@ def convert_command(arguments: argparse.Namespace) -> int:
     out, local = arguments.out, not arguments.download
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: is not empty; give another folder")
-    if arguments.like:
-        _back(arguments.source, out, arguments.like, local)
-        print(f"{out} is a language model for transformers")
-        return 0
-    from mot_gen.pipelines.language_models import from_language_model, save
+    from mot_gen.families.llama import local_folder
 
-    pipeline = from_language_model(arguments.source, _tokenizers(arguments), arguments.start, local)
-    save(pipeline, out)
-    print(f"{out} has the towers {', '.join(pipeline.model.backbone.towers)}; mot-gen train {out / 'recipe.yaml'}")
+    if arguments.like:
+        _back(arguments.source, out, local_folder(arguments.like, local))
+        print(f"{out} is a model in the layout of {arguments.like}")
+        return 0
+    _forward(arguments, local_folder(arguments.source, local), out)
     return 0
+
+
+def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
+    from mot_gen.families import conversion, llama, recognise
+
+    family: Any = recognise(folder)
+    with conversion.opened(folder) as source:
+        if family is llama:
+            tokenizers = _tokenizers(arguments)
+            parts = llama.parts(source, tokenizers, arguments.start or "copy")
+            family = llama.with_tokenizers(tokenizers)
+        else:
+            _only_language_models(arguments, family.__name__.rpartition(".")[2])
+            parts = family.parts(source)
+        conversion.convert(family, source, parts, out)
+        towers = ", ".join(parts[0].outline.backbone.towers)
+    print(f"{out} has the towers {towers}; mot-gen train {out / 'recipe.yaml'}")
+
+
+def _only_language_models(arguments: argparse.Namespace, family: str) -> None:
+    for name in ("towers", "image_tokenizer", "speech_tokenizer", "start"):
+        if getattr(arguments, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{flag}: is for language models; a model of the family {family} brings its own")
 
 
 def _tokenizers(arguments: argparse.Namespace) -> dict[str, object]:
     from mot_gen.commands.tokenizer import load_tokenizer
 
-    first, *others = arguments.towers.split(",")
+    towers = "text,image" if arguments.towers is None else arguments.towers
+    first, *others = towers.split(",")
     if first != "text" or len({first, *others}) != 1 + len(others):
-        raise InputError(f"--towers {arguments.towers}: text comes first, and each name once, as in text,image")
+        raise InputError(f"--towers {towers}: text comes first, and each name once, as in text,image")
     tokenizers = {}
     for name in others:
         folder = getattr(arguments, f"{name}_tokenizer", None)
         if folder is None:
-            raise InputError(f"--towers {arguments.towers}: {name} needs --{name}-tokenizer FOLDER")
+            raise InputError(f"--towers {towers}: {name} needs --{name}-tokenizer FOLDER")
         tokenizers[name] = load_tokenizer(folder)
     return tokenizers
 
 
-def _back(source: str, out: Path, like: str, local: bool) -> None:
-    from transformers import AutoTokenizer
+def _back(source: str, out: Path, like: Path) -> None:
+    from mot_gen.checkpoints import find
+    from mot_gen.families import conversion, recognise
 
-    from mot_gen.pipelines.base import MultimodalPipeline
-    from mot_gen.pipelines.language_models import to_language_model
-    from mot_gen.pipelines.loaded import load_pipeline
-
-    to_language_model(load_pipeline(MultimodalPipeline, source), like, local).save_pretrained(out)
-    AutoTokenizer.from_pretrained(like, local_files_only=local).save_pretrained(out)
+    with conversion.opened(like) as published:
+        conversion.restore(recognise(like), find(source), published, out)

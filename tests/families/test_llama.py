@@ -8,9 +8,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
+from mot_gen.families import llama
+from mot_gen.families.llama import from_language_model, save, to_language_model
 from mot_gen.packing import pack
-from mot_gen.pipelines.language_models import from_language_model, save, to_language_model
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
+from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 
 SHAPE = {
@@ -108,6 +110,41 @@ def test_new_towers_begin_as_copies_or_afresh(tmp_path):
     for name, weight in copy.items():
         assert torch.equal(weight[0], weight[1]) and torch.equal(weight[0], fresh[name][0])
     assert not torch.equal(fresh["blocks.0.qkv.weight"][0], fresh["blocks.0.qkv.weight"][1])
+
+
+@torch.no_grad()
+def test_an_end_of_text_inside_the_vocabulary_keeps_its_probability(tmp_path):
+    """It was two rows of the softmax once, of which only one was ever read: texts ended half as often."""
+    llama.tiny(tmp_path)
+    source = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    model = from_language_model(tmp_path, {"image": picture_tokenizer()}).model.eval()
+    ids = torch.tensor([[0, 40, 50, 60]])
+    batch = pack([[Span("text", ids[0, 1:])]], model.modalities, 5)
+    batch, targets = model.corrupt(batch)
+    assert batch.ids[0].tolist() == [0, 40, 50, 60, 0]
+    want = -source(ids).logits.log_softmax(-1)[0, -1, 0]
+    losses = model.losses(batch, model(batch), targets)["text"]
+    new_rows = model.vocabulary.size - 300  # the image's bounds, which the language model has not
+    logits = source(ids).logits[0, -1]
+    means = (source.lm_head.weight.mean(0) @ source.model(ids).last_hidden_state[0, -1]).expand(new_rows)
+    together = torch.cat([logits, means]).logsumexp(0) - logits.logsumexp(0)
+    torch.testing.assert_close(losses[-1], want + together, atol=1e-5, rtol=1e-5)
+
+
+def test_an_end_of_text_is_never_a_part_of_a_text(tmp_path):
+    llama.tiny(tmp_path)
+    vocabulary = from_language_model(tmp_path, {"image": picture_tokenizer()}).model.vocabulary
+    assert (vocabulary.document_begin, vocabulary.document_end) == (0, 0)
+    assert not vocabulary.writable("text")[0]
+    assert not vocabulary.writable("text")[257:].any()  # rows that no token has
+    assert vocabulary.writable("text")[1:257].all()
+
+
+def test_the_former_module_still_has_these_names():
+    from mot_gen.pipelines import language_models
+
+    assert language_models.from_language_model is from_language_model
+    assert language_models.to_language_model is to_language_model
 
 
 def test_greedy_text_is_the_language_models(tmp_path):

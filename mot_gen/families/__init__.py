@@ -1,0 +1,49 @@
+"""Published models, one file a family: recognise, by_name, names, and what a family's file has.
+
+A family is a module here, or a user's own by its dotted name. It has
+
+- `LICENCE`: the licence that goes with the published weights, and `LOOKS_FOR`: the files it is recognised by, in words;
+- `recognises(folder)`: whether a folder holds a published model of this family;
+- `parts(source, **options)` -> list of `conversion.Part`: each component of ours with its outline and its table;
+- `pipeline(source, parts)` -> `MultimodalPipeline` over those modules, whatever their device: tokenizers, scheduler and
+  the published defaults of sampling;
+- `parts_like(source, folder)` -> the same parts as they are in a converted, perhaps trained, folder of ours;
+- `tiny(folder)`: writes a small random model in the published layout there, every weight random, for tests.
+
+`mot_gen.families.conversion` does the rest, alike for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from mot_gen.errors import InputError, nearest
+
+MACHINERY = ("conversion", "table")
+
+
+def names() -> list[str]:
+    """The families of this folder."""
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.name not in MACHINERY]
+
+
+def by_name(name: str) -> ModuleType:
+    """The family of that name, or of a dotted name in a package of the user's."""
+    dotted = name if "." in name else f"{__name__}.{name}"
+    if ("." not in name and name not in names()) or importlib.util.find_spec(dotted) is None:
+        raise InputError(f"family: {name!r} is not known{nearest(name, names())}; there are {', '.join(names())}")
+    return importlib.import_module(dotted)
+
+
+def recognise(folder: Path) -> ModuleType:
+    """The family that a folder's files belong to; InputError that lists the families and what was looked for."""
+    families = [by_name(name) for name in names()]
+    for family in families:
+        if family.recognises(folder):
+            return family
+    wanted = "; ".join(f"{family.__name__.rpartition('.')[2]}: {family.LOOKS_FOR}" for family in families)
+    raise InputError(f"{folder}: is of no known family ({wanted})")

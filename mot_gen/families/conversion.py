@@ -1,0 +1,179 @@
+"""From a published folder to ours and back: Source, Part, load, convert, restore.
+
+Weights are never all in memory: they are read tensor by tensor, and written as soon as one of ours is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from mot_gen.errors import InputError
+from mot_gen.families.table import Entry, check_table, our_specs, restored, values
+from mot_gen.files import manifest
+from mot_gen.files.tensors import Shards, Spec, write_tensors
+from mot_gen.files.whole import writing_folder
+from mot_gen.pipelines.base import MultimodalPipeline
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+FAMILY = "family.json"  # beside model_index.json: which family a folder came from, and the licence of its weights
+
+
+@dataclass
+class Part:
+    """One component of ours. name: its folder. outline: the module on the meta device. table: its weights' names."""
+
+    name: str
+    outline: nn.Module
+    table: Sequence[Entry]
+
+
+class Source:
+    """A published folder: its configs as dicts, and its weights, which are opened when they are asked for."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def config(self, name: str = "config.json") -> dict:
+        """A JSON file of the folder; InputError where it is missing or broken."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: is missing; fetch all files of the model") from None
+        except ValueError as error:
+            raise InputError(f"{path}: is no JSON ({error}); fetch it again") from error
+
+    @cached_property
+    def weights(self) -> Shards:
+        return Shards.of(self.folder)
+
+    def close(self) -> None:
+        if "weights" in self.__dict__:
+            self.weights.close()
+
+
+@contextmanager
+def opened(folder: str | Path) -> Iterator[Source]:
+    """A `Source` whose files are closed at the end."""
+    source = Source(folder)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+# Buffers that old files hold, and that follow from the config.
+PASSED_OVER = ("rotary_emb.inv_freq", "position_ids")
+
+
+def check_parts(parts: Sequence[Part], source: Source) -> None:
+    """InputError unless the tables of all parts together use every published tensor, each in its shape."""
+    specs, taken = source.weights.specs, set()
+    for part in parts:
+        mine = {entry.theirs for entry in part.table}
+        check_table(part.table, part.outline, {name: specs[name] for name in mine & specs.keys()}, str(source.folder))
+        taken |= mine
+    if foreign := sorted(name for name in specs.keys() - taken if not name.endswith(PASSED_OVER)):
+        raise InputError(f"{source.folder}: holds the tensor {foreign[0]}, which this family does not have")
+
+
+def load(family: ModuleType, source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+    """The published model in memory, as a pipeline of ours in the precision of its files."""
+    check_parts(parts, source)
+    pipeline = family.pipeline(source, parts)
+    for part in parts:
+        weights = dict(values(part.outline, part.table, source.weights))
+        part.outline.load_state_dict(weights, assign=True)
+        part.outline.eval()
+    return pipeline
+
+
+def convert(family: ModuleType, source: Source, parts: Sequence[Part], out: Path) -> None:
+    """Write the published model as a folder of ours, tensor by tensor; nothing is left of it where that fails."""
+    check_parts(parts, source)
+    with writing_folder(out) as folder:
+        write_frame(family, source, parts, folder, out)
+        for part in parts:
+            specs = our_specs(part.outline, part.table, source.weights)
+            made = values(part.outline, part.table, source.weights)
+            write_tensors(folder / part.name / WEIGHTS, specs, made, {"format": "pt"})
+        manifest.write(folder)
+
+
+def write_frame(family: ModuleType, source: Source, parts: Sequence[Part], folder: Path, out: Path) -> None:
+    """Everything of our folder but the weights of its parts. out: where it will stand."""
+    pipeline = family.pipeline(source, parts)
+    outlines = {part.name for part in parts}
+    pipeline.save_config(folder)
+    for name, component in pipeline.components.items():
+        if component is None:
+            continue
+        (component.save_config if name in outlines else component.save_pretrained)(folder / name)
+    if hasattr(family, "recipe"):
+        (folder / "recipe.yaml").write_text(family.recipe(pipeline, out), encoding="utf-8")
+    about = {"family": family.__name__.removeprefix("mot_gen.families."), "licence": family.LICENCE}
+    (folder / FAMILY).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def restore(family: ModuleType, folder: Path, like: Source, out: Path) -> None:
+    """Write a converted, perhaps trained, folder of ours as `like`: its file names, tensors and other files."""
+    parts = family.parts_like(like, folder)
+    check_parts(parts, like)
+    with writing_folder(out) as made:
+        _copy_others(like, made)
+        by_file: dict[Path, list[str]] = {}
+        for name, path in like.weights.file_of.items():
+            by_file.setdefault(path, []).append(name)
+        for path, held in by_file.items():
+            specs = {name: like.weights.specs[name] for name in held}
+            target = made / path.relative_to(like.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(target, specs, _restored(parts, folder, like, specs), {"format": "pt"})
+
+
+def _restored(parts: Sequence[Part], folder: Path, like: Source, specs: dict[str, Spec]):
+    """The tensors of one published file, in its order, from the parts that have them."""
+    readers = {part.name: Shards.of(folder / part.name) for part in parts}
+    owner = {entry.theirs: part for part in parts for entry in part.table}
+    try:
+        for name in specs:
+            part = owner.get(name, parts[0])
+            table = [entry for entry in part.table if entry.theirs == name]
+            yield from restored(table, readers[part.name], _One(like, name), str(like.folder))
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+class _One:
+    """One tensor of a source, as a reader."""
+
+    def __init__(self, source: Source, name: str):
+        self.specs = {name: source.weights.specs[name]}
+        self.get = source.weights.get
+
+
+def _copy_others(like: Source, out: Path) -> None:
+    """The published files that hold no weights: configs, tokenizers, the index of shards."""
+    weights = {*like.weights.file_of.values()}
+    for path in sorted(like.folder.rglob("*")):
+        if path.is_file() and path not in weights and path.suffix not in manifest.PICKLES:
+            target = out / path.relative_to(like.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def outline(kind: type[nn.Module], config: dict) -> nn.Module:
+    """A module of ours on the meta device: every shape, no value, no memory."""
+    with torch.device("meta"):
+        return kind(**config)

@@ -1,0 +1,268 @@
+"""Tables of names, read both ways: Entry, and the steps between a published tensor and ours; values, restored.
+
+An entry says that one published tensor is one region of one of our parameters, after steps that can be undone. Read
+forwards a table converts a published model; read backwards it gives the published tensors again, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mot_gen.errors import InputError
+from mot_gen.files.tensors import Spec
+
+Place = tuple[int | slice, ...]
+
+
+class Reader(Protocol):
+    """Where published tensors are read: `files.tensors.Shards`, or `InMemory`."""
+
+    specs: dict[str, Spec]
+
+    def get(self, name: str) -> Tensor: ...
+
+
+class InMemory:
+    """A state dict as a `Reader`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self._tensors = tensors
+        self.specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+    def get(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+# ---------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in another order: ours[i] = theirs[order[i]]."""
+
+    order: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[torch.tensor(self.order)]
+
+    def backward(self, x: Tensor) -> Tensor:
+        return x[torch.tensor(self.order).argsort()]
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """Theirs in one shape, with its dimensions in another order, flattened to `ours`."""
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    ours: tuple[int, ...]
+    theirs: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(self.shape).permute(self.order).reshape(self.ours)
+
+    def backward(self, x: Tensor) -> Tensor:
+        moved = [self.shape[dimension] for dimension in self.order]
+        inverse = torch.tensor(self.order).argsort().tolist()
+        return x.reshape(moved).permute(inverse).reshape(self.theirs)
+
+
+@dataclass(frozen=True)
+class Added:
+    """Plus a number (Gemma's norms are of 1 + weight). The way back rounds."""
+
+    number: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.number
+
+    def backward(self, x: Tensor) -> Tensor:
+        return x - self.number
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Times a number (Gemma scales its embedding). The way back rounds."""
+
+    number: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.number
+
+    def backward(self, x: Tensor) -> Tensor:
+        return x / self.number
+
+
+@dataclass(frozen=True)
+class First:
+    """The first rows alone. The way back leaves the others as they are in the published model."""
+
+    rows: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[: self.rows]
+
+    def backward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class MeanOfRows:
+    """So many rows, each the mean of theirs; there is no way back."""
+
+    of: int
+    rows: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[: self.of].mean(0).expand(self.rows, -1)
+
+
+# ---------------------------------------------------------------- entries
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published tensor and a region of ours.
+
+    ours: name of our parameter. theirs: the published tensor. how: steps from theirs to ours. place: the region of
+    ours, as an index; () is all of it. copy: it is read only, beside another entry of the same tensor, which leads
+    back: copies of a tower, a head that is the embedding.
+    """
+
+    ours: str
+    theirs: str
+    how: Sequence = ()
+    place: Place = ()
+    copy: bool = False
+
+    def read(self, reader: Reader) -> Tensor:
+        tensor = reader.get(self.theirs)
+        for step in self.how:
+            tensor = step.forward(tensor)
+        return tensor
+
+    def back(self, ours: Tensor) -> Tensor:
+        """Our parameter -> the published tensor."""
+        tensor = ours[self.place] if self.place else ours
+        for step in reversed(self.how):
+            tensor = step.backward(tensor)
+        return tensor
+
+
+def check_table(table: Sequence[Entry], outline: nn.Module, theirs: Mapping[str, Spec], where: str) -> None:
+    """InputError unless the table reads every published tensor once and each is of the shape that ours has.
+
+    outline: our module, on any device. where: begins the message."""
+    ours = outline.state_dict()
+    used = {entry.theirs for entry in table}
+    for entry in table:
+        if entry.theirs not in theirs:
+            raise InputError(f"{where}: {entry.theirs} is missing; fetch all of its files")
+        spec = theirs[entry.theirs]
+        if not spec.dtype.is_floating_point:
+            raise InputError(f"{where}: {entry.theirs} is of {spec.dtype}; quantised weights are not read")
+        region = ours[entry.ours].to("meta")
+        wanted = tuple((region[entry.place] if entry.place else region).shape)
+        made = _shape_after(entry, spec)
+        if made != wanted:
+            raise InputError(
+                f"{where}: {entry.theirs} is of shape {spec.shape}, which gives {made} in place of {wanted}"
+            )
+    if foreign := sorted(theirs.keys() - used):
+        raise InputError(f"{where}: holds {foreign[0]}, which this family does not have")
+
+
+def _shape_after(entry: Entry, spec: Spec) -> tuple[int, ...] | None:
+    """The shape of a published tensor after the entry's steps; None where they do not fit it."""
+    tensor = torch.zeros(1, dtype=torch.uint8).expand(spec.shape)  # of no memory; on meta torch loads its compiler
+    try:
+        for step in entry.how:
+            if isinstance(step, (Added, Scaled)):
+                continue
+            tensor = tensor[:1].expand(step.rows, -1) if isinstance(step, MeanOfRows) else step.forward(tensor)
+    except (RuntimeError, IndexError):
+        return None
+    return tuple(tensor.shape)
+
+
+# ---------------------------------------------------------------- values
+
+
+def our_specs(outline: nn.Module, table: Sequence[Entry], reader: Reader) -> dict[str, Spec]:
+    """What every tensor of our module will be: of its published tensors' dtype, else of the first one's."""
+    dtype_of = {entry.ours: reader.specs[entry.theirs].dtype for entry in table}
+    usual = next(iter(dtype_of.values()))
+    return {name: Spec(dtype_of.get(name, usual), tuple(own.shape)) for name, own in outline.state_dict().items()}
+
+
+def values(outline: nn.Module, table: Sequence[Entry], reader: Reader) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor of our module, one after the other.
+
+    outline: the module on the meta device. What the table does not give begins at the module's own initial value."""
+    entries: dict[str, list[Entry]] = {}
+    for entry in table:
+        entries.setdefault(entry.ours, []).append(entry)
+    for name, spec in our_specs(outline, table, reader).items():
+        mine = entries.get(name, [])
+        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        if _covered(mine, spec.shape) < tensor.numel():
+            tensor.copy_(initial_value(outline, name))
+        for entry in mine:
+            tensor[entry.place] = entry.read(reader)
+        yield name, tensor
+
+
+def _covered(entries: Sequence[Entry], shape: tuple[int, ...]) -> int:
+    whole = torch.zeros(1, dtype=torch.uint8).expand(shape)
+    return sum(whole[entry.place].numel() for entry in entries)
+
+
+def initial_value(outline: nn.Module, name: str) -> Tensor:
+    """The value that a parameter of a module on the meta device begins at, in fp32."""
+    path, _, leaf = name.rpartition(".")
+    owner, empty = outline.get_submodule(path), outline.get_parameter(name)
+    try:
+        setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape), requires_grad=False))
+        (outline.backbone if name.startswith("backbone.") else outline).init_weights()
+        return getattr(owner, leaf).detach()
+    finally:
+        setattr(owner, leaf, empty)
+
+
+def restored(table: Sequence[Entry], ours: Reader, like: Reader, where: str) -> Iterator[tuple[str, Tensor]]:
+    """The published tensors again, with our values, in the order of `like`: (name, tensor), each of its dtype there.
+
+    InputError where two of ours come from one tensor, and are not the same any more."""
+    of = {entry.theirs: entry for entry in table if not entry.copy}
+    second = {
+        entry.theirs: entry
+        for entry in table
+        if entry.copy and entry.ours != of[entry.theirs].ours and all(hasattr(step, "backward") for step in entry.how)
+    }
+    for name, spec in like.specs.items():
+        if name not in of:  # what a family passes over
+            yield name, like.get(name)
+            continue
+        tensor = of[name].back(ours.get(of[name].ours)).to(spec.dtype)
+        if name in second and not _is_still(second[name], tensor, ours):
+            raise InputError(
+                f"{where}: has one matrix for embedding and head, which training made two; train it frozen"
+            )
+        if tensor.shape != spec.shape:  # the first rows alone are ours
+            whole = like.get(name).clone()
+            whole[: len(tensor)] = tensor
+            tensor = whole
+        yield name, tensor.contiguous()
+
+
+def _is_still(entry: Entry, theirs: Tensor, ours: Reader) -> bool:
+    """Whether the region of a copy is what it was made as."""
+    region = ours.get(entry.ours)[entry.place]
+    for step in entry.how:
+        theirs = step.forward(theirs)
+    return torch.equal(theirs.to(region.dtype), region)
