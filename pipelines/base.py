@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,7 +50,8 @@ LONGEST = 16_384  # tokens of a document where the checkpoint states no context;
 class MultimodalPipeline(DiffusionPipeline):
     """The components and the checks; see the module."""
 
-    _optional_components: ClassVar = ["image_tokenizer", "speech_tokenizer", "scheduler"]
+    _optional_components: ClassVar = ["image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer"]
+    _task: ClassVar[str | None] = None  # the key of `sampling` under which this pipeline's own defaults stand
     model_cpu_offload_seq = "model"
 
     def __init__(
@@ -61,8 +62,11 @@ class MultimodalPipeline(DiffusionPipeline):
         speech_tokenizer=None,
         scheduler=None,
         sampling: dict | None = None,
+        sight_tokenizer=None,
     ):
-        """sampling: the checkpoint's own defaults, such as {"num_inference_steps": 20, "guidance_scale": 2.0}."""
+        """sight_tokenizer: what pictures are read by, where that is not what they are drawn by.
+
+        sampling: the checkpoint's own defaults, such as {"num_inference_steps": 20, "guidance_scale": 2.0}."""
         super().__init__()
         self.register_modules(
             model=model,
@@ -70,6 +74,7 @@ class MultimodalPipeline(DiffusionPipeline):
             image_tokenizer=image_tokenizer,
             speech_tokenizer=speech_tokenizer,
             scheduler=scheduler,
+            sight_tokenizer=sight_tokenizer,
         )
         self.register_to_config(sampling=sampling)
         refuse_misfits(self)
@@ -112,7 +117,11 @@ class MultimodalPipeline(DiffusionPipeline):
 
     def _default(self, name: str, given, fallback):
         """What the caller gave, else the checkpoint's own default, else the field's."""
-        return given if given is not None else (self.config.sampling or {}).get(name, fallback)
+        if given is not None:
+            return given
+        stated = self.config.sampling or {}
+        own = stated.get(self._task) or {}
+        return own.get(name, stated.get(name, fallback))
 
     def _text(self, texts, name: str = "prompt") -> list[list[Span]]:
         """Texts -> a list of spans each; InputError for what is no text, or empty."""
@@ -198,7 +207,23 @@ class MultimodalPipeline(DiffusionPipeline):
         fewest = getattr(objective, "fewest", 1)
         if steps < fewest:
             raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
-        return Drawing(self.scheduler, steps, guidance, generators)
+        return Drawing(self.scheduler, steps, guidance, generators, sigmas=self._default("sigmas", None, None))
+
+    def _seen(self, images: Sequence, drawn: bool) -> list[list[Span]]:
+        """The spans that each picture is read as. drawn: whether pictures are drawn after it, so that it is also given
+        in the tokens that they are drawn in."""
+        if self.sight_tokenizer is None:
+            return [[replace(span, learned=False)] for span in self.image_tokenizer.encode_batch(images)]
+        seen = [[replace(span, learned=False)] for span in self.sight_tokenizer.encode_batch(images)]
+        if drawn:
+            latents = self.image_tokenizer.encode_batch(images)
+            seen = [[replace(span, learned=False), *spans] for span, spans in zip(latents, seen)]
+        return seen
+
+    def _opens_text(self, documents: int) -> list[str | None]:
+        """What stands open at the end of prompts that a text follows: where texts are wrapped, a new one."""
+        text = self.model.modality_names[0]
+        return [text if self.model.vocabulary.wraps else None] * documents
 
     def _decode_images(self, values: Sequence[Span], output_type: str):
         """Image spans -> PIL images, (N, C, H, W) tensor "pt", (N, H, W, C) array "np", or the latents as they are."""

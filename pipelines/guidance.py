@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, nearest
+
+RENORMS = ("global", "channel", "text_channel")
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,11 @@ class Guidance:
     Scale 1 is the conditional prediction and 0 the unconditional one; each then costs one branch instead of two.
     image_scale: a second guidance for prompts with an image (InstructPix2Pix; BAGEL, arXiv 2505.14683): the same rule
     once more, from the prompt without its image to what the first guidance gave, whose "unconditional" lacks the text.
-    interval: the times, 0 clean and 1 noise, between which guidance acts; outside of it the conditional prediction
-    stands alone (Kynkäänniemi et al. 2024; BAGEL's cfg_interval).
+    interval: the times, 0 clean and 1 noise, between which guidance acts, the lower one not included; outside of it
+    the conditional prediction stands alone (Kynkäänniemi et al. 2024; BAGEL's cfg_interval).
+    renorm: keeps the length of the result at most that of the conditional prediction (BAGEL): "global", over all
+    numbers of a picture; "channel", of each token; "text_channel", of each token and of the first guidance alone.
+    renorm_min: the least factor of it.
     rescale: from 0 to 1, how far the spread of the result is brought back to that of the conditional prediction (Lin et
     al. 2024, arXiv 2305.08891, section 3.4).
     """
@@ -30,6 +35,8 @@ class Guidance:
     image_scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
+    renorm: str | None = None
+    renorm_min: float = 0.0
 
     def __post_init__(self):
         for name in ("scale", "image_scale"):
@@ -44,32 +51,57 @@ class Guidance:
             raise InputError(f"guidance_interval must be two times, 0 <= low <= high <= 1, got {low_high!r}")
         if not is_number(self.rescale) or not 0 <= self.rescale <= 1:
             raise InputError(f"guidance_rescale must be a number from 0 to 1, got {self.rescale!r}")
+        if self.renorm is not None and self.renorm not in RENORMS:
+            raise InputError(f"guidance_renorm: {self.renorm!r} is not known{nearest(str(self.renorm), RENORMS)}")
+        if not is_number(self.renorm_min) or not 0 <= self.renorm_min <= 1:
+            raise InputError(f"guidance_renorm_min must be a number from 0 to 1, got {self.renorm_min!r}")
 
     @property
     def branches(self) -> tuple[str, ...]:
         """What must be predicted: of "conditional", "unconditional" and "without_image" those that count."""
         needed = {
-            "conditional": (self.scale != 0 and self.image_scale != 0) or tuple(self.interval) != (0, 1),
+            "conditional": (self.scale != 0 and self.image_scale != 0)
+            or tuple(self.interval) != (0, 1)
+            or self._renorms,
             "unconditional": self.scale != 1 and self.image_scale != 0,
             "without_image": self.image_scale != 1,
         }
         return tuple(name for name, wanted in needed.items() if wanted)
 
+    @property
+    def _renorms(self) -> bool:
+        """Whether there is something to be renormed."""
+        return self.renorm is not None and (self.scale != 1 or self.image_scale != 1)
+
     def acts_at(self, time: float) -> bool:
         """Whether guidance acts at this time; the conditional branch, which is the first, is all that counts else."""
-        return self.interval[0] <= time <= self.interval[1]
+        return self.interval[0] < time <= self.interval[1]
 
     def combine(self, predictions: Tensor, counts: Tensor | None = None) -> Tensor:
         """(B * N, ...) -> (N, ...). counts: (N,) how many tokens of (n, C) are of the span, if others pad it by 0."""
         if len(self.branches) == 1:
             return predictions
         parts = dict(zip(self.branches, predictions.chunk(len(self.branches))))
-        guided = _towards(parts.get("unconditional"), parts.get("conditional"), self.scale)
+        conditional = parts.get("conditional")
+        guided = _towards(parts.get("unconditional"), conditional, self.scale)
+        if self.renorm == "text_channel" and guided is not None:
+            guided = self._renormed(guided, conditional)
         guided = _towards(parts.get("without_image"), guided, self.image_scale)
+        if self.renorm in ("global", "channel"):
+            guided = self._renormed(guided, conditional)
         if self.rescale and "conditional" in parts:
             ratio = _spread(parts["conditional"], counts) / _spread(guided, counts).clamp_min(1e-8)
             guided = guided * (1 + self.rescale * (ratio - 1))
         return guided
+
+    def _renormed(self, guided: Tensor, conditional: Tensor) -> Tensor:
+        """(N, n, C) no longer than the conditional prediction: as a whole, or token by token."""
+        if self.renorm == "global":
+            length, wanted = guided.flatten(1).norm(dim=1), conditional.flatten(1).norm(dim=1)
+            length, wanted = length[:, None, None], wanted[:, None, None]
+        else:
+            length, wanted = guided.norm(dim=-1, keepdim=True), conditional.norm(dim=-1, keepdim=True)
+        return guided * (wanted / (length + 1e-8)).clamp(self.renorm_min, 1.0)
 
 
 def is_number(value) -> bool:

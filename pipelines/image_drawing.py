@@ -58,9 +58,9 @@ class ImageDrawingPipeline(MultimodalPipeline):
     def _grid(self, height: int | None, width: int | None) -> Grid:
         """The grid of pictures of a size, of which one side may be left open; InputError for one that is not drawn."""
         grids = self.image_tokenizer.grids
-        for (rows, columns), grid in grids.items():
-            if height in (None, rows) and width in (None, columns):
-                return grid
+        grid = self.image_tokenizer.drawn_grid(height, width)
+        if grid is not None:
+            return grid
         asked = " x ".join("any" if side is None else str(side) for side in (height, width))
         raise InputError(f"height, width: this model draws {as_text(list(grids))}, got {asked}")
 
@@ -71,6 +71,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
             "image_scale": image_scale,
             "interval": self._default("guidance_interval", options.guidance_interval, (0.0, 1.0)),
             "rescale": self._default("guidance_rescale", options.guidance_rescale, 0.0),
+            "renorm": self._default("guidance_renorm", options.guidance_renorm, None),
+            "renorm_min": self._default("guidance_renorm_min", options.guidance_renorm_min, 0.0),
         }
         checked = Guidance(**fields)
         return checked if prompted else Guidance(**fields | {"scale": 1.0})

@@ -31,6 +31,8 @@ class ImageToImagePipeline(ImageDrawingPipeline):
     pipe("a seven", "seven.png", mask_image="mask.png").images       inpainted: only the white of the mask changes
     """
 
+    _task = "image_to_image"
+
     @torch.inference_mode()
     @takes(options=ImageOptions)
     def __call__(
@@ -62,7 +64,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         image_scale = self._image_scale(image_guidance_scale, condition_on_image)
         guidance = self._guidance(options, prompt is not None or negative_prompt is not None, image_scale)
         begun = self._begun(image, prompt, mask_image, options.num_images_per_prompt)
-        before = [[span] if condition_on_image else [] for span in begun.spans]
+        before = self._before(begun) if condition_on_image else [[] for _ in begun.spans]
         documents = {
             "conditional": [b + t for b, t in zip(before, begun.texts)],
             "unconditional": [b + n for b, n in zip(before, self._negative(negative_prompt, begun.texts))],
@@ -71,6 +73,12 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         how = self._picturing(options, guidance, [span.grid for span in begun.spans])
         drawn = self._draw(documents, how, self._known(begun, strength, how.num_inference_steps))
         return self._as_output(self._finish(drawn, begun, options.output_type), options)
+
+    def _before(self, begun: Begun) -> list[list[Span]]:
+        """What each picture stands as before its prompt."""
+        if self.sight_tokenizer is None:
+            return [[span] for span in begun.spans]
+        return self._seen(begun.pixels, drawn=True)
 
     def _image_scale(self, given: float | None, conditioned: bool) -> float:
         """How strongly the picture before the prompt counts; InputError where there is none."""

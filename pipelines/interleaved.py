@@ -61,7 +61,8 @@ class InterleavedPipeline(ImageDrawingPipeline):
         ends, on_token = self._stop(text.stop), self._streamed(text.streamer, prompts)
         room = self._room(prompts, sampling, drawing, modality_order)
         rules = Rules(pictures, {} if max_images is None else {"image": max_images}, modality_order, room, stop=ends)
-        written = self._write(prompts, sampling, drawing, rules, on_token)
+        first = self._opened_first(modality_order, len(prompts))
+        written = self._write(prompts, first, sampling, drawing, rules, on_token)
         if text.streamer is not None:
             text.streamer.end()
         documents = [self._segments(spans, images.output_type, ends) for spans in written]
@@ -78,11 +79,19 @@ class InterleavedPipeline(ImageDrawingPipeline):
         drawing.grids, drawing.on_step = grids, self._on_step(how)
         return drawing
 
-    def _write(self, prompts, sampling: TextSampling, drawing: Drawing, rules: Rules, on_token) -> list[list[Span]]:
+    def _opened_first(self, order: Sequence[str] | None, documents: int) -> list[str | None]:
+        """What stands open at the end of the prompts; where texts are wrapped, nothing else can lead to a picture."""
+        if order and self.model.vocabulary.wraps:
+            return [order[0]] * documents
+        return self._opens_text(documents)
+
+    def _write(
+        self, prompts, first, sampling: TextSampling, drawing: Drawing, rules: Rules, on_token
+    ) -> list[list[Span]]:
         """Rows for the documents, and for as many empty ones where pictures are guided away from no text at all."""
         samples, pictures = len(prompts), list(drawing.grids)
         guided = samples * (len(drawing.guidance.branches) - 1) if pictures else 0
-        opens = [None] * samples + pictures[:1] * guided
+        opens = first + pictures[:1] * guided
         # A row may stand still while others fill the longest span.
         longest = max((rows * columns for rows, columns in drawing.grids.values()), default=0)
         stream = Stream(self.model, [*prompts, *[[]] * guided], rules.room + longest, opens)
@@ -117,7 +126,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
                 spans += self._text([part])[0]
             else:
                 self._needs("image", "image_tokenizer")
-                spans.append(self.image_tokenizer.encode(part))
+                spans += self._seen([part], drawn=True)[0]
         return spans
 
     def _segments(self, spans: Sequence[Span], output_type: str, ends) -> list:

@@ -14,7 +14,7 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import DIRECTIONS, Direction
 from mot_gen.tokenizers.image_base import as_text
 
-COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler")
+COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer")
 
 
 def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32") -> MultimodalPipeline:
@@ -72,6 +72,12 @@ class Loaded:
         return list(results) if rate is None else [(samples, rate) for samples in results]
 
 
+def _family(folder: Path) -> dict[str, str]:
+    """The family of a converted model, and the licence that goes with its weights."""
+    about = folder / "family.json"
+    return json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+
+
 def _evaluations(model) -> dict[str, str]:
     """For how few evaluations spans were trained, where an objective says so."""
     fewest = {name: objective.fewest for name, objective in model.objectives.items() if hasattr(objective, "fewest")}
@@ -89,6 +95,7 @@ def describe(checkpoint: str | Path) -> dict:
     objectives = ", ".join(f"{name}: {type(o).__module__.rsplit('.', 1)[-1]}" for name, o in model.objectives.items())
     return {
         "folder": str(folder),
+        **_family(folder),
         "modalities": ", ".join(sizes),
         "directions": ", ".join(direction.name for direction in loaded.directions),
         "objectives": objectives,

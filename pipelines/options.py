@@ -50,9 +50,10 @@ class TextOptions:
 @dataclass(frozen=True, kw_only=True)
 class StepOptions:
     """num_inference_steps, guidance_scale (1 is conditional, 0 unconditional), guidance_interval (times from 0, clean,
-    to 1, noise) and guidance_rescale, see `guidance.Guidance`: by default what the checkpoint recommends, else 50, 3,
-    all times and 0. generator: one or a list of one per sample; a picture does not depend on its batch. output_type:
-    "pil", "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C); lists where pictures differ in size.
+    to 1, noise), guidance_rescale, guidance_renorm and guidance_renorm_min, see `guidance.Guidance`: by default what
+    the checkpoint recommends, else 50, 3, all times, 0, none and 0. generator: one or a list of one per sample; a
+    picture does not depend on its batch. output_type: "pil", "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent"
+    (N, n, C); lists where pictures differ in size.
     callback_on_step_end(pipe, step, timestep, given): given has the tensor inputs that were named, of "latents" and
     "pred_original_sample", (N, n, C); what it returns as {"latents": x} is gone on with. The latter is the picture as
     it is expected to become: `decode_latents` shows it. return_dict: False returns a tuple.
@@ -62,6 +63,8 @@ class StepOptions:
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
+    guidance_renorm: str | None = None
+    guidance_renorm_min: float | None = None
     generator: torch.Generator | list[torch.Generator] | None = None
     output_type: str = "pil"
     return_dict: bool = True

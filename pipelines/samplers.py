@@ -47,13 +47,15 @@ def integrate(
     generators: Sequence[torch.Generator] | None = None,
     on_step: Callable[[Step], Tensor] | None = None,
     begin: int = 0,
+    sigmas: str | None = None,
 ) -> Tensor:
     """Noise x (N, n, C) -> a sample of the same shape.
 
     generators: one a sample, for schedulers that add noise. on_step(step) -> x sees every step and may change its
-    result. begin: the first of the scheduler's timesteps to be taken, for an x that is not all noise.
+    result. begin: the first of the scheduler's timesteps to be taken, for an x that is not all noise. sigmas: see
+    `set_timesteps`.
     """
-    scheduler.set_timesteps(num_inference_steps, device=x.device)
+    set_timesteps(scheduler, num_inference_steps, sigmas, x.device)
     if begin and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     accepted = inspect.signature(scheduler.step).parameters
@@ -68,6 +70,22 @@ def integrate(
             following = timesteps[number + 1] if number + 1 < len(timesteps) else None
             x = on_step(Step(number, timestep, following, scaled, output, x))
     return x
+
+
+def set_timesteps(scheduler, num_inference_steps: int, sigmas: str | None = None, device=None) -> None:
+    """Prepare a scheduler of diffusers for so many steps.
+
+    sigmas: None for its own; "even" for those from 1 down to 1 / steps, before its shift (BAGEL), where its own end at
+    its least sigma."""
+    if sigmas is None:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        return
+    if sigmas != "even":
+        raise InputError(f"sampling.sigmas: {sigmas!r} is not known; it is even, or not given")
+    if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise InputError(f"sampling.sigmas: {type(scheduler).__name__} takes none; use FlowMatchEulerDiscreteScheduler")
+    even = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
+    scheduler.set_timesteps(sigmas=even.tolist(), device=device)
 
 
 def first_step(scheduler, num_inference_steps: int, strength: float) -> int:

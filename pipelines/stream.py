@@ -39,6 +39,8 @@ class Stream:
         batch, lengths = batch.to(self.device), lengths.to(self.device)
         for latents in batch.latents.values():
             latents.time = torch.zeros(len(latents.grids), device=self.device)
+        if any(m.block for m in model.modalities):
+            room += 2  # the bounds of a span that is drawn and not kept
         self.cache = model.backbone.init_cache(self.rows, batch.layout.shape[1] + room)
         self.hidden, self.time = self._read(batch, lengths)
         self.spans = batch.layout.shape[1]  # a span number that no prompt has used

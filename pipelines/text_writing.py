@@ -19,6 +19,8 @@ class TextWritingPipeline(MultimodalPipeline):
         media = list(given) if isinstance(given, list) else [given]
         if not media:
             raise InputError(f"{name}: the list is empty; give at least one")
+        if name == "image":
+            return self._seen(media, drawn=False)
         return [[span] for span in tokenizer.encode_batch(media)]
 
     def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:
@@ -35,7 +37,8 @@ class TextWritingPipeline(MultimodalPipeline):
         sampling = options.sampling(self._new_tokens(options.max_new_tokens, prompts))
         drawing = Drawing(generators=row_generators(options.generator, len(prompts)))
         ends, on_token = self._stop(options.stop), self._streamed(options.streamer, prompts)
-        stream = Stream(self.model, prompts, room=sampling.max_new_tokens)
+        opens = self._opens_text(len(prompts))
+        stream = Stream(self.model, prompts, room=sampling.max_new_tokens, opens=opens)
         written = Writer(stream, len(prompts), sampling, drawing, Rules(stop=ends), on_token).run()
         if options.streamer is not None:
             options.streamer.end()

@@ -293,10 +293,11 @@ class Writer:
                 row.spans.append(Span(modality, values[number].float().cpu(), grid))
                 row.waiting = None
                 self._back_to_text(row)
-                row.room -= grid[0] * grid[1] + 1
+                row.room -= grid[0] * grid[1] + 1 + (span.bounds > 0)
                 self._settle(row)
                 if self.vocabulary.wraps and not row.done:
                     texts[number] = self.vocabulary.document_begin
+                    row.room -= 1
         if texts:
             self._append(texts)
 

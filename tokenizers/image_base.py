@@ -6,7 +6,7 @@ A child declares `modality` and two maps between pixels and tokens; raw pictures
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor, load_image
 from mot_gen.sequence import Span
+from mot_gen.tokenizers.image_edges import EdgeRule, rule_of
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 
 
@@ -64,8 +65,17 @@ class ImageTokenizer(NetworkTokenizer):
     to it in aspect ratio; their modality has position "grid", so that the model sees where a row ends.
     """
 
-    def set_sizes(self, image_size: int | Sequence) -> None:
-        """Sets `grids`; InputError for sizes that do not fit, or have one grid in common."""
+    rule: EdgeRule | None = None  # by which pictures of many sizes are resized; `grids` then has the largest alone
+
+    def set_sizes(self, image_size: int | Sequence | Mapping[str, int]) -> None:
+        """Sets `grids`; InputError for sizes that do not fit, or have one grid in common.
+
+        image_size: one size, several, or the fields of an `EdgeRule`."""
+        self.rule = rule_of(image_size)
+        if self.rule is not None:
+            usual = (self.rule.long, self.rule.long)
+            self.grids = {usual: self.grid_of(usual)}
+            return
         self.grids = {size: self.grid_of(size) for size in size_pairs(image_size)}
         if len(set(self.grids.values())) < len(self.grids):
             raise InputError(f"image_size: {as_text(list(self.grids))} have the same grid; leave one of them out")
@@ -78,7 +88,8 @@ class ImageTokenizer(NetworkTokenizer):
     @property
     def grid(self) -> tuple[int, int] | None:
         """(rows, columns) of every picture; None where there are several sizes."""
-        return self.grids[self.size] if len(self.grids) == 1 else None
+        several = self.rule is not None or len(self.grids) > 1
+        return None if several else self.grids[self.size]
 
     @property
     def position(self) -> str:
@@ -88,10 +99,24 @@ class ImageTokenizer(NetworkTokenizer):
     def size_for(self, image: Tensor | Image.Image) -> tuple[int, int]:
         """The (height, width) that a picture is cropped and resized to."""
         height, width = image.shape[1:] if isinstance(image, Tensor) else (image.height, image.width)
+        if self.rule is not None:
+            return self.rule.size_for(height, width)
         return nearest_size(list(self.grids), height, width)
+
+    def drawn_grid(self, height: int | None, width: int | None) -> tuple[int, int] | None:
+        """The grid of a picture of this size, the first that fits where a side is left open; None where none is."""
+        if self.rule is not None and (height, width) != (None, None):
+            size = (height or width, width or height)
+            return self.grid_of(size) if self.rule.allows(*size) else None
+        for (rows, columns), grid in self.grids.items():
+            if height in (None, rows) and width in (None, columns):
+                return grid
+        return None
 
     def pixels_of(self, raw) -> Tensor:
         """A PIL image, path, bytes or tensor as it will be seen: (C, H, W) in [0, 1], of one of the sizes."""
+        if self.rule is not None:
+            return self.rule.resized(raw)
         if not self.grid and not (isinstance(raw, Tensor) and raw.ndim == 3):
             raw = load_image(raw, "L" if self.color_channels == 1 else "RGB")
         return image_tensor(raw, self.size if self.grid else self.size_for(raw), self.color_channels)
@@ -105,13 +130,14 @@ class ImageTokenizer(NetworkTokenizer):
         """Many raw images, those of one size in one pass of the network; the same spans as one by one."""
         pictures = [self.pixels_of(raw).to(self.device) for raw in raws]
         spans: dict[int, Span] = {}
-        for size, grid in self.grids.items():
-            places = [place for place, picture in enumerate(pictures) if tuple(picture.shape[1:]) == size]
-            if places:
-                pixels = torch.stack([pictures[place] for place in places])
-                tokens = self.tokens((pixels * 2 - 1).to(self.dtype))
-                tokens = tokens.float() if tokens.is_floating_point() else tokens
-                spans |= zip(places, (Span(self.config.name, values, grid) for values in tokens))
+        sizes = [tuple(picture.shape[1:]) for picture in pictures]
+        for size in dict.fromkeys(sizes):
+            grid = self.grids.get(size) or self.grid_of(size)
+            places = [place for place, own in enumerate(sizes) if own == size]
+            pixels = torch.stack([pictures[place] for place in places])
+            tokens = self.tokens((pixels * 2 - 1).to(self.dtype))
+            tokens = tokens.float() if tokens.is_floating_point() else tokens
+            spans |= zip(places, (Span(self.config.name, values, grid) for values in tokens))
         return [spans[place] for place in range(len(pictures))]
 
     def decode(self, span: Span) -> Tensor:
@@ -134,7 +160,9 @@ class ImageTokenizer(NetworkTokenizer):
         """The grid of a span of this tokenizer; InputError for any other."""
         name, modality, grids = self.config.name, self.modality, list(self.grids.values())
         grid = tuple(span.grid or grids[0])
-        if grid not in grids or len(span) != grid[0] * grid[1]:
+        largest = grids[0]
+        known = grid in grids or (self.rule is not None and grid[0] <= largest[0] and grid[1] <= largest[1])
+        if not known or len(span) != grid[0] * grid[1]:
             expected = as_text(grids).replace(", ", " or ")
             raise InputError(f"{name} span of {len(span)} tokens, grid {span.grid}; expected {expected}")
         if modality.discrete:

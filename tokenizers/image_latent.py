@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import ModelMixin  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
@@ -32,7 +32,8 @@ class LatentImageTokenizer(ImageTokenizer):
     others' models).
 
     Make one with `from_pretrained` (of this class or of an autoencoder) or `from_autoencoder`. `shift` and `scale`
-    have one value per latent channel; they come from the autoencoder's config, or from `measure`.
+    have one value per latent channel; they come from the autoencoder's config, or from `measure`. layout: further
+    fields of the modality, see `sequence.Modality`.
     """
 
     @register_to_config
@@ -40,12 +41,13 @@ class LatentImageTokenizer(ImageTokenizer):
         self,
         vae_class: str,
         vae_config: dict,
-        image_size: int | Sequence[int] | Sequence[Sequence[int]],
+        image_size: int | Sequence[int] | Sequence[Sequence[int]] | Mapping[str, int],
         patch_size: int,
         shift: Sequence[float],
         scale: Sequence[float],
         fold: int = 1,
         name: str = "image",
+        layout: dict | None = None,
     ):
         super().__init__()
         self.vae = _autoencoder_class(vae_class).from_config(vae_config)
@@ -125,7 +127,8 @@ class LatentImageTokenizer(ImageTokenizer):
     @property
     def modality(self) -> Modality:
         channels = self.config.patch_size**2 * self.latent_channels
-        return Modality(self.config.name, None, channels, bidirectional=True, objective="flow", position=self.position)
+        fields = {"bidirectional": True, "objective": "flow", "position": self.position}
+        return Modality(self.config.name, None, channels, **(fields | (self.config.layout or {})))
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, n, p * p * L)."""

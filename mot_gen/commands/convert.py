@@ -44,7 +44,7 @@ def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
     from mot_gen.families import conversion, llama, recognise
 
     family: Any = recognise(folder)
-    with conversion.opened(folder) as source:
+    with conversion.opened(folder, family) as source:
         if family is llama:
             tokenizers = _tokenizers(arguments)
             parts = llama.parts(source, tokenizers, arguments.start or "copy")
@@ -84,5 +84,6 @@ def _back(source: str, out: Path, like: Path) -> None:
     from mot_gen.checkpoints import find
     from mot_gen.families import conversion, recognise
 
-    with conversion.opened(like) as published:
-        conversion.restore(recognise(like), find(source), published, out)
+    family = recognise(like)
+    with conversion.opened(like, family) as published:
+        conversion.restore(family, find(source), published, out)

@@ -30,6 +30,7 @@ from mot_gen.data.looks import LOOKED_AT, PictureWatch, media_of
 from mot_gen.data.mixture import Showing, mixture_of
 from mot_gen.data.notices import Notices
 from mot_gen.data.plan import PACKINGS, BatchPlan, Position
+from mot_gen.data.roles import with_roles
 from mot_gen.data.spans import UNUSABLE, Pending, SpanMaker
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.image_files import load_image
@@ -279,7 +280,8 @@ class Loader:
         return Draft(showing, sample.id, spans)
 
     def _arranged(self, sample: records.Sample, showing: Showing) -> list[records.Part]:
-        return sample.arrange(random.Random(f"{self.plan.seed}/{showing.turn}/{showing.index}"), self.data)
+        arranged = sample.arrange(random.Random(f"{self.plan.seed}/{showing.turn}/{showing.index}"), self.data)
+        return with_roles(arranged, self.tokenizers)
 
     def _begun(self, part: records.Part, showing: Showing, place: int, number: int) -> Span | Pending:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,8 +40,9 @@ class Part:
 class Source:
     """A published folder: its configs as dicts, and its weights, which are opened when they are asked for."""
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, files: Sequence[str] = ()):
+        """files: those that hold its weights; by default all safetensors of the folder."""
+        self.folder, self._files = Path(folder), files
 
     def config(self, name: str = "config.json") -> dict:
         """A JSON file of the folder; InputError where it is missing or broken."""
@@ -55,7 +56,7 @@ class Source:
 
     @cached_property
     def weights(self) -> Shards:
-        return Shards.of(self.folder)
+        return Shards([self.folder / name for name in self._files]) if self._files else Shards.of(self.folder)
 
     def close(self) -> None:
         if "weights" in self.__dict__:
@@ -63,9 +64,9 @@ class Source:
 
 
 @contextmanager
-def opened(folder: str | Path) -> Iterator[Source]:
-    """A `Source` whose files are closed at the end."""
-    source = Source(folder)
+def opened(folder: str | Path, family: Any) -> Iterator[Source]:
+    """A `Source` of a family, whose files are closed at the end."""
+    source = Source(folder, getattr(family, "WEIGHTS", ()))
     try:
         yield source
     finally:
@@ -87,7 +88,7 @@ def check_parts(parts: Sequence[Part], source: Source) -> None:
         raise InputError(f"{source.folder}: holds the tensor {foreign[0]}, which this family does not have")
 
 
-def load(family: ModuleType, source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def load(family: Any, source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
     """The published model in memory, as a pipeline of ours in the precision of its files."""
     check_parts(parts, source)
     pipeline = family.pipeline(source, parts)
@@ -98,7 +99,7 @@ def load(family: ModuleType, source: Source, parts: Sequence[Part]) -> Multimoda
     return pipeline
 
 
-def convert(family: ModuleType, source: Source, parts: Sequence[Part], out: Path) -> None:
+def convert(family: Any, source: Source, parts: Sequence[Part], out: Path) -> None:
     """Write the published model as a folder of ours, tensor by tensor; nothing is left of it where that fails."""
     check_parts(parts, source)
     with writing_folder(out) as folder:
@@ -110,7 +111,7 @@ def convert(family: ModuleType, source: Source, parts: Sequence[Part], out: Path
         manifest.write(folder)
 
 
-def write_frame(family: ModuleType, source: Source, parts: Sequence[Part], folder: Path, out: Path) -> None:
+def write_frame(family: Any, source: Source, parts: Sequence[Part], folder: Path, out: Path) -> None:
     """Everything of our folder but the weights of its parts. out: where it will stand."""
     pipeline = family.pipeline(source, parts)
     outlines = {part.name for part in parts}
@@ -125,7 +126,7 @@ def write_frame(family: ModuleType, source: Source, parts: Sequence[Part], folde
     (folder / FAMILY).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def restore(family: ModuleType, folder: Path, like: Source, out: Path) -> None:
+def restore(family: Any, folder: Path, like: Source, out: Path) -> None:
     """Write a converted, perhaps trained, folder of ours as `like`: its file names, tensors and other files."""
     parts = family.parts_like(like, folder)
     check_parts(parts, like)

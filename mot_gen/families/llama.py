@@ -147,10 +147,10 @@ def tiny(folder: Path) -> None:
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
-    _byte_tokenizer(["<|endoftext|>"]).save_pretrained(folder)
+    byte_tokenizer(["<|endoftext|>"]).save_pretrained(folder)
 
 
-def _byte_tokenizer(first: Sequence[str]):
+def byte_tokenizer(first: Sequence[str]):
     """Tokens of these names, then the 256 bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -174,44 +174,73 @@ def pairs(heads: int, head_dim: int) -> Rows:
 
 def table(model: MultimodalModel, config, kind: Kind, start: str) -> list[Entry]:
     """Every tensor of the language model. Towers beyond the text's are copies where `start` says so."""
-    entries = list(_tower(model, kind, 0, copy=False))
+    entries = list(tower(model, kind, 0))
     for number in range(1, len(model.backbone.towers) if start == "copy" else 1):
-        entries += _tower(model, kind, number, copy=True)
+        entries += tower(model, kind, number, copy=True)
     return entries + list(_vocabulary(model, config, kind))
 
 
-def _tower(model: MultimodalModel, kind: Kind, number: int, copy: bool) -> Iterator[Entry]:
+@dataclass(frozen=True)
+class Names:
+    """How a tower's tensors are called: all begin with `prefix`, and a module's own name ends with `suffix`."""
+
+    prefix: str = "model."
+    suffix: str = ""
+
+    def layer(self, number: int, module: str, leaf: str) -> str:
+        return f"{self.prefix}layers.{number}.{module}{self.suffix}.{leaf}"
+
+    def feed_forward(self, number: int, module: str) -> str:
+        return f"{self.prefix}layers.{number}.mlp{self.suffix}.{module}.weight"
+
+
+LANGUAGE_MODEL = Names()
+
+
+def tower(
+    model: MultimodalModel, kind: Kind, number: int, names: Names = LANGUAGE_MODEL, copy: bool = False
+) -> Iterator[Entry]:
     """The entries of one tower of the backbone."""
     for layer in range(model.backbone.config.layers):
-        for entry in _layer(model, kind, number, layer):
+        for entry in _attention(model, kind, number, layer, names):
             yield replace(entry, copy=copy)
-    norm = (Added(kind.norm_offset),) if kind.norm_offset else ()
-    yield Entry("backbone.final_norm.weight", "model.norm.weight", norm, (number,), copy)
+        for entry in _feed_forward(model, kind, number, layer, names):
+            yield replace(entry, copy=copy)
+    theirs = f"{names.prefix}norm{names.suffix}.weight"
+    yield Entry("backbone.final_norm.weight", theirs, _norm(kind), (number,), copy)
 
 
-def _layer(model: MultimodalModel, kind: Kind, number: int, layer: int) -> Iterator[Entry]:
-    c = model.backbone.config
-    ours, theirs = f"backbone.blocks.{layer}", f"model.layers.{layer}"
-    norm = (Added(kind.norm_offset),) if kind.norm_offset else ()
+def _norm(kind: Kind) -> tuple[Added, ...]:
+    return (Added(kind.norm_offset),) if kind.norm_offset else ()
+
+
+def _attention(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:
+    c, ours = model.backbone.config, f"backbone.blocks.{layer}"
     widths = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim)
     orders = ((pairs(c.heads, c.head_dim),), (pairs(c.kv_heads, c.head_dim),), ())
     for leaf in ("weight", "bias") if kind.qkv_bias else ("weight",):
         first = 0
         for name, width, order in zip("qkv", widths, orders):
             place = (number, slice(first, first + width))
-            yield Entry(f"{ours}.qkv.{leaf}", f"{theirs}.self_attn.{name}_proj.{leaf}", order, place)
+            theirs = names.layer(layer, f"self_attn.{name}_proj", leaf)
+            yield Entry(f"{ours}.qkv.{leaf}", theirs, order, place)
             first += width
     if kind.qk_norm:
+        one = (pairs(1, c.head_dim), *_norm(kind))
         for name in ("q_norm", "k_norm"):
-            one = (pairs(1, c.head_dim), *norm)
-            yield Entry(f"{ours}.{name}.weight", f"{theirs}.self_attn.{name}.weight", one, (number,))
-    yield Entry(f"{ours}.out.weight", f"{theirs}.self_attn.o_proj.weight", (), (number,))
+            theirs = names.layer(layer, f"self_attn.{name}", "weight")
+            yield Entry(f"{ours}.{name}.weight", theirs, one, (number,))
+    yield Entry(f"{ours}.out.weight", names.layer(layer, "self_attn.o_proj", "weight"), (), (number,))
+
+
+def _feed_forward(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:
+    c, ours = model.backbone.config, f"backbone.blocks.{layer}"
     gate, up = (number, slice(0, c.ffn_dim)), (number, slice(c.ffn_dim, None))
-    yield Entry(f"{ours}.ffn.gate_up.weight", f"{theirs}.mlp.gate_proj.weight", (), gate)
-    yield Entry(f"{ours}.ffn.gate_up.weight", f"{theirs}.mlp.up_proj.weight", (), up)
-    yield Entry(f"{ours}.ffn.down.weight", f"{theirs}.mlp.down_proj.weight", (), (number,))
-    yield Entry(f"{ours}.attention_norm.weight", f"{theirs}.input_layernorm.weight", norm, (number,))
-    yield Entry(f"{ours}.ffn_norm.weight", f"{theirs}.post_attention_layernorm.weight", norm, (number,))
+    yield Entry(f"{ours}.ffn.gate_up.weight", names.feed_forward(layer, "gate_proj"), (), gate)
+    yield Entry(f"{ours}.ffn.gate_up.weight", names.feed_forward(layer, "up_proj"), (), up)
+    yield Entry(f"{ours}.ffn.down.weight", names.feed_forward(layer, "down_proj"), (), (number,))
+    for own, theirs in (("attention_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")):
+        yield Entry(f"{ours}.{own}.weight", names.layer(layer, theirs, "weight"), _norm(kind), (number,))
 
 
 def _vocabulary(model: MultimodalModel, config, kind: Kind) -> Iterator[Entry]:
@@ -331,7 +360,7 @@ def from_language_model(
     "fresh". Embedding and head of the text are the model's; its begin and end of a text become the bounds of a
     document, and tokens that it does not know begin at the mean of those it knows.
     """
-    with opened(local_folder(folder, local_files_only)) as source:
+    with opened(local_folder(folder, local_files_only), None) as source:
         made = parts(source, tokenizers, start)
         return load(_Family(tokenizers), source, made)
 
@@ -382,7 +411,7 @@ def to_language_model(pipeline: MultimodalPipeline, like: str | Path, local_file
     kind = Kind.of(config)
     model = pipeline.model
     _check_same(model, config, kind, like)
-    with opened(folder) as source:
+    with opened(folder, None) as source:
         target = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
         ours = InMemory(model.state_dict())
         weights = dict(restored(table(model, config, kind, "copy"), ours, source.weights, str(like)))

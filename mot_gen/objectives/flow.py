@@ -9,10 +9,15 @@ from mot_gen.objectives.straight_path import StraightPath
 
 @dataclass(frozen=True)
 class Objective(StraightPath):
-    """The network learns the velocity e - x at every time; the options are those of `StraightPath`."""
+    """The network learns the velocity e - x at every time; the options are those of `StraightPath`, and
+
+    drawing_shift: the shift of the sampler's times where it is not that of training (BAGEL)."""
+
+    drawing_shift: float | None = None
 
     def scheduler(self):
-        """FlowMatchEulerDiscreteScheduler over the plain sigmas 1 ... 0, shifted as in training."""
+        """FlowMatchEulerDiscreteScheduler over the plain sigmas 1 ... 0, shifted as in training or by drawing_shift."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=self.shift)
+        shift = self.shift if self.drawing_shift is None else self.drawing_shift
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)

@@ -223,6 +223,7 @@ class Sampling(Section):
     image_temperature: NonNegative = 1.0  # of pictures that are discrete tokens
     image_top_k: Whole = 0  # the likeliest ids that they are drawn from; 0 = all
     image_top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    published: dict[str, Any] = {}  # further defaults of a converted model, as its pipelines have them
 
 
 class Evaluation(Section):

@@ -43,11 +43,18 @@ def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) ->
         text_tokenizer=run.tokenizers[model.modality_names[0]],
         image_tokenizer=run.tokenizers.get("image"),
         speech_tokenizer=run.tokenizers.get("speech"),
+        sight_tokenizer=run.tokenizers.get("sight"),
         scheduler=model.objectives[continuous[0]].scheduler() if continuous else None,
-        sampling=run.recipe.sampling.model_dump(exclude={"choose_guidance"}),
+        sampling=_sampling(run),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _sampling(run: Run) -> dict:
+    """The defaults of the run's pipelines."""
+    stated = run.recipe.sampling
+    return {**stated.model_dump(exclude={"choose_guidance", "published"}), **stated.published}
 
 
 @contextmanager

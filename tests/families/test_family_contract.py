@@ -33,7 +33,7 @@ def published(tmp_path_factory):
 def converted(name, folder, out):
     """The folder of ours that the tiny model was converted to."""
     family = families.by_name(name)
-    with conversion.opened(folder) as source:
+    with conversion.opened(folder, family) as source:
         conversion.convert(family, source, family.parts(source), out)
     return out
 
@@ -47,7 +47,7 @@ def test_it_is_recognised_and_no_other_is(name, published):
 @every_family
 def test_every_tensor_is_used_once_and_every_parameter_is_written(name, published):
     family = families.by_name(name)
-    with conversion.opened(published(name)) as source:
+    with conversion.opened(published(name), family) as source:
         parts = family.parts(source)
         leading_back = [entry.theirs for part in parts for entry in part.table if not entry.copy]
         assert sorted(leading_back) == sorted(source.weights.specs)
@@ -61,7 +61,7 @@ def test_every_tensor_is_used_once_and_every_parameter_is_written(name, publishe
 @every_family
 def test_streamed_is_in_memory_bit_for_bit(name, published, tmp_path):
     family, out = families.by_name(name), converted(name, published(name), tmp_path / "out")
-    with conversion.opened(published(name)) as source:
+    with conversion.opened(published(name), family) as source:
         parts = family.parts(source)
         conversion.load(family, source, parts)
     for part in parts:
@@ -105,7 +105,7 @@ def test_bad_weights_are_refused_in_one_line_and_nothing_is_written(name, publis
     family = families.by_name(name)
 
     def refused(folder, message):
-        with conversion.opened(folder) as source, pytest.raises(InputError, match=message) as error:
+        with conversion.opened(folder, family) as source, pytest.raises(InputError, match=message) as error:
             conversion.convert(family, source, family.parts(source), tmp_path / "out")
         assert "\n" not in str(error.value)
         assert not (tmp_path / "out").exists()

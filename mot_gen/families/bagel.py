@@ -1,0 +1,378 @@
+"""BAGEL (ByteDance-Seed/BAGEL-7B-MoT, arXiv 2505.14683), and what uses its file format.
+
+A Mixture-of-Transformers with experts by role: one tower reads texts, the features of pictures, and all bounds; the
+other has the latents of pictures, clean or noised. A picture is read as the features of a SigLIP2 encoder, edited as
+its latents and its features, and drawn as latents of FLUX's autoencoder.
+
+    ema.safetensors   language_model.*   the two towers, embedding and head; `_moe_gen` is the tower that draws
+                      vit_model.*        the encoder of pictures that are read
+                      connector.*, vit_pos_embed.*; vae2llm.*, llm2vae.*, time_embedder.*, latent_pos_embed.*
+    ae.safetensors    the autoencoder, in the names of latent diffusion (`vae_names`)
+
+Facts that stand in no published file are constants here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from mot_gen.errors import InputError
+from mot_gen.families.conversion import Part, Source, outline
+from mot_gen.families.llama import Kind, Names, missing_ids, tower
+from mot_gen.families.table import Entry, Permuted
+from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.sequence import Modality
+from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
+from mot_gen.tokenizers.image_latent import LatentImageTokenizer
+from mot_gen.tokenizers.text import TextTokenizer
+
+LICENCE = "Apache-2.0 (BAGEL-7B-MoT); its autoencoder is FLUX.1-schnell's, Apache-2.0"
+LOOKS_FOR = "llm_config.json, vit_config.json, ema.safetensors and ae.safetensors"
+WEIGHTS = ("ema.safetensors", "ae.safetensors")
+FILES = ("llm_config.json", "vit_config.json", *WEIGHTS)
+SHIFT, SCALE = 0.1159, 0.3611  # of the autoencoder's latents
+BOUNDS = {"text": ("<|im_start|>", "<|im_end|>"), "picture": ("<|vision_start|>", "<|vision_end|>")}
+KIND = Kind(qk_norm=True, qkv_bias=True, activation="silu", norm_offset=0.0, embedding_scale=1.0)
+SHORT_OF_VIT = 224 / 980  # the least side of a picture that is read, of its greatest
+SAMPLING = {
+    "num_inference_steps": 49,  # 50 points
+    "sigmas": "even",
+    "guidance_scale": 4.0,
+    "guidance_interval": [0.4, 1.0],
+    "guidance_renorm": "global",
+    "image_guidance_scale": 2.0,
+    "image_to_image": {"guidance_interval": [0.0, 1.0], "guidance_renorm": "text_channel"},
+}
+DRAWING_SHIFT = 3.0  # of the sampler's times; that of training stands in config.json
+
+
+def recognises(folder: Path) -> bool:
+    """Whether the folder has BAGEL's files."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def parts(source: Source) -> list[Part]:
+    """The model, the encoder of pictures that are read, and the autoencoder."""
+    text = text_tokenizer(source)
+    image = _autoencoder(source)
+    sight = _vision(source, image.config.image_size)
+    model = outline(MultimodalModel, _model_config(source, [text.modality, image.modality, sight.modality]).to_dict())
+    return [
+        Part("model", model, _model_table(model)),
+        Part("image_tokenizer", image, [Entry(ours, theirs, how) for ours, theirs, how in vae_names(image)]),
+        Part("sight_tokenizer", sight, [Entry(name, _vision_name(name)) for name in sight.state_dict()]),
+    ]
+
+
+def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+    """Over the modules of `parts`, with the published sampler and defaults."""
+    modules: dict[str, Any] = {part.name: part.outline for part in parts}
+    scheduler = modules["model"].objectives["image"].scheduler()
+    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), scheduler=scheduler, sampling=SAMPLING, **modules)
+
+
+def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
+    """A recipe that goes on training the whole model in the folder `out`."""
+    config, place = pipeline.model.config, out.resolve()
+    kinds = {"text": "text", "image": "image_latent", "sight": "image_features"}
+    context = config.context or 4096
+    stated = {
+        "name": out.name,
+        "data": {"records": ["pairs.jsonl"]},
+        "tokenizers": {name: {"kind": kind, "path": str(place / f"{name}_tokenizer")} for name, kind in kinds.items()},
+        "backbone": {**config.backbone, "patch_layers": config.patch_layers},
+        "objectives": {"text": {"kind": "next_token"}, "sight": {"kind": "flow"}, **config.objectives},
+        "training": {"init": str(place), "row_length": min(4096, context), "lr": 2.5e-5},
+        "sampling": {"num_inference_steps": 49, "guidance_scale": 4.0, "published": SAMPLING},
+    }
+    heading = (
+        "# Goes on training a converted BAGEL. Set data.records; frozen towers: backbone.frozen; or backbone.lora.\n"
+    )
+    return heading + yaml.safe_dump(stated, sort_keys=False, width=120)
+
+
+def parts_like(source: Source, folder: Path) -> list[Part]:
+    """The parts of a folder of ours, which must be of the published model's shape."""
+    made = parts(source)
+    ours, theirs = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8")), made[0].outline.config
+    for name in ("dim", "layers", "heads", "kv_heads", "ffn_dim"):
+        if ours["backbone"].get(name) != theirs["backbone"][name]:
+            raise InputError(
+                f"{source.folder}: its {name} is {theirs['backbone'][name]}, the model's {ours['backbone'].get(name)}; "
+                "give what it was made from"
+            )
+    return made
+
+
+def text_tokenizer(source: Source) -> TextTokenizer:
+    """Qwen2's, with texts wrapped in the ids that the published tokenizer gives <|im_start|> and <|im_end|>."""
+    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
+    size = source.config("llm_config.json")["vocab_size"]
+    begin, end = special_ids(source, BOUNDS["text"])
+    return text.with_layout(vocab_size=size, begin=begin, end=end, wraps=True, unused=missing_ids(text, size))
+
+
+def special_ids(source: Source, names: Sequence[str]) -> list[int]:
+    """The ids of special tokens in the published tokenizer; InputError where it lacks one."""
+    added = {token["content"]: token["id"] for token in source.config("tokenizer.json").get("added_tokens", [])}
+    for name in names:
+        if name not in added:
+            raise InputError(f"{source.folder / 'tokenizer.json'}: has no special token {name}; fetch it again")
+    return [added[name] for name in names]
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _picture_bounds(source: Source) -> dict[str, Any]:
+    begin, end = special_ids(source, BOUNDS["picture"])
+    return {"begin": begin, "end": end, "block": True, "position": "grid"}
+
+
+def _model_config(source: Source, modalities: list[Modality]) -> MultimodalConfig:
+    """The towers by role, and how pictures enter and leave."""
+    llm, config = source.config("llm_config.json"), source.config()
+    backbone = {
+        "kind": "mot",
+        "dim": llm["hidden_size"],
+        "layers": llm["num_hidden_layers"],
+        "heads": llm["num_attention_heads"],
+        "kv_heads": llm["num_key_value_heads"],
+        "ffn_dim": llm["intermediate_size"],
+        "qk_norm": True,
+        "qkv_bias": True,
+        "norm_eps": llm["rms_norm_eps"],
+        "rope_theta": float(llm["rope_theta"]),
+        "towers": {"understanding": ["text", "sight"], "generation": ["image"]},
+    }
+    if llm.get("tie_word_embeddings"):
+        raise InputError(f"{source.folder / 'llm_config.json'}: tie_word_embeddings is true; BAGEL's head is its own")
+    layers = {
+        "image": {"kind": "linear", "time_scale": 1.0, "table": config["max_latent_size"]},
+        "sight": {"kind": "connector", "table": config["vit_max_num_patch_per_side"]},
+    }
+    shift = config.get("timestep_shift", 1.0)
+    objectives = {"image": {"kind": "flow", "time": "logit_normal", "shift": shift, "cap": 1.0}}
+    objectives["image"]["drawing_shift"] = DRAWING_SHIFT
+    return MultimodalConfig(modalities, backbone, objectives, layers, llm["max_position_embeddings"])
+
+
+def _model_table(model: MultimodalModel) -> list[Entry]:
+    prefix = "language_model.model."
+    entries = [*tower(model, KIND, 0, Names(prefix)), *tower(model, KIND, 1, Names(prefix, "_moe_gen"))]
+    names = {
+        "embedding.weight": f"{prefix}embed_tokens.weight",
+        "head.weight": "language_model.lm_head.weight",
+        "patch_layers.image.table.weight": "latent_pos_embed.pos_embed",
+        "patch_layers.sight.table.weight": "vit_pos_embed.pos_embed",
+    }
+    layers = {
+        "patch_layers.image.proj_in": "vae2llm",
+        "patch_layers.image.proj_out": "llm2vae",
+        "patch_layers.image.time.mlp.0": "time_embedder.mlp.0",
+        "patch_layers.image.time.mlp.2": "time_embedder.mlp.2",
+        "patch_layers.sight.fc1": "connector.fc1",
+        "patch_layers.sight.fc2": "connector.fc2",
+    }
+    for ours, theirs in layers.items():
+        names |= {f"{ours}.{leaf}": f"{theirs}.{leaf}" for leaf in ("weight", "bias")}
+    return entries + [Entry(ours, theirs) for ours, theirs in names.items()]
+
+
+# ---------------------------------------------------------------- pictures that are read
+
+
+def _vision(source: Source, first_size: dict[str, int]) -> ImageFeatureTokenizer:
+    """The encoder, of one layer less than its config counts. first_size: the rule of pictures that are drawn, by which
+    those that are read are resized too, before their own."""
+    given, side = source.config("vit_config.json"), source.config()["vit_max_num_patch_per_side"]
+    patch = given["patch_size"]
+    kept = ("hidden_size", "intermediate_size", "num_attention_heads")
+    vision = {name: given[name] for name in kept} | {"num_hidden_layers": given["num_hidden_layers"] - 1}
+    long = patch * side
+    sizes = {"long": long, "short": round(long * SHORT_OF_VIT), "stride": patch}
+    return outline(
+        ImageFeatureTokenizer,
+        {
+            "vision": vision,
+            "image_size": sizes,
+            "patch_size": patch,
+            "side": side,
+            "layout": _picture_bounds(source),
+            "first_size": dict(first_size),
+        },
+    )
+
+
+def _vision_name(ours: str) -> str:
+    """Our name in the encoder -> the published one."""
+    prefix = "vit_model.vision_model."
+    if ours == "positions":
+        return f"{prefix}embeddings.position_embedding.weight"
+    if ours.startswith("embed."):
+        return f"{prefix}embeddings.patch_embedding.{ours.removeprefix('embed.')}"
+    if ours.startswith("norm."):
+        return f"{prefix}post_layernorm.{ours.removeprefix('norm.')}"
+    return prefix + ours
+
+
+# ---------------------------------------------------------------- pictures that are drawn
+
+
+def _autoencoder(source: Source) -> LatentImageTokenizer:
+    """Its widths are read off the tensors, since no published file states them."""
+    config, specs = source.config(), source.weights.specs
+    widths, blocks = [], 0
+    while f"encoder.down.{len(widths)}.block.0.conv2.weight" in specs:
+        widths.append(specs[f"encoder.down.{len(widths)}.block.0.conv2.weight"].shape[0])
+    while f"encoder.down.0.block.{blocks}.conv2.weight" in specs:
+        blocks += 1
+    if not widths or "decoder.conv_in.weight" not in specs:
+        raise InputError(f"{source.folder / 'ae.safetensors'}: holds no autoencoder; fetch it again")
+    channels = specs["decoder.conv_in.weight"].shape[1]
+    stated = _autoencoder_config(widths, blocks, channels, config["latent_patch_size"], config["max_latent_size"])
+    return outline(LatentImageTokenizer, stated | {"layout": _picture_bounds(source) | {"alone": True}})
+
+
+def _autoencoder_config(widths: list[int], blocks: int, channels: int, patch: int, most: int) -> dict[str, Any]:
+    """A `LatentImageTokenizer` of these widths and blocks a level. most: patches of latents on a side."""
+    vae = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "block_out_channels": widths,
+        "layers_per_block": blocks,
+        "latent_channels": channels,
+        "norm_num_groups": 32,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+    stride = patch * 2 ** (len(widths) - 1)
+    long = stride * most
+    return {
+        "vae_class": "AutoencoderKL",
+        "vae_config": vae,
+        "image_size": {"long": long, "short": long // 2, "stride": stride},
+        "patch_size": patch,
+        "shift": [SHIFT] * channels,
+        "scale": [SCALE] * channels,
+    }
+
+
+def vae_names(tokenizer: nn.Module) -> list[tuple[str, str, tuple]]:
+    """(ours, published, steps) of every tensor of an autoencoder in the names of latent diffusion."""
+    levels = len(tokenizer.config.vae_config["block_out_channels"])
+
+    def upwards(match: re.Match) -> str:
+        return f"up.{levels - 1 - int(match[1])}."
+
+    found = []
+    for ours, value in tokenizer.state_dict().items():
+        theirs = ours.removeprefix("vae.")
+        theirs = re.sub(r"up_blocks\.(\d+)\.", upwards, theirs)
+        for pattern, name in _VAE_NAMES:
+            theirs = re.sub(pattern, name, theirs)
+        attends = ".attn_1." in theirs and theirs.endswith("weight") and value.dim() == 2
+        wide = tuple(value.shape)
+        how = (Permuted(wide, (0, 1), wide, (*wide, 1, 1)),) if attends else ()
+        found.append((ours, theirs, how))
+    return found
+
+
+_VAE_NAMES = (
+    (r"down_blocks\.(\d+)\.", r"down.\1."),
+    (r"resnets\.(\d+)\.", r"block.\1."),
+    (r"(down|up)samplers\.0\.", r"\1sample."),
+    (r"mid_block\.block\.0\.", "mid.block_1."),
+    (r"mid_block\.block\.1\.", "mid.block_2."),
+    (r"mid_block\.attentions\.0\.", "mid.attn_1."),
+    (r"attn_1\.group_norm", "attn_1.norm"),
+    (r"attn_1\.to_([qkv])\.", r"attn_1.\1."),
+    (r"attn_1\.to_out\.0\.", "attn_1.proj_out."),
+    ("conv_shortcut", "nin_shortcut"),
+    ("conv_norm_out", "norm_out"),
+)
+
+
+# ---------------------------------------------------------------- a small one
+
+
+def tiny(folder: Path) -> None:
+    """A BAGEL of random weights, with a tokenizer of bytes and four special tokens."""
+    from safetensors.torch import save_file
+
+    from mot_gen.families.llama import byte_tokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, config in _TINY.items():
+        (folder / name).write_text(json.dumps(config), encoding="utf-8")
+    byte_tokenizer([*BOUNDS["text"], *BOUNDS["picture"]]).save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+    save_file(_random(_tiny_autoencoder(), generator), folder / "ae.safetensors")
+    source = Source(folder, ("ae.safetensors",))
+    tensors = {}
+    for part in parts(source):
+        if part.name != "image_tokenizer":
+            tensors |= _random(_published(part.outline, part.table), generator)
+    source.close()
+    save_file(tensors, folder / "ema.safetensors")
+
+
+def _published(module: nn.Module, table: Sequence[Entry]) -> dict[str, torch.Size]:
+    """The shape of every published tensor."""
+    ours = {name: torch.zeros(own.shape) for name, own in module.state_dict().items()}
+    return {entry.theirs: entry.back(ours[entry.ours]).shape for entry in table}
+
+
+def _tiny_autoencoder() -> dict[str, torch.Size]:
+    module = outline(LatentImageTokenizer, _autoencoder_config([32, 32], 1, 4, 2, 4))
+    return _published(module, [Entry(*names) for names in vae_names(module)])
+
+
+def _random(shapes: dict[str, torch.Size], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Normal numbers, those of norms about 1."""
+    made = {}
+    for name, shape in sorted(shapes.items()):
+        norm = "norm" in name and name.endswith("weight")
+        made[name] = norm + 0.2 * torch.randn(shape, generator=generator)
+    return made
+
+
+_TINY: dict[str, dict[str, Any]] = {
+    "config.json": {
+        "model_type": "bagel",
+        "latent_patch_size": 2,
+        "max_latent_size": 4,
+        "vit_max_num_patch_per_side": 5,
+        "timestep_shift": 2.0,
+    },
+    "llm_config.json": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": False,
+        "vocab_size": 270,
+    },
+    "vit_config.json": {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "patch_size": 4,
+    },
+}
