@@ -52,13 +52,18 @@ class EdgeRule:
     def resized(self, raw: Any) -> Tensor:
         """Any raw picture -> (3, H, W) in [0, 1], resized in 8 bits, bicubic with antialiasing. A float tensor that has
         its size already stays as it is."""
-        if isinstance(raw, Tensor) and raw.is_floating_point() and raw.ndim == 3:
-            height, width = raw.shape[1:]
-            if self.size_for(height, width) == (height, width):
-                return raw.detach().float()
+        if isinstance(raw, Tensor) and self._has_its_size(raw):
+            return raw.detach().float()
         picture = load_image(raw, "RGB")
         height, width = self.size_for(picture.height, picture.width)
         return to_tensor(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+    def _has_its_size(self, image: Tensor) -> bool:
+        """Whether a float tensor (C, H, W) need not be resized."""
+        if image.ndim != 3 or not image.is_floating_point():
+            return False
+        height, width = image.shape[1:]
+        return self.size_for(height, width) == (height, width)
 
 
 def rule_of(image_size: Any) -> EdgeRule | None:

@@ -23,15 +23,18 @@ def with_roles(parts: Sequence[Part], modalities: Collection[str]) -> list[Part]
         return list(parts)
     spans: list[Part] = []
     for place, part in enumerate(parts):
-        if part.kind != "image":
+        if part.kind == "image":
+            spans += _roles_of(part, parts[place + 1 :])
+        else:
             spans.append(part)
-            continue
-        later = parts[place + 1 :]
-        if part.loss:
-            spans.append(part)
-        if part.loss and not later:
-            continue
-        if part.loss or any(other.kind == "image" and other.loss for other in later):
-            spans.append(replace(part, loss=False))
-        spans.append(replace(part, kind=READ_BY, loss=False))
     return spans
+
+
+def _roles_of(part: Part, later: Sequence[Part]) -> list[Part]:
+    """The spans of one picture, by what follows it."""
+    clean, read = replace(part, loss=False), replace(part, kind=READ_BY, loss=False)
+    if part.loss:
+        return [part, clean, read] if later else [part]
+    if any(other.kind == "image" and other.loss for other in later):
+        return [clean, read]
+    return [read]

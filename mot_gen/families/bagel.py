@@ -152,7 +152,8 @@ def _model_config(source: Source, modalities: list[Modality]) -> MultimodalConfi
         "qkv_bias": True,
         "norm_eps": llm["rms_norm_eps"],
         "rope_theta": float(llm["rope_theta"]),
-        "towers": {"understanding": ["text", "sight"], "generation": ["image"]},
+        # In the order of the alphabet: a saved config is sorted, and towers are numbered in its order.
+        "towers": {"generation": ["image"], "understanding": ["text", "sight"]},
     }
     if llm.get("tie_word_embeddings"):
         raise InputError(f"{source.folder / 'llm_config.json'}: tie_word_embeddings is true; BAGEL's head is its own")
@@ -168,7 +169,8 @@ def _model_config(source: Source, modalities: list[Modality]) -> MultimodalConfi
 
 def _model_table(model: MultimodalModel) -> list[Entry]:
     prefix = "language_model.model."
-    entries = [*tower(model, KIND, 0, Names(prefix)), *tower(model, KIND, 1, Names(prefix, "_moe_gen"))]
+    draws, reads = model.backbone.towers.index("generation"), model.backbone.towers.index("understanding")
+    entries = [*tower(model, KIND, reads, Names(prefix)), *tower(model, KIND, draws, Names(prefix, "_moe_gen"))]
     names = {
         "embedding.weight": f"{prefix}embed_tokens.weight",
         "head.weight": "language_model.lm_head.weight",

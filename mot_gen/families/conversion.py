@@ -56,7 +56,9 @@ class Source:
 
     @cached_property
     def weights(self) -> Shards:
-        return Shards([self.folder / name for name in self._files]) if self._files else Shards.of(self.folder)
+        if not self._files:
+            return Shards.of(self.folder)
+        return Shards([self.folder / name for name in self._files])
 
     def close(self) -> None:
         if "weights" in self.__dict__:
@@ -79,13 +81,15 @@ PASSED_OVER = ("rotary_emb.inv_freq", "position_ids")
 
 def check_parts(parts: Sequence[Part], source: Source) -> None:
     """InputError unless the tables of all parts together use every published tensor, each in its shape."""
-    specs, taken = source.weights.specs, set()
+    specs = source.weights.specs
+    taken: set[str] = set()
     for part in parts:
-        mine = {entry.theirs for entry in part.table}
-        check_table(part.table, part.outline, {name: specs[name] for name in mine & specs.keys()}, str(source.folder))
+        mine = {entry.theirs for entry in part.table} & specs.keys()
+        check_table(part.table, part.outline, {name: specs[name] for name in mine}, str(source.folder))
         taken |= mine
-    if foreign := sorted(name for name in specs.keys() - taken if not name.endswith(PASSED_OVER)):
-        raise InputError(f"{source.folder}: holds the tensor {foreign[0]}, which this family does not have")
+    for name in sorted(specs.keys() - taken):
+        if not name.endswith(PASSED_OVER):
+            raise InputError(f"{source.folder}: holds the tensor {name}, which this family does not have")
 
 
 def load(family: Any, source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
@@ -117,9 +121,10 @@ def write_frame(family: Any, source: Source, parts: Sequence[Part], folder: Path
     outlines = {part.name for part in parts}
     pipeline.save_config(folder)
     for name, component in pipeline.components.items():
-        if component is None:
-            continue
-        (component.save_config if name in outlines else component.save_pretrained)(folder / name)
+        if name in outlines:
+            component.save_config(folder / name)
+        elif component is not None:
+            component.save_pretrained(folder / name)
     if hasattr(family, "recipe"):
         (folder / "recipe.yaml").write_text(family.recipe(pipeline, out), encoding="utf-8")
     about = {"family": family.__name__.removeprefix("mot_gen.families."), "licence": family.LICENCE}

@@ -239,11 +239,7 @@ def restored(table: Sequence[Entry], ours: Reader, like: Reader, where: str) -> 
 
     InputError where two of ours come from one tensor, and are not the same any more."""
     of = {entry.theirs: entry for entry in table if not entry.copy}
-    second = {
-        entry.theirs: entry
-        for entry in table
-        if entry.copy and entry.ours != of[entry.theirs].ours and all(hasattr(step, "backward") for step in entry.how)
-    }
+    second = _second_readings(table, of)
     for name, spec in like.specs.items():
         if name not in of:  # what a family passes over
             yield name, like.get(name)
@@ -258,6 +254,17 @@ def restored(table: Sequence[Entry], ours: Reader, like: Reader, where: str) -> 
             whole[: len(tensor)] = tensor
             tensor = whole
         yield name, tensor.contiguous()
+
+
+def _second_readings(table: Sequence[Entry], of: Mapping[str, Entry]) -> dict[str, Entry]:
+    """By published name, the entry that reads it into another parameter than the one that leads back."""
+    found = {}
+    for entry in table:
+        if not entry.copy or entry.ours == of[entry.theirs].ours:
+            continue
+        if not any(isinstance(step, MeanOfRows) for step in entry.how):
+            found[entry.theirs] = entry
+    return found
 
 
 def _is_still(entry: Entry, theirs: Tensor, ours: Reader) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,7 +52,7 @@ class Shards:
     def __init__(self, files: Sequence[Path]):
         """InputError for a file that is not there or cannot be read, and for a name that two files have."""
         self._stack = ExitStack()
-        self._open = {}
+        self._open: dict[str, Any] = {}
         self.specs: dict[str, Spec] = {}
         self.file_of: dict[str, Path] = {}
         try:
@@ -68,19 +69,9 @@ class Shards:
         InputError for a shard that is missing, for pickled weights, and where there are none."""
         files = sorted(folder.glob("*.safetensors"))
         for index in sorted(folder.glob("*.safetensors.index.json")):
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            for name in named:
-                if not (folder / name).is_file():
-                    raise InputError(f"{folder / name}: is missing, and {index.name} names it; fetch it again")
-            files = [folder / name for name in named]
+            files = _named_in(index)
         if not files:
-            pickled = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
-            if pickled:
-                raise InputError(
-                    f"{pickled[0]}: its weights are pickled, and a pickle may execute code; where you trust it, load "
-                    "it with transformers and save it again: save_pretrained(folder) writes safetensors"
-                )
-            raise InputError(f"{folder}: holds no safetensors file; fetch its weights")
+            _refuse(folder)
         return cls(files)
 
     def _add(self, path: Path) -> None:
@@ -109,13 +100,38 @@ class Shards:
         self.close()
 
 
+def _named_in(index: Path) -> list[Path]:
+    """The files that an index names; InputError for one that is missing."""
+    try:
+        named = {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{index}: is no index of weights; fetch it again") from error
+    files = [index.parent / name for name in sorted(named)]
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{path}: is missing, and {index.name} names it; fetch it again")
+    return files
+
+
+def _refuse(folder: Path) -> NoReturn:
+    """InputError for a folder without safetensors."""
+    for path in sorted(folder.glob("*")):
+        if path.suffix in PICKLES:
+            raise InputError(
+                f"{path}: its weights are pickled, and a pickle may execute code; where you trust it, load it with "
+                "transformers and save it again: save_pretrained(folder) writes safetensors"
+            )
+    raise InputError(f"{folder}: holds no safetensors file; fetch its weights")
+
+
 def write_tensors(
     path: Path, specs: Mapping[str, Spec], tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]
 ) -> None:
     """A safetensors file of these tensors, which come in the order of `specs`; one is in memory at a time.
 
     ValueError where a tensor is not what its spec says."""
-    header, end = {"__metadata__": dict(metadata)} if metadata else {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name, spec in specs.items():
         begin, end = end, end + spec.dtype.itemsize * torch.Size(spec.shape).numel()
         header[name] = {"dtype": NAMES[spec.dtype], "shape": list(spec.shape), "data_offsets": [begin, end]}

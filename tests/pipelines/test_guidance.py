@@ -142,3 +142,32 @@ def test_what_only_steps_have_is_refused_for_discrete_pictures(pipeline):
     for given in ({"latents": torch.zeros(1, 4, 4)}, {"guidance_interval": (0.2, 0.8)}, {"guidance_rescale": 0.5}):
         with pytest.raises(InputError, match=f"{next(iter(given))}: this checkpoint's pictures are discrete tokens"):
             pipe("a", **given)
+
+
+def test_renorm_makes_no_result_longer_than_the_conditional_one():
+    both = torch.cat([FULL, TEXTLESS])
+    plain = Guidance(4.0).combine(both)
+    for renorm, dims in (("global", (1, 2)), ("channel", (2,))):
+        found = Guidance(4.0, renorm=renorm).combine(both)
+        wanted, length = (x.square().sum(dims, keepdim=True).sqrt() for x in (FULL, plain))
+        torch.testing.assert_close(found, plain * torch.clamp(wanted / length, max=1.0), rtol=1e-5, atol=1e-6)
+
+
+def test_renorm_by_text_comes_before_the_guidance_by_image():
+    found = Guidance(4.0, image_scale=2.0, renorm="text_channel").combine(torch.cat([FULL, TEXTLESS, IMAGELESS]))
+    by_text = Guidance(4.0, renorm="channel").combine(torch.cat([FULL, TEXTLESS]))
+    torch.testing.assert_close(found, IMAGELESS + 2.0 * (by_text - IMAGELESS))
+
+
+def test_renorm_has_a_floor_and_needs_the_conditional_prediction():
+    both = torch.cat([FULL, TEXTLESS])
+    floored = Guidance(4.0, renorm="channel", renorm_min=1.0).combine(both)
+    torch.testing.assert_close(floored, Guidance(4.0).combine(both))
+    assert Guidance(0.0, renorm="global").branches == ("conditional", "unconditional")
+    assert Guidance(1.0, renorm="global").branches == ("conditional",)
+
+
+def test_the_interval_does_not_include_its_lower_time():
+    guidance = Guidance(2.0, interval=(0.5, 1.0))
+    assert not guidance.acts_at(0.5)
+    assert guidance.acts_at(1.0)
