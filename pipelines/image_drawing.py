@@ -18,7 +18,6 @@ from mot_gen.pipelines.engine import Grid, Guidance, Known, Rules, Stream, TextS
 from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.samplers import Step, evaluations
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_base import as_text
 
 
 @dataclass
@@ -57,12 +56,11 @@ class ImageDrawingPipeline(MultimodalPipeline):
 
     def _grid(self, height: int | None, width: int | None) -> Grid:
         """The grid of pictures of a size, of which one side may be left open; InputError for one that is not drawn."""
-        grids = self.image_tokenizer.grids
         grid = self.image_tokenizer.drawn_grid(height, width)
         if grid is not None:
             return grid
         asked = " x ".join("any" if side is None else str(side) for side in (height, width))
-        raise InputError(f"height, width: this model draws {as_text(list(grids))}, got {asked}")
+        raise InputError(f"height, width: this model draws {self.image_tokenizer.sizes}, got {asked}")
 
     def _guidance(self, options: StepOptions, prompted: bool = True, image_scale: float = 1.0) -> Guidance:
         """Guidance by what was given or the checkpoint recommends; off where there is nothing to be guided by."""

@@ -12,7 +12,6 @@ from mot_gen.checkpoints import DTYPES, find, fingerprint
 from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import DIRECTIONS, Direction
-from mot_gen.tokenizers.image_base import as_text
 
 COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer")
 
@@ -105,7 +104,7 @@ def describe(checkpoint: str | Path) -> dict:
         "active_parameters": parameters.active,
         "total_parameters": parameters.total,
         "context": model.config.context,
-        **({"image_sizes": as_text(list(pictures.grids))} if pictures is not None else {}),
+        **({"image_sizes": pictures.sizes} if pictures is not None else {}),
         "sampling": json.dumps(loaded.base.config.sampling),
         "model_sha256": fingerprint(folder),
     }

@@ -92,6 +92,13 @@ class ImageTokenizer(NetworkTokenizer):
         return None if several else self.grids[self.size]
 
     @property
+    def sizes(self) -> str:
+        """The sizes of pictures, for people."""
+        if self.rule is None:
+            return as_text(list(self.grids))
+        return f"sides of multiples of {self.rule.stride}, from {self.rule.short} to {self.rule.long}"
+
+    @property
     def position(self) -> str:
         """How the tokens of its modality stand, see `Modality`."""
         return "sequence" if self.grid else "grid"

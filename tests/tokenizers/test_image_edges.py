@@ -18,7 +18,7 @@ RULE = EdgeRule(long=1024, short=512, stride=16)
         ((1024, 1024), (1024, 1024)),
         ((2048, 1024), (1024, 512)),  # too large: the greater side is `long`
         ((300, 400), (512, 688)),  # too small: the smaller side is `short`; 682.67 rounds to a stride
-        ((100, 1000), (112, 1024)),  # both cannot be kept: `long` wins
+        ((100, 1000), (96, 1024)),  # both cannot be kept: `long` wins
         ((600, 601), (608, 608)),
     ],
 )
