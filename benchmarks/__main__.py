@@ -11,7 +11,6 @@ import sys
 NAMES = (
     "training_step", "generation", "generation_speed", "generation_peer", "generation_compiled", "half_storage",
     "backbones", "data_loading", "memory", "eval_frechet", "eval_loops", "eval_update", "corpus", "tokenizers",
-    "backbones", "data_loading", "memory", "eval_frechet", "eval_loops", "eval_update", "corpus", "tokenizers",
     "cold_start", "conversion", "lora_step",
 )  # fmt: skip
 
