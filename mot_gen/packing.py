@@ -301,7 +301,8 @@ class _Writer:
         grid = tuple(span.grid) if span.grid else None
         ids = _zeros(n)
         if modality.discrete:
-            ids = span.values.long() + self.vocabulary.offset[span.modality]
+            # A tokenizer on a device gives ids there. A batch is put together on the CPU and moved as one.
+            ids = span.values.long().cpu() + self.vocabulary.offset[span.modality]
         positions = _positions(n, grid, modality.position)
         if modality.block:
             self._block(span, leads, positions)
@@ -340,7 +341,7 @@ class _Writer:
     def _keep(self, span: Span, leads: bool):
         """Note a continuous span that begins in the next slot."""
         kept = self.continuous[span.modality]
-        kept["values"].append(span.values)
+        kept["values"].append(span.values.cpu())
         kept["start"].append(self.rows * self.row_length + self.used)
         kept["learned"].append(span.learned)
         kept["leads"].append(leads)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
@@ -24,6 +25,7 @@ from mot_gen.files import manifest
 from mot_gen.files.image_files import to_pil
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
+from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
 from mot_gen.pipelines.samplers import row_generators
@@ -50,6 +52,7 @@ LONGEST = 16_384  # tokens of a document where the checkpoint states no context;
 class MultimodalPipeline(DiffusionPipeline):
     """The components and the checks; see the module."""
 
+    _without_text = ""  # what a pipeline advises where no text is given
     _optional_components: ClassVar = ["image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer"]
     _task: ClassVar[str | None] = None  # the key of `sampling` under which this pipeline's own defaults stand
     model_cpu_offload_seq = "model"
@@ -110,10 +113,16 @@ class MultimodalPipeline(DiffusionPipeline):
                 "reads weights in fp16 and computes in fp32",
                 stacklevel=2,
             )
+        device = refuse_loading(kwargs)
         build = super().from_pretrained
-        pipe = load(pretrained_model_name_or_path, lambda folder: build(folder, **kwargs), kwargs)
+
+        def built(folder):
+            refuse_variant(folder, kwargs.get("variant"))
+            return build(folder, **kwargs)
+
+        pipe = load(pretrained_model_name_or_path, built, kwargs)
         store_for_decoding(pipe.model)
-        return pipe
+        return pipe if device is None else pipe.to(device)
 
     def _default(self, name: str, given, fallback):
         """What the caller gave, else the checkpoint's own default, else the field's."""
@@ -123,14 +132,16 @@ class MultimodalPipeline(DiffusionPipeline):
         own = stated.get(self._task) or {}
         return own.get(name, stated.get(name, fallback))
 
-    def _text(self, texts, name: str = "prompt") -> list[list[Span]]:
-        """Texts -> a list of spans each; InputError for what is no text, or empty."""
+    def _text(self, texts, name: str = "prompt", unread: bool = False) -> list[list[Span]]:
+        """Texts -> a list of spans each; InputError for what is no text, or empty. unread: at guidance_scale 0 nothing
+        of the prompt is read, so it may be empty."""
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
             raise InputError(f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
-        for text in texts:
-            if not text:
-                raise InputError(f"{name} is empty; give some text, or guidance_scale=0 for an unconditional sample")
+        if unread:
+            return [[] for _ in texts]
+        if not all(texts):
+            raise InputError(f"{name} is empty; give some text{self._without_text}")
         return [[span] for span in self.text_tokenizer.encode_batch(texts)]
 
     def _needs(self, modality: str, tokenizer: str) -> None:
@@ -207,7 +218,8 @@ class MultimodalPipeline(DiffusionPipeline):
         fewest = getattr(objective, "fewest", 1)
         if steps < fewest:
             raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
-        return Drawing(self.scheduler, steps, guidance, generators, sigmas=self._default("sigmas", None, None))
+        sigmas = self._default("sigmas", None, None)
+        return Drawing(self.scheduler, steps, guidance, generators, sigmas=sigmas, stopped=self._stopped)
 
     def _seen(self, images: Sequence, drawn: bool) -> list[list[Span]]:
         """The spans that each picture is read as. drawn: whether pictures are drawn after it, so that it is also given
@@ -225,11 +237,24 @@ class MultimodalPipeline(DiffusionPipeline):
         text = self.model.modality_names[0]
         return [text if self.model.vocabulary.wraps else None] * documents
 
+    def _stopped(self) -> bool:
+        """Whether `pipe._interrupt` was set while this call runs, which is how diffusers stops from a callback."""
+        return getattr(self, "_interrupt", False)
+
     def _decode_images(self, values: Sequence[Span], output_type: str):
         """Image spans -> PIL images, (N, C, H, W) tensor "pt", (N, H, W, C) array "np", or the latents as they are."""
         if output_type == "latent":
             return _stacked([span.values for span in values])
         return self._as(self.image_tokenizer.decode_batch(values), output_type)
+
+    @staticmethod
+    def _listed(given) -> list:
+        """One picture or many -> a list: a list or tuple as it is, a batch (N, ...) of pictures taken apart."""
+        if isinstance(given, (list, tuple)):
+            return list(given)
+        if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 4:
+            return list(given)
+        return [given]
 
     @staticmethod
     def _as(images: Sequence[Tensor], output_type: str):

@@ -20,7 +20,8 @@ from mot_gen.pipelines.stream import Grid, OpenSpan
 class Drawing:
     """How continuous spans are drawn: the scheduler and its steps, guidance, a generator a sample, grids by modality.
 
-    on_step(`samplers.Step`) -> x (N, n, C) is called after every step. sigmas: see `samplers.set_timesteps`.
+    on_step(`samplers.Step`) -> x (N, n, C) is called after every step. sigmas: see `samplers.set_timesteps`. stopped:
+    asked after every step and token; True ends what is being made where it is.
     """
 
     scheduler: object = None
@@ -30,6 +31,7 @@ class Drawing:
     grids: dict[str, Grid] = field(default_factory=dict)
     on_step: Callable[[Step], Tensor] | None = None
     sigmas: str | None = None
+    stopped: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -94,4 +96,4 @@ def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: K
         if begin == len(scheduler.timesteps):
             return known.values
         x = objective.add_noise(known.values, start, time_of(scheduler.timesteps[begin]))
-    return integrate(predict, x, scheduler, steps, drawing.generators, finish, begin, drawing.sigmas)
+    return integrate(predict, x, scheduler, steps, drawing.generators, finish, begin, drawing.sigmas, drawing.stopped)

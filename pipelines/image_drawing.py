@@ -46,6 +46,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
     """Opens an image span after each document and draws it: by diffusion or flow, or token by token (VQ images)."""
 
     _callback_tensor_inputs = ("latents", "pred_original_sample")
+    _without_text = ", or guidance_scale=0 for a picture of nothing in particular"
     _grids: Sequence[Grid] = ()  # of the pictures that are being drawn
 
     def decode_latents(self, latents: Tensor, output_type: str = "pil"):
@@ -118,7 +119,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
         with self.progress_bar(total=how.tokens) as bar:
             stream = Stream(self.model, rows, how.tokens, opens=["image"] * len(rows))
             on_token = _Shown(self, how, bar, len(how.grids))
-            return [spans[0] for spans in Writer(stream, len(how.grids), sampling, drawing, rules, on_token).run()]
+            written = Writer(stream, len(how.grids), sampling, drawing, rules, on_token).run()
+        return [_filled(spans, how.grids[0]) for spans in written]
 
     def _draw_latents(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
         """Pictures of continuous tokens, by the scheduler."""
@@ -172,6 +174,13 @@ class ImageDrawingPipeline(MultimodalPipeline):
 def _spans(values: Sequence[Tensor], grids: Sequence[Grid]) -> list[Span]:
     """(n, C) of each picture, padded where others are longer, -> spans."""
     return [Span("image", v[: rows * columns], (rows, columns)) for v, (rows, columns) in zip(values, grids)]
+
+
+def _filled(spans: list[Span], grid: Grid) -> Span:
+    """The picture that was written. If it was interrupted, the tokens that are missing have the id 0."""
+    written = spans[0].values if spans else torch.zeros(0, dtype=torch.long)
+    missing = grid[0] * grid[1] - len(written)
+    return Span("image", torch.nn.functional.pad(written, (0, missing)), grid) if missing else spans[0]
 
 
 def _guided_in_time(guidance: Guidance) -> dict:

@@ -100,7 +100,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
 
     def _pairs(self, image, prompt) -> tuple[list, list[list[Span]]]:
         """As many pictures as texts; InputError where their numbers differ."""
-        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        images = self._listed(image)
         if image is None or not images:
             raise InputError("image: none was given; give a picture or a list of them (or use TextToImagePipeline)")
         texts = [[] for _ in images] if prompt is None else self._text(prompt)
@@ -111,7 +111,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
 
     def _masks(self, mask_image, images: list) -> list[Tensor]:
         """(1, H, W) bool at its picture's size, True where to draw; InputError for one of another size."""
-        masks = list(mask_image) if isinstance(mask_image, (list, tuple)) else [mask_image]
+        masks = self._listed(mask_image)
         if len(masks) not in (1, len(images)):
             raise InputError(f"mask_image: {len(masks)} masks were given for {len(images)} pictures")
         made = []

@@ -20,10 +20,9 @@ class ImageToTextPipeline(TextWritingPipeline):
     @torch.inference_mode()
     @takes(options=TextOptions)
     def __call__(self, image, prompt: str | Sequence[str] | None = None, *, options: TextOptions):
-        """One text per picture. image: a PIL image, path, bytes or (C, H, W) tensor, or a list of them, brought to the
-        tokenizer's size that is nearest. prompt: text that follows each picture and is continued.
-        Raises InputError for what is no image or does not fit the context."""
+        """One text per picture. image: a PIL image, path, bytes, (C, H, W) tensor, (H, W, C) array, or a list or batch
+        of them, brought to the tokenizer's size that is nearest. prompt: text that follows each picture and is
+        continued. Raises InputError for what is no image or does not fit the context."""
         self._needs("image", "image_tokenizer")
-        images = list(image) if isinstance(image, tuple) else image
-        prompts = self._asked(self._media(images, self.image_tokenizer, "image"), prompt, "pictures")
+        prompts = self._asked(self._media(self._listed(image), self.image_tokenizer, "image"), prompt, "pictures")
         return self._as_output(self._continued(prompts, options), options)

@@ -14,8 +14,9 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
 from mot_gen.pipelines.decoding import TextSampling
+from mot_gen.pipelines.elsewhere import refuse_unknown
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -98,7 +99,8 @@ class ImageOptions(StepOptions):
 
 def takes(**groups: type) -> Callable:
     """Let a method take the fields of dataclasses as keyword arguments; it is given an instance of each by the groups'
-    names. A field that two of them have goes to both. InputError for an argument that there is not."""
+    names. A field that two of them have goes to both. Unknown arguments raise an InputError that suggests the closest
+    name, or what does the same as an argument of diffusers or transformers."""
     offered = {field.name: field for kind in groups.values() for field in fields(kind)}
 
     def decorate(call: Callable) -> Callable:
@@ -109,11 +111,12 @@ def takes(**groups: type) -> Callable:
         def taking(self, *inputs, **given):
             for name in given:
                 if name not in names:
-                    raise InputError(f"{type(self).__name__} takes no {name!r}" + nearest(name, names))
+                    raise refuse_unknown(type(self).__name__, name, names)
             built = {
                 group: kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})
                 for group, kind in groups.items()
             }
+            self._interrupt = False  # what stopped an earlier call says nothing about this one
             return call(self, *inputs, **{k: v for k, v in given.items() if k not in offered}, **built)
 
         shared = [

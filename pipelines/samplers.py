@@ -48,12 +48,13 @@ def integrate(
     on_step: Callable[[Step], Tensor] | None = None,
     begin: int = 0,
     sigmas: str | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """Noise x (N, n, C) -> a sample of the same shape.
+    """Noise x (N, n, C) -> a sample of the same shape. InputError where the scheduler's arithmetic gave no numbers.
 
     generators: one a sample, for schedulers that add noise. on_step(step) -> x sees every step and may change its
     result. begin: the first of the scheduler's timesteps to be taken, for an x that is not all noise. sigmas: see
-    `set_timesteps`.
+    `set_timesteps`. stopped: asked after every step; True leaves out those that follow.
     """
     set_timesteps(scheduler, num_inference_steps, sigmas, x.device)
     if begin and hasattr(scheduler, "set_begin_index"):
@@ -69,6 +70,15 @@ def integrate(
         if on_step is not None:
             following = timesteps[number + 1] if number + 1 < len(timesteps) else None
             x = on_step(Step(number, timestep, following, scaled, output, x))
+        if stopped():
+            break
+    if not x.isfinite().all():
+        # The ancestral schedulers of diffusers take the root of a difference of squares in fp32. Rounding makes it
+        # negative where the first step is many times as long as the second.
+        raise InputError(
+            f"scheduler: {type(scheduler).__name__} gave NaN or infinity in {num_inference_steps} steps; "
+            "take another number of steps, or another scheduler"
+        )
     return x
 
 
@@ -107,7 +117,9 @@ def evaluations(scheduler, num_inference_steps: int, strength: float = 1.0) -> i
 def row_generators(generator, count: int) -> list[torch.Generator] | None:
     """One generator a sample, so that a sample does not depend on the batch it is drawn in.
 
-    generator: None (None is returned), a list of `count` (used as they are), or one, which seeds all others in turn.
+    generator: None (None is returned), a list of `count` (used as they are), or one. One generator draws the first
+    sample itself, so that `generator=G`, `[G]` and a place of G in a list give the same sample. The others are seeded
+    by what it would draw next.
     """
     if generator is None:
         return None
@@ -119,8 +131,9 @@ def row_generators(generator, count: int) -> list[torch.Generator] | None:
         if len(generator) != count:
             raise InputError(f"generator: {len(generator)} generators were given for {count} samples")
         return list(generator)
-    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
-    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+    ahead = generator.clone_state()  # so that the first sample finds the generator as it was given
+    seeds = torch.randint(2**62, (count - 1,), generator=ahead, device=generator.device).tolist()
+    return [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
 
 
 def noise(shapes: Sequence[tuple[int, ...]], generators, device, dtype) -> list[Tensor]:

@@ -38,7 +38,7 @@ class TextToImagePipeline(ImageDrawingPipeline):
         self._needs("image", "image_tokenizer")
         grid = self._grid(height, width)
         guidance = self._guidance(options)
-        prompts = repeat_each(self._text(prompt), options.num_images_per_prompt)
+        prompts = repeat_each(self._text(prompt, unread=guidance.scale == 0), options.num_images_per_prompt)
         documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
         drawn = self._draw(documents, self._picturing(options, guidance, [grid] * len(prompts)))
         return self._as_output(self._decode_images(drawn, options.output_type), options)

@@ -60,6 +60,8 @@ class TextToSpeechPipeline(MultimodalPipeline):
     soundfile.write("seven.wav", speech.audios[0], speech.sampling_rate)
     """
 
+    _without_text = ", or guidance_scale=0 for speech of nothing in particular"
+
     @torch.inference_mode()
     @takes(options=SpeechOptions)
     def __call__(
@@ -74,7 +76,7 @@ class TextToSpeechPipeline(MultimodalPipeline):
         self._needs("speech", "speech_tokenizer")
         guidance = Guidance(self._default("speech_guidance_scale", options.guidance_scale, 1.0))
         temperature = self._default("speech_temperature", options.temperature, 1.0)
-        prompts = repeat_each(self._text(prompt), options.num_waveforms_per_prompt)
+        prompts = repeat_each(self._text(prompt, unread=guidance.scale == 0), options.num_waveforms_per_prompt)
         negatives = self._negative(negative_prompt, prompts, "utterances")
         documents = {"conditional": prompts, "unconditional": negatives}
         units = self._units(options.max_new_tokens, [*prompts, *negatives])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline, TextOutput, row_generators
@@ -15,10 +16,13 @@ class TextWritingPipeline(MultimodalPipeline):
     """Continues documents with text alone."""
 
     def _media(self, given, tokenizer, name: str) -> list[list[Span]]:
-        """A document of each picture or recording; a list of them or one. InputError where there is none."""
+        """A document of each picture or recording, or of what a tokenizer made of it; a list of them or one. InputError
+        where there is none."""
         media = list(given) if isinstance(given, list) else [given]
         if not media:
             raise InputError(f"{name}: the list is empty; give at least one")
+        if all(isinstance(each, Span) for each in media):  # encoded before
+            return [[replace(each, learned=False)] for each in media]
         if name == "image":
             return self._seen(media, drawn=False)
         return [[span] for span in tokenizer.encode_batch(media)]
@@ -35,7 +39,7 @@ class TextWritingPipeline(MultimodalPipeline):
     def _continued(self, prompts: Sequence[Sequence[Span]], options: TextOptions) -> list[str]:
         """What was written after each prompt, without the prompt and without what stopped it."""
         sampling = options.sampling(self._new_tokens(options.max_new_tokens, prompts))
-        drawing = Drawing(generators=row_generators(options.generator, len(prompts)))
+        drawing = Drawing(generators=row_generators(options.generator, len(prompts)), stopped=self._stopped)
         ends, on_token = self._stop(options.stop), self._streamed(options.streamer, prompts)
         opens = self._opens_text(len(prompts))
         stream = Stream(self.model, prompts, room=sampling.max_new_tokens, opens=opens)

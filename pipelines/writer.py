@@ -101,8 +101,9 @@ class Writer:
         return row
 
     def run(self) -> list[list[Span]]:
-        """Write until every document has ended, been given `max_new_tokens` discrete tokens, or filled its room."""
-        while not all(row.done for row in self.rows):
+        """Write until every document has ended, been given `max_new_tokens` discrete tokens, or filled its room, or
+        until `drawing.stopped`."""
+        while not all(row.done for row in self.rows) and not self.drawing.stopped():
             if all(row.done or row.waiting for row in self.rows):
                 self._draw_waiting()
             else:

@@ -56,12 +56,26 @@ def _demo(arguments) -> int:
 
     built = page(Loaded(name, arguments.dtype), str(arguments.checkpoint))
     try:
-        built.queue().launch(server_name=arguments.host, server_port=arguments.port, **LAUNCH)
+        options = LAUNCH | {"app_kwargs": only_for(arguments.host)}
+        built.queue(max_size=QUEUE).launch(server_name=arguments.host, server_port=arguments.port, **options)
     except (OSError, ValueError) as error:  # the latter where a proxy stands before this machine's own address
         raise InputError(f"--host {arguments.host} --port {arguments.port}: cannot be served: {error}") from error
     return 0
 
 
+def only_for(host: str) -> dict:
+    """Arguments of the server that let it answer only requests which name this host, so that a page of another site
+    cannot reach the demo through a name that it points at this machine. An address of all networks, which somebody
+    chose to serve, answers to every name."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    everywhere = host in ("0.0.0.0", "::", "")
+    allowed = ["*"] if everywhere else sorted({host, "localhost", "127.0.0.1"})
+    return {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False)]}
+
+
+QUEUE = 16  # requests that may wait; those beyond are told that it is full
 LAUNCH = {"share": False, "inbrowser": False, "ssr_mode": False, "footer_links": []}
 
 

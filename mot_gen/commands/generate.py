@@ -17,9 +17,10 @@ from pathlib import Path
 
 from mot_gen import __version__
 from mot_gen.checkpoints import DTYPE, INDEX, find, fingerprint
-from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, items_of
+from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, items_of
 from mot_gen.commands.generate_outputs import about_file, as_text, place, save
 from mot_gen.errors import InputError
+from mot_gen.files import json_files
 from mot_gen.files.manifest import sha256
 from mot_gen.pipelines.directions import INPUTS, KINDS, OPTIONS, Direction, choose, flag
 
@@ -85,7 +86,7 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
     written, `text` of a text, and `kept` where it was there already. InputError for what concerns all items, for a lone
     item, and at the end where some items could not be made."""
     folder = find(checkpoint)
-    sampling = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("sampling") or {}
+    sampling = _sampling(folder)
     known = _Checkpoint(folder, request, sampling)
     items = items_of(request)
     failures = _Failures(len(items), request.max_failures)
@@ -99,11 +100,21 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
         raise InputError(f"{len(failures.names)} of {len(items)} items could not be made; they are named above")
 
 
+def _sampling(folder: Path) -> dict:
+    """The checkpoint's own settings of sampling; InputError for an index that is damaged."""
+    index = json_files.read(folder / INDEX)
+    sampling = index.get("sampling") if isinstance(index, dict) else None
+    if not isinstance(index, dict) or not isinstance(sampling, dict | None):
+        raise InputError(f"{folder / INDEX}: is damaged; export the model again, or fetch it again")
+    return sampling or {}
+
+
 def _samples(item: Item, request: Request, known: _Checkpoint, failures: _Failures, alone: bool) -> Iterator[Sample]:
     """The samples of an item, or none where it cannot be made. InputError for what concerns all items."""
     try:
         if item.error:
             raise InputError(f"{item.where}: {item.error}" if alone else item.error)
+        _check_text(item)
         direction = choose(request.to, item.inputs, item.options)
         files = {kind: _file(kind, path) for kind, path in item.inputs.items() if kind in SUFFIXES}
     except InputError as error:
@@ -124,6 +135,16 @@ def _samples(item: Item, request: Request, known: _Checkpoint, failures: _Failur
     for number in range(request.num):
         seed = item.seed + number
         yield Sample(item, direction, seed, _path(item, number, request, alone), {**about, "seed": seed})
+
+
+def _check_text(item: Item) -> None:
+    """InputError where a prompt, a path or a name is no text: bytes of a file name that are no UTF-8, a lone half of a
+    surrogate pair. Nothing could be written about it."""
+    for kind, value in {"name": item.name, **item.inputs, **item.options}.items():
+        if isinstance(value, str) and not is_text(value):
+            shown = value.encode("utf-8", "backslashreplace").decode()
+            advice = "rename the file" if kind in ("name", *SUFFIXES) else "write it again"
+            raise InputError(f"{kind} {shown:.80}: holds characters that are no text; {advice}")
 
 
 def _file(kind: str, path: str) -> Path:
@@ -166,16 +187,20 @@ def _batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
 
 def _made(batch: list[Sample], known: _Checkpoint, failures: _Failures) -> Iterator[dict]:
     """Make a batch; where the pipeline refuses it, each of its samples alone, to find those that it refuses."""
-    first = batch[0]
+    first, loaded = batch[0], known.loaded
+    inputs, seeds = [sample.item.inputs for sample in batch], [sample.seed for sample in batch]
     try:
-        results = known.loaded.run(
-            first.direction, [s.item.inputs for s in batch], [s.seed for s in batch], first.item.options
-        )
-    except InputError as error:
-        if len(batch) == 1:
+        results = loaded.run(first.direction, inputs, seeds, first.item.options)
+    except Exception as error:  # of one input; the others are still made
+        if len(batch) > 1:
+            for sample in batch:
+                yield from _made([sample], known, failures)
+        elif isinstance(error, InputError):
             failures.add(first.item, error)
-        for sample in batch if len(batch) > 1 else ():
-            yield from _made([sample], known, failures)
+        elif failures.items > 1:
+            failures.add(first.item, InputError(f"{type(error).__name__}: {error}"))
+        else:
+            raise
         return
     for sample, result in zip(batch, results):
         yield _written(sample, result)

@@ -81,7 +81,9 @@ def _listed(request: Request) -> Iterator[Item]:
     for number, name in enumerate(_names(given, max(many.values(), default=1))):
         inputs = {kind: values[number if kind in many else 0] for kind, values in given.items()}
         where = inputs["prompt"] if many.keys() == {"prompt"} else inputs.get("image") or inputs.get("audio") or ""
-        yield Item(name, where, inputs, request.seed, request.options)
+        # With several samples of each input no two share a seed. With one of each, all have the seed that was given.
+        seed = request.seed + (number * request.num if request.num > 1 else 0)
+        yield Item(name, where, inputs, seed, request.options)
 
 
 def _files(kind: str, paths: tuple[str, ...]) -> Iterator[str]:
@@ -133,6 +135,8 @@ def _records(request: Request) -> Iterator[Item]:
 def _record(line: str) -> dict:
     try:
         record = json.loads(line)
+    except RecursionError:
+        raise InputError("is not JSON: nested too deep") from None
     except ValueError as error:
         raise InputError(f"is not JSON: {error}") from error
     record = {"prompt": record} if isinstance(record, str) else record
@@ -149,11 +153,26 @@ def _record(line: str) -> dict:
     return record
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8 and stand in a file: no lone surrogates, no NUL."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file in a folder can have this name, with a number and a suffix behind it."""
+    hidden = not name or name.startswith(".")
+    return not hidden and is_text(name) and Path(name).name == name and len(name.encode()) <= 200
+
+
 def _from_record(record: dict, item: Item, request: Request, folder: Path) -> Item:
     """The record's own values before those of the command line; its paths are relative to its file."""
     name = record.get("id", item.name)
-    if not name or name.startswith(".") or Path(name).name != name:
-        raise InputError(f"id {name!r} cannot be the name of a file")
+    if not is_file_name(name):
+        raise InputError(f"id {name!r:.80} cannot be the name of a file")
     inputs = {kind: values[0] for kind in INPUTS if (values := getattr(request, kind))}
     inputs |= {kind: str(folder / record[kind]) for kind in SUFFIXES if kind in record}
     inputs |= {"prompt": record["prompt"]} if "prompt" in record else {}

@@ -126,9 +126,17 @@ def _add_permission(parser: argparse.ArgumentParser) -> None:
 # ---------------------------------------------------------------- quickstart, train
 
 
+def _overrides(command: argparse.ArgumentParser) -> None:
+    # With a default, argparse does not call them required.
+    help_text = "fields of the recipe, by dotted path"
+    command.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=help_text)
+
+
 def _quickstart_arguments(commands) -> None:
     command = commands.add_parser("quickstart", help="train on handwritten digits, generate both ways, measure, report")
-    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="fields of the recipe, by dotted path"
+    )
     command.add_argument("--out", metavar="DIR", default="runs/digits", help="default: runs/digits")
     command.add_argument("--json", action="store_true", help="print report.json")
     command.set_defaults(func=_quickstart)
@@ -157,7 +165,9 @@ def _quickstarted(arguments) -> int:
 def _train_arguments(commands) -> None:
     command = commands.add_parser("train", help="train a recipe, shipped or of your own")
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
-    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the recipe, by dotted path")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="fields of the recipe, by dotted path"
+    )
     command.add_argument("--out", metavar="DIR", help="default: runs/ and the recipe's name")
     command.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint, or begin where there is none"
@@ -195,7 +205,7 @@ def _trained(arguments) -> int:
 def _plan_arguments(commands) -> None:
     command = commands.add_parser("plan", help="parameters, FLOPs, memory and tokens of a recipe, before anything runs")
     command.add_argument("recipe", metavar="RECIPE")
-    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    _overrides(command)
     command.add_argument("--processes", type=int, default=1, metavar="N", help="how many train together; default: 1")
     command.add_argument("--machine", type=int, default=8, metavar="N", help="how many share a machine; default: 8")
     command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")

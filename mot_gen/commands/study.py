@@ -40,6 +40,7 @@ def register(commands) -> None:
     command.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="[NAME:]KEY=VALUE",
         help="fields of the recipe; behind a backbone's NAME, that backbone's options, as mom:bidirectional=causal",
     )

@@ -58,6 +58,7 @@ def load_image(raw: Any, color: str = "RGB", as_stored: bool = False) -> Image.I
     Raises InputError, naming the file, for what is missing, not an image, truncated, of more than MAX_PIXELS pixels
     (seen from the header, before anything is decoded), or of values without a known scale.
     """
+    raw = _as_tensor(raw)
     if _is_tensor(raw):
         return _flatten(to_pil(raw), color, as_stored)
     where = _name(raw)
@@ -67,6 +68,7 @@ def load_image(raw: Any, color: str = "RGB", as_stored: bool = False) -> Image.I
 
 def header(raw: Any) -> Header:
     """Size and kind of a raw image, of which nothing is decoded. Raises InputError as `load_image` does."""
+    raw = _as_tensor(raw)
     if _is_tensor(raw):
         raw = to_pil(raw)
     where = _name(raw)
@@ -84,6 +86,20 @@ def _is_tensor(raw: Any) -> TypeGuard[Tensor]:
     return torch is not None and isinstance(raw, torch.Tensor)
 
 
+def _as_tensor(raw: Any) -> Any:
+    """A numpy array as diffusers has pictures, (H, W, C) or (H, W), as a (C, H, W) tensor; anything else as it is."""
+    if not isinstance(raw, np.ndarray):
+        return raw
+    if raw.ndim not in (2, 3) or raw.dtype.kind not in "uf":
+        raise InputError(
+            f"an image array must be (H, W, C) or (H, W), uint8 or floats in [0, 1], got {raw.dtype} {raw.shape}"
+        )
+    import torch
+
+    pixels = raw[..., None] if raw.ndim == 2 else raw
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
 def _name(raw: Any) -> str:
     """What messages call a raw image."""
     if isinstance(raw, Image.Image):
@@ -92,7 +108,9 @@ def _name(raw: Any) -> str:
         return f"image of {len(raw)} bytes"
     if isinstance(raw, (str, Path)) or hasattr(raw, "read_bytes"):
         return str(raw)
-    raise InputError(f"cannot read an image from {type(raw).__name__}; give a PIL image, a path, bytes or a tensor")
+    raise InputError(
+        f"cannot read an image from {type(raw).__name__}; give a PIL image, a path, bytes, a tensor or an array"
+    )
 
 
 @contextmanager
@@ -105,6 +123,8 @@ def _opened(raw: Any, where: str) -> Iterator[Image.Image]:
     if isinstance(raw, (bytes, bytearray)):
         file = io.BytesIO(raw)
     elif isinstance(raw, (str, Path)):
+        if where.startswith(("http://", "https://", "ftp://", "data:")):
+            raise InputError(f"{where:.80}: is a URL, and nothing is fetched; download it and give the file")
         if not Path(raw).is_file():
             raise InputError(f"{where}: no such image file")
     else:
@@ -222,6 +242,7 @@ def image_tensor(raw: Any, size: tuple[int, int], channels: int) -> Tensor:
 
     A float tensor that already has this shape is taken as it is, without a detour through 8 bits.
     """
+    raw = _as_tensor(raw)
     if _is_tensor(raw) and raw.shape == (channels, *size) and raw.is_floating_point():
         _check(raw)
         return raw.detach().float()

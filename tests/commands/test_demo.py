@@ -165,3 +165,34 @@ def test_a_size_is_chosen_in_a_browser(opened, tmp_path):
         shown.click("button", "Generate")
         shown.wait(f"{shapes}.every(shape => shape < 1) && {DRAWN}.length == 4")
         assert shown.ask(shapes) == [pytest.approx(4 / 6, abs=0.01)] * 4
+
+
+@pytest.mark.parametrize(
+    ("served", "asked", "answered"),
+    [
+        ("127.0.0.1", "127.0.0.1:7860", True),
+        ("127.0.0.1", "localhost:7860", True),
+        ("127.0.0.1", "evil.example", False),
+        ("box.lan", "box.lan:7860", True),
+        ("box.lan", "evil.example", False),
+        ("0.0.0.0", "anything.example", True),
+    ],
+)
+def test_only_requests_that_name_the_host_are_answered(served, asked, answered):
+    """A page elsewhere may point a name of its own at this machine; its requests carry that name."""
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from mot_gen.commands.demo import only_for
+
+    app = FastAPI(**only_for(served))
+    app.get("/")(lambda: "here")
+    assert TestClient(app).get("/", headers={"host": asked}).status_code == (200 if answered else 400)
+
+
+def test_train_says_what_is_required_and_no_more(capsys):
+    from mot_gen.commands.main import main
+
+    assert main(["train"]) == 2
+    assert "required: RECIPE;" in capsys.readouterr().err

@@ -218,3 +218,66 @@ def test_a_shipped_checkpoint_is_found_by_its_name(model, tmp_path, monkeypatch,
     facts = json.loads(capsys.readouterr().out)
     assert facts["model_sha256"] == checkpoints.fingerprint(model)
     assert "prompt -> image" in facts["directions"] and "speech" not in facts["directions"]
+
+
+def test_several_samples_of_several_prompts_share_no_seed(generate, tmp_path):
+    made = generate("--to", "image", "--prompt", "a", "--prompt", "b", "--num", 2, "--seed", 5, "--out", tmp_path / "o")
+    assert [each["seed"] for each in made] == [5, 6, 7, 8]
+    made = generate("--to", "image", "--prompt", "a", "--prompt", "b", "--seed", 5, "--out", tmp_path / "p")
+    assert [each["seed"] for each in made] == [5, 5]
+
+
+def test_a_file_whose_name_is_no_text_is_named_and_the_others_are_made(generate, pictures, tmp_path):
+    (pictures / "d\udcff.png").write_bytes((pictures / "a.png").read_bytes())
+    made = generate("--to", "text", "--image", pictures, "--max-new-tokens", 2, "--out", tmp_path / "o")
+    assert [each["id"] for each in made] == ["a", "b", "c"] and generate.code == 2
+    assert "holds characters that are no text; rename the file" in generate.err and "1 of 4" in generate.err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        (json.dumps({"prompt": "a \ud800"}), "prompt a \\ud800: holds characters that are no text"),
+        (json.dumps({"prompt": "a", "id": "b\0"}), "cannot be the name of a file"),
+        (json.dumps({"prompt": "a", "id": "b" * 300}), "cannot be the name of a file"),
+    ],
+)
+def test_records_that_nothing_can_be_made_of(generate, tmp_path, line, says):
+    (tmp_path / "r.jsonl").write_text(f'"fine"\n{line}\n')
+    made = generate("--to", "text", "--records", tmp_path / "r.jsonl", "--max-new-tokens", 2)
+    assert [each["prompt"] for each in made] == ["fine"] and generate.code == 2
+    assert says in generate.err and "r.jsonl, line 2" in generate.err
+
+
+def test_one_input_never_ends_the_others(generate, tmp_path, monkeypatch):
+    """Whatever an input makes a pipeline raise, the others are made; a lone one raises it."""
+    from mot_gen.pipelines.text_generation import TextGenerationPipeline
+
+    real = TextGenerationPipeline._text
+
+    def broken(self, texts, *more, **given):
+        if "b" in texts:
+            raise OSError("a decoder gave up")
+        return real(self, texts, *more, **given)
+
+    monkeypatch.setattr(TextGenerationPipeline, "_text", broken)
+    made = generate("--to", "text", *[x for p in "abc" for x in ("--prompt", p)], "--max-new-tokens", 2)
+    assert [each["prompt"] for each in made] == ["a", "c"] and generate.code == 2
+    assert "skipped b: OSError: a decoder gave up" in generate.err
+    with pytest.raises(OSError, match="gave up"):
+        generate("--to", "text", "--prompt", "b")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff\xfe", b'{"sampling": 3}'])
+def test_a_damaged_index_is_one_line(generate, model, tmp_path, content, capsys):
+    (tmp_path / "model_index.json").write_bytes(content)
+    assert main(["generate", str(tmp_path), "--to", "text", "--prompt", "a"]) == 2
+    assert "model_index.json" in capsys.readouterr().err
+
+
+def test_the_advice_on_an_empty_prompt(generate, tmp_path):
+    out = tmp_path / "u.png"
+    generate("--to", "image", "--prompt", "", "--out", out)
+    assert "guidance_scale=0" in generate.err and not out.exists()
+    assert generate("--to", "image", "--prompt", "", "--guidance-scale", 0, "--out", out) and out.exists()

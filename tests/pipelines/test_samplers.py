@@ -130,6 +130,27 @@ def test_one_generator_seeds_one_a_sample():
         row_generators(own, 3)
 
 
+def test_one_generator_draws_the_first_sample_itself():
+    """So generator=G(7), [G(7)] and the place of G(7) in a list give one sample, whatever else is in the batch."""
+    alone = torch.rand(2, generator=generator(7))
+    for rows in (row_generators(generator(7), 1), row_generators(generator(7), 3), row_generators([generator(7)], 1)):
+        assert torch.equal(torch.rand(2, generator=rows[0]), alone)
+    used = generator(7)
+    first = torch.rand(2, generator=row_generators(used, 1)[0])
+    assert not torch.equal(first, torch.rand(2, generator=row_generators(used, 1)[0]))
+
+
+@pytest.mark.parametrize("name", ["EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])
+def test_a_scheduler_whose_arithmetic_fails_is_named(name):
+    """diffusers' own: in four steps of the cosine schedule it takes the root of -2e-7."""
+    base = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
+    config = dict(base.config)
+    del config["timestep_spacing"]
+    scheduler = getattr(diffusers, name).from_config(config)
+    with pytest.raises(InputError, match=f"{name} gave NaN or infinity in 4 steps; take another"):
+        integrate(lambda x, t: torch.zeros_like(x), random(1, 2, 2), scheduler, 4, [generator(0)])
+
+
 def test_noise_of_a_sample_does_not_depend_on_its_neighbours():
     shapes = [(3, 4), (5, 4)]
     both = noise(shapes, [generator(1), generator(2)], "cpu", torch.float32)
