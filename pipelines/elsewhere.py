@@ -3,6 +3,7 @@ refuse_variant."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -44,10 +45,11 @@ CALLS = {
 def refuse_unknown(pipeline: str, name: str, known: Collection[str]) -> InputError:
     """The error for an argument that a pipeline does not take, with what does the same here."""
     ours = CALLS.get(name, "")
-    advice = ours.split(",")[0].split(" ")[0]
-    # A bare name is advice only where this pipeline has it.
-    if ours and (advice in known or " " in ours):
-        return InputError(f"{pipeline} takes no {name!r}; {'say ' if advice in known else ''}{ours}")
+    first_word = re.split(r"\W", ours)[0]
+    if first_word in known:
+        return InputError(f"{pipeline} takes no {name!r}; say {ours}")
+    if " " in ours:  # a sentence; a bare name is advice only where this pipeline has it
+        return InputError(f"{pipeline} takes no {name!r}; {ours}")
     return InputError(f"{pipeline} takes no {name!r}{nearest(name, known)}")
 
 

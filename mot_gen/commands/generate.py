@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mot_gen import __version__
 from mot_gen.checkpoints import DTYPE, INDEX, find, fingerprint
-from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, items_of
+from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, items_of, shown
 from mot_gen.commands.generate_outputs import about_file, as_text, place, save
 from mot_gen.errors import InputError
 from mot_gen.files import json_files
@@ -57,7 +57,7 @@ class _Failures:
         if item.name in self.names:  # by another of its samples
             return
         self.names.add(item.name)
-        print(f"mot-gen: skipped {item.where}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"mot-gen: skipped {shown(item.where)}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         if len(self.names) > self.most:
             raise InputError(f"{len(self.names)} items could not be made, more than --max-failures {self.most}")
 
@@ -142,9 +142,8 @@ def _check_text(item: Item) -> None:
     surrogate pair. Nothing could be written about it."""
     for kind, value in {"name": item.name, **item.inputs, **item.options}.items():
         if isinstance(value, str) and not is_text(value):
-            shown = value.encode("utf-8", "backslashreplace").decode()
             advice = "rename the file" if kind in ("name", *SUFFIXES) else "write it again"
-            raise InputError(f"{kind} {shown:.80}: holds characters that are no text; {advice}")
+            raise InputError(f"{kind} {shown(value):.80}: holds characters that are no text; {advice}")
 
 
 def _file(kind: str, path: str) -> Path:

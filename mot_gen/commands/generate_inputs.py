@@ -162,6 +162,11 @@ def is_text(value: str) -> bool:
     return "\0" not in value
 
 
+def shown(value: str) -> str:
+    """A string as it can be printed, what is no text in it as \\udcff."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
 def is_file_name(name: str) -> bool:
     """Whether a file in a folder can have this name, with a number and a suffix behind it."""
     hidden = not name or name.startswith(".")

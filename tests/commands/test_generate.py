@@ -61,7 +61,7 @@ def test_a_seed_makes_the_same_picture_alone_among_others_and_in_any_batch(gener
     assert names == [f"{item:04d}-{number:04d}.png" for item in range(3) for number in range(2)]
     for name in names:
         assert pixels(tmp_path / "1" / name) == pixels(tmp_path / "2" / name) == pixels(tmp_path / "16" / name)
-    generate("--to", "image", "--prompt", "nine", "--seed", 6, "--out", tmp_path / "alone.png")
+    generate("--to", "image", "--prompt", "nine", "--seed", 8, "--out", tmp_path / "alone.png")
     assert pixels(tmp_path / "alone.png") == pixels(tmp_path / "16" / "0001-0001.png")
     assert len({pixels(tmp_path / "16" / name) for name in names}) == 6
 
