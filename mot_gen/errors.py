@@ -24,3 +24,9 @@ def nearest(name: str, allowed) -> str:
     allowed = sorted(map(str, allowed))
     close = difflib.get_close_matches(str(name), allowed, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; one of: {', '.join(allowed)}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one printable line; the name of its class where it says nothing."""
+    text = " ".join(str(error).split())
+    return "".join(char if char.isprintable() else "?" for char in text) or type(error).__name__

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mot_gen.data.texts import is_text
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 from mot_gen.files.json_files import MAX_BYTES
 from mot_gen.files.suffixes import find, is_hidden
 
@@ -115,7 +115,7 @@ def _parquet(path: Path) -> Iterator[Row]:
                     yield Row(f"{path}: row {number}", f"{path.name}:{number}", fields)
                     number += 1
     except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: not a parquet file: {one_line(error)}") from None
 
 
 def _json_rows(file: TextIO, path: Path) -> Iterator[Row]:

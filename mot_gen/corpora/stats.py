@@ -17,6 +17,7 @@ from mot_gen.data.encoded import Encoded
 from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.samples import UNUSABLE, Pair, Part, Sample
 from mot_gen.data.store import parts_of
+from mot_gen.errors import one_line
 from mot_gen.files.image_files import header
 from mot_gen.files.progress import Progress
 
@@ -87,7 +88,7 @@ class Stats:
             elif part.kind == "speech":
                 self.seconds.append(_seconds(part.value))
         except (*UNUSABLE, RuntimeError) as error:  # RuntimeError: soundfile's
-            self.unreadable.note(f"{sample.id}: {' '.join(str(error).split())}")
+            self.unreadable.note(f"{sample.id}: {one_line(error)}")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""

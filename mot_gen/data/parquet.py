@@ -21,7 +21,7 @@ from mot_gen.data.parsing import Resolve, parse_record, path_in
 from mot_gen.data.remote import is_far
 from mot_gen.data.samples import Sample
 from mot_gen.data.sources import Source
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 from mot_gen.files.suffixes import PICTURES
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class Parquet(Source):
             self._file = pyarrow.parquet.ParquetFile(self.path.open("rb") if is_far(self.path) else self.path)
             self._scan_rows()
         except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{self.path}: not a parquet file: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{self.path}: not a parquet file: {one_line(error)}") from None
         except pyarrow.ArrowException as error:
-            raise InputError(f"{self.path}: cannot be read: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{self.path}: cannot be read: {one_line(error)}") from None
 
     def _scan_rows(self) -> None:
         about = self._file.metadata
@@ -151,8 +151,7 @@ class Parquet(Source):
         try:
             table = _decoded.get((str(self.path), self.fingerprint, group, what), lambda: read(group))
         except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self.path}: row {number}: cannot be read: {reason}") from None
+            raise InputError(f"{self.path}: row {number}: cannot be read: {one_line(error)}") from None
         row = number - (self._ends[group - 1] if group else 0)
         return self._parse(self._record(table.slice(row, 1).to_pylist()[0]), number, resolve)
 

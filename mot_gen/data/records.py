@@ -35,7 +35,7 @@ from mot_gen.data.samples import (
 )
 from mot_gen.data.sources import JsonLines, NoRecord, Source
 from mot_gen.data.tar import TarShard
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 from mot_gen.files import manifest
 
 __all__ = [
@@ -174,7 +174,7 @@ def _row_count(shard: Any) -> int:
         with shard.open("rb") as file:
             return pyarrow.parquet.read_metadata(file).num_rows
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{shard}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{shard}: cannot be read: {one_line(error)}") from None
 
 
 _READERS: dict[str, Callable[[Any], Source]] = {
@@ -198,8 +198,7 @@ def open_records(path: str | Path) -> Samples:
     except InputError:
         raise
     except Exception as error:  # protocols raise errors of their own, such as of a connection or of credentials
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read: {reason}") from error
+        raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
 def _open(path: Any) -> Samples:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 
 
 def place(name: Any) -> Any:
@@ -26,7 +26,7 @@ def place(name: Any) -> Any:
         far.fs  # noqa: B018  what a protocol needs is imported here
         return far
     except (ImportError, ValueError) as error:
-        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{name}: {one_line(error)}") from error
 
 
 def is_far(name: Any) -> bool:

@@ -22,7 +22,7 @@ from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.parsing import parse_record, path_in
 from mot_gen.data.remote import Ranges, Spool, is_far, place
 from mot_gen.data.samples import Pair, Sample, Samples, kinds_of, sample_key
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 from mot_gen.files import json_files
 
 SHOWN = 3  # broken records that a message names
@@ -49,7 +49,7 @@ class Source(Samples):
         try:
             self._scan()
         except (OSError, tarfile.TarError) as error:
-            raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or one_line(error)}") from None
         if not self.keys:
             raise NoRecord(self._no_record(), self._broken)
         self.fingerprint = self._content.hexdigest()

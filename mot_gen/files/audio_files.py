@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 
 if TYPE_CHECKING:  # imported by those who read sound
     from torch import Tensor
@@ -80,7 +80,7 @@ def save_audio(file: str | Path, waveform: Tensor, sample_rate: int) -> None:
     try:
         soundfile.write(str(file), waveform.detach().cpu().clamp(-1, 1).numpy(), sample_rate, subtype=_subtype(file))
     except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"{file}: cannot be written as sound ({_one_line(error)}); .wav, .flac or .ogg can") from error
+        raise InputError(f"{file}: cannot be written as sound ({one_line(error)}); .wav, .flac or .ogg can") from error
 
 
 def _subtype(file: str | Path) -> str | None:
@@ -133,7 +133,7 @@ def _decode(file: Any) -> tuple[Tensor, int]:
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"not sound that can be read ({_one_line(error)})") from error
+        raise InputError(f"not sound that can be read ({one_line(error)})") from error
 
 
 def _refuse_cut_off(file: Any) -> None:
@@ -176,10 +176,6 @@ def _missing_of_wav(file: Any, size: int) -> int:
             return max(0, at + 8 + length - size) if length < _UNKNOWN_SIZE else 0
         at += 8 + length + length % 2
     return 0
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _mono(samples: Tensor) -> Tensor:

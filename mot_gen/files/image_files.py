@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 import numpy as np
 from PIL import Image, ImageOps
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 from mot_gen.files.suffixes import UNREAD_PICTURES, suffix_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and looking at headers does without
@@ -75,10 +75,18 @@ def header(raw: Any) -> Header:
     with _opened(raw, where) as image:
         _check_size(image, where)
         width, height = image.size
-        if image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
+        if _orientation(image, where) in _QUARTER_TURNS:
             width, height = height, width
         grey = image.mode in _GREY_MODES or image.mode.startswith("I;")
         return Header(width, height, grey, f"{image.format or 'PIL'} {image.mode}")
+
+
+def _orientation(image: Image.Image, where: str) -> Any:
+    """The EXIF field, as far as the header holds it: of a PNG, `getexif` itself would decode the whole picture."""
+    try:
+        return Image.Image.getexif(image).get(_ORIENTATION)
+    except Exception as error:  # of a broken file, as above
+        raise InputError(f"{where}: its EXIF cannot be read ({one_line(error)})") from error
 
 
 def _is_tensor(raw: Any) -> TypeGuard[Tensor]:
@@ -145,7 +153,7 @@ def _open(file: Any, where: str) -> Image.Image:
             raise InputError(f"{where}: refused before decoding: more than {MAX_PIXELS} pixels") from error
         except Exception as error:  # the header of a broken file can make any decoder raise anything
             unread = suffix_of(where) in UNREAD_PICTURES
-            reason = f"no reader of {suffix_of(where)} is installed" if unread else _one_line(error)
+            reason = f"no reader of {suffix_of(where)} is installed" if unread else one_line(error)
             raise InputError(f"{where}: not an image that can be read ({reason})") from error
 
 
@@ -179,11 +187,7 @@ def _decode(image: Image.Image, color: str, where: str, as_stored: bool) -> Imag
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except Exception as error:  # as above: the message names the file, the cause is chained
-        raise InputError(f"{where}: cannot be decoded, perhaps truncated ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}: cannot be decoded, perhaps truncated ({one_line(error)})") from error
 
 
 def _flatten(image: Image.Image, color: str, as_stored: bool = False) -> Image.Image:

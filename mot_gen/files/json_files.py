@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, one_line
 
 MAX_BYTES = 2**28  # of one JSON text; a line of latents of a large picture has some 2**23
 
@@ -25,7 +25,7 @@ def parse(content: bytes | str, where: str) -> Any:
     except RecursionError:
         raise InputError(f"{where}: not valid JSON: nested too deep") from None
     except ValueError as error:
-        raise InputError(f"{where}: not valid JSON: {error}") from None
+        raise InputError(f"{where}: not valid JSON: {one_line(error)}") from None
 
 
 def read(path: Path) -> Any:
