@@ -9,7 +9,8 @@ A part holds no weights. `modules` says what it adds to a block, and the other m
 parameter's name says what it is and not which part asked for it, and equal parts of several layers share what they
 derive from a batch.
 
-An option that has the name of a field of the backbone's `Config` takes the value of that field unless it is given.
+An option of a mixer, a feed-forward or a router that has the name of a field of the backbone's `Config` takes the value
+of that field unless it is given.
 
 Shapes: T tokens in tower order, D width, H heads, K head width.
 """
@@ -340,7 +341,8 @@ def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> A
     names = [f.name for f in fields(cls) if f.init and f.name not in ("where", "flat")]
     own = {name: value for name, value in options.items() if name != "kind"}
     _check_options(cls, own, names, where)
-    flat = {name: config[name] for name in names if name in config and name not in own}
+    shares = slot in ("mixer", "feed_forward", "router")
+    flat = {name: config[name] for name in names if shares and name in config and name not in own}
     given = {name: value for name, value in flat.items() if value is not None}
     return cls(**own, **given, where=where, flat=frozenset(flat))
 

@@ -13,7 +13,7 @@ Shapes: B rows, S slots, T = B * S tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import Cache
-from mot_gen.backbone.owners import Owners, UnevenOwners, owned_parameters, write_initial_values
+from mot_gen.backbone.counting import Counting
+from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.slots import Slots
-from mot_gen.backbone.towers import active_parameters, tower_table, tower_widths
+from mot_gen.backbone.towers import tower_table, tower_widths
 from mot_gen.sequence import Layout, Modality
 
 Named = str | dict[str, Any]  # a part by its kind, or {"kind": ..., option: value}
@@ -158,19 +159,9 @@ class Block(parts.Layer):
         for part in self.parts.each():
             part.prepare(self, batch)
 
-    def total(self, figure: str, batch: Batch) -> float:
-        """The sum over parts of "flops", "executed_flops" or "activations"."""
-        depth = self.parts.depth
-        reached = depth.reached(self, batch)
-        others = sum(getattr(part, figure)(self, reached) for part in self.parts.each() if part is not depth)
-        return others + getattr(depth, figure)(self, batch)
 
-
-class Backbone(nn.Module):
+class Backbone(Counting):
     """A stack of blocks over packed rows; see the contract in `mot_gen.backbone`."""
-
-    tower_of: Tensor
-    bidirectional: Tensor
 
     def __init__(self, config: Config, modalities: Sequence[Modality]):
         super().__init__()
@@ -183,22 +174,14 @@ class Backbone(nn.Module):
         owners = config.owners(self.towers)
         self.blocks = nn.ModuleList(Block(config, owners, number) for number in range(config.layers))
         self.final_norm = owners.norm("final_norm")
-        for _, part in self._parts():
+        for _, part in self.each_part():
             part.check_modalities(modalities)
-        self.causal = all(part.causal(block) for block, part in self._parts())
-        self.repeats = all(part.repeats(block) for block, part in self._parts())
-        self.routed = any(block.routed for block in self._blocks())
+        self.causal = all(part.causal(block) for block, part in self.each_part())
+        self.repeats = all(part.repeats(block) for block, part in self.each_part())
+        self.routed = any(block.routed for block in self.each_block())
         self.gradient_checkpointing = False
         self.compiled = False  # whether torch.compile makes the blocks' programs
         self.init_weights()
-
-    def _blocks(self) -> Iterator[Block]:
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            yield block
-
-    def _parts(self) -> Iterator[tuple[Block, parts.Part]]:
-        return ((block, part) for block in self._blocks() for part in block.parts.each())
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -206,40 +189,9 @@ class Backbone(nn.Module):
         of one another, experts do not."""
         write_initial_values(self)
 
-    def untied_parameters(self) -> dict[str, list[int]]:
-        """The parameters that towers own: the tower of each slice along the first dimension."""
-        return owned_parameters(self) if len(self.towers) > 1 else {}
-
-    def active_parameters(self) -> int:
-        """What one text token passes through: its tower, and of experts those that take it, on the average."""
-        text = int(self.tower_of[0])
-        return active_parameters(self, text) - sum(part.idle_parameters(b, text) for b, part in self._parts())
-
-    def flops(self, layout: Layout) -> int:
-        """FLOPs of a forward pass over all slots, by kernels that skip what parts leave out; attention is dense."""
-        return int(self._total("flops", layout))
-
-    def executed_flops(self, layout: Layout) -> int:
-        """FLOPs of a forward pass as it is run here."""
-        return int(self._total("executed_flops", layout))
-
-    def activations(self, layout: Layout) -> int:
-        """Numbers that the backward pass keeps of a batch: those of the parts, and 2 of width D a sublayer, which the
-        norms keep, with the final one."""
-        tokens = layout.modality.numel()
-        return round(self._total("activations", layout) + tokens * self.dim * (2 * self.config.sublayers + 1))
-
-    def _total(self, figure: str, layout: Layout) -> float:
-        batch = self.batch(layout)
-        return sum(block.total(figure, batch) for block in self._blocks())
-
-    def auxiliary_loss(self) -> Tensor | float:
-        """The weighted losses of the last forward pass's routers, mean over layers; 0 where nothing is routed."""
-        return sum(part.auxiliary_loss(block) for block, part in self._parts()) / len(self.blocks)
-
     def init_cache(self, batch: int, length: int) -> Cache:
         like = next(self.parameters())
-        layers = [block.parts.depth.cache(block, batch, length, like) for block in self._blocks()]
+        layers = [block.parts.depth.cache(block, batch, length, like) for block in self.each_block()]
         for layer in layers if self.compiled else []:
             layer.mark_dynamic()
         return Cache(layers, batch, length, like.device)
@@ -250,7 +202,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def plan(self, layout: Layout, cache: Cache | None = None) -> Plan:
         """All that blocks read of a batch (of the cache's next tokens, where a cache is given)."""
-        return self.batch(layout, cache).plan(self._blocks())
+        return self.batch(layout, cache).plan(self.each_block())
 
     def forward(self, x: Tensor, layout: Layout | Plan, cache: Cache | None = None) -> Tensor:
         """x (B, S, D) -> (B, S, D), normalised. With a cache, x are the next S tokens of each of its rows."""

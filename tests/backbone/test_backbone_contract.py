@@ -10,7 +10,9 @@ import torch
 from tiny import MODALITIES, generator, mixed, picture, rounded, speech, words
 
 from mot_gen import backbone as backbones
+from mot_gen.backbone import parts
 from mot_gen.backbone.half_storage import HalfStorage, has_fbgemm, store_in_half
+from mot_gen.backbone.transformer import Config
 from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
 from mot_gen.sequence import PADDING, Layout
 
@@ -24,8 +26,46 @@ def kinds() -> list[str]:
     return [*backbones.PRESETS, *sorted(f for f in files if hasattr(importlib.import_module(f), "Backbone"))]
 
 
+# Options with which a part shows itself at this size; a part that is not named here is tried with its defaults.
+EXAMPLES = {
+    "window": {"size": 4},
+    "routed": {"shared": 1, "top_k": 2},
+    "token_skip": {"share": 0.5},
+    "experts": {"experts": 3, "router": "token_choice"},
+    "mamba": {"bidirectional": "two_pass"},
+}
+# What stands in the other layer, where the part alone would not let all tokens of a picture meet, or not stand alone.
+BESIDE = {"mixer": "attention", "depth": "every", "reach": "full"}
+
+
+def by_file() -> dict:
+    """Every part of every slot that is not the default, as a statement: a file is tried on arrival."""
+    found = {}
+    for slot in parts.SLOTS:
+        for kind in parts.kinds(slot):
+            named = {"kind": kind} | EXAMPLES.get(kind, {})
+            if slot == "router":
+                found[f"{slot} {kind}"] = ("mot", {"experts": 2, slot: named})
+            elif kind != getattr(Config, slot):
+                pattern = [named, BESIDE[slot]] if slot in BESIDE else named
+                found[f"{slot} {kind}"] = ("mot", {slot: pattern})
+    return found
+
+
 # Statements that are kept to the same promises as the presets.
-STATED = {"widths": ("mot", {"widths": {"image": 16}, "kv_heads": 2})}
+STATED = {
+    "widths": ("mot", {"widths": {"image": 16}, "kv_heads": 2}),
+    "window and routed heads": (
+        "mot",
+        {
+            "reach": [{"kind": "window", "size": 4}, "full"],
+            "head_choice": {"kind": "routed", "top_k": 2},
+            "feed_forward": "plain",
+            "activation": "poly_norm",
+        },
+    ),
+    **by_file(),
+}
 every_kind = pytest.mark.parametrize("kind", [*kinds(), *STATED])
 
 
@@ -61,7 +101,7 @@ def documents_of(sample):
     return pack([sample], MODALITIES, document_length(sample, MODALITIES)).layout
 
 
-def part(layout, start, end):
+def part_of(layout, start, end):
     return Layout(**{name: value[:, start:end] for name, value in vars(layout).items()})
 
 
@@ -147,7 +187,7 @@ def test_cached_is_full(kind, sample):
         if layout.modality[0, end - 1] == 1:
             end = start + int((layout.span[0] == layout.span[0, end - 1]).sum())
         for given in (inputs(2, end - start, seed=9), x[:, start:end]):
-            got = backbone(given, part(layout, start, end), cache)
+            got = backbone(given, part_of(layout, start, end), cache)
         torch.testing.assert_close(got, full[:, start:end], **CLOSE)
         cache.advance(torch.tensor([end - start] * 2))
         start = end
@@ -190,7 +230,7 @@ def test_a_row_may_stand_still(kind):
     x = inputs(1, 8)
     full, cache = in_order(backbone, x, layout), backbone.init_cache(2, 9)
     for moving, at in ((True, 0), (False, 0), (True, 1), (False, 0), (True, 2)):
-        both = twice(part(layout, at, at + 1))
+        both = twice(part_of(layout, at, at + 1))
         both.document[1] = 0 if moving else PADDING
         got = backbone(x[:, at : at + 1].repeat(2, 1, 1), both, cache)
         cache.advance(torch.tensor([1 if moving else 0] * 2))
@@ -207,7 +247,7 @@ def test_a_cache_forgets_and_narrows(kind):
     full, cache = in_order(backbone, x, layout), backbone.init_cache(2, 9)
 
     def step(at):
-        got = backbone(x[:, at : at + 1].repeat(2, 1, 1), twice(part(layout, at, at + 1)), cache)
+        got = backbone(x[:, at : at + 1].repeat(2, 1, 1), twice(part_of(layout, at, at + 1)), cache)
         cache.advance(torch.tensor([1, 1]))
         return got[:, 0]
 
@@ -218,7 +258,7 @@ def test_a_cache_forgets_and_narrows(kind):
         step(at)
     cache.restore(snapshot, torch.tensor([True, True]))
     torch.testing.assert_close(step(2), full[0, 2].expand(2, -1), **CLOSE)
-    first = backbone(x[:, 3:4], part(layout, 3, 4), cache.narrow(1))
+    first = backbone(x[:, 3:4], part_of(layout, 3, 4), cache.narrow(1))
     torch.testing.assert_close(first[0, 0], full[0, 3], **CLOSE)
     snapshot = cache.snapshot()
     step(7)
@@ -246,7 +286,9 @@ def test_any_modality_may_be_absent(kind, present):
         absent = {tower for tower, m in enumerate(MODALITIES) if m.name not in present}
         assert all(tower not in absent for tower, moved in learns if moved), name
         lone = {tower for tower in owners if owners.count(tower) == 1} - absent
-        assert name.endswith("router") or all((tower, True) in learns for tower in lone), name
+        # A lone expert needs no router, and of tokens that are never skipped none is weighed.
+        chosen = name.endswith("router") or ".skip." in name
+        assert chosen or all((tower, True) in learns for tower in lone), name
 
 
 @every_kind
@@ -284,16 +326,16 @@ def test_half_storage_is_rounded_projections(kind):
     backbone, layout = build(kind), documents_of([words(4), picture(2, 3), words(3, 1)])
     reference = rounded(backbone)
     store_in_half(backbone)
-    assert kind in STATED or any(isinstance(layer, HalfStorage) and layer.half for layer in backbone.modules())
+    assert kind == "widths" or any(isinstance(layer, HalfStorage) and layer.half for layer in backbone.modules())
     length, x = layout.shape[1], inputs(1, layout.shape[1])
     for start in (0, length - 2, length - 1):
         made = []
         for each in (backbone, reference):
             cache = each.init_cache(1, length)
             if start:
-                each(x[:, :start], part(layout, 0, start), cache)
+                each(x[:, :start], part_of(layout, 0, start), cache)
                 cache.advance(torch.tensor([start]))
-            made.append(each(x[:, start:], part(layout, start, length), cache))
+            made.append(each(x[:, start:], part_of(layout, start, length), cache))
         torch.testing.assert_close(*made, **CLOSE)
 
 
@@ -310,7 +352,8 @@ def test_gradient_checkpointing_changes_no_gradient(kind):
         torch.testing.assert_close(a, b)
 
 
-@every_kind
+# Tracing takes seconds each: of the parts those whose forward differs most.
+@pytest.mark.parametrize("kind", [*kinds(), "widths", "window and routed heads", "depth token_skip"])
 def test_compiled_is_eager(kind):
     """Traced and lowered by torch.compile, forward and backward; code generation is PyTorch's own affair."""
     layout, found = pack(mixed(3), MODALITIES, 40).layout, []

@@ -7,10 +7,8 @@ Shapes: T tokens in tower order, D width, H heads, G key/value heads, K head wid
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,55 +17,14 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.attention import attend, block_mask, dense_mask, rotary, rotary_frequencies, rotate
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import KeyValueCache, differs
+from mot_gen.backbone.head_options import HeadOptions
 from mot_gen.backbone.parts import Layer
-from mot_gen.errors import InputError, nearest
-
-KERNELS = ("auto", "sdpa", "flex")
 
 
 @dataclass(frozen=True)
-class Mixer(parts.Mixer):
-    """kv_heads: fewer than heads for grouped-query attention. head_dim: D / H when not given. qk_norm: norms of each
-    head's queries and keys. qkv_bias: as Qwen2 has it. rope_frequencies: (K / 2), theta ** (-2i / K) when not given.
-    attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex"; with a bias always SDPA."""
-
-    heads: int | None = None
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    qk_norm: bool = True
-    qkv_bias: bool = False
-    rope_theta: float = 10_000.0
-    rope_frequencies: Sequence[float] | None = None
-    attention: str = "auto"
-
-    untied = ("qkv", "qk_norm", "out")
-
-    def fit(self, config: Any) -> Self:
-        self.require_counts("heads", remedy=" (or name backbone.size)")
-        assert self.heads is not None, "it is a count"
-        fitted = replace(self, kv_heads=self.heads) if self.kv_heads is None else self
-        if fitted.head_dim is None:
-            if config.dim % self.heads or (config.dim // self.heads) % 2:
-                raise InputError(f"backbone.dim: {config.dim} must be an even multiple of backbone.heads, {self.heads}")
-            fitted = replace(fitted, head_dim=config.dim // self.heads)
-        fitted._check(self.heads)
-        return fitted
-
-    def _check(self, heads: int) -> None:
-        assert self.head_dim is not None and self.kv_heads is not None, "fit sets them"
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise self.refuse("head_dim", f"must be even and positive, got {self.head_dim}")
-        pairs = self.head_dim // 2
-        if self.rope_frequencies is not None and len(self.rope_frequencies) != pairs:
-            complaint = f"one for each of the {pairs} pairs of a head, got {len(self.rope_frequencies)}"
-            raise self.refuse("rope_frequencies", complaint)
-        self.require_counts("kv_heads")
-        if heads % self.kv_heads:
-            raise self.refuse("kv_heads", f"{self.kv_heads} must divide backbone.heads, {heads}")
-        if not 0 < self.rope_theta < math.inf:
-            raise self.refuse("rope_theta", f"must be positive and finite, got {self.rope_theta!r}")
-        if self.attention not in KERNELS:
-            raise self.refuse("attention", f"{self.attention!r} is not known" + nearest(self.attention, KERNELS))
+class Mixer(HeadOptions):
+    """Its options are those of `HeadOptions`: heads, kv_heads, head_dim, qk_norm, qkv_bias, rope_theta,
+    rope_frequencies, attention."""
 
     def modules(self, block: Layer) -> parts.Modules:
         """block.sight, block.turning: the names of the mask and of the rotation that it reads."""
@@ -84,9 +41,6 @@ class Mixer(parts.Mixer):
             "k_norm": owners.norm_of("qk_norm", width) if self.qk_norm else None,
             "out": owners.outward("out", heads * width),
         }
-
-    def width_step(self) -> int:
-        return 2 * (self.heads or 1)
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> KeyValueCache:
         keys = like.new_zeros(rows, block.kv_heads, length, block.head_dim)
@@ -144,7 +98,9 @@ class Mixer(parts.Mixer):
 
     def activations(self, block: Layer, batch: Batch) -> float:
         """Queries before and after their rotation and the output, 4 as wide as q and k; 3 statistics a head; and once
-        for all layers the mask."""
+        for all layers that see the same the mask, with the input of the norm that follows them."""
         tokens, heads = batch.layout.modality.numel(), block.heads
-        mask = tokens * batch.layout.shape[1] / block.layers
+        counted = f"counted {block.sight}"
+        mask = 0 if counted in batch.made else tokens * (batch.layout.shape[1] + block.owners.dim)
+        batch.once(counted, lambda: True)
         return tokens * (4 * (heads + block.kv_heads) * block.head_dim + 3 * heads) + mask

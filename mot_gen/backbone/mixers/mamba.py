@@ -12,10 +12,7 @@ Shapes: B rows, S slots, T = B * S tokens, D width, E = expand * D channels, N s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,64 +20,15 @@ from torch import Tensor, nn
 
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.mamba_options import MambaOptions, uniform
 from mot_gen.backbone.mamba_reading import Given, Reading, StateCache, convolve, scan
-from mot_gen.backbone.owners import ones, zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.selective_scan import chunk_length
-from mot_gen.errors import InputError, nearest
-from mot_gen.sequence import Modality
-
-READINGS = ("refuse", "causal", "two_pass")
-
-
-def uniform(weight: Tensor) -> None:
-    """Uniform in +-1 / sqrt(fan in), alike for all towers."""
-    weight.copy_((2 * torch.rand(weight.shape[1:]) - 1) / math.sqrt(weight.shape[-1]))
-
-
-def time_steps(bias: Tensor) -> None:
-    """So that softplus(bias) is log-uniform in [0.001, 0.1]."""
-    step = torch.exp(torch.rand(bias.shape[1:]) * math.log(100.0) + math.log(1e-3))
-    bias.copy_(step + torch.log(-torch.expm1(-step)))
-
-
-INITIAL = {
-    "conv": lambda weight: weight.normal_(std=1 / math.sqrt(len(weight))),
-    "conv_bias": zeros,
-    "dt_bias": time_steps,
-    "A_log": lambda states: states.copy_(torch.arange(1.0, len(states) + 1).log()[:, None]),
-    "D": ones,
-}
 
 
 @dataclass(frozen=True)
-class Mixer(parts.Mixer):
-    """dt_rank: ceil(D / 16) when not given. bidirectional: how such modalities are read, see the module."""
-
-    d_state: int = 16
-    d_conv: int = 4
-    expand: int = 2
-    dt_rank: int | None = None
-    bidirectional: str = "refuse"
-
-    untied = ("in_proj", "x_proj", "dt_proj", "out_proj")
-    norm = "norm"
-
-    def fit(self, config: Any) -> Self:
-        fitted = replace(self, dt_rank=math.ceil(config.dim / 16)) if self.dt_rank is None else self
-        fitted.require_counts("d_state", "d_conv", "expand", "dt_rank")
-        if self.bidirectional not in READINGS:
-            known = nearest(self.bidirectional, READINGS)
-            raise self.refuse("bidirectional", f"{self.bidirectional!r} is not known" + known)
-        return fitted
-
-    def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        twice = [m.name for m in modalities if m.bidirectional]
-        if twice and self.bidirectional == "refuse":
-            raise InputError(
-                f"{self.where}.bidirectional: Mamba reads one way and {twice[0]!r} is bidirectional; make the "
-                f"modality causal, or say {self.where}.bidirectional=causal, or two_pass"
-            )
+class Mixer(MambaOptions):
+    """Its options are those of `MambaOptions`: d_state, d_conv, expand, dt_rank, bidirectional."""
 
     def modules(self, block: Layer) -> parts.Modules:
         owners, rank = block.owners, self.dt_rank
@@ -99,15 +47,9 @@ class Mixer(parts.Mixer):
             "out_proj": owners.outward("out_proj", channels),
         }
 
-    def initial(self, block: Layer) -> dict:
-        return INITIAL
-
     def owned_by(self, block: Layer) -> dict[str, list[int]]:
         slices = block.owners.slices("dt_proj")
         return {} if slices is None else {"dt_bias": slices}
-
-    def repeats(self, block: Layer) -> bool:
-        return False  # every length of a scan would be a program of its own
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> StateCache:
         state = like.new_zeros(rows, self.d_state, block.channels, dtype=torch.float32)

@@ -1,0 +1,114 @@
+"""Tokens skip layers (p-MoD, arXiv 2412.04449): of each bidirectional span only a share passes through a layer.
+
+Layer l of L keeps the share cos(pi l / (L - 1)) / 2 + `mean`, at least 0.15; above 0.85 it keeps all. Kept are those of
+highest w = 1 + 0.2 tanh(u x + b), of equal ones the first; u = b = 0 at the start, so that layers begin with the first
+tokens. A kept token's feed-forward is multiplied by w; a dropped token leaves the layer as w x, and is no key there.
+A span is present as a whole in training and at every denoising step, so the choice sees nothing that is later. Tokens
+of other spans, as text, are always kept. The kept tokens are gathered and the layer runs on them alone, with a cache of
+its own.
+
+Shapes: B rows, S slots, T = B * S tokens, k the most tokens kept of a row, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone import parts
+from mot_gen.backbone.attention import Places
+from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.owners import zeros
+from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.skip_cache import SkipCache
+from mot_gen.sequence import PADDING
+
+
+@dataclass(frozen=True)
+class Depth(parts.Depth):
+    """mean: of the shares. share: of every layer, instead of shares that fall with depth."""
+
+    mean: float = 0.5
+    share: float | None = None
+
+    untied = ("skip",)
+
+    def fit(self, config: Any) -> Self:
+        for option in ("mean", "share"):
+            value = getattr(self, option)
+            if value is not None and not 0 < value <= 1:
+                raise self.refuse(option, f"must be above 0 and at most 1, got {value}")
+        return self
+
+    def modules(self, block: Layer) -> parts.Modules:
+        skip = block.owners.inward("skip", 1, bias=True, initial=zeros)
+        return {"skip": skip}
+
+    def repeats(self, block: Layer) -> bool:
+        return False
+
+    def kept_share(self, block: Layer) -> float:
+        """Of a span's tokens in this layer."""
+        if self.share is not None:
+            return self.share
+        share = math.cos(math.pi * block.number / max(block.layers - 1, 1)) / 2 + self.mean
+        return 1.0 if share > 0.85 else max(share, 0.15)
+
+    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: SkipCache | None) -> Tensor:
+        batch, shape = plan.batch, plan.batch.layout.shape
+        skippable = _blocks(batch) != PADDING
+        weight = 1 + 0.2 * torch.tanh(plan.routing.unsort(block.skip(x, plan.routing)).view(*shape, 1))
+        weight = torch.where(skippable[..., None], weight, 1.0)
+        kept = _kept(batch, weight.detach()[..., 0], self.kept_share(block))
+        inner = None if cache is None else cache.begin(kept)
+        thin, slots = batch.thinned(kept, inner)
+        with torch.no_grad():
+            own = thin.plan([block])
+        # In sequence order all tokens of a row stand together: that is where they are gathered and put back.
+        rows = plan.routing.unsort(x).view(*shape, -1)
+        at = slots[..., None]
+        y = own.routing.sort(rows.gather(1, at.expand(-1, -1, rows.shape[2])).flatten(0, 1))
+        y = block.mix(y, own, None if inner is None else inner.layers[0])
+        y = block.feed(y, own, own.routing.sort(weight.gather(1, at).flatten(0, 1)))
+        y = own.routing.unsort(y).view(len(slots), -1, rows.shape[2])
+        passed = torch.zeros_like(rows).scatter(1, at.expand_as(y), y.to(rows.dtype))
+        return plan.routing.sort(torch.where(kept[..., None], passed, weight * rows).flatten(0, 1))
+
+    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> SkipCache:
+        return SkipCache.of(block.parts.mixer.cache(block, rows, length, like), rows, length, like.device)
+
+    def reached(self, block: Layer, batch: Batch) -> Batch:
+        share = self.kept_share(block)
+        equal = torch.zeros(batch.layout.shape)
+        return batch.once(f"kept {share}", lambda: batch.thinned(_kept(batch, equal, share), None)[0])
+
+    def flops(self, block: Layer, batch: Batch) -> int:
+        return 2 * block.owners.channels(batch.routing)
+
+    def activations(self, block: Layer, batch: Batch) -> float:
+        """The tokens on their way there and back."""
+        return 3 * batch.layout.modality.numel() * block.owners.dim
+
+
+def _blocks(batch: Batch) -> Tensor:
+    """(B, S) the bidirectional span of each token, else PADDING."""
+    block = Places.of(batch.layout, batch.bidirectional).block
+    return torch.where(batch.layout.document == PADDING, PADDING, block)
+
+
+def _kept(batch: Batch, weight: Tensor, share: float) -> Tensor:
+    """(B, S) bool: of each bidirectional span the share of highest weight, rounded, at least one; and all others."""
+    block = _blocks(batch)
+    # Sorted by weight, then stably by span: a span's tokens stand together, the heaviest and the earliest first.
+    order = weight.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, block.gather(1, order).argsort(dim=1, stable=True))
+    span = block.gather(1, order) - PADDING  # from 0
+    sizes = span.new_zeros(len(span), int(span.max()) + 1).scatter_add(1, span, torch.ones_like(span))
+    firsts = sizes.cumsum(1) - sizes  # where each span begins
+    rank = torch.arange(span.shape[1], device=span.device) - firsts.gather(1, span)
+    within = rank < (sizes.gather(1, span) * share).round().clamp_min(1)
+    return torch.zeros_like(within).scatter(1, order, within | (span == 0))

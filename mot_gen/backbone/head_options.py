@@ -1,0 +1,64 @@
+"""Options of the mixer `attention`: HeadOptions, with what follows from them and what does not fit.
+
+Shapes: D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from mot_gen.backbone import parts
+from mot_gen.errors import InputError, nearest
+
+KERNELS = ("auto", "sdpa", "flex")
+
+
+@dataclass(frozen=True)
+class HeadOptions(parts.Mixer):
+    """kv_heads: fewer than heads for grouped-query attention. head_dim: D / H when not given. qk_norm: norms of each
+    head's queries and keys. qkv_bias: as Qwen2 has it. rope_frequencies: (K / 2), theta ** (-2i / K) when not given.
+    attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex"; with a bias always SDPA."""
+
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    rope_theta: float = 10_000.0
+    rope_frequencies: Sequence[float] | None = None
+    attention: str = "auto"
+
+    untied = ("qkv", "qk_norm", "out")
+
+    def fit(self, config: Any) -> Self:
+        self.require_counts("heads", remedy=" (or name backbone.size)")
+        assert self.heads is not None, "it is a count"
+        fitted = replace(self, kv_heads=self.heads) if self.kv_heads is None else self
+        if fitted.head_dim is None:
+            if config.dim % self.heads or (config.dim // self.heads) % 2:
+                raise InputError(f"backbone.dim: {config.dim} must be an even multiple of backbone.heads, {self.heads}")
+            fitted = replace(fitted, head_dim=config.dim // self.heads)
+        fitted._check(self.heads)
+        return fitted
+
+    def _check(self, heads: int) -> None:
+        assert self.head_dim is not None and self.kv_heads is not None, "fit sets them"
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise self.refuse("head_dim", f"must be even and positive, got {self.head_dim}")
+        pairs = self.head_dim // 2
+        if self.rope_frequencies is not None and len(self.rope_frequencies) != pairs:
+            complaint = f"one for each of the {pairs} pairs of a head, got {len(self.rope_frequencies)}"
+            raise self.refuse("rope_frequencies", complaint)
+        self.require_counts("kv_heads")
+        if heads % self.kv_heads:
+            raise self.refuse("kv_heads", f"{self.kv_heads} must divide backbone.heads, {heads}")
+        if not 0 < self.rope_theta < math.inf:
+            raise self.refuse("rope_theta", f"must be positive and finite, got {self.rope_theta!r}")
+        if self.attention not in KERNELS:
+            raise self.refuse("attention", f"{self.attention!r} is not known" + nearest(self.attention, KERNELS))
+
+    def width_step(self) -> int:
+        return 2 * (self.heads or 1)
