@@ -38,6 +38,10 @@ class Extractor(nn.Module):
     sha256: of the weights; computed from the state dict where it is not given.
     """
 
+    mean: Tensor
+    std: Tensor
+    sha256: str
+
     def __init__(
         self,
         network: nn.Module,

@@ -56,8 +56,8 @@ class FeatureSource(nn.Module):
     def load_reference(self, reference: ReferenceStatistics | str | Path) -> ReferenceStatistics:
         """Reference statistics, refused where they were made by another extractor, other weights or another resize."""
         if isinstance(reference, ReferenceStatistics):
-            loaded, path = reference, "reference"
-        else:
-            loaded, path = ReferenceStatistics.load(reference), reference
-        loaded.require(self.provenance(), path)
+            reference.require(self.provenance(), "reference")
+            return reference
+        loaded = ReferenceStatistics.load(reference)
+        loaded.require(self.provenance(), reference)
         return loaded

@@ -7,6 +7,7 @@ as TensorFlow 1 did and scaled to (x - 128) / 128. InceptionScore uses the logit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +26,13 @@ average = partial(avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_
 maximum = partial(max_pool2d, kernel_size=3, stride=1, padding=1)
 
 
-def repooled(block: type[nn.Module], pool) -> type[nn.Module]:
+def repooled(block: type[nn.Module], pool: Callable[[Tensor], Tensor]) -> type[nn.Module]:
     """torchvision's block with another pooling in its last branch, whose convolution is then called `pooled`."""
 
-    class Repooled(block):
+    class Repooled(block):  # type: ignore[valid-type, misc]  # the base is chosen by the caller
+        pooled: nn.Module
+        branch_pool: nn.Module
+
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.pooled, self.branch_pool = self.branch_pool, nn.Identity()

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -119,13 +121,15 @@ def train_attribute_judge(
     what a model draws nearly right is still named. The caller's random state is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = AttributeJudge(heads, draw(0)[0].shape[2:], placed)
+        height, width = draw(0)[0].shape[2:]
+        judge = AttributeJudge(heads, (height, width), placed)
 
         def losses() -> Iterator[Tensor]:
             for step in range(steps):
                 images, labels = draw(step)
                 logits = judge(_damaged(images))
-                yield sum(F.cross_entropy(logits[name], labels[name], label_smoothing=0.05) for name in heads)
+                each = [F.cross_entropy(logits[name], labels[name], label_smoothing=0.05) for name in heads]
+                yield reduce(torch.add, each)
 
         return fit(judge, losses(), steps)
 
@@ -140,7 +144,10 @@ def _damaged(images: Tensor) -> Tensor:
     return (pixels + 24 * strength[3] * torch.randn_like(pixels)).round().clamp(0, 255).to(torch.uint8)
 
 
-def fit(network: nn.Module, losses: Iterable[Tensor], steps: int) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fit(network: Network, losses: Iterable[Tensor], steps: int) -> Network:
     """Minimise losses, each computed when it is asked for, by AdamW with one cycle of its rate; in eval mode after."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)

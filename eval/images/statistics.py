@@ -37,10 +37,10 @@ class ReferenceStatistics:
 
     def save(self, path: str | Path):
         header = json.dumps({**self.provenance, "fingerprint": self.fingerprint})
-        arrays = {"mean": self.moments.mean.cpu().numpy(), "m2": self.moments.m2.cpu().numpy()}
+        n, mean, m2 = self.moments
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:  # np.savez appends .npz to a name that lacks it
-            np.savez(file, header=header, n=self.moments.n, **arrays)
+            np.savez(file, header=header, n=n, mean=mean.cpu().numpy(), m2=m2.cpu().numpy())
 
     @staticmethod
     def load(path: str | Path) -> ReferenceStatistics:

@@ -38,15 +38,24 @@ def ngrams(words: Sequence[str]) -> Grams:
 
 def document_frequency(references: Sequence[Sequence[Grams]]) -> Counter:
     """In how many items any reference holds an n-gram."""
-    return Counter(gram for own in references for gram in {g for one in own for order in one for g in order})
+    frequency: Counter = Counter()
+    for own in references:
+        occurring: set = set()
+        for reference in own:
+            occurring.update(*reference)
+        frequency.update(occurring)
+    return frequency
 
 
 def cider_scores(predictions: Sequence[Grams], references: Sequence[Sequence[Grams]], clipped: bool) -> list[float]:
     """The score of every item; the corpus's own references give the idf. `clipped` is CIDEr-D."""
     frequency, log_items = document_frequency(references), math.log(len(references))
 
+    def inverse(gram: tuple) -> float:
+        return log_items - math.log(max(1, frequency[gram]))
+
     def weighted(grams: Grams) -> list[dict]:
-        return [{g: n * (log_items - math.log(max(1, frequency[g]))) for g, n in order.items()} for order in grams]
+        return [{gram: count * inverse(gram) for gram, count in order.items()} for order in grams]
 
     def score(prediction: Grams, own: Sequence[Grams]) -> float:
         vectors = weighted(prediction)
@@ -65,9 +74,16 @@ def _similarity(mine: Grams, my_vectors: list[dict], theirs: Grams, their_vector
 
 def _cosine(mine: dict, theirs: dict, clipped: bool) -> float:
     shared = mine.keys() & theirs.keys()
-    dot = sum((min(mine[g], theirs[g]) if clipped else mine[g]) * theirs[g] for g in sorted(shared))
-    lengths = math.sqrt(sum(v * v for v in mine.values())) * math.sqrt(sum(v * v for v in theirs.values()))
+    dot = 0.0
+    for gram in sorted(shared):
+        own = min(mine[gram], theirs[gram]) if clipped else mine[gram]
+        dot += own * theirs[gram]
+    lengths = _length(mine) * _length(theirs)
     return dot / lengths if lengths else 0.0
+
+
+def _length(vector: dict) -> float:
+    return math.sqrt(sum(value * value for value in vector.values()))
 
 
 class CIDEr(Accumulator):

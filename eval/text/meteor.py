@@ -37,12 +37,14 @@ def meteor_update(prediction: Sequence[str], reference: Sequence[str], matcher: 
             function_words = sum(functions[side][start : start + length])
             counts[match.module][side] += length - function_words
             counts[match.module][2 + side] += function_words
-    own_matched, matched = (sum(count[side] + count[2 + side] for count in counts) for side in (0, 1))
+    own_matched = sum(count[0] + count[2] for count in counts)
+    matched = sum(count[1] + count[3] for count in counts)
     chunks = _chunks(kept)
     if (own_matched, matched, chunks) == (len(prediction), len(reference), 1):
         chunks = 0  # a perfect match is not fragmented, and adds nothing to a corpus's fragments
     lengths = [len(prediction), len(reference), *map(sum, functions)]
-    return [float(value) for value in (*lengths, *(n for count in counts for n in count), chunks, own_matched, matched)]
+    flat = [number for count in counts for number in count]
+    return [float(value) for value in (*lengths, *flat, chunks, own_matched, matched)]
 
 
 def _chunks(kept) -> int:

@@ -8,8 +8,10 @@ also where they are peculiar, since a score of another alignment is another scor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from mot_gen.eval.text.meteor_lexicon import Lexicon, Phrase
@@ -93,6 +95,10 @@ class Match(NamedTuple):
     own_length: int
 
 
+def _same(one: str, two: str) -> bool:
+    return one == two
+
+
 class Matcher:
     """All matches of a prediction with a reference, by the reference word that they begin at. paraphrases: those of
     the lexicon that occur in the sentences at hand."""
@@ -103,25 +109,30 @@ class Matcher:
 
     def matches(self, own: Sequence[str], reference: Sequence[str]) -> list[list[Match]]:
         """One list a reference word. Equal sentences have exact matches alone, which spares the search its errors."""
-        found: list[list[Match]] = [[] for _ in reference]
-        modules = [self._words(own, reference, EXACT, lambda one, two: one == two)]
+        modules = [self._words(own, reference, EXACT, _same)]
         if list(own) != list(reference):
-            stem, synsets = self.lexicon.stem, self.lexicon.synsets_of
-            modules += [
-                self._words(own, reference, STEM, lambda one, two: one != two and stem(one) == stem(two)),
-                self._words(
-                    own, reference, SYNONYM, lambda one, two: one != two and not synsets(one).isdisjoint(synsets(two))
-                ),
-                self._phrases(own, reference),
-            ]
-        for match in (match for module in modules for match in module):
+            modules.append(self._words(own, reference, STEM, self._same_stem))
+            modules.append(self._words(own, reference, SYNONYM, self._synonyms))
+            modules.append(self._phrases(own, reference))
+        found: list[list[Match]] = [[] for _ in reference]
+        for match in chain.from_iterable(modules):
             found[match.start].append(match)
         return found
 
+    def _same_stem(self, one: str, two: str) -> bool:
+        return one != two and self.lexicon.stem(one) == self.lexicon.stem(two)
+
+    def _synonyms(self, one: str, two: str) -> bool:
+        return one != two and not self.lexicon.synsets_of(one).isdisjoint(self.lexicon.synsets_of(two))
+
     @staticmethod
-    def _words(own, reference, module: int, alike) -> Iterator[Match]:
+    def _words(
+        own: Sequence[str], reference: Sequence[str], module: int, alike: Callable[[str, str], bool]
+    ) -> Iterator[Match]:
         for j, wanted in enumerate(reference):
-            yield from (Match(module, j, 1, i, 1) for i, word in enumerate(own) if alike(word, wanted))
+            for i, word in enumerate(own):
+                if alike(word, wanted):
+                    yield Match(module, j, 1, i, 1)
 
     def _phrases(self, own: Sequence[str], reference: Sequence[str]) -> Iterator[Match]:
         """Both ways: a paraphrase of the reference's words in the prediction, and the reverse."""
@@ -209,21 +220,23 @@ def best_alignment(matches: Sequence[Sequence[Match]]) -> list[Match]:
 
 def _with_the_certain(matches: Sequence[Sequence[Match]]) -> _Path:
     """The start: words with one possible match, which no other match touches."""
-    every = [match for own in matches for match in own]
-    own_coverage = [i for match in every for i in _own_words(match)]
-    coverage = [j for match in every for j in _words(match)]
-    certain = [
-        own[0]
-        for own in matches
-        if len(own) == 1
-        and all(coverage.count(j) == 1 for j in _words(own[0]))
-        and all(own_coverage.count(i) == 1 for i in _own_words(own[0]))
-    ]
-    return _Path(
-        {match.start: match for match in certain},
-        {i for match in certain for i in _own_words(match)},
-        {j for match in certain for j in _words(match)},
-    )
+    own_coverage: Counter[int] = Counter()
+    coverage: Counter[int] = Counter()
+    for match in chain.from_iterable(matches):
+        own_coverage.update(_own_words(match))
+        coverage.update(_words(match))
+    path = _Path({}, set(), set())
+    for possible in matches:
+        if len(possible) == 1 and _touched_once(possible[0], own_coverage, coverage):
+            path.chosen[possible[0].start] = possible[0]
+            path.own_used.update(_own_words(possible[0]))
+            path.used.update(_words(possible[0]))
+    return path
+
+
+def _touched_once(match: Match, own_coverage: Counter[int], coverage: Counter[int]) -> bool:
+    once = all(coverage[j] == 1 for j in _words(match))
+    return once and all(own_coverage[i] == 1 for i in _own_words(match))
 
 
 def _steps(path: _Path, current: int, possible: Sequence[Match]) -> Iterator[_Path]:

@@ -71,12 +71,11 @@ class Lexicon:
 
     def paraphrases_among(self, sentences: Iterable[Sequence[str]]) -> dict[Phrase, list[Phrase]]:
         """Phrase -> its paraphrases, in the table's order, of those alone that occur in the sentences."""
-        spans = {
-            " ".join(words[start:end])
-            for words in map(list, sentences)
-            for start in range(len(words))
-            for end in range(start + 1, min(start + LONGEST, len(words)) + 1)
-        }
+        spans: set[str] = set()
+        for words in map(list, sentences):
+            for start in range(len(words)):
+                last = min(start + LONGEST, len(words))
+                spans.update(" ".join(words[start:end]) for end in range(start + 1, last + 1))
         occurring = pa.array(sorted(spans), pa.string())
         both = pc.and_(pc.is_in(self.phrases, occurring), pc.is_in(self.paraphrases, occurring))
         found: dict[Phrase, list[Phrase]] = {}
@@ -90,7 +89,7 @@ def load_lexicon() -> Lexicon:
     """METEOR's data for English; InputError where the package that carries it is not installed. Some seconds, once."""
     stemmer = require("nltk.stem.snowball", "METEOR").EnglishStemmer()
     found = importlib.util.find_spec("pycocoevalcap")
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         raise InputError("METEOR: its synonyms and paraphrases are not installed; pip install 'mot-gen[meteor]'")
     folder = Path(found.submodule_search_locations[0]) / "meteor"
     with zipfile.ZipFile(folder / "meteor-1.5.jar") as jar:

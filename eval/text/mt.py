@@ -32,7 +32,8 @@ def sacre_update(metric, predictions: Sequence[str], references: Sequence[Sequen
         return []
     longest = max(map(len, references))
     # sacrebleu wants one stream per reference number, None where a sentence has fewer.
-    streams = [[own[i] if i < len(own) else None for own in references] for i in range(longest)]
+    padded = [[*own, *[None] * (longest - len(own))] for own in references]
+    streams = [list(stream) for stream in zip(*padded)]
     return metric._extract_corpus_statistics(list(predictions), streams)
 
 
