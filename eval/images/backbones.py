@@ -46,10 +46,11 @@ class VisionTower(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pixels: Tensor):
-        if hasattr(self.model, "visual_projection"):
-            return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
-        return self.model(pixel_values=pixels)
+    def forward(self, pixels: Tensor) -> Any:
+        model: Any = self.model
+        if hasattr(model, "visual_projection"):
+            return model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+        return model(pixel_values=pixels)
 
 
 def transformers_extractor(folder, *, weights=None, output="features", resize="clean", dtype="float32") -> Extractor:

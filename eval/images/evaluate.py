@@ -9,8 +9,8 @@ the same with the sources and features kept, for reports.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,13 @@ class ImageSettings:
         cache = None if self.cache is None else Path(self.cache)
         return Extraction(extractor, cache, self.batch_size, self.workers, output)
 
-    def progress(self, source: ImageSource) -> AbstractContextManager[Callable[[int], None]]:
-        if self.show_progress:
-            return counted(len(source), source.path)
-        return nullcontext(lambda done: None)
+    def shards(self, source: ImageSource, how: Extraction) -> Iterator[tuple[Tensor, list[int]]]:
+        """(features (n, d), numbers of their images), n > 0, of a whole source, shard by shard."""
+        shown = counted(len(source), source.path) if self.show_progress else nullcontext(lambda done: None)
+        with shown as how.on_progress:
+            for features, numbers in extract_shards(source, how):
+                if numbers:
+                    yield features, numbers
 
 
 @dataclass
@@ -219,10 +222,8 @@ def _feed_held_out(metric: Accumulator, how: Extraction | None, settings: ImageS
         return
     if side.source is None or how is None:
         raise InputError("held_out: give what the other sides are, images or features (N, d)")
-    with settings.progress(side.source) as how.on_progress:
-        for features, own in extract_shards(side.source, how):
-            if own:
-                metric.update(features, real=True, held_out=True)
+    for features, _ in settings.shards(side.source, how):
+        metric.update(features, real=True, held_out=True)
 
 
 def _facts_of(how: Extraction | None, source: ImageSource | None) -> dict[str, Any]:
@@ -248,19 +249,15 @@ def _feed_source(
     real: bool,
     keep: bool,
 ) -> tuple[Tensor, list[int]] | None:
-    """All features of a source into the metrics; returns them, with the numbers of their images, if `keep`."""
+    """All features of a source into the metrics; returns them, with the numbers of their images, if `keep` and any."""
     parts: list[Tensor] = []
     numbers: list[int] = []
-    with settings.progress(source) as how.on_progress:
-        for features, own in extract_shards(source, how):
-            if own:
-                _feed(metrics, features, real)
-            if own and keep:
-                parts.append(features)
-                numbers += own
-    if not keep:
-        return None
-    return (torch.cat(parts) if parts else torch.zeros(0, 0)), numbers
+    for features, own in settings.shards(source, how):
+        _feed(metrics, features, real)
+        if keep:
+            parts.append(features)
+            numbers += own
+    return (torch.cat(parts), numbers) if parts else None
 
 
 def _inception_score(fake: Side, settings: ImageSettings) -> MetricResult:
@@ -269,10 +266,8 @@ def _inception_score(fake: Side, settings: ImageSettings) -> MetricResult:
     metric = InceptionScore(
         how.extractor, splits=min(settings.splits, max(1, len(fake.source) // 2)), seed=settings.seed
     )
-    with settings.progress(fake.source) as how.on_progress:
-        for logits, numbers in extract_shards(fake.source, how):
-            if numbers:
-                metric.update(logits)
+    for logits, _ in settings.shards(fake.source, how):
+        metric.update(logits)
     return metric.compute()
 
 
@@ -324,10 +319,8 @@ def reference_statistics(source: Any, **options: Any) -> tuple[ReferenceStatisti
     settings = ImageSettings.of(options)
     images, how = settings.open(source, "images"), settings.extraction()
     packed = torch.zeros(0, 0, dtype=torch.float64)
-    with settings.progress(images) as how.on_progress:
-        for features, _ in extract_shards(images, how):
-            if len(features):
-                packed = add_features(packed, features)
+    for features, _ in settings.shards(images, how):
+        packed = add_features(packed, features)
     moments = unpack_moments(packed)
     if moments.n < 2:
         raise InputError(f"{images.path}: fewer than 2 images can be read; a covariance needs 2")

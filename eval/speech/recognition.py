@@ -70,12 +70,18 @@ class TransformersRecognizer:
             self._pipeline = pipeline("automatic-speech-recognition", model=str(name))
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(f"{name}: no model of speech recognition in this folder or hub name") from error
-        self.sample_rate = self._pipeline.feature_extractor.sampling_rate
+        heard = self._pipeline.feature_extractor
+        if heard is None:
+            raise InputError(f"{name}: has no feature extractor; save the model's processor beside it")
+        self.sample_rate = heard.sampling_rate
 
     def __call__(self, waveforms: Sequence[Tensor], sample_rate: int) -> list[str]:
         sounds = [at_rate(waveform, sample_rate, self.sample_rate).cpu().numpy() for waveform in waveforms]
         given = [{"raw": sound, "sampling_rate": self.sample_rate} for sound in sounds]
-        return [heard["text"].strip() for heard in self._pipeline(given)] if given else []
+        if not given:
+            return []
+        found = self._pipeline(given)  # type: ignore[arg-type]  # it takes lists, which its hints leave out
+        return [heard["text"].strip() for heard in found]
 
 
 class WordRecognizer:

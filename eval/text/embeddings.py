@@ -64,10 +64,9 @@ class TextEncoder(nn.Module):
         """(N, d): the hidden state of each text's last token. InputError for an empty text."""
         rows = []
         for number, text in enumerate(texts):
-            vectors = self.tokens(text).vectors if text else ()
-            if not len(vectors):
+            if not text:
                 raise InputError(f"text {number} is empty, so it has no features; leave it out")
-            rows.append(vectors[-1])
+            rows.append(self.tokens(text).vectors[-1])
         return torch.stack(rows)
 
     def provenance(self) -> dict[str, str | int]:
