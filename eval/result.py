@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import math
+import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import mot_gen
 from mot_gen.errors import InputError
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass
@@ -44,10 +48,10 @@ class MetricResult:
     @property
     def signature(self) -> str:
         """One line, in the manner of sacrebleu: `name|n.real:50000|...|version:mot-gen-0.1.0+torch-2.11.0`."""
-        parts = [self.name, *(f"n.{side}:{count}" for side, count in self.n.items())]
-        return "|".join(
-            parts + [f"{key}:{_short(value)}" for key, value in self.provenance.items() if value is not None]
-        )
+        parts = [self.name]
+        parts += [f"n.{side}:{count}" for side, count in self.n.items()]
+        parts += [f"{key}:{_short(value)}" for key, value in self.provenance.items() if value is not None]
+        return "|".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the value is not rounded, and a number that is not finite becomes None."""
@@ -81,10 +85,11 @@ def versions(*packages: str) -> str:
     """`"torch-2.11.0+sacrebleu-2.6.0"`, leaving out what is not installed."""
     found = []
     for package in packages:
-        try:
-            found.append(f"{package}-{mot_gen.__version__ if package == 'mot-gen' else version(package)}")
-        except PackageNotFoundError:
+        if package == "mot-gen":
+            found.append(f"{package}-{mot_gen.__version__}")
             continue
+        with suppress(PackageNotFoundError):
+            found.append(f"{package}-{version(package)}")
     return "+".join(found)
 
 
@@ -96,9 +101,15 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
 
 
 def _short(value: Any) -> str:
-    text = "yes" if value is True else "no" if value is False else str(value)
-    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text.replace("|", "/")
+    """A value in a signature: yes or no, the first digits of a sha256, no bar that would end the field."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if SHA256.fullmatch(text := str(value)):
+        return text[:12]
+    return text.replace("|", "/")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,6 @@ class Measured:
     results: Results
     real: Side
     fake: Side
-    used: list[ImageSource] = field(default_factory=list)
 
 
 def evaluate_images(real: Any, fake: Any, metrics: str | Iterable[str] = DEFAULT, **options: Any) -> Results:
@@ -143,7 +142,6 @@ def measure_images(
     names = chosen(metrics, METRICS, "metrics")
     measured = Measured(Results(), _side(real, "real", settings), _side(fake, "fake", settings))
     _check_sides(names, measured)
-    measured.used = [side.source for side in (measured.real, measured.fake) if side.source is not None]
     results = measured.results
     if wanted := [name for name in names if name in SETS]:
         results.update(_set_results(wanted, measured, settings, keep_features))
@@ -211,19 +209,21 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
         elif side.source is not None and how is not None:
             side.kept = _feed_source(metrics.values(), side.source, how, settings, real, keep)
     if "memorization" in metrics and settings.held_out is not None:
-        _feed_held_out(metrics["memorization"], how, settings)
+        measured.results.unreadable += _feed_held_out(metrics["memorization"], how, settings)
     return results_of(metrics)
 
 
-def _feed_held_out(metric: Accumulator, how: Extraction | None, settings: ImageSettings) -> None:
+def _feed_held_out(metric: Accumulator, how: Extraction | None, settings: ImageSettings) -> list[str]:
+    """Real samples that were not trained on; returns which of them could not be read."""
     side = _side(settings.held_out, "held_out", settings)
     if side.features is not None:
         metric.update(side.features, real=True, held_out=True)
-        return
+        return []
     if side.source is None or how is None:
         raise InputError("held_out: give what the other sides are, images or features (N, d)")
     for features, _ in settings.shards(side.source, how):
         metric.update(features, real=True, held_out=True)
+    return [f"{side.source.path}/{note}" for note in side.source.unreadable]
 
 
 def _facts_of(how: Extraction | None, source: ImageSource | None) -> dict[str, Any]:

@@ -27,8 +27,12 @@ SHARD = 1024  # images whose features are kept in one file: what is lost when a 
 
 @dataclass
 class Extraction:
-    """How to extract: the extractor, where to cache (None: nowhere), images at a time, decoding threads, and
-    which output of the network it is ("features" or "logits": they must not meet in the cache)."""
+    """How features are made.
+
+    cache: the folder that keeps them, None for nowhere. batch_size: images at a time. workers: threads that decode.
+    output: which output of the network it is, "features" or "logits", as they must not meet in the cache. on_progress:
+    called with the number of images just done.
+    """
 
     extractor: Extractor
     cache: Path | None = None
@@ -50,9 +54,10 @@ def extract_shards(source: ImageSource, how: Extraction) -> Iterator[tuple[Tenso
     for start in range(0, len(source), SHARD):
         numbers = range(start, min(start + SHARD, len(source)))
         file = None if folder is None else folder / f"{start:09d}.npz"
-        yield (
-            _read_shard(file, source) if file is not None and file.exists() else _make_shard(source, numbers, how, file)
-        )
+        if file is not None and file.exists():
+            yield _read_shard(file, source)
+        else:
+            yield _make_shard(source, numbers, how, file)
         how.on_progress(len(numbers))
 
 

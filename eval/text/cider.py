@@ -16,6 +16,7 @@ from mot_gen.errors import InputError, nearest
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.mt import checked_references
+from mot_gen.eval.text.ngrams import ngrams
 from mot_gen.eval.text.rouge import text_tokenizer
 
 ORDERS = 4
@@ -31,9 +32,9 @@ def caption_words(text: str) -> list[str]:
     return _CAPTION.findall(text.lower())
 
 
-def ngrams(words: Sequence[str]) -> Grams:
+def gram_counts(words: Sequence[str]) -> Grams:
     """Counts of the n-grams of each order from 1 to 4."""
-    return [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for n in range(1, ORDERS + 1)]
+    return [Counter(ngrams(words, n)) for n in range(1, ORDERS + 1)]
 
 
 def document_frequency(references: Sequence[Sequence[Grams]]) -> Counter:
@@ -113,9 +114,12 @@ class CIDEr(Accumulator):
         captions = self.kept_items("captions")
         if len(captions) < 2:
             raise InputError(f"CIDEr: {len(captions)} items give no idf (log 1 = 0); score at least 2 images together")
-        predictions = [ngrams(self.tokenize(prediction)) for prediction, _ in captions]
-        references = [[ngrams(self.tokenize(text)) for text in own] for _, own in captions]
+        predictions = [self._counts(prediction) for prediction, _ in captions]
+        references = [list(map(self._counts, own)) for _, own in captions]
         return cider_scores(predictions, references, self.variant == "cider-d")
+
+    def _counts(self, text: str) -> Grams:
+        return gram_counts(self.tokenize(text))
 
     def compute(self) -> MetricResult:
         scores = self.segment_scores()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.extras import require
 from mot_gen.eval.result import MetricResult
+from mot_gen.eval.text.ngrams import ngrams
 
 ORDERS = 4
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams over all n-grams, words by whitespace; InputError where no text has n words."""
-    grams = [gram for text in texts for gram in _grams(text.split(), n)]
+    grams = list(chain.from_iterable(ngrams(text.split(), n) for text in texts))
     if not grams:
         raise InputError(f"distinct-{n}: no text has {n} words; choose a smaller n")
     return len(set(grams)) / len(grams)
@@ -29,7 +31,7 @@ def self_bleu_scores(texts: Sequence[Sequence[str]]) -> list[float]:
     over all texts give for every text at once: linear in the corpus, where asking pair by pair is quadratic.
     """
     bleu = require("sacrebleu.metrics", "self-BLEU").BLEU
-    counts = [[Counter(_grams(words, n)) for n in range(1, ORDERS + 1)] for words in texts]
+    counts = [gram_counts(words) for words in texts]
     tops = [_two_greatest([own[i] for own in counts]) for i in range(ORDERS)]
     lengths = Counter(map(len, texts))
     scores = []
@@ -42,8 +44,9 @@ def self_bleu_scores(texts: Sequence[Sequence[str]]) -> list[float]:
     return scores
 
 
-def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+def gram_counts(words: Sequence[str]) -> list[Counter]:
+    """How often each n-gram of each order occurs."""
+    return [Counter(ngrams(words, n)) for n in range(1, ORDERS + 1)]
 
 
 def _two_greatest(counts: list[Counter]) -> dict:
@@ -57,8 +60,12 @@ def _two_greatest(counts: list[Counter]) -> dict:
 
 
 def _clipped(own: Counter, top: dict) -> int:
-    # A text's own count is the greatest only where no other text reaches it; then the others' greatest is the second.
-    return sum(min(count, top[gram][1] if count == top[gram][0] else top[gram][0]) for gram, count in own.items())
+    total = 0
+    for gram, count in own.items():
+        first, second = top[gram]
+        # A text's own count is the greatest only where no other reaches it; then the others' greatest is the second.
+        total += min(count, second if count == first else first)
+    return total
 
 
 def _closest_length(length: int, lengths: Counter) -> int:

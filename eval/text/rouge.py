@@ -21,6 +21,7 @@ from mot_gen.errors import InputError, nearest
 from mot_gen.eval.extras import require
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.mt import checked_references
+from mot_gen.eval.text.ngrams import ngrams
 from mot_gen.eval.text.segments import SegmentMetric, table
 
 _WORDS = re.compile(r"[a-z0-9]+")
@@ -55,7 +56,7 @@ def rouge_compute(total: Tensor) -> list[float]:
 
 
 def _ngram_f(prediction: Sequence[str], reference: Sequence[str], n: int) -> float:
-    mine, theirs = (Counter(tuple(own[i : i + n]) for i in range(len(own) - n + 1)) for own in (prediction, reference))
+    mine, theirs = Counter(ngrams(prediction, n)), Counter(ngrams(reference, n))
     return _f_measure((mine & theirs).total(), mine.total(), theirs.total())
 
 
