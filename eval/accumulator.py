@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -73,15 +73,19 @@ class Accumulator(Metric):
         """(N, k) float64: all rows of a table so far; after a sync, of all ranks in their order."""
         return concat_rows(getattr(self, name))
 
+    def _merges(self) -> dict[str, Callable[[Sequence[Tensor]], Tensor]]:
+        """The merge function of each state; torchmetrics would also allow names of its own."""
+        return cast("dict[str, Callable[[Sequence[Tensor]], Tensor]]", self._reductions)
+
     def _sync_dist(self, dist_sync_fn=gather_all_tensors, process_group=None):
         group = process_group or self.process_group
-        for name, merge in self._reductions.items():
+        for name, merge in self._merges().items():
             value = getattr(self, name)
             is_list = isinstance(value, list)
             merged = merge(dist_sync_fn(merge(value).to(self.device) if is_list else value, group=group))
             setattr(self, name, [merged] if is_list else merged)
 
     def _reduce_states(self, incoming_state):
-        for name, merge in self._reductions.items():
+        for name, merge in self._merges().items():
             first, then = incoming_state[name], getattr(self, name)
             setattr(self, name, first + then if isinstance(first, list) else merge([first, then]))

@@ -182,6 +182,8 @@ class FrechetDistance(Accumulator):
 
     higher_is_better = False
     takes = "features"
+    real: Tensor  # packed moments
+    fake: Tensor
 
     def __init__(self, feature_extractor=None, *, reference=None, confidence=None, clamp=False, **kwargs):
         super().__init__(**kwargs)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.eval.result import MetricResult
-from mot_gen.eval.text.segments import SegmentMetric
+from mot_gen.eval.text.segments import SegmentTable
 
 SCORE, COUNTING_SCORE = 0.3, 0.9  # detections below are not seen; counting needs surer ones
 POSITION_MARGIN = 0.1  # of the boxes' size, by which centres must differ to be left of, above, ...
@@ -95,7 +95,7 @@ def _checked(record: dict[str, Any], i: int) -> int:
     return TAGS.index(record["tag"])
 
 
-class GenEval(SegmentMetric):
+class GenEval(SegmentTable):
     """`update(records)`; `compute()` gives the overall score and one result a tag that occurs.
 
     detector: what made the detections, for the signature.
@@ -105,12 +105,16 @@ class GenEval(SegmentMetric):
     unit = "images"
     takes = "detections"
     higher_is_better = True
-    statistics = staticmethod(geneval_update)
-    score = staticmethod(geneval_compute)
 
     def __init__(self, *, detector: str = "unstated", **kwargs):
         super().__init__(**kwargs)
         self.detector = detector
+
+    def statistics(self, records: Sequence[dict[str, Any]]) -> Tensor:
+        return geneval_update(records)
+
+    def score(self, total: Tensor) -> float:
+        return geneval_compute(total)
 
     def compute(self) -> dict[str, MetricResult]:
         rows = self.rows("table")

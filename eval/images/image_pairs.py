@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -92,6 +93,10 @@ class PairMetric(SegmentMetric):
         super().__init__(**kwargs)
         self.clamp = clamp
 
+    def measure(self, images: Tensor, originals: Tensor) -> Tensor:
+        """(N,) of pairs (N, C, H, W) in [0, 1]."""
+        raise NotImplementedError
+
     def statistics(self, images: Tensor, originals: Tensor) -> Tensor:
         return mean_rows(self.measure(*checked_pair(images, originals, self.clamp)))
 
@@ -167,7 +172,8 @@ def lpips_network(net: str, weights: str | Path | None) -> torch.nn.Module:
         for key, value in load_state_dict(weights, prefix).items():
             if key.startswith("features."):
                 trunk[key.removeprefix("features.")] = value
-    network = _LPIPS(pretrained=True, net=net, pnet_rand=True, eval_mode=True)
+    known = cast(Literal["alex", "vgg", "squeeze"], net)
+    network = _LPIPS(pretrained=True, net=known, pnet_rand=True, eval_mode=True)
     _fill_slices(network.net, trunk, f"{weights} ({backbone})")
     return network.requires_grad_(False)
 

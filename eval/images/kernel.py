@@ -91,7 +91,7 @@ def kernel_compute(real: KernelSums, fake: KernelSums, cross: KernelSums, unbias
 
 def squared_mmd(real: Tensor, fake: Tensor, kernel: str = "polynomial") -> float:
     """Squared MMD of (m, d) and (n, d): unbiased for "polynomial", the biased estimate times 1000 for "gaussian"."""
-    return mmd_of_subsets(real, fake, *(side.new_ones(len(side), 1) for side in (real, fake)), kernel).item()
+    return mmd_of_subsets(real, fake, real.new_ones(len(real), 1), fake.new_ones(len(fake), 1), kernel).item()
 
 
 def mmd_of_subsets(real: Tensor, fake: Tensor, own: Tensor, other: Tensor, kernel: str) -> Tensor:
@@ -173,8 +173,8 @@ class KernelDistance(FeatureSetMetric):
             )
             found = mmd_of_subsets(real, fake, own.to(real.device), other.to(fake.device), self.kernel)
             return found.cpu(), size
-        found = [squared_mmd(real[one.to(real.device)], fake[two.to(fake.device)], self.kernel) for one, two in pairs]
-        return torch.tensor(found, dtype=torch.float64), size
+        each = [squared_mmd(real[one.to(real.device)], fake[two.to(fake.device)], self.kernel) for one, two in pairs]
+        return torch.tensor(each, dtype=torch.float64), size
 
     def _interval(self, estimates: Tensor, n: int, size: int) -> tuple[float, float] | None:
         """The variance over subsets falls as 1 / size, so it scales to N; the draw of the subsets adds its own."""

@@ -54,6 +54,11 @@ class SpeechNetwork(nn.Module):
         return {"extractor": self.name, "sha256": self.sha256, "dtype": "float32"}
 
 
+def speech_network(given: SpeechNetwork | str | Path | None, kind: str) -> SpeechNetwork | None:
+    """The network of a folder; a network, or None, as it is."""
+    return SpeechNetwork(given, kind) if isinstance(given, (str, Path)) else given
+
+
 class SpeakerSimilarity(SegmentMetric):
     """`update(predictions, references)`: waveforms (T,) at 16 kHz with an `encoder`, or embeddings (N, d).
 
@@ -67,8 +72,7 @@ class SpeakerSimilarity(SegmentMetric):
 
     def __init__(self, encoder: SpeechNetwork | str | Path | None = None, **kwargs):
         super().__init__(**kwargs)
-        known = encoder is None or isinstance(encoder, nn.Module)
-        self.encoder = encoder if known else SpeechNetwork(encoder, "AutoModelForAudioXVector")
+        self.encoder = speech_network(encoder, "AutoModelForAudioXVector")
 
     def statistics(self, predictions: Tensor | Sequence[Tensor], references: Tensor | Sequence[Tensor]) -> Tensor:
         if len(predictions) != len(references):
@@ -104,8 +108,7 @@ class PredictedOpinion(SegmentMetric):
 
     def __init__(self, network: SpeechNetwork | str | Path | None = None, **kwargs):
         super().__init__(**kwargs)
-        known = network is None or isinstance(network, nn.Module)
-        self.network = network if known else SpeechNetwork(network, "AutoModelForAudioClassification")
+        self.network = speech_network(network, "AutoModelForAudioClassification")
         labels = None if self.network is None else self.network.model.config.num_labels
         if labels not in (None, 1):
             raise InputError(f"predicted_mos: the model has {labels} outputs; give one that predicts a single score")

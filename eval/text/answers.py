@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class AnswerMetric(SegmentMetric):
     """`update(predictions, references)`; a subclass states `measure(prediction, references) -> float`."""
 
     unit = "answers"
+    measure: Callable[[str, list[str]], float]
     takes = "texts"
     higher_is_better = True
 

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from mot_gen.errors import InputError
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.embeddings import TextEncoder, TokenEmbeddings
-from mot_gen.eval.text.segments import SegmentMetric, table
+from mot_gen.eval.text.segments import SegmentTable, table
 
 PARTS = ("precision", "recall", "f1")
 Side = str | Tensor
@@ -35,7 +35,7 @@ def greedy_match(prediction: TokenEmbeddings, reference: TokenEmbeddings) -> tup
     return precision, recall, 2 * precision * recall / total if total else 0.0
 
 
-class BERTScore(SegmentMetric):
+class BERTScore(SegmentTable):
     """`update(predictions, references)`: texts with an `encoder`, or token embeddings (n, d); a list of references for
     each, of which the best by F1 counts. `compute()` gives bertscore_precision, bertscore_recall and bertscore_f1.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -19,10 +20,10 @@ from mot_gen.errors import InputError
 from mot_gen.eval.extras import require
 from mot_gen.eval.text.segments import SegmentMetric, table
 
+Units = Callable[[Any], Sequence[Hashable]]
 
-def edit_update(
-    predictions: Sequence, references: Sequence, units: Callable[[object], Sequence[Hashable]] = str.split
-) -> list[list[int]]:
+
+def edit_update(predictions: Sequence, references: Sequence, units: Units = str.split) -> list[list[int]]:
     """(hits, substitutions, deletions, insertions) of each pair, counted in what `units` makes of an item."""
     if len(predictions) != len(references):
         raise InputError(
@@ -80,9 +81,11 @@ class EditMetric(SegmentMetric):
     unit = "utterances"
     takes = "transcripts"
     higher_is_better = False
-    units = staticmethod(str.split)
+    units: Units = staticmethod(str.split)
     units_name = "words-at-unicode-spaces"
-    score = staticmethod(word_error_rate)
+
+    def score(self, total: Tensor) -> float:
+        return word_error_rate(total)
 
     def statistics(self, predictions: Sequence, references: Sequence) -> Tensor:
         return table(edit_update(predictions, references, self.units), 4)
@@ -120,14 +123,18 @@ class MatchErrorRate(EditMetric):
     """Match error rate, a fraction of at most 1."""
 
     name = "mer"
-    score = staticmethod(match_error_rate)
+
+    def score(self, total: Tensor) -> float:
+        return match_error_rate(total)
 
 
 class WordInformationLost(EditMetric):
     """Word information lost, a fraction of at most 1."""
 
     name = "wil"
-    score = staticmethod(word_information_lost)
+
+    def score(self, total: Tensor) -> float:
+        return word_information_lost(total)
 
 
 class UnitErrorRate(EditMetric):

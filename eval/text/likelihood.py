@@ -55,7 +55,6 @@ class Perplexity(SegmentMetric):
     unit = "rows"
     takes = "logits and targets"
     higher_is_better = False
-    score = staticmethod(perplexity)
 
     def __init__(self, *, ignore_index: int = IGNORE, **kwargs):
         super().__init__(**kwargs)
@@ -63,6 +62,9 @@ class Perplexity(SegmentMetric):
 
     def statistics(self, logits: Tensor, targets: Tensor) -> Tensor:
         return token_losses(logits, targets, self.ignore_index)
+
+    def score(self, total: Tensor) -> float:
+        return perplexity(total)
 
     def counts(self, rows: Tensor) -> dict[str, int]:
         return {"tokens": int(rows[:, 1].sum())}
@@ -75,7 +77,6 @@ class BitsPerByte(SegmentMetric):
     unit = "texts"
     takes = "losses and texts"
     higher_is_better = False
-    score = staticmethod(bits_per_byte)
 
     def statistics(self, losses: Tensor, texts: Sequence[str] | Sequence[int] | Tensor) -> Tensor:
         sizes = [len(text.encode()) if isinstance(text, str) else int(text) for text in texts]
@@ -87,6 +88,9 @@ class BitsPerByte(SegmentMetric):
         if not torch.isfinite(losses).all():
             raise InputError("losses hold NaN or infinity; the model gives some token no probability")
         return torch.stack([losses, torch.tensor(sizes, dtype=torch.float64, device=losses.device)], 1)
+
+    def score(self, total: Tensor) -> float:
+        return bits_per_byte(total)
 
     def counts(self, rows: Tensor) -> dict[str, int]:
         return {"bytes": int(rows[:, 1].sum())}

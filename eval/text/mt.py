@@ -7,6 +7,7 @@ the corpus score is the same however it was batched or spread over processes. Th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -48,6 +49,7 @@ class SacreMetric(SegmentMetric):
     unit = "sentences"
     takes = "texts"
     columns: int
+    metric: Any  # of sacrebleu, which has no types
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

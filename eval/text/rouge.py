@@ -22,7 +22,7 @@ from mot_gen.eval.extras import require
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.mt import checked_references
 from mot_gen.eval.text.ngrams import ngrams
-from mot_gen.eval.text.segments import SegmentMetric, table
+from mot_gen.eval.text.segments import SegmentTable, table
 
 _WORDS = re.compile(r"[a-z0-9]+")
 _ANY_WORDS = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W぀-ヿ㐀-鿿가-힯]+")
@@ -129,7 +129,7 @@ def lcs_places(one: Sequence[str], two: Sequence[str]) -> set[int]:
     return places
 
 
-class ROUGE(SegmentMetric):
+class ROUGE(SegmentTable):
     """`update(predictions, references)`; `compute()` gives a result for each of `variants`, by its name.
 
     variants: of rouge1, rouge2, rougeL and rougeLsum. tokenize: "latin" (rouge-score's), "unicode", or a callable.

@@ -1,13 +1,14 @@
-"""SegmentMetric: metrics whose statistics add up over segments (sentences, image pairs, documents), with an interval.
+"""SegmentTable: metrics whose statistics add up over segments (sentences, image pairs, documents), with an interval.
 
 Every segment gives one row of k statistics; the metric is a function of their sum. So batches, processes and bootstrap
-resamples are all the same thing, and a corpus score is never a mean of batch scores.
+resamples are all the same thing, and a corpus score is never a mean of batch scores. SegmentMetric has one result.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,10 +46,11 @@ def _score_or_nan(score: Callable[[Tensor], float], total: Tensor) -> float:
         return math.nan
 
 
-class SegmentMetric(Accumulator):
-    """A subclass states `name`, `unit` (what a row is), `statistics(*batch) -> (n, k)` and `score((k,)) -> float`.
+class SegmentTable(Accumulator):
+    """A table with a row of statistics for every segment, and results of functions of its sum.
 
-    confidence: e.g. 0.95 for a bootstrap interval over the segments.
+    A subclass states `name`, `unit` (what a row is), `statistics(*batch) -> (n, k)`, `score((k,)) -> float`, and
+    `compute`. confidence: e.g. 0.95 for a bootstrap interval over the segments.
     """
 
     name: str
@@ -59,24 +61,31 @@ class SegmentMetric(Accumulator):
         self.confidence, self.seed = checked_confidence(confidence), seed
         self.add_rows("table")
 
-    def update(self, *batch):
-        self.append("table", self.statistics(*batch))
+    def statistics(self, *args: Any, **kwargs: Any) -> Tensor:
+        """(n, k) float64 of a batch."""
+        raise NotImplementedError
 
-    def compute(self) -> MetricResult:
-        return self.result(self.name, self.score)
+    def score(self, total: Tensor) -> float:
+        """The value of the summed rows (k,)."""
+        raise NotImplementedError
+
+    def update(self, *batch: Any) -> None:
+        self.append("table", self.statistics(*batch))
 
     def result(self, name: str, score: Callable[[Tensor], float]) -> MetricResult:
         """The result of one function of the summed rows; a metric with several scores calls it for each."""
         rows = self.rows("table")
         if not len(rows):
             raise InputError(f"{name}: no {self.unit} were given")
-        sure = self.confidence is not None and len(rows) > 1
-        drawn = {"confidence": self.confidence, "seed": self.seed} if sure else {}
+        interval, drawn = None, {}
+        if self.confidence is not None and len(rows) > 1:
+            interval = bootstrap(rows, score, self.confidence, self.seed)
+            drawn = {"confidence": self.confidence, "seed": self.seed}
         return MetricResult(
             name=name,
             value=score(rows.sum(0)),
             n={self.unit: len(rows), **self.counts(rows)},
-            interval=bootstrap(rows, score, self.confidence, self.seed) if sure else None,
+            interval=interval,
             provenance={**self.provenance(), **drawn},
             warnings=self.cautions(rows),
             details=self.details(rows),
@@ -101,6 +110,13 @@ class SegmentMetric(Accumulator):
     def details(self, rows: Tensor) -> dict[str, float]:
         """Further numbers of the same computation."""
         return {}
+
+
+class SegmentMetric(SegmentTable):
+    """A `SegmentTable` with one result, that of `score`."""
+
+    def compute(self) -> MetricResult:
+        return self.result(self.name, self.score)
 
 
 def table(rows: Sequence[Sequence[float]], columns: int) -> Tensor:

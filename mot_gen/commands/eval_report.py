@@ -40,7 +40,8 @@ def worst_sections(metrics: Mapping[str, Accumulator], rows: Sequence[Record]) -
     """The worst cases of every metric that scores single records."""
     sections = []
     for name, metric in metrics.items():
-        scores: list[float] = metric.segment_scores() if hasattr(metric, "segment_scores") else []
+        of_segments: Callable[[], list[float]] = getattr(metric, "segment_scores", list)
+        scores = of_segments()
         if len(scores) != len(rows):
             continue
         order = sorted(range(len(rows)), key=scores.__getitem__, reverse=not metric.higher_is_better)
