@@ -199,7 +199,8 @@ def own_metric(name: str, where: str = "--metrics") -> Builder:
 
 def accepts(metric: type, option: str) -> bool:
     """Whether a class, or a class that it hands its options to, names an option in its constructor."""
-    return any("__init__" in vars(cls) and option in signature(cls.__init__).parameters for cls in metric.__mro__)
+    constructors = [vars(cls)["__init__"] for cls in metric.__mro__ if "__init__" in vars(cls)]
+    return any(option in signature(constructor).parameters for constructor in constructors)
 
 
 def chosen(names: str | Iterable[str], allowed: Iterable[str], where: str = "--metrics") -> list[str]:
