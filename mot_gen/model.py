@@ -273,7 +273,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         """(B, S) ids as the discrete objectives let them be read; special tokens stay."""
         ids, layout = batch.ids.clone(), batch.layout
         for index, modality in enumerate(self.modalities):
-            objective = self.objectives[modality.name]
+            objective = self.objectives.get(modality.name)
             if modality.discrete and getattr(objective, "replaced", 0):
                 first, end = self.vocabulary.range(modality.name)
                 own = (layout.modality == index) & (layout.document != PADDING) & (ids >= first) & (ids < end)

@@ -221,7 +221,7 @@ class MultimodalPipeline(DiffusionPipeline):
         sigmas = self._default("sigmas", None, None)
         return Drawing(self.scheduler, steps, guidance, generators, sigmas=sigmas, stopped=self._stopped)
 
-    def _seen(self, images: Sequence, drawn: bool) -> list[list[Span]]:
+    def seen(self, images: Sequence, drawn: bool) -> list[list[Span]]:
         """The spans that each picture is read as. drawn: whether pictures are drawn after it, so that it is also given
         in the tokens that they are drawn in."""
         if self.sight_tokenizer is None:

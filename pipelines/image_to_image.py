@@ -78,7 +78,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         """What each picture stands as before its prompt."""
         if self.sight_tokenizer is None:
             return [[span] for span in begun.spans]
-        return self._seen(begun.pixels, drawn=True)
+        return self.seen(begun.pixels, drawn=True)
 
     def _image_scale(self, given: float | None, conditioned: bool) -> float:
         """How strongly the picture before the prompt counts; InputError where there is none."""

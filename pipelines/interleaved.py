@@ -126,7 +126,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
                 spans += self._text([part])[0]
             else:
                 self._needs("image", "image_tokenizer")
-                spans += self._seen([part], drawn=True)[0]
+                spans += self.seen([part], drawn=True)[0]
         return spans
 
     def _segments(self, spans: Sequence[Span], output_type: str, ends) -> list:

@@ -24,7 +24,7 @@ class TextWritingPipeline(MultimodalPipeline):
         if all(isinstance(each, Span) for each in media):  # encoded before
             return [[replace(each, learned=False)] for each in media]
         if name == "image":
-            return self._seen(media, drawn=False)
+            return self.seen(media, drawn=False)
         return [[span] for span in tokenizer.encode_batch(media)]
 
     def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:

@@ -96,7 +96,7 @@ class ImageTokenizer(NetworkTokenizer):
         """The sizes of pictures, for people."""
         if self.rule is None:
             return as_text(list(self.grids))
-        return f"sides of multiples of {self.rule.stride}, from {self.rule.short} to {self.rule.long}"
+        return f"sides of multiples of {self.rule.stride}, up to {self.rule.long}"
 
     @property
     def position(self) -> str:

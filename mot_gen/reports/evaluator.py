@@ -28,7 +28,6 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.sections import Evaluation
-from mot_gen.sequence import Span
 
 SHOWN = {name: IMAGE_TEXT[name] for name in ("clip", "refclip")}  # how well a picture shows its caption
 BUILDERS = {**SETS, **SHOWN, **TEXT, **LIKELIHOOD}
@@ -105,9 +104,7 @@ def caption_losses(pipe: MultimodalPipeline, images: Sequence | None, captions: 
     """(N,) nats of each caption, the end of the text included, given its picture, or given nothing (None)."""
     samples = [[span] for span in pipe.text_tokenizer.encode_batch(captions)]
     if images is not None:
-        spans = pipe.image_tokenizer.encode_batch(images)
-        shown = [Span(span.modality, span.values, span.grid, learned=False) for span in spans]
-        samples = [[image, *sample] for image, sample in zip(shown, samples)]
+        samples = [[*shown, *sample] for shown, sample in zip(pipe.seen(images, drawn=False), samples)]
     model = pipe.model
     length = max(document_length(sample, model.modalities) for sample in samples)
     batch = pack_rows([[sample] for sample in samples], model.modalities, length).to(model.embedding.weight.device)

@@ -49,6 +49,8 @@ class Meter:
             return
         source = source.to(batch.ids.device).gather(1, batch.layout.document.clamp_min(0)).flatten()
         for number, name in enumerate(self.names):
+            if name not in losses:  # what is only read
+                continue
             slots = batch.latents[name].slots if name in batch.latents else batch.target_slots
             both = torch.stack([losses[name].detach() * masks[name], masks[name]]).double()
             sums = both.new_zeros(2, len(self.sources)).index_add_(1, source[slots], both)
