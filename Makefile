@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install quickstart gallery test bench lint docs notebooks clean
+.PHONY: install quickstart gallery test bench lint types docs notebooks clean
 
 install: $(STAMP)
 
@@ -30,6 +30,9 @@ bench: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
 
 # The site, into build/site. Broken links and anchors are errors, and so is anything that a page would load from elsewhere.
 docs: install

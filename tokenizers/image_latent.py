@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import ModelMixin  # noqa: F401  a pipeline that is loaded looks for ModelMixin beside the class
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
@@ -50,7 +51,7 @@ class LatentImageTokenizer(ImageTokenizer):
         layout: dict | None = None,
     ):
         super().__init__()
-        self.vae = _autoencoder_class(vae_class).from_config(vae_config)
+        self.vae: Any = _autoencoder_class(vae_class).from_config(vae_config)
         self.set_sizes(image_size)
         if not len(shift) == len(scale) == self.latent_channels:
             raise InputError(f"shift and scale need {self.latent_channels} values, got {len(shift)} and {len(scale)}")
@@ -65,7 +66,7 @@ class LatentImageTokenizer(ImageTokenizer):
         return rows // config.patch_size, columns // config.patch_size
 
     @classmethod
-    def from_autoencoder(cls, vae: nn.Module, image_size=None, patch_size: int = 1, fold: int = 1, name: str = "image"):
+    def from_autoencoder(cls, vae: Any, image_size=None, patch_size: int = 1, fold: int = 1, name: str = "image"):
         """Wrap a diffusers autoencoder (not copied).
 
         image_size: one side, (height, width), or a list of such pairs; the autoencoder's `sample_size` where it has
@@ -104,7 +105,8 @@ class LatentImageTokenizer(ImageTokenizer):
     @torch.no_grad()
     def measure(self, images: Sequence, batch_size: int = 16) -> LatentImageTokenizer:
         """Set shift and scale so that the latents of these raw images have mean 0 and variance 1 in each channel."""
-        count, total, squares = 0, 0.0, 0.0
+        count = 0
+        total = squares = torch.zeros((), dtype=torch.float64, device=self.device)
         for start in range(0, len(images), batch_size):
             raws = images[start : start + batch_size]
             pixels = torch.stack([image_tensor(raw, self.size, self.color_channels) for raw in raws])
@@ -143,7 +145,8 @@ class LatentImageTokenizer(ImageTokenizer):
 
     def _shift_scale(self) -> tuple[Tensor, Tensor]:
         pair = torch.tensor([self.config.shift, self.config.scale], device=self.device, dtype=self.dtype)
-        return tuple(pair[:, :, None, None])
+        shift, scale = pair[:, :, None, None]
+        return shift, scale
 
     def _latents(self, pixels: Tensor) -> Tensor:
         return _mode(self.vae.encode(F.pixel_unshuffle(pixels, self.config.fold)))
@@ -156,7 +159,7 @@ def _mode(encoded) -> Tensor:
     return encoded["latents" if "latents" in encoded else "latent"]
 
 
-def _autoencoder_class(name: str | None) -> type[nn.Module]:
+def _autoencoder_class(name: str | None) -> Any:
     if name == ResidualAutoencoder.__name__:
         return ResidualAutoencoder
     import diffusers
@@ -197,7 +200,10 @@ def _traced_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[
             fits = vae.decode(latents).sample.shape == image.shape
         except (RuntimeError, ValueError):
             fits = False
-    return tuple(latents.shape[1:]) if fits else None
+    if not fits:
+        return None
+    channels, rows, columns = latents.shape[1:]
+    return channels, rows, columns
 
 
 def _standardisation(config: dict, channels: int) -> tuple[list[float], list[float]]:

@@ -43,7 +43,7 @@ def measure(tokenizer: ImageTokenizer, raws: Iterable[tuple[str, Any]]) -> dict:
 
 def _pictures(tokenizer: ImageTokenizer, raws: Iterable[tuple[str, Any]]) -> Tensor:
     """(N, C, H, W) uint8; what cannot be read is logged and left out, up to a cap."""
-    pictures = read_images(raws, tokenizer.size, tokenizer.color_channels)
+    pictures = read_images(list(raws), tokenizer.size, tokenizer.color_channels)
     for line in pictures.skipped:
         log.warning("skipped %s", line)
     return pictures.images

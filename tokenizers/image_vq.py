@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from diffusers import ModelMixin, VQModel
+from diffusers import ModelMixin, VQModel  # noqa: F401  a pipeline looks for ModelMixin here
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ from mot_gen.tokenizers.pretrained import loading, pretrained_class
 from mot_gen.tokenizers.quantizers import FiniteScalar, NearestEntry
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
-_NETWORKS = {kind.__name__: kind for kind in (VQModel, ResidualAutoencoder)}
+_NETWORKS: dict[str, Any] = {kind.__name__: kind for kind in (VQModel, ResidualAutoencoder)}
 
 
 class VQImageTokenizer(ImageTokenizer):
@@ -45,11 +46,13 @@ class VQImageTokenizer(ImageTokenizer):
         super().__init__()
         if vq_class not in _NETWORKS:
             raise InputError(f"vq_class must be one of {', '.join(_NETWORKS)}, got {vq_class!r}")
-        self.vq = _NETWORKS[vq_class].from_config(vq_config)
+        self.vq: Any = _NETWORKS[vq_class].from_config(vq_config)  # a VQModel or a ResidualAutoencoder
         d = self.vq.post_quant_conv.in_channels if vq_class == "VQModel" else self.vq.config.latent_channels
         if levels and len(levels) != d:
             raise InputError(f"levels {list(levels)} need as many channels of a latent, got {d}")
         size = entries or vq_config.get("num_vq_embeddings")
+        if not levels and size is None:
+            raise InputError("a codebook needs entries: give entries or levels")
         self.vq.quantize = FiniteScalar(levels) if levels else NearestEntry(size, d)
         self.set_sizes(size_pair(image_size))  # one: ids come one by one, and nothing says where a row of them ends
 
@@ -65,7 +68,7 @@ class VQImageTokenizer(ImageTokenizer):
     @classmethod
     def from_network(
         cls,
-        vq: ModelMixin,
+        vq: VQModel | ResidualAutoencoder,
         image_size=None,
         entries: int | None = None,
         levels=None,
@@ -78,11 +81,12 @@ class VQImageTokenizer(ImageTokenizer):
         given a new one of `entries`, or `levels`.
         """
         fields = inspect.signature(type(vq).__init__).parameters
-        config = {key: value for key, value in vq.config.items() if key in fields}
+        network: Any = vq  # diffusers says of a VQModel's attributes that they are not there
+        config = {key: value for key, value in network.config.items() if key in fields}
         size, kind = size_pair(image_size or config["sample_size"]), type(vq).__name__
         with torch.device("meta"):  # no second set of weights is made
             tokenizer = cls(config, size, levels, fold, name, kind, entries)
-        weights = vq.state_dict()
+        weights = network.state_dict()
         if isinstance(vq, ResidualAutoencoder) and not levels:
             weights["quantize.embedding.weight"] = NearestEntry(entries, config["latent_channels"]).embedding.weight
         tokenizer.vq.load_state_dict(weights, assign=True)

@@ -37,7 +37,9 @@ class MuonAdamW:
         self.matrices = [p.detach().view(len(p), -1).requires_grad_() for p in self.kernels]
         self.parameters = parameters
         rest = [p for p in parameters if id(p) not in chosen]
-        self.parts = {"adamw": torch.optim.AdamW(rest, lr, (0.9, 0.99), weight_decay=weight_decay, fused=True)}
+        self.parts: dict[str, torch.optim.Optimizer] = {
+            "adamw": torch.optim.AdamW(rest, lr, (0.9, 0.99), weight_decay=weight_decay, fused=True)
+        }
         if self.matrices:
             self.parts["muon"] = muon(self.matrices, lr, 0.95, weight_decay)
 

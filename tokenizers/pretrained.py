@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -18,13 +20,14 @@ def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:
     """Name of the class whose config.json lies in a folder or under a hub name; raises InputError where none does."""
     where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
     try:
-        return cls.load_config(name, **{key: kwargs[key] for key in where if key in kwargs}).get("_class_name")
+        config: Any = cls.load_config(name, **{key: kwargs[key] for key in where if key in kwargs})
+        return config.get("_class_name")
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no {cls.config_name} of a model found in this folder or hub name") from error
 
 
 @contextmanager
-def loading(name, kind: type):
+def loading(name, kind: type) -> Iterator[None]:
     """What diffusers raises for weights that are missing, broken or of other shapes, as one line that names them."""
     try:
         yield
@@ -35,10 +38,19 @@ def loading(name, kind: type):
         raise InputError(f"{name}: does not fit a {kind.__name__} ({reason})") from error
 
 
-class NetworkTokenizer(ModelMixin, ConfigMixin):
-    """A tokenizer that is a diffusers model: it saves and loads with its weights, alone or within a pipeline."""
+class ConfiguredModel(ModelMixin, ConfigMixin):
+    """A diffusers model with a config."""
 
-    config_name = "config.json"
+    config_name: str = "config.json"  # type: ignore[assignment]  # diffusers annotates it as None, to be overridden
+
+    if TYPE_CHECKING:
+        # The config of diffusers is a dictionary whose entries are attributes as well, which its annotation hides.
+        @property
+        def config(self) -> Any: ...
+
+
+class NetworkTokenizer(ConfiguredModel):
+    """A tokenizer that is a diffusers model: it saves and loads with its weights, alone or within a pipeline."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
+from mot_gen.tokenizers.pretrained import ConfiguredModel
 
 FIRST_LOGVAR = -6.0  # of an untrained posterior: a deviation of 0.05, beside latents of about 0.5
 
@@ -29,13 +29,14 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
+        assert self.conv2.bias is not None, "made with a bias"
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.conv1(x)))
 
 
-class ResidualAutoencoder(ModelMixin, ConfigMixin):
+class ResidualAutoencoder(ConfiguredModel):
     """(B, in_channels, H, W) <-> latents (B, latent_channels, H / s, W / s), s = 2 ** (number of widths - 1).
 
     block_out_channels: the width at each resolution, from the pixels down; encoder_layers, decoder_layers: residual
@@ -60,7 +61,9 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         self.encoder = _encoder(in_channels, widths, encoder_layers, latent_channels * (2 if posterior else 1))
         self.decoder = _decoder(latent_channels, widths, decoder_layers, in_channels)
         if posterior:
-            nn.init.constant_(self.encoder[-1].bias[latent_channels:], FIRST_LOGVAR)
+            last = self.encoder[-1]
+            assert isinstance(last, nn.Conv2d) and last.bias is not None, "the encoder ends in a convolution"
+            nn.init.constant_(last.bias[latent_channels:], FIRST_LOGVAR)
 
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """(B, in_channels, H, W) -> `latent_dist`, a Gaussian over the latents; of no width without a posterior."""
@@ -80,7 +83,7 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
 
 
 def _encoder(channels: int, widths: list[int], layers: int, out: int) -> nn.Sequential:
-    parts = [nn.Conv2d(channels, widths[0], 3, padding=1)]
+    parts: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
     for i, width in enumerate(widths):
         if i:
             parts.append(nn.Conv2d(widths[i - 1], width, 4, stride=2, padding=1))
@@ -89,7 +92,7 @@ def _encoder(channels: int, widths: list[int], layers: int, out: int) -> nn.Sequ
 
 
 def _decoder(channels: int, widths: list[int], layers: int, out: int) -> nn.Sequential:
-    parts = [nn.Conv2d(channels, widths[-1], 3, padding=1)]
+    parts: list[nn.Module] = [nn.Conv2d(channels, widths[-1], 3, padding=1)]
     for i in reversed(range(len(widths))):
         parts += [ResidualBlock(widths[i]) for _ in range(layers)]
         if i:

@@ -125,9 +125,9 @@ class SpeechCodecTokenizer(NetworkTokenizer):
 
     def unflatten(self, span: Span) -> Tensor:
         """A span -> (K, frames) codes. The n-th id of a codebook is that of frame n, whichever order they come in."""
-        ids = span.values
-        if ids.ndim != 1 or not len(ids) or ids.min() < 0 or ids.max() >= self.modality.vocab_size:
-            bounds = f"expected (n,) ids of 0 to {self.modality.vocab_size - 1}"
+        ids, size = span.values, self.codebook_size * self.codebooks
+        if ids.ndim != 1 or not len(ids) or ids.min() < 0 or ids.max() >= size:
+            bounds = f"expected (n,) ids of 0 to {size - 1}"
             raise InputError(f"{self.config.name} span of shape {tuple(ids.shape)}: {bounds}")
         columns = [ids[ids // self.codebook_size == k] % self.codebook_size for k in range(self.codebooks)]
         frames = min(map(len, columns))

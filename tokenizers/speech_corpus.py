@@ -29,7 +29,7 @@ def find_recordings(source: Path) -> list[tuple[str, Any]]:
     source = Path(source)
     if source.is_dir():
         files = find(source, SOUNDS)
-        found = [(f.relative_to(source).as_posix(), f) for f in files]
+        found: list[tuple[str, Any]] = [(f.relative_to(source).as_posix(), f) for f in files]
     elif not source.is_file():
         raise InputError(f"{source}: no such file or folder")
     else:

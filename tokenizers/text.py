@@ -114,6 +114,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
     @property
     def fingerprint(self) -> str:
         """sha256 over vocabulary, merges and settings, in hex."""
+        assert self._tokenizer is not None, "__init__ was given one"
         backend = json.loads(self._tokenizer.to_str())
         return fingerprint([self.name, backend, self.layout] if self.layout else [self.name, backend])
 
@@ -123,6 +124,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
 
     def encode_batch(self, texts: Sequence[str]) -> list[Span]:
         checked = [self._writable(_encodable(text)) for text in texts]
+        assert self._tokenizer is not None, "__init__ was given one"
         encodings = self._tokenizer.encode_batch_fast(checked, add_special_tokens=False)
         return [Span(self.name, torch.tensor(encoding.ids, dtype=torch.int64)) for encoding in encodings]
 

@@ -185,7 +185,7 @@ def decoder_losses(tokenizer: SpeechUnitTokenizer, batch: Sequence[Example]) -> 
     decoder = tokenizer.decoder
     runs = [_runs(example.ids, tokenizer.config.collapse) for example in batch]
     lengths = torch.tensor([len(units) for units, _ in runs], device=tokenizer.device)
-    units, durations = (pad_sequence(part, batch_first=True) for part in zip(*runs))
+    units, durations = (pad_sequence(list(part), batch_first=True) for part in zip(*runs))
     x = decoder.encode_units(units, lengths)
     frames, counts = decoder.spectrogram(x, durations)
     targets = pad_sequence([example.log_mels[:n] for example, n in zip(batch, counts)], batch_first=True)
