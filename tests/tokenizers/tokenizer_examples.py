@@ -6,6 +6,7 @@ import diffusers
 import torch
 import transformers
 
+from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
@@ -119,10 +120,17 @@ def codec_tokenizer(kind="dac", **config):
     return tokenizer
 
 
+def feature_tokenizer():
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1}
+    rule = {"long": 20, "short": 8, "stride": 4}
+    return seeded(ImageFeatureTokenizer, vision, rule, patch_size=4, side=5).eval()
+
+
 TEXTS = ["a handwritten seven", "", "é e\u0301 👩\u200d🚀\x00 </s> <|image|>"]
 
 # class name -> (make the tokenizer, raw pieces, largest error of a round trip, None where the code is lossy)
 EXAMPLES = {
+    "ImageFeatureTokenizer": (feature_tokenizer, pictures(3, 3, 16, 20), None),
     "TextTokenizer": (lambda: TextTokenizer.train(["a handwritten seven and a nine"] * 3, 270), TEXTS, 0),
     "PatchImageTokenizer": (lambda: PatchImageTokenizer((8, 12), 2), pictures(3, 3, 8, 12), 1e-6),
     "LatentImageTokenizer": (
