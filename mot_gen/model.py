@@ -30,7 +30,7 @@ from mot_gen.backbone.half_storage import Projection, store_in_half
 from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign, refuse_misfit, tensor_shapes
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
-from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
+from mot_gen.sequence import PADDING, Latents, Layout, Masking, Modality, PackedBatch, Vocabulary
 
 # The fields of a modality that say how a published model lays out its sequences, and their usual values.
 LAYOUT = {f.name: f.default for f in fields(Modality)[6:]}
@@ -101,6 +101,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):
             for m in self.modalities
             if not m.input_only
         }
+        for modality in self.modalities:
+            _check_reading(modality, self.objectives.get(modality.name))
         module, config = backbones.load(**_kind_and_options(backbone, "mot"))
         self.backbone = module.Backbone(config, self.modalities)
         dim = self.backbone.dim
@@ -267,7 +269,30 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                 time, step = objective.sample_steps(latents, time, chosen, generator)
             values, targets[name] = objective.corrupt(latents.values, latents.per_token(time), generator)
             corrupted[name] = replace(latents, values=values, time=time, step=step)
-        return replace(batch, ids=ids, latents=corrupted), targets
+        ids, masking = self._masked(batch, ids, generator, bound=not tokens)
+        return replace(batch, ids=ids, latents=corrupted, masking=masking), targets
+
+    def _masked(
+        self, batch: PackedBatch, ids: Tensor, generator: torch.Generator | None, bound: bool
+    ) -> tuple[Tensor, Masking | None]:
+        """(B, S) ids with masks where the masked objectives put them, and how those tokens count. bound: the losses
+        are to be the likelihood bound, and not what training takes."""
+        if not self.vocabulary.mask:
+            return ids, None
+        layout, ids = batch.layout, ids.clone()
+        masking = Masking(weight=torch.zeros(ids.shape, device=ids.device), counted=torch.zeros_like(batch.learned))
+        followed = _learned_follows(batch, self.vocabulary.special)
+        for name, mask in self.vocabulary.mask.items():
+            objective, own = self.objectives[name], layout.modality == self.index_of[name]
+            span = _span_numbers(layout, own)
+            count = int(span.max()) + 1 if len(span) else 0
+            learned = torch.zeros(count, dtype=torch.bool, device=ids.device).index_put_((span,), batch.learned[own])
+            leads = torch.zeros_like(learned).index_put_((span,), followed[own])
+            time = objective.sample_time(learned, leads, generator)[span]
+            masked = objective.mask(time, generator)
+            ids[own] = torch.where(masked, mask, ids[own])
+            masking.weight[own], masking.counted[own] = objective.weigh(masked, time, bound)
+        return ids, masking
 
     def _replaced(self, batch: PackedBatch, generator: torch.Generator | None) -> Tensor:
         """(B, S) ids as the discrete objectives let them be read; special tokens stay."""
@@ -278,8 +303,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                 first, end = self.vocabulary.range(modality.name)
                 own = (layout.modality == index) & (layout.document != PADDING) & (ids >= first) & (ids < end)
                 own &= ~torch.isin(ids, torch.tensor(sorted(self.vocabulary.special), device=ids.device))
-                row = own.nonzero()[:, 0]
-                _, span = torch.unique(torch.stack([row, layout.span[own]]), dim=1, return_inverse=True)
+                span = _span_numbers(layout, own)
                 ids[own] = first + objective.replace(ids[own] - first, span, end - first, generator)
         return ids
 
@@ -294,7 +318,10 @@ class MultimodalModel(ModelMixin, ConfigMixin):
             if modality.input_only:
                 continue
             if modality.discrete:
-                masks[modality.name] = (target_modality == index).float()
+                mask = target_modality == index
+                if modality.name in self.vocabulary.mask and batch.masking is not None:
+                    mask = mask & batch.masking.counted.flatten()[batch.target_slots]
+                masks[modality.name] = mask.float()
             else:
                 latents = batch.latents[modality.name]
                 masks[modality.name] = latents.per_token(latents.learned & (latents.time > 0)).float()
@@ -309,10 +336,38 @@ class MultimodalModel(ModelMixin, ConfigMixin):
             name, objective = modality.name, self.objectives[modality.name]
             if modality.discrete:
                 found[name] = objective.loss(output.logits, batch.target_ids)
+                if name in self.vocabulary.mask and batch.masking is not None:
+                    found[name] = found[name] * batch.masking.weight.flatten()[batch.target_slots]
             else:
                 latents = batch.latents[name]
                 found[name] = objective.loss(output.latents[name], targets[name], latents.per_token(latents.time))
         return found
+
+
+def _check_reading(modality: Modality, objective) -> None:
+    """InputError where an objective of discrete tokens needs spans that are read the other way."""
+    wanted = getattr(objective, "bidirectional", False)
+    if modality.discrete and modality.bidirectional != wanted:
+        why = "masked tokens see all of their span" if wanted else "tokens come one by one"
+        raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")
+
+
+def _span_numbers(layout: Layout, own: Tensor) -> Tensor:
+    """own: (B, S) bool, K slots of them -> (K,) the number of each one's span among them, from 0."""
+    row = own.nonzero()[:, 0]
+    return torch.unique(torch.stack([row, layout.span[own]]), dim=1, return_inverse=True)[1]
+
+
+def _learned_follows(batch: PackedBatch, special: set[int]) -> Tensor:
+    """(B, S) bool: whether a later span of the slot's document is learned. special: the ids of special tokens, which do
+    not count."""
+    layout = batch.layout
+    content = batch.learned & ~torch.isin(batch.ids, torch.tensor(sorted(special), device=batch.ids.device))
+    latest = torch.where(content, layout.span, PADDING)
+    documents = int(layout.document.max()) + 1
+    last = torch.full((len(latest), documents + 1), PADDING, device=latest.device)
+    last = last.scatter_reduce(1, layout.document + 1, latest, "amax")
+    return last.gather(1, layout.document + 1) > layout.span
 
 
 def _spans_of_some_rows(latents: Latents, shape: torch.Size, share: float, generator: torch.Generator | None) -> Tensor:

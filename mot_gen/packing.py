@@ -316,7 +316,8 @@ class _Writer:
         self._piece(self.index[span.modality], positions, ids, span.learned, block)
         self.time += 1 if modality.position == "grid" else n
         if end is not None:
-            self._special(end, span.learned and modality.discrete)
+            one_by_one = modality.discrete and not modality.bidirectional
+            self._special(end, span.learned and one_by_one)
 
     def _bounds_of(self, modality: Modality) -> tuple[int, int] | tuple[None, None]:
         """The tokens around a span; none around a text of a model that does not wrap texts."""
@@ -367,7 +368,8 @@ class _Writer:
         layout = Layout(modality, document, span, position, block, alone)
         ids = torch.cat(self.ids).view(shape)
         latents = {name: self._latents(name, kept) for name, kept in self.continuous.items()}
-        return PackedBatch(layout, ids, learned, latents, *next_token_targets(layout, ids, learned, latents))
+        whole = torch.tensor([m.bidirectional for m in self.modalities])
+        return PackedBatch(layout, ids, learned, latents, *token_targets(layout, ids, learned, latents, whole))
 
     def _latents(self, name: str, kept: dict[str, list]) -> Latents:
         channels = self.modalities[self.index[name]].channels
@@ -400,23 +402,28 @@ def _token(token: int) -> Tensor:
     return torch.tensor([token])
 
 
-def next_token_targets(
-    layout: Layout, ids: Tensor, learned: Tensor, latents: dict[str, Latents]
+def token_targets(
+    layout: Layout, ids: Tensor, learned: Tensor, latents: dict[str, Latents], bidirectional: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Slots that predict their successor, and the successors' ids: (M,) each.
+    """Slots that predict a discrete token, and the tokens' ids: (M,) each. bidirectional: (modalities,) bool.
 
-    The successor must be discrete, learned and of the same document. A continuous token predicts no successor: its
-    output is its denoising, and the end of its span is given by its size.
+    A slot predicts its successor, if that is discrete, learned and of the same document. In a bidirectional span, which
+    is learned as a whole, a slot predicts its own token. A continuous token predicts none: its output is its denoising.
+    The end of a bidirectional span is given by its size.
     """
     continuous = torch.zeros(learned.numel(), dtype=torch.bool)
     for each in latents.values():
         continuous[each.slots] = True
     continuous = continuous.view_as(learned)
+    whole = bidirectional[layout.modality]
+    one_by_one = ~continuous & ~whole
     wanted = torch.zeros_like(learned)
     same = layout.document[:, 1:] == layout.document[:, :-1]
-    wanted[:, :-1] = learned[:, 1:] & same & ~continuous[:, 1:] & ~continuous[:, :-1]
-    slots = wanted.flatten().nonzero().flatten()
-    return slots, ids.flatten()[slots + 1]
+    wanted[:, :-1] = learned[:, 1:] & same & one_by_one[:, 1:] & one_by_one[:, :-1]
+    own = learned & whole & ~continuous
+    slots = (wanted | own).flatten().nonzero().flatten()
+    after = (~own).flatten()[slots].long()
+    return slots, ids.flatten()[slots + after]
 
 
 def span_positions(n: int, grid: tuple[int, int] | None, time: int, kind: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The words every other part speaks: Modality, Span, Vocabulary, Layout, Latents, PackedBatch.
+"""The words every other part speaks: Modality, Span, Vocabulary, Layout, Latents, Masking, PackedBatch.
 
 A *sample* is a list of `Span`s, each one piece of one `Modality`. Packing puts samples, as *documents*, into the rows
 of a `PackedBatch`: B rows of S slots. A slot holds either a discrete token, whose id lives in one joint `Vocabulary`,
@@ -24,7 +24,8 @@ PADDING = -1  # the document and span number of a slot that holds nothing
 class Modality:
     """One kind of token. Exactly one of `vocab_size` (discrete) and `channels` (continuous) is given.
 
-    bidirectional: tokens of one span see all of their span (images under diffusion), else only what came before.
+    bidirectional: tokens of one span see all of their span, else only what came before. Continuous spans are denoised so;
+    discrete ones are learned by masking, and the vocabulary has a mask token for them.
     objective: module name under `mot_gen.objectives`, or a dotted path.
     position: "sequence", one position per token; or "grid", one per span, and (row, column) embedded in 2-D (BAGEL).
 
@@ -63,8 +64,8 @@ class Modality:
             raise InputError(
                 f"{where}: position {self.position!r} is not known" + nearest(self.position, ["sequence", "grid"])
             )
-        if self.discrete and (self.bidirectional or self.position == "grid"):
-            raise InputError(f"{where}: discrete tokens come one by one: bidirectional false, position 'sequence'")
+        if self.discrete and self.position == "grid":
+            raise InputError(f"{where}: discrete tokens have a position each: position 'sequence'")
         # JSON has no tuples; as tuples the fields of two modalities compare, and hash, as their values do.
         object.__setattr__(self, "unused", tuple(tuple(each) for each in self.unused))
         self._check_layout(where)
@@ -106,8 +107,9 @@ class Vocabulary:
     """One id space for everything discrete, in this order: text, special tokens, the other discrete modalities.
 
     The first modality is the one that special tokens belong to and are routed as (text, in all known models). The
-    special tokens are the two document bounds, and a begin and an end for every other modality: tokenizers cannot
-    produce them. They lie after the text's ids, or are the text ids that a modality names as its begin and end.
+    special tokens are the two document bounds, a begin and an end for every other modality, and a mask for every
+    discrete modality that is bidirectional: tokenizers cannot produce them. They lie after the text's ids; the bounds may
+    also be the text ids that a modality names as its begin and end.
 
     wraps: whether document_begin and document_end bound every text, and nothing bounds a document.
     """
@@ -115,6 +117,10 @@ class Vocabulary:
     def __init__(self, modalities: Sequence[Modality]):
         if not modalities or not modalities[0].discrete:
             raise InputError("the first modality must be discrete (text): special tokens are routed as it")
+        if modalities[0].bidirectional:
+            raise InputError(
+                f"modality {modalities[0].name!r}: the first modality comes one by one: bidirectional false"
+            )
         names = [m.name for m in modalities]
         if len(set(names)) != len(names):
             raise InputError(f"modality names must differ, got {', '.join(names)}")
@@ -126,6 +132,11 @@ class Vocabulary:
         for m in others:
             self.begin[m.name], self.end[m.name] = self._bounds(m, text)
         self.offset = {text.name: 0}
+        self.mask: dict[str, int] = {}
+        for m in others:
+            if m.discrete and m.bidirectional:
+                self.mask[m.name] = self.size
+                self.size += 1
         first_ids = []  # of each further modality; a continuous one has no ids, so its range is empty
         for m in others:
             first_ids.append(self.size)
@@ -135,7 +146,8 @@ class Vocabulary:
         self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
         self._sizes = {m.name: m.vocab_size for m in modalities if m.discrete}
         self._input_only = {m.name for m in others if m.input_only}
-        self.special = {*self.begin.values(), *self.end.values(), self.document_begin, self.document_end}
+        bounds = {*self.begin.values(), *self.end.values(), self.document_begin, self.document_end}
+        self.special = bounds | {*self.mask.values()}
         unwritten = {id for first, end in text.unused for id in range(first, end)}
         self._unwritten = sorted(unwritten | {id for id in self.special if id < text.vocab_size})
 
@@ -258,13 +270,26 @@ class Latents(_Movable):
 
 
 @dataclass
+class Masking(_Movable):
+    """What a masked objective has made of a batch's discrete tokens.
+
+    weight: (B, S) float, what the loss of the token in a slot is multiplied by; 0 where it is not masked. counted: (B, S)
+    bool, the tokens over which the weighted losses are averaged.
+    """
+
+    weight: Tensor
+    counted: Tensor
+
+
+@dataclass
 class PackedBatch(_Movable):
     """A packed batch: where everything is, what it is, what carries loss.
 
     ids: (B, S) joint ids, 0 in the slots of continuous tokens and of padding. learned: (B, S) bool, whether the token
     *in* a slot is to be learned. latents: modality name -> `Latents`, present (perhaps with N = 0) for every
     continuous modality, so that every tower is called on every rank. target_slots, target_ids: (M,) the slots, of
-    B * S, whose output predicts the next slot's token, and that token.
+    B * S, whose output predicts a token, and that token: the next slot's, or in bidirectional spans the slot's own.
+    masking: set by objectives that mask tokens; then their ids stand in target_ids alone.
     """
 
     layout: Layout
@@ -273,6 +298,7 @@ class PackedBatch(_Movable):
     latents: dict[str, Latents]
     target_slots: Tensor
     target_ids: Tensor
+    masking: Masking | None = None
 
     @property
     def fill(self) -> float:

@@ -1,4 +1,4 @@
-"""How a discrete token is chosen: TextSampling, choose. How a text ends: StopStrings.
+"""How discrete tokens are chosen: TextSampling, choose, choose_each. How a text ends: StopStrings.
 
 Shapes: N rows, V vocabulary.
 """
@@ -50,6 +50,22 @@ def choose(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Ge
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
+    generators = generators or [None] * len(logits)
+    uniform = torch.stack([torch.rand((), generator=g, device=g.device if g else None) for g in generators])
+    return _at(uniform, logits, sampling)
+
+
+def choose_each(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    """(N, n, V) logits -> (N, n) ids, chosen as by `choose`; the n of a row draw from its generator."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    n = logits.shape[1]
+    rows = [torch.rand(n, generator=g, device=g.device if g else None) for g in generators or [None] * len(logits)]
+    return _at(torch.cat(rows), logits.flatten(0, 1), sampling).view(-1, n)
+
+
+def _at(uniform: Tensor, logits: Tensor, sampling: TextSampling) -> Tensor:
+    """uniform (N,) in [0, 1), logits (N, V) -> the ids (N,) at these shares of the mass that is sampled from."""
     scores, ids = logits.float() / sampling.temperature, None
     if sampling.top_p < 1 or sampling.top_k:
         kept = min(sampling.top_k or scores.shape[-1], scores.shape[-1])
@@ -59,8 +75,6 @@ def choose(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Ge
         # Keep a token when the mass before it is below top_p; the first is always kept.
         before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], dim=-1)
         mass = scores.masked_fill(before >= sampling.top_p, float("-inf")).softmax(-1).cumsum(-1)
-    generators = generators or [None] * len(logits)
-    uniform = torch.stack([torch.rand((), generator=g, device=g.device if g else None) for g in generators])
     # Below the total whatever the rounding, so that the place found always has mass of its own.
     total = mass[:, -1:]
     aim = torch.minimum(uniform.to(mass)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))

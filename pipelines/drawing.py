@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.samplers import Step, first_step, integrate, noise
 from mot_gen.pipelines.stream import Grid, OpenSpan
@@ -21,7 +22,8 @@ class Drawing:
     """How continuous spans are drawn: the scheduler and its steps, guidance, a generator a sample, grids by modality.
 
     on_step(`samplers.Step`) -> x (N, n, C) is called after every step. sigmas: see `samplers.set_timesteps`. stopped:
-    asked after every step and token; True ends what is being made where it is.
+    asked after every step and token; True ends what is being made where it is. tokens: how masked tokens are chosen; by
+    default as those of text are.
     """
 
     scheduler: object = None
@@ -32,6 +34,7 @@ class Drawing:
     on_step: Callable[[Step], Tensor] | None = None
     sigmas: str | None = None
     stopped: Callable[[], bool] = lambda: False
+    tokens: TextSampling | None = None
 
 
 @dataclass

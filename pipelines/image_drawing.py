@@ -15,6 +15,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline, row_generators
 from mot_gen.pipelines.engine import Grid, Guidance, Known, Rules, Stream, TextSampling, Writer, draw
+from mot_gen.pipelines.masked import OpenTokens, Pass, draw_masked
 from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.samplers import Step, evaluations
 from mot_gen.sequence import Span
@@ -105,9 +106,10 @@ class ImageDrawingPipeline(MultimodalPipeline):
                 raise InputError(f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(shown)} here")
         rows = [document for branch in how.guidance.branches for document in documents[branch]]
         self._check_context(rows, how.tokens + 2)  # with its begin and end token
-        by_ids = self._draw_ids if modality.discrete else self._draw_latents
         self._grids = how.grids
-        return by_ids(rows, how, known)
+        if not modality.discrete:
+            return self._draw_latents(rows, how, known)
+        return self._draw_masked(rows, how, known) if modality.bidirectional else self._draw_ids(rows, how, known)
 
     def _draw_ids(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
         """Pictures of discrete tokens, one grid for all."""
@@ -121,6 +123,18 @@ class ImageDrawingPipeline(MultimodalPipeline):
             on_token = _Shown(self, how, bar, len(how.grids))
             written = Writer(stream, len(how.grids), sampling, drawing, rules, on_token).run()
         return [_filled(spans, how.grids[0]) for spans in written]
+
+    def _draw_masked(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
+        """Pictures of masked tokens, all tokens of a picture in a few passes; one grid for all."""
+        self._only_continuous(latents=how.latents, **_guided_in_time(how.guidance))
+        drawing = self._drawing(how.num_inference_steps, how.guidance, how.generators)
+        sampling = TextSampling(how.tokens, how.temperature, how.top_k, how.top_p)
+        with self.progress_bar(total=min(how.num_inference_steps, how.tokens)) as bar:
+            stream = Stream(self.model, rows, how.tokens, opens=["image"] * len(rows))
+            alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
+            span = OpenTokens(stream, "image", how.grids * len(how.guidance.branches), alive)
+            given = None if known is None else known.values
+            return _spans(draw_masked(span, drawing, sampling, given, self._on_pass(how, bar)), how.grids)
 
     def _draw_latents(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
         """Pictures of continuous tokens, by the scheduler."""
@@ -155,6 +169,17 @@ class ImageDrawingPipeline(MultimodalPipeline):
     def _as_output(self, images, options: StepOptions):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if options.return_dict else (images,)
+
+    def _on_pass(self, how: Picturing, bar) -> Callable[[Pass], None]:
+        """callback_on_step_end with the ids (N, n) so far, -1 where they are masked."""
+
+        def on_pass(done: Pass) -> None:
+            bar.update()
+            if how.callback is not None:
+                given = {"latents": done.ids} if "latents" in how.inputs else {}
+                how.callback(self, done.number, torch.tensor(done.number), given)
+
+        return on_pass
 
     def _on_step(self, how: Picturing, bar=None):
         """diffusers' callback_on_step_end(pipe, step, timestep, {"latents": x}) -> dict, as the engine's on_step."""

@@ -77,6 +77,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
         drawing = self._drawing(how.num_inference_steps, guidance, how.generators)
         self._grids = how.grids if drawn else ()
         drawing.grids, drawing.on_step = grids, self._on_step(how)
+        drawing.tokens = TextSampling(1, how.temperature, how.top_k, how.top_p)
         return drawing
 
     def _opened_first(self, order: Sequence[str] | None, documents: int) -> list[str | None]:

@@ -108,7 +108,9 @@ class OpenSpan:
 
     def __init__(self, stream: Stream, modality: str, grids: Sequence[Grid], alive: Tensor):
         self.stream, self.alive, model = stream, alive, stream.model
-        self.index, self.layers = model.index_of[modality], model.patch_layers[modality]
+        self.index, self.layers = model.index_of[modality], None
+        if modality in model.patch_layers:
+            self.layers = model.patch_layers[modality]
         self.modality = model.modalities[self.index]
         steps = [1 if self.modality.position == "grid" else rows * columns for rows, columns in grids]
         self.advance_time = torch.tensor(steps, device=stream.device)

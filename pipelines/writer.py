@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mot_gen.pipelines.decoding import TextSampling, choose
 from mot_gen.pipelines.drawing import Drawing, draw
+from mot_gen.pipelines.masked import OpenTokens, draw_masked
 from mot_gen.pipelines.stream import Grid, Stream
 from mot_gen.sequence import Span
 
@@ -82,7 +83,7 @@ class Writer:
         self.rules, self.on_token = rules, on_token
         self.vocabulary = stream.model.vocabulary
         self.text = stream.model.modality_names[0]
-        self.discrete = {m.name for m in stream.model.modalities if m.discrete}
+        self.discrete = {m.name for m in stream.model.modalities if m.discrete and not m.bidirectional}
         self.branches = stream.rows // samples
         self.begin = stream.snapshot() if self.branches > 1 else None
         self.rows = [self._first_row(number) for number in range(samples)]
@@ -276,22 +277,29 @@ class Writer:
                 again[[number + branch * self.samples for number in full]] = True
             self.stream.restore(self.begin, again)
 
-    # ------------------------------------------------------------ a continuous span
+    # ------------------------------------------------------------ a span that is drawn as a whole
 
     def _draw_waiting(self) -> None:
-        """Draw one continuous modality in all rows that wait for it; the cache keeps it in the first branch."""
+        """Draw one modality, continuous or masked, in all rows that wait for it; the cache keeps it in the first branch."""
         modality = next(row.waiting for row in self.rows if row.waiting and not row.done)
         ready = [row.waiting == modality for row in self.rows]
         grid = self.drawing.grids[modality]
         device = self.stream.device
-        span = self.stream.open(modality, [grid] * self.stream.rows, torch.tensor(ready * self.branches, device=device))
-        values = draw(span, replace(self.drawing, generators=self._generators(ready)))
+        alive = torch.tensor(ready * self.branches, device=device)
+        drawing = replace(self.drawing, generators=self._generators(ready))
         first = torch.arange(self.stream.rows, device=device) < self.samples
-        span.close(values.repeat(self.branches, 1, 1), first)
+        if modality in self.vocabulary.mask:
+            tokens = OpenTokens(self.stream, modality, [grid] * self.stream.rows, alive)
+            values = draw_masked(tokens, drawing, drawing.tokens or self.sampling)
+            tokens.close(values.repeat(self.branches, 1), first)
+        else:
+            span = self.stream.open(modality, [grid] * self.stream.rows, alive)
+            values = draw(span, drawing).float()
+            span.close(values.repeat(self.branches, 1, 1), first)
         texts = {}
         for number, row in enumerate(self.rows):
             if ready[number]:
-                row.spans.append(Span(modality, values[number].float().cpu(), grid))
+                row.spans.append(Span(modality, values[number].cpu(), grid))
                 row.waiting = None
                 self._back_to_text(row)
                 row.room -= grid[0] * grid[1] + 1 + (span.bounds > 0)

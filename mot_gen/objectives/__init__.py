@@ -31,7 +31,7 @@ import inspect
 
 from mot_gen.errors import InputError, nearest
 
-NAMES = ("next_token", "diffusion", "flow", "shortcut")
+NAMES = ("next_token", "diffusion", "flow", "shortcut", "masked")
 
 
 def load(kind: str, options: dict | None = None):

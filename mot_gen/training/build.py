@@ -254,8 +254,17 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
     modality, kind = tokenizer.modality, recipe.objectives[name].kind
     if modality.name != name:
         raise InputError(f"tokenizers.{name}: this tokenizer calls its modality {modality.name!r}; name the section so")
-    if modality.discrete != hasattr(objectives.load(kind), "corrupt"):
+    objective = objectives.load(kind)
+    if modality.discrete != hasattr(objective, "corrupt"):
         position = recipe.backbone.positions.get(name, modality.position)
-        return replace(modality, objective=kind, position=position)
-    sort, fitting = ("discrete", "next_token") if modality.discrete else ("continuous", "flow or diffusion")
+        whole = modality.bidirectional
+        if modality.discrete:
+            whole = getattr(objective, "bidirectional", False)
+        if modality.discrete and whole and not hasattr(tokenizer, "grids"):
+            raise InputError(
+                f"objectives.{name}.kind: {kind} needs spans of a known size, as pictures have; give next_token"
+            )
+        return replace(modality, objective=kind, position=position, bidirectional=whole)
+    fitting = "next_token or masked" if modality.discrete else "flow, shortcut or diffusion"
+    sort = "discrete" if modality.discrete else "continuous"
     raise InputError(f"objectives.{name}.kind: {kind} does not fit the {sort} tokens of {name}; give {fitting}")
