@@ -24,8 +24,8 @@ PADDING = -1  # the document and span number of a slot that holds nothing
 class Modality:
     """One kind of token. Exactly one of `vocab_size` (discrete) and `channels` (continuous) is given.
 
-    bidirectional: tokens of one span see all of their span, else only what came before. Continuous spans are denoised so;
-    discrete ones are learned by masking, and the vocabulary has a mask token for them.
+    bidirectional: tokens of one span see all of their span, else only what came before. Continuous spans are denoised
+    so. Discrete ones are learned by masking, and the vocabulary has a mask token for them.
     objective: module name under `mot_gen.objectives`, or a dotted path.
     position: "sequence", one position per token; or "grid", one per span, and (row, column) embedded in 2-D (BAGEL).
 
@@ -118,9 +118,7 @@ class Vocabulary:
         if not modalities or not modalities[0].discrete:
             raise InputError("the first modality must be discrete (text): special tokens are routed as it")
         if modalities[0].bidirectional:
-            raise InputError(
-                f"modality {modalities[0].name!r}: the first modality comes one by one: bidirectional false"
-            )
+            raise InputError(f"modality {modalities[0].name!r} is the first and comes one by one: bidirectional false")
         names = [m.name for m in modalities]
         if len(set(names)) != len(names):
             raise InputError(f"modality names must differ, got {', '.join(names)}")
@@ -273,8 +271,8 @@ class Latents(_Movable):
 class Masking(_Movable):
     """What a masked objective has made of a batch's discrete tokens.
 
-    weight: (B, S) float, what the loss of the token in a slot is multiplied by; 0 where it is not masked. counted: (B, S)
-    bool, the tokens over which the weighted losses are averaged.
+    weight: (B, S) float, what the loss of the token in a slot is multiplied by; 0 where it is not masked.
+    counted: (B, S) bool, the tokens over which the weighted losses are averaged.
     """
 
     weight: Tensor

@@ -280,7 +280,7 @@ class Writer:
     # ------------------------------------------------------------ a span that is drawn as a whole
 
     def _draw_waiting(self) -> None:
-        """Draw one modality, continuous or masked, in all rows that wait for it; the cache keeps it in the first branch."""
+        """Draw a continuous or masked modality in all rows that wait for it; the cache keeps it in the first branch."""
         modality = next(row.waiting for row in self.rows if row.waiting and not row.done)
         ready = [row.waiting == modality for row in self.rows]
         grid = self.drawing.grids[modality]

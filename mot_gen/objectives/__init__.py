@@ -1,8 +1,14 @@
 """Objectives by name. An objective owns the corruption, the target, the scaling and the loss of one modality.
 
-Each module has an `Objective(**options)`. A discrete one has `loss(logits, ids)`; and `replace(ids, span, size,
-generator)` and `replaced`, above 0, where training is to read other ids than it predicts. A continuous one has, with
-one time in [0, 1] per span (0 clean, 1 noise):
+Each module has an `Objective(**options)`. A discrete one has `loss(logits, ids)`, and perhaps:
+
+- `replace(ids, span, size, generator)` and `replaced`, above 0, where training is to read other ids than it predicts;
+- `bidirectional = True` where tokens are masked and a span sees all of itself (see `masked`). Then it also has
+  `sample_time(learned, leads, generator)`, `mask(time, generator)` and `weigh(masked, time, bound)`: how much of a span
+  is masked, which tokens, and how their losses count. Samplers ask for `masked_share(time)`, `order` and
+  `choice_temperature`.
+
+A continuous one has, with one time in [0, 1] per span (0 clean, 1 noise):
 
 - `sample_time(latents, generator)` -> (n,);
 - `corrupt(values, time, generator)` -> (input, target): values (N, C), time (N,), one per token;

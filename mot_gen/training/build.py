@@ -261,9 +261,7 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
         if modality.discrete:
             whole = getattr(objective, "bidirectional", False)
         if modality.discrete and whole and not hasattr(tokenizer, "grids"):
-            raise InputError(
-                f"objectives.{name}.kind: {kind} needs spans of a known size, as pictures have; give next_token"
-            )
+            raise InputError(f"objectives.{name}.kind: {kind} needs spans of a known size; give next_token")
         return replace(modality, objective=kind, position=position, bidirectional=whole)
     fitting = "next_token or masked" if modality.discrete else "flow, shortcut or diffusion"
     sort = "discrete" if modality.discrete else "continuous"

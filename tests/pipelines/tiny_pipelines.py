@@ -15,7 +15,9 @@ def build(kind: str = "PatchImageTokenizer", objective: str = "flow", context: i
     text = TextTokenizer.train(["a handwritten seven and a nine"] * 3, 270)
     image = PatchImageTokenizer((4, 6), 2) if kind == "PatchImageTokenizer" else EXAMPLES[kind][0]()
     pictured = image.modality
-    if not pictured.discrete:
+    if objective == "masked":
+        pictured = Modality(**vars(pictured) | {"objective": objective, "bidirectional": True})
+    elif not pictured.discrete:
         pictured = Modality(**vars(pictured) | {"objective": objective})
     net = model([text.modality, pictured], context=context)
     scheduler = None if pictured.discrete else net.objectives["image"].scheduler()
