@@ -108,8 +108,8 @@ class Vocabulary:
 
     The first modality is the one that special tokens belong to and are routed as (text, in all known models). The
     special tokens are the two document bounds, a begin and an end for every other modality, and a mask for every
-    discrete modality that is bidirectional: tokenizers cannot produce them. They lie after the text's ids; the bounds may
-    also be the text ids that a modality names as its begin and end.
+    discrete modality that is bidirectional: tokenizers cannot produce them. They lie after the text's ids; the bounds
+    may also be the text ids that a modality names as its begin and end.
 
     wraps: whether document_begin and document_end bound every text, and nothing bounds a document.
     """

@@ -154,7 +154,7 @@ def masked_model(**options):
 def test_the_vocabulary_has_a_mask_that_no_tokenizer_makes():
     vocabulary = Vocabulary([TEXT, TOKENS])
     mask = vocabulary.mask["image"]
-    assert vocabulary.special == (50, 55) and mask == 54 and vocabulary.range("image") == (55, 75)
+    assert vocabulary.special == {*range(50, 55)} and mask == 54 and vocabulary.range("image") == (55, 75)
     assert Vocabulary([TEXT, Modality("image", vocab_size=20)]).mask == {}
 
 
