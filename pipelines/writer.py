@@ -14,7 +14,7 @@ from torch import Tensor
 from mot_gen.pipelines.decoding import TextSampling, choose
 from mot_gen.pipelines.drawing import Drawing, draw
 from mot_gen.pipelines.masked import OpenTokens, draw_masked
-from mot_gen.pipelines.stream import Grid, Stream
+from mot_gen.pipelines.stream import Grid, OpenSpan, Stream
 from mot_gen.sequence import Span
 
 
@@ -288,14 +288,15 @@ class Writer:
         alive = torch.tensor(ready * self.branches, device=device)
         drawing = replace(self.drawing, generators=self._generators(ready))
         first = torch.arange(self.stream.rows, device=device) < self.samples
+        grids = [grid] * self.stream.rows
+        span: OpenSpan
         if modality in self.vocabulary.mask:
-            tokens = OpenTokens(self.stream, modality, [grid] * self.stream.rows, alive)
+            span = tokens = OpenTokens(self.stream, modality, grids, alive)
             values = draw_masked(tokens, drawing, drawing.tokens or self.sampling)
-            tokens.close(values.repeat(self.branches, 1), first)
         else:
-            span = self.stream.open(modality, [grid] * self.stream.rows, alive)
+            span = self.stream.open(modality, grids, alive)
             values = draw(span, drawing).float()
-            span.close(values.repeat(self.branches, 1, 1), first)
+        span.close(torch.cat([values] * self.branches), first)
         texts = {}
         for number, row in enumerate(self.rows):
             if ready[number]:
