@@ -72,7 +72,8 @@ def draw_masked(
         return guidance.combine(span(ids.repeat(branches, 1)).float())
 
     steps, generators = drawing.num_inference_steps, drawing.generators
-    ids, _ = reveal(predict, known.to(span.stream.device), objective, steps, sampling, generators, on_pass)
+    begun = known.to(span.stream.device)
+    ids, _ = reveal(predict, begun, objective, steps, sampling, generators, on_pass, drawing.stopped)
     return ids
 
 
@@ -84,12 +85,14 @@ def reveal(
     sampling: TextSampling,
     generators: Sequence[torch.Generator] | None = None,
     on_pass: Callable[[Pass], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Tensor, Tensor]:
     """ids (N, n), MASKED where unknown -> all ids (N, n), and (N,) the log-probability of those that were revealed.
 
     predict: ids (N, n) -> logits (N, n, K). After pass s of T the masked share is the objective's m(1 - s / T), rounded
     down, and every pass reveals a token at least. With as many passes as tokens every pass reveals one, given all that
-    were revealed before, so that the sum of their log-probabilities is the chain rule's.
+    were revealed before, so that the sum of their log-probabilities is the chain rule's. stopped: asked before every
+    pass; if it is true, that pass is the last and reveals all.
     """
     unknown = (ids == MASKED).sum(1)
     most = max(1, int(unknown.max()))
@@ -106,11 +109,14 @@ def reveal(
             share = float(objective.masked_share(torch.tensor(time)))
             left = torch.minimum(left, torch.floor(share * unknown + 1e-6).long())
         rank = _rank(log_p, hidden, objective, time, generators)
-        shown = hidden & (rank < (hidden.sum(1) - left)[:, None])
+        ends = stopped()
+        shown = hidden if ends else hidden & (rank < (hidden.sum(1) - left)[:, None])
         ids = torch.where(shown, drawn, ids)
         total = total + torch.where(shown, log_p, 0.0).sum(1)
         if on_pass is not None:
             on_pass(Pass(number - 1, ids))
+        if ends:
+            break
     return ids, total
 
 

@@ -138,6 +138,14 @@ def test_a_sample_does_not_depend_on_its_batch():
     assert torch.equal(both[1:], alone)
 
 
+def test_a_sampler_that_is_stopped_reveals_all_at_once():
+    calls = []
+    stopped = lambda: len(calls) == 2  # noqa: E731
+    predict = lambda ids: calls.append(ids) or conditionals(ids)  # noqa: E731
+    ids, _ = reveal(predict, torch.full((1, N), MASKED), Objective(), N, TextSampling(), stopped=stopped)
+    assert len(calls) == 2 and (ids != MASKED).all()
+
+
 # ---------------------------------------------------------------- in a batch
 
 TOKENS = Modality("image", vocab_size=20, bidirectional=True, objective="masked")
