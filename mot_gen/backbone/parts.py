@@ -239,7 +239,9 @@ class Norm(Part):
 
 
 class Depth(Part):
-    """Which tokens pass through a layer."""
+    """Which tokens pass through a layer. plans: whether it makes the plan of its tokens while it runs."""
+
+    plans: ClassVar[bool] = False
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
         """x (T, D) in tower order -> (T, D)."""
@@ -287,6 +289,11 @@ class Layer(Owned):
     number: int
     layers: int
     routed = False  # whether tokens are routed among experts
+
+    def prepare(self, batch: Batch) -> None:
+        """Let the parts derive what they read of a batch."""
+        for part in self.parts.each():
+            part.prepare(self, batch)
 
     if TYPE_CHECKING:
 

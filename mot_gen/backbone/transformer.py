@@ -13,7 +13,7 @@ Shapes: B rows, S slots, T = B * S tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,10 +154,15 @@ class Block(parts.Layer):
         y = chosen.norm.after(self.ffn_norm, y, plan.routing)
         return chosen.residual.add(self, x, y if weight is None else y * weight, "feed_forward")
 
-    def prepare(self, batch: Batch) -> None:
-        """Let the parts derive what they read of a batch."""
-        for part in self.parts.each():
-            part.prepare(self, batch)
+
+def distinct(blocks: Iterable[parts.Layer]) -> list[parts.Layer]:
+    """One block for each set of parts, which derives from a batch what all of them read; a layer that some tokens skip
+    derives it itself, from those that stay."""
+    found: list[parts.Layer] = []
+    for block in blocks:
+        if not block.parts.depth.plans and all(block.parts != other.parts for other in found):
+            found.append(block)
+    return found
 
 
 class Backbone(Counting):
@@ -179,6 +184,7 @@ class Backbone(Counting):
         self.causal = all(part.causal(block) for block, part in self.each_part())
         self.repeats = all(part.repeats(block) for block, part in self.each_part())
         self.routed = any(block.routed for block in self.each_block())
+        self.distinct = distinct(self.each_block())
         self.gradient_checkpointing = False
         self.compiled = False  # whether torch.compile makes the blocks' programs
         self.init_weights()
@@ -202,7 +208,7 @@ class Backbone(Counting):
     @torch.no_grad()
     def plan(self, layout: Layout, cache: Cache | None = None) -> Plan:
         """All that blocks read of a batch (of the cache's next tokens, where a cache is given)."""
-        return self.batch(layout, cache).plan(self.each_block())
+        return self.batch(layout, cache).plan(self.distinct)
 
     def forward(self, x: Tensor, layout: Layout | Plan, cache: Cache | None = None) -> Tensor:
         """x (B, S, D) -> (B, S, D), normalised. With a cache, x are the next S tokens of each of its rows."""

@@ -36,6 +36,7 @@ class Depth(parts.Depth):
     share: float | None = None
 
     untied = ("skip",)
+    plans = True
 
     def fit(self, config: Any) -> Self:
         for option in ("mean", "share"):
