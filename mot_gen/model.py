@@ -164,7 +164,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         It serves training, and of generation the passes that repeat: decoding steps and the evaluations of an open
         span of one tower. Prompts, whose lengths differ, experts and Mamba's states stay eager there. InputError where
         the model is in half storage."""
-        self._either_half_or_compiled(self.head.half is None)
+        self._either_half_or_compiled(self.head.halves is None)
         super().compile_repeated_blocks(*args, **kwargs)
         self.backbone.compiled = True
 

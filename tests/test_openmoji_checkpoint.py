@@ -47,7 +47,7 @@ def test_the_command_draws_from_words_and_names_what_it_drew(tmp_path, capsys):
 @pytest.mark.skipif(torch.cuda.is_available() or not has_fbgemm(), reason="is about half storage, of a CPU with FBGEMM")
 def test_half_storage_draws_the_same_picture(tmp_path):
     """Its files are in fp16 already, so nothing is rounded."""
-    assert Loaded("openmoji", "fp16").base.model.head.half and not Loaded("openmoji").base.model.head.half
+    assert Loaded("openmoji", "fp16").base.model.head.halves and not Loaded("openmoji").base.model.head.halves
     pictures = []
     for dtype in ("fp32", "fp16"):
         file = tmp_path / f"{dtype}.png"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -42,7 +42,7 @@ class ExpertOptions(parts.FeedForward):
             complaint = f"must be from 1 to the number of experts, {fewest}, got {self.router.taken}"
             raise self.router.refuse("top_k", complaint)
 
-    def pools(self, untied: Sequence[str], towers: Sequence[str]) -> list[str]:
+    def pools(self, untied: Collection[str], towers: Sequence[str]) -> list[str]:
         """The towers where they own the feed-forward, else one pool of all tokens."""
         return list(towers) if "ffn" in untied else ["all"]
 

@@ -47,33 +47,34 @@ def _pack_for_one_thread(weight: Tensor) -> Tensor:
 
 
 class HalfStorage(nn.Module):
-    """A projection that may be held in half storage. half: its matrices, one a tower, or None; they serve wherever no
+    """A projection that may be held in half storage. halves: its matrices, one a tower, or None; they serve wherever no
     gradient is wanted. Whatever may change the weights ends it: training, a cast, a move, a state that is loaded; and a
     copy begins without."""
 
-    half: list[HalfMatrix] | None = None
+    weight: Tensor
+    halves: list[HalfMatrix] | None = None
 
     @property
     def in_half(self) -> bool:
         """Whether a product goes to the matrices in fp16 now."""
-        return self.half is not None and not torch.is_grad_enabled()
+        return self.halves is not None and not torch.is_grad_enabled()
 
     def train(self, mode: bool = True):
-        self.half = None if mode else self.half
+        self.halves = None if mode else self.halves
         return super().train(mode)
 
     def _apply(self, *args, **kwargs):
         super()._apply(*args, **kwargs)
         if not _in_fp32_on_a_cpu(self.weight):
-            self.half = None
+            self.halves = None
         return self
 
     def _load_from_state_dict(self, *args, **kwargs):
-        self.half = None
+        self.halves = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name != "half"}
+        return {name: value for name, value in vars(self).items() if name != "halves"}
 
 
 class Projection(HalfStorage, nn.Linear):
@@ -83,7 +84,9 @@ class Projection(HalfStorage, nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.half[0](x) if self.in_half else super().forward(x)
+        if self.halves is not None and self.in_half:
+            return self.halves[0](x)
+        return super().forward(x)
 
 
 @torch.no_grad()
@@ -98,7 +101,7 @@ def store_in_half(module: nn.Module) -> None:
     if not has_fbgemm():
         raise InputError("half storage (fp16 on a CPU): this PyTorch has no FBGEMM for this CPU; use fp32 or bf16")
     for layer in layers:
-        layer.half = [HalfMatrix(matrix) for matrix in layer.weight.view(-1, *layer.weight.shape[-2:])]
+        layer.halves = [HalfMatrix(matrix) for matrix in layer.weight.view(-1, *layer.weight.shape[-2:])]
 
 
 def _in_fp32_on_a_cpu(weight: Tensor) -> bool:

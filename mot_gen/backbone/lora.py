@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +36,9 @@ class LowRank(nn.Module):
         super().__init__()
         self.towers, out_features, in_features = layer.weight.shape
         self.places, self.rank, self.alpha = list(places), rank, alpha
-        like = {"device": layer.weight.device}
-        self.a = nn.Parameter(torch.empty(len(places), rank, in_features, **like))
-        self.b = nn.Parameter(torch.empty(len(places), out_features, rank, **like))
+        device = layer.weight.device
+        self.a = nn.Parameter(torch.empty(len(places), rank, in_features, device=device))
+        self.b = nn.Parameter(torch.empty(len(places), out_features, rank, device=device))
 
     def beside(self, x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
         """x (T, in) sorted by tower -> (T, out): the frozen projection, and what is added. weight: (E, out, in)."""
@@ -113,7 +114,7 @@ def _rows_of(places: Sequence[int], towers: int, routing: Routing) -> list[slice
 def add(model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers: Sequence[str] = ()) -> None:
     """Put adapters beside the projections of these towers, and freeze everything else. layers: last names of those that
     get one, such as qkv and out; all where none is given. InputError where a model has none of them."""
-    backbone = model.backbone
+    backbone: Any = model.backbone
     if getattr(backbone, "routed", False):
         raise InputError("backbone.lora: experts that are routed take no adapters; give a backbone without experts")
     found = {
@@ -150,7 +151,7 @@ def merged(model: nn.Module) -> nn.Module:
         return model
     model = copy.deepcopy(model)
     for name, adapter in adapters(model).items():
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         for place, delta in adapter.deltas():
             layer.weight[place] += delta.to(layer.weight.dtype)
         layer.adapter = None
@@ -184,7 +185,8 @@ def save(model: nn.Module, folder: Path, base: str | None = None) -> None:
 def load(model: nn.Module, folder: Path) -> None:
     """Put the adapters of a folder, as `save` or peft wrote it, on a model whose towers have none yet."""
     config, weights = _lora_config().from_pretrained(str(folder)), load_file(folder / WEIGHTS)
-    backbone, layers = model.backbone, {path.rpartition(".")[0].rpartition(".")[2] for path in config.target_parameters}
+    backbone: Any = model.backbone
+    layers = {path.rpartition(".")[0].rpartition(".")[2] for path in config.target_parameters}
     add(model, backbone.towers, config.r, config.lora_alpha, sorted(layers))
     for name, adapter in adapters(model).items():
         a, b = (weights.get(f"{_PREFIX}{name}.lora_{each}.weight") for each in "AB")

@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_type_hints
 
@@ -194,9 +194,7 @@ class Activation(Part):
     # (gradient of the output, input, where the result goes); None: autograd finds it.
     gradient: ClassVar[Any] = None
 
-    @staticmethod
-    def function(x: Tensor) -> Tensor:
-        raise NotImplementedError
+    function: ClassVar[Callable[..., Tensor]]
 
     def module(self, owners: Owners) -> nn.Module | None:
         """A module (hidden (n, F), Routing) -> (n, F), where `function` alone does not do."""
@@ -298,6 +296,7 @@ class Layer(Owned):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
 
 # ---------------------------------------------------------------- reading

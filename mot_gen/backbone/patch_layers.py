@@ -35,7 +35,8 @@ class TimeEmbedding(nn.Module):
         return 2 * spans * _weights(self)
 
     def forward(self, time: Tensor) -> Tensor:
-        return self.mlp(sinusoids(self.scale * time.float(), self.frequencies).to(self.mlp[0].weight.dtype))
+        dtype = next(self.mlp.parameters()).dtype
+        return self.mlp(sinusoids(self.scale * time.float(), self.frequencies).to(dtype))
 
 
 def condition(layers: PatchLinear | PatchUNet, latents: Latents) -> Tensor:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +42,15 @@ class Routing:
 
     def sort(self, x: Tensor) -> Tensor:
         """(T, ...) in sequence order -> tower order."""
-        return x if self.order is None else permute_rows(x, self.order, self.inverse)
+        if self.order is None or self.inverse is None:
+            return x
+        return permute_rows(x, self.order, self.inverse)
 
     def unsort(self, x: Tensor) -> Tensor:
         """(T, ...) in tower order -> sequence order."""
-        return x if self.order is None else permute_rows(x, self.inverse, self.order)
+        if self.order is None or self.inverse is None:
+            return x
+        return permute_rows(x, self.inverse, self.order)
 
 
 def route(tower: Tensor, towers: int) -> Routing:
@@ -137,7 +142,7 @@ def rows_of(table: Tensor, routing: Routing) -> Tensor:
     return table.repeat_interleave(lengths, dim=0, output_size=sum(routing.counts))
 
 
-Initial = Callable[[Tensor], object]  # writes a parameter's initial value
+Initial = Callable[..., object]  # writes the initial value of the parameter that it is given
 
 
 class Owned(nn.Module):
@@ -156,7 +161,7 @@ class UntiedLinear(HalfStorage, Owned):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(towers, out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(towers, out_features)) if bias else None
-        self.adapter: nn.Module | None = None
+        self.adapter: Any = None  # a `lora.LowRank`, which stands on this file
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         if self.adapter is not None and self._learns_beside():
@@ -172,9 +177,12 @@ class UntiedLinear(HalfStorage, Owned):
         return torch.is_grad_enabled() and not (self.weight.requires_grad or torch.compiler.is_compiling())
 
     def _half_products(self, x: Tensor, routing: Routing) -> Tensor:
-        if len(self.half) == 1 or routing.only is not None:
-            return self.half[routing.only if len(self.half) > 1 else 0](x)
-        return torch.cat([matrix(part) for matrix, part in zip(self.half, x.split(routing.counts))])
+        assert self.halves is not None, "in_half says that it is"
+        if len(self.halves) == 1:
+            return self.halves[0](x)
+        if routing.only is not None:
+            return self.halves[routing.only](x)
+        return torch.cat([matrix(part) for matrix, part in zip(self.halves, x.split(routing.counts))])
 
 
 @torch.no_grad()
@@ -198,7 +206,7 @@ class UntiedRMSNorm(Owned):
         self.weight = nn.Parameter(torch.ones(towers, dim))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        weight = self.weight
+        weight: Tensor = self.weight
         towers = len(weight)
         only = 0 if towers == 1 else routing.only
         if only is not None and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Modality
 
@@ -56,7 +54,7 @@ def tower_widths(config: Any, towers: Sequence[str]) -> list[int] | None:
     return [config.widths.get(name, config.dim) for name in towers]
 
 
-def active_parameters(backbone: nn.Module, tower: int) -> int:
+def active_parameters(backbone: Any, tower: int) -> int:
     """Parameters of a backbone without those that only other towers own."""
     owners = backbone.untied_parameters()
     return sum(

@@ -96,7 +96,8 @@ def _curves(jobs: Sequence[Job], name: str, modality: str, split: str, by: str) 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
     """Point by point, as all seeds log at the same steps."""
-    return [tuple(map(float, np.mean(points, axis=0))) for points in zip(*curves)]
+    means = [np.mean(points, axis=0).tolist() for points in zip(*curves)]
+    return [(x, y) for x, y in means]
 
 
 def _table(found: dict) -> str:

@@ -5,8 +5,10 @@ Memory and communication are those of one process of so many, by the arithmetic 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 from mot_gen.flops import by_module, count_parameters, forward_flops
 from mot_gen.model import MultimodalModel
@@ -41,7 +43,7 @@ class Draft:
     @classmethod
     def of(cls, recipe: Recipe, vocabulary: int | None = None) -> Draft:
         workload = Workload.of(recipe)
-        tokenizers = workload.tokenizers
+        tokenizers: Mapping[str, Any] = workload.tokenizers
         if vocabulary:
             text = next(iter(tokenizers))
             sized = replace(tokenizers[text].modality, vocab_size=vocabulary)

@@ -80,9 +80,11 @@ def _matching(jobs: Sequence[Job], reference: Sequence[Job], modality: str, spli
     """Step matching of each seed both have, and the slopes' mean and spread, in steps and in FLOPs."""
     theirs, by_seed = {job.seed: job for job in reference}, {}
     for job in (job for job in jobs if job.seed in theirs):
-        curves = [curve(entries(each.folder), modality, split) for each in (theirs[job.seed], job)]
-        width = max(1, round(SMOOTHING * len(curves[0]))) if split == "train" else 1
-        matched = match(*curves, job.recipe.training.warmup_steps, width) if min(map(len, curves)) > 1 else None
+        first, own = (curve(entries(each.folder), modality, split) for each in (theirs[job.seed], job))
+        width = max(1, round(SMOOTHING * len(first))) if split == "train" else 1
+        matched = None
+        if len(first) > 1 and len(own) > 1:
+            matched = match(first, own, job.recipe.training.warmup_steps, width)
         by_seed[job.seed] = matched and asdict(matched)
     whole = [each for each in by_seed.values() if each]
     if not whole:
@@ -133,7 +135,8 @@ QUALITY = {
 
 def _quality(jobs: Sequence[Job]) -> dict:
     """Figures of samples over seeds, with N; empty where the data has no classes to judge by."""
-    found = [finished(job.folder)["quality"] for job in jobs]
+    results = [result for job in jobs if (result := finished(job.folder)) is not None]
+    found = [result["quality"] for result in results]
     if not all(found):
         return {}
     figures = {name: spread([each[part][key] for each in found]) for name, (part, key) in QUALITY.items()}

@@ -326,7 +326,7 @@ def test_half_storage_is_rounded_projections(kind):
     backbone, layout = build(kind), documents_of([words(4), picture(2, 3), words(3, 1)])
     reference = rounded(backbone)
     store_in_half(backbone)
-    assert kind == "widths" or any(isinstance(layer, HalfStorage) and layer.half for layer in backbone.modules())
+    assert kind == "widths" or any(isinstance(layer, HalfStorage) and layer.halves for layer in backbone.modules())
     length, x = layout.shape[1], inputs(1, layout.shape[1])
     for start in (0, length - 2, length - 1):
         made = []

@@ -82,10 +82,10 @@ def test_what_may_change_the_weights_ends_it(end):
     net = model()
     net.enable_half_storage()
     layers = [layer for layer in net.modules() if isinstance(layer, HalfStorage)]
-    assert len(layers) > 4 and all(layer.half for layer in layers)
+    assert len(layers) > 4 and all(layer.halves for layer in layers)
     net.to("cpu").eval()  # changes nothing
-    assert all(layer.half for layer in layers)
-    assert not any(layer.half for layer in end(net).modules() if isinstance(layer, HalfStorage))
+    assert all(layer.halves for layer in layers)
+    assert not any(layer.halves for layer in end(net).modules() if isinstance(layer, HalfStorage))
 
 
 @needs_fbgemm
@@ -111,7 +111,7 @@ def test_it_is_for_fp32_on_a_cpu_with_fbgemm(monkeypatch):
     net = model()
     with pytest.raises(InputError, match="no FBGEMM for this CPU; use fp32 or bf16"):
         net.enable_half_storage()
-    assert net.head.half is None
+    assert net.head.halves is None
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without a GPU")

@@ -28,8 +28,9 @@ class Mixer(HeadOptions):
 
     def modules(self, block: Layer) -> parts.Modules:
         """block.sight, block.turning: the names of the mask and of the rotation that it reads."""
-        owners = block.owners
-        block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width = self.heads, self.kv_heads, self.head_dim
+        owners, heads, kv_heads, width = block.owners, self.heads, self.kv_heads, self.head_dim
+        assert heads is not None and kv_heads is not None and width is not None, "fit sets them"
+        block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width
         block.sight = f"mask {self.attention} {block.parts.reach!r} {block.parts.bias!r}"
         block.turning = f"rotation {width} {self.rope_theta} {self.rope_frequencies}"
         frequencies = self.rope_frequencies or rotary_frequencies(width, self.rope_theta).tolist()
