@@ -7,43 +7,60 @@ share of old samples among the new ones stops that; the old ones need not be man
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from mot_gen.data import records
 from mot_gen.data.mixture import Weighted, mixture_of
-from mot_gen.data.samples import Sample, Splits
+from mot_gen.data.notices import Notice, Notices
+from mot_gen.data.samples import Sample, Samples, Splits
 from mot_gen.errors import InputError
 
 
-class Beside(Sequence[Sample]):
+class Beside(Samples):
     """The samples of one set, then those of another; the second counts as one source."""
 
     def __init__(self, new: Sequence[Sample], old: Sequence[Sample], name: str):
-        self.new, self.old = new, old
-        self.source_names = [*(records.source_names(new) or ["new data"]), name]
-        ends = list(getattr(new, "source_ends", [len(new)]))
-        self.source_ends = [*ends, ends[-1] + len(old)]
+        """name: what the second is called."""
+        self.new, self.old, self.name = new, old, name
         both = f"{records.fingerprint(new)} {records.fingerprint(old)}"
         self.fingerprint = hashlib.sha256(both.encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self.source_ends[-1]
+        return len(self.new) + len(self.old)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no set of samples is sliced
-        index = range(len(self))[index]
+    def sample(self, index: int) -> Sample:
         return self.new[index] if index < len(self.new) else self.old[index - len(self.new)]
 
     def outline(self, index: int) -> Sample:
-        """A sample without its media, as its own set gives it."""
         if index < len(self.new):
             return records.outline(self.new, index)
         return records.outline(self.old, index - len(self.new))
 
-    def source_of(self, index: int) -> int:
-        """The number of the source that a sample comes from."""
-        return bisect_right(self.source_ends, index)
+    @property
+    def source_ends(self) -> list[int]:
+        return [*_ends(self.new), len(self)]
+
+    @property
+    def source_names(self) -> list[str]:
+        return [*(records.source_names(self.new) or ["new data"]), self.name]
+
+    @property
+    def notices(self) -> Notices:
+        return records.notices(self.new)
+
+    @property
+    def broken(self) -> Notice:
+        return records.broken(self.new)
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return records.kinds(self.new) + records.kinds(self.old)
+
+
+def _ends(samples: Sequence[Sample]) -> list[int]:
+    return samples.source_ends if isinstance(samples, Samples) else [len(samples)]
 
 
 def rehearsed(splits: Splits, old: Sequence[Sample], share: float, name: str) -> Splits:
@@ -53,8 +70,8 @@ def rehearsed(splits: Splits, old: Sequence[Sample], share: float, name: str) ->
     """
     if not len(old):
         raise InputError("data.rehearsal: has no sample to train on; give another source, or leave it out")
-    sizes = getattr(splits.train, "source_ends", [len(splits.train)])
-    weights = list(getattr(splits.train, "weights", [1.0] * len(sizes)))
-    shown = len(mixture_of(splits.train, 0)) * share / (1 - share)
-    both = Weighted(Beside(splits.train, old, name), [*weights, shown / len(old)])
+    new = splits.train
+    weights = new.weights if isinstance(new, Samples) and new.weights else [1.0] * len(_ends(new))
+    shown = len(mixture_of(new, 0)) * share / (1 - share)
+    both = Weighted(Beside(new, old, name), [*weights, shown / len(old)])
     return replace(splits, train=both)

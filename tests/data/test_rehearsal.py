@@ -3,6 +3,7 @@
 import pytest
 
 from mot_gen.data.mixture import mixture_of
+from mot_gen.data.records import source_of
 from mot_gen.data.rehearsal import rehearsed
 from mot_gen.data.samples import Pair, Splits
 from mot_gen.errors import InputError
@@ -23,7 +24,7 @@ def test_a_share_of_what_is_shown_is_old(share):
     assert sum(id.startswith("old") for id in shown) / len(shown) == pytest.approx(share, abs=0.02)
     assert [sample.id for sample in made.held_out] == [sample.id for sample in pairs("kept", 5)]
     assert made.train.source_names == ["new data", "before"]
-    assert [made.train.source_of(index) for index in (0, 29, 30, 229)] == [0, 0, 1, 1]
+    assert [source_of(made.train, index) for index in (0, 29, 30, 229)] == [0, 0, 1, 1]
 
 
 def test_weights_of_several_new_sources_stay(tmp_path):
@@ -34,7 +35,7 @@ def test_weights_of_several_new_sources_stay(tmp_path):
     recipe = load_recipe("digits", [records, "data.held_out=0", "data.rehearsal={source: digits, share: 0.5}"])
     train = load_splits(recipe).train
     mixture = mixture_of(train, 0)
-    sources = [train.source_of(showing.index) for showing in mixture.showings(0, range(len(mixture)))]
+    sources = [source_of(train, showing.index) for showing in mixture.showings(0, range(len(mixture)))]
     assert [sources.count(number) for number in range(3)] == [30, 10, 40]
     assert train.source_names[-1] == "rehearsal of digits"
     assert len(train[len(train) - 1].captions) and train.outline(0).id

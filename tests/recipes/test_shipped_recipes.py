@@ -40,6 +40,8 @@ def tiny(name: str):
     if "each" in recipe.data.options:
         recipe.data.options["each"] = 2
     recipe.training.init = None  # a checkpoint has the recipe's own size
+    if recipe.data.rehearsal:
+        recipe.data.rehearsal.options["each"] = recipe.data.options["each"] = 2
     for tokenizer in recipe.tokenizers.values():
         if tokenizer.train is not None:
             tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}
@@ -53,7 +55,7 @@ def made(request, tmp_path_factory):
     """(recipe, run's folder); skipped where the recipe's data needs an extra that is not installed."""
     recipe, folder = tiny(request.param), tmp_path_factory.mktemp(request.param)
     try:
-        train(recipe, folder, hooks=hooks(recipe))
+        recipe = train(recipe, folder, hooks=hooks(recipe)).recipe  # with what was read from the data
     except InputError as error:
         if "extra" in str(error):
             pytest.skip(str(error))
