@@ -144,6 +144,7 @@ def _run(run: Run, hooks: Hooks, begun: bool, said: Callable[[str], None]) -> Ru
     if finished is not None:
         with stopping_at_once(f"stopped after the last step; go on with --resume --out {folder}"):
             hooks.export(finished)
+            recipe.save(folder / "recipe.yaml")  # with what the export chose: the guidance
             if not (complete and (folder / REPORT).exists()):
                 hooks.conclude(finished)
     run.world.wait()
