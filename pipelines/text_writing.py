@@ -12,6 +12,11 @@ from mot_gen.pipelines.options import TextOptions
 from mot_gen.sequence import Span
 
 
+def are_spans(media: Sequence) -> bool:
+    """Whether each of these media is a list of spans already, as `MultimodalPipeline.seen` makes them."""
+    return all(isinstance(each, list) and each and isinstance(each[0], Span) for each in media)
+
+
 class TextWritingPipeline(MultimodalPipeline):
     """Continues documents with text alone."""
 
@@ -21,8 +26,10 @@ class TextWritingPipeline(MultimodalPipeline):
         media = list(given) if isinstance(given, list) else [given]
         if not media:
             raise InputError(f"{name}: the list is empty; give at least one")
-        if all(isinstance(each, Span) for each in media):  # encoded before
+        if all(isinstance(each, Span) for each in media):
             return [[replace(each, learned=False)] for each in media]
+        if are_spans(media):
+            return media
         if name == "image":
             return self.seen(media, drawn=False)
         return [[span] for span in tokenizer.encode_batch(media)]

@@ -237,4 +237,4 @@ class Evaluation(Section):
     weights: str | None = None  # local weights of the extractor
     clip: str | None = None  # folder of the CLIP of the metrics clip and refclip
     prompts: list[str] = []  # shown in sample grids
-    report: Switch = True  # whether a run ends with figures and report.html, where its data has a task
+    report: Switch = True  # whether a run on pictures ends with figures and report.html

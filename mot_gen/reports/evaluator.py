@@ -7,14 +7,13 @@ as a hook (callbacks.py), and what it measures has the names, settings and numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
-from mot_gen.data.records import Pair, Sample
+from mot_gen.data.records import Pair
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import IMAGE_TEXT, LIKELIHOOD, SETS, TEXT, Choices, chosen, results_of, update_text
@@ -23,95 +22,61 @@ from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.result import MetricResult
 from mot_gen.files.image_files import image_tensor
-from mot_gen.packing import document_length, pack_rows
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.sections import Evaluation
+from mot_gen.reports.generated import HeldOut, Make, drawn, written
 
 SHOWN = {name: IMAGE_TEXT[name] for name in ("clip", "refclip")}  # how well a picture shows its caption
 BUILDERS = {**SETS, **SHOWN, **TEXT, **LIKELIHOOD}
 
-Make = Callable[[type[MultimodalPipeline]], MultimodalPipeline]  # a pipeline of the model, by its class
-
 
 @dataclass
 class Samples:
-    """What a model makes of N held-out pairs, each kind when it is first asked for. make: gives its pipelines. count:
-    how many pairs are taken, evenly spread over a set that may be sorted. batch_size: samples generated together, which
-    changes none of them."""
+    """What a model makes of held-out pairs, each kind when it is first asked for.
+
+    make: gives the model's pipelines. held_out: the pairs. seed: of the first picture's noise; the others count up.
+    batch_size: samples generated together, which changes none of them.
+    """
 
     make: Make
-    held_out: Sequence[Sample]
-    count: int
+    held_out: HeldOut
     seed: int = 0
     batch_size: int = 100
 
-    @cached_property
+    @property
     def pairs(self) -> list[Pair]:
-        """The pictures with captions; InputError where there are none."""
-        count = min(self.count, len(self.held_out))
-        places = torch.linspace(0, len(self.held_out) - 1, count).round().long().unique().tolist()
-        taken = [self.held_out[place] for place in places]
-        pairs = [sample for sample in taken if isinstance(sample, Pair) and sample.captions]
-        if not pairs:
-            raise InputError("no held-out sample is a picture with captions, so there is nothing to measure by")
-        return pairs
+        return self.held_out.pairs
 
     @property
     def captions(self) -> list[str]:
-        """One caption a pair, the phrasings in turn."""
-        return [pair.captions[number % len(pair.captions)] for number, pair in enumerate(self.pairs)]
+        return self.held_out.captions
 
     @cached_property
     def drawn(self) -> Tensor:
         """(N, C, H, W) uint8: a picture of each caption."""
-        pipe, generator = self.make(TextToImagePipeline), torch.Generator().manual_seed(self.seed)
-        drawn = [
-            pipe(captions, generator=generator, output_type="pt").images for captions in self._batches(self.captions)
-        ]
-        return to_uint8(torch.cat(drawn))
+        seeds = range(self.seed, self.seed + len(self.captions))
+        pictures = drawn(self.make(TextToImagePipeline), self.captions, seeds, self.batch_size, output_type="pt")
+        return to_uint8(torch.stack(list(pictures)))
 
     @cached_property
     def real(self) -> Tensor:
         """(N, C, H, W) uint8: the pairs' pictures as the model's tokenizer sees them."""
         tokenizer = self.make(MultimodalPipeline).image_tokenizer
-        return to_uint8(
-            torch.stack([image_tensor(pair.image, tokenizer.size, tokenizer.color_channels) for pair in self.pairs])
-        )
+        images = [image_tensor(pair.image, tokenizer.size, tokenizer.color_channels) for pair in self.pairs]
+        return to_uint8(torch.stack(images))
 
     @cached_property
     def written(self) -> list[str]:
         """A caption of each picture, written greedily."""
         pipe = self.make(ImageToTextPipeline)
-        return [text for pairs in self._batches(self.pairs) for text in pipe([pair.image for pair in pairs]).texts]
+        return list(written(pipe, self.held_out.seen(pipe), self.batch_size))
 
     @cached_property
     def losses(self) -> Tensor:
         """(N,) nats of each caption given its picture, the end of the text included."""
-        pipe = self.make(MultimodalPipeline)
-        batches = zip(self._batches(self.pairs), self._batches(self.captions))
-        return torch.cat(
-            [caption_losses(pipe, [pair.image for pair in pairs], captions) for pairs, captions in batches]
-        )
-
-    def _batches(self, items: Sequence) -> list[Sequence]:
-        return [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
-
-
-@torch.inference_mode()
-def caption_losses(pipe: MultimodalPipeline, images: Sequence | None, captions: Sequence[str]) -> Tensor:
-    """(N,) nats of each caption, the end of the text included, given its picture, or given nothing (None)."""
-    samples = [[span] for span in pipe.text_tokenizer.encode_batch(captions)]
-    if images is not None:
-        samples = [[*shown, *sample] for shown, sample in zip(pipe.seen(images, drawn=False), samples)]
-    model = pipe.model
-    length = max(document_length(sample, model.modalities) for sample in samples)
-    batch = pack_rows([[sample] for sample in samples], model.modalities, length).to(model.embedding.weight.device)
-    batch, targets = model.corrupt(batch)
-    losses = model.losses(batch, model(batch), targets)[model.modality_names[0]].cpu()
-    rows = (batch.target_slots // batch.layout.shape[1]).cpu()
-    return torch.zeros(len(captions), dtype=losses.dtype).index_add_(0, rows, losses)
+        return self.held_out.losses(self.make(MultimodalPipeline), size=self.batch_size)
 
 
 class Evaluator:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from mot_gen.data.records import Pair, Splits
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.evaluator import caption_losses
+from mot_gen.reports.generated import caption_losses, drawn
 
 STRENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 COUNT = 100  # captions that pictures are drawn from, at each strength
@@ -49,8 +47,7 @@ def least_as_good(losses: dict[float, float], real: float) -> float:
 
 
 def _drawn(pipe: TextToImagePipeline, captions: Sequence[str], strength: float, seed: int) -> list:
-    generator = torch.Generator().manual_seed(seed)
-    return list(pipe(list(captions), guidance_scale=strength, generator=generator).images)
+    return list(drawn(pipe, captions, range(seed, seed + len(captions)), guidance_scale=strength))
 
 
 def _loss(pipe: MultimodalPipeline, images: Sequence, captions: Sequence[str]) -> float:

@@ -6,28 +6,29 @@ on the way, and for the `model/` folder. Looking changes nothing: random state a
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from mot_gen.backbone import lora
-from mot_gen.eval.report import to_json, write_json
-from mot_gen.eval.result import plain
-from mot_gen.files.pictures import grid
-from mot_gen.files.whole import writing_folder
+from mot_gen.files.pictures import grid, save_png
+from mot_gen.files.whole import write_text, writing_folder
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
-from mot_gen.reports.evaluator import Evaluator, Samples
+from mot_gen.reports.generated import HeldOut, drawn
 from mot_gen.reports.guidance import choose_guidance, pairs_of
 from mot_gen.training.checkpoint import random_state, set_random_state
 from mot_gen.training.loop import Hooks, Run
+
+if TYPE_CHECKING:
+    from mot_gen.reports.evaluator import Evaluator
 
 log = logging.getLogger(__name__)
 
@@ -69,29 +70,29 @@ def _aside(run: Run) -> Iterator[None]:
 
 
 def sample_grid(run: Run) -> None:
-    """Draw the recipe's prompts (or some held-out captions) into `samples/step-NNNNNNNN.png`; texts where the model has
-    no pictures. The seed is the recipe's, so that the same noise is seen to become better pictures."""
+    """Draw the recipe's prompts (or some held-out captions) into `samples/step-NNNNNNNN.png`, with the prompts in a
+    text chunk. A model without pictures writes texts instead. The seed is the recipe's, so that the same noise is
+    seen to become better pictures."""
     prompts = run.recipe.evaluation.prompts or _held_out_captions(run)
-    generator = torch.Generator().manual_seed(run.recipe.training.seed)
-    folder = run.folder / "samples"
-    folder.mkdir(exist_ok=True)
-    name = f"step-{run.step:08d}"
+    path = run.folder / "samples" / f"step-{run.step:08d}.png"
     if prompts and "image" in run.tokenizers:
-        images = pipeline_of(run, TextToImagePipeline)(prompts, generator=generator).images
-        grid(images, columns=min(len(images), 10)).save(folder / f"{name}.png")
+        seed = run.recipe.training.seed
+        images = list(drawn(pipeline_of(run, TextToImagePipeline), prompts, range(seed, seed + len(prompts))))
+        save_png(grid(images, columns=min(len(images), 10)), path, {"prompts": json.dumps(prompts, ensure_ascii=False)})
     elif prompts:
         texts = pipeline_of(run, TextGenerationPipeline)(prompts, return_full_text=True).texts
-        (folder / f"{name}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        write_text(path.with_suffix(".txt"), "\n".join(texts) + "\n")
 
 
-def evaluate(run: Run, evaluator: Evaluator) -> dict:
+def evaluate(run: Run, evaluator: Evaluator, held_out: HeldOut) -> dict:
     """Values by name for metrics.jsonl, and under "failed" why one is absent; the results with their provenance go to
     `evaluations/step-NNNNNNNN.json`. The seed is the recipe's, so that only the model changes between two of them."""
-    evaluation = run.recipe.evaluation
-    seed, count = run.recipe.training.seed, evaluation.samples
-    results, failed = evaluator(
-        Samples(partial(pipeline_of, run), run.splits.held_out, count, seed, evaluation.batch_size)
-    )
+    from mot_gen.eval.report import to_json, write_json
+    from mot_gen.eval.result import plain
+    from mot_gen.reports.evaluator import Samples
+
+    seed, size = run.recipe.training.seed, run.recipe.evaluation.batch_size
+    results, failed = evaluator(Samples(partial(pipeline_of, run), held_out, seed, size))
     write_json(to_json(results, step=run.step, failed=failed), run.folder / "evaluations" / f"step-{run.step:08d}.json")
     for name, why in failed.items():
         log.warning("evaluation.metrics: %s failed at step %d: %s", name, run.step, why)
@@ -134,14 +135,24 @@ def settle_guidance(run: Run) -> None:
 def hooks(recipe: Recipe) -> Hooks:
     """Sample grids and metrics on the way, and the model folder at the end. InputError for metrics that are unknown or
     lack their weights."""
-    evaluator = Evaluator(recipe.evaluation) if recipe.evaluation.every and recipe.evaluation.metrics else None
+    evaluator = None
+    if recipe.evaluation.every and recipe.evaluation.metrics:
+        # Metrics bring torchmetrics and torchvision, for which a run that measures nothing does not wait.
+        from mot_gen.reports.evaluator import Evaluator
+
+        evaluator = Evaluator(recipe.evaluation)
+    held_out: list[HeldOut] = []  # made once, so that its pictures are tokenised once
 
     def sample(run: Run) -> None:
         with _aside(run):
             sample_grid(run)
 
     def measure(run: Run) -> dict:
+        if evaluator is None:
+            return {}
+        if not held_out:
+            held_out.append(HeldOut(run.splits.held_out, recipe.evaluation.samples))
         with _aside(run):
-            return evaluate(run, evaluator) if evaluator else {}
+            return evaluate(run, evaluator, held_out[0])
 
     return Hooks(sample=sample, evaluate=measure, export=export)

@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from mot_gen.data.records import Pair
 from mot_gen.datasets.task import Task
@@ -19,10 +23,13 @@ from mot_gen.files.whole import write_json, write_text
 from mot_gen.recipes.implementations import locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports import page as report
-from mot_gen.reports.measure import Measured, measure_captions, measure_images, measure_text
+from mot_gen.reports.generated import HeldOut
 from mot_gen.training.build import TOKENIZERS
 from mot_gen.training.loop import Run
 from mot_gen.training.trained_tokenizers import REPORT
+
+if TYPE_CHECKING:
+    from mot_gen.reports.measure import Measured
 
 
 def task_of(recipe: Recipe) -> Task | None:
@@ -33,30 +40,37 @@ def task_of(recipe: Recipe) -> Task | None:
 
 def judge(run: Run, task: Task) -> dict:
     """Measure a trained run and write its report. Returns what `report.json` holds."""
-    count = run.recipe.evaluation.samples
+    from mot_gen.reports.measure import measure_captions, measure_images, measure_text
+
+    count, held_out = run.recipe.evaluation.samples, HeldOut(run.splits.held_out)
     print(f"drawing and judging {count} {task.what}", file=sys.stderr, flush=True)
     images = measure_images(run, task, count)
     print(f"captioning {len(run.splits.held_out)} held-out {task.what}", file=sys.stderr, flush=True)
-    captions, written = measure_captions(run, task)
+    captions, written = measure_captions(run, task, held_out)
     found = {
-        "train": {
-            "seconds": run.seconds,
-            "cpu_seconds": run.cpu_seconds,
-            "steps": run.step,
-            "measured_on": f"{len(run.splits.train)} {task.what}, {os.cpu_count()} CPU cores seen",
-            "n": len(run.splits.train),
-            "tokens": run.tokens,
-            "flops": run.flops,
-        },
+        "train": train_facts(run, task.what),
         "tokenizers": _tokenizers(run.folder),
         "images": images.figures,
         "captions": captions,
-        "text": measure_text(run),
+        "text": measure_text(run, held_out),
         "model": str(run.folder / "model"),
     }
     write_json(run.folder / "report.json", found)
     _pictures(run, task, images, written, found)
     return found
+
+
+def train_facts(run: Run, what: str) -> dict:
+    """How long a run trained, and on how many samples; what: their name in the plural."""
+    return {
+        "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+        "steps": run.step,
+        "measured_on": f"{len(run.splits.train)} {what}, {os.cpu_count()} CPU cores seen",
+        "n": len(run.splits.train),
+        "tokens": run.tokens,
+        "flops": run.flops,
+    }
 
 
 def _tokenizers(folder: Path) -> dict[str, dict]:
@@ -86,7 +100,6 @@ def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, s
     color = "L" if run.tokenizers["image"].color_channels == 1 else "RGB"
     real = [next(p for p in run.splits.held_out if task.label(p) == k) for k in range(classes)]
     captions = [(load_image(pair.image, color), text, right) for pair, text, right in _mixed(judged)]
-    losses = _losses(run)
     sections = [
         (
             "Drawn from captions",
@@ -94,9 +107,9 @@ def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, s
         ),
         ("Real ones, never trained on", report.sheet([load_image(p.image, color) for p in real], classes, "real")),
         ("Captions it wrote for pictures it never saw", f"<p>{_how_many(judged)}</p>" + report.captioned(captions)),
-        ("The same noise, as training went on", _progress(run)),
+        ("The same noise, as training went on", progress_section(run)),
         ("Figures", report.table(_rows(found))),
-        ("Losses", report.curves(losses)),
+        ("Losses", losses_section(run)),
     ]
     made = f"{run.step} steps in {run.seconds:.0f} s; everything on this page was made by this run"
     text = report.page(f"mot_gen {run.recipe.name}: {task.what}", made, sections)
@@ -108,13 +121,21 @@ def _how_many(judged: list[tuple[Pair, str, bool]]) -> str:
     return f"{wrong} of {len(judged)} are wrong; the first of those stand last, in red, and the others are a sample."
 
 
-def _progress(run: Run) -> str:
+def progress_section(run: Run) -> str:
     """The recipe's prompts at every `training.sample_every` steps."""
     sheets = sorted((run.folder / "samples").glob("step-*.png"))
     return "".join(
-        f"<p>step {int(path.stem.removeprefix('step-'))}</p>{report.picture(load_image(path, 'RGB'), path.stem)}"
+        f"<p>step {int(path.stem.removeprefix('step-'))}: {_prompts(path)}</p>"
+        f"{report.picture(load_image(path, 'RGB'), path.stem)}"
         for path in sheets
     )
+
+
+def _prompts(path: Path) -> str:
+    """What a sample grid was drawn from, as the picture says itself."""
+    with Image.open(path) as image:
+        prompts = json.loads(image.info.get("prompts", "[]"))
+    return html.escape("; ".join(prompts))
 
 
 def _mixed(judged: list[tuple[Pair, str, bool]], count: int = 24) -> list[tuple[Pair, str, bool]]:
@@ -123,6 +144,11 @@ def _mixed(judged: list[tuple[Pair, str, bool]], count: int = 24) -> list[tuple[
     right = [each for each in judged if each[2]]
     stride = max(1, len(right) // (count - len(wrong)))
     return right[::stride][: count - len(wrong)] + wrong
+
+
+def losses_section(run: Run) -> str:
+    """The losses by step, as a plot."""
+    return report.curves(_losses(run))
 
 
 def _losses(run: Run) -> dict[str, list[tuple[float, float]]]:

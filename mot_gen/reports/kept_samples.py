@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from mot_gen.checkpoints import find, fingerprint
 from mot_gen.data.records import Pair, open_records, sample_key
 from mot_gen.errors import InputError
@@ -27,7 +25,7 @@ from mot_gen.files.whole import write_json, write_text
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.evaluator import caption_losses
+from mot_gen.reports.generated import caption_losses, drawn, in_batches, written
 
 
 @dataclass(frozen=True)
@@ -83,12 +81,14 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
     ]
     missing = [row for row in rows if not (folder / row["image"]).exists()]
     for chunk in _batches(missing, order.batch_size, "drawing"):
-        images = pipe(
+        images = drawn(
+            pipe,
             [row["prompt"] for row in chunk],
+            [row["seed"] for row in chunk],
+            order.batch_size,
             num_inference_steps=facts["num_inference_steps"],
             guidance_scale=facts["guidance_scale"],
-            generator=[torch.Generator().manual_seed(row["seed"]) for row in chunk],
-        ).images
+        )
         for image, row in zip(images, chunk):
             save_png(image, folder / row["image"], {**row, **facts})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -105,9 +105,9 @@ def write_captions(order: Order, pairs: Sequence[Pair]) -> Path:
     done = _whole_lines(path)
     with path.open("a", encoding="utf-8") as file:
         for chunk in _batches(pairs[done:], order.batch_size, "captioning"):
-            images, first = [pair.image for pair in chunk], [pair.captions[0] for pair in chunk]
-            made = zip(chunk, pipe(images).texts, caption_losses(pipe, images, first).tolist())
-            for pair, text, nats in made:
+            spans = pipe.seen([pair.image for pair in chunk], drawn=False)
+            losses = caption_losses(pipe, spans, [pair.captions[0] for pair in chunk]).tolist()
+            for pair, text, nats in zip(chunk, written(pipe, spans, order.batch_size), losses):
                 row = {"id": pair.id, "prediction": text, "references": pair.captions, "nats": nats}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
@@ -169,6 +169,6 @@ def _batches(items: Sequence, size: int, what: str) -> Iterator[Sequence]:
     if not items:
         return
     with counted(len(items), what) as advance:
-        for start in range(0, len(items), size):
-            yield items[start : start + size]
-            advance(len(items[start : start + size]))
+        for batch in in_batches(items, size):
+            yield batch
+            advance(len(batch))

@@ -21,11 +21,9 @@ from mot_gen.eval.text.likelihood import BitsPerByte
 from mot_gen.files.image_files import image_tensor, to_pil
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.evaluator import caption_losses
+from mot_gen.reports.generated import HeldOut, drawn, written
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.loop import Run
-
-BATCH = 100  # samples generated together
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,9 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0) -> Measured:
     judge = train_judge(*train_set, classes=len(task.classes))
     labels = [number % len(task.classes) for number in range(count)]
     prompts = [_in_turn(task.captions_of(k), number // len(task.classes)) for number, k in enumerate(labels)]
-    pipe, generator = pipeline_of(run, TextToImagePipeline), torch.Generator().manual_seed(seed)
-    drawn = [
-        pipe(prompts[start : start + BATCH], generator=generator, output_type="pt").images
-        for start in range(0, count, BATCH)
-    ]
-    images, wanted = torch.cat(drawn), torch.tensor(labels)
+    pipe = pipeline_of(run, TextToImagePipeline)
+    images = torch.stack(list(drawn(pipe, prompts, range(seed, seed + count), output_type="pt")))
+    wanted = torch.tensor(labels)
     right = judge.predict(images) == wanted
     return Measured(
         figures={
@@ -108,14 +103,12 @@ def _nearest(images: Tensor, training: Tensor) -> float:
     return (distances / images[0].numel() ** 0.5).mean().item()
 
 
-def measure_captions(run: Run, task: Task) -> tuple[dict, list[tuple[Pair, str, bool]]]:
+def measure_captions(run: Run, task: Task, held_out: HeldOut) -> tuple[dict, list[tuple[Pair, str, bool]]]:
     """Caption every held-out picture greedily: figures, and (pair, caption, whether right) of each. Right is a caption
     that is, word for word, one of the picture's own."""
-    pairs = list(run.splits.held_out)
-    pipe, texts = pipeline_of(run, ImageToTextPipeline), []
-    for start in range(0, len(pairs), BATCH):
-        images = [pair.image for pair in pairs[start : start + BATCH]]
-        texts += pipe(images, max_new_tokens=run.recipe.sampling.max_new_tokens).texts
+    pairs, pipe = held_out.pairs, pipeline_of(run, ImageToTextPipeline)
+    spans = held_out.seen(pipe)
+    texts = written(pipe, spans, max_new_tokens=run.recipe.sampling.max_new_tokens)
     judged = [(pair, text, text.strip() in pair.captions) for pair, text in zip(pairs, texts)]
     figures = {
         "accuracy": sum(right for *_, right in judged) / len(judged),
@@ -125,21 +118,18 @@ def measure_captions(run: Run, task: Task) -> tuple[dict, list[tuple[Pair, str, 
     return figures, judged
 
 
-def measure_text(run: Run) -> dict:
+def measure_text(run: Run, held_out: HeldOut) -> dict:
     """Bits per byte of held-out captions, given their picture and given nothing."""
     return {
-        "bits_per_byte": (given := _bits_per_byte(run, with_image=True)).value,
-        "bits_per_byte_without_image": _bits_per_byte(run, with_image=False).value,
+        "bits_per_byte": (given := _bits_per_byte(run, held_out, with_image=True)).value,
+        "bits_per_byte_without_image": _bits_per_byte(run, held_out, with_image=False).value,
         **given.n,
         "measured_on": "held-out captions, one phrasing each, given their picture; the end of the text included",
         "signature": given.signature,
     }
 
 
-def _bits_per_byte(run: Run, with_image: bool):
-    pipe, metric, pairs = pipeline_of(run), BitsPerByte(), list(run.splits.held_out)
-    for start in range(0, len(pairs), BATCH):
-        chunk = pairs[start : start + BATCH]
-        texts = [_in_turn(pair.captions, start + number) for number, pair in enumerate(chunk)]
-        metric.update(caption_losses(pipe, [pair.image for pair in chunk] if with_image else None, texts), texts)
+def _bits_per_byte(run: Run, held_out: HeldOut, with_image: bool):
+    metric = BitsPerByte()
+    metric.update(held_out.losses(pipeline_of(run), with_image), held_out.captions)
     return metric.compute()

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from mot_gen.commands.main import main
@@ -14,8 +15,9 @@ from mot_gen.data.records import Document, Part
 from mot_gen.errors import InputError
 from mot_gen.eval.text.likelihood import BitsPerByte
 from mot_gen.recipes.recipe import load_recipe
-from mot_gen.reports.evaluator import Evaluator, Samples, caption_losses
-from mot_gen.reports.hooks import hooks, pipeline_of
+from mot_gen.reports.evaluator import Evaluator, Samples
+from mot_gen.reports.generated import HeldOut, caption_losses
+from mot_gen.reports.hooks import hooks, pipeline_of, sample_grid
 from mot_gen.training.loop import train
 
 TINY = [
@@ -89,7 +91,8 @@ def run(tmp_path_factory):
 
 
 def samples_of(run, **changed):
-    return Samples(partial(pipeline_of, run), run.splits.held_out, **{"count": 12, "batch_size": 5} | changed)
+    held_out = HeldOut(run.splits.held_out, changed.pop("count", 12))
+    return Samples(partial(pipeline_of, run), held_out, **{"batch_size": 5} | changed)
 
 
 def test_the_numbers_are_those_of_the_command(run, tmp_path):
@@ -117,12 +120,35 @@ def test_batches_change_no_sample(run):
     assert not torch.equal(one.drawn, samples_of(run, seed=1).drawn)
 
 
+def test_held_out_pictures_are_tokenised_once(run, monkeypatch):
+    """However often the model is asked about them; with other tokenizers they are tokenised again."""
+    tokenizer, seen = run.tokenizers["image"], []
+    real = type(tokenizer).encode_batch
+
+    def counted(self, media):
+        seen.append(len(media))
+        return real(self, media)
+
+    monkeypatch.setattr(type(tokenizer), "encode_batch", counted)
+    samples = samples_of(run)
+    for each in (samples, replace(samples), replace(samples)):  # as at three evaluations
+        assert len(each.written) == 12 and len(each.losses) == 12
+    assert sum(seen) == 12
+
+
+def test_a_sample_grid_holds_its_prompts(run):
+    sample_grid(run)
+    with Image.open(run.folder / "samples" / f"step-{run.step:08d}.png") as image:
+        prompts = json.loads(image.text["prompts"])
+    assert prompts and all(isinstance(prompt, str) for prompt in prompts)
+
+
 def test_a_metric_that_fails_is_named_and_the_others_are_measured(run):
     samples = samples_of(run, count=1)
     results, failed = Evaluator(recipe("evaluation.metrics=[fd, exact_match, cider-d]").evaluation)(samples)
     assert results.keys() == {"exact_match"} and failed.keys() == {"fd", "cider-d"}
     assert "N = 1" in failed["fd"]
-    no_pairs = replace(samples, held_out=[Document("d", (Part("text", "words"),))])
+    no_pairs = replace(samples, held_out=HeldOut([Document("d", (Part("text", "words"),))]))
     results, failed = Evaluator(recipe("evaluation.metrics=[bleu]").evaluation)(no_pairs)
     assert not results and "no held-out sample is a picture with captions" in failed["bleu"]
 

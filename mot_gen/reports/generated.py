@@ -1,0 +1,112 @@
+"""What a model makes of prompts and pictures, the one source of it for hooks, metrics and reports.
+
+`drawn` and `written` generate in batches, and `caption_losses` says how likely captions are. `HeldOut` is the pairs
+that a run is measured on. Their pictures are tokenised once, however often the model is asked about them.
+
+Every sample has a generator of its own, seeded by its number, so that batches change none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mot_gen.data.records import Pair, Sample
+from mot_gen.errors import InputError
+from mot_gen.packing import document_length, pack_rows
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.pipelines.text_writing import are_spans
+from mot_gen.sequence import Span
+
+BATCH = 100  # samples generated together
+Item = TypeVar("Item")
+
+
+def in_batches(items: Sequence[Item], size: int = BATCH) -> Iterator[Sequence[Item]]:
+    """The items, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def drawn(
+    pipe: TextToImagePipeline, prompts: Sequence[str], seeds: Sequence[int], size: int = BATCH, **options: Any
+) -> Iterator[Any]:
+    """A picture of each prompt, from the noise of its own seed. options: of the pipeline."""
+    for numbers in in_batches(range(len(prompts)), size):
+        generators = [torch.Generator().manual_seed(seeds[number]) for number in numbers]
+        yield from pipe([prompts[number] for number in numbers], generator=generators, **options).images
+
+
+def written(pipe: ImageToTextPipeline, images: Sequence[Any], size: int = BATCH, **options: Any) -> Iterator[str]:
+    """A caption of each picture, or of the spans that it was read as before, greedily."""
+    for batch in in_batches(images, size):
+        yield from pipe(list(batch), **options).texts
+
+
+@torch.inference_mode()
+def caption_losses(pipe: MultimodalPipeline, images: Sequence | None, captions: Sequence[str]) -> Tensor:
+    """(N,) nats of each caption, the end of the text included, given its picture, or given nothing (None). A picture
+    may be the spans that it was read as before."""
+    samples = [[span] for span in pipe.text_tokenizer.encode_batch(captions)]
+    if images is not None:
+        seen = images if are_spans(images) else pipe.seen(images, drawn=False)
+        samples = [[*shown, *sample] for shown, sample in zip(seen, samples)]
+    model = pipe.model
+    length = max(document_length(sample, model.modalities) for sample in samples)
+    batch = pack_rows([[sample] for sample in samples], model.modalities, length).to(model.embedding.weight.device)
+    batch, targets = model.corrupt(batch)
+    losses = model.losses(batch, model(batch), targets)[model.modality_names[0]].cpu()
+    rows = (batch.target_slots // batch.layout.shape[1]).cpu()
+    return torch.zeros(len(captions), dtype=losses.dtype).index_add_(0, rows, losses)
+
+
+class HeldOut:
+    """Pairs that a run is measured on, `count` of them spread evenly over a set that may be sorted."""
+
+    def __init__(self, samples: Sequence[Sample], count: int | None = None):
+        """count: all of them where it is None."""
+        self._samples, self._count = samples, count
+        self._seen: tuple[object, list[list[Span]]] | None = None
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The pictures with captions; InputError where there are none."""
+        everything = len(self._samples)
+        count = everything if self._count is None else min(self._count, everything)
+        places = torch.linspace(0, everything - 1, count).round().long().unique().tolist()
+        taken = [self._samples[place] for place in places]
+        pairs = [sample for sample in taken if isinstance(sample, Pair) and sample.captions]
+        if not pairs:
+            raise InputError("no held-out sample is a picture with captions, so there is nothing to measure by")
+        return pairs
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """One caption a pair, the phrasings in turn."""
+        return [pair.captions[number % len(pair.captions)] for number, pair in enumerate(self.pairs)]
+
+    def seen(self, pipe: MultimodalPipeline) -> list[list[Span]]:
+        """The spans that a pipeline reads each picture as; they are kept for the next time its tokenizer is asked."""
+        tokenizer = pipe.sight_tokenizer or pipe.image_tokenizer
+        if self._seen is None or self._seen[0] is not tokenizer:
+            batches = in_batches([pair.image for pair in self.pairs])
+            self._seen = tokenizer, [spans for batch in batches for spans in pipe.seen(list(batch), drawn=False)]
+        return self._seen[1]
+
+    def losses(self, pipe: MultimodalPipeline, given_pictures: bool = True, size: int = BATCH) -> Tensor:
+        """(N,) nats of each caption, given its picture or given nothing."""
+        found = []
+        seen = self.seen(pipe) if given_pictures else None
+        for numbers in in_batches(range(len(self.captions)), size):
+            shown = None if seen is None else [seen[number] for number in numbers]
+            found.append(caption_losses(pipe, shown, [self.captions[number] for number in numbers]))
+        return torch.cat(found)
+
+
+Make = Callable[[type[MultimodalPipeline]], MultimodalPipeline]  # a pipeline of the model, by its class
