@@ -40,8 +40,9 @@ def test_own_data_gets_a_page(tmp_path, capsys):
     page = (out / "report.html").read_text()
     # Text of the data is text of the page: what looks like HTML stays as it was written.
     assert "&lt;b&gt;picture&lt;/b&gt;" in page and "<b>picture</b>" not in page
-    assert page.count("<figure>") == 8 and "step 2: " in page and "<polyline" in page
     found = json.loads((out / "report.json").read_text())
-    assert found["text"]["n"] == 4 and found["train"]["steps"] == 2 and found["text"]["bits_per_byte"] > 0
+    pairs = found["text"]["n"]  # held out, by their ids
+    assert pairs and found["train"]["steps"] == 2 and found["text"]["bits_per_byte"] > 0
+    assert page.count("<figure>") == 2 * pairs and "step 2: " in page and "<polyline" in page
     with Image.open(out / "samples.png") as image:
-        assert len(image.text["prompts"].splitlines()) == 4
+        assert len(image.text["prompts"].splitlines()) == pairs
