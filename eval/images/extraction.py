@@ -63,8 +63,12 @@ def extract_shards(source: ImageSource, how: Extraction) -> Iterator[tuple[Tenso
 
 def extract_all(source: ImageSource, how: Extraction) -> tuple[Tensor, list[int]]:
     """Features of all images that can be read, and their numbers."""
-    shards = list(extract_shards(source, how))
-    return torch.cat([features for features, _ in shards]), [i for _, numbers in shards for i in numbers]
+    parts: list[Tensor] = []
+    kept: list[int] = []
+    for features, numbers in extract_shards(source, how):
+        parts.append(features)
+        kept += numbers
+    return torch.cat(parts), kept
 
 
 def _make_shard(source: ImageSource, numbers: range, how: Extraction, file: Path | None) -> tuple[Tensor, list[int]]:
