@@ -103,7 +103,8 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
 def parts_like(source: Source, folder: Path) -> list[Part]:
     """The parts of a folder of ours, which must be of the published model's shape."""
     made = parts(source)
-    ours, theirs = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8")), made[0].outline.config
+    published: Any = made[0].outline
+    ours, theirs = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8")), published.config
     for name in ("dim", "layers", "heads", "kv_heads", "ffn_dim"):
         if ours["backbone"].get(name) != theirs["backbone"][name]:
             raise InputError(
@@ -271,7 +272,7 @@ def _autoencoder_config(widths: list[int], blocks: int, channels: int, patch: in
     }
 
 
-def vae_names(tokenizer: nn.Module) -> list[tuple[str, str, tuple]]:
+def vae_names(tokenizer: LatentImageTokenizer) -> list[tuple[str, str, tuple]]:
     """(ours, published, steps) of every tensor of an autoencoder in the names of latent diffusion."""
     levels = len(tokenizer.config.vae_config["block_out_channels"])
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mot_gen.errors import InputError
 from mot_gen.families.table import Entry, check_table, our_specs, restored, values
@@ -24,6 +24,7 @@ from mot_gen.files.tensors import Shards, Spec, write_tensors
 from mot_gen.files.whole import writing_folder
 from mot_gen.pipelines.base import MultimodalPipeline
 
+M = TypeVar("M", bound=nn.Module)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FAMILY = "family.json"  # beside model_index.json: which family a folder came from, and the licence of its weights
 
@@ -147,7 +148,9 @@ def restore(family: Any, folder: Path, like: Source, out: Path) -> None:
             write_tensors(target, specs, _restored(parts, folder, like, specs), {"format": "pt"})
 
 
-def _restored(parts: Sequence[Part], folder: Path, like: Source, specs: dict[str, Spec]):
+def _restored(
+    parts: Sequence[Part], folder: Path, like: Source, specs: dict[str, Spec]
+) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one published file, in its order, from the parts that have them."""
     readers = {part.name: Shards.of(folder / part.name) for part in parts}
     owner = {entry.theirs: part for part in parts for entry in part.table}
@@ -179,7 +182,7 @@ def _copy_others(like: Source, out: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def outline(kind: type[nn.Module], config: dict) -> nn.Module:
+def outline(kind: type[M], config: dict[str, Any]) -> M:
     """A module of ours on the meta device: every shape, no value, no memory."""
     with torch.device("meta"):
         return kind(**config)

@@ -112,8 +112,9 @@ def parts(
 def pipeline(source: Source, parts: Sequence[Part], **tokenizers) -> MultimodalPipeline:
     """Over the model of `parts`. tokenizers: image_tokenizer and speech_tokenizer."""
     (part,) = parts
-    text = text_tokenizer(source.folder, _config(source.folder))
-    return MultimodalPipeline(part.outline, text, scheduler=_scheduler(part.outline), **tokenizers)
+    model, text = part.outline, text_tokenizer(source.folder, _config(source.folder))
+    assert isinstance(model, MultimodalModel)
+    return MultimodalPipeline(model, text, scheduler=_scheduler(model), **tokenizers)
 
 
 def parts_like(source: Source, folder: Path) -> list[Part]:

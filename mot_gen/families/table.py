@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ class Entry:
 
     ours: str
     theirs: str
-    how: Sequence = ()
+    how: Sequence[Any] = ()
     place: Place = ()
     copy: bool = False
 
@@ -228,7 +228,8 @@ def initial_value(outline: nn.Module, name: str) -> Tensor:
     owner, empty = outline.get_submodule(path), outline.get_parameter(name)
     try:
         setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape), requires_grad=False))
-        (outline.backbone if name.startswith("backbone.") else outline).init_weights()
+        initialised: Any = outline.backbone if name.startswith("backbone.") else outline
+        initialised.init_weights()
         return getattr(owner, leaf).detach()
     finally:
         setattr(owner, leaf, empty)

@@ -144,6 +144,6 @@ def write_tensors(
             wanted, spec = next(expected)
             if (name, tensor.dtype, tuple(tensor.shape)) != (wanted, spec.dtype, spec.shape):
                 raise ValueError(f"{path}: {name} {tuple(tensor.shape)} comes where {wanted} {spec.shape} was stated")
-            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         if (left := next(expected, None)) is not None:
             raise ValueError(f"{path}: {left[0]} never came")
