@@ -205,7 +205,10 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalMo
             model = MultimodalModel(**config.to_dict())
             if backbone.lora:
                 lora.add(model, **backbone.lora.model_dump())
-    except (OverflowError, RuntimeError, MemoryError) as error:  # no shape that torch can count, or a table too long
+    except (OverflowError, RuntimeError, MemoryError, TypeError) as error:
+        # A TypeError is torch's own when a size is beyond 64 bits; any other is a fault of ours.
+        if isinstance(error, TypeError) and "Overflow" not in str(error):
+            raise
         reason = " ".join(str(error).split())[:100]
         raise InputError(
             f"backbone: no model of these sizes can be made ({reason}); lower dim, ffn_dim or layers"

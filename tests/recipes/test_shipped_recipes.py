@@ -104,6 +104,7 @@ def test_what_it_draws_are_tokens_of_the_tokenizer(made):
         assert tokens.shape == (3, rows * columns) and not tokens.is_floating_point()
         assert tokens.min() >= 0 and tokens.max() < modality.vocab_size
         ids = sum(each.vocab_size for each in draw.model.modalities if each.discrete)
+        ids += recipe.objectives["image"].kind == "masked"  # the mask token
         assert draw.model.vocabulary.size == ids + 2 + 2 * (len(recipe.tokenizers) - 1)
     else:
         assert tokens.shape == (3, rows * columns, modality.channels) and tokens.isfinite().all()
