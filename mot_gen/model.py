@@ -90,6 +90,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         tokenizers: dict | None = None,
     ):
         super().__init__()
+        self.register_to_config(backbone=backbones.saved_options(backbone))
         self.modalities = [Modality(**m) for m in modalities]
         self.vocabulary = Vocabulary(self.modalities)
         for section, given in (("objectives", objectives), ("patch_layers", patch_layers)):

@@ -96,6 +96,18 @@ def test_saved_and_loaded_it_says_the_same(config, modalities, tmp_path):
     assert back.config.context == 80 and back.objectives == net.objectives and back.modalities == net.modalities
 
 
+def test_towers_keep_their_order_whatever_their_names(tmp_path):
+    """JSON is written with sorted keys, and towers are numbered in their order."""
+    net = model(backbone={"towers": {"writes": ["text", "speech"], "draws": ["image"]}})
+    net.save_pretrained(tmp_path)
+    back = MultimodalModel.from_pretrained(tmp_path)
+    assert back.backbone.towers == ["writes", "draws"]
+    batch = clean(pack(mixed(2), MODALITIES, 48), 0.5)
+    with torch.no_grad():
+        assert torch.equal(net(batch).logits, back(batch).logits)
+
+
+
 def test_a_config_builds_its_model():
     config = MultimodalConfig(MODALITIES, {"kind": "mot", "dim": 32, "layers": 1, "heads": 4}, context=64)
     net = MultimodalModel(**config.to_dict())

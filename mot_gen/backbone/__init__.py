@@ -42,7 +42,21 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 def load(kind: str, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """The module of a backbone, and its `Config` made of the preset's and the given options."""
     module, (_, preset) = module_of(kind), PRESETS.get(kind, ("", {}))
-    return module, module.Config(**{**preset, **(options or {})})
+    merged = {**preset, **(options or {})}
+    if isinstance(merged.get("towers"), list):
+        merged["towers"] = dict(merged["towers"])
+    return module, module.Config(**merged)
+
+
+def saved_options(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's kind and options as they are saved in `config.json`, which `load` reads.
+
+    Towers become a list of [name, modalities]: they are numbered in their order, and JSON is written with sorted keys.
+    """
+    towers = backbone.get("towers")
+    if not isinstance(towers, dict):
+        return backbone
+    return {**backbone, "towers": [[name, list(members)] for name, members in towers.items()]}
 
 
 def module_of(kind: str) -> Any:
