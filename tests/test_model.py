@@ -107,7 +107,6 @@ def test_towers_keep_their_order_whatever_their_names(tmp_path):
         assert torch.equal(net(batch).logits, back(batch).logits)
 
 
-
 def test_a_config_builds_its_model():
     config = MultimodalConfig(MODALITIES, {"kind": "mot", "dim": 32, "layers": 1, "heads": 4}, context=64)
     net = MultimodalModel(**config.to_dict())

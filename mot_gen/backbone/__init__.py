@@ -20,6 +20,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
@@ -42,10 +43,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 def load(kind: str, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """The module of a backbone, and its `Config` made of the preset's and the given options."""
     module, (_, preset) = module_of(kind), PRESETS.get(kind, ("", {}))
-    merged = {**preset, **(options or {})}
-    if isinstance(merged.get("towers"), list):
-        merged["towers"] = dict(merged["towers"])
-    return module, module.Config(**merged)
+    return module, module.Config(**{**preset, **stated_options(options or {})})
 
 
 def saved_options(backbone: dict[str, Any]) -> dict[str, Any]:
@@ -57,6 +55,14 @@ def saved_options(backbone: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(towers, dict):
         return backbone
     return {**backbone, "towers": [[name, list(members)] for name, members in towers.items()]}
+
+
+def stated_options(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe states of a backbone whose options were saved: the inverse of `saved_options`."""
+    options = dict(saved)
+    if isinstance(options.get("towers"), list | tuple):
+        options["towers"] = dict(options["towers"])
+    return options
 
 
 def module_of(kind: str) -> Any:

@@ -24,6 +24,7 @@ import torch
 import yaml
 from torch import nn
 
+from mot_gen.backbone import stated_options
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Part, Source, outline
 from mot_gen.families.llama import Kind, Names, missing_ids, tower
@@ -89,7 +90,7 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
         "name": out.name,
         "data": {"records": ["pairs.jsonl"]},
         "tokenizers": {name: {"kind": kind, "path": str(place / f"{name}_tokenizer")} for name, kind in kinds.items()},
-        "backbone": {**config.backbone, "patch_layers": config.patch_layers},
+        "backbone": {**stated_options(config.backbone), "patch_layers": config.patch_layers},
         "objectives": {"text": {"kind": "next_token"}, "sight": {"kind": "flow"}, **config.objectives},
         "training": {"init": str(place), "row_length": min(4096, context), "lr": 2.5e-5},
         "sampling": {"num_inference_steps": 49, "guidance_scale": 4.0, "published": SAMPLING},

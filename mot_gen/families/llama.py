@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 
+from mot_gen.backbone import stated_options
 from mot_gen.errors import InputError, nearest
 from mot_gen.families.conversion import Part, Source, load, opened, outline
 from mot_gen.families.table import Added, Entry, First, InMemory, MeanOfRows, Rows, Scaled, restored
@@ -436,7 +437,7 @@ def save(pipeline: MultimodalPipeline, out: str | Path) -> None:
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that trains the other towers of the pipeline's folder `out`, and leaves the language model as it is."""
     model = pipeline.model
-    backbone = dict(model.config.backbone) | {"frozen": [model.modality_names[0]]}
+    backbone = stated_options(model.config.backbone) | {"frozen": [model.modality_names[0]]}
     tokenizers = {}
     for modality in model.modalities:
         tokenizer = getattr(pipeline, f"{modality.name}_tokenizer")
