@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mot_gen.errors import InputError
 
@@ -53,7 +53,7 @@ def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
             _only_language_models(arguments, family.__name__.rpartition(".")[2])
             parts = family.parts(source)
         conversion.convert(family, source, parts, out)
-        towers = ", ".join(parts[0].outline.backbone.towers)
+        towers = ", ".join(cast("Any", parts[0].outline).backbone.towers)
     print(f"{out} has the towers {towers}; mot-gen train {out / 'recipe.yaml'}")
 
 

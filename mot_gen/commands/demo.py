@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from queue import Queue
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from mot_gen.checkpoints import DTYPE
@@ -227,7 +227,7 @@ def _drawn(loaded: Loaded, direction: Direction, *asked) -> Iterator[list]:
         return {}
 
     def draw():
-        wanted = {
+        wanted: dict[str, Any] = {
             "callback_on_step_end": on_step,
             "callback_on_step_end_tensor_inputs": ("pred_original_sample",),
         }

@@ -310,6 +310,6 @@ class _Waiting(importlib.abc.Loader):
         self.running = True  # a circular import among its modules must not run it again
         try:
             self.real.exec_module(module)
-            module.__class__ = ModuleType
+            module.__class__ = ModuleType  # type: ignore[assignment]  # it is a plain module from here on
         finally:
             self.running = False

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import Any, cast
 
 from mot_gen import __version__
 from mot_gen.checkpoints import DTYPE, INDEX, find, fingerprint
@@ -164,7 +165,7 @@ def _is_made(sample: Sample, request: Request) -> bool:
     """Whether the sample's file in a folder was made by these very settings; InputError where it was made by others.
     A file that is itself named with --out is always written."""
     path = sample.path
-    if path is None or Path(request.out).suffix == path.suffix or not path.exists():
+    if path is None or Path(cast("str", request.out)).suffix == path.suffix or not path.exists():
         return False
     written, wanted = about_file(path), as_text(sample.about)
     remedy = "give another --out, or --redo to replace it"
@@ -247,16 +248,16 @@ def register(commands) -> None:
     command.add_argument(
         "--compile", action="store_true", help="with torch.compile first: half a minute that pays for many samples"
     )
-    for name, kind in OPTIONS.items():
+    for name, type_ in OPTIONS.items():
         note = "0 is greedy" if name == "temperature" else None
-        command.add_argument(flag(name), type=kind, metavar={str: "TEXT", int: "N", float: "X"}[kind], help=note)
+        command.add_argument(flag(name), type=type_, metavar={str: "TEXT", int: "N", float: "X"}[type_], help=note)
     command.add_argument("--json", action="store_true", help="a JSON object a line for each sample")
     command.set_defaults(func=_generate)
 
 
 def _generate(arguments) -> int:
     given = vars(arguments)
-    inputs = {kind: tuple(given[kind] or ()) for kind in INPUTS}
+    inputs: dict[str, Any] = {kind: tuple(given[kind] or ()) for kind in INPUTS}
     options = {name: given[name] for name in OPTIONS if given[name] is not None}
     plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "dtype", "compile")
     request = Request(**inputs, **{name: given[name] for name in plain}, options=options)

@@ -112,6 +112,7 @@ def _names(given: dict[str, list[str]], count: int) -> list[str]:
 
 def _records(request: Request) -> Iterator[Item]:
     """An item a line: a prompt as a JSON string, or an object with `id`, inputs, `seed` and options."""
+    assert request.records is not None
     path = Path(request.records)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

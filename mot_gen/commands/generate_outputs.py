@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from PIL import Image
 
@@ -39,7 +40,8 @@ def save(result, to: str, path: Path, about: Mapping[str, object]) -> None:
     if to == "image":
         save_png(result, path, about)
     elif to == "speech":
-        _write_wav(path, *result, about)
+        samples, rate = result
+        _write_wav(path, samples, rate, about)
     elif path.suffix.lower() == PLAIN:
         write_text(path, result + "\n")
     else:
@@ -52,7 +54,7 @@ def about_file(path: Path) -> dict[str, str] | None:
     with suppress(OSError, ValueError, SyntaxError):
         if path.suffix == ".png":
             with Image.open(path) as image:
-                return dict(image.text) or None
+                return dict(cast("Any", image).text) or None
         if path.suffix == ".wav":
             import soundfile
 

@@ -235,7 +235,8 @@ def _vision_name(ours: str) -> str:
 def _autoencoder(source: Source) -> LatentImageTokenizer:
     """Its widths are read off the tensors, since no published file states them."""
     config, specs = source.config(), source.weights.specs
-    widths, blocks = [], 0
+    widths: list[int] = []
+    blocks = 0
     while f"encoder.down.{len(widths)}.block.0.conv2.weight" in specs:
         widths.append(specs[f"encoder.down.{len(widths)}.block.0.conv2.weight"].shape[0])
     while f"encoder.down.0.block.{blocks}.conv2.weight" in specs:
@@ -324,7 +325,7 @@ def tiny(folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     save_file(_random(_tiny_autoencoder(), generator), folder / "ae.safetensors")
     source = Source(folder, ("ae.safetensors",))
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for part in parts(source):
         if part.name != "image_tokenizer":
             tensors |= _random(_published(part.outline, part.table), generator)

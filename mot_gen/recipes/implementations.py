@@ -90,7 +90,7 @@ def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
     try:
         create_model("Options", __config__=config, **types).model_validate(options)
     except ValidationError as error:
-        errors = [dict(each) for each in error.errors(include_url=False)]
+        errors: list[dict[str, Any]] = [{**each} for each in error.errors(include_url=False)]
         name = str(errors[0]["loc"][0])
         raise InputError(f"{field}.{name} {complaint(_joined(errors, name, options), names)}") from None
 
@@ -134,7 +134,11 @@ def complaint(error: Mapping[str, Any], allowed: Iterable[str]) -> str:
     if error["type"] == "extra_forbidden":
         name = error["loc"][-1]
         ours = ELSEWHERE.get(name)
-        return f"is not known; say {ours}" if ours in allowed else f"is not known{nearest(name, allowed)}"
+        return (
+            f"is not known; say {ours}"
+            if ours is not None and ours in allowed
+            else f"is not known{nearest(name, allowed)}"
+        )
     if error["type"] == "missing":
         return "is missing; give it a value"
     if error["type"] in ("model_type", "model_attributes_type"):

@@ -123,6 +123,7 @@ def _trainable(field: str, tokenizer: Tokenizer) -> None:
     if not importlib.util.find_spec(name):
         raise InputError(f"{field}.train: {tokenizer.kind} learns nothing (there is no module {name}); leave it out")
     check_options(field, member_of(field, name, "untrained"), tokenizer.options)
+    assert tokenizer.train is not None
     try:
         built(f"{field}.train", member_of(field, name, "Training"), tokenizer.train)
     except InputError as error:
@@ -184,7 +185,7 @@ def differing(before: dict, after: dict) -> list[str]:
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

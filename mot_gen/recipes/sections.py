@@ -124,6 +124,7 @@ class Component(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         """What the recipe gives to build it with."""
+        assert self.model_extra is not None  # since extra is "allow"
         return dict(self.model_extra)
 
 

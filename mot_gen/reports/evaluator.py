@@ -123,7 +123,9 @@ class Evaluator:
         return self._real
 
     def _features(self, images: Tensor) -> Tensor:
-        return torch.cat([self.choices.extractor(part).cpu() for part in images.split(64)])
+        extractor = self.choices.extractor
+        assert extractor is not None  # since a metric of sets was asked for
+        return torch.cat([extractor(part).cpu() for part in images.split(64)])
 
 
 def _feed(name: str, metric: Accumulator, samples: Samples) -> None:

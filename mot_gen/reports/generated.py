@@ -8,9 +8,9 @@ Every sample has a generator of its own, seeded by its number, so that batches c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from mot_gen.sequence import Span
 
 BATCH = 100  # samples generated together
 Item = TypeVar("Item")
+P = TypeVar("P", bound=MultimodalPipeline)
 
 
 def in_batches(items: Sequence[Item], size: int = BATCH) -> Iterator[Sequence[Item]]:
@@ -109,4 +110,7 @@ class HeldOut:
         return torch.cat(found)
 
 
-Make = Callable[[type[MultimodalPipeline]], MultimodalPipeline]  # a pipeline of the model, by its class
+class Make(Protocol):
+    """A pipeline of the model, by its class."""
+
+    def __call__(self, cls: type[P], /) -> P: ...

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from mot_gen.backbone import lora
 from mot_gen.files.pictures import grid, save_png
@@ -22,22 +22,32 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
-from mot_gen.reports.generated import HeldOut, drawn
+from mot_gen.reports.generated import HeldOut, Make, drawn
 from mot_gen.reports.guidance import choose_guidance, pairs_of
 from mot_gen.training.checkpoint import random_state, set_random_state
 from mot_gen.training.loop import Hooks, Run
 
 if TYPE_CHECKING:
+    from mot_gen.model import MultimodalModel
     from mot_gen.reports.evaluator import Evaluator
 
 log = logging.getLogger(__name__)
 
+P = TypeVar("P", bound=MultimodalPipeline)
 PROMPTS = 10  # captions of held-out samples that are drawn when a recipe names no prompts
+
+
+@overload
+def pipeline_of(run: Run) -> MultimodalPipeline: ...
+
+
+@overload
+def pipeline_of(run: Run, cls: type[P]) -> P: ...
 
 
 def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) -> MultimodalPipeline:
     """The run's averaged model, its adapters merged, with its tokenizers and its objective's own scheduler."""
-    model = lora.merged(run.averaged.eval())
+    model = cast("MultimodalModel", lora.merged(run.averaged.eval()))
     continuous = [m.name for m in model.modalities if not m.discrete]
     pipe = cls(
         model,
@@ -92,7 +102,7 @@ def evaluate(run: Run, evaluator: Evaluator, held_out: HeldOut) -> dict:
     from mot_gen.reports.evaluator import Samples
 
     seed, size = run.recipe.training.seed, run.recipe.evaluation.batch_size
-    results, failed = evaluator(Samples(partial(pipeline_of, run), held_out, seed, size))
+    results, failed = evaluator(Samples(cast("Make", partial(pipeline_of, run)), held_out, seed, size))
     write_json(to_json(results, step=run.step, failed=failed), run.folder / "evaluations" / f"step-{run.step:08d}.json")
     for name, why in failed.items():
         log.warning("evaluation.metrics: %s failed at step %d: %s", name, run.step, why)
@@ -100,7 +110,7 @@ def evaluate(run: Run, evaluator: Evaluator, held_out: HeldOut) -> dict:
 
 
 def _held_out_captions(run: Run) -> list[str]:
-    samples = [run.splits.held_out[i] for i in range(min(PROMPTS, len(run.splits.held_out)))]
+    samples: list[Any] = [run.splits.held_out[i] for i in range(min(PROMPTS, len(run.splits.held_out)))]
     return [sample.captions[0] for sample in samples if getattr(sample, "captions", ())]
 
 

@@ -10,8 +10,9 @@ import html
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
@@ -98,7 +99,8 @@ def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, s
     shown = images.pictures[: 6 * classes]
     grid(shown, classes).save(run.folder / "samples.png")
     color = "L" if run.tokenizers["image"].color_channels == 1 else "RGB"
-    real = [next(p for p in run.splits.held_out if task.label(p) == k) for k in range(classes)]
+    held_out = cast("Sequence[Pair]", run.splits.held_out)
+    real = [next(p for p in held_out if task.label(p) == k) for k in range(classes)]
     captions = [(load_image(pair.image, color), text, right) for pair, text, right in _mixed(judged)]
     sections = [
         (

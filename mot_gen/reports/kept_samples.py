@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from mot_gen.checkpoints import find, fingerprint
 from mot_gen.data.records import Pair, open_records, sample_key
@@ -66,7 +67,7 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
     num = len(prompts) if num is None else num
     if num < 1:
         raise InputError(f"--num must be at least 1, got {num}")
-    pipe = load_pipeline(TextToImagePipeline, order.checkpoint)
+    pipe = cast("TextToImagePipeline", load_pipeline(TextToImagePipeline, order.checkpoint))
     facts = {
         "prompts": _sha256(prompts),
         "num": num,
@@ -75,7 +76,7 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
         "scheduler": type(pipe.scheduler).__name__ if pipe.scheduler else None,
     }
     folder = order.settle(facts)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": f"{number:06d}.png", "prompt": prompts[number % len(prompts)], "seed": _seed(order.seed, number)}
         for number in range(num)
     ]
@@ -99,7 +100,7 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
 def write_captions(order: Order, pairs: Sequence[Pair]) -> Path:
     """predictions.jsonl, a line a pair: the caption written greedily, the pair's own as references, and `nats`, the
     loss of the first of them given the picture."""
-    pipe = load_pipeline(ImageToTextPipeline, order.checkpoint)
+    pipe = cast("ImageToTextPipeline", load_pipeline(ImageToTextPipeline, order.checkpoint))
     facts = {"pairs": _sha256([[pair.id, *pair.captions] for pair in pairs]), "decoding": "greedy"}
     path = order.settle(facts) / "predictions.jsonl"
     done = _whole_lines(path)
@@ -132,7 +133,7 @@ def prompts_of(file: str | None, real: str) -> list[str]:
         for line, prompt in found:
             if not isinstance(prompt, str) or not prompt:
                 raise InputError(f"{file}:{line}: has no text in any of {', '.join(keys)}; add one")
-        prompts = [prompt for _, prompt in found]
+        prompts = [cast("str", prompt) for _, prompt in found]
     else:
         try:
             prompts = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]

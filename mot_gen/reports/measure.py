@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from PIL import Image
@@ -44,7 +45,9 @@ def real_images(run: Run, pairs: Sequence[Pair], task: Task) -> tuple[Tensor, Te
 
 def measure_images(run: Run, task: Task, count: int, seed: int = 0) -> Measured:
     """Draw `count` pictures, all classes and phrasings in turn, and let a judge trained on the real ones name them."""
-    train_set, held_out = (real_images(run, pairs, task) for pairs in (run.splits.train, run.splits.held_out))
+    train_set, held_out = (
+        real_images(run, cast("Sequence[Pair]", pairs), task) for pairs in (run.splits.train, run.splits.held_out)
+    )
     judge = train_judge(*train_set, classes=len(task.classes))
     labels = [number % len(task.classes) for number in range(count)]
     prompts = [_in_turn(task.captions_of(k), number // len(task.classes)) for number, k in enumerate(labels)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -36,7 +36,7 @@ def _number(value: float | int | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
 
 
-def curves(lines: dict[str, Sequence[tuple[float, float]]], width: int = 700, height: int = 220) -> str:
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = 700, height: int = 220) -> str:
     """An SVG of (x, y) lines, each scaled to its own range, with its first and last value named."""
     drawn = []
     for number, (name, points) in enumerate((n, p) for n, p in lines.items() if len(p) > 1):

@@ -77,7 +77,7 @@ class _Asked:
         return f"tokenizers.{self.name}"
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> type[Any]:
         """The class of the section's kind."""
         module = locate("mot_gen.tokenizers", self.section.kind)
         own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
@@ -94,7 +94,7 @@ def _tokenizer(asked: _Asked, origin: Origin | None) -> Any:
     if asked.begun and not asked.section.path and _was_brought(asked.kept):
         return asked.kind.from_pretrained(asked.kept)
     own = origin.tokenizer(asked.name) if origin else None
-    if own is not None:
+    if origin is not None and own is not None:
         return _brought(asked, origin, own)
     if origin is not None and asked.learns and not asked.section.path:
         origin.refuse_new(asked.name)

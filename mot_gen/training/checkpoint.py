@@ -97,12 +97,12 @@ class Saver:
         final, saving = self.parent / f"step-{step:08d}", self.parent / f".saving-step-{step:08d}"
         first = self.world.first
         try:
-            self._together(lambda: first and _begin(saving))
+            self._together(lambda: _begin(saving) if first else None)
             self._write_tensors(saving, tensors)
-            self._together(lambda: first and _write_files(saving, step, state, files or {}))
+            self._together(lambda: _write_files(saving, step, state, files or {}) if first else None)
             found = self._together(lambda: manifest.entries(saving, self.world.rank, self.world.size))
             listed = {name: entry for share in found for name, entry in share.items()}
-            self._together(lambda: first and _finish(saving, final, step, listed))
+            self._together(lambda: _finish(saving, final, step, listed) if first else None)
         except (OSError, SafetensorError) as error:
             if first:
                 shutil.rmtree(saving, ignore_errors=True)

@@ -251,7 +251,11 @@ def _writers(run: Run) -> Iterator[list[Watcher]]:
         open(run.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1) as file,
         watchers(run.recipe, run.folder) as others,
     ):
-        yield [lambda line: file.write(json.dumps(line) + "\n"), *others]
+
+        def write(line: dict) -> None:
+            file.write(json.dumps(line) + "\n")
+
+        yield [write, *others]
 
 
 def _keep(run: Run, stop: Stop, last: bool) -> None:
@@ -352,7 +356,7 @@ def _next_batch(run: Run, number: int) -> _Batch:
 
 def _by_modality(names: Sequence[str], each: Iterable[dict[str, Tensor]]) -> list[float]:
     """Sums over batches of what they have by modality."""
-    sums = dict.fromkeys(names, 0.0)
+    sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     for found in each:
         for name, values in found.items():
             sums[name] += values.sum().double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ class Meter:
         peak, waited, *by_source = world.sum([self._peak, self._waited, *self._by_source.flatten().tolist()])
         (memory,) = world.max([_memory(world.device)])
         seconds = max(self._seconds, 1e-9)
-        line = {
+        line: dict[str, Any] = {
             "tokens_per_second": self._tokens / seconds,
             "mfu": self._flops / seconds / peak,
             "data_wait": waited / world.size / seconds,

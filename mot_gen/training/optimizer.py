@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -148,8 +148,8 @@ class Optimizer:
     def step(self, step: int) -> tuple[float, float]:
         """Use the gradients, and clear them. Returns the learning rate and the gradient norm before clipping."""
         for piece in self.pieces:
-            piece.value.grad = piece.of(piece.parameter.grad)
-        gradients = [piece.value.grad for piece in self.pieces]
+            piece.value.grad = piece.of(cast("Tensor", piece.parameter.grad))
+        gradients = [cast("Tensor", piece.value.grad) for piece in self.pieces]
         norm = self._norm(gradients)
         rate, size = learning_rate(step, self.training), norm.item()
         if self._usable(size):

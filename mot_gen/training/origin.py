@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import safe_open
 from torch import Tensor
@@ -83,7 +83,7 @@ class Origin:
         if module is None:
             return None
         refuse_foreign(self.pipeline)
-        return getattr(importlib.import_module(module), kind).from_pretrained(self.pipeline / part)
+        return getattr(importlib.import_module(module), cast("str", kind)).from_pretrained(self.pipeline / part)
 
     def refuse_other(self, name: str, section: Tokenizer, own: Any, asked: Any | None) -> None:
         """InputError where the recipe asks for another tokenizer than the checkpoint's `own`.

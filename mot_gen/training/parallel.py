@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # importing them takes as long as torch itself; see `is_shard
     from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 STATE_BYTES = 20  # a parameter's weight, gradient, two moments and average, in fp32
 
 
@@ -176,7 +177,7 @@ def place(model: nn.Module, world: World, training: Training, kind: str) -> nn.M
     return allocate(model, world.device)
 
 
-def allocate(model: nn.Module, device: torch.device) -> nn.Module:
+def allocate(model: M, device: torch.device) -> M:
     """A model on the meta device -> the same on a device, its parameters without values, its buffers with theirs."""
     buffers = dict(model.named_buffers())
     if missing := [name for name, buffer in buffers.items() if buffer.is_meta]:
@@ -202,8 +203,11 @@ def _shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> None:
     # Under autocast the residual stream is fp32 and products are bf16, with or without shards; so inputs are not cast.
     bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     policy = bf16 if precision == "bf16" else MixedPrecisionPolicy()
-    options = {"mesh": mesh, "shard_placement_fn": lambda parameter: Shard(sharded_dimension(parameter.shape, shares))}
-    for block in model.backbone.blocks:
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "shard_placement_fn": lambda parameter: Shard(sharded_dimension(parameter.shape, shares)),
+    }
+    for block in cast("Any", model).backbone.blocks:
         fully_shard(block, mp_policy=policy, **options)
     fully_shard(model, **options)
     for module in model.modules():
@@ -296,7 +300,7 @@ def reshard(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def gather(model: nn.Module, whole: nn.Module, world: World) -> nn.Module | None:
+def gather(model: nn.Module, whole: M, world: World) -> M | None:
     """On the first process `whole`, a copy of the model on the meta device, filled; None on the others. One parameter
     is gathered at a time."""
     if world.first:

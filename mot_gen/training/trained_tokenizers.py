@@ -129,4 +129,5 @@ def _trainer(section: Tokenizer) -> ModuleType:
 
 
 def _training(section: Tokenizer) -> Any:
+    assert section.train is not None
     return _trainer(section).Training(**section.train)
