@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -72,12 +73,12 @@ class Output:
     latents: dict[str, Tensor]
 
 
-class MultimodalModel(ModelMixin, ConfigMixin):
+class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two differ in config_name
     """See the module; arguments as in `MultimodalConfig`, with modalities as dicts."""
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ("Block",)
-    _repeated_blocks = ("Block",)
+    _no_split_modules = ("Block",)  # type: ignore[assignment]  # diffusers annotates its default, None
+    _repeated_blocks = ("Block",)  # type: ignore[assignment]  # diffusers annotates its default, a list
 
     @register_to_config
     def __init__(
@@ -109,7 +110,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         dim = self.backbone.dim
         self.embedding = nn.Embedding(self.vocabulary.size, dim)
         self.head = Projection(dim, self.vocabulary.size)
-        self.patch_layers = nn.ModuleDict(
+        self.patch_layers: Any = nn.ModuleDict(
             {
                 m.name: patches.build(
                     dim,
@@ -300,7 +301,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):
         ids, layout = batch.ids.clone(), batch.layout
         for index, modality in enumerate(self.modalities):
             objective = self.objectives.get(modality.name)
-            if modality.discrete and getattr(objective, "replaced", 0):
+            replaced = getattr(objective, "replaced", 0)
+            if modality.discrete and objective is not None and replaced:
                 first, end = self.vocabulary.range(modality.name)
                 own = (layout.modality == index) & (layout.document != PADDING) & (ids >= first) & (ids < end)
                 own &= ~torch.isin(ids, torch.tensor(sorted(self.vocabulary.special), device=ids.device))
@@ -325,6 +327,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                 masks[modality.name] = mask.float()
             else:
                 latents = batch.latents[modality.name]
+                assert latents.time is not None
                 masks[modality.name] = latents.per_token(latents.learned & (latents.time > 0)).float()
         return masks
 
@@ -341,6 +344,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):
                     found[name] = found[name] * batch.masking.weight.flatten()[batch.target_slots]
             else:
                 latents = batch.latents[name]
+                assert latents.time is not None
                 found[name] = objective.loss(output.latents[name], targets[name], latents.per_token(latents.time))
         return found
 

@@ -185,8 +185,8 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
                 continue
             if document[start] != previous:
                 samples.append([])
-                previous = document[start].item()
-            modality = modalities[batch.layout.modality[b, start]]
+                previous = int(document[start])
+            modality = modalities[int(batch.layout.modality[b, start])]
             grid = _grid(batch.layout.position[b, start:end])
             if modality.discrete:
                 ids = batch.ids[b, start:end]
@@ -278,7 +278,7 @@ class _Writer:
             raise InputError(f"{where}: is empty; leave the span out")
         if span.grid is not None and span.grid[0] * span.grid[1] != len(span):
             raise InputError(f"{where}: a grid of {span.grid[0]} x {span.grid[1]} does not hold {len(span)} tokens")
-        if modality.discrete:
+        if modality.vocab_size is not None:
             if values.dim() != 1 or values.is_floating_point():
                 raise InputError(f"{where}: needs integer ids of shape (n,), got {values.dtype} {tuple(values.shape)}")
             low, high = (value.item() for value in values.aminmax())
@@ -373,6 +373,7 @@ class _Writer:
 
     def _latents(self, name: str, kept: dict[str, list]) -> Latents:
         channels = self.modalities[self.index[name]].channels
+        assert channels is not None
         lengths = torch.tensor([len(values) for values in kept["values"]], dtype=torch.long)
         span = torch.arange(len(lengths)).repeat_interleave(lengths)
         start = torch.tensor(kept["start"], dtype=torch.long)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,7 @@ class Modality:
         if (self.vocab_size is None) == (self.channels is None):
             raise InputError(f"{where}: give either vocab_size (discrete) or channels (continuous)")
         size_name, size = ("vocab_size", self.vocab_size) if self.discrete else ("channels", self.channels)
+        assert size is not None
         if size < 1:
             raise InputError(f"{where}: {size_name} must be at least 1, got {size}")
         if self.position not in ("sequence", "grid"):
@@ -123,6 +125,7 @@ class Vocabulary:
         if len(set(names)) != len(names):
             raise InputError(f"modality names must differ, got {', '.join(names)}")
         text, *others = modalities
+        assert text.vocab_size is not None
         self.wraps = text.wraps
         self.size = text.vocab_size
         self.document_begin, self.document_end = self._bounds(text, text)
@@ -138,11 +141,11 @@ class Vocabulary:
         first_ids = []  # of each further modality; a continuous one has no ids, so its range is empty
         for m in others:
             first_ids.append(self.size)
-            if m.discrete:
+            if m.vocab_size is not None:
                 self.offset[m.name] = self.size
                 self.size += m.vocab_size
         self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
-        self._sizes = {m.name: m.vocab_size for m in modalities if m.discrete}
+        self._sizes = {m.name: m.vocab_size for m in modalities if m.vocab_size is not None}
         self._input_only = {m.name for m in others if m.input_only}
         bounds = {*self.begin.values(), *self.end.values(), self.document_begin, self.document_end}
         self.special = bounds | {*self.mask.values()}
@@ -152,6 +155,7 @@ class Vocabulary:
     def _bounds(self, modality: Modality, text: Modality) -> tuple[int, int]:
         """The begin and end of a modality: its own ids inside the text's, or two new ones."""
         if modality.begin is not None and modality.end is not None:
+            assert text.vocab_size is not None
             for id in (modality.begin, modality.end):
                 if not 0 <= id < text.vocab_size:
                     raise InputError(
@@ -199,7 +203,8 @@ class _Movable:
                 return {key: move(item) for key, item in value.items()}
             return value.to(device, non_blocking) if isinstance(value, _Movable) else value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self) if f.init})
+        whole: Any = self  # a dataclass, as each of its children is
+        return replace(whole, **{f.name: move(getattr(self, f.name)) for f in fields(whole) if f.init})
 
 
 @dataclass
@@ -314,7 +319,8 @@ class PackedBatch(_Movable):
             kept = torch.zeros_like(each.learned).index_put_((each.span,), row != PADDING)
             slots = (row * length + each.slots % length)[row != PADDING]
             latents[name] = each.select(kept, slots)
-        parts = (getattr(self.layout, f.name) for f in fields(Layout))
-        layout = Layout(*(None if part is None else part[rows] for part in parts))
+        parts: list[Any] = [getattr(self.layout, f.name) for f in fields(Layout)]
+        kept_parts: list[Any] = [None if part is None else part[rows] for part in parts]
+        layout = Layout(*kept_parts)
         none = self.target_slots[:0]
         return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none)

@@ -78,6 +78,7 @@ class ImageTokenizer(NetworkTokenizer):
             usual = (self.rule.long, self.rule.long)
             self.grids = {usual: self.grid_of(usual)}
             return
+        assert not isinstance(image_size, Mapping)
         self.grids = {size: self.grid_of(size) for size in size_pairs(image_size)}
         if len(set(self.grids.values())) < len(self.grids):
             raise InputError(f"image_size: {as_text(list(self.grids))} have the same grid; leave one of them out")
@@ -115,8 +116,9 @@ class ImageTokenizer(NetworkTokenizer):
     def drawn_grid(self, height: int | None, width: int | None) -> tuple[int, int] | None:
         """The grid of a picture of this size, the first that fits where a side is left open; None where none is."""
         if self.rule is not None and (height, width) != (None, None):
-            size = (height or width, width or height)
-            return self.grid_of(size) if self.rule.allows(*size) else None
+            high, wide = height or width, width or height
+            assert high is not None and wide is not None
+            return self.grid_of((high, wide)) if self.rule.allows(high, wide) else None
         for (rows, columns), grid in self.grids.items():
             if height in (None, rows) and width in (None, columns):
                 return grid
@@ -139,7 +141,7 @@ class ImageTokenizer(NetworkTokenizer):
         """Many raw images, those of one size in one pass of the network; the same spans as one by one."""
         pictures = [self.pixels_of(raw).to(self.device) for raw in raws]
         spans: dict[int, Span] = {}
-        sizes = [tuple(picture.shape[1:]) for picture in pictures]
+        sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
         for size in dict.fromkeys(sizes):
             grid = self.grids.get(size) or self.grid_of(size)
             places = [place for place, own in enumerate(sizes) if own == size]

@@ -46,7 +46,7 @@ class ImageFeatureTokenizer(ImageTokenizer):
         config._attn_implementation = "sdpa"
         self.embed = nn.Linear(3 * patch_size**2, config.hidden_size)
         self.positions = nn.Parameter(torch.zeros(side * side, config.hidden_size))
-        self.encoder = SiglipEncoder(config)
+        self.encoder = SiglipEncoder(config)  # type: ignore[arg-type]  # transformers itself gives it the vision part
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.set_sizes(image_size)
 

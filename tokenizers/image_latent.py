@@ -80,10 +80,10 @@ class LatentImageTokenizer(ImageTokenizer):
             raise InputError(f"{type(vae).__name__} states no sample_size: give image_size")
         sizes = size_pairs(image_size)
         channels = _latent_shape(type(vae).__name__, config, _folded(sizes[0], fold))[0]
-        sizes = sizes[0] if len(sizes) == 1 else sizes
+        stated = sizes[0] if len(sizes) == 1 else sizes
         shift, scale = _standardisation(config, channels)
         with torch.device("meta"):  # no second set of weights is made
-            tokenizer = cls(type(vae).__name__, config, sizes, patch_size, shift, scale, fold, name)
+            tokenizer = cls(type(vae).__name__, config, stated, patch_size, shift, scale, fold, name)
         tokenizer.vae = vae
         return tokenizer.eval()
 

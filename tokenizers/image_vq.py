@@ -51,9 +51,12 @@ class VQImageTokenizer(ImageTokenizer):
         if levels and len(levels) != d:
             raise InputError(f"levels {list(levels)} need as many channels of a latent, got {d}")
         size = entries or vq_config.get("num_vq_embeddings")
-        if not levels and size is None:
+        if levels:
+            self.vq.quantize = FiniteScalar(levels)
+        elif size is None:
             raise InputError("a codebook needs entries: give entries or levels")
-        self.vq.quantize = FiniteScalar(levels) if levels else NearestEntry(size, d)
+        else:
+            self.vq.quantize = NearestEntry(size, d)
         self.set_sizes(size_pair(image_size))  # one: ids come one by one, and nothing says where a row of them ends
 
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -88,6 +91,7 @@ class VQImageTokenizer(ImageTokenizer):
             tokenizer = cls(config, size, levels, fold, name, kind, entries)
         weights = network.state_dict()
         if isinstance(vq, ResidualAutoencoder) and not levels:
+            assert entries is not None  # or the line above would have refused
             weights["quantize.embedding.weight"] = NearestEntry(entries, config["latent_channels"]).embedding.weight
         tokenizer.vq.load_state_dict(weights, assign=True)
         return tokenizer.eval()
@@ -116,18 +120,19 @@ class VQImageTokenizer(ImageTokenizer):
     def latents(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, rows, columns, d), before quantisation."""
         folded = F.pixel_unshuffle(pixels, self.config.fold)
+        vq = self.vq
         if isinstance(self.vq, VQModel):
-            return self.vq.quant_conv(self.vq.encoder(folded)).movedim(1, -1)
-        return self.vq.encode(folded).latent_dist.mode().movedim(1, -1)
+            return vq.quant_conv(vq.encoder(folded)).movedim(1, -1)
+        return vq.encode(folded).latent_dist.mode().movedim(1, -1)
 
     def reconstruct(self, entries: Tensor) -> Tensor:
         """(B, rows, columns, d) entries of the codebook -> (B, C, H, W)."""
-        z = entries.movedim(-1, 1)
+        z, vq = entries.movedim(-1, 1), self.vq
         if isinstance(self.vq, VQModel):
-            spatial = z if self.vq.config.norm_type == "spatial" else None
-            images = self.vq.decoder(self.vq.post_quant_conv(z), spatial)
+            spatial = z if vq.config.norm_type == "spatial" else None
+            images = vq.decoder(vq.post_quant_conv(z), spatial)
         else:
-            images = self.vq.decode(z).sample
+            images = vq.decode(z).sample
         return F.pixel_shuffle(images, self.config.fold)
 
     def tokens(self, pixels: Tensor) -> Tensor:

@@ -43,12 +43,14 @@ def reconstruction_report(tokenizer: ImageTokenizer, images: Tensor, batch_size:
     """
     decoded, tokens = reconstruct(tokenizer, images, batch_size)
     each = psnr(decoded, images)
+    ssim = structural_similarity_index_measure(decoded, images, data_range=1.0)
+    assert isinstance(ssim, Tensor)  # alone, where no contrast or full map is asked for
     report = {
         "images": len(images),
         "tokens_per_image": math.prod(tokenizer.grids[tokenizer.size]),
         "psnr": each.mean().item(),
         "psnr_pooled": (-10 * (10 ** (-each.double() / 10)).mean().log10()).item(),
-        "ssim": structural_similarity_index_measure(decoded, images, data_range=1.0).item(),
+        "ssim": ssim.item(),
     }
     if tokenizer.modality.discrete:
         report |= {"codebook_size": tokenizer.modality.vocab_size} | codebook_use(tokens, tokenizer.modality.vocab_size)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -67,7 +68,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
         return cls(bpe, name)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, name: str | None = None, **kwargs) -> TextTokenizer:
+    def from_pretrained(cls, pretrained_model_name_or_path, name: str | None = None, **kwargs) -> TextTokenizer:  # type: ignore[override]  # no init inputs
         """From a folder, a `tokenizer.json` or a hub name, with all its added and special tokens taken out.
 
         kwargs: what finds the file (subfolder, revision, cache_dir, local_files_only, token). Raises InputError where
@@ -155,7 +156,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
             if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
                 low, high = min(token_ids), max(token_ids)
                 raise InputError(f"{self.name} ids {low} to {high} lie outside 0 to {self.vocab_size - 1}")
-        return super().decode(token_ids, *args, **kwargs)
+        return cast(str, super().decode(token_ids, *args, **kwargs))
 
     def decode_batch(self, spans: Sequence[Span]) -> list[str]:
         return [self.decode(span) for span in spans]

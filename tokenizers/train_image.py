@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from diffusers import ModelMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +28,7 @@ from mot_gen.files.whole import writing
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.muon import MuonAdamW
+from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry, straight_through
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
@@ -213,7 +213,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     return (one.norm() / (two.norm() + 1e-4)).clamp(0, 1e4).detach()
 
 
-def lpips(net: str = "alex") -> nn.Module:
+def lpips(net: Literal["alex", "vgg", "squeeze"] = "alex") -> nn.Module:
     """LPIPS (Zhang et al., 2018) of images in [-1, 1]; raises InputError where its weights cannot be had."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
@@ -251,23 +251,25 @@ class ImageTrainer:
 
     def __init__(
         self,
-        tokenizer: ModelMixin,
+        tokenizer: NetworkTokenizer,
         images: Tensor,
         options: ImageTraining,
         folder: Path | None = None,
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.tokenizer, self.images, self.options, self.folder = tokenizer.train(), images, options, folder
+        self.tokenizer: Any = tokenizer.train()
+        self.images, self.options, self.folder = images, options, folder
         self.run_pass = vq_pass if isinstance(tokenizer, VQImageTokenizer) else kl_pass
-        learned_codebook = self.run_pass is vq_pass and isinstance(tokenizer.vq.quantize, NearestEntry)
-        self.codebook = CodebookAverage(tokenizer.vq.quantize, options.codebook_decay) if learned_codebook else None
-        self.average = AveragedModel(tokenizer, multi_avg_fn=running_average(options.average_decay))
+        learned_codebook = self.run_pass is vq_pass and isinstance(self.tokenizer.vq.quantize, NearestEntry)
+        quantize = self.tokenizer.vq.quantize if learned_codebook else None
+        self.codebook = CodebookAverage(quantize, options.codebook_decay) if quantize is not None else None
+        self.average = AveragedModel(self.tokenizer, multi_avg_fn=running_average(options.average_decay))
         self.optimizer = self._optimizer(p for p in tokenizer.parameters() if p.requires_grad)
         self.perceptual = perceptual or (lpips() if options.perceptual else None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
-        self.critic_optimizer = self._optimizer(self.critic.parameters()) if options.adversarial else None
+        self.critic_optimizer = self._optimizer(self.critic.parameters()) if self.critic is not None else None
         self.step = self.skipped = 0
 
     def _optimizer(self, parameters: Iterable[nn.Parameter]) -> MuonAdamW:
@@ -275,7 +277,7 @@ class ImageTrainer:
 
     def run(
         self, report: Callable[[dict], None] = lambda row: None, stop: Callable[[], bool] = lambda: False
-    ) -> ModelMixin:
+    ) -> NetworkTokenizer:
         """All steps that are left; `report` receives step, losses and images per second every log_every steps.
 
         Where `stop` says so after a step, a checkpoint is written and Interrupted raised.
@@ -331,14 +333,17 @@ class ImageTrainer:
         images = made.images.float()
         losses = {"reconstruction": F.mse_loss(images, pixels), "penalty": made.penalty.float()}
         if options.perceptual:
+            assert self.perceptual is not None
             losses["perceptual"] = options.perceptual * self.perceptual(images.clamp(-1, 1), pixels)
         if self.critic is not None and self.step >= options.adversarial_start:
             losses["adversarial"] = self._adversarial(losses["reconstruction"], images)
-        finite = self._descend(self.optimizer, sum(losses.values()))
+        finite = self._descend(self.optimizer, cast(Tensor, sum(losses.values())))
         if "adversarial" in losses:
+            assert self.critic is not None and self.critic_optimizer is not None
             losses["critic"] = hinge_loss(self.critic(pixels), self.critic(images.detach()))
             self._descend(self.critic_optimizer, losses["critic"])
         if self.codebook is not None and finite:
+            assert made.vectors is not None and made.ids is not None
             self.codebook.update(made.vectors, made.ids)
         self.average.update_parameters(self.tokenizer)
         self.skipped = 0 if finite else self.skipped + 1
@@ -347,6 +352,7 @@ class ImageTrainer:
         return losses
 
     def _adversarial(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        assert self.critic is not None
         loss = -self.critic(images).mean()
         network = self.tokenizer.vq if self.run_pass is vq_pass else self.tokenizer.vae
         last = [part for part in network.decoder.modules() if isinstance(part, nn.Conv2d)][-1]
@@ -374,6 +380,7 @@ class ImageTrainer:
 
     def _save(self) -> None:
         """Written aside and renamed, so that a kill at any moment leaves a whole checkpoint."""
+        assert self.folder is not None
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"step": self.step, "run": self._run(), "random": torch.get_rng_state()}
         with writing(self.folder / "training.pt") as part:

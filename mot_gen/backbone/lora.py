@@ -98,7 +98,7 @@ class _Adapted(torch.autograd.Function):
             grad_inner = (b[k].t().contiguous() @ grad[own].t()).mul_(scale)  # (rank, T)
             torch.mm(grad_inner, x[own], out=grad_a[k])
             grad_b[k] = ((inner[k].t() @ grad[own]).mul_(scale)).t()
-            if wanted:
+            if grad_x is not None:
                 grad_x[own].addmm_(grad_inner.t(), a[k])
         return grad_x, None, grad_a, grad_b, None, None, None
 

@@ -12,6 +12,7 @@ Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +132,7 @@ class PatchLinear(nn.Module):
         takes_step: bool = False,
     ):
         super().__init__()
+        assert modality.channels is not None
         self.on_grid = modality.position == "grid"
         self.time = TimeEmbedding(dim, scale=time_scale)
         self.step = TimeEmbedding(dim, scale=time_scale) if takes_step else None
@@ -177,6 +179,7 @@ class PatchUNet(nn.Module):
         takes_step: bool = False,
     ):
         super().__init__()
+        assert modality.channels is not None
         levels = patch_size.bit_length() - 1
         if patch_size != 2**levels or modality.channels % patch_size**2 or width % 8:
             raise InputError(
@@ -188,7 +191,7 @@ class PatchUNet(nn.Module):
         self.patch_size, self.on_grid = patch_size, modality.position == "grid"
         channels = modality.channels // patch_size**2
         widths = [width * 2**level for level in range(levels + 1)]
-        common = {"temb_channels": dim, "num_layers": layers, "resnet_groups": 8}
+        common: dict[str, Any] = {"temb_channels": dim, "num_layers": layers, "resnet_groups": 8}
         self.time = TimeEmbedding(dim)
         self.step = TimeEmbedding(dim) if takes_step else None
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
@@ -219,7 +222,8 @@ class PatchUNet(nn.Module):
         pixels = [tokens * 4 ** (finest - level) for level in range(finest + 1)]
         products = tokens * (_weights(self.proj_in) + _weights(self.proj_out))
         products += pixels[0] * (_weights(self.conv_in) + _weights(self.conv_out))
-        for level, block in [*enumerate(self.down), *zip(range(finest, -1, -1), self.up)]:
+        blocks: list[tuple[int, Any]] = [*enumerate(self.down), *zip(range(finest, -1, -1), self.up)]
+        for level, block in blocks:
             timed = sum(_weights(resnet.time_emb_proj) for resnet in block.resnets)
             products += spans * timed + pixels[level] * (sum(map(_weights, block.resnets)) - timed)
             products += sum(pixels[level + 1] * _weights(m) for m in getattr(block, "downsamplers", None) or ())
@@ -229,7 +233,8 @@ class PatchUNet(nn.Module):
     def activations(self, latents: Latents) -> int:
         """A residual block keeps the inputs of its norms, activations and convolutions, 6 a pixel and channel."""
         tokens, finest, kept = len(latents.values), len(self.down) - 1, 0
-        for level, block in [*enumerate(self.down), *zip(range(finest, -1, -1), self.up)]:
+        blocks: list[tuple[int, Any]] = [*enumerate(self.down), *zip(range(finest, -1, -1), self.up)]
+        for level, block in blocks:
             channels = sum(3 * r.conv1.in_channels + 3 * r.conv2.in_channels for r in block.resnets)
             kept += tokens * 4 ** (finest - level) * channels
         return kept + tokens * (self.proj_in.in_features + self.proj_out.in_features)
@@ -255,11 +260,12 @@ class PatchUNet(nn.Module):
         return tokens, memory
 
     def decode(self, hidden: Tensor, latents: Latents, memory: list) -> Tensor:
+        up: list[Any] = list(self.up)
         values = hidden.new_zeros(len(hidden), latents.values.shape[1])
         for (grid, spans, slots), (temb, skips) in zip(_by_grid(latents), memory):
             x = unpatchify(self.proj_out(hidden[slots]).unflatten(0, (len(spans), grid[0] * grid[1])), grid, 1)
             skips = list(skips)
-            for block in self.up:
+            for block in up:
                 mine = len(block.resnets)
                 x = block(x, tuple(skips[-mine:]), temb)
                 del skips[-mine:]
@@ -288,6 +294,7 @@ class Connector(nn.Module):
 
     def __init__(self, dim: int, modality: Modality, hidden: int | None = None, table: int | None = None):
         super().__init__()
+        assert modality.channels is not None
         self.fc1 = nn.Linear(modality.channels, hidden or dim)
         self.fc2 = nn.Linear(hidden or dim, dim)
         self.table = None if table is None else GridTable(table, dim, modality.name)

@@ -13,12 +13,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from mot_gen.sequence import Span
+    from mot_gen.tokenizers.image_latent import LatentImageTokenizer
+    from mot_gen.tokenizers.image_vq import VQImageTokenizer
 
 # class name in a saved config -> module of the tokenizer that reads such a folder, and its class
 _HOMES = {
@@ -83,7 +87,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--collapse", action="store_true", help="speech: write a unit once however long it lasts")
     parser.add_argument("--encoder", metavar="FOLDER", help="speech: HuBERT, wav2vec2 or WavLM instead of log-mels")
     parser.add_argument("--layer", type=int, default=-1, help="speech: of the encoder; -1 is the last")
-    fields = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
+    fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
     parser.add_argument("--set", **fields, help="fields of its training, as in steps=4000 lr=0.001")
     parser.set_defaults(func=train_command)
 
@@ -123,6 +127,7 @@ def train_command(args: argparse.Namespace) -> int:
         learned = torch.cat([learned, variants])
     torch.manual_seed(options.seed)
     common = {"fold": args.fold, "widths": args.widths, "color_channels": args.color_channels}
+    tokenizer: VQImageTokenizer | LatentImageTokenizer
     if args.kind == "vq":
         tokenizer = train_image.small_vq(args.image_size, args.entries, args.levels, **common)
     else:
@@ -131,8 +136,8 @@ def train_command(args: argparse.Namespace) -> int:
     with _progress(options.steps, ("reconstruction", "penalty", "perceptual", "adversarial")) as report:
         trainer.run(report)
     tokenizer.save_pretrained(args.out)
-    report = {"trained_on": len(learned), **_report(tokenizer, held_out, args.extractor)}
-    return _write_report(report, args.out / "report.json")
+    found = {"trained_on": len(learned), **_report(tokenizer, held_out, args.extractor)}
+    return _write_report(found, args.out / "report.json")
 
 
 def _train_speech(args: argparse.Namespace) -> int:
@@ -153,8 +158,8 @@ def _train_speech(args: argparse.Namespace) -> int:
     with _progress(options.steps, ("mel", "duration")) as report:
         train_speech_units(tokenizer, learned, options, report, args.out)
     tokenizer.save_pretrained(args.out)
-    report = {"trained_on": len(learned), **speech_report(tokenizer, held_out)}
-    return _write_report(report, args.out / "report.json")
+    found = {"trained_on": len(learned), **speech_report(tokenizer, held_out)}
+    return _write_report(found, args.out / "report.json")
 
 
 def _train_text(args: argparse.Namespace) -> int:
@@ -171,9 +176,9 @@ def _train_text(args: argparse.Namespace) -> int:
     )
 
 
-def _options(pairs: list[str], kind: type):
+def _options(pairs: list[str], kind: type[DataclassInstance]):
     """An instance of the dataclass `kind` from KEY=VALUE pairs."""
-    fields = {f.name: type(f.default) for f in kind.__dataclass_fields__.values()}
+    fields: dict[str, Callable[[str], Any]] = {f.name: type(f.default) for f in kind.__dataclass_fields__.values()}
     values = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
