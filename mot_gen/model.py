@@ -80,6 +80,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     _no_split_modules = ("Block",)  # type: ignore[assignment]  # diffusers annotates its default, None
     _repeated_blocks = ("Block",)  # type: ignore[assignment]  # diffusers annotates its default, a list
 
+    config: Any  # diffusers' FrozenDict, whose entries are attributes as well
+
     @register_to_config
     def __init__(
         self,

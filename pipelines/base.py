@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # elsewhere mypy finds a dummy
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
@@ -53,9 +53,17 @@ class MultimodalPipeline(DiffusionPipeline):
     """The components and the checks; see the module."""
 
     _without_text = ""  # what a pipeline advises where no text is given
-    _optional_components: ClassVar = ["image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer"]
+    _optional_components = ["image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer"]  # noqa: RUF012
     _task: ClassVar[str | None] = None  # the key of `sampling` under which this pipeline's own defaults stand
-    model_cpu_offload_seq = "model"
+    model_cpu_offload_seq: Any = "model"
+
+    model: MultimodalModel
+    text_tokenizer: Any
+    image_tokenizer: Any
+    speech_tokenizer: Any
+    sight_tokenizer: Any
+    scheduler: Any
+    config: Any  # diffusers' FrozenDict, whose entries are attributes as well
 
     def __init__(
         self,
@@ -182,10 +190,11 @@ class MultimodalPipeline(DiffusionPipeline):
     def _new_tokens(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
         """How many tokens may be written: what was asked for (InputError if it does not fit), else the checkpoint's
         default (64 without one) as far as the context has room."""
-        wanted = given
-        if given is None:
-            wanted = min(self._default("max_new_tokens", None, 64), self._context - self._longest(prompts))
-        self._check_context(prompts, wanted if given is not None else max(1, wanted))
+        if given is not None:
+            self._check_context(prompts, given)
+            return given
+        wanted = min(self._default("max_new_tokens", None, 64), self._context - self._longest(prompts))
+        self._check_context(prompts, max(1, wanted))
         return wanted
 
     def _stop(self, stop: str | Sequence[str] | None) -> StopStrings | None:
@@ -209,7 +218,7 @@ class MultimodalPipeline(DiffusionPipeline):
 
     def _drawing(self, steps: int, guidance: Guidance, generators) -> Drawing:
         """How images are drawn here; InputError for a scheduler that does not fit."""
-        objective = self.model.objectives.get("image")
+        objective: Any = self.model.objectives.get("image")
         wanted = None
         if self.image_tokenizer is not None and hasattr(objective, "fits"):
             wanted = "one of diffusers" if not hasattr(self.scheduler, "config") else objective.fits(self.scheduler)

@@ -31,7 +31,8 @@ def parts_of(document: Sequence, tokenizer) -> list:
     one, and else one after the other."""
     if not document or not all(isinstance(part, Mapping) for part in document):
         return list(document)
-    mark, pictures, messages = uuid4().hex, [], []
+    pictures: list = []
+    mark, messages = uuid4().hex, []
     for number, message in enumerate(document):
         where = f"prompt: message {number}"
         if "role" not in message or "content" not in message:
@@ -52,7 +53,7 @@ def _part(part, where: str, mark: str, pictures: list) -> str:
     """A typed part as text, pictures being kept and marked."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in KINDS:
-        raise InputError(f"{where}: a part's type {kind!r} is not known" + nearest(kind, KINDS))
+        raise InputError(f"{where}: a part's type {kind!r} is not known" + nearest(str(kind), KINDS))
     value = next((part[key] for key in (kind, "path") if key in part), None)
     if value is None or (kind == "text" and not isinstance(value, str)):
         raise InputError(f"{where}: a part of type {kind!r} needs the field {kind!r}")

@@ -50,8 +50,8 @@ def choose(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Ge
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    generators = generators or [None] * len(logits)
-    uniform = torch.stack([torch.rand((), generator=g, device=g.device if g else None) for g in generators])
+    own: Sequence[torch.Generator | None] = generators or [None] * len(logits)
+    uniform = torch.stack([torch.rand((), generator=g, device=g.device if g else None) for g in own])
     return _at(uniform, logits, sampling)
 
 
@@ -60,7 +60,8 @@ def choose_each(logits: Tensor, sampling: TextSampling, generators: Sequence[tor
     if sampling.temperature == 0:
         return logits.argmax(-1)
     n = logits.shape[1]
-    rows = [torch.rand(n, generator=g, device=g.device if g else None) for g in generators or [None] * len(logits)]
+    own: Sequence[torch.Generator | None] = generators or [None] * len(logits)
+    rows = [torch.rand(n, generator=g, device=g.device if g else None) for g in own]
     return _at(torch.cat(rows), logits.flatten(0, 1), sampling).view(-1, n)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Drawing:
     default as those of text are.
     """
 
-    scheduler: object = None
+    scheduler: Any = None
     num_inference_steps: int = 50
     guidance: Guidance = field(default_factory=Guidance)
     generators: list[torch.Generator] | None = None

@@ -85,9 +85,12 @@ class Guidance:
         conditional = parts.get("conditional")
         guided = _towards(parts.get("unconditional"), conditional, self.scale)
         if self.renorm == "text_channel" and guided is not None:
+            assert conditional is not None  # `branches` has it where something is renormed
             guided = self._renormed(guided, conditional)
         guided = _towards(parts.get("without_image"), guided, self.image_scale)
+        assert guided is not None
         if self.renorm in ("global", "channel"):
+            assert conditional is not None
             guided = self._renormed(guided, conditional)
         if self.rescale and "conditional" in parts:
             ratio = _spread(parts["conditional"], counts) / _spread(guided, counts).clamp_min(1e-8)
@@ -112,6 +115,7 @@ def is_number(value) -> bool:
 def _towards(start: Tensor | None, end: Tensor | None, scale: float) -> Tensor | None:
     if scale == 0 or scale == 1:
         return end if scale else start
+    assert start is not None and end is not None
     return torch.lerp(start, end, scale)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -140,6 +141,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
         """Pictures of continuous tokens, by the scheduler."""
         drawing = self._drawing(how.num_inference_steps, how.guidance, how.generators)
         channels = self.model.modalities[self.model.index_of["image"]].channels
+        assert channels is not None  # continuous tokens have them
         self._check_latents(how.latents, (len(how.grids), how.tokens, channels))
         total = evaluations(self.scheduler, how.num_inference_steps, 1.0 if known is None else known.strength)
         with self.progress_bar(total=total) as bar:
@@ -189,14 +191,14 @@ class ImageDrawingPipeline(MultimodalPipeline):
                 bar.update()
             if how.callback is None:
                 return step.x
-            made = {"latents": lambda: step.x, "pred_original_sample": step.clean}
+            made: dict[str, Any] = {"latents": lambda: step.x, "pred_original_sample": step.clean}
             given = {name: made[name]() for name in how.inputs}
             return (how.callback(self, step.number, step.timestep, given) or {}).get("latents", step.x)
 
         return on_step
 
 
-def _spans(values: Sequence[Tensor], grids: Sequence[Grid]) -> list[Span]:
+def _spans(values: Tensor | Sequence[Tensor], grids: Sequence[Grid]) -> list[Span]:
     """(n, C) of each picture, padded where others are longer, -> spans."""
     return [Span("image", v[: rows * columns], (rows, columns)) for v, (rows, columns) in zip(values, grids)]
 
@@ -218,7 +220,8 @@ class _Shown:
     """Shows discrete pictures token by token, as a Writer's on_token: callback_on_step_end with (N, tokens so far)."""
 
     def __init__(self, pipe: MultimodalPipeline, how: Picturing, bar, samples: int):
-        self.pipe, self.how, self.bar, self.written = pipe, how, bar, [[] for _ in range(samples)]
+        self.pipe, self.how, self.bar = pipe, how, bar
+        self.written: list[list[int]] = [[] for _ in range(samples)]
 
     def __call__(self, number: int, modality: str, token: int) -> None:
         self.written[number].append(token)

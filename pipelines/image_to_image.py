@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import center_crop_resize, load_image, to_tensor
 from mot_gen.pipelines.base import repeat_each
-from mot_gen.pipelines.engine import Known
+from mot_gen.pipelines.engine import Grid, Known
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
 from mot_gen.sequence import Span
@@ -70,7 +70,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
             "unconditional": [b + n for b, n in zip(before, self._negative(negative_prompt, begun.texts))],
             "without_image": begun.texts,
         }
-        how = self._picturing(options, guidance, [span.grid for span in begun.spans])
+        how = self._picturing(options, guidance, [_grid_of(span) for span in begun.spans])
         drawn = self._draw(documents, how, self._known(begun, strength, how.num_inference_steps))
         return self._as_output(self._finish(drawn, begun, options.output_type), options)
 
@@ -135,7 +135,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         values = pad_sequence([span.values for span in begun.spans], batch_first=True)
         if begun.masks is not None:
             pairs = zip(begun.masks, begun.spans)
-            keep = pad_sequence([_kept(mask, span.grid) for mask, span in pairs], True).to(values.device)
+            keep = pad_sequence([_kept(mask, _grid_of(span)) for mask, span in pairs], True).to(values.device)
             if all(not mask.any() for mask in begun.masks):
                 raise InputError("mask_image: is black all over, so that nothing would be drawn; white is drawn anew")
         if values.is_floating_point():
@@ -165,7 +165,13 @@ class Begun:
     masks: list[Tensor] | None
 
 
-def _kept(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+def _grid_of(span: Span) -> Grid:
+    """A picture's, which has one."""
+    assert span.grid is not None
+    return span.grid
+
+
+def _kept(mask: Tensor, grid: Grid) -> Tensor:
     """(1, H, W) -> (n,) bool: the tokens without a masked pixel."""
     cell = (mask.shape[-2] // grid[0], mask.shape[-1] // grid[1])
     return F.max_pool2d(mask.float(), cell).flatten() == 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.pipelines.base import InterleavedOutput, repeat_each
 from mot_gen.pipelines.chat import documents_of, parts_of
-from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer
+from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Rules, Stream, TextSampling, Writer
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
 from mot_gen.sequence import Span
@@ -73,7 +74,8 @@ class InterleavedPipeline(ImageDrawingPipeline):
         """How pictures are drawn in so many documents, all of one size; without grids where the model has none."""
         drawn = self.image_tokenizer is not None and "image" in self.model.modality_names
         grids = {"image": self._grid(height, width)} if drawn else {}
-        how = self._picturing(options, guidance, [grids.get("image")] * documents)
+        grid = cast(Grid, grids.get("image"))  # None where nothing is drawn, and read by nothing then
+        how = self._picturing(options, guidance, [grid] * documents)
         drawing = self._drawing(how.num_inference_steps, guidance, how.generators)
         self._grids = how.grids if drawn else ()
         drawing.grids, drawing.on_step = grids, self._on_step(how)
@@ -93,6 +95,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
         samples, pictures = len(prompts), list(drawing.grids)
         guided = samples * (len(drawing.guidance.branches) - 1) if pictures else 0
         opens = first + pictures[:1] * guided
+        assert rules.room is not None  # `_room` gave it
         # A row may stand still while others fill the longest span.
         longest = max((rows * columns for rows, columns in drawing.grids.values()), default=0)
         stream = Stream(self.model, [*prompts, *[[]] * guided], rules.room + longest, opens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,7 +66,8 @@ class Loaded:
         others. more: arguments for the pipeline as it has them."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         arguments = direction.gather(inputs) | direction.prepare(options) | more
-        output = self.pipeline(direction)(**arguments, generator=generators)
+        pipe: Any = self.pipeline(direction)  # whose class has a call; the base has none
+        output = pipe(**arguments, generator=generators)
         results = getattr(output, direction.result)
         rate = getattr(output, "sampling_rate", None)
         return list(results) if rate is None else [(samples, rate) for samples in results]

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class TextOptions:
     generator: torch.Generator | list[torch.Generator] | None = None
     logits_processor: Sequence = ()
     stop: str | Sequence[str] | None = None
-    streamer: object = None
+    streamer: Any = None
     return_dict: bool = True
 
     def sampling(self, max_new_tokens: int) -> TextSampling:
@@ -123,9 +124,9 @@ def takes(**groups: type) -> Callable:
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
             for name, field in offered.items()
         ]
-        taking.__signature__ = inspect.Signature(own + shared)
+        taking.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]  # which inspect reads
         kinds = [base for kind in groups.values() for base in kind.__mro__ if is_dataclass(base)]
-        taking.__doc__ = "\n\n".join(inspect.cleandoc(each.__doc__) for each in (call, *kinds))
+        taking.__doc__ = "\n\n".join(inspect.cleandoc(each.__doc__ or "") for each in (call, *kinds))
         return taking
 
     return decorate

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +109,8 @@ class OpenSpan:
 
     def __init__(self, stream: Stream, modality: str, grids: Sequence[Grid], alive: Tensor):
         self.stream, self.alive, model = stream, alive, stream.model
-        self.index, self.layers = model.index_of[modality], None
+        self.index = model.index_of[modality]
+        self.layers: Any = None
         if modality in model.patch_layers:
             self.layers = model.patch_layers[modality]
         self.modality = model.modalities[self.index]
@@ -163,7 +165,8 @@ class OpenSpan:
             layout, cache, latents = self.layout, stream.cache, self.latents
             if rows < stream.rows:
                 parts = (getattr(layout, f.name) for f in fields(layout))
-                layout = Layout(*(None if part is None else part[:rows] for part in parts))
+                narrowed: list[Any] = [None if part is None else part[:rows] for part in parts]
+                layout = Layout(*narrowed)
                 cache = cache.narrow(rows)
                 tokens = int(self.counts[:rows].sum())
                 latents = replace(

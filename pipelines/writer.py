@@ -195,6 +195,7 @@ class Writer:
 
     def _following(self, row: _Row) -> str | None:
         order = self.rules.order
+        assert order is not None  # nothing asks without one
         return order[row.place + 1] if row.place + 1 < len(order) else None
 
     def _mask(self, modality: str | None, special: tuple[int, ...]) -> Tensor:
