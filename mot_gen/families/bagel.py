@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -67,10 +67,13 @@ def parts(source: Source) -> list[Part]:
     image = _autoencoder(source)
     sight = _vision(source, image.config.image_size)
     model = outline(MultimodalModel, _model_config(source, [text.modality, image.modality, sight.modality]).to_dict())
+    image_table = [Entry(ours, theirs, how) for ours, theirs, how in vae_names(image)]
+    sight_table = [Entry(name, _vision_name(name)) for name in sight.state_dict()]
+    # mypy does not see that diffusers' ModelMixin, which is imported lazily, is a Module.
     return [
         Part("model", model, _model_table(model)),
-        Part("image_tokenizer", image, [Entry(ours, theirs, how) for ours, theirs, how in vae_names(image)]),
-        Part("sight_tokenizer", sight, [Entry(name, _vision_name(name)) for name in sight.state_dict()]),
+        Part("image_tokenizer", cast(nn.Module, image), image_table),
+        Part("sight_tokenizer", cast(nn.Module, sight), sight_table),
     ]
 
 

@@ -161,7 +161,10 @@ def whole(run: Run) -> Run | None:
     if run.kind not in ("fsdp", "hsdp"):
         return run if run.world.first else None
     gathered = parallel.gather(run.averaged, copy.deepcopy(run.outline), run.world)
-    return None if gathered is None else replace(run, averaged=gathered.to(run.world.device))
+    if gathered is None:
+        return None
+    averaged = gathered.to(run.world.device)  # type: ignore[arg-type]  # diffusers' wrapper of `to` hides `self`
+    return replace(run, averaged=averaged)
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -173,7 +176,9 @@ def _tensors(run: Run, saved: Collection[str] = ()) -> dict[str, dict[str, torch
     Averages of weights that do not learn are these weights, and are left out, unless they are in the checkpoint (as
     earlier versions wrote it) whose names `saved` are.
     """
-    groups = {"model": dict(run.model.named_parameters()), "optimizer": run.optimizer.tensors()}
+    groups: dict[str, dict[str, torch.Tensor]] = {}
+    groups["model"] = dict(run.model.named_parameters())
+    groups["optimizer"] = run.optimizer.tensors()
     if run.averaged is not run.model:
         learned = {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
         averages = run.averaged.named_parameters()
