@@ -26,7 +26,7 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.sections import Evaluation
-from mot_gen.reports.generated import HeldOut, Make, drawn, written
+from mot_gen.reports.generated import HeldOut, Make, drawn, pictures_of, written
 
 SHOWN = {name: IMAGE_TEXT[name] for name in ("clip", "refclip")}  # how well a picture shows its caption
 BUILDERS = {**SETS, **SHOWN, **TEXT, **LIKELIHOOD}
@@ -64,7 +64,8 @@ class Samples:
     def real(self) -> Tensor:
         """(N, C, H, W) uint8: the pairs' pictures as the model's tokenizer sees them."""
         tokenizer = self.make(MultimodalPipeline).image_tokenizer
-        images = [image_tensor(pair.image, tokenizer.size, tokenizer.color_channels) for pair in self.pairs]
+        pictures = pictures_of(self.pairs, tokenizer)
+        images = [image_tensor(picture, tokenizer.size, tokenizer.color_channels) for picture in pictures]
         return to_uint8(torch.stack(images))
 
     @cached_property

@@ -15,8 +15,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mot_gen.data.encoded import Encoded
 from mot_gen.data.records import Pair, Sample
 from mot_gen.errors import InputError
+from mot_gen.files.image_files import to_pil
 from mot_gen.packing import document_length, pack_rows
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
@@ -67,6 +69,20 @@ def caption_losses(pipe: MultimodalPipeline, images: Sequence | None, captions: 
     return torch.zeros(len(captions), dtype=losses.dtype).index_add_(0, rows, losses)
 
 
+def pictures_of(pairs: Sequence[Pair], tokenizer: Any) -> list[Any]:
+    """The picture of each pair, as its record gives it. One that was tokenised before is what its tokens decode to.
+
+    tokenizer: of the pictures that the model draws.
+    """
+    pictures: list[Any] = []
+    for pair in pairs:
+        if isinstance(pair.image, Encoded):
+            pictures.append(to_pil(tokenizer.decode(pair.image.span("image"))))
+        else:
+            pictures.append(pair.image)
+    return pictures
+
+
 class HeldOut:
     """Pairs that a run is measured on, `count` of them spread evenly over a set that may be sorted."""
 
@@ -96,7 +112,7 @@ class HeldOut:
         """The spans that a pipeline reads each picture as; they are kept for the next time its tokenizer is asked."""
         tokenizer = pipe.sight_tokenizer or pipe.image_tokenizer
         if self._seen is None or self._seen[0] is not tokenizer:
-            batches = in_batches([pair.image for pair in self.pairs])
+            batches = in_batches(pictures_of(self.pairs, pipe.image_tokenizer))
             self._seen = tokenizer, [spans for batch in batches for spans in pipe.seen(list(batch), drawn=False)]
         return self._seen[1]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mot_gen.data.records import Pair, Splits
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.generated import caption_losses, drawn
+from mot_gen.reports.generated import caption_losses, drawn, pictures_of
 
 STRENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 COUNT = 100  # captions that pictures are drawn from, at each strength
@@ -32,7 +32,7 @@ def choose_guidance(pipe: TextToImagePipeline, pairs: Sequence[Pair], seed: int)
     """The strength, and the mean loss (nats a caption) at each and on the real pictures. seed: of the noise, the same
     at every strength."""
     captions = [pair.captions[0] for pair in pairs]
-    real = _loss(pipe, [pair.image for pair in pairs], captions)
+    real = _loss(pipe, pictures_of(pairs, pipe.image_tokenizer), captions)
     losses = {strength: _loss(pipe, _drawn(pipe, captions, strength, seed), captions) for strength in STRENGTHS}
     found = {f"{strength:g}": loss for strength, loss in losses.items()} | {"real": real}
     return least_as_good(losses, real), found

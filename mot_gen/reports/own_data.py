@@ -14,7 +14,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from mot_gen.data.records import Pair
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import load_image
 from mot_gen.files.pictures import enlarge, grid, save_png
@@ -22,7 +21,7 @@ from mot_gen.files.whole import write_json, write_text
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reports import page
-from mot_gen.reports.generated import HeldOut, drawn, written
+from mot_gen.reports.generated import HeldOut, drawn, pictures_of, written
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.reports.judge_run import losses_section, progress_section, train_facts
 from mot_gen.training.loop import REPORT, Run
@@ -43,11 +42,12 @@ def show(run: Run) -> None:
     pictures = list(drawn(pipeline_of(run, TextToImagePipeline), held_out.captions, seeds))
     writer = pipeline_of(run, ImageToTextPipeline)
     texts = list(written(writer, held_out.seen(writer)))
+    real = [load_image(picture) for picture in pictures_of(pairs, writer.image_tokenizer)]
     found = {"train": train_facts(run, "samples"), "text": _text(run), "model": str(run.folder / "model")}
     save_png(grid(pictures, 8), run.folder / "samples.png", {"prompts": "\n".join(held_out.captions)})
     sections = [
-        ("Held-out pictures, and what it draws from their captions", _beside(pairs, pictures, held_out.captions)),
-        ("What it writes about them", _beside(pairs, None, texts)),
+        ("Held-out pictures, and what it draws from their captions", _beside(real, pictures, held_out.captions)),
+        ("What it writes about them", _beside(real, None, texts)),
         ("The same noise, as training went on", progress_section(run)),
         ("Figures", page.table(_rows(found))),
         ("Losses", losses_section(run)),
@@ -88,11 +88,11 @@ def _rows(found: dict) -> list[tuple[str, float | int | str, str]]:
     ]
 
 
-def _beside(pairs: Sequence[Pair], pictures: Sequence[Image.Image] | None, texts: Sequence[str]) -> str:
+def _beside(real: Sequence[Image.Image], pictures: Sequence[Image.Image] | None, texts: Sequence[str]) -> str:
     """Each held-out picture, the one that was drawn (if any), and a text."""
     figures = []
-    for number, (pair, text) in enumerate(zip(pairs, texts)):
-        shown = [load_image(pair.image)]
+    for number, (picture, text) in enumerate(zip(real, texts)):
+        shown = [picture]
         if pictures is not None:
             shown.append(pictures[number])
         images = "".join(page.picture(enlarge(image.convert("RGB")), text) for image in shown)
