@@ -62,10 +62,11 @@ def test_a_checkpoint_without_fingerprints_loads(folder):
 def test_what_is_saved_or_loaded_in_half_precision_still_fits(saved, tmp_path, dtype):
     pipe = MultimodalPipeline(**build("LatentImageTokenizer"))
     pipe.save_pretrained(tmp_path / "whole")
-    MultimodalPipeline.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16)
+    cast = MultimodalPipeline.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16)
+    assert cast.model.dtype == torch.bfloat16
     pipe.to(dtype).save_pretrained(tmp_path / "half")
-    MultimodalPipeline.from_pretrained(tmp_path / "half")
-    MultimodalPipeline.from_pretrained(tmp_path / "half", dtype=dtype)
+    assert MultimodalPipeline.from_pretrained(tmp_path / "half").model.dtype == torch.float32
+    assert MultimodalPipeline.from_pretrained(tmp_path / "half", dtype=dtype).model.dtype == dtype
 
 
 def test_a_vocabulary_of_the_same_size_and_other_ids_is_refused(folder):
