@@ -28,6 +28,7 @@ from mot_gen.packing import document_length
 from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
+from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.samplers import row_generators
 from mot_gen.sequence import Span
 
@@ -132,13 +133,15 @@ class MultimodalPipeline(DiffusionPipeline):
         store_for_decoding(pipe.model)
         return pipe if device is None else pipe.to(device)
 
+    @property
+    def _own(self) -> dict[str, Any]:
+        """The checkpoint's own settings, those of this pipeline's task before those of all."""
+        stated = self.config.sampling or {}
+        return {**stated, **(stated.get(self._task) or {})}
+
     def _default(self, name: str, given, fallback):
         """What the caller gave, else the checkpoint's own default, else the field's."""
-        if given is not None:
-            return given
-        stated = self.config.sampling or {}
-        own = stated.get(self._task) or {}
-        return own.get(name, stated.get(name, fallback))
+        return self._own.get(name, fallback) if given is None else given
 
     def _text(self, texts, name: str = "prompt", unread: bool = False) -> list[list[Span]]:
         """Texts -> a list of spans each; InputError for what is no text, or empty. unread: at guidance_scale 0 nothing
@@ -216,8 +219,8 @@ class MultimodalPipeline(DiffusionPipeline):
 
         return on_token
 
-    def _drawing(self, steps: int, guidance: Guidance, generators) -> Drawing:
-        """How images are drawn here; InputError for a scheduler that does not fit."""
+    def _drawing(self, how: StepOptions, guidance: Guidance, samples: int) -> Drawing:
+        """How so many images are drawn here; InputError for a scheduler that does not fit. how: settled."""
         objective: Any = self.model.objectives.get("image")
         wanted = None
         if self.image_tokenizer is not None and hasattr(objective, "fits"):
@@ -225,10 +228,10 @@ class MultimodalPipeline(DiffusionPipeline):
         if wanted:
             raise InputError(f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}")
         fewest = getattr(objective, "fewest", 1)
-        if steps < fewest:
-            raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
-        sigmas = self._default("sigmas", None, None)
-        return Drawing(self.scheduler, steps, guidance, generators, sigmas=sigmas, stopped=self._stopped)
+        if how.steps < fewest:
+            raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {how.steps}")
+        generators, sigmas = row_generators(how.generator, samples), self._own.get("sigmas")
+        return Drawing(self.scheduler, how.steps, guidance, generators, sigmas=sigmas, stopped=self._stopped)
 
     def seen(self, images: Sequence, drawn: bool) -> list[list[Span]]:
         """The spans that each picture is read as. drawn: whether pictures are drawn after it, so that it is also given

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.guidance import is_number
+from mot_gen.pipelines.settings import check
 from mot_gen.sequence import Span
 
 
@@ -31,14 +31,8 @@ class TextSampling:
     processors: Sequence = ()
 
     def __post_init__(self):
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens!r}")
-        if not is_number(self.temperature) or not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature must be a number of at least 0 (0 = greedy), got {self.temperature!r}")
-        if not isinstance(self.top_k, int) or self.top_k < 0:
-            raise InputError(f"top_k must be a whole number of at least 0 (0 = every token), got {self.top_k!r}")
-        if not is_number(self.top_p) or not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be a number above 0, at most 1, got {self.top_p!r}")
+        for name in ("max_new_tokens", "temperature", "top_k", "top_p"):
+            check(name, getattr(self, name))
         if not isinstance(self.processors, (list, tuple)) or not all(map(callable, self.processors)):
             raise InputError(f"logits_processor must be a list of logits processors, got {self.processors!r:.60}")
 

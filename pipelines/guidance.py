@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
-
-RENORMS = ("global", "channel", "text_channel")
+from mot_gen.pipelines.settings import PictureSettings, check
 
 
 @dataclass(frozen=True)
@@ -39,22 +37,18 @@ class Guidance:
     renorm_min: float = 0.0
 
     def __post_init__(self):
-        for name in ("scale", "image_scale"):
-            value = getattr(self, name)
-            if not is_number(value) or not 0 <= value < float("inf"):
-                field = name.replace("scale", "guidance_scale")
-                raise InputError(f"{field} must be a number of at least 0 (1 = off), got {value!r}")
-        low_high = self.interval
-        if not (isinstance(low_high, (tuple, list)) and len(low_high) == 2 and all(map(is_number, low_high))) or (
-            not 0 <= low_high[0] <= low_high[1] <= 1
-        ):
-            raise InputError(f"guidance_interval must be two times, 0 <= low <= high <= 1, got {low_high!r}")
-        if not is_number(self.rescale) or not 0 <= self.rescale <= 1:
-            raise InputError(f"guidance_rescale must be a number from 0 to 1, got {self.rescale!r}")
-        if self.renorm is not None and self.renorm not in RENORMS:
-            raise InputError(f"guidance_renorm: {self.renorm!r} is not known{nearest(str(self.renorm), RENORMS)}")
-        if not is_number(self.renorm_min) or not 0 <= self.renorm_min <= 1:
-            raise InputError(f"guidance_renorm_min must be a number from 0 to 1, got {self.renorm_min!r}")
+        check("guidance_scale", self.scale)
+        check("image_guidance_scale", self.image_scale)
+        check("guidance_interval", self.interval)
+        check("guidance_rescale", self.rescale)
+        check("guidance_renorm", self.renorm)
+        check("guidance_renorm_min", self.renorm_min)
+
+    @classmethod
+    def of(cls, settings: PictureSettings, image_scale: float = 1.0) -> Guidance:
+        """The guidance of settled settings."""
+        names = ("scale", "interval", "rescale", "renorm", "renorm_min")
+        return cls(**{name: getattr(settings, f"guidance_{name}") for name in names}, image_scale=image_scale)
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -105,11 +99,6 @@ class Guidance:
         else:
             length, wanted = guided.norm(dim=-1, keepdim=True), conditional.norm(dim=-1, keepdim=True)
         return guided * (wanted / (length + 1e-8)).clamp(self.renorm_min, 1.0)
-
-
-def is_number(value) -> bool:
-    """Whether this is a plain number; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _towards(start: Tensor | None, end: Tensor | None, scale: float) -> Tensor | None:

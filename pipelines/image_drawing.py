@@ -1,4 +1,4 @@
-"""What the pipelines that draw pictures share: ImageDrawingPipeline, Picturing.
+"""What the pipelines that draw pictures share: ImageDrawingPipeline.
 
 Shapes: N pictures, n tokens of a picture (of the longest, where sizes differ), C channels.
 """
@@ -6,7 +6,6 @@ Shapes: N pictures, n tokens of a picture (of the longest, where sizes differ), 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,34 +13,12 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.base import MultimodalPipeline, row_generators
-from mot_gen.pipelines.engine import Grid, Guidance, Known, Rules, Stream, TextSampling, Writer, draw
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Known, Rules, Stream, TextSampling, Writer, draw
 from mot_gen.pipelines.masked import OpenTokens, Pass, draw_masked
 from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.samplers import Step, evaluations
 from mot_gen.sequence import Span
-
-
-@dataclass
-class Picturing:
-    """How N pictures are drawn: `options.ImageOptions`, with the checkpoint's own defaults where nothing was given, a
-    generator and a grid a picture."""
-
-    grids: list[Grid]
-    num_inference_steps: int
-    guidance: Guidance
-    generators: list[torch.Generator] | None
-    latents: Tensor | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    callback: Callable | None = None
-    inputs: Sequence[str] = ("latents",)
-
-    @property
-    def tokens(self) -> int:
-        """Of the largest picture."""
-        return max(rows * columns for rows, columns in self.grids)
 
 
 class ImageDrawingPipeline(MultimodalPipeline):
@@ -65,91 +42,77 @@ class ImageDrawingPipeline(MultimodalPipeline):
         asked = " x ".join("any" if side is None else str(side) for side in (height, width))
         raise InputError(f"height, width: this model draws {self.image_tokenizer.sizes}, got {asked}")
 
-    def _guidance(self, options: StepOptions, prompted: bool = True, image_scale: float = 1.0) -> Guidance:
-        """Guidance by what was given or the checkpoint recommends; off where there is nothing to be guided by."""
-        fields = {
-            "scale": self._default("guidance_scale", options.guidance_scale, 3.0),
-            "image_scale": image_scale,
-            "interval": self._default("guidance_interval", options.guidance_interval, (0.0, 1.0)),
-            "rescale": self._default("guidance_rescale", options.guidance_rescale, 0.0),
-            "renorm": self._default("guidance_renorm", options.guidance_renorm, None),
-            "renorm_min": self._default("guidance_renorm_min", options.guidance_renorm_min, 0.0),
-        }
-        checked = Guidance(**fields)
-        return checked if prompted else Guidance(**fields | {"scale": 1.0})
-
-    def _picturing(self, options: StepOptions, guidance: Guidance, grids: Sequence[Grid]) -> Picturing:
-        """How pictures of these grids are drawn."""
-        chosen = {
-            name: self._default(f"image_{name}", getattr(options, name, None), usual)
-            for name, usual in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0))
-        }
-        return Picturing(
-            list(grids),
-            self._default("num_inference_steps", options.num_inference_steps, 50),
-            guidance,
-            row_generators(options.generator, len(grids)),
-            getattr(options, "latents", None),
-            **chosen,
-            callback=options.callback_on_step_end,
-            inputs=options.callback_on_step_end_tensor_inputs,
-        )
+    def _sampling(self, options: StepOptions, tokens: int) -> TextSampling:
+        """How the tokens of discrete pictures are chosen, where `options` or else the checkpoint says so."""
+        usual = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        chosen = {n: self._default(f"image_{n}", getattr(options, n, None), value) for n, value in usual.items()}
+        return TextSampling(tokens, **chosen)
 
     def _draw(
-        self, documents: Mapping[str, list[list[Span]]], how: Picturing, known: Known | None = None
+        self,
+        documents: Mapping[str, list[list[Span]]],
+        how: StepOptions,
+        guidance: Guidance,
+        grids: Sequence[Grid],
+        known: Known | None = None,
     ) -> list[Span]:
         """One picture after each document: documents by the branches of guidance, N each. InputError, before any work,
-        for what does not fit. known: what is drawn from, see `drawing.Known`."""
+        for what does not fit. how: settled. known: what is drawn from, see `drawing.Known`."""
         modality = self.model.modalities[self.model.index_of["image"]]
         shown = self._callback_tensor_inputs[: 1 if modality.discrete else 2]
-        for name in how.inputs:
+        for name in how.callback_on_step_end_tensor_inputs:
             if name not in shown:
                 raise InputError(f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(shown)} here")
-        rows = [document for branch in how.guidance.branches for document in documents[branch]]
-        self._check_context(rows, how.tokens + 2)  # with its begin and end token
-        self._grids = how.grids
+        rows = [document for branch in guidance.branches for document in documents[branch]]
+        self._check_context(rows, _longest(grids) + 2)  # with its begin and end token
+        self._grids = grids
+        drawing = self._drawing(how, guidance, len(grids))
         if not modality.discrete:
-            return self._draw_latents(rows, how, known)
-        return self._draw_masked(rows, how, known) if modality.bidirectional else self._draw_ids(rows, how, known)
+            return self._draw_latents(rows, drawing, how, known)
+        self._only_continuous(latents=getattr(how, "latents", None), **_guided_in_time(guidance))
+        draw_tokens = self._draw_masked if modality.bidirectional else self._draw_ids
+        return draw_tokens(rows, drawing, how, known)
 
-    def _draw_ids(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
+    def _draw_ids(self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None) -> list[Span]:
         """Pictures of discrete tokens, one grid for all."""
-        self._only_continuous(latents=how.latents, **_guided_in_time(how.guidance))
-        drawing = self._drawing(how.num_inference_steps, how.guidance, how.generators)
-        drawing.grids["image"] = how.grids[0]
-        sampling = TextSampling(how.tokens, how.temperature, how.top_k, how.top_p)
-        rules = Rules(order=["image"], room=how.tokens + 1, known=None if known is None else known.values)
-        with self.progress_bar(total=how.tokens) as bar:
-            stream = Stream(self.model, rows, how.tokens, opens=["image"] * len(rows))
-            on_token = _Shown(self, how, bar, len(how.grids))
-            written = Writer(stream, len(how.grids), sampling, drawing, rules, on_token).run()
-        return [_filled(spans, how.grids[0]) for spans in written]
+        grid, samples = self._grids[0], len(self._grids)
+        tokens = grid[0] * grid[1]
+        drawing.grids["image"] = grid
+        rules = Rules(order=["image"], room=tokens + 1, known=None if known is None else known.values)
+        with self.progress_bar(total=tokens) as bar:
+            stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
+            on_token = _Shown(self, how, bar, samples)
+            written = Writer(stream, samples, self._sampling(how, tokens), drawing, rules, on_token).run()
+        return [_filled(spans, grid) for spans in written]
 
-    def _draw_masked(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
+    def _draw_masked(
+        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None
+    ) -> list[Span]:
         """Pictures of masked tokens, all tokens of a picture in a few passes; one grid for all."""
-        self._only_continuous(latents=how.latents, **_guided_in_time(how.guidance))
-        drawing = self._drawing(how.num_inference_steps, how.guidance, how.generators)
-        sampling = TextSampling(how.tokens, how.temperature, how.top_k, how.top_p)
-        with self.progress_bar(total=min(how.num_inference_steps, how.tokens)) as bar:
-            stream = Stream(self.model, rows, how.tokens, opens=["image"] * len(rows))
+        tokens = _longest(self._grids)
+        with self.progress_bar(total=min(drawing.num_inference_steps, tokens)) as bar:
+            stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
             alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
-            span = OpenTokens(stream, "image", how.grids * len(how.guidance.branches), alive)
+            span = OpenTokens(stream, "image", [*self._grids] * len(drawing.guidance.branches), alive)
             given = None if known is None else known.values
-            return _spans(draw_masked(span, drawing, sampling, given, self._on_pass(how, bar)), how.grids)
+            ids = draw_masked(span, drawing, self._sampling(how, tokens), given, self._on_pass(how, bar))
+            return _spans(ids, self._grids)
 
-    def _draw_latents(self, rows: list[list[Span]], how: Picturing, known: Known | None) -> list[Span]:
+    def _draw_latents(
+        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None
+    ) -> list[Span]:
         """Pictures of continuous tokens, by the scheduler."""
-        drawing = self._drawing(how.num_inference_steps, how.guidance, how.generators)
+        tokens, noise = _longest(self._grids), getattr(how, "latents", None)
         channels = self.model.modalities[self.model.index_of["image"]].channels
         assert channels is not None  # continuous tokens have them
-        self._check_latents(how.latents, (len(how.grids), how.tokens, channels))
-        total = evaluations(self.scheduler, how.num_inference_steps, 1.0 if known is None else known.strength)
-        with self.progress_bar(total=total) as bar:
+        self._check_latents(noise, (len(self._grids), tokens, channels))
+        strength = 1.0 if known is None else known.strength
+        with self.progress_bar(total=evaluations(self.scheduler, drawing.num_inference_steps, strength)) as bar:
             drawing.on_step = self._on_step(how, bar)
-            stream = Stream(self.model, rows, how.tokens, opens=["image"] * len(rows))
+            stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
             alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
-            span = stream.open("image", how.grids * len(how.guidance.branches), alive)
-            return _spans(draw(span, drawing, how.latents, known), how.grids)
+            span = stream.open("image", [*self._grids] * len(drawing.guidance.branches), alive)
+            return _spans(draw(span, drawing, noise, known), self._grids)
 
     def _only_continuous(self, **given) -> None:
         """InputError where something was given that only diffusion and flow know."""
@@ -172,30 +135,35 @@ class ImageDrawingPipeline(MultimodalPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if options.return_dict else (images,)
 
-    def _on_pass(self, how: Picturing, bar) -> Callable[[Pass], None]:
+    def _on_pass(self, how: StepOptions, bar) -> Callable[[Pass], None]:
         """callback_on_step_end with the ids (N, n) so far, -1 where they are masked."""
 
         def on_pass(done: Pass) -> None:
             bar.update()
-            if how.callback is not None:
-                given = {"latents": done.ids} if "latents" in how.inputs else {}
-                how.callback(self, done.number, torch.tensor(done.number), given)
+            if how.callback_on_step_end is not None:
+                given = dict.fromkeys(how.callback_on_step_end_tensor_inputs, done.ids)
+                how.callback_on_step_end(self, done.number, torch.tensor(done.number), given)
 
         return on_pass
 
-    def _on_step(self, how: Picturing, bar=None):
+    def _on_step(self, how: StepOptions, bar=None):
         """diffusers' callback_on_step_end(pipe, step, timestep, {"latents": x}) -> dict, as the engine's on_step."""
 
         def on_step(step: Step) -> Tensor:
             if bar is not None:
                 bar.update()
-            if how.callback is None:
+            if how.callback_on_step_end is None:
                 return step.x
             made: dict[str, Any] = {"latents": lambda: step.x, "pred_original_sample": step.clean}
-            given = {name: made[name]() for name in how.inputs}
-            return (how.callback(self, step.number, step.timestep, given) or {}).get("latents", step.x)
+            given = {name: made[name]() for name in how.callback_on_step_end_tensor_inputs}
+            return (how.callback_on_step_end(self, step.number, step.timestep, given) or {}).get("latents", step.x)
 
         return on_step
+
+
+def _longest(grids: Sequence[Grid]) -> int:
+    """Tokens of the largest picture."""
+    return max(rows * columns for rows, columns in grids)
 
 
 def _spans(values: Tensor | Sequence[Tensor], grids: Sequence[Grid]) -> list[Span]:
@@ -219,7 +187,7 @@ def _guided_in_time(guidance: Guidance) -> dict:
 class _Shown:
     """Shows discrete pictures token by token, as a Writer's on_token: callback_on_step_end with (N, tokens so far)."""
 
-    def __init__(self, pipe: MultimodalPipeline, how: Picturing, bar, samples: int):
+    def __init__(self, pipe: MultimodalPipeline, how: StepOptions, bar, samples: int):
         self.pipe, self.how, self.bar = pipe, how, bar
         self.written: list[list[int]] = [[] for _ in range(samples)]
 
@@ -228,7 +196,7 @@ class _Shown:
         if number < len(self.written) - 1:
             return
         self.bar.update()
-        if self.how.callback is not None:
+        if self.how.callback_on_step_end is not None:
             step = len(self.written[0]) - 1
-            given = {"latents": torch.tensor(self.written)} if "latents" in self.how.inputs else {}
-            self.how.callback(self.pipe, step, torch.tensor(step), given)
+            given = {name: torch.tensor(self.written) for name in self.how.callback_on_step_end_tensor_inputs}
+            self.how.callback_on_step_end(self.pipe, step, torch.tensor(step), given)

@@ -16,9 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import center_crop_resize, load_image, to_tensor
 from mot_gen.pipelines.base import repeat_each
-from mot_gen.pipelines.engine import Grid, Known
+from mot_gen.pipelines.engine import Grid, Guidance, Known
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
+from mot_gen.pipelines.settings import check
 from mot_gen.sequence import Span
 
 
@@ -58,11 +59,15 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         Raises InputError, before any work, for what does not fit.
         """
         self._needs("image", "image_tokenizer")
-        _check_strength(strength)
+        if strength is not None:
+            check("strength", strength)
         if condition_on_image is None:
             condition_on_image = mask_image is None and strength is None
         image_scale = self._image_scale(image_guidance_scale, condition_on_image)
-        guidance = self._guidance(options, prompt is not None or negative_prompt is not None, image_scale)
+        how = options.settled(self._own)
+        guidance = Guidance.of(how, image_scale)
+        if prompt is None and negative_prompt is None:  # nothing to be guided by
+            guidance = replace(guidance, scale=1.0)
         begun = self._begun(image, prompt, mask_image, options.num_images_per_prompt)
         before = self._before(begun) if condition_on_image else [[] for _ in begun.spans]
         documents = {
@@ -70,8 +75,8 @@ class ImageToImagePipeline(ImageDrawingPipeline):
             "unconditional": [b + n for b, n in zip(before, self._negative(negative_prompt, begun.texts))],
             "without_image": begun.texts,
         }
-        how = self._picturing(options, guidance, [_grid_of(span) for span in begun.spans])
-        drawn = self._draw(documents, how, self._known(begun, strength, how.num_inference_steps))
+        grids = [_grid_of(span) for span in begun.spans]
+        drawn = self._draw(documents, how, guidance, grids, self._known(begun, strength, how.steps))
         return self._as_output(self._finish(drawn, begun, options.output_type), options)
 
     def _before(self, begun: Begun) -> list[list[Span]]:
@@ -175,10 +180,3 @@ def _kept(mask: Tensor, grid: Grid) -> Tensor:
     """(1, H, W) -> (n,) bool: the tokens without a masked pixel."""
     cell = (mask.shape[-2] // grid[0], mask.shape[-1] // grid[1])
     return F.max_pool2d(mask.float(), cell).flatten() == 0
-
-
-def _check_strength(strength) -> None:
-    if strength is None:
-        return
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
-        raise InputError(f"strength must be a number from 0 (nothing changes) to 1, got {strength!r}")

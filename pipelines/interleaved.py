@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.pipelines.base import InterleavedOutput, repeat_each
 from mot_gen.pipelines.chat import documents_of, parts_of
-from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Rules, Stream, TextSampling, Writer
+from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
 from mot_gen.sequence import Span
@@ -49,14 +48,15 @@ class InterleavedPipeline(ImageDrawingPipeline):
         """
         if max_images is not None and (type(max_images) is not int or max_images < 0):
             raise InputError(f"max_images must be a whole number of at least 0, got {max_images!r}")
-        guidance = self._guidance(images)
+        how = images.settled(self._own)
+        guidance = Guidance.of(how)
         if not guidance.scale > 0:
             raise InputError(
                 f"guidance_scale must be above 0 here, since 0 would ignore the document, got {guidance.scale}"
             )
         prompts = repeat_each([self._spans(document) for document in documents_of(prompt)], num_samples)
         sampling = text.sampling(self._new_tokens(text.max_new_tokens, prompts))
-        drawing = self._pictures(images, guidance, len(prompts), height, width)
+        drawing = self._pictures(how, guidance, len(prompts), height, width)
         pictures = list(drawing.grids)
         self._check_order(modality_order, pictures)
         ends, on_token = self._stop(text.stop), self._streamed(text.streamer, prompts)
@@ -70,16 +70,14 @@ class InterleavedPipeline(ImageDrawingPipeline):
         self.maybe_free_model_hooks()
         return InterleavedOutput(documents=documents) if text.return_dict else (documents,)
 
-    def _pictures(self, options: StepOptions, guidance: Guidance, documents: int, height, width) -> Drawing:
+    def _pictures(self, how: StepOptions, guidance: Guidance, documents: int, height, width) -> Drawing:
         """How pictures are drawn in so many documents, all of one size; without grids where the model has none."""
         drawn = self.image_tokenizer is not None and "image" in self.model.modality_names
-        grids = {"image": self._grid(height, width)} if drawn else {}
-        grid = cast(Grid, grids.get("image"))  # None where nothing is drawn, and read by nothing then
-        how = self._picturing(options, guidance, [grid] * documents)
-        drawing = self._drawing(how.num_inference_steps, guidance, how.generators)
-        self._grids = how.grids if drawn else ()
-        drawing.grids, drawing.on_step = grids, self._on_step(how)
-        drawing.tokens = TextSampling(1, how.temperature, how.top_k, how.top_p)
+        drawing = self._drawing(how, guidance, documents)
+        if drawn:
+            drawing.grids = {"image": self._grid(height, width)}
+        self._grids = [*drawing.grids.values()] * documents
+        drawing.on_step, drawing.tokens = self._on_step(how), self._sampling(how, 1)
         return drawing
 
     def _opened_first(self, order: Sequence[str] | None, documents: int) -> list[str | None]:

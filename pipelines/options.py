@@ -1,5 +1,7 @@
 """The arguments that pipelines share, under the names of the field: TextOptions, StepOptions, ImageOptions; takes.
 
+How a picture is drawn is said by `settings.PictureSettings`, which StepOptions and ImageOptions add to.
+
 The `__call__` of a pipeline names its own inputs and takes these by `@takes`. Users give all alike, as keyword
 arguments, and `inspect.signature` and `help` show them.
 """
@@ -18,6 +20,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.elsewhere import refuse_unknown
+from mot_gen.pipelines.settings import PictureSettings
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -50,23 +53,14 @@ class TextOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepOptions:
-    """num_inference_steps, guidance_scale (1 is conditional, 0 unconditional), guidance_interval (times from 0, clean,
-    to 1, noise), guidance_rescale, guidance_renorm and guidance_renorm_min, see `guidance.Guidance`: by default what
-    the checkpoint recommends, else 50, 3, all times, 0, none and 0. generator: one or a list of one per sample; a
-    picture does not depend on its batch. output_type: "pil", "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent"
-    (N, n, C); lists where pictures differ in size.
+class StepOptions(PictureSettings):
+    """generator: one or a list of one per sample; a picture does not depend on its batch. output_type: "pil", "pt"
+    (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C); lists where pictures differ in size.
     callback_on_step_end(pipe, step, timestep, given): given has the tensor inputs that were named, of "latents" and
     "pred_original_sample", (N, n, C); what it returns as {"latents": x} is gone on with. The latter is the picture as
     it is expected to become: `decode_latents` shows it. return_dict: False returns a tuple.
     """
 
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    guidance_rescale: float | None = None
-    guidance_renorm: str | None = None
-    guidance_renorm_min: float | None = None
     generator: torch.Generator | list[torch.Generator] | None = None
     output_type: str = "pil"
     return_dict: bool = True
@@ -74,9 +68,7 @@ class StepOptions:
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
     def __post_init__(self):
-        steps = self.num_inference_steps
-        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-            raise InputError(f"num_inference_steps must be a positive integer, got {steps!r}")
+        super().__post_init__()
         callback = self.callback_on_step_end
         if callback is not None and not callable(callback):
             raise InputError(f"callback_on_step_end must be a function, got {callback!r:.60}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mot_gen.pipelines.base import repeat_each
+from mot_gen.pipelines.engine import Guidance
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
 
@@ -37,8 +38,9 @@ class TextToImagePipeline(ImageDrawingPipeline):
         """
         self._needs("image", "image_tokenizer")
         grid = self._grid(height, width)
-        guidance = self._guidance(options)
+        how = options.settled(self._own)
+        guidance = Guidance.of(how)
         prompts = repeat_each(self._text(prompt, unread=guidance.scale == 0), options.num_images_per_prompt)
         documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
-        drawn = self._draw(documents, self._picturing(options, guidance, [grid] * len(prompts)))
+        drawn = self._draw(documents, how, guidance, [grid] * len(prompts))
         return self._as_output(self._decode_images(drawn, options.output_type), options)

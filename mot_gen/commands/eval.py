@@ -16,6 +16,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from mot_gen.pipelines.settings import PictureSettings
+
 
 def register(subparsers) -> argparse.ArgumentParser:
     """Adds `eval` to an argparse subparsers object; each command sets `func`, which takes the arguments, returns 0."""
@@ -62,10 +64,11 @@ def _add_images(commands):
 
 def _images(args: argparse.Namespace) -> int:
     if is_checkpoint(args.fake):
+        settings = PictureSettings(num_inference_steps=args.num_inference_steps, guidance_scale=args.guidance_scale)
+
         from mot_gen.reports.kept_samples import Order, draw_images, prompts_of
 
-        steps, scale = args.num_inference_steps, args.guidance_scale
-        order = Order(args.fake, args.seed, args.batch_size, args.samples, steps, scale)
+        order = Order(args.fake, args.seed, args.batch_size, args.samples, settings)
         args.fake = str(draw_images(order, prompts_of(args.prompts, args.real), args.num))
     return lazily("mot_gen.commands.eval_images:images")(args)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,21 +25,21 @@ from mot_gen.files.progress import counted
 from mot_gen.files.whole import write_json, write_text
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import load_pipeline
+from mot_gen.pipelines.settings import PictureSettings
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reports.generated import caption_losses, drawn, in_batches, written
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to make with a checkpoint. folder: where samples are kept; None: in the user's cache. The sampler's settings
-    that are None are the checkpoint's own."""
+    """What to make with a checkpoint. folder: where samples are kept; None: in the user's cache. settings: of pictures,
+    where they are not the checkpoint's own."""
 
     checkpoint: str
     seed: int = 0
     batch_size: int = 64
     folder: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
+    settings: PictureSettings = field(default_factory=PictureSettings)
 
     def settle(self, facts: dict) -> Path:
         """The folder for samples that depend on `facts`; InputError where it holds those of others."""
@@ -68,11 +68,12 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
     if num < 1:
         raise InputError(f"--num must be at least 1, got {num}")
     pipe = cast("TextToImagePipeline", load_pipeline(TextToImagePipeline, order.checkpoint))
+    settings = order.settings.settled(pipe.config.sampling or {})
     facts = {
         "prompts": _sha256(prompts),
         "num": num,
-        "num_inference_steps": pipe._default("num_inference_steps", order.num_inference_steps, 50),
-        "guidance_scale": pipe._default("guidance_scale", order.guidance_scale, 3.0),
+        "num_inference_steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
         "scheduler": type(pipe.scheduler).__name__ if pipe.scheduler else None,
     }
     folder = order.settle(facts)
@@ -87,8 +88,7 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
             [row["prompt"] for row in chunk],
             [row["seed"] for row in chunk],
             order.batch_size,
-            num_inference_steps=facts["num_inference_steps"],
-            guidance_scale=facts["guidance_scale"],
+            **settings.given(),
         )
         for image, row in zip(images, chunk):
             save_png(image, folder / row["image"], {**row, **facts})

@@ -1,0 +1,122 @@
+"""How a picture is drawn, under one name wherever it is asked for: PictureSettings; and what any setting may be: check.
+
+Commands, reports and pipelines all say it with this type. Nothing here imports torch, so that a command refuses a bad
+value before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from mot_gen.errors import InputError, nearest
+
+RENORMS = ("global", "channel", "text_channel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """Steps and guidance of a picture. What is None is the checkpoint's own, or else the field's usual value (USUAL).
+
+    num_inference_steps: evaluations of the model. The others are those of `guidance.Guidance`: guidance_scale (1 is
+    conditional, 0 unconditional), guidance_interval (times from 0, clean, to 1, noise), guidance_rescale,
+    guidance_renorm and guidance_renorm_min. InputError for a value that cannot be.
+    """
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float | None = None
+    guidance_renorm: str | None = None
+    guidance_renorm_min: float | None = None
+
+    def __post_init__(self):
+        for name, value in self.given().items():
+            check(name, value)
+
+    def given(self) -> dict[str, Any]:
+        """What was said, by name: the arguments of a pipeline."""
+        named = {field.name: getattr(self, field.name) for field in fields(PictureSettings)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def steps(self) -> int:
+        """Evaluations of the model, as said or else as usual."""
+        return USUAL["num_inference_steps"] if self.num_inference_steps is None else self.num_inference_steps
+
+    def settled(self, own: Mapping[str, Any]) -> Self:
+        """These, with what was not said from `own`, the checkpoint's settings, or else as usual."""
+        known = {name: own.get(name, usual) for name, usual in USUAL.items()}
+        return replace(self, **known | self.given())
+
+
+USUAL: dict[str, Any] = {
+    "num_inference_steps": 50,
+    "guidance_scale": 3.0,
+    "guidance_interval": (0.0, 1.0),
+    "guidance_rescale": 0.0,
+    "guidance_renorm": None,
+    "guidance_renorm_min": 0.0,
+}
+
+
+def check(name: str, value: Any) -> None:
+    """InputError where a setting cannot have this value. Names that are not in RULES may have any."""
+    if name == "guidance_renorm" and value is not None and value not in RENORMS:
+        raise InputError(f"guidance_renorm: {value!r} is not known{nearest(str(value), RENORMS)}")
+    fits, what = RULES.get(name, (_anything, ""))
+    if not fits(value):
+        raise InputError(f"{name} must be {what}, got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a plain number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and 0 <= value < float("inf")
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
+
+
+def _is_positive_share(value: Any) -> bool:
+    return is_number(value) and 0 < value <= 1
+
+
+def _is_interval(value: Any) -> bool:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        return False
+    low, high = value
+    return _is_share(low) and _is_share(high) and low <= high
+
+
+# What each setting may be: a test, and its words.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "num_inference_steps": (_is_count, "a positive integer"),
+    "guidance_scale": (_is_finite, "a number of at least 0 (1 = off)"),
+    "image_guidance_scale": (_is_finite, "a number of at least 0 (1 = off)"),
+    "guidance_interval": (_is_interval, "two times, 0 <= low <= high <= 1"),
+    "guidance_rescale": (_is_share, "a number from 0 to 1"),
+    "guidance_renorm_min": (_is_share, "a number from 0 to 1"),
+    "strength": (_is_share, "a number from 0 (nothing changes) to 1"),
+    "max_new_tokens": (_is_count, "at least 1"),
+    "temperature": (_is_finite, "a number of at least 0 (0 = greedy)"),
+    "top_k": (_is_natural, "a whole number of at least 0 (0 = every token)"),
+    "top_p": (_is_positive_share, "a number above 0, at most 1"),
+}
