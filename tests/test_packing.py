@@ -10,7 +10,8 @@ import torch
 from tiny import IMAGE, MODALITIES, SPEECH, TEXT, mixed, picture, speech, words
 
 from mot_gen.errors import InputError
-from mot_gen.packing import _fullest, best_fit_rows, document_length, pack, pack_prompts, pack_rows, plan_rows, unpack
+from mot_gen.packing import best_fit_rows, document_length, pack, pack_prompts, pack_rows, plan_rows, unpack
+from mot_gen.packing.rows import _fullest
 from mot_gen.sequence import PADDING, Modality, Span, Vocabulary
 from mot_gen.tokenizers.text import TextTokenizer
 
@@ -38,8 +39,8 @@ def test_pack_again_gives_the_same_batch():
     second = pack_rows([again[:3], again[3:]], MODALITIES, 64)
     for name in ("ids", "learned", "target_slots", "target_ids"):
         assert torch.equal(getattr(first, name), getattr(second, name))
-    for name, value in vars(first.layout).items():
-        assert torch.equal(value, getattr(second.layout, name))
+    assert first.layout.counts == second.layout.counts
+    assert all(map(torch.equal, first.layout.tensors(), second.layout.tensors()))
 
 
 def test_adjacent_words_come_back_as_one_text():
@@ -291,3 +292,20 @@ def test_a_span_without_a_grid_comes_back_without_one():
     row = Span("image", flat.values, (1, 5))
     (back,) = unpack(pack([[flat, words(2), row]], MODALITIES, 24), MODALITIES)
     assert [span.grid for span in back] == [None, None, (1, 5)]
+
+
+def test_the_packer_counts_slots_and_tokens():
+    batch = pack_rows([mixed(3), mixed(2)], MODALITIES, 64, slots=128)
+    assert batch.layout.shape == (2, 128)
+    assert batch.layout.counts == torch.bincount(batch.layout.modality.flatten(), minlength=3).tolist()
+    assert batch.tokens == int((batch.layout.document != PADDING).sum())
+
+
+def test_more_slots_than_tokens_change_nothing_but_the_padding():
+    tight, padded = (pack_rows([mixed(3), mixed(2)], MODALITIES, 64, slots) for slots in (None, 128))
+    assert torch.equal(tight.ids, padded.ids[:, :64])
+    row, slot = padded.target_slots // 128, padded.target_slots % 128
+    assert torch.equal(tight.target_slots, row * 64 + slot)
+    assert torch.equal(tight.target_ids, padded.target_ids)
+    for name, latents in tight.latents.items():
+        assert torch.equal(latents.slots // 64 * 128 + latents.slots % 64, padded.latents[name].slots)

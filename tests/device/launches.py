@@ -108,7 +108,8 @@ def _kind_of_wait(name: str, args: tuple, kwargs: dict) -> str | None:
         source, target = copied
         if source == target:
             return None
-        if kwargs.get("non_blocking") or (name == "copy_" and args[2:3] == (True,)):
+        asynchronous = kwargs.get("non_blocking") or (name == "copy_" and args[2:3] == (True,))
+        if asynchronous and (source == "cuda" or hasattr(args[0], "pinned")):
             return "asynchronous copy"
         return "copy from the device" if source == "cuda" else "copy to the device"
     if name in RESULT_ON_HOST:

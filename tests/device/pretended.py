@@ -145,8 +145,6 @@ class _Device(TorchDispatchMode):
         args, kwargs = tree_map(lambda x: x.held if isinstance(x, PretendedTensor) else x, (args, kwargs))
         if kwargs.get("device") is not None:
             kwargs["device"] = CPU
-        if kwargs.get("pin_memory"):
-            kwargs["pin_memory"] = False
         run = _grouped_mm if operation_name(func) == "_grouped_mm" else func
         return run(*args, **kwargs)
 
@@ -208,8 +206,10 @@ class _Functions(TorchFunctionMode):
         if func is torch.device:
             return func(*args, **kwargs)
         args, kwargs = tuple(map(_in_full, args)), {name: _in_full(value) for name, value in kwargs.items()}
-        if func is Tensor.pin_memory or func is Tensor.is_pinned:
-            return args[0] if func is Tensor.pin_memory else True
+        if func is Tensor.pin_memory:
+            return _pinned(args[0].clone())
+        if kwargs.get("pin_memory"):
+            return _pinned(func(*args, **{**kwargs, "pin_memory": False}))
         with self._told(func, args, kwargs):
             if not torch.is_autocast_enabled("cuda") or func not in LOW | HIGH:
                 return func(*args, **kwargs)
@@ -232,6 +232,12 @@ class _Functions(TorchFunctionMode):
             yield
         finally:
             device.meta, device.generator, device.fused = before
+
+
+def _pinned(x: Tensor) -> Tensor:
+    """Mark a tensor of the CPU as one in pinned memory. Copies from other memory make the host wait."""
+    x.pinned = True  # type: ignore[attr-defined]
+    return x
 
 
 def _casts(x) -> bool:

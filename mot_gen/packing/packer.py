@@ -1,0 +1,65 @@
+"""Samples into the rows of a batch: pack, pack_rows, pack_prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.packing.rows import document_length, plan_rows
+from mot_gen.packing.writer import Sample, Writer
+from mot_gen.sequence.batch import PackedBatch
+from mot_gen.sequence.modality import Modality
+
+
+def pack(
+    samples: Sequence[Sample], modalities: Sequence[Modality], row_length: int, rows: int | None = None
+) -> PackedBatch:
+    """Put samples into rows of `row_length` slots; as many rows as needed, padded to `rows` where that is given."""
+    plan = plan_rows([document_length(sample, modalities) for sample in samples], row_length)
+    if rows is not None and len(plan) > rows:
+        raise InputError(f"{len(samples)} samples need {len(plan)} rows of {row_length}, but rows is {rows}")
+    plan += [[] for _ in range((rows or 0) - len(plan))]
+    return pack_rows([[samples[i] for i in row] for row in plan], modalities, row_length)
+
+
+def pack_rows(
+    rows: Sequence[Sequence[Sample]], modalities: Sequence[Modality], row_length: int, slots: int | None = None
+) -> PackedBatch:
+    """Pack with the assignment of samples to rows already made: rows[b] are the documents of row b, in order.
+
+    slots: how many slots a row has, if they are more than the tokens that it may hold."""
+    writer = Writer(modalities, row_length, slots)
+    number = 0
+    for row in rows:
+        writer.open_row()
+        for sample in row:
+            writer.document(sample, f"sample {number}")
+            number += 1
+        writer.close_row()
+    return writer.batch()
+
+
+def pack_prompts(
+    prompts: Sequence[Sample], modalities: Sequence[Modality], opens: Sequence[str | None] | None = None
+) -> tuple[PackedBatch, Tensor]:
+    """Documents to be continued, one a row: their end is left out, and they may be empty.
+
+    opens: per prompt the modality whose begin token stands last, so that its span comes next; where that token is part
+    of the span's block it is not written yet. Returns the batch, as long as its longest prompt, and the (B,) lengths.
+    """
+    opens = opens or [None] * len(prompts)
+    in_block = {m.name for m in modalities if m.block}
+    document_end = 0 if modalities[0].wraps else 1
+    lengths = [
+        document_length(prompt, modalities) - document_end + (opened is not None and opened not in in_block)
+        for prompt, opened in zip(prompts, opens)
+    ]
+    writer = Writer(modalities, max(lengths))
+    for number, (prompt, modality) in enumerate(zip(prompts, opens)):
+        writer.open_row()
+        writer.prompt(prompt, modality, f"prompt {number}")
+        writer.close_row()
+    return writer.batch(), torch.tensor(lengths)

@@ -1,0 +1,66 @@
+"""unpack: the samples that a packed batch holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from mot_gen.packing.writer import vocabulary_of
+from mot_gen.sequence.batch import PackedBatch
+from mot_gen.sequence.layout import PADDING
+from mot_gen.sequence.modality import Modality, Span
+
+
+def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span]]:
+    """The inverse of `pack`, in row order: every document's spans, special tokens and padding removed.
+
+    Adjacent spans of text come back as one, since nothing stands between them; so does a grid of 1 x 1 as none.
+    """
+    samples: list[list[Span]] = []
+    taken = dict.fromkeys(batch.latents, 0)
+    for row in range(batch.layout.shape[0]):
+        previous = PADDING
+        for start, end in _runs(batch.layout.span[row]):
+            document = int(batch.layout.document[row, start])
+            if document == PADDING:
+                continue
+            if document != previous:
+                samples.append([])
+                previous = document
+            span = _span(batch, modalities, row, start, end, taken)
+            if span is not None:
+                samples[-1].append(span)
+    return samples
+
+
+def _runs(span: Tensor) -> Iterator[tuple[int, int]]:
+    """(first, one past the last) slot of each run of equal numbers in a row, (S,)."""
+    changes = 1 + (span[1:] != span[:-1]).nonzero().flatten()
+    bounds = [0, *changes.tolist(), len(span)]
+    return pairwise(bounds)
+
+
+def _span(
+    batch: PackedBatch, modalities: Sequence[Modality], row: int, start: int, end: int, taken: dict[str, int]
+) -> Span | None:
+    """What stands in some slots of a row; None where it is a special token. taken: continuous tokens before them."""
+    vocabulary = vocabulary_of(tuple(modalities))
+    modality = modalities[int(batch.layout.modality[row, start])]
+    if modality.discrete:
+        ids = batch.ids[row, start:end]
+        if modality is modalities[0] and int(ids[0]) in vocabulary.special:
+            return None
+        values = ids - vocabulary.offset[modality.name]
+    else:
+        first = taken[modality.name]
+        taken[modality.name] = first + end - start
+        values = batch.latents[modality.name].values[first : taken[modality.name]]
+    grid = _grid(batch.layout.position[row, start:end])
+    return Span(modality.name, values, grid, bool(batch.learned[row, start]))
+
+
+def _grid(position: Tensor) -> tuple[int, int] | None:
+    rows, columns = (position[:, 1:].amax(0) + 1).tolist()
+    return (rows, columns) if rows > 1 or columns > 1 else None

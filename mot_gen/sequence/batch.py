@@ -1,0 +1,108 @@
+"""A batch of packed samples: Latents, its continuous tokens; Masking, of masked objectives; PackedBatch, all of it.
+
+Shapes: B rows, S slots a row, N continuous tokens of a modality in the batch, n spans of it, C channels of a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mot_gen.sequence.layout import PADDING, Layout
+from mot_gen.sequence.moving import Movable
+
+
+@dataclass
+class Latents(Movable):
+    """The continuous tokens of one modality in a batch, in the order of their slots.
+
+    values: (N, C). slots: (N,) index into the B * S slots. span: (N,) which of the n spans a token belongs to.
+    learned: (n,) whether a span carries loss. leads: (n,) whether learned text follows it in its document, for which
+    Transfusion caps the noise. time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
+    grids: n pairs (rows, columns). step: (n,) the size of the sampler's step, for objectives that are told of it; None
+    means 0.
+    """
+
+    values: Tensor
+    slots: Tensor
+    span: Tensor
+    learned: Tensor
+    leads: Tensor
+    grids: list[tuple[int, int]] = field(default_factory=list)
+    time: Tensor | None = None
+    step: Tensor | None = None
+
+    def per_token(self, per_span: Tensor) -> Tensor:
+        """(n, ...) -> (N, ...): a span's value for each of its tokens."""
+        return per_span[self.span]
+
+    def select(self, kept: Tensor, slots: Tensor) -> Latents:
+        """The spans in `kept`, (n,) bool, alone. slots: (N',) where their tokens stand now."""
+        tokens = self.per_token(kept)
+        renumbered = kept.long().cumsum(0) - 1
+        return Latents(
+            values=self.values[tokens],
+            slots=slots,
+            span=renumbered[self.span[tokens]],
+            learned=self.learned[kept],
+            leads=self.leads[kept],
+            grids=[grid for grid, held in zip(self.grids, kept.tolist()) if held],
+            time=None if self.time is None else self.time[kept],
+            step=None if self.step is None else self.step[kept],
+        )
+
+
+@dataclass
+class Masking(Movable):
+    """What a masked objective has made of a batch's discrete tokens.
+
+    weight: (B, S) float, what the loss of the token in a slot is multiplied by; 0 where it is not masked.
+    counted: (B, S) bool, the tokens over which the weighted losses are averaged.
+    """
+
+    weight: Tensor
+    counted: Tensor
+
+
+@dataclass
+class PackedBatch(Movable):
+    """A packed batch: where everything is, what it is, what carries loss.
+
+    ids: (B, S) joint ids, 0 in the slots of continuous tokens and of padding. learned: (B, S) bool, whether the token
+    *in* a slot is to be learned. latents: modality name -> `Latents`, present (perhaps with N = 0) for every
+    continuous modality, so that every tower is called on every rank. target_slots, target_ids: (M,) the slots, of
+    B * S, whose output predicts a token, and that token: the next slot's, or in bidirectional spans the slot's own.
+    masking: set by objectives that mask tokens; then their ids stand in target_ids alone. tokens: how many slots hold
+    one, on the host, as the packer knows it.
+    """
+
+    layout: Layout
+    ids: Tensor
+    learned: Tensor
+    latents: dict[str, Latents]
+    target_slots: Tensor
+    target_ids: Tensor
+    masking: Masking | None = None
+    tokens: int | None = None
+
+    @property
+    def fill(self) -> float:
+        """Share of the slots that hold a token."""
+        return (self.layout.document != PADDING).double().mean().item()
+
+    def select_rows(self, rows: Tensor) -> PackedBatch:
+        """Some rows alone, (R,) ascending, to be read again; they predict no tokens, so target_slots are empty."""
+        length = self.layout.shape[1]
+        new_row = torch.full((self.layout.shape[0],), PADDING, device=rows.device)
+        new_row[rows] = torch.arange(len(rows), device=rows.device)
+        latents = {}
+        for name, each in self.latents.items():
+            row = new_row[each.slots // length]
+            kept = torch.zeros_like(each.learned).index_put_((each.span,), row != PADDING)
+            slots = (row * length + each.slots % length)[row != PADDING]
+            latents[name] = each.select(kept, slots)
+        layout = replace(self.layout.with_tensors(lambda part: part[rows]), counts=None)
+        none = self.target_slots[:0]
+        return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none)

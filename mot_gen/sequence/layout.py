@@ -1,0 +1,39 @@
+"""Layout: all that a backbone may see of a batch. PADDING: the document and span of a slot that holds nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mot_gen.sequence.moving import Movable
+
+PADDING = -1  # the document and span number of a slot that holds nothing
+
+
+@dataclass
+class Layout(Movable):
+    """All that a backbone may see of a batch; int64 tensors.
+
+    modality: (B, S) index into the model's modalities; padding counts as the first.
+    document: (B, S) number of the document in its row, PADDING where there is none.
+    span: (B, S) number of the span in its row, a special token being a span of its own; PADDING likewise.
+    position: (B, S, 3) time within the document, row and column within the span's grid.
+    block: (B, S) number of the span whose tokens all see each other, PADDING where a token sees only what came before;
+    None: the span itself where its modality is bidirectional.
+    alone: (B, S) bool, tokens that only their own block sees; None: no token is.
+    counts: how many slots each modality has, on the host, as the packer knows it; None: to be counted.
+    """
+
+    modality: Tensor
+    document: Tensor
+    span: Tensor
+    position: Tensor
+    block: Tensor | None = None
+    alone: Tensor | None = None
+    counts: list[int] | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.modality.shape

@@ -1,0 +1,94 @@
+"""What samples are made of: Modality, one kind of token, and Span, one tokenised piece of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mot_gen.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of token. Exactly one of `vocab_size` (discrete) and `channels` (continuous) is given.
+
+    bidirectional: tokens of one span see all of their span, else only what came before. Continuous spans are denoised
+    so. Discrete ones are learned by masking, and the vocabulary has a mask token for them.
+    objective: module name under `mot_gen.objectives`, or a dotted path.
+    position: "sequence", one position per token; or "grid", one per span, and (row, column) embedded in 2-D (BAGEL).
+
+    The other fields state how a published model lays out its sequences; the defaults are this package's own layout.
+
+    begin, end: ids inside the text vocabulary of the tokens that bound a span; by default new ids after the text's.
+    Those of text bound a document, or every text where `wraps` is true (BAGEL); a document then has no bounds.
+    unused: [first, past the last] ranges of text ids that no text has. They are in the softmax but never written.
+    block: the bounds of a bidirectional span see all of it and stand at its position (BAGEL).
+    alone: a learned span is seen by itself alone, and what follows takes its position, as if it were not there (BAGEL).
+    input_only: its spans are read and never predicted, so that it has no objective (features of a vision model).
+    """
+
+    name: str
+    vocab_size: int | None = None
+    channels: int | None = None
+    bidirectional: bool = False
+    objective: str = "next_token"
+    position: str = "sequence"
+    begin: int | None = None
+    end: int | None = None
+    wraps: bool = False
+    unused: Sequence[Sequence[int]] = ()
+    block: bool = False
+    alone: bool = False
+    input_only: bool = False
+
+    def __post_init__(self):
+        where = f"modality {self.name!r}"
+        if (self.vocab_size is None) == (self.channels is None):
+            raise InputError(f"{where}: give either vocab_size (discrete) or channels (continuous)")
+        size_name, size = ("vocab_size", self.vocab_size) if self.discrete else ("channels", self.channels)
+        assert size is not None
+        if size < 1:
+            raise InputError(f"{where}: {size_name} must be at least 1, got {size}")
+        if self.position not in ("sequence", "grid"):
+            raise InputError(
+                f"{where}: position {self.position!r} is not known" + nearest(self.position, ["sequence", "grid"])
+            )
+        if self.discrete and self.position == "grid":
+            raise InputError(f"{where}: discrete tokens have a position each: position 'sequence'")
+        # JSON has no tuples; as tuples the fields of two modalities compare, and hash, as their values do.
+        object.__setattr__(self, "unused", tuple(tuple(each) for each in self.unused))
+        self._check_layout(where)
+
+    def _check_layout(self, where: str) -> None:
+        if (self.begin is None) != (self.end is None):
+            raise InputError(f"{where}: give both begin and end, or neither")
+        if self.wraps and self.begin is None:
+            raise InputError(f"{where}: wraps needs the ids begin and end")
+        if self.block and not (self.bidirectional and self.position == "grid"):
+            raise InputError(f"{where}: block needs bidirectional true and position 'grid'")
+        if self.discrete and (self.alone or self.input_only):
+            raise InputError(f"{where}: alone and input_only are of continuous modalities")
+
+    @property
+    def discrete(self) -> bool:
+        return self.vocab_size is not None
+
+
+@dataclass
+class Span:
+    """One tokenised piece of one modality.
+
+    values: (n,) integer ids in the modality's own vocabulary, or (n, C) float latents.
+    grid: (rows, columns) with rows * columns == n, row-major; None for what has no two dimensions.
+    learned: whether it carries loss, or only conditions what follows.
+    """
+
+    modality: str
+    values: Tensor
+    grid: tuple[int, int] | None = None
+    learned: bool = True
+
+    def __len__(self) -> int:
+        return self.values.shape[0]

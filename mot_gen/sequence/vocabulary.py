@@ -1,0 +1,98 @@
+"""Vocabulary: one range of ids for everything discrete, and which ids a span of each modality may have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.sequence.modality import Modality
+
+
+class Vocabulary:
+    """One id space for everything discrete, in this order: text, special tokens, the other discrete modalities.
+
+    The first modality is the one that special tokens belong to and are routed as (text, in all known models). The
+    special tokens are the two document bounds, a begin and an end for every other modality, and a mask for every
+    discrete modality that is bidirectional: tokenizers cannot produce them. They lie after the text's ids; the bounds
+    may also be the text ids that a modality names as its begin and end.
+
+    wraps: whether document_begin and document_end bound every text, and nothing bounds a document.
+    """
+
+    def __init__(self, modalities: Sequence[Modality]):
+        if not modalities or not modalities[0].discrete:
+            raise InputError("the first modality must be discrete (text): special tokens are routed as it")
+        if modalities[0].bidirectional:
+            raise InputError(f"modality {modalities[0].name!r} is the first and comes one by one: bidirectional false")
+        names = [m.name for m in modalities]
+        if len(set(names)) != len(names):
+            raise InputError(f"modality names must differ, got {', '.join(names)}")
+        text, *others = modalities
+        assert text.vocab_size is not None
+        self.wraps = text.wraps
+        self.size = text.vocab_size
+        self.document_begin, self.document_end = self._bounds(text, text)
+        self.begin, self.end = {}, {}
+        for m in others:
+            self.begin[m.name], self.end[m.name] = self._bounds(m, text)
+        self.offset = {text.name: 0}
+        self.mask: dict[str, int] = {}
+        for m in others:
+            if m.discrete and m.bidirectional:
+                self.mask[m.name] = self.size
+                self.size += 1
+        first_ids = []  # of each further modality; a continuous one has no ids, so its range is empty
+        for m in others:
+            first_ids.append(self.size)
+            if m.vocab_size is not None:
+                self.offset[m.name] = self.size
+                self.size += m.vocab_size
+        self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
+        self._sizes = {m.name: m.vocab_size for m in modalities if m.vocab_size is not None}
+        self._input_only = {m.name for m in others if m.input_only}
+        bounds = {*self.begin.values(), *self.end.values(), self.document_begin, self.document_end}
+        self.special = bounds | {*self.mask.values()}
+        unwritten = {id for first, end in text.unused for id in range(first, end)}
+        self._unwritten = sorted(unwritten | {id for id in self.special if id < text.vocab_size})
+
+    def _bounds(self, modality: Modality, text: Modality) -> tuple[int, int]:
+        """The begin and end of a modality: its own ids inside the text's, or two new ones."""
+        if modality.begin is not None and modality.end is not None:
+            assert text.vocab_size is not None
+            for id in (modality.begin, modality.end):
+                if not 0 <= id < text.vocab_size:
+                    raise InputError(
+                        f"modality {modality.name!r}: bound {id} is outside the text vocabulary of {text.vocab_size}"
+                    )
+            return modality.begin, modality.end
+        self.size += 2
+        return self.size - 2, self.size - 1
+
+    def writable(self, modality: str) -> Tensor:
+        """(V,) bool on the CPU: the ids that a span of a discrete modality may consist of."""
+        allowed = torch.zeros(self.size, dtype=torch.bool, device="cpu")
+        first, end = self.range(modality)
+        allowed[first:end] = True
+        if first == 0:
+            allowed[self._unwritten] = False
+        return allowed
+
+    def range(self, modality: str) -> tuple[int, int]:
+        """First and one-past-last joint id of a discrete modality's own tokens."""
+        return self.offset[modality], self.offset[modality] + self._sizes[modality]
+
+    def modality_of(self, ids: Tensor) -> Tensor:
+        """Index of the modality of joint ids, any shape; special tokens belong to the first."""
+        return torch.bucketize(ids, self._first_ids.to(ids.device), right=True)
+
+    def opened_by(self, token: int) -> str | None:
+        """The modality whose span a token begins, or None. What is only read is never opened."""
+        return next((name for name, begin in self.opens.items() if begin == token), None)
+
+    @property
+    def opens(self) -> dict[str, int]:
+        """The begin token of every modality whose spans the model may write."""
+        return {name: begin for name, begin in self.begin.items() if name not in self._input_only}
