@@ -216,7 +216,7 @@ class Writer:
         kept.start.append(self.rows * self.slots + self.used)
         kept.learned.append(span.learned)
         kept.leads.append(leads)
-        kept.grids.append(tuple(span.grid) if span.grid else (1, len(span)))
+        kept.grids.append((span.grid[0], span.grid[1]) if span.grid else (1, len(span)))
 
     def _latents(self, name: str, kept: _Continuous) -> Latents:
         channels = self.modalities[self.index[name]].channels
