@@ -27,7 +27,7 @@ FLOORS = [
     {"datasets", "families"},
     {"training"},
     {"corpora", "reports"},
-    {"study"},
+    {"study", "reinforce"},
     {"commands"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

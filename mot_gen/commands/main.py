@@ -189,7 +189,12 @@ def _trained(arguments) -> int:
     from mot_gen.reports.conclude import all_hooks, summary_of
     from mot_gen.training.loop import train
 
-    run = train(recipe, folder, arguments.resume, all_hooks(recipe))
+    hooks = all_hooks(recipe)
+    if recipe.reinforce:
+        from mot_gen.reinforce.hooks import reinforced
+
+        hooks = reinforced(recipe, hooks)
+    run = train(recipe, folder, arguments.resume, hooks)
     if not run.world.first:
         return 0
     summary = summary_of(folder)

@@ -1,6 +1,6 @@
 """Recipes: what to train, on what and how; YAML that is checked when it is read.
 
-`Recipe` joins the eight sections of sections.py. `load_recipe` reads a file or a shipped recipe and applies `KEY=VALUE`
+`Recipe` joins the sections of sections.py. `load_recipe` reads a file or a shipped recipe and applies `KEY=VALUE`
 overrides, `recipe_of` takes a mapping; `Recipe.save` writes the resolved one; `differences` compares two; `shipped`
 lists what comes with the package. Whatever is wrong becomes an `InputError` of one line: the file, the dotted field,
 the value and the remedy.
@@ -22,7 +22,17 @@ from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.whole import write_text
 from mot_gen.recipes.implementations import built, check_options, complaint, member_of, module_of, trainer_name
-from mot_gen.recipes.sections import Backbone, Data, Evaluation, Objective, Sampling, Section, Tokenizer, Training
+from mot_gen.recipes.sections import (
+    Backbone,
+    Data,
+    Evaluation,
+    Objective,
+    Reinforce,
+    Sampling,
+    Section,
+    Tokenizer,
+    Training,
+)
 
 SOURCES = ("digits", "openmoji", "records")
 AUTO = "auto"  # the value of a field that is read from the data or the machine when training begins
@@ -48,6 +58,7 @@ class Recipe(Section):
     training: Training = Field(default_factory=Training)
     sampling: Sampling = Field(default_factory=Sampling)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    reinforce: Reinforce | None = None  # learning from rewards; None = from the objectives' losses
     auto: list[str] = Field(default_factory=list)  # the fields that said `auto`, until they are settled
 
     @model_validator(mode="after")
@@ -59,6 +70,18 @@ class Recipe(Section):
         if absent:
             raise InputError(f"objectives.{absent[0]} is missing; give its kind: flow, diffusion or next_token")
         _all_known("backbone.patch_layers", self.backbone.patch_layers, modalities)
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_fit(self):
+        section = self.reinforce
+        if section is None:
+            return self
+        _all_known("reinforce.writes", section.writes, self.tokenizers)
+        if not self.training.init:
+            raise InputError("reinforce: begins with a model that was trained; give its folder by training.init")
+        if self.training.parallel in ("fsdp", "hsdp"):
+            raise InputError("training.parallel: reinforce samples from whole models; say training.parallel=ddp")
         return self
 
     @model_validator(mode="after")
@@ -139,7 +162,8 @@ def _all_known(field: str, names, allowed) -> None:
 
 def plain(recipe: Recipe) -> dict[str, Any]:
     """A recipe as JSON and YAML have it; fields that are still to be settled say `auto`."""
-    raw = recipe.model_dump(mode="json", exclude={"auto"})
+    unused = set() if recipe.reinforce else {"reinforce"}
+    raw = recipe.model_dump(mode="json", exclude={"auto", *unused})
     for field in recipe.auto:
         _set(raw, field, AUTO)
     return raw

@@ -1,7 +1,8 @@
 """The sections of a recipe, each a small class with its defaults, checked when it is built.
 
 `Data` (with `Records`, `Rehearsal` and `Augment`), `Tokenizer` and `Objective` (one a modality), `Backbone`,
-`Training`, `Sampling` and `Evaluation`. Numbers have types of their own: `Count`, `Whole`, `Share`, `Positive`, ...
+`Training`, `Sampling`, `Evaluation` and `Reinforce` (with `Reward`). Numbers have types of their own: `Count`, `Whole`,
+`Share`, `Positive`, ...
 """
 
 from __future__ import annotations
@@ -239,3 +240,70 @@ class Evaluation(Section):
     clip: str | None = None  # folder of the CLIP of the metrics clip and refclip
     prompts: list[str] = []  # shown in sample grids
     report: Switch = True  # whether a run on pictures ends with figures and report.html
+
+
+class Reward(Component):
+    """What samples are worth: a metric of `mot-gen eval`, one of mot_gen/reinforce/rewards.py, or `package.module:name`
+    of your own; options beside it."""
+
+    weight: Real = 1.0  # in the sum; below 0 where less is better
+
+
+def weighed(value: Any) -> Any:
+    """Rewards as names with weights, or with options -> as what `Reward` is made of. A name is its own kind unless it
+    gives one."""
+    if not isinstance(value, dict):
+        return value
+    sections = {}
+    for name, each in value.items():
+        given = {"weight": each} if isinstance(each, (int, float)) else each
+        sections[name] = {"kind": name, **given} if isinstance(given, dict) else given
+    return sections
+
+
+Rewards = Annotated[dict[str, Reward], BeforeValidator(weighed)]
+
+
+class Reinforce(Section):
+    """Learning from rewards, in the place of the objectives' own losses; docs/reinforce.md."""
+
+    method: Literal["grpo", "dpo"] = "grpo"
+    writes: Annotated[list[str], Field(min_length=1)] = ["image"]  # what is sampled, in order
+    given: Literal["caption", "image", "nothing"] | None = None  # what a sample begins with; None = what data offer
+    prompts: Count = 8  # a step, on all processes together
+    group: Annotated[int, Field(strict=True, ge=2)] = 16  # samples of each prompt
+    rewards: Rewards = {}
+    watched: Rewards = {}  # measured on the same samples and never rewarded
+    reference: str | None = None  # a model's folder that the penalty holds to; None = training.init
+    preferences: Annotated[list[str], BeforeValidator(one_or_many)] = []  # dpo: files of prompt, chosen, rejected
+    updates: Count = 1  # optimizer updates with the samples of one step
+    divide: Switch = True  # advantages by the deviation of their group; false = Dr. GRPO
+    average: Literal["answer", "token"] = "answer"  # over each answer first, or over all tokens of all answers
+    clip: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.2  # of the ratio of probabilities, below
+    clip_high: Positive | None = None  # and above; None = as below
+    penalty: NonNegative = 0.02  # on the distance to the reference; 0 = none
+    velocity_penalty: Switch = False  # of pictures: on the velocity (UniGRPO) and not on the sampler's Gaussians
+    beta: Positive = 0.1  # dpo: of texts
+    image_beta: Positive = 50.0  # dpo: of pictures, by their errors of denoising
+    least_gap: NonNegative = 0.0  # dpo: by which the rewards of a judged pair must differ at least
+    draws: Count = 2  # dpo: times and noises of each pair of pictures, in a step
+    sampler: Literal["cps", "sde"] = "cps"  # of continuous pictures while training
+    noise: NonNegative = 0.7  # of that sampler
+    num_inference_steps: Count = 10  # while training; sampling.num_inference_steps are more
+    learned_steps: Whole = 0  # of them, drawn at random for each picture, that are learned from; 0 = all
+    temperature: Positive = 1.0  # of tokens while training
+    max_new_tokens: Count = 24
+    experts: NonNegative = 0.0  # weight of the ratio of routing probabilities (MoE-GRPO)
+
+    @model_validator(mode="after")
+    def _something_teaches(self):
+        if self.method == "grpo" and not self.rewards:
+            raise ValueError("rewards: none is given; name at least one, as in rewards={judge: 1.0}")
+        if self.method == "dpo" and not self.rewards and not self.preferences:
+            raise ValueError("dpo needs preferences=FILE, or rewards that judge its own samples in pairs")
+        if self.noise == 0 and self.method == "grpo":
+            raise ValueError("noise: a sampler without noise chooses nothing, so nothing could be learned; give 0.7")
+        both = sorted(self.rewards.keys() & self.watched.keys())
+        if both:
+            raise ValueError(f"watched: {both[0]!r} is also a reward; give it another name, and a kind")
+        return self

@@ -59,12 +59,14 @@ class Hooks:
     evaluate: every `evaluation.every` steps; its result goes to metrics.jsonl, beside the held-out losses.
     export: at the end, writes `model/`.
     conclude: after that, while the folder is still held; measures and reports. Not called again for a finished run.
+    step: makes one step on every process, and returns the line of metrics.jsonl; None: `training_step`.
     """
 
     sample: Callable[[Run], None] = lambda run: None
     evaluate: Callable[[Run], dict] = lambda run: {}
     export: Callable[[Run], Any] = lambda run: None
     conclude: Callable[[Run], Any] = lambda run: None
+    step: Callable[[Run], dict] | None = None
 
 
 def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks | None = None) -> Run:
@@ -78,6 +80,8 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     the gradients stay unusable; and Lost where another process is gone.
     """
     folder, hooks, recipe = Path(folder), hooks or Hooks(), recipe.model_copy(deep=True)
+    if recipe.reinforce and hooks.step is None:
+        raise InputError("reinforce: learning from rewards needs the hooks of mot_gen.reinforce; use mot-gen train")
     begun = bool(steps_of(folder))
     if begun and not resume:
         raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
@@ -205,7 +209,7 @@ def _steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
     with _writers(run) as writers:
         while run.step < training.steps:
             try:
-                entry = training_step(run)
+                entry = (hooks.step or training_step)(run)
             except Diverged as error:
                 raise _diverged(run, error) from None
             bar.update(run.step, **entry["losses"])
@@ -293,37 +297,51 @@ def _diverged(run: Run, error: Diverged) -> Diverged:
 
 def training_step(run: Run) -> dict:
     """One optimizer step over the batches of all processes. Returns the line of metrics.jsonl."""
-    started, cpu_started, model = time.perf_counter(), time.process_time(), run.model
+    clock, model = Clock(), run.model
     batches = [_next_batch(run, number) for number in range(run.accumulate)]
     names = model.modality_names
     counts = dict(zip(names, run.world.sum(_by_modality(names, (model.loss_masks(b.batch) for b in batches)))))
     sums = [_backward(run, step_batch, counts, last=step_batch is batches[-1]) for step_batch in batches]
     rate, norm = run.optimizer.step(run.step)
-    _average(run)
-    run.step += 1
-    mine = [
+    average(run)
+    spent = [
         sum(int((b.batch.layout.document != PADDING).sum()) for b in batches),
         sum(3 * forward_flops(model, b.batch) + b.target_flops for b in batches),
-        time.process_time() - cpu_started,
         sum(b.batch.ids.numel() for b in batches),
     ]
-    tokens, flops, cpu_seconds, slots, *losses = run.world.sum([*mine, *_by_modality(names, sums)])
+    line, losses = close_step(run, clock, spent, _by_modality(names, sums))
+    line["losses"] = {name: loss / counts[name] for name, loss in zip(names, losses) if counts[name]}
+    return line | {"lr": rate, "grad_norm": norm}
+
+
+class Clock:
+    """When a step began."""
+
+    def __init__(self):
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+
+
+def close_step(run: Run, clock: Clock, spent: Sequence[float], sums: Sequence[float]) -> tuple[dict, list[float]]:
+    """Count a step that was made. spent: this process's tokens, FLOPs and slots. sums: further numbers of this process.
+    Returns the beginning of the line of metrics.jsonl, and the sums over all processes."""
+    mine = [*spent[:2], time.process_time() - clock.cpu_started, *spent[2:], *sums]
+    tokens, flops, cpu_seconds, slots, *all_sums = run.world.sum(mine)
+    run.step += 1
     run.tokens, run.flops = run.tokens + int(tokens), run.flops + int(flops)
     run.cpu_seconds += cpu_seconds
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - clock.started
     run.seconds += seconds
     run.meter.stepped(seconds, tokens, flops)
-    return {
+    line = {
         "step": run.step,
         "seconds": round(run.seconds, 3),
         "cpu_seconds": round(run.cpu_seconds, 3),
         "tokens": run.tokens,
         "flops": run.flops,
-        "losses": {name: loss / counts[name] for name, loss in zip(names, losses) if counts[name]},
-        "lr": rate,
-        "grad_norm": norm,
+        "losses": {},
         "fill": tokens / slots,
     }
+    return line, all_sums
 
 
 @dataclass
@@ -347,7 +365,7 @@ def _next_batch(run: Run, number: int) -> _Batch:
     # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
     seed = sample_key(f"noise/{training.seed}/{run.step}/{number * world.size + world.rank}") >> 1
     batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(seed), tokens=True)
-    with _autocast(run):
+    with autocast(run):
         targets, flops = self_taught(run.averaged, batch, targets)
     most = max(1, *map(len, rows))
     source = torch.tensor([[sample.source for sample in row] + [0] * (most - len(row)) for row in rows])
@@ -368,7 +386,7 @@ def _backward(run: Run, given: _Batch, counts: dict[str, float], last: bool) -> 
     batch has none of its modality, so that processes whose batches differ make the same collectives."""
     model, batch = run.model, given.batch
     with parallel.accumulating(run.network, last):
-        with _autocast(run):
+        with autocast(run):
             losses = model.losses(batch, run.network(batch), given.targets)
         masks = model.loss_masks(batch)
         run.meter.lost(batch, given.source, losses, masks)
@@ -379,12 +397,13 @@ def _backward(run: Run, given: _Batch, counts: dict[str, float], last: bool) -> 
     return {name: total.detach() for name, total in sums.items()}
 
 
-def _autocast(run: Run) -> torch.autocast:
+def autocast(run: Run) -> torch.autocast:
+    """The precision that the recipe asks for."""
     return torch.autocast(run.world.device.type, torch.bfloat16, enabled=run.recipe.training.precision == "bf16")
 
 
 @torch.no_grad()
-def _average(run: Run) -> None:
+def average(run: Run) -> None:
     """Move the averaged weights: young averages follow faster, so that the first thousand steps are not those of the
     initial weights."""
     if run.averaged is run.model:
@@ -408,7 +427,7 @@ def held_out_losses(run: Run) -> dict[str, float]:
         # A process that has no batch left is needed still where the model is sharded.
         batch = pack_rows(rows or [[]], model.modalities, training.row_length).to(world.device)
         batch, targets = model.corrupt(batch, torch.Generator(world.device).manual_seed(number))
-        with _autocast(run):
+        with autocast(run):
             losses, masks = model.losses(batch, model(batch), targets), model.loss_masks(batch)
         terms = _by_modality(names, [{name: losses[name] * mask for name, mask in masks.items()}])
         sums = [old + new for old, new in zip(sums, terms)]

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import Recipe, differing, plain, read_mapping
-from mot_gen.recipes.sections import Backbone, Data, Evaluation, Objective, Sampling, Tokenizer, Training
+from mot_gen.recipes.sections import Backbone, Data, Evaluation, Objective, Reinforce, Sampling, Tokenizer, Training
 
 # Whole sections, or fields, that may change.
 FREE = (
     "name",
     "sampling",
     "evaluation",
+    "reinforce.watched",
     "data.accept_changed",
     "data.cache_mb",
     "training.steps",
@@ -93,6 +94,9 @@ def _completed(path: Path) -> dict[str, Any]:
     """
     raw = read_mapping(path)
     try:
+        rewarded = {}
+        if raw.get("reinforce"):
+            rewarded = {"reinforce": Reinforce.model_validate(raw["reinforce"]).model_dump(mode="json")}
         return {
             "name": raw.get("name"),
             "data": Data.model_validate(raw.get("data", {})).model_dump(mode="json"),
@@ -102,6 +106,7 @@ def _completed(path: Path) -> dict[str, Any]:
             "training": Training.model_validate(raw.get("training", {})).model_dump(mode="json"),
             "sampling": Sampling.model_validate(raw.get("sampling", {})).model_dump(mode="json"),
             "evaluation": Evaluation.model_validate(raw.get("evaluation", {})).model_dump(mode="json"),
+            **rewarded,
         }
     except (ValidationError, AttributeError) as error:
         raise InputError(

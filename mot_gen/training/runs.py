@@ -146,11 +146,25 @@ def _averaged(recipe: Recipe, outline, world: World, kind: str, origin, model: M
     if not recipe.training.ema:
         return model
     averaged = _placed(recipe, outline, world, kind, origin)
+    _share_frozen(averaged, model)
+    return averaged.requires_grad_(False).eval()
+
+
+def _share_frozen(other: MultimodalModel, model: MultimodalModel) -> None:
+    """Give a second model the parameters of the first that do not learn."""
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             path, _, leaf = name.rpartition(".")
-            setattr(averaged.get_submodule(path), leaf, parameter)
-    return averaged.requires_grad_(False).eval()
+            setattr(other.get_submodule(path), leaf, parameter)
+
+
+def reference_model(run: Run, origin: Origin, shared: bool) -> MultimodalModel:
+    """A second model with the weights of an origin, which do not learn. shared: whether the run began with them too,
+    so that those which do not learn are the run's own."""
+    model = _placed(run.recipe, run.outline, run.world, "plain", origin)
+    if shared:
+        _share_frozen(model, run.model)
+    return model.requires_grad_(False).eval()
 
 
 def whole(run: Run) -> Run | None:

@@ -50,7 +50,11 @@ def tiny(name: str):
     return recipe
 
 
-@pytest.fixture(scope="module", params=shipped())
+# Those that learn from rewards begin with a trained model: tests/reinforce.
+LEARNED = [name for name in shipped() if load_recipe(name).reinforce is None]
+
+
+@pytest.fixture(scope="module", params=LEARNED)
 def made(request, tmp_path_factory):
     """(recipe, run's folder); skipped where the recipe's data needs an extra that is not installed."""
     recipe, folder = tiny(request.param), tmp_path_factory.mktemp(request.param)

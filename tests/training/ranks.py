@@ -15,6 +15,7 @@ SERVER.set_forkserver_preload(
         "torch.distributed.tensor._dispatch",
         "mot_gen.training.loop",
         "mot_gen.datasets.digits",
+        "mot_gen.reinforce.steps",
         "mot_gen.tokenizers.text",
         "mot_gen.tokenizers.image_patch",
         "sklearn.datasets",

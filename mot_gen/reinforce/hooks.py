@@ -1,0 +1,16 @@
+"""How training is told to learn from rewards: reinforced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.reinforce.dpo_steps import DpoStep
+from mot_gen.reinforce.steps import GrpoStep
+from mot_gen.training.loop import Hooks
+
+
+def reinforced(recipe: Recipe, hooks: Hooks) -> Hooks:
+    """Hooks whose steps learn as the recipe's section `reinforce` says."""
+    assert recipe.reinforce is not None
+    return replace(hooks, step=GrpoStep() if recipe.reinforce.method == "grpo" else DpoStep())

@@ -1,0 +1,107 @@
+"""What a run needs to learn from rewards, made once a sitting: Learner.
+
+All that is random is a function of the seed, the step and the sample, so a run that was stopped goes on to the bit: the
+samples of the next step are drawn anew from the weights of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from mot_gen.data.records import sample_key
+from mot_gen.errors import InputError
+from mot_gen.model import MultimodalModel
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.recipes.recipe import with_fields
+from mot_gen.reinforce.documents import Ids
+from mot_gen.reinforce.prompts import Prompts
+from mot_gen.reinforce.rewards import Rewards, made_rewards
+from mot_gen.reinforce.rollouts import Rollout, Sampler
+from mot_gen.reports.hooks import pipeline_of
+from mot_gen.training.origin import Origin
+from mot_gen.training.runs import Run, reference_model
+
+
+@dataclass(frozen=True)
+class Group:
+    """The samples of one prompt. numbers: of each among all samples of the step, on all processes."""
+
+    rollouts: Sequence[Rollout]
+    numbers: Sequence[int]
+
+
+class Learner:
+    """See the module. InputError for what does not fit the model, before the first step."""
+
+    def __init__(self, run: Run):
+        assert run.recipe.reinforce is not None
+        self.run, self.section = run, run.recipe.reinforce
+        if self.section.prompts % run.world.size:
+            raise InputError(
+                f"reinforce.prompts: {self.section.prompts} prompts cannot be shared by {run.world.size} processes; "
+                "give a multiple of it"
+            )
+        self.sampler = Sampler(self.pipeline(), self.section)
+        self.prompts = Prompts(run.splits.train, self.section, run.recipe.training.seed)
+        self.ids = Ids(run.model, self.section.writes)
+
+    @cached_property
+    def rewards(self) -> Rewards:
+        """Those that the recipe names."""
+        return made_rewards(self.run.recipe, self.run.splits)
+
+    @cached_property
+    def reference(self) -> MultimodalModel:
+        """The model that the penalty holds to. InputError where it is gone, or of another vocabulary."""
+        run, name = self.run, self.section.reference or self.run.recipe.training.init
+        origin = Origin.of(with_fields(run.recipe, {"training.init": name}))
+        assert origin is not None  # a recipe with this section has training.init
+        for modality, tokenizer in run.tokenizers.items():
+            bound = origin.fingerprints.get(modality)
+            if bound and bound != tokenizer.fingerprint:
+                raise InputError(
+                    f"reinforce.reference: {name} has another vocabulary than the model that learns ({modality} is "
+                    "another tokenizer); give a model that shares its tokenizers"
+                )
+        return reference_model(run, origin, shared=name == run.recipe.training.init)
+
+    def pipeline(self) -> MultimodalPipeline:
+        """Of the weights as they are now, not of their average."""
+        return pipeline_of(replace(self.run, averaged=self.run.model))
+
+    def groups(self) -> list[Group]:
+        """This process's samples of the step, all drawn in one batch."""
+        run, section = self.run, self.section
+        own = range(run.world.rank, section.prompts, run.world.size)
+        with self._sampling() as pipe:
+            prompts = self.prompts.take(pipe, [run.step * section.prompts + number for number in own])
+            numbers = [number * section.group + member for number in own for member in range(section.group)]
+            each = [prompt for prompt in prompts for _ in range(section.group)]
+            rollouts = self.sampler(pipe, each, [self.generator("rollout", number) for number in numbers])
+        starts = range(0, len(numbers), section.group)
+        return [Group(rollouts[s : s + section.group], numbers[s : s + section.group]) for s in starts]
+
+    @contextmanager
+    def _sampling(self) -> Any:
+        """The pipeline, and the model as training had it afterwards."""
+        training = self.run.model.training
+        try:
+            yield self.pipeline()
+        finally:
+            self.run.model.train(training)
+
+    def generator(self, what: str, number: int) -> torch.Generator:
+        """Of one sample of this step."""
+        seed = sample_key(f"{what}/{self.run.recipe.training.seed}/{self.run.step}/{number}") >> 1
+        return torch.Generator().manual_seed(seed)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows of a batch, slots of a row."""
+        return self.run.recipe.training.rows, self.run.recipe.training.row_length

@@ -1,0 +1,109 @@
+"""Preferences: Preference, read_preferences of files, and judged, which makes them of samples and their rewards.
+
+A line of a file says {"prompt": TEXT, "chosen": ANSWER, "rejected": ANSWER}; answers are texts, or paths of pictures
+where pictures are written. {"image": PATH} is a picture that the answers are about, in the place of the prompt or
+before it. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.reinforce.prompts import Prompt
+from mot_gen.reinforce.rollouts import Rollout
+from mot_gen.sequence import Span
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt; number: of the pair among all of its step."""
+
+    prompt: Prompt
+    chosen: Sequence[Span]
+    rejected: Sequence[Span]
+    number: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of a file, checked and not yet tokenised. where: the file and the line."""
+
+    where: str
+    prompt: str
+    image: Path | None
+    chosen: str
+    rejected: str
+
+
+def read_preferences(paths: Sequence[str], pictures: bool) -> list[Record]:
+    """All records of these files. InputError, with file and line, for what is no pair. pictures: whether answers are."""
+    found = [_record(Path(path), *line, pictures) for path in paths for line in enumerate(_lines(Path(path)), 1)]
+    if not found:
+        raise InputError(f"reinforce.preferences: {', '.join(paths)} holds no record")
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"reinforce.preferences: {path}: cannot be read: {error}") from None
+
+
+def _record(path: Path, number: int, line: str, pictures: bool) -> Record:
+    where = f"{path}, line {number}"
+    try:
+        raw = json.loads(line)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: is no JSON object with prompt, chosen and rejected")
+    for name in ("chosen", "rejected"):
+        if not isinstance(raw.get(name), str) or not raw[name]:
+            raise InputError(f"{where}: has no {name!r}; a preference is a pair of a chosen and a rejected answer")
+    prompt, image = raw.get("prompt", ""), raw.get("image")
+    if not isinstance(prompt, str) or not (prompt or image):
+        raise InputError(f"{where}: has no prompt; give a text, or an image that the answers are about")
+    answers = [str(path.parent / raw[name]) if pictures else raw[name] for name in ("chosen", "rejected")]
+    for answer in answers:
+        if pictures and not Path(answer).is_file():
+            raise InputError(f"{where}: {answer} is not there; answers are paths of pictures, since pictures are written")
+    return Record(where, prompt, path.parent / image if image else None, answers[0], answers[1])
+
+
+def tokenised(pipe: MultimodalPipeline, records: Sequence[Record], pictures: bool, first: int) -> list[Preference]:
+    """Records as spans. first: the number of the first pair."""
+    return [_of(pipe, record, pictures, first + place) for place, record in enumerate(records)]
+
+
+def _of(pipe: MultimodalPipeline, record: Record, pictures: bool, number: int) -> Preference:
+    spans: list[Span] = []
+    if record.image is not None:
+        spans += pipe.seen([record.image], drawn=False)[0]
+    if record.prompt:
+        spans += [replace(span, learned=False) for span in pipe.text_tokenizer.encode_batch([record.prompt])]
+    tokenizer: Any = pipe.image_tokenizer if pictures else pipe.text_tokenizer
+    chosen, rejected = tokenizer.encode_batch([record.chosen, record.rejected])
+    return Preference(Prompt(record.where, spans, record.prompt), [chosen], [rejected], number)
+
+
+def judged(rollouts: Sequence[Rollout], rewards: Tensor, least: float, first: int) -> list[Preference]:
+    """Pairs of one group: the best with the worst, the second best with the second worst, and so on, while their
+    rewards (G,) differ by more than `least`. first: the number of the first pair."""
+    known = [(reward, place) for place, reward in enumerate(rewards.tolist()) if reward == reward]
+    order = [place for _, place in sorted(known)]
+    pairs = []
+    for low, high in zip(order, reversed(order)):
+        if rewards[high] - rewards[low] <= least:
+            break
+        better, worse = rollouts[high], rollouts[low]
+        pairs.append(Preference(better.prompt, better.spans, worse.spans, first + len(pairs)))
+    return pairs

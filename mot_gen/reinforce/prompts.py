@@ -1,0 +1,75 @@
+"""What a model is asked while it learns from rewards: Prompt, Prompts.
+
+Prompts come from the training samples of the recipe, each once before any comes again, in an order that the seed says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+
+from mot_gen.data.records import Pair, Sample
+from mot_gen.errors import InputError
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.recipes.sections import Reinforce
+from mot_gen.reports.generated import pictures_of
+from mot_gen.sequence import Span
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """name: for messages. spans: what the model reads. text: the caption among them, or the empty string. references:
+    the captions of the sample that the prompt was taken from."""
+
+    name: str
+    spans: Sequence[Span]
+    text: str = ""
+    references: Sequence[str] = ()
+
+
+class Prompts:
+    """The prompts of a run, by their number, without end."""
+
+    def __init__(self, samples: Sequence[Sample], section: Reinforce, seed: int):
+        self.samples, self.section, self.seed = samples, section, seed
+        self.given = section.given or _usual(section.writes)
+        if self.given != "nothing" and not len(samples):
+            raise InputError("data: no sample is left to take prompts from; lower data.held_out or give more")
+        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+    def _shuffled(self, turn: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1000003 + turn)
+        return torch.randperm(len(self.samples), generator=generator).tolist()
+
+    def take(self, pipe: MultimodalPipeline, numbers: Sequence[int]) -> list[Prompt]:
+        """The prompts of these numbers, tokenised; InputError for a sample that has no picture or no caption."""
+        if self.given == "nothing":
+            return [Prompt(f"prompt {number}", []) for number in numbers]
+        pairs = [self._pair(number) for number in numbers]
+        if self.given == "image":
+            seen = pipe.seen(pictures_of(pairs, pipe.image_tokenizer), drawn=False)
+            return [Prompt(pair.id, spans, "", pair.captions) for pair, spans in zip(pairs, seen)]
+        turns = [number // len(self.samples) for number in numbers]
+        texts = [pair.captions[turn % len(pair.captions)] for pair, turn in zip(pairs, turns)]
+        spans = [replace(span, learned=False) for span in pipe.text_tokenizer.encode_batch(texts)]
+        return [Prompt(pair.id, [span], text, pair.captions) for pair, span, text in zip(pairs, spans, texts)]
+
+    def _pair(self, number: int) -> Pair:
+        turn, place = divmod(number, len(self.samples))
+        sample = self.samples[self._order(turn)[place]]
+        if isinstance(sample, Pair) and sample.captions:
+            return sample
+        raise InputError(
+            f"reinforce.given: {self.given!r} takes pictures with captions, and {sample.id} is none; give such data, "
+            "or reinforce.given=nothing"
+        )
+
+
+def _usual(writes: Sequence[str]) -> str:
+    """What a prompt is where the recipe does not say: a caption before a picture, a picture before a text."""
+    if len(writes) > 1:
+        return "nothing"
+    return "caption" if writes[0] == "image" else "image"

@@ -1,0 +1,90 @@
+"""Reward of pictures: how likely a judge, trained on real pictures, finds the class that was asked for.
+
+Where a text was written before the picture, that text asks; one that names no class is worth nothing. Judges of
+different folds saw different pictures, so that one can be rewarded and another watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mot_gen.data.records import Pair, Splits, open_all
+from mot_gen.datasets.task import Task
+from mot_gen.errors import InputError
+from mot_gen.eval.images.judge import Judge, train_judge
+from mot_gen.files.image_files import image_tensor
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.reports.judge_run import task_of
+
+
+def reward(
+    where: str,
+    recipe: Recipe,
+    splits: Splits,
+    fold: int | None = None,
+    folds: int = 2,
+    seed: int = 1,
+    labels: str | None = None,
+    value: str = "probability",
+) -> Callable:
+    """fold: the part of the real pictures, of `folds`, that the judge is trained on; None for all. labels: records of
+    your own, each a picture whose caption is its class, in the place of the recipe's data. value: "probability" of the
+    class, or "right", 1 where it is the likeliest and else 0."""
+    if value not in ("probability", "right"):
+        raise InputError(f"{where}.value: {value!r} is not known; it is probability or right")
+    if fold is not None and not 0 <= fold < folds:
+        raise InputError(f"{where}.fold: must be from 0 to {folds - 1}, got {fold}")
+    pairs, task = _labelled(where, recipe, splits, labels)
+    if fold is not None:
+        pairs = pairs[fold::folds]
+    judges: dict[tuple[int, ...], Judge] = {}  # made at the first pictures, whose shape it has
+    by_text = "text" in (recipe.reinforce.writes if recipe.reinforce else [])
+
+    def judged(images: Tensor, asked: Sequence[str]) -> list[float]:
+        channels, height, width = shape = tuple(images.shape[1:])
+        if shape not in judges:
+            real = torch.stack([image_tensor(pair.image, (height, width), channels) for pair in pairs])
+            wanted = torch.tensor([task.label(pair) for pair in pairs])
+            judges[shape] = train_judge(real, wanted, len(task.classes), seed=seed)
+        with torch.no_grad():
+            shares = judges[shape](images).softmax(-1)
+        if value == "right":
+            shares = (shares == shares.amax(-1, keepdim=True)).float()
+        classes = [task.class_of(text) for text in asked]
+        return [0.0 if k is None else float(share[k]) for share, k in zip(shares, classes)]
+
+    def by_written(images: Tensor, texts: Sequence[str]) -> list[float]:
+        return judged(images, texts)
+
+    def by_prompt(images: Tensor, prompts: Sequence[str]) -> list[float]:
+        return judged(images, prompts)
+
+    return by_written if by_text else by_prompt
+
+
+def _labelled(where: str, recipe: Recipe, splits: Splits, labels: str | None) -> tuple[list[Pair], Task]:
+    """Pictures with their classes: of the file `labels`, else of the recipe's data where they have a task."""
+    task = task_of(recipe) if labels is None else None
+    samples = splits.train if labels is None else open_all([labels])
+    pairs = [sample for sample in samples if isinstance(sample, Pair) and sample.captions]
+    if labels is not None:
+        task = _task_of_labels(pairs)
+    if task is None or not pairs:
+        raise InputError(
+            f"{where}: these data name no classes; give labels=FILE, records of pictures whose caption is their class"
+        )
+    return pairs, task
+
+
+def _task_of_labels(pairs: Sequence[Pair]) -> Task:
+    """A prompt asks for the class whose name stands in it, the longest where there are several."""
+    classes = sorted({pair.captions[0] for pair in pairs})
+
+    def class_of(text: str) -> int | None:
+        named = [name for name in classes if name in text]
+        return classes.index(max(named, key=len)) if named else None
+
+    return Task(classes, lambda k: [classes[k]], class_of, "pictures of your own labels")

@@ -1,0 +1,184 @@
+"""What samples are worth: Samples, Rewards, made_rewards.
+
+A reward is named in the recipe. It is a file of `mot_gen/reinforce/reward_kinds`, a metric of `mot-gen eval` that
+scores one sample by itself, or a function of your own, `package.module:name`. It is given the samples of a batch and
+returns a number for each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mot_gen.data.records import Splits
+from mot_gen.errors import InputError, nearest
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Reward
+
+if TYPE_CHECKING:
+    from mot_gen.reinforce.rollouts import Rollout
+
+Score = Callable[..., Sequence[float]]
+HOME = "mot_gen.reinforce.reward_kinds"
+OWN_KINDS = ("judge", "length")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a reward may ask for, by the name of its arguments, a list of N each.
+
+    prompts: the captions that were asked by. texts: those written. images: pictures drawn, (N, C, H, W) in [0, 1].
+    references: the captions of the sample of data that each prompt was taken from. names: of these samples.
+    """
+
+    prompts: Sequence[str]
+    texts: Sequence[str]
+    images: Tensor | None
+    references: Sequence[Sequence[str]]
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, rollouts: Sequence[Rollout]) -> Samples:
+        """All of them have a picture, or none has."""
+        drawn = [rollout.image for rollout in rollouts if rollout.image is not None]
+        return cls(
+            [rollout.prompt.text for rollout in rollouts],
+            [rollout.text or "" for rollout in rollouts],
+            torch.stack(drawn) if drawn else None,
+            [rollout.prompt.references for rollout in rollouts],
+            [rollout.prompt.name for rollout in rollouts],
+        )
+
+    def one(self, number: int) -> Samples:
+        """A single sample."""
+        own = slice(number, number + 1)
+        images = None if self.images is None else self.images[own]
+        return Samples(self.prompts[own], self.texts[own], images, self.references[own], self.names[own])
+
+
+@dataclass(frozen=True)
+class NamedReward:
+    """A reward of a recipe. asks: which fields of `Samples` it is given."""
+
+    name: str
+    weight: float
+    score: Score
+    asks: Sequence[str]
+
+    def __call__(self, samples: Samples, failed: Callable[[str, str], None]) -> Tensor:
+        """(N,) scores, NaN where it failed; failed(sample, why) is told of each."""
+        try:
+            return self._of(samples)
+        except Exception:  # one of your own functions may raise anything; which sample it was is found one by one
+            return torch.cat([self._alone(samples.one(number), failed) for number in range(len(samples.names))])
+
+    def _of(self, samples: Samples) -> Tensor:
+        found = self.score(**{name: getattr(samples, name) for name in self.asks})
+        scores = torch.as_tensor(found, dtype=torch.float32).flatten().cpu()
+        if len(scores) != len(samples.names):
+            raise InputError(f"gave {len(scores)} numbers for {len(samples.names)} samples")
+        if not scores.isfinite().all():
+            raise InputError("is not finite")
+        return scores
+
+    def _alone(self, sample: Samples, failed: Callable[[str, str], None]) -> Tensor:
+        try:
+            return self._of(sample)
+        except Exception as error:
+            failed(sample.names[0], f"reward {self.name} failed: {error or type(error).__name__}")
+            return torch.tensor([math.nan])
+
+
+class Rewards:
+    """The rewards of a run, those that are watched among them.
+
+    skipped: samples that a reward failed on, in this sitting, with the reason; more than `most` are an InputError.
+    """
+
+    def __init__(self, rewards: Sequence[NamedReward], watched: Sequence[NamedReward], most: int):
+        self.rewards, self.watched, self.most = list(rewards), list(watched), most
+        self.skipped: list[str] = []
+
+    def __call__(self, samples: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum (N,), NaN where a reward failed; and every score by name, (N,) each."""
+        scores = {each.name: each(samples, self._skip) for each in self.rewards}
+        total = torch.stack([each.weight * scores[each.name] for each in self.rewards]).sum(0)
+        scores |= {each.name: each(samples, lambda name, why: None) for each in self.watched}
+        return total, scores
+
+    def _skip(self, name: str, why: str) -> None:
+        self.skipped.append(f"{name}: {why}")
+        if len(self.skipped) > self.most:
+            raise InputError(
+                f"{self.skipped[-1]}; {len(self.skipped)} samples have no reward, and training.max_corrupt allows "
+                f"{self.most}"
+            )
+
+
+def made_rewards(recipe: Recipe, splits: Splits) -> Rewards:
+    """The rewards that a recipe names; InputError for one that is unknown, or needs what is not written."""
+    section = recipe.reinforce
+    assert section is not None
+    make = partial(_named, recipe, splits)
+    rewards = [make("rewards", name, each) for name, each in section.rewards.items()]
+    watched = [make("watched", name, each) for name, each in section.watched.items()]
+    return Rewards(rewards, watched, recipe.training.max_corrupt)
+
+
+def _named(recipe: Recipe, splits: Splits, field: str, name: str, given: Reward) -> NamedReward:
+    where = f"reinforce.{field}.{name}"
+    section = recipe.reinforce
+    assert section is not None
+    if ":" in given.kind:
+        score: Score = partial(_own_function(where, given.kind), **given.options)
+    elif importlib.util.find_spec(f"{HOME}.{given.kind}"):
+        score = importlib.import_module(f"{HOME}.{given.kind}").reward(where, recipe, splits, **given.options)
+    else:
+        from mot_gen.reinforce.metric_rewards import metric_reward
+
+        score = metric_reward(where, given.kind, given.options, OWN_KINDS)
+    asks = _asked(where, score)
+    lacking = {"images": "image", "texts": "text"}
+    for argument in asks:
+        modality = lacking.get(argument)
+        if modality is not None and modality not in section.writes:
+            raise InputError(
+                f"{where}: needs what is not written: {argument}; this run writes {', '.join(section.writes)}, so take "
+                "another reward, or another reinforce.writes"
+            )
+    return NamedReward(name, given.weight, score, asks)
+
+
+def _own_function(where: str, kind: str) -> Callable:
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise InputError(f"{where}: {kind!r}: {error}; install the package, or name its folder in PYTHONPATH") from None
+    if not callable(found):
+        raise InputError(f"{where}: module {module} has no function {name!r}")
+    return found
+
+
+def _asked(where: str, score: Score) -> list[str]:
+    """The arguments of a reward that are still open, each a field of `Samples`."""
+    known = [field.name for field in fields(Samples)]
+    given: Mapping[str, Any] = getattr(score, "keywords", {})
+    asks = []
+    for parameter in inspect.signature(score).parameters.values():
+        if parameter.name in given or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if parameter.name in known:
+            asks.append(parameter.name)
+        elif parameter.default is parameter.empty:
+            raise InputError(f"{where}: asks for {parameter.name!r}{nearest(parameter.name, known)}")
+    return asks

@@ -1,0 +1,127 @@
+"""Samples to be learned from: Rollout, Sampler.
+
+They are written by the engine of the pipelines, without guidance, so that what is sampled is what the model says alone.
+Texts and discrete pictures are drawn at `reinforce.temperature` from all ids that may come; continuous pictures by a
+`StochasticFlow`, whose steps are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.objectives.straight_path import StraightPath
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.engine import Drawing, Grid, Rules, Stream, TextSampling, Writer
+from mot_gen.recipes.sections import Reinforce
+from mot_gen.reinforce.flow_grpo import FlowPath, StochasticFlow
+from mot_gen.reinforce.prompts import Prompt
+from mot_gen.sequence import Span
+
+WRITABLE = ("text", "image")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sample. spans: what was written. ended: whether the end of its text was chosen, and not forced by the most
+    tokens that were allowed. noisy, after: (T, n, C) x before and after each step of its continuous picture, or None.
+    text, image: what the spans say: the text, and the picture (C, H, W) in [0, 1]; None where nothing was written."""
+
+    prompt: Prompt
+    spans: Sequence[Span]
+    ended: bool
+    noisy: Tensor | None = None
+    after: Tensor | None = None
+    text: str | None = None
+    image: Tensor | None = None
+
+
+class Sampler:
+    """Writes what a recipe's section asks for. InputError where the model cannot, or its pictures are of a kind whose
+    sampler has no likelihood."""
+
+    def __init__(self, pipe: MultimodalPipeline, section: Reinforce):
+        self.section, self.writes = section, tuple(section.writes)
+        self.text = pipe.model.modality_names[0]
+        self._check(pipe)
+        self.grids: dict[str, Grid] = {}
+        self.flow: StochasticFlow | None = None
+        if "image" in self.writes:
+            self.grids = {"image": next(iter(pipe.image_tokenizer.grids.values()))}
+            objective = pipe.model.objectives["image"]
+            if _is_flow(objective) and section.method == "grpo":
+                self.flow = StochasticFlow(section.sampler, section.noise, objective.shift)
+
+    def _check(self, pipe: MultimodalPipeline) -> None:
+        model, writes = pipe.model, self.writes
+        for name in writes:
+            if name not in WRITABLE or name not in model.modality_names:
+                have = [each for each in model.modality_names if each in WRITABLE]
+                raise InputError(f"reinforce.writes: {name!r} cannot be sampled here; this model has {', '.join(have)}")
+        if len(set(writes)) < len(writes) or writes == ("image", "text"):
+            raise InputError(f"reinforce.writes: {list(writes)} is none of [text], [image] and [text, image]")
+        if "image" not in writes or self.section.method == "dpo":
+            return
+        modality = model.modalities[model.index_of["image"]]
+        one_by_one = modality.discrete and not modality.bidirectional
+        if not one_by_one and not _is_flow(model.objectives["image"]):
+            raise InputError(
+                f"objectives.image.kind: what {modality.objective} draws has no likelihood step by step; rewards need "
+                "flow or next_token, and method dpo takes the others too"
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self, pipe: MultimodalPipeline, prompts: Sequence[Prompt], generators: list[torch.Generator]
+    ) -> list[Rollout]:
+        """A sample of each prompt, from its own generator, all in one batch."""
+        section, model = self.section, pipe.model
+        path = self.flow.begin(section.num_inference_steps) if self.flow else None
+        scheduler = path or pipe.scheduler
+        tokens = max((rows * columns for rows, columns in self.grids.values()), default=0)
+        sampling = TextSampling(section.max_new_tokens, section.temperature)
+        room = (section.max_new_tokens + 2) * (self.text in self.writes) + (tokens + 3) * ("image" in self.writes)
+        read = [prompt.spans for prompt in prompts]
+        pipe._check_context(read, room)
+        drawing = Drawing(scheduler, section.num_inference_steps, generators=generators, grids=dict(self.grids))
+        first = self.writes[0]
+        opens = [first if first != self.text or model.vocabulary.wraps else None] * len(prompts)
+        stream = Stream(model, read, room + tokens, opens)
+        written = Writer(stream, len(prompts), sampling, drawing, Rules(order=self.writes, room=room)).run()
+        return self._collected(pipe, prompts, written, path)
+
+    def _collected(
+        self, pipe: MultimodalPipeline, prompts: Sequence[Prompt], written: list[list[Span]], path: FlowPath | None
+    ) -> list[Rollout]:
+        """What was written, with the texts and pictures that it says."""
+        pictures = [span for spans in written for span in spans if span.modality == "image"]
+        decoded = pipe.image_tokenizer.decode_batch(pictures) if pictures else []
+        images = iter([image.cpu().float() for image in decoded])
+        noisy = after = None
+        if path is not None and path.noisy:
+            noisy, after = torch.stack(path.noisy, 1).cpu(), torch.stack(path.after, 1).cpu()
+        rollouts = []
+        for number, (prompt, spans) in enumerate(zip(prompts, written)):
+            texts = [span for span in spans if span.modality == self.text]
+            rollouts.append(
+                Rollout(
+                    prompt,
+                    spans,
+                    ended=sum(map(len, texts)) < self.section.max_new_tokens,
+                    noisy=None if noisy is None else noisy[number],
+                    after=None if after is None else after[number],
+                    text="".join(map(pipe.text_tokenizer.decode, texts)) if self.text in self.writes else None,
+                    image=next(images) if any(span.modality == "image" for span in spans) else None,
+                )
+            )
+        return rollouts
+
+
+def _is_flow(objective: Any) -> bool:
+    """Whether an objective's network says a velocity at a time, and is told nothing of the sampler's step."""
+    return isinstance(objective, StraightPath) and not getattr(objective, "takes_step", False)

@@ -1,0 +1,177 @@
+"""Steps of learning from rewards: what moves, what does not, going on to the bit, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from ranks import launch
+from reward_jobs import two_steps
+from tiny_rewards import BOTH, BRIGHT, WORDS, begin, learn, parameters, rewarded, texts_of
+
+from mot_gen.errors import InputError
+from mot_gen.model import MultimodalModel
+from mot_gen.reinforce.documents import NEVER, Documents, Weighing
+from mot_gen.reinforce.learner import Learner
+from mot_gen.reinforce.policy import Policy
+from mot_gen.training.runs import prepare
+
+KINDS = {"pictures": BRIGHT, "texts": WORDS, "both": BOTH}
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    return begin(tmp_path_factory.mktemp("origin") / "run")
+
+
+def bright(origin, *overrides):
+    return rewarded("digits-reward", origin, *BRIGHT, *overrides)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_six_steps_are_three_and_three_more(origin, tmp_path, kind):
+    asked = [*KINDS[kind], "training.min_lr=5e-4"]  # one rate for all steps
+    six = rewarded("digits-reward", origin, *asked, "training.steps=6")
+    whole = learn(six, tmp_path / "whole")
+    learn(rewarded("digits-reward", origin, *asked, "training.steps=3"), tmp_path / "parts")
+    parts = learn(six, tmp_path / "parts", resume=True)
+    for (name, one), other in zip(parameters(whole).items(), parameters(parts).values()):
+        assert torch.equal(one, other), name
+    for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one["rewards"] == other["rewards"] and one["losses"] == other["losses"]
+
+
+def test_two_processes_are_one(origin, tmp_path):
+    alone = two_steps(0, origin, tmp_path / "one")
+    for each in launch(2, two_steps, origin, tmp_path / "two"):
+        assert each["rewards"] == pytest.approx(alone["rewards"], abs=1e-6)
+        for name, value in alone["weights"].items():
+            assert torch.allclose(each["weights"][name], value, atol=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def learner(origin, tmp_path_factory):
+    recipe = rewarded("digits-reward", origin, *BOTH)
+    return Learner(prepare(recipe, tmp_path_factory.mktemp("learner")))
+
+
+@pytest.fixture(scope="module")
+def rollouts(learner):
+    return [rollout for group in learner.groups() for rollout in group.rollouts]
+
+
+def said_of(learner, rollouts, steps):
+    """The batches of these rollouts and what the model says of them."""
+    policy = Policy(learner.section, learner.ids, learner.sampler.flow, learner.run.model)
+    times = learner.sampler.flow.times(learner.section.num_inference_steps)
+    documents = Documents(learner.run.model, times, True, (1000, 64))
+    batches = documents.batches(rollouts, [Weighing(1.0, steps)] * len(rollouts))
+    return [(actions, policy.says(actions, learner.run.model(actions.batch))) for actions in batches]
+
+
+def test_every_step_has_the_gaussian_that_it_was_drawn_from(learner, rollouts):
+    """The sampler's own noise is drawn again, and stands where mean and deviation say."""
+    for number, rollout in enumerate(rollouts):
+        generator = learner.generator("rollout", number)
+        torch.rand(len(rollout.spans[0]) + 1, generator=generator)  # of its text, and of what ended it
+        assert torch.equal(torch.randn(16, 4, generator=generator), rollout.noisy[0])
+        noise = [torch.randn(16, 4, generator=generator) for _ in range(3)]
+        for step in (0, 1):
+            ((actions, said),) = said_of(learner, [rollout], [step])
+            own = actions.weight > 0
+            drawn = (actions.after - said.mean) / said.std
+            assert own.sum() == 16 and torch.allclose(drawn[own], noise[step], atol=1e-4)
+
+
+def test_only_what_was_chosen_counts(learner, rollouts):
+    """The tokens of a text and its end, unless the most tokens ended it; no bounds, and nothing of the prompt."""
+    for rollout in rollouts:
+        ((actions, _),) = said_of(learner, [rollout], [])
+        counted = actions.batch.target_ids[actions.allowed != NEVER].tolist()
+        written = rollout.spans[0].values.tolist()
+        end = [learner.run.model.vocabulary.begin["image"]] if len(written) < 5 else []
+        assert counted == written + end and rollout.ended == bool(end)
+        assert actions.token_weight.sum().item() == pytest.approx(1)
+
+
+def test_texts_have_the_probability_that_they_were_drawn_with(learner, rollouts):
+    """Of all ids of the vocabulary those that may come share the probability; drawn greedily at temperature 0, hence
+    the likeliest of them comes."""
+    model = learner.run.model
+    ((actions, said),) = said_of(learner, rollouts[:1], [])
+    logits = model(actions.batch).logits
+    mine = actions.allowed != NEVER
+    writable = model.vocabulary.writable("text")
+    for place in mine.nonzero().flatten().tolist():
+        may = writable.clone()
+        may[model.vocabulary.begin["image"]] = place > 0
+        exact = logits[place].double().exp() * may
+        wanted = actions.batch.target_ids[place]
+        assert said.tokens[place].item() == pytest.approx((exact[wanted] / exact.sum()).log().item(), abs=1e-5)
+
+
+def test_equal_rewards_move_nothing(origin, tmp_path):
+    recipe = bright(
+        origin, "training.steps=2", "reinforce.penalty=0.0", "reinforce.rewards={same: {kind: 'tiny_rewards:same'}}"
+    )
+    run = learn(recipe, tmp_path / "run")
+    before = MultimodalModel.from_pretrained(str(origin / "model" / "model"))
+    for name, value in before.named_parameters():
+        assert torch.equal(value, dict(run.model.named_parameters())[name]), name
+    assert [line["equal_groups"] for line in lines(tmp_path / "run")] == [2, 2]
+
+
+def test_the_first_update_is_exactly_on_policy_and_the_second_is_not(origin, tmp_path):
+    """At ratio 1 the loss is the mean of minus the advantages, 0; later updates see the old policy."""
+    once = learn(bright(origin, "training.steps=1", "reinforce.penalty=0.0"), tmp_path / "once")
+    assert lines(once.folder)[0]["losses"]["image"] == pytest.approx(0, abs=1e-6)
+    two = ["training.steps=1", "reinforce.penalty=0.0", "reinforce.updates=2"]
+    twice = learn(bright(origin, *two), tmp_path / "twice")
+    assert lines(twice.folder)[0]["losses"]["image"] < -1e-6
+
+
+def test_adapters_of_the_picture_tower_leave_text_alone(origin, tmp_path):
+    lora = "backbone.lora={towers: [image], rank: 2}"
+    run = learn(bright(origin, "training.steps=2", lora), tmp_path / "run")
+    before = MultimodalModel.from_pretrained(str(origin / "model" / "model"))
+    moved = [name for name, p in run.model.named_parameters() if ".adapter.b" in name and p.any()]
+    batch = texts_of(run)
+    assert moved and torch.equal(run.model.eval()(batch).logits, before.eval()(batch).logits)
+
+
+def test_rewards_that_fail_are_named_and_skipped_to_a_cap(origin, tmp_path):
+    failing = "reinforce.rewards={sometimes: {kind: 'tiny_rewards:sometimes'}}"
+    learn(bright(origin, failing, "training.steps=1", "training.max_corrupt=6"), tmp_path / "some")
+    (line,) = lines(tmp_path / "some")
+    assert 0 < line["without_reward"] <= 6
+    with pytest.raises(InputError, match=r"digits/\d+: reward sometimes failed: too dark.*training\.max_corrupt"):
+        learn(bright(origin, failing, "training.steps=9", "training.max_corrupt=0"), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reinforce.group=1"], r"reinforce\.group should be greater than or equal to 2"),
+        (["reinforce.noise=0.0"], r"noise: a sampler without noise chooses nothing"),
+        (["reinforce.rewards={}"], r"rewards: none is given"),
+        (["reinforce.rewards={exact_match: 1.0}"], r"rewards\.exact_match: needs what is not written: texts"),
+        (["reinforce.writes=[speech]"], r"reinforce\.writes: 'speech' is not known"),
+        (["reinforce.rewards={judg: 1.0}"], r"rewards\.judg: 'judg' is not a reward.*judge"),
+        (["reinforce.rewards={'tiny_rewards:nothing': 1.0}"], r"has no function 'nothing'"),
+        (["training.parallel=fsdp"], r"reinforce samples from whole models"),
+        (["reinforce.watched={bright: 1.0}"], r"watched: 'bright' is also a reward"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(origin, tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message) as error:
+        learn(bright(origin, *overrides), tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_reference_of_another_vocabulary_is_refused(origin, tmp_path):
+    other = begin(tmp_path / "other", "tokenizers.text.vocab_size=300")
+    with pytest.raises(InputError, match=r"reinforce\.reference: .* has another vocabulary"):
+        learn(bright(origin, f"reinforce.reference={other}"), tmp_path / "run")
