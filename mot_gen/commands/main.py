@@ -192,6 +192,7 @@ def _trained(arguments) -> int:
     hooks = all_hooks(recipe)
     if recipe.reinforce:
         from mot_gen.reinforce.hooks import reinforced
+        from mot_gen.reinforce.report import summary as summary_of
 
         hooks = reinforced(recipe, hooks)
     run = train(recipe, folder, arguments.resume, hooks)

@@ -224,14 +224,14 @@ def _backward(
                 with torch.no_grad():
                     reference = _scores(learner, compared, learner.reference(compared.batch))
             now = _scores(learner, compared, output)
-        sides = [now[0::2], now[1::2], reference[0::2], reference[1::2]]
+        won, lost, won_before, lost_before = now[0::2], now[1::2], reference[0::2], reference[1::2]
         if run.model.modalities[run.model.index_of[section.writes[0]]].discrete:
-            margin = token_margin(*sides, section.beta)
+            margin = token_margin(won, lost, won_before, lost_before, section.beta)
         else:
-            margin = diffusion_margin(*(-side for side in sides), section.image_beta)
+            margin = diffusion_margin(-won, -lost, -won_before, -lost_before, section.image_beta)
         each = preference_loss(margin)
         (each.sum() / max(total, 1.0) + unused(output)).backward()
-    gained = now[0::2].detach() - reference[0::2]
+    gained = won.detach() - won_before
     right, margin = (margin > 0).float(), margin.detach()
     measures = {"loss": each.detach(), "margin": margin, "chosen_gain": gained, "preferred": right}
     return reference, {name: value.sum() for name, value in measures.items()}

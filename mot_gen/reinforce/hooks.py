@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reinforce.dpo_steps import DpoStep
+from mot_gen.reinforce.report import conclude
 from mot_gen.reinforce.steps import GrpoStep
 from mot_gen.training.loop import Hooks
 
@@ -13,4 +14,7 @@ from mot_gen.training.loop import Hooks
 def reinforced(recipe: Recipe, hooks: Hooks) -> Hooks:
     """Hooks whose steps learn as the recipe's section `reinforce` says."""
     assert recipe.reinforce is not None
-    return replace(hooks, step=GrpoStep() if recipe.reinforce.method == "grpo" else DpoStep())
+    step = GrpoStep() if recipe.reinforce.method == "grpo" else DpoStep()
+    if not recipe.evaluation.report:
+        return replace(hooks, step=step)
+    return replace(hooks, step=step, conclude=conclude)

@@ -44,7 +44,7 @@ class Record:
 
 
 def read_preferences(paths: Sequence[str], pictures: bool) -> list[Record]:
-    """All records of these files. InputError, with file and line, for what is no pair. pictures: whether answers are."""
+    """All records of these files. InputError, with file and line, for what is no pair. pictures: what answers are."""
     found = [_record(Path(path), *line, pictures) for path in paths for line in enumerate(_lines(Path(path)), 1)]
     if not found:
         raise InputError(f"reinforce.preferences: {', '.join(paths)} holds no record")
@@ -75,7 +75,9 @@ def _record(path: Path, number: int, line: str, pictures: bool) -> Record:
     answers = [str(path.parent / raw[name]) if pictures else raw[name] for name in ("chosen", "rejected")]
     for answer in answers:
         if pictures and not Path(answer).is_file():
-            raise InputError(f"{where}: {answer} is not there; answers are paths of pictures, since pictures are written")
+            raise InputError(
+                f"{where}: {answer} is not there; answers are paths of pictures, since pictures are written"
+            )
     return Record(where, prompt, path.parent / image if image else None, answers[0], answers[1])
 
 
@@ -100,7 +102,7 @@ def judged(rollouts: Sequence[Rollout], rewards: Tensor, least: float, first: in
     rewards (G,) differ by more than `least`. first: the number of the first pair."""
     known = [(reward, place) for place, reward in enumerate(rewards.tolist()) if reward == reward]
     order = [place for _, place in sorted(known)]
-    pairs = []
+    pairs: list[Preference] = []
     for low, high in zip(order, reversed(order)):
         if rewards[high] - rewards[low] <= least:
             break

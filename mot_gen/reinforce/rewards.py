@@ -1,4 +1,4 @@
-"""What samples are worth: Samples, Rewards, made_rewards.
+"""What samples are worth: Samples, NamedReward, Rewards, made_rewards.
 
 A reward is named in the recipe. It is a file of `mot_gen/reinforce/reward_kinds`, a metric of `mot-gen eval` that
 scores one sample by itself, or a function of your own, `package.module:name`. It is given the samples of a batch and
@@ -128,13 +128,14 @@ def made_rewards(recipe: Recipe, splits: Splits) -> Rewards:
     """The rewards that a recipe names; InputError for one that is unknown, or needs what is not written."""
     section = recipe.reinforce
     assert section is not None
-    make = partial(_named, recipe, splits)
+    make = partial(made_reward, recipe, splits)
     rewards = [make("rewards", name, each) for name, each in section.rewards.items()]
     watched = [make("watched", name, each) for name, each in section.watched.items()]
     return Rewards(rewards, watched, recipe.training.max_corrupt)
 
 
-def _named(recipe: Recipe, splits: Splits, field: str, name: str, given: Reward) -> NamedReward:
+def made_reward(recipe: Recipe, splits: Splits, field: str, name: str, given: Reward) -> NamedReward:
+    """One of the recipe's section. field: rewards or watched."""
     where = f"reinforce.{field}.{name}"
     section = recipe.reinforce
     assert section is not None

@@ -1,0 +1,138 @@
+"""What a model is worth by the scores of a run, as users sample from it: Measured, measure.
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mot_gen.data.records import Pair
+from mot_gen.eval.images.frechet import FrechetDistance
+from mot_gen.eval.text.segments import bootstrap
+from mot_gen.files.image_files import image_tensor
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.reinforce.learner import Learner
+from mot_gen.reinforce.prompts import Prompt
+from mot_gen.reinforce.rewards import NamedReward, Samples
+from mot_gen.reports.generated import HeldOut, drawn, in_batches, pictures_of, written
+from mot_gen.reports.hooks import pipeline_of
+from mot_gen.training.runs import Run
+
+CONFIDENCE = 0.95
+
+
+@dataclass
+class Measured:
+    """scores: name -> mean, and the bounds of its interval. spread: how different the samples are. frechet: of
+    pictures, in pixels, to real ones. samples: what was measured."""
+
+    scores: dict[str, tuple[float, float, float]]
+    spread: float
+    frechet: float | None
+    samples: Samples = field(repr=False)
+
+    def figures(self) -> dict[str, Any]:
+        """What a report holds."""
+        return {
+            "scores": {name: {"value": each[0], "interval": each[1:]} for name, each in self.scores.items()},
+            "spread": self.spread,
+            "frechet": self.frechet,
+            "n": len(self.samples.names),
+        }
+
+
+def measure(learner: Learner, run: Run, scores: Sequence[NamedReward], guidance: float | None = None) -> Measured:
+    """`evaluation.samples` samples of a run's averaged model, by every score. Prompts are held out, and the noise is the
+    same for every model. guidance: of pictures; None for none."""
+    writes = learner.section.writes
+    if writes == ["image"]:
+        samples = _pictures(run, 1.0 if guidance is None else guidance)
+    elif writes == ["text"]:
+        samples = _texts(run)
+    else:
+        samples = _documents(learner, run)
+    found = {each.name: _interval(each(samples, lambda name, why: None)) for each in scores}
+    images = samples.images
+    return Measured(found, _spread(samples), None if images is None else _frechet(run, images), samples)
+
+
+def _pictures(run: Run, guidance: float) -> Samples:
+    held_out, count = HeldOut(run.splits.held_out), run.recipe.evaluation.samples
+    captions = list(islice(cycle(held_out.captions), count))
+    pipe = pipeline_of(run, TextToImagePipeline)
+    seeds, size = range(count), run.recipe.evaluation.batch_size
+    images = torch.stack(list(drawn(pipe, captions, seeds, size, output_type="pt", guidance_scale=guidance)))
+    references = list(islice(cycle([pair.captions for pair in held_out.pairs]), count))
+    return Samples(captions, [""] * count, images, references, list(map(str, seeds)))
+
+
+def _texts(run: Run) -> Samples:
+    held_out = HeldOut(run.splits.held_out, run.recipe.evaluation.samples)
+    pipe = pipeline_of(run, ImageToTextPipeline)
+    texts = list(written(pipe, held_out.seen(pipe), max_new_tokens=run.recipe.sampling.max_new_tokens))
+    pairs = held_out.pairs
+    return Samples([""] * len(pairs), texts, None, [pair.captions for pair in pairs], [pair.id for pair in pairs])
+
+
+def _documents(learner: Learner, run: Run) -> Samples:
+    """A text and its picture, sampled as in training."""
+    pipe: MultimodalPipeline = pipeline_of(run)
+    rollouts = []
+    for numbers in in_batches(range(run.recipe.evaluation.samples), run.recipe.evaluation.batch_size):
+        prompts = learner.prompts.take(pipe, numbers) if learner.prompts.given != "nothing" else _nothing(numbers)
+        generators = [torch.Generator().manual_seed(number) for number in numbers]
+        rollouts += learner.sampler(pipe, prompts, generators)
+    return Samples.of(rollouts)
+
+
+def _nothing(numbers: Sequence[int]) -> list[Prompt]:
+    return [Prompt(f"sample {number}", []) for number in numbers]
+
+
+def _interval(scores: Tensor) -> tuple[float, float, float]:
+    """Mean and its bootstrap interval, of the samples that have a score."""
+    known = scores[scores.isfinite()].double()
+    rows = torch.stack([known, torch.ones_like(known)], 1)
+    mean = float(known.mean())
+    low_high = bootstrap(rows, lambda total: float(total[0] / total[1]), CONFIDENCE) if len(known) > 1 else None
+    return (mean, *(low_high or (mean, mean)))
+
+
+def _spread(samples: Samples) -> float:
+    """Pictures: the mean root-mean-square distance between two samples of one prompt. Texts alone: the share of them
+    that differ; of documents, the share of texts that are not the commonest one."""
+    if samples.images is None:
+        return len(set(samples.texts)) / len(samples.texts)
+    groups: dict[str, list[Tensor]] = {}
+    for prompt, image in zip(samples.prompts, samples.images):
+        groups.setdefault(prompt, []).append(image.flatten())
+    distances = [torch.pdist(torch.stack(own)) / own[0].numel() ** 0.5 for own in groups.values() if len(own) > 1]
+    return float(torch.cat(distances).mean()) if distances else 0.0
+
+
+def commonest(samples: Samples) -> tuple[str, float]:
+    """The text that was written most often, and its share."""
+    ((text, count),) = Counter(samples.texts).most_common(1)
+    return text, count / len(samples.texts)
+
+
+def _frechet(run: Run, images: Tensor) -> float:
+    """To the training pictures, pixels as features, as reports of digits have it; else to those held out."""
+    pairs = [sample for sample in run.splits.train if isinstance(sample, Pair)]
+    tokenizer = run.tokenizers["image"]
+    channels, height, width = images.shape[1:]
+    real = [image_tensor(picture, (height, width), channels) for picture in pictures_of(pairs, tokenizer)]
+    metric = FrechetDistance()
+    metric.update(torch.stack(real).flatten(1), real=True)
+    metric.update(images.flatten(1), real=False)
+    return float(metric.compute())

@@ -1,0 +1,52 @@
+"""The page of a run that learned from rewards, the signs of a fooled reward, and every shipped recipe at tiny size."""
+
+import json
+
+import pytest
+import torch
+from tiny_rewards import begin, rewarded
+
+from mot_gen.recipes.recipe import load_recipe, shipped
+from mot_gen.reinforce.hooks import reinforced
+from mot_gen.reinforce.measured import Measured
+from mot_gen.reinforce.report import signs, summary
+from mot_gen.reinforce.rewards import Samples
+from mot_gen.reports.hooks import hooks
+from mot_gen.training.loop import train
+
+NAMES = [name for name in shipped() if load_recipe(name).reinforce]
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    return begin(tmp_path_factory.mktemp("origin") / "run")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, name):
+    shown = ["training.steps=2", "evaluation.report=true", "evaluation.samples=6", "reinforce.least_gap=0.0"]
+    recipe = rewarded(name, origin, *shown)
+    train(recipe, tmp_path, hooks=reinforced(recipe, hooks(recipe)))
+    found = json.loads((tmp_path / "report.json").read_text())
+    before, after = found["reinforce"]["before"], found["reinforce"]["after"]
+    assert before["scores"].keys() == after["scores"].keys() > set(recipe.reinforce.rewards)
+    assert all(low <= each["value"] <= high for each in after["scores"].values() for low, high in [each["interval"]])
+    page = (tmp_path / "report.html").read_text()
+    assert "What it was rewarded for" in page and ("<img" in page) == ("image" in recipe.reinforce.writes)
+    assert str(tmp_path) in summary(tmp_path)
+    assert (tmp_path / "model" / "model_index.json").exists()
+
+
+def measured(value, watched, spread=1.0, frechet=1.0, text="a"):
+    samples = Samples(["p"] * 4, [text, "b", "c", "d"], torch.zeros(4, 1, 2, 2), [[]] * 4, list("1234"))
+    scores = {"judge": (value, value - 0.1, value + 0.1), "other": (watched, watched - 0.1, watched + 0.1)}
+    return Measured(scores, spread, frechet, samples)
+
+
+def test_signs_of_a_fooled_reward_are_named():
+    before = measured(0.5, 0.5)
+    assert signs(before, measured(0.9, 0.8), ["judge"]) == []
+    (said,) = signs(before, measured(0.9, 0.3), ["judge"])
+    assert said == "other, which is not rewarded, fell from 0.500 to 0.300"
+    said = signs(before, measured(0.9, 0.8, spread=0.5, frechet=2.0), ["judge"])
+    assert len(said) == 2 and "differ less" in said[0] and "Frechet" in said[1]
