@@ -52,7 +52,7 @@ class Measured:
 
 
 def measure(learner: Learner, run: Run, scores: Sequence[NamedReward], guidance: float | None = None) -> Measured:
-    """`evaluation.samples` samples of a run's averaged model, by every score. Prompts are held out, and the noise is the
+    """`evaluation.samples` samples of a run's averaged model, by every score. Prompts are held out; the noise is the
     same for every model. guidance: of pictures; None for none."""
     writes = learner.section.writes
     if writes == ["image"]:
