@@ -30,7 +30,9 @@ def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, name):
     found = json.loads((tmp_path / "report.json").read_text())
     before, after = found["reinforce"]["before"], found["reinforce"]["after"]
     assert before["scores"].keys() == after["scores"].keys() > set(recipe.reinforce.rewards)
-    assert all(low <= each["value"] <= high for each in after["scores"].values() for low, high in [each["interval"]])
+    for each in after["scores"].values():
+        low, high = each["interval"]
+        assert low - 1e-9 <= each["value"] <= high + 1e-9
     page = (tmp_path / "report.html").read_text()
     assert "What it was rewarded for" in page and ("<img" in page) == ("image" in recipe.reinforce.writes)
     assert str(tmp_path) in summary(tmp_path)
