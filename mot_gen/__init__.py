@@ -22,6 +22,7 @@ _HOME = {
     "TextTokenizer": "tokenizers.text",
     "PatchImageTokenizer": "tokenizers.image_patch",
     "LatentImageTokenizer": "tokenizers.image_latent",
+    "ScalesImageTokenizer": "tokenizers.image_scales",
     "VQImageTokenizer": "tokenizers.image_vq",
     "SpeechUnitTokenizer": "tokenizers.speech_units",
     "SpeechCodecTokenizer": "tokenizers.speech_codec",

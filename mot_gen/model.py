@@ -28,6 +28,7 @@ from mot_gen import checkpoints
 from mot_gen import objectives as objective_kinds
 from mot_gen.backbone import patch_layers as patches
 from mot_gen.backbone.half_storage import Projection, store_in_half
+from mot_gen.backbone.scale_inputs import ScaleInputs
 from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign, refuse_misfit, tensor_shapes
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
@@ -118,11 +119,15 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                     dim,
                     m,
                     takes_step=getattr(self.objectives.get(m.name), "takes_step", False),
+                    usual_scale=getattr(self.objectives.get(m.name), "time_scale", None),
                     **(patch_layers or {}).get(m.name, {}),
                 )
                 for m in self.modalities
                 if not m.discrete
             }
+        )
+        self.scale_inputs: Any = nn.ModuleDict(
+            {m.name: ScaleInputs(dim, m.scales) for m in self.modalities if m.scales}
         )
         self.init_weights()
 
@@ -205,6 +210,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
         embedding               normal, std 1
         head                    normal, std 1 / sqrt(D)
+        scale_inputs            normal, std 1, as the embedding that they are added to
         patch_layers, linear    normal, std 1 / sqrt(fan in), bias 0
         their other layers      PyTorch's own
         their last layer        0, so that an untrained model predicts the mean of its targets
@@ -216,6 +222,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             return  # also what changes nothing there costs: torch would load its compiler for it
         self.embedding.weight.normal_()
         self.head.weight.normal_(std=1 / math.sqrt(self.backbone.dim))
+        for inputs in self.scale_inputs.values():
+            inputs.places.weight.normal_()
         for layers in self.patch_layers.values():
             for module in layers.modules():
                 if isinstance(module, nn.Linear):
@@ -235,6 +243,11 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     def embed(self, batch: PackedBatch) -> tuple[Tensor, dict]:
         """The batch's inputs, continuous ones corrupted already -> (B, S, D), and what each patch layer remembers."""
         x = self.embedding(batch.ids)
+        for name, inputs in self.scale_inputs.items():
+            own = batch.layout.modality == self.index_of[name]
+            predicted = torch.zeros_like(own) if batch.by_scales is None else batch.by_scales
+            tokens = inputs(x[own].view(-1, inputs.count, x.shape[-1]), predicted[own].view(-1, inputs.count)[:, 0])
+            x = x.index_put((own,), tokens.flatten(0, 1).to(x.dtype))
         shape, x, memory = x.shape, x.flatten(0, 1), {}
         for name, layers in self.patch_layers.items():
             latents = batch.latents[name]
@@ -273,20 +286,24 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                 time, step = objective.sample_steps(latents, time, chosen, generator)
             values, targets[name] = objective.corrupt(latents.values, latents.per_token(time), generator)
             corrupted[name] = replace(latents, values=values, time=time, step=step)
-        ids, masking = self._masked(batch, ids, generator, bound=not tokens)
-        return replace(batch, ids=ids, latents=corrupted, masking=masking), targets
+        batch = self._masked(replace(batch, ids=ids, latents=corrupted), batch.ids, generator, bound=not tokens)
+        return batch, targets
 
-    def _masked(
-        self, batch: PackedBatch, ids: Tensor, generator: torch.Generator | None, bound: bool
-    ) -> tuple[Tensor, Masking | None]:
-        """(B, S) ids with masks where the masked objectives put them, and how those tokens count. bound: the losses
-        are to be the likelihood bound, and not what training takes."""
-        if not self.vocabulary.mask:
-            return ids, None
-        layout, ids = batch.layout, ids.clone()
+    @cached_property
+    def whole(self) -> list[str]:
+        """The modalities of discrete tokens that are predicted several at once."""
+        return [m.name for m in self.modalities if m.whole]
+
+    def _masked(self, batch: PackedBatch, clean: Tensor, generator: torch.Generator | None, bound: bool) -> PackedBatch:
+        """The batch with masks where the masked objectives put them, with what is predicted scale by scale, and with
+        how those tokens count. clean: (B, S) the ids without any error. bound: the losses are to be the likelihood
+        bound, and not what training takes."""
+        if not self.whole:
+            return batch
+        layout, ids, by_scales = batch.layout, batch.ids.clone(), torch.zeros_like(batch.learned)
         masking = Masking(weight=torch.zeros(ids.shape, device=ids.device), counted=torch.zeros_like(batch.learned))
-        followed = _learned_follows(batch, self.vocabulary.special)
-        for name, mask in self.vocabulary.mask.items():
+        followed = _learned_follows(replace(batch, ids=clean), self.vocabulary.special)
+        for name in self.whole:
             objective, own = self.objectives[name], layout.modality == self.index_of[name]
             span = _span_numbers(layout, own)
             count = int(span.max()) + 1 if len(span) else 0
@@ -294,9 +311,12 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             leads = torch.zeros_like(learned).index_put_((span,), followed[own])
             time = objective.sample_time(learned, leads, generator)[span]
             masked = objective.mask(time, generator)
-            ids[own] = torch.where(masked, mask, ids[own])
+            if name in self.vocabulary.mask:
+                ids[own] = torch.where(masked, self.vocabulary.mask[name], ids[own])
+            else:
+                by_scales[own] = masked
             masking.weight[own], masking.counted[own] = objective.weigh(masked, time, bound)
-        return ids, masking
+        return replace(batch, ids=ids, masking=masking, by_scales=by_scales)
 
     def _replaced(self, batch: PackedBatch, generator: torch.Generator | None) -> Tensor:
         """(B, S) ids as the discrete objectives let them be read; special tokens stay."""
@@ -324,7 +344,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                 continue
             if modality.discrete:
                 mask = target_modality == index
-                if modality.name in self.vocabulary.mask and batch.masking is not None:
+                if modality.whole and batch.masking is not None:
                     mask = mask & batch.masking.counted.flatten()[batch.target_slots]
                 masks[modality.name] = mask.float()
             else:
@@ -342,7 +362,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             name, objective = modality.name, self.objectives[modality.name]
             if modality.discrete:
                 found[name] = objective.loss(output.logits, batch.target_ids)
-                if name in self.vocabulary.mask and batch.masking is not None:
+                if modality.whole and batch.masking is not None:
                     found[name] = found[name] * batch.masking.weight.flatten()[batch.target_slots]
             else:
                 latents = batch.latents[name]
@@ -354,6 +374,11 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 def _check_reading(modality: Modality, objective) -> None:
     """InputError where an objective of discrete tokens needs spans that are read the other way."""
     wanted = getattr(objective, "bidirectional", False)
+    if objective is not None and bool(modality.scales) != getattr(objective, "by_scales", False):
+        raise InputError(
+            f"modality {modality.name!r}: "
+            + ("has scales, which are predicted by next_scale" if modality.scales else "next_scale needs its scales")
+        )
     if modality.discrete and modality.bidirectional != wanted:
         why = "masked tokens see all of their span" if wanted else "tokens come one by one"
         raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")

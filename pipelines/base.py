@@ -54,7 +54,9 @@ class MultimodalPipeline(DiffusionPipeline):
     """The components and the checks; see the module."""
 
     _without_text = ""  # what a pipeline advises where no text is given
-    _optional_components = ["image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer"]  # noqa: RUF012
+    _optional_components = [  # noqa: RUF012
+        *("image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer", "vector_tokenizer")
+    ]
     _task: ClassVar[str | None] = None  # the key of `sampling` under which this pipeline's own defaults stand
     model_cpu_offload_seq: Any = "model"
 
@@ -63,6 +65,7 @@ class MultimodalPipeline(DiffusionPipeline):
     image_tokenizer: Any
     speech_tokenizer: Any
     sight_tokenizer: Any
+    vector_tokenizer: Any
     scheduler: Any
     config: Any  # diffusers' FrozenDict, whose entries are attributes as well
 
@@ -75,6 +78,7 @@ class MultimodalPipeline(DiffusionPipeline):
         scheduler=None,
         sampling: dict | None = None,
         sight_tokenizer=None,
+        vector_tokenizer=None,
     ):
         """sight_tokenizer: what pictures are read by, where that is not what they are drawn by.
 
@@ -87,6 +91,7 @@ class MultimodalPipeline(DiffusionPipeline):
             speech_tokenizer=speech_tokenizer,
             scheduler=scheduler,
             sight_tokenizer=sight_tokenizer,
+            vector_tokenizer=vector_tokenizer,
         )
         self.register_to_config(sampling=sampling)
         refuse_misfits(self)

@@ -15,7 +15,14 @@ from mot_gen.errors import InputError
 
 INPUTS = ("prompt", "image", "mask", "audio")
 # The modality that a checkpoint must have for an input or a result.
-MODALITY = {"image": "image", "mask": "image", "audio": "speech", "speech": "speech", "any": "image"}
+MODALITY = {
+    "image": "image",
+    "mask": "image",
+    "audio": "speech",
+    "speech": "speech",
+    "any": "image",
+    "vector": "vector",
+}
 # What the pipelines take beside their inputs, by the names of the field, and its type.
 OPTIONS: dict[str, type] = {
     "negative_prompt": str,
@@ -57,10 +64,10 @@ def _greedy_or_sampled(options: Mapping) -> dict:
 class Direction:
     """From some inputs to one kind of result.
 
-    to: "image", "text", "speech" or "any" (texts and pictures). pipeline: its dotted name. needs, takes: inputs that
-    must, and may, be given. options: of `OPTIONS`; defaults: those for which a checkpoint has its own. result: the list
-    in the pipeline's output. gather, prepare: inputs of a batch, and options, as the pipeline's arguments. batched:
-    whether it takes many items at once.
+    to: "image", "text", "speech", "vector" (numbers) or "any" (texts and pictures). pipeline: its dotted name. needs,
+    takes: inputs that must, and may, be given. options: of `OPTIONS`; defaults: those for which a checkpoint has its
+    own. result: the list in the pipeline's output. gather, prepare: inputs of a batch, and options, as the pipeline's
+    arguments. batched: whether it takes many items at once.
     """
 
     to: str
@@ -146,6 +153,14 @@ DIRECTIONS = (
         options=("negative_prompt", "guidance_scale", *_WRITING),
         result="audios",
         defaults=(),
+    ),
+    Direction(
+        "vector",
+        f"{_HOME}.vectors.VectorPipeline",
+        needs=("prompt",),
+        takes=("image",),
+        options=("num_inference_steps",),
+        result="vectors",
     ),
     Direction(
         "any",

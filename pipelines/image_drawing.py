@@ -18,6 +18,8 @@ from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Known, Rules, Stre
 from mot_gen.pipelines.masked import OpenTokens, Pass, draw_masked
 from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.samplers import Step, evaluations
+from mot_gen.pipelines.scales import OpenScales, Scale, draw_scales
+from mot_gen.pipelines.settings import USUAL
 from mot_gen.sequence import Span
 
 
@@ -70,6 +72,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
         if not modality.discrete:
             return self._draw_latents(rows, drawing, how, known)
         self._only_continuous(latents=getattr(how, "latents", None), **_guided_in_time(guidance))
+        if modality.scales:
+            return self._draw_scales(rows, drawing, how, known)
         draw_tokens = self._draw_masked if modality.bidirectional else self._draw_ids
         return draw_tokens(rows, drawing, how, known)
 
@@ -96,6 +100,24 @@ class ImageDrawingPipeline(MultimodalPipeline):
             span = OpenTokens(stream, "image", [*self._grids] * len(drawing.guidance.branches), alive)
             given = None if known is None else known.values
             ids = draw_masked(span, drawing, self._sampling(how, tokens), given, self._on_pass(how, bar))
+            return _spans(ids, self._grids)
+
+    def _draw_scales(
+        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None
+    ) -> list[Span]:
+        """Pictures of several scales, a pass for each."""
+        if known is not None:
+            raise InputError("mask_image: this checkpoint's pictures are drawn scale by scale, and only as a whole")
+        tokens, passes = _longest(self._grids), len(self.model.modalities[self.model.index_of["image"]].scales)
+        if how.steps not in (passes, self._own.get("num_inference_steps", USUAL["num_inference_steps"])):
+            raise InputError(
+                f"num_inference_steps: this checkpoint draws {passes} scales in as many passes, got {how.steps}"
+            )
+        with self.progress_bar(total=passes) as bar:
+            stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
+            alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
+            span = OpenScales(stream, "image", alive)
+            ids = draw_scales(span, drawing, self._sampling(how, tokens), self._on_pass(how, bar))
             return _spans(ids, self._grids)
 
     def _draw_latents(
@@ -135,10 +157,10 @@ class ImageDrawingPipeline(MultimodalPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if options.return_dict else (images,)
 
-    def _on_pass(self, how: StepOptions, bar) -> Callable[[Pass], None]:
-        """callback_on_step_end with the ids (N, n) so far, -1 where they are masked."""
+    def _on_pass(self, how: StepOptions, bar) -> Callable[[Pass | Scale], None]:
+        """callback_on_step_end with the ids (N, n) so far, -1 where they are masked, 0 in scales to come."""
 
-        def on_pass(done: Pass) -> None:
+        def on_pass(done: Pass | Scale) -> None:
             bar.update()
             if how.callback_on_step_end is not None:
                 given = dict.fromkeys(how.callback_on_step_end_tensor_inputs, done.ids)

@@ -14,7 +14,15 @@ from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import DIRECTIONS, Direction
 
-COMPONENTS = ("model", "text_tokenizer", "image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer")
+COMPONENTS = (
+    "model",
+    "text_tokenizer",
+    "image_tokenizer",
+    "speech_tokenizer",
+    "scheduler",
+    "sight_tokenizer",
+    "vector_tokenizer",
+)
 
 
 def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32") -> MultimodalPipeline:
@@ -46,7 +54,9 @@ class Loaded:
     @property
     def directions(self) -> tuple[Direction, ...]:
         """Those whose modalities the checkpoint has."""
-        tokenizers = {name for name in ("image", "speech") if getattr(self.base, f"{name}_tokenizer") is not None}
+        tokenizers = {
+            name for name in ("image", "speech", "vector") if getattr(self.base, f"{name}_tokenizer") is not None
+        }
         has = tokenizers & set(self.base.model.modality_names)
         return tuple(direction for direction in DIRECTIONS if direction.modalities <= has)
 

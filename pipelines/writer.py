@@ -14,6 +14,7 @@ from torch import Tensor
 from mot_gen.pipelines.decoding import TextSampling, choose
 from mot_gen.pipelines.drawing import Drawing, draw
 from mot_gen.pipelines.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.scales import OpenScales, draw_scales
 from mot_gen.pipelines.stream import Grid, OpenSpan, Stream
 from mot_gen.sequence import Span
 
@@ -83,7 +84,7 @@ class Writer:
         self.rules, self.on_token = rules, on_token
         self.vocabulary = stream.model.vocabulary
         self.text = stream.model.modality_names[0]
-        self.discrete = {m.name for m in stream.model.modalities if m.discrete and not m.bidirectional}
+        self.discrete = {m.name for m in stream.model.modalities if m.one_by_one}
         self.branches = stream.rows // samples
         self.begin = stream.snapshot() if self.branches > 1 else None
         self.rows = [self._first_row(number) for number in range(samples)]
@@ -294,6 +295,9 @@ class Writer:
         if modality in self.vocabulary.mask:
             span = tokens = OpenTokens(self.stream, modality, grids, alive)
             values = draw_masked(tokens, drawing, drawing.tokens or self.sampling)
+        elif modality in self.stream.model.scale_inputs:
+            span = scales = OpenScales(self.stream, modality, alive)
+            values = draw_scales(scales, drawing, drawing.tokens or self.sampling)
         else:
             span = self.stream.open(modality, grids, alive)
             values = draw(span, drawing).float()

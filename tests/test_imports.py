@@ -19,7 +19,7 @@ PACKAGE = ROOT / "mot_gen"
 # From the ground up. A room may import itself and the rooms on lower floors, never a neighbour on its own floor.
 FLOORS = [
     {"errors"},
-    {"sequence", "files", "patches"},
+    {"sequence", "files", "patches", "scales"},
     {"checkpoints", "backbone", "packing", "objectives", "tokenizers", "eval"},
     {"model", "recipes"},
     {"flops"},

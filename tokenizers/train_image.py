@@ -1,6 +1,7 @@
-"""Training image tokenizers: VQImageTokenizer and the KL autoencoder of LatentImageTokenizer.
+"""Training image tokenizers: VQImageTokenizer, ScalesImageTokenizer and the KL autoencoder of LatentImageTokenizer.
 
-- ImageTraining, VQTraining: the settings. - small_vq, small_kl: networks for small images that a CPU can train.
+- ImageTraining, VQTraining: the settings. - small_vq, small_scales, small_kl: networks for small images that a CPU can
+train.
 - ImageTrainer: the loop; one step is reconstruction (mean squared error), plus the commitment of the vectors to their
   entries (VQ) or the divergence from a unit Gaussian (KL), plus a perceptual and an adversarial loss where asked for.
 - CodebookAverage: the codebook follows the vectors that chose it; entries that nobody chooses are revived.
@@ -26,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files.whole import writing
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
+from mot_gen.tokenizers.image_scales import ScalesImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.muon import MuonAdamW
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
@@ -100,6 +102,24 @@ def small_vq(
     return VQImageTokenizer.from_network(network, image_size, entries, levels, fold)
 
 
+def small_scales(
+    image_size: int | Sequence[int] = 32,
+    scales: Sequence[int | Sequence[int]] = (1, 2, 3, 4, 6, 8),
+    entries: int = 1024,
+    fold: int = 4,
+    widths: Sequence[int] = (128,),
+    encoder_layers: int = 2,
+    decoder_layers: int = 4,
+    color_channels: int = 3,
+) -> ScalesImageTokenizer:
+    """An untrained ScalesImageTokenizer that shrinks by 4: 130 ids in six scales of a 32 x 32 image."""
+    network = ResidualAutoencoder(color_channels * fold**2, 8, list(widths), encoder_layers, decoder_layers, False)
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    tokenizer = ScalesImageTokenizer(config, image_size, scales, entries, fold)
+    tokenizer.network.load_state_dict(network.state_dict())
+    return tokenizer.eval()
+
+
 def small_kl(
     image_size: int | Sequence[int] = 32,
     latent_channels: int = 8,
@@ -138,12 +158,41 @@ def vq_pass(tokenizer: VQImageTokenizer, pixels: Tensor, options: ImageTraining)
     return Pass(images, options.commitment * F.mse_loss(z, entries), z.detach().flatten(0, -2), ids.flatten())
 
 
+def scales_pass(tokenizer: ScalesImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
+    """Quantised scale by scale, with the gradient straight through. The penalty holds the latents to what every scale
+    has built (commitment), and that to the latents, from which the smoothing learns."""
+    f = tokenizer.latents(pixels).float()
+    found = tokenizer.quantize(f)
+    images = tokenizer.reconstruct(straight_through(f, found.built[-1]))
+    target = f.expand_as(found.built)
+    penalty = options.commitment * F.mse_loss(target, found.built.detach()) + F.mse_loss(found.built, target.detach())
+    return Pass(images, penalty, found.vectors.flatten(0, 1), found.ids.flatten())
+
+
 def kl_pass(tokenizer: LatentImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
     """A sample of the posterior decoded; the penalty is KL(q(z | x) || N(0, 1)), summed over z, mean over images."""
     encoded = tokenizer.vae.encode(F.pixel_unshuffle(pixels, tokenizer.config.fold))
     posterior = DiagonalGaussianDistribution(encoded.latent_dist.parameters.float())
     images = tokenizer.vae.decode(posterior.sample()).sample
     return Pass(F.pixel_shuffle(images, tokenizer.config.fold), options.kl * posterior.kl().mean())
+
+
+def _pass_and_network(tokenizer: Any) -> tuple[Callable[..., Pass], Any]:
+    """How a tokenizer is run in training, and the network in it that has a decoder."""
+    if isinstance(tokenizer, VQImageTokenizer):
+        return vq_pass, tokenizer.vq
+    if isinstance(tokenizer, ScalesImageTokenizer):
+        return scales_pass, tokenizer.network
+    return kl_pass, tokenizer.vae
+
+
+def learned_codebook(tokenizer: Any) -> NearestEntry | None:
+    """The codebook that follows the vectors which choose its entries, None where there is none."""
+    if isinstance(tokenizer, ScalesImageTokenizer):
+        return tokenizer.quantize.codebook
+    if isinstance(tokenizer, VQImageTokenizer) and isinstance(tokenizer.vq.quantize, NearestEntry):
+        return tokenizer.vq.quantize
+    return None
 
 
 class CodebookAverage:
@@ -259,10 +308,9 @@ class ImageTrainer:
     ):
         self.tokenizer: Any = tokenizer.train()
         self.images, self.options, self.folder = images, options, folder
-        self.run_pass = vq_pass if isinstance(tokenizer, VQImageTokenizer) else kl_pass
-        learned_codebook = self.run_pass is vq_pass and isinstance(self.tokenizer.vq.quantize, NearestEntry)
-        quantize = self.tokenizer.vq.quantize if learned_codebook else None
-        self.codebook = CodebookAverage(quantize, options.codebook_decay) if quantize is not None else None
+        self.run_pass, self.network = _pass_and_network(self.tokenizer)
+        codebook = learned_codebook(self.tokenizer)
+        self.codebook = None if codebook is None else CodebookAverage(codebook, options.codebook_decay)
         self.average = AveragedModel(self.tokenizer, multi_avg_fn=running_average(options.average_decay))
         self.optimizer = self._optimizer(p for p in tokenizer.parameters() if p.requires_grad)
         self.perceptual = perceptual or (lpips() if options.perceptual else None)
@@ -354,8 +402,7 @@ class ImageTrainer:
     def _adversarial(self, reconstruction: Tensor, images: Tensor) -> Tensor:
         assert self.critic is not None
         loss = -self.critic(images).mean()
-        network = self.tokenizer.vq if self.run_pass is vq_pass else self.tokenizer.vae
-        last = [part for part in network.decoder.modules() if isinstance(part, nn.Conv2d)][-1]
+        last = [part for part in self.network.decoder.modules() if isinstance(part, nn.Conv2d)][-1]
         return self.options.adversarial * adaptive_weight(reconstruction, loss, last.weight) * loss
 
     def _descend(self, optimizer: MuonAdamW, loss: Tensor) -> bool:

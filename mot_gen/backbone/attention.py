@@ -1,8 +1,8 @@
 """Global attention: Places, sees (the mask rule), dense_mask, block_mask, attend, and rotary positions.
 
 The rule (Transfusion, Figure 4): a query sees a key of the same document that does not come later, or that belongs to
-the same bidirectional span. It is written once, as `sees`: of places that are broadcast it is the dense mask of SDPA,
-of those that `create_block_mask` asks for it is FlexAttention's.
+the same block: a bidirectional span, or one scale of a span that has several. It is written once, as `sees`: of places
+that are broadcast it is the dense mask of SDPA, of those that `create_block_mask` asks for it is FlexAttention's.
 
 Shapes: B rows, S slots, Q queries, K keys, H heads, G key/value heads, D head dimension.
 """
@@ -26,7 +26,8 @@ EMPTY = PADDING - 1  # the document of a cache slot that was never written: no q
 class Places:
     """What the mask rule reads of each slot; (B, S) int64 each.
 
-    document: its document. index: its place in the row. block: its span if that is bidirectional, else PADDING.
+    document: its document. index: its place in the row. block: its span if that is bidirectional, or its
+    scale, else PADDING.
     alone: bool, whether only its own block sees it; None: no slot is so.
     """
 

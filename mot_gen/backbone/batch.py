@@ -85,11 +85,14 @@ class Batch:
         slots = kept.logical_not().long().argsort(dim=1, stable=True)[:, :length]
         empty = ~kept.gather(1, slots)
         layout = self.layout
+        block, alone = layout.block, layout.alone
         thin = Layout(
             layout.modality.gather(1, slots).masked_fill(empty, 0),
             layout.document.gather(1, slots).masked_fill(empty, PADDING),
             layout.span.gather(1, slots).masked_fill(empty, PADDING),
             layout.position.gather(1, slots[..., None].expand(-1, -1, 3)),
+            None if block is None else block.gather(1, slots).masked_fill(empty, PADDING),
+            None if alone is None else alone.gather(1, slots) & ~empty,
         )
         return replace(self, layout=thin, cache=cache), slots
 

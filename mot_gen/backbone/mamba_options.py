@@ -66,10 +66,10 @@ class MambaOptions(parts.Mixer):
         return fitted
 
     def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        twice = [m.name for m in modalities if m.bidirectional]
+        twice = [m.name for m in modalities if m.bidirectional or m.scales]
         if twice and self.bidirectional == "refuse":
             raise InputError(
-                f"{self.where}.bidirectional: Mamba reads one way and {twice[0]!r} is bidirectional; make the "
+                f"{self.where}.bidirectional: Mamba reads one way and tokens of {twice[0]!r} see later ones; make the "
                 f"modality causal, or say {self.where}.bidirectional=causal, or two_pass"
             )
 

@@ -317,9 +317,16 @@ class Connector(nn.Module):
 KINDS = {"linear": PatchLinear, "unet": PatchUNet, "connector": Connector}
 
 
-def build(dim: int, modality: Modality, kind: str = "linear", takes_step: bool = False, **options) -> nn.Module:
+def build(
+    dim: int,
+    modality: Modality,
+    kind: str = "linear",
+    takes_step: bool = False,
+    usual_scale: float | None = None,
+    **options,
+) -> nn.Module:
     """The patch layers of a modality by kind: "linear", "unet", or "connector" for what is only read. takes_step: they
-    are told the sampler's step too."""
+    are told the sampler's step too. usual_scale: of times, where no option says `time_scale`."""
     if kind not in KINDS:
         raise InputError(f"patch_layers.{modality.name}.kind: {kind!r} is not known" + nearest(kind, KINDS))
     if (kind == "connector") != modality.input_only:
@@ -328,4 +335,9 @@ def build(dim: int, modality: Modality, kind: str = "linear", takes_step: bool =
         )
     if kind == "connector":
         return Connector(dim, modality, **options)
-    return KINDS[kind](dim, modality, takes_step=takes_step, **options)
+    layers = KINDS[kind](dim, modality, takes_step=takes_step, **options)
+    if usual_scale is not None and "time_scale" not in options:
+        for embedding in (layers.time, layers.step):
+            if embedding is not None:
+                embedding.scale = usual_scale
+    return layers

@@ -72,7 +72,12 @@ class _PermuteRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, order, inverse):
         ctx.save_for_backward(order, inverse)
+        ctx.order = order  # for forward mode
         return x.index_select(0, order)
+
+    @staticmethod
+    def jvp(ctx, x_tangent, *_):
+        return x_tangent.index_select(0, ctx.order)
 
     @staticmethod
     def backward(ctx, grad):
@@ -116,7 +121,16 @@ class _GroupedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, ends):
         ctx.save_for_backward(x, weight, ends)
+        ctx.save_for_forward(x, weight, ends)
         return F.grouped_mm(x, weight.transpose(-2, -1), offs=ends)
+
+    @staticmethod
+    def jvp(ctx, x_tangent, weight_tangent, *_):
+        x, weight, ends = ctx.saved_tensors
+        of_x = F.grouped_mm(x_tangent.contiguous(), weight.transpose(-2, -1), offs=ends)
+        if weight_tangent is None:
+            return of_x
+        return of_x + F.grouped_mm(x, weight_tangent.transpose(-2, -1), offs=ends)
 
     @staticmethod
     def backward(ctx, grad):
@@ -263,8 +277,16 @@ class _RMSNorm(torch.autograd.Function):
         scale = mean_square.add_(eps).rsqrt_()
         normed = x * scale
         ctx.save_for_backward(normed, scale, weight)
+        ctx.save_for_forward(normed, scale, weight)
         ctx.counts = counts
         return _times_weight(normed, weight, counts)
+
+    @staticmethod
+    def jvp(ctx, x_tangent, weight_tangent, *_):
+        normed, scale, weight = ctx.saved_tensors
+        inner = (normed * x_tangent).mean(-1, keepdim=True)
+        tangent = _times_weight((x_tangent - normed * inner) * scale, weight, ctx.counts)
+        return tangent if weight_tangent is None else tangent + _times_weight(normed, weight_tangent, ctx.counts)
 
     @staticmethod
     def backward(ctx, grad):

@@ -212,6 +212,8 @@ def _written(sample: Sample, result) -> dict:
         save(result, to, sample.path, sample.about)
     elif to == "any" and not all(isinstance(segment, str) for segment in result):
         raise InputError("--to any drew a picture; say where pictures go, with --out FOLDER")
+    if to == "vector":
+        result = json.dumps(result.tolist())
     if to == "any":
         result = "\n".join(segment for segment in result if isinstance(segment, str))
     return told | {"text": result} if isinstance(result, str) else told

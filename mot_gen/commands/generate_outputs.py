@@ -17,7 +17,7 @@ from mot_gen.errors import InputError
 from mot_gen.files.pictures import save_png
 from mot_gen.files.whole import write_json, write_text, writing
 
-SUFFIX = {"image": ".png", "text": ".json", "speech": ".wav", "any": ".json"}
+SUFFIX = {"image": ".png", "text": ".json", "speech": ".wav", "any": ".json", "vector": ".json"}
 PLAIN = ".txt"  # a text without what made it, where a file of this suffix is asked for
 
 
@@ -44,6 +44,8 @@ def save(result, to: str, path: Path, about: Mapping[str, object]) -> None:
         _write_wav(path, samples, rate, about)
     elif path.suffix.lower() == PLAIN:
         write_text(path, result + "\n")
+    elif to == "vector":
+        write_json(path, {"vector": result.tolist(), **about})
     else:
         found = {"text": result} if to == "text" else {"segments": _segments(result, path, about)}
         write_json(path, {**found, **about})

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from mot_gen.sequence import Span
-    from mot_gen.tokenizers.image_latent import LatentImageTokenizer
-    from mot_gen.tokenizers.image_vq import VQImageTokenizer
+    from mot_gen.tokenizers.image_base import ImageTokenizer
 
 # class name in a saved config -> module of the tokenizer that reads such a folder, and its class
 _HOMES = {
@@ -30,6 +29,7 @@ _HOMES = {
     "PatchImageTokenizer": ("image_patch", "PatchImageTokenizer"),
     "LatentImageTokenizer": ("image_latent", "LatentImageTokenizer"),
     "VQImageTokenizer": ("image_vq", "VQImageTokenizer"),
+    "ScalesImageTokenizer": ("image_scales", "ScalesImageTokenizer"),
     "VQModel": ("image_vq", "VQImageTokenizer"),
     "AutoencoderKL": ("image_latent", "LatentImageTokenizer"),
     "AutoencoderTiny": ("image_latent", "LatentImageTokenizer"),
@@ -65,7 +65,7 @@ def register(subparsers) -> None:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("text", "vq", "kl", "speech"))
+    parser.add_argument("kind", choices=("text", "vq", "scales", "kl", "speech"))
     parser.add_argument(
         "--data", required=True, help="text: files, comma separated; else a folder, emoji or spoken-digits"
     )
@@ -73,7 +73,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocab-size", type=int, default=4096, help="text")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--color-channels", type=int, choices=(1, 3), default=3)
-    parser.add_argument("--entries", type=int, default=1024, help="vq: size of the codebook")
+    parser.add_argument("--entries", type=int, default=1024, help="vq, scales: size of the codebook")
+    parser.add_argument(
+        "--scales", type=_integers, default=[1, 2, 3, 4, 6, 8], help="scales: sides, from coarse to fine"
+    )
     parser.add_argument("--levels", type=_integers, help="vq: finite scalar quantisation instead, as in 8,5,5,5")
     parser.add_argument("--latent-channels", type=int, default=8, help="kl")
     parser.add_argument("--fold", type=int, default=4, help="pixels a side that the network sees as one")
@@ -118,7 +121,7 @@ def train_command(args: argparse.Namespace) -> int:
 
     from mot_gen.tokenizers import train_image
 
-    options = _options(args.set, train_image.VQTraining if args.kind == "vq" else train_image.ImageTraining)
+    options = _options(args.set, train_image.ImageTraining if args.kind == "kl" else train_image.VQTraining)
     size = (args.image_size, args.image_size)
     learned, held_out = _image_sets(args.data, size, args.color_channels)
     if args.data == "emoji" and args.variants:
@@ -127,9 +130,11 @@ def train_command(args: argparse.Namespace) -> int:
         learned = torch.cat([learned, variants])
     torch.manual_seed(options.seed)
     common = {"fold": args.fold, "widths": args.widths, "color_channels": args.color_channels}
-    tokenizer: VQImageTokenizer | LatentImageTokenizer
+    tokenizer: ImageTokenizer
     if args.kind == "vq":
         tokenizer = train_image.small_vq(args.image_size, args.entries, args.levels, **common)
+    elif args.kind == "scales":
+        tokenizer = train_image.small_scales(args.image_size, args.scales, args.entries, **common)
     else:
         tokenizer = train_image.small_kl(args.image_size, args.latent_channels, **common)
     trainer = train_image.ImageTrainer(tokenizer, learned, options, args.out)

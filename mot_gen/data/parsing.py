@@ -6,8 +6,9 @@ A record is one of
     {"content": [{"type": "text", "text": "..."}, {"type": "image", "image": "a.jpg"}]}
     {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none)
     {"text": "..."}
+    {"vector": [[0.1, 0.2], ...], "text": "..."}   (text, before it, or none)
 Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a
-path, bytes in parquet, or its tokens (encoded.py).
+path, bytes in parquet, its tokens (encoded.py), or plain numbers (vectors.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mot_gen.data.notices import Notices
 from mot_gen.data.remote import is_far, place
 from mot_gen.data.samples import MODALITIES, Document, Pair, Part, Sample
 from mot_gen.data.texts import clean_text, is_text
+from mot_gen.data.vectors import is_vector, parse_vector
 from mot_gen.errors import InputError
 
 ROLES = ("system", "user", "assistant")
@@ -47,10 +49,12 @@ def parse_record(record: Any, where: str, default_id: str, resolve: Resolve, not
         return Document(id, tuple(parser.content(record["content"], True, f"{where}: content")))
     if "image" in record:
         return Pair(id, parser.medium(record["image"], f"{where}: image"), parser.captions(record))
+    if "vector" in record:
+        return Document(id, tuple(parser.before_vector(record)))
     if "text" in record:
         return Document(id, (Part("text", parser.text(record["text"], f"{where}: text")),))
     keys = ", ".join(record) or "none"
-    raise InputError(f"{where}: has none of image, messages, content and text; its keys are {keys!s:.200}")
+    raise InputError(f"{where}: has none of image, messages, content, vector and text; its keys are {keys!s:.200}")
 
 
 def _require(ok: bool, what: str, got: Any) -> None:
@@ -109,7 +113,15 @@ class _Parser:
         modality = MODALITIES.get(kind, kind)
         return Part(modality, read(part[kind], f"{field}.{kind}"), loss)
 
+    def before_vector(self, record: dict[str, Any]) -> Iterator[Part]:
+        """The parts of a record of numbers: a text, if there is one, and the numbers."""
+        if record.get("text") is not None:
+            yield Part("text", self.text(record["text"], f"{self.where}: text"))
+        yield Part("vector", self.medium(record["vector"], f"{self.where}: vector"))
+
     def medium(self, value: Any, field: str) -> Any:
+        if is_vector(value):
+            return parse_vector(value, field)
         return parse_encoded(value, field) if is_encoded(value) else self.resolve(value, field)
 
     def text(self, value: Any, field: str) -> str:

@@ -19,8 +19,8 @@ READ_BY = "sight"  # the modality that pictures are read by
 
 def with_roles(parts: Sequence[Part], modalities: Collection[str]) -> list[Part]:
     """The parts of a sample as the spans of a model of these modalities; as they are where it has no features."""
-    if READ_BY not in modalities:
-        return list(parts)
+    if READ_BY not in modalities or any(part.kind == READ_BY for part in parts):
+        return list(parts)  # a sample that names what is read says itself which spans it has
     spans: list[Part] = []
     for place, part in enumerate(parts):
         if part.kind == "image":

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mot_gen.data.encoded import Encoded, columns
 from mot_gen.data.samples import Document, Pair, Part, Sample, type_of
 from mot_gen.errors import InputError
@@ -75,11 +77,15 @@ def _as_is(part: Part) -> Any:
     """Text, tokens that another tokenizer made, or the bytes of a medium that none is given for."""
     if isinstance(part.value, Encoded):
         return columns(part.value.span(part.kind), part.value.fingerprint)
+    if isinstance(part.value, np.ndarray):
+        raise InputError(f"a {part.kind} of numbers is stored as tokens; give its tokenizer with --tokenizer")
     return part.value if isinstance(part.value, str) else {"bytes": medium_bytes(part.value)}
 
 
 def medium_bytes(value: Any) -> bytes:
-    """The file that a medium is: of a path or bytes as they are, of a PIL image a PNG."""
+    """The file that a medium is: of a path or bytes as they are, of a PIL image a PNG; of numbers what they hold."""
+    if isinstance(value, np.ndarray):
+        return repr(value.shape).encode() + value.tobytes()
     if isinstance(value, bytes):
         return value
     if isinstance(value, Path) and not value.is_file():

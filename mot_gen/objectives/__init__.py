@@ -6,7 +6,9 @@ Each module has an `Objective(**options)`. A discrete one has `loss(logits, ids)
 - `bidirectional = True` where tokens are masked and a span sees all of itself (see `masked`). Then it also has
   `sample_time(learned, leads, generator)`, `mask(time, generator)` and `weigh(masked, time, bound)`: how much of a span
   is masked, which tokens, and how their losses count. Samplers ask for `masked_share(time)`, `order` and
-  `choice_temperature`.
+  `choice_temperature`;
+- `by_scales = True` where a span is predicted scale by scale (see `next_scale`), with the same three methods: a span at
+  time 1 is predicted, one at time 0 is read.
 
 A continuous one has, with one time in [0, 1] per span (0 clean, 1 noise):
 
@@ -22,9 +24,10 @@ A continuous one has, with one time in [0, 1] per span (0 clean, 1 noise):
 A continuous one whose network is told the size of the sampler's step beside the time sets `takes_step`, and has:
 
 - `fewest`: the fewest evaluations that it was trained for;
-- `share`, `sample_steps(latents, time, chosen, generator)` and `teach(latents, predict)`: which part of a batch learns
-  steps, which ones, and what the network should say of them (see `shortcut`);
-- `step_size(timestep, scheduler)`: what the network is told when a scheduler takes a step.
+- `share`, `sample_steps(latents, time, chosen, generator)` and `teach(latents, target, predict)`: which part of a batch
+  learns steps, which ones, and what the network should say of them, given the flow's target (see `shortcut`);
+- `step_size(timestep, scheduler)`: what the network is told when a scheduler takes a step;
+- perhaps `time_scale`: what times are multiplied by before they are embedded, where they are not embedded as usual.
 
 A module without an `Objective` is a part of others.
 
@@ -37,7 +40,7 @@ import inspect
 
 from mot_gen.errors import InputError, nearest
 
-NAMES = ("next_token", "diffusion", "flow", "shortcut", "masked")
+NAMES = ("next_token", "diffusion", "flow", "shortcut", "mean_flow", "masked", "next_scale")
 
 
 def load(kind: str, options: dict | None = None):

@@ -29,11 +29,12 @@ class Objective:
     replaced: float = 0.0
 
     def __post_init__(self):
+        kind = type(self).__module__.rpartition(".")[2]
         if not 0 <= self.replaced <= 1:
-            raise InputError(f"objectives: next_token needs replaced in [0, 1], got {self.replaced}")
+            raise InputError(f"objectives: {kind} needs replaced in [0, 1], got {self.replaced}")
         if not 0 <= self.z_loss < math.inf or not 0 <= self.label_smoothing < 1:
             raise InputError(
-                "objectives: next_token needs z_loss >= 0 and label_smoothing in [0, 1), "
+                f"objectives: {kind} needs z_loss >= 0 and label_smoothing in [0, 1), "
                 f"got {self.z_loss} and {self.label_smoothing}"
             )
 

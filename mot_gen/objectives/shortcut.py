@@ -11,7 +11,6 @@ Shapes: N tokens, n spans, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor, log2
 
@@ -19,11 +18,8 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.objectives.straight_path import StraightPath, is_kind_of
+from mot_gen.objectives.straight_path import Predict, StraightPath, is_kind_of
 from mot_gen.sequence import Latents
-
-# (values (N, C), time (n,), step (n,)) -> the network's output (N, C)
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,11 @@ class Objective(StraightPath):
         return torch.where(learns, begin, time), torch.where(learns, step, 0.0)
 
     @torch.no_grad()
-    def teach(self, latents: Latents, predict: Predict) -> Tensor:
+    def teach(self, latents: Latents, target: Tensor, predict: Predict) -> Tensor:
         """(N, C) what the network should say of noised latents whose step is not 0: where two half steps lead.
 
-        predict: the teacher, which is the model itself with averaged weights. What is returned for spans at step 0 is
+        target: what the flow's would be, which is not used here. predict: the teacher, which is the model itself with
+        averaged weights. What is returned for spans at step 0 is
         not to be used.
         """
         assert latents.time is not None and latents.step is not None

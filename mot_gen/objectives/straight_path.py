@@ -1,13 +1,15 @@
 """What the objectives over the straight path from data to noise share: StraightPath.
 
 The path is rectified flow's (Liu et al. 2022): x_t = (1 - t) x + t e, with t from 0 (clean) to 1 (noise e). Its
-velocity is v = e - x. `flow` learns the velocity at a time; `shortcut` learns the mean velocity over a step as well.
+velocity is v = e - x. `flow` learns the velocity at a time; `shortcut` and `mean_flow` learn the mean velocity
+over a step as well.
 
 Shapes: N tokens, n spans, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -16,6 +18,9 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Latents
+
+# (values (N, C), time (n,), step (n,)) -> the network's output (N, C), of objectives that are told the step
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TIMES = ("uniform", "logit_normal")
 PREDICTIONS = ("velocity", "sample")

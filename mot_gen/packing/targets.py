@@ -10,24 +10,24 @@ from mot_gen.sequence.layout import Layout
 
 
 def token_targets(
-    layout: Layout, ids: Tensor, learned: Tensor, latents: dict[str, Latents], bidirectional: Tensor
+    layout: Layout, ids: Tensor, learned: Tensor, latents: dict[str, Latents], whole: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Slots that predict a discrete token, and the tokens' ids: (M,) each. bidirectional: (modalities,) bool.
+    """Slots that predict a discrete token, and the tokens' ids: (M,) each. whole: (modalities,) bool, `Modality.whole`.
 
-    A slot predicts its successor, if that is discrete, learned and of the same document. In a bidirectional span, which
-    is learned as a whole, a slot predicts its own token. A continuous token predicts none: its output is its denoising.
-    The end of a bidirectional span is given by its size.
+    A slot predicts its successor, if that is discrete, learned and of the same document. In a span that is learned as a
+    whole, or scale by scale, a slot predicts its own token, and the span's end is given by its size. A continuous token
+    predicts none: its output is its denoising.
     """
     continuous = torch.zeros(learned.numel(), dtype=torch.bool)
     for each in latents.values():
         continuous[each.slots] = True
     continuous = continuous.view_as(learned)
-    whole = bidirectional[layout.modality]
-    one_by_one = ~continuous & ~whole
+    own_slot = whole[layout.modality]
+    one_by_one = ~continuous & ~own_slot
     wanted = torch.zeros_like(learned)
     same = layout.document[:, 1:] == layout.document[:, :-1]
     wanted[:, :-1] = learned[:, 1:] & same & one_by_one[:, 1:] & one_by_one[:, :-1]
-    own = learned & whole & ~continuous
+    own = learned & own_slot & ~continuous
     slots = (wanted | own).flatten().nonzero().flatten()
     after = (~own).flatten()[slots].long()
     return slots, ids.flatten()[slots + after]

@@ -57,7 +57,7 @@ def _span(
         first = taken[modality.name]
         taken[modality.name] = first + end - start
         values = batch.latents[modality.name].values[first : taken[modality.name]]
-    grid = _grid(batch.layout.position[row, start:end])
+    grid = (1, end - start) if modality.scales else _grid(batch.layout.position[row, start:end])
     return Span(modality.name, values, grid, bool(batch.learned[row, start]))
 
 

@@ -14,6 +14,7 @@ from mot_gen.errors import InputError, nearest
 from mot_gen.packing.positions import span_positions
 from mot_gen.packing.rows import document_length
 from mot_gen.packing.targets import token_targets
+from mot_gen.scales import as_scales, bounds, scale_positions, token_count
 from mot_gen.sequence.batch import Latents, PackedBatch
 from mot_gen.sequence.layout import PADDING, Layout
 from mot_gen.sequence.modality import Modality, Span
@@ -107,7 +108,7 @@ class Writer:
         layout = Layout(modality, document, span, position, block, alone, self.counts)
         ids = torch.cat(self.ids).view(shape)
         latents = {name: self._latents(name, spans) for name, spans in self.continuous.items()}
-        whole = torch.tensor([m.bidirectional for m in self.modalities])
+        whole = torch.tensor([m.whole for m in self.modalities])
         slots, targets = token_targets(layout, ids, learned, latents, whole)
         return PackedBatch(layout, ids, learned, latents, slots, targets, tokens=self.tokens)
 
@@ -141,6 +142,8 @@ class Writer:
         if span.grid is not None and span.grid[0] * span.grid[1] != len(span):
             raise InputError(f"{where}: a grid of {span.grid[0]} x {span.grid[1]} does not hold {len(span)} tokens")
         modality = self._modality(span)
+        if modality.scales and len(span) != (count := token_count(as_scales(modality.scales))):
+            raise InputError(f"{where}: {len(span)} tokens are not the {count} of its scales")
         if modality.vocab_size is not None:
             _check_ids(span.values, modality.vocab_size, where)
         else:
@@ -152,21 +155,38 @@ class Writer:
         if modality.block:
             self._block(span, leads, positions)
             return
-        text, one_by_one = modality is self.modalities[0], modality.discrete and not modality.bidirectional
-        bounds = self._bounds_of(modality)
-        if bounds is not None:
-            self._special(bounds[0], span.learned and not text)
+        if modality.scales:
+            self._scaled(span)
+            return
+        begin_end = self._bounds_of(modality)
+        if begin_end is not None:
+            self._special(begin_end[0], span.learned and modality is not self.modalities[0])
         if modality.discrete:
-            # A tokenizer on a device gives ids there. A batch is put together on the CPU and moved as one.
-            ids = span.values.long().cpu() + self.vocabulary.offset[span.modality]
+            ids = self._ids(span)
         else:
             ids = _zeros(n)
             self._keep(span, leads)
         block = self.spans if modality.bidirectional else PADDING
         self._piece(self.index[span.modality], positions, ids, span.learned, block)
         self.time += 1 if modality.position == "grid" else n
-        if bounds is not None:
-            self._special(bounds[1], span.learned and one_by_one)
+        if begin_end is not None:
+            self._special(begin_end[1], span.learned and modality.one_by_one)
+
+    def _ids(self, span: Span) -> Tensor:
+        """The joint ids of a discrete span. A tokenizer on a device gives ids there; a batch is put together on the CPU
+        and moved as one."""
+        return span.values.long().cpu() + self.vocabulary.offset[span.modality]
+
+    def _scaled(self, span: Span) -> None:
+        """A span of several scales: a block for each, all under one number, each at a time of its own."""
+        scales, ids = as_scales(self._modality(span).scales), self._ids(span)
+        self._special(self.vocabulary.begin[span.modality], span.learned)
+        index, number, positions = self.index[span.modality], self.spans, scale_positions(scales)
+        for first, end in bounds(scales):
+            block = self.spans
+            self._piece(index, positions[first:end], ids[first:end], span.learned, block, number=number)
+        self.time += len(scales)
+        self._special(self.vocabulary.end[span.modality], learned=False)
 
     def _bounds_of(self, modality: Modality) -> tuple[int, int] | None:
         """The tokens around a span; none around a text of a model that does not wrap texts."""
@@ -193,9 +213,18 @@ class Writer:
         self.time += 1
 
     def _piece(
-        self, modality: int, positions: Tensor, ids: Tensor, learned: bool, block: int = PADDING, alone: bool = False
+        self,
+        modality: int,
+        positions: Tensor,
+        ids: Tensor,
+        learned: bool,
+        block: int = PADDING,
+        alone: bool = False,
+        number: int | None = None,
     ) -> None:
-        piece = _Piece(modality, self.documents, self.spans, self.time, learned, block, alone)
+        """number: of the span, where it is not the next one."""
+        number = self.spans if number is None else number
+        piece = _Piece(modality, self.documents, number, self.time, learned, block, alone)
         self._write(piece, positions, ids)
         self.spans += 1
         self.used += len(ids)

@@ -55,6 +55,7 @@ def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) ->
         image_tokenizer=run.tokenizers.get("image"),
         speech_tokenizer=run.tokenizers.get("speech"),
         sight_tokenizer=run.tokenizers.get("sight"),
+        vector_tokenizer=run.tokenizers.get("vector"),
         scheduler=model.objectives[continuous[0]].scheduler() if continuous else None,
         sampling=_sampling(run),
     )

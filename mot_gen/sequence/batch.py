@@ -75,7 +75,8 @@ class PackedBatch(Movable):
     continuous modality, so that every tower is called on every rank. target_slots, target_ids: (M,) the slots, of
     B * S, whose output predicts a token, and that token: the next slot's, or in bidirectional spans the slot's own.
     masking: set by objectives that mask tokens; then their ids stand in target_ids alone. tokens: how many slots hold
-    one, on the host, as the packer knows it.
+    one, on the host, as the packer knows it. by_scales: (B, S) bool, the tokens of several scales that are predicted,
+    and so are read as what the scales before have built; None: all are read as they are.
     """
 
     layout: Layout
@@ -86,6 +87,7 @@ class PackedBatch(Movable):
     target_ids: Tensor
     masking: Masking | None = None
     tokens: int | None = None
+    by_scales: Tensor | None = None
 
     @property
     def fill(self) -> float:
@@ -105,4 +107,5 @@ class PackedBatch(Movable):
             latents[name] = each.select(kept, slots)
         layout = replace(self.layout.with_tensors(lambda part: part[rows]), counts=None)
         none = self.target_slots[:0]
-        return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none)
+        by_scales = None if self.by_scales is None else self.by_scales[rows]
+        return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none, by_scales=by_scales)

@@ -20,8 +20,8 @@ class Layout(Movable):
     document: (B, S) number of the document in its row, PADDING where there is none.
     span: (B, S) number of the span in its row, a special token being a span of its own; PADDING likewise.
     position: (B, S, 3) time within the document, row and column within the span's grid.
-    block: (B, S) number of the span whose tokens all see each other, PADDING where a token sees only what came before;
-    None: the span itself where its modality is bidirectional.
+    block: (B, S) number of the span, or of the scale in it, whose tokens all see each other, PADDING where a token sees
+    only what came before; None: the span itself where its modality is bidirectional.
     alone: (B, S) bool, tokens that only their own block sees; None: no token is.
     counts: how many slots each modality has, on the host, as the packer knows it; None: to be counted.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -27,6 +28,9 @@ class Modality:
     block: the bounds of a bidirectional span see all of it and stand at its position (BAGEL).
     alone: a learned span is seen by itself alone, and what follows takes its position, as if it were not there (BAGEL).
     input_only: its spans are read and never predicted, so that it has no objective (features of a vision model).
+
+    scales: (rows, columns) of each scale, from coarse to fine, where a span has several: a third kind beside causal and
+    bidirectional. A token sees its own scale and all earlier ones; positions are by scale (mot_gen/scales.py).
     """
 
     name: str
@@ -42,6 +46,7 @@ class Modality:
     block: bool = False
     alone: bool = False
     input_only: bool = False
+    scales: Sequence[Sequence[int]] = ()
 
     def __post_init__(self):
         where = f"modality {self.name!r}"
@@ -60,6 +65,13 @@ class Modality:
         # JSON has no tuples; as tuples the fields of two modalities compare, and hash, as their values do.
         object.__setattr__(self, "unused", tuple(tuple(each) for each in self.unused))
         self._check_layout(where)
+        self._check_scales(where)
+
+    def _check_scales(self, where: str) -> None:
+        pairs = scale_pairs(self.scales, f"{where}: scales") if self.scales else ()
+        object.__setattr__(self, "scales", pairs)  # JSON has lists
+        if pairs and (not self.discrete or self.bidirectional):
+            raise InputError(f"{where}: scales are of discrete modalities that are not bidirectional")
 
     def _check_layout(self, where: str) -> None:
         if (self.begin is None) != (self.end is None):
@@ -75,13 +87,40 @@ class Modality:
     def discrete(self) -> bool:
         return self.vocab_size is not None
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether its tokens are discrete and predicted one after the other, each from those before it."""
+        return self.discrete and not self.bidirectional and not self.scales
+
+    @property
+    def whole(self) -> bool:
+        """Whether its tokens are discrete, and each stands where it is predicted, several at once."""
+        return self.discrete and not self.one_by_one
+
+
+def scale_pairs(scales: Sequence[int | Sequence[int]], where: str) -> tuple[tuple[int, int], ...]:
+    """Sides, or (rows, columns), of each scale as pairs. InputError, which begins with `where`, unless there are two or
+    more and each is larger than the one before in one direction at least and smaller in none."""
+    pairs = []
+    for scale in scales:
+        sides = [scale, scale] if isinstance(scale, int) else list(scale)
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise InputError(f"{where}: a scale is one side or (rows, columns), each at least 1, got {scale!r}")
+        pairs.append((sides[0], sides[1]))
+    rising = all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(pairs))
+    if len(pairs) < 2 or not rising:
+        got = ", ".join(f"{rows} x {columns}" for rows, columns in pairs) or "none"
+        raise InputError(f"{where}: needs two scales or more, each larger than the one before, got {got}")
+    return tuple(pairs)
+
 
 @dataclass
 class Span:
     """One tokenised piece of one modality.
 
     values: (n,) integer ids in the modality's own vocabulary, or (n, C) float latents.
-    grid: (rows, columns) with rows * columns == n, row-major; None for what has no two dimensions.
+    grid: (rows, columns) with rows * columns == n, row-major; None for what has no two dimensions. Of a span of several
+    scales it is (1, n).
     learned: whether it carries loss, or only conditions what follows.
     """
 

@@ -25,8 +25,9 @@ class Vocabulary:
     def __init__(self, modalities: Sequence[Modality]):
         if not modalities or not modalities[0].discrete:
             raise InputError("the first modality must be discrete (text): special tokens are routed as it")
-        if modalities[0].bidirectional:
-            raise InputError(f"modality {modalities[0].name!r} is the first and comes one by one: bidirectional false")
+        if not modalities[0].one_by_one:
+            what = "no scales" if modalities[0].scales else "bidirectional false"
+            raise InputError(f"modality {modalities[0].name!r} is the first and comes one by one: {what}")
         names = [m.name for m in modalities]
         if len(set(names)) != len(names):
             raise InputError(f"modality names must differ, got {', '.join(names)}")

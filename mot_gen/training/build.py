@@ -265,7 +265,12 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
             whole = getattr(objective, "bidirectional", False)
         if modality.discrete and whole and not hasattr(tokenizer, "grids"):
             raise InputError(f"objectives.{name}.kind: {kind} needs spans of a known size; give next_token")
-        return replace(modality, objective=kind, position=position, bidirectional=whole)
-    fitting = "next_token or masked" if modality.discrete else "flow, shortcut or diffusion"
+        scales = modality.scales if getattr(objective, "by_scales", False) else ()
+        if getattr(objective, "by_scales", False) and not scales:
+            raise InputError(
+                f"objectives.{name}.kind: {kind} needs a tokenizer of several scales, such as image_scales"
+            )
+        return replace(modality, objective=kind, position=position, bidirectional=whole, scales=scales)
+    fitting = "next_token, masked or next_scale" if modality.discrete else "flow, shortcut or diffusion"
     sort = "discrete" if modality.discrete else "continuous"
     raise InputError(f"objectives.{name}.kind: {kind} does not fit the {sort} tokens of {name}; give {fitting}")

@@ -1,7 +1,7 @@
-"""Targets that a model makes for itself while it trains, as shortcut models do: self_taught.
+"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: self_taught.
 
 `MultimodalModel.corrupt` has chosen spans that learn a step of the sampler (`Latents.step` above 0), in some rows of
-the batch. A teacher, the model with averaged weights, takes that step in two halves, and their mean is the target.
+the batch. A teacher, the model with averaged weights, says what the target is, as the objective asks it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def self_taught(
 ) -> tuple[dict[str, Tensor], int]:
     """The targets (N, C) by modality with those of spans that learn a step in place, and the FLOPs that it took.
 
-    The teacher is called twice for every modality whose objective takes steps, also where this batch has no such span:
-    processes that share a sharded teacher make the same calls.
+    The teacher is called as often for every modality whose objective takes steps, also where this batch has no such
+    span: processes that share a sharded teacher make the same calls.
     """
     made, flops = dict(targets), 0
     for name, objective in teacher.objectives.items():
@@ -52,8 +52,8 @@ def _targets_of(teacher: MultimodalModel, batch: PackedBatch, target: Tensor, na
         flops += forward_flops(teacher, given)
         return teacher(given).latents[name]
 
-    taught = teacher.objectives[name].teach(part_latents, predict).to(target.dtype)
     within = torch.isin(row, rows)
+    taught = teacher.objectives[name].teach(part_latents, target[within], predict).to(target.dtype)
     target = target.clone()
     target[within] = torch.where(steps[within, None] > 0, taught, target[within])
     return target, flops

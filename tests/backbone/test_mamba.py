@@ -170,7 +170,7 @@ def test_a_causal_reading_lets_no_token_of_a_picture_see_a_later_one():
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        ({"bidirectional": "refuse"}, "'image' is bidirectional; make the modality causal, or say"),
+        ({"bidirectional": "refuse"}, "tokens of 'image' see later ones; make the modality causal, or say"),
         ({"bidirectional": "both"}, "backbone.bidirectional: 'both'"),
         ({"untied": ["conv"]}, "backbone.untied: 'conv'"),
         ({"size": "130B"}, "backbone.size: '130B'.*did you mean '130M'"),

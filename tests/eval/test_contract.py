@@ -76,6 +76,7 @@ def streams(takes):
         "image, text and reference embeddings": lambda: [((randn(n, 8), randn(n, 8), randn(n, 3, 8)), {})],
         "image and candidate embeddings": lambda: [((randn(n, 8), randn(n, 6, 8)), {})],
         "detections": lambda: [((detection_records(g, n),), {})],
+        "vectors": lambda: [(([randn(2 + i % 3, 3) for i in range(n)], [randn(2 + i % 3, 3) for i in range(n)]), {})],
         "scores": lambda: [((randn(n, 4),), {})],
         "opinion scores": lambda: [((randn(n),), {})],
         "probabilities and texts": lambda: [((rand(n), texts()), {})],

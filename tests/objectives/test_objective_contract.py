@@ -21,6 +21,7 @@ VARIANTS = [
     ("flow", {"prediction": "velocity", "time": "uniform", "shift": 3.0}),
     ("shortcut", {}),
     ("shortcut", {"prediction": "sample", "time": "uniform"}),
+    ("mean_flow", {"time": "uniform"}),
     ("diffusion", {"prediction": "epsilon"}),
     ("diffusion", {"prediction": "v"}),
     ("diffusion", {"prediction": "sample", "schedule": "scaled_linear"}),
@@ -188,7 +189,7 @@ def test_the_scheduler_undoes_the_corruption(kind, options):
         time = objective.scheduler_time(timestep, scheduler)
         noisy, target = objective.corrupt(values[0], time.expand(6), generator(1))
         output = objective.scheduler_output(target[None], noisy[None], time)
-        if kind in ("flow", "shortcut"):
+        if kind in ("flow", "shortcut", "mean_flow"):
             found = noisy[None] - time * output
         else:
             found = scheduler.step(output, timestep, noisy[None], generator=generator(2)).pred_original_sample

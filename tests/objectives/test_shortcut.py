@@ -70,7 +70,7 @@ def test_two_half_steps_are_one(prediction):
     step = torch.tensor(objective.steps[1:]).repeat_interleave(8)
     begin = step * (1 + torch.floor(torch.rand(len(step), generator=generator(1)) / step))
     latents, predict = noised(begin, step, prediction)
-    target = objective.teach(latents, predict)
+    target = objective.teach(latents, None, predict)
     exact = mixture_step(latents.values[:, 0], latents.time, latents.step)[:, None]
     if prediction == "sample":
         exact = latents.values - latents.time[:, None] * exact
@@ -84,7 +84,9 @@ def test_small_steps_are_the_flow():
         objective = Objective(finest=finest)
         step = torch.full((40,), objective.steps[0])
         latents, predict = noised(torch.linspace(0.1, 0.95, 40), step)
-        difference = objective.teach(latents, predict)[:, 0] - mixture_velocity(latents.values[:, 0], latents.time)
+        difference = objective.teach(latents, None, predict)[:, 0] - mixture_velocity(
+            latents.values[:, 0], latents.time
+        )
         worst.append(difference.abs().max().item())
     assert worst[1] < 1e-3 < 2e-2 and worst[0] / worst[1] == pytest.approx(4, rel=0.2)
 
@@ -92,7 +94,7 @@ def test_small_steps_are_the_flow():
 def test_the_finest_steps_are_taken_by_the_flow():
     objective, told = Objective(finest=8), []
     latents, _ = noised(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.25, 0.5, 1.0]))
-    objective.teach(latents, lambda values, time, step: told.append((time.tolist(), step.tolist())) or values)
+    objective.teach(latents, None, lambda values, time, step: told.append((time.tolist(), step.tolist())) or values)
     assert told == [([1, 1, 1], [0, 0.25, 0.5]), ([0.875, 0.75, 0.5], [0, 0.25, 0.5])]
 
 
@@ -148,7 +150,7 @@ def test_targets_do_not_depend_on_packing():
         return net(given).latents["image"]
 
     steps = latents.per_token(latents.step)
-    whole = objective.teach(latents, predict)[steps > 0]
+    whole = objective.teach(latents, None, predict)[steps > 0]
     torch.testing.assert_close(targets["image"][steps > 0], whole, atol=1e-5, rtol=1e-5)
 
 

@@ -42,8 +42,11 @@ def tiny(name: str):
     recipe.training.init = None  # a checkpoint has the recipe's own size
     if recipe.data.rehearsal:
         recipe.data.rehearsal.options["each"] = recipe.data.options["each"] = 2
+    if "count" in recipe.data.options:
+        recipe.data.options["count"] = 40
+        recipe.backbone.widths = {"foresee": 16, "act": 8}
     for tokenizer in recipe.tokenizers.values():
-        if tokenizer.train is not None:
+        if tokenizer.train:
             tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}
             if tokenizer.kind.startswith("image"):
                 tokenizer.widths = [8]
@@ -76,7 +79,7 @@ def test_it_learns_every_modality(made):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     learned = {name for line in lines for name in line["losses"]}
-    assert learned == set(recipe.tokenizers)
+    assert learned == set(recipe.tokenizers) - {"sight"}  # which is only read
     assert (folder / "samples").is_dir() and load_recipe(folder / "recipe.yaml") == recipe
 
 

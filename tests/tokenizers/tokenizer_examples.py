@@ -13,7 +13,9 @@ from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.speech_codec import SpeechCodecTokenizer
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
+from mot_gen.tokenizers.train_image import small_scales
 from mot_gen.tokenizers.train_speech_units import SpeechTraining, train_speech_units
+from mot_gen.tokenizers.vector import VectorTokenizer
 
 
 def kl(**kwargs):
@@ -140,5 +142,15 @@ EXAMPLES = {
     ),
     "SpeechUnitTokenizer": (speech_tokenizer, [chirp(number) for number in range(3)], None),
     "SpeechCodecTokenizer": (codec_tokenizer, [chirp(number) for number in range(3)], None),
+    "ScalesImageTokenizer": (
+        lambda: small_scales(8, [1, 2, 4], 12, fold=2, widths=[8], color_channels=1),
+        pictures(3, 1, 8, 8),
+        None,
+    ),
+    "VectorTokenizer": (
+        lambda: VectorTokenizer(3, mean=[1.0, -1.0, 0.0], deviation=[2.0, 0.5, 1.0]),
+        [torch.randn(4 + number, 3) for number in range(3)],
+        1e-6,
+    ),
     "VQImageTokenizer": (lambda: VQImageTokenizer.from_network(vq_model(), (16, 24)), pictures(3, 3, 16, 24), None),
 }

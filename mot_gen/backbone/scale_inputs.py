@@ -1,0 +1,35 @@
+"""What tokens of a span of several scales enter the backbone as: ScaleInputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mot_gen.scales import as_scales, built_from, token_count
+
+
+class ScaleInputs(nn.Module):
+    """Embedded tokens of spans of n tokens each -> what the backbone reads.
+
+    A span that is read enters as its own tokens. In one that is predicted, a token enters as what the scales before its
+    own have built there (VAR, arXiv 2404.02905, section 3.2), so that it says nothing of itself; those of the first
+    scale enter as nothing. Either has a learned vector of each place added, which also tells the two apart.
+    """
+
+    built: Tensor
+
+    def __init__(self, dim: int, sizes: Sequence[Sequence[int]]):
+        """sizes: (rows, columns) of each scale."""
+        super().__init__()
+        scales = as_scales(sizes)
+        self.count = token_count(scales)
+        self.places = nn.Embedding(2 * self.count, dim)  # of spans that are read, then of those that are predicted
+        self.register_buffer("built", built_from(scales), persistent=False)
+
+    def forward(self, x: Tensor, predicted: Tensor) -> Tensor:
+        """x (m, n, D) embedded tokens, predicted (m,) bool -> (m, n, D)."""
+        places = self.places.weight.view(2, self.count, -1)[predicted.long()]
+        built = torch.matmul(self.built.to(x.dtype), x)
+        return torch.where(predicted[:, None, None], built, x) + places

@@ -1,0 +1,143 @@
+"""VectorPipeline: numbers after a prompt, such as the actions that it asks for, perhaps with a picture foreseen first.
+
+The order is F1's (arXiv 2509.06951): read a picture and an instruction, foresee a picture, act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.pipelines.base import repeat_each, row_generators
+from mot_gen.pipelines.drawing import Drawing, draw
+from mot_gen.pipelines.engine import Stream
+from mot_gen.pipelines.guidance import Guidance
+from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
+from mot_gen.pipelines.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.options import StepOptions, takes
+from mot_gen.pipelines.scales import OpenScales, draw_scales
+from mot_gen.sequence import Span
+
+
+@dataclass
+class VectorOutput(BaseOutput):
+    """vectors: (n, d) numbers a sample. images: the pictures that were foreseen, None where none was."""
+
+    vectors: list[Tensor]
+    images: list | None = None
+
+
+class VectorPipeline(ImageDrawingPipeline):
+    """Reads prompts, each perhaps after a picture, and generates numbers by diffusion or flow.
+
+    pipe = VectorPipeline.from_pretrained("runs/reach")
+    pipe("reach the red disc", image=scene, foresee=True).vectors
+    """
+
+    @torch.inference_mode()
+    @takes(options=StepOptions)
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        image=None,
+        length: int | None = None,
+        foresee: bool = False,
+        num_vectors_per_prompt: int = 1,
+        *,
+        options: StepOptions,
+    ) -> VectorOutput | tuple:
+        """Numbers for each prompt in turn, `num_vectors_per_prompt` each.
+
+        image: one or as many as prompts, read before them. length: tokens, where the tokenizer leaves it open. foresee:
+        whether a picture is drawn after the prompt and before the numbers, and returned. Guidance acts on neither:
+        its scale is not used. Raises InputError, before any work, for what does not fit.
+        """
+        self._needs("vector", "vector_tokenizer")
+        if foresee:
+            self._needs("image", "image_tokenizer")
+        length = self._length(length)
+        prompts = repeat_each(self._documents(prompt, image), num_vectors_per_prompt)
+        grid = self._grid(None, None) if foresee else (0, 0)
+        room = length + 2 + (grid[0] * grid[1] + 2 if foresee else 0)
+        self._check_context(prompts, room)
+        how = options.settled(self._own)
+        generators = row_generators(options.generator, len(prompts))
+        stream = Stream(self.model, prompts, room, ["image" if foresee else "vector"] * len(prompts))
+        images = None
+        if foresee:
+            images = self._decode_images(self._foreseen(stream, grid, generators), options.output_type)
+            begin = self.model.vocabulary.begin["vector"]
+            everywhere = torch.ones(stream.rows, dtype=torch.bool, device=stream.device)
+            stream.append(torch.full((stream.rows,), begin, device=stream.device), everywhere)
+        vectors = self._numbers(stream, length, how.steps, generators)
+        self.maybe_free_model_hooks()
+        return VectorOutput(vectors=vectors, images=images) if options.return_dict else (vectors, images)
+
+    def _length(self, given: int | None) -> int:
+        own = self.vector_tokenizer.config.length
+        if given is None and own is None:
+            raise InputError("length: this checkpoint's vectors may have any; say how many tokens to generate")
+        if given is not None and own not in (None, given):
+            raise InputError(f"length: this checkpoint's vectors have {own} tokens, got {given}")
+        length = given or own
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise InputError(f"length must be a positive integer, got {length!r}")
+        return length
+
+    def _documents(self, prompt, image) -> list[list[Span]]:
+        """A picture, if any, and the text of each prompt."""
+        texts = self._text(prompt)
+        if image is None:
+            return texts
+        images = self._listed(image)
+        if len(images) not in (1, len(texts)):
+            raise InputError(f"image: {len(images)} pictures were given for {len(texts)} prompts")
+        self._needs("image", "image_tokenizer")
+        seen = self.seen(images, drawn=False)
+        return [[*spans, *text] for spans, text in zip(seen * (len(texts) // len(seen)), texts)]
+
+    def _foreseen(self, stream: Stream, grid, generators) -> list[Span]:
+        """One picture in each row, which the cache keeps; the most likely tokens where it is discrete."""
+        rows, device = stream.rows, stream.device
+        alive, grids = torch.ones(rows, dtype=torch.bool, device=device), [grid] * rows
+        modality = self.model.modalities[self.model.index_of["image"]]
+        steps = self._own.get("num_inference_steps", 20)
+        drawing = Drawing(self._scheduler_of("image"), steps, Guidance(), generators, stopped=self._stopped)
+        sampling = self._sampling(StepOptions(), grid[0] * grid[1])
+        if modality.scales:
+            scales = OpenScales(stream, "image", alive)
+            values = draw_scales(scales, drawing, sampling)
+            scales.close(values, alive)
+        elif modality.whole:
+            tokens = OpenTokens(stream, "image", grids, alive)
+            values = draw_masked(tokens, drawing, sampling)
+            tokens.close(values, alive)
+        elif not modality.discrete:
+            span = stream.open("image", grids, alive)
+            values = draw(span, drawing)
+            span.close(values, alive)
+        else:
+            raise InputError("foresee: pictures of this checkpoint are drawn token by token, which takes too long here")
+        return [Span("image", each, grid) for each in values]
+
+    def _numbers(self, stream: Stream, length: int, steps: int, generators) -> list[Tensor]:
+        alive = torch.ones(stream.rows, dtype=torch.bool, device=stream.device)
+        span = stream.open("vector", [(1, length)] * stream.rows, alive)
+        drawing = Drawing(self._scheduler_of("vector"), steps, Guidance(), generators, stopped=self._stopped)
+        values = draw(span, drawing).float()
+        return [each.cpu() for each in self.vector_tokenizer.decode_batch([Span("vector", each) for each in values])]
+
+    def _scheduler_of(self, modality: str):
+        """The pipeline's own scheduler where it fits the modality, else the objective's."""
+        objective = self.model.objectives[modality]
+        if not hasattr(objective, "fits"):
+            return None
+        given = self.scheduler
+        if given is not None and objective.fits(given) is None:
+            return given
+        return objective.scheduler()
