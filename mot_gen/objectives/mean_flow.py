@@ -6,8 +6,8 @@ the flow, with t - d held, gives
 
     u(x_t, t, d) = v(x_t, t) - d (v d/dx + d/dt + d/dd) u(x_t, t, d)
 
-The right side is the target, with the velocity e - x of the sample in the place of v. Its derivative is one forward-mode
-product through the network with averaged weights, and is not followed backwards. At d = 0 it is `flow`.
+The right side is the target, with the velocity e - x of the sample in the place of v. Its derivative is one
+forward-mode product through the network with averaged weights, and is not followed backwards. At d = 0 it is `flow`.
 
 The derivative with respect to time has to be smooth, so that times are embedded with frequencies up to `time_scale`.
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from tiny import TEXT, generator, model, words
 
 from mot_gen.errors import InputError
-from mot_gen.scales import bounds, built_from
 from mot_gen.objectives import load
 from mot_gen.packing import pack, unpack
 from mot_gen.pipelines.decoding import TextSampling
@@ -20,6 +19,7 @@ from mot_gen.pipelines.scales import OpenScales, draw_scales
 from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import load_recipe
+from mot_gen.scales import bounds, built_from
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.text import TextTokenizer
 from mot_gen.tokenizers.train_image import CodebookAverage, ImageTrainer, VQTraining, small_scales
