@@ -129,7 +129,7 @@ def follow(hand: Sequence[float], moves: np.ndarray) -> tuple[float, float]:
     """Where moves (n, 2) lead the hand: one after the other, each at most LONGEST long, never out of the scene."""
     place = np.asarray(hand, dtype=float)
     for move in np.asarray(moves, dtype=float):
-        length = np.linalg.norm(move)
+        length = float(np.linalg.norm(move))
         place = np.clip(place + move * min(1.0, LONGEST / max(length, 1e-9)), 0, 1)
     return _pair(place)
 
