@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.objectives.next_token import Objective as NextToken
+from mot_gen.objectives.cross_entropy import CrossEntropy
 
 
 @dataclass(frozen=True)
-class Objective(NextToken):
-    """z_loss, label_smoothing, replaced: as of `next_token`. With `replaced` above 0, scales are also predicted from
+class Objective(CrossEntropy):
+    """The options of `CrossEntropy`. With `replaced` above 0, scales are also predicted from
     earlier ones that have errors in them, as they have while generating.
 
     leading: the share of spans which are predicted although learned tokens follow them in their document. Those tokens
