@@ -34,7 +34,8 @@ TINY = [
 
 def tiny(name: str):
     """The recipe with few steps and small widths, its tokenizers' included."""
-    recipe = load_recipe(name, TINY)
+    own = ["backbone.widths={foresee: 16, act: 8}", "data.options.count=40"] if name == "reach" else []
+    recipe = load_recipe(name, [*TINY, *own])
     if "speakers" in recipe.data.options:
         recipe.data.options |= {"speakers": 4, "written": 0.05}
     if "each" in recipe.data.options:
@@ -42,9 +43,6 @@ def tiny(name: str):
     recipe.training.init = None  # a checkpoint has the recipe's own size
     if recipe.data.rehearsal:
         recipe.data.rehearsal.options["each"] = recipe.data.options["each"] = 2
-    if "count" in recipe.data.options:
-        recipe.data.options["count"] = 40
-        recipe.backbone.widths = {"foresee": 16, "act": 8}
     for tokenizer in recipe.tokenizers.values():
         if tokenizer.train:
             tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}
