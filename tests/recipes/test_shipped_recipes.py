@@ -34,8 +34,8 @@ TINY = [
 
 def tiny(name: str):
     """The recipe with few steps and small widths, its tokenizers' included."""
-    own = ["backbone.widths={foresee: 16, act: 8}", "data.options.count=40"] if name == "reach" else []
-    recipe = load_recipe(name, [*TINY, *own])
+    narrow = ["backbone.widths={foresee: 16, act: 8}", "data.options.count=100", "data.held_out=0.2"]
+    recipe = load_recipe(name, [*TINY, *(narrow if name == "reach" else [])])
     if "speakers" in recipe.data.options:
         recipe.data.options |= {"speakers": 4, "written": 0.05}
     if "each" in recipe.data.options:
