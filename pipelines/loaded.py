@@ -90,11 +90,10 @@ def _family(folder: Path) -> dict[str, str]:
 
 
 def _evaluations(model) -> dict[str, str]:
-    """For how few evaluations spans were trained, where an objective says so."""
-    fewest = {name: objective.fewest for name, objective in model.objectives.items() if hasattr(objective, "fewest")}
-    if not fewest:
-        return {}
-    return {"evaluations": ", ".join(f"{name}: {count} or more" for name, count in fewest.items())}
+    """For how few evaluations spans were trained, and how many they take, where an objective says so."""
+    told = [f"{name}: {o.fewest} or more" for name, o in model.objectives.items() if hasattr(o, "fewest")]
+    told += [f"{m.name}: {len(m.scales)}, one a scale" for m in model.modalities if m.scales]
+    return {"evaluations": ", ".join(told)} if told else {}
 
 
 def describe(checkpoint: str | Path) -> dict:

@@ -66,6 +66,7 @@ class VectorPipeline(ImageDrawingPipeline):
         room = length + 2 + (grid[0] * grid[1] + 2 if foresee else 0)
         self._check_context(prompts, room)
         how = options.settled(self._own)
+        self._check_steps(how.steps)
         generators = row_generators(options.generator, len(prompts))
         stream = Stream(self.model, prompts, room, ["image" if foresee else "vector"] * len(prompts))
         images = None
@@ -124,6 +125,11 @@ class VectorPipeline(ImageDrawingPipeline):
         else:
             raise InputError("foresee: pictures of this checkpoint are drawn token by token, which takes too long here")
         return [Span("image", each, grid) for each in values]
+
+    def _check_steps(self, steps: int) -> None:
+        fewest = getattr(self.model.objectives["vector"], "fewest", 1)
+        if steps < fewest:
+            raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
 
     def _numbers(self, stream: Stream, length: int, steps: int, generators) -> list[Tensor]:
         alive = torch.ones(stream.rows, dtype=torch.bool, device=stream.device)

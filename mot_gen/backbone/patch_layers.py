@@ -23,10 +23,13 @@ from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Latents, Modality
 
 
+USUAL_TIME_SCALE = 1000.0
+
+
 class TimeEmbedding(nn.Module):
     """(n,) times in [0, 1] -> (n, dim): sinusoids of scale * t, then two layers (Ho et al. 2020; scale 1: BAGEL)."""
 
-    def __init__(self, dim: int, frequencies: int = 256, scale: float = 1000.0):
+    def __init__(self, dim: int, frequencies: int = 256, scale: float = USUAL_TIME_SCALE):
         super().__init__()
         self.frequencies, self.scale = frequencies, scale
         self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -127,7 +130,7 @@ class PatchLinear(nn.Module):
         self,
         dim: int,
         modality: Modality,
-        time_scale: float = 1000.0,
+        time_scale: float = USUAL_TIME_SCALE,
         table: int | None = None,
         takes_step: bool = False,
     ):

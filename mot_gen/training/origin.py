@@ -17,7 +17,8 @@ from typing import Any, cast
 from safetensors import safe_open
 from torch import Tensor
 
-from mot_gen import checkpoints
+from mot_gen import checkpoints, objectives
+from mot_gen.backbone.patch_layers import USUAL_TIME_SCALE
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.checkpoints.folders import INDEX, as_text, read_json, refuse_foreign, tensor_shapes
 from mot_gen.errors import InputError
@@ -145,8 +146,29 @@ class Origin:
                     f"training.init: {name} of {self.name} is {found}, this recipe's {as_text(shape)}; its backbone "
                     "and tokenizers must be those of that model"
                 )
+        self._refuse_other_times(outline)
         if foreign := there.keys() - wanted.keys():
             raise InputError(f"training.init: {self.name} has {min(foreign)}, which this recipe's model has not")
+
+    def _refuse_other_times(self, outline: MultimodalModel) -> None:
+        """InputError where times are embedded at another scale, which no shape tells."""
+        for name, layers in outline.patch_layers.items():
+            embedding = getattr(layers, "time", None)
+            if embedding is not None and embedding.scale != (there := self._time_scale(name)):
+                raise InputError(
+                    f"training.init: {self.name} embeds the times of {name} at a scale of {there:g}, this recipe at "
+                    f"{embedding.scale:g}; say objectives.{name}.time_scale={there:g}, or train without training.init"
+                )
+
+    def _time_scale(self, name: str) -> float:
+        """At which the checkpoint embeds the times of a modality."""
+        stated = (self.config.get("patch_layers") or {}).get(name) or {}
+        if "time_scale" in stated:
+            return stated["time_scale"]
+        (modality,) = (each for each in self.config["modalities"] if each["name"] == name)
+        options = dict((self.config.get("objectives") or {}).get(name) or {})
+        kind = options.pop("kind", modality.get("objective", "next_token"))
+        return getattr(objectives.load(kind, options), "time_scale", USUAL_TIME_SCALE)
 
     def _counted(self, model: MultimodalModel) -> tuple[int, int, int]:
         """How many weights are loaded, how many of adapters are new, and how many that embed the sampler's step."""

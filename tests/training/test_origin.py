@@ -141,3 +141,11 @@ def test_a_damaged_checkpoint_is_named(base, other_words, tmp_path, capsys):
     options = [*TINY, f"data.records={other_words}", f"training.init={spoiled}"]
     assert main(["train", "digits", *options, "--out", str(tmp_path / "run")]) == 2
     assert "training.init: " in capsys.readouterr().err
+
+
+def test_times_embedded_at_another_scale_are_refused(base, other_words, tmp_path):
+    """No shape tells; with the checkpoint's own scale a mean flow begins with a flow."""
+    mean = ["objectives.image.kind=mean_flow"]
+    with pytest.raises(InputError, match="embeds the times of image at a scale of 1000, this recipe at 10; say"):
+        train(on(base, other_words, *mean), tmp_path / "run")
+    assert train(on(base, other_words, *mean, "objectives.image.time_scale=1000.0"), tmp_path / "run").step == 2
