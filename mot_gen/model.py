@@ -304,12 +304,14 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         masking = Masking(weight=torch.zeros(ids.shape, device=ids.device), counted=torch.zeros_like(batch.learned))
         followed = _learned_follows(replace(batch, ids=clean), self.vocabulary.special)
         for name in self.whole:
-            objective, own = self.objectives[name], layout.modality == self.index_of[name]
+            objective, own = self.objectives[name], _in_spans(layout, self.index_of[name])
             span = _span_numbers(layout, own)
             count = int(span.max()) + 1 if len(span) else 0
             learned = torch.zeros(count, dtype=torch.bool, device=ids.device).index_put_((span,), batch.learned[own])
             leads = torch.zeros_like(learned).index_put_((span,), followed[own])
             time = objective.sample_time(learned, leads, generator)[span]
+            if self.modalities[self.index_of[name]].block_size:
+                time = time * _one_block(layout, own, span, count, generator)
             masked = objective.mask(time, generator)
             if name in self.vocabulary.mask:
                 ids[own] = torch.where(masked, self.vocabulary.mask[name], ids[own])
@@ -338,6 +340,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         Special tokens count as text. A continuous span at time 0 has nothing to denoise and does not count.
         """
         target_modality = self.vocabulary.modality_of(batch.target_ids)
+        for name in self.vocabulary.fill:  # what fills up blocks is one of the text's ids, and learned with its block
+            inside = _in_spans(batch.layout, self.index_of[name]).flatten()[batch.target_slots]
+            target_modality = target_modality.masked_fill(inside, self.index_of[name])
         masks = {}
         for index, modality in enumerate(self.modalities):
             if modality.input_only:
@@ -373,7 +378,10 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
 def _check_reading(modality: Modality, objective) -> None:
     """InputError where an objective of discrete tokens needs spans that are read the other way."""
-    wanted = getattr(objective, "bidirectional", False)
+    block = getattr(objective, "block", 0)
+    wanted = getattr(objective, "bidirectional", False) and not block
+    if objective is not None and modality.block_size != block:
+        raise InputError(f"modality {modality.name!r}: block_size must be masked.block, {block}")
     if objective is not None and bool(modality.scales) != getattr(objective, "by_scales", False):
         raise InputError(
             f"modality {modality.name!r}: "
@@ -382,6 +390,23 @@ def _check_reading(modality: Modality, objective) -> None:
     if modality.discrete and modality.bidirectional != wanted:
         why = "masked tokens see all of their span" if wanted else "tokens come one by one"
         raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")
+
+
+def _in_spans(layout: Layout, index: int) -> Tensor:
+    """(B, S) bool: the tokens of spans of a modality that are predicted several at once, without special tokens."""
+    own = layout.modality == index
+    return own if layout.block is None else own & (layout.block != PADDING)
+
+
+def _one_block(layout: Layout, own: Tensor, span: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """own: (B, S) bool, K slots of them; span: (K,) the number of each one's span, below count -> (K,) bool: the tokens
+    of one block of each span, drawn by chance. Blocks of a span are numbered one after the other."""
+    assert layout.block is not None, "the packer has numbered them"
+    block = layout.block[own]
+    first = block.new_full((count,), int(block.max()) if len(block) else 0).scatter_reduce(0, span, block, "amin")
+    last = block.new_zeros(count).scatter_reduce(0, span, block, "amax")
+    draw = torch.rand(count, generator=generator, device=block.device)
+    return block == (first + (draw * (last - first + 1)).long())[span]
 
 
 def _span_numbers(layout: Layout, own: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ class Stream:
             latents.time = torch.zeros(len(latents.grids), device=self.device)
         if any(m.block for m in model.modalities):
             room += 2  # the bounds of a span that is drawn and not kept
+        room += max(m.block_size for m in model.modalities)  # the last block may reach beyond what is asked for
         self.cache = model.backbone.init_cache(self.rows, batch.layout.shape[1] + room)
         self.hidden, self.time = self._read(batch, lengths)
         self.spans = batch.layout.shape[1]  # a span number that no prompt has used

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline, repeat_each, row_generators
-from mot_gen.pipelines.engine import Guidance, Stream, TextSampling, choose
+from mot_gen.pipelines.blocks import passes_of, write_blocks
+from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling, choose
 from mot_gen.pipelines.options import takes
 from mot_gen.sequence import Span
 
@@ -84,7 +85,13 @@ class TextToSpeechPipeline(MultimodalPipeline):
         generators = row_generators(options.generator, len(prompts))
         rows = [document for branch in guidance.branches for document in documents[branch]]
         stream = Stream(self.model, rows, units, opens=["speech"] * len(rows))
-        spans = [Span("speech", ids) for ids in write_units(stream, "speech", sampling, guidance, generators)]
+        block_size = self.model.modalities[self.model.index_of["speech"]].block_size
+        if block_size:
+            drawing = Drawing(None, passes_of(block_size), guidance, generators, stopped=self._stopped)
+            written = write_blocks(stream, "speech", drawing, sampling)
+        else:
+            written = write_units(stream, "speech", sampling, guidance, generators)
+        spans = [Span("speech", ids if len(ids) else torch.zeros(1, dtype=torch.long)) for ids in written]
         audios = self._decode(spans, options.output_type)
         self.maybe_free_model_hooks()
         if not options.return_dict:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline, TextOutput, row_generators
+from mot_gen.pipelines.blocks import passes_of, write_blocks
 from mot_gen.pipelines.engine import Drawing, Rules, Stream, Writer
 from mot_gen.pipelines.options import TextOptions
 from mot_gen.sequence import Span
@@ -50,7 +51,13 @@ class TextWritingPipeline(MultimodalPipeline):
         ends, on_token = self._stop(options.stop), self._streamed(options.streamer, prompts)
         opens = self._opens_text(len(prompts))
         stream = Stream(self.model, prompts, room=sampling.max_new_tokens, opens=opens)
-        written = Writer(stream, len(prompts), sampling, drawing, Rules(stop=ends), on_token).run()
+        text = self.model.modalities[0]
+        if text.block_size:
+            drawing.num_inference_steps = passes_of(text.block_size)
+            ids = write_blocks(stream, text.name, drawing, sampling, on_token)
+            written = [[Span(text.name, each)] if len(each) else [] for each in ids]
+        else:
+            written = Writer(stream, len(prompts), sampling, drawing, Rules(stop=ends), on_token).run()
         if options.streamer is not None:
             options.streamer.end()
         self.maybe_free_model_hooks()

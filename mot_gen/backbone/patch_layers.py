@@ -22,7 +22,6 @@ from mot_gen.errors import InputError, nearest
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Latents, Modality
 
-
 USUAL_TIME_SCALE = 1000.0
 
 

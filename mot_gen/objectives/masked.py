@@ -11,6 +11,9 @@ and two weights of a masked token's cross-entropy:
     uniform  1, averaged over the masked tokens (MaskGIT)
     bound    m'(t) / m(t), averaged over all tokens; for the linear schedule that is LLaDA's 1/t
 
+Spans have a known size, as pictures have, or come in blocks: `block` tokens are drawn together, and blocks follow one
+another (BD3-LM, arXiv 2503.09573). Then one block of each span is learned at a time, given the clean ones before it.
+
 With the weight "bound" the expected loss is an upper bound of the negative log-likelihood in nats a token, under either
 schedule. Training may take either weight; held-out losses always have the bound.
 
@@ -41,6 +44,7 @@ class Objective:
     it clean, and then it does not learn (Show-o).
     order: which tokens the sampler reveals first, those of the highest "confidence" or by "position".
     choice_temperature: how much noise the confidence has at first. It falls to 0 at the last pass (MaskGIT).
+    block: tokens of a block, where spans come in blocks; 0 where a span is drawn as a whole.
     """
 
     schedule: str = "cosine"
@@ -48,13 +52,16 @@ class Objective:
     cap: float = 0.0
     order: str = "confidence"
     choice_temperature: float = 1.0
-    bidirectional = True  # not a field: tokens of a span see all of it
+    block: int = 0
+    bidirectional = True  # not a field: tokens of a span, or of a block, see all of it
 
     def __post_init__(self):
         self._check_name("schedule", SCHEDULES)
         self._check_name("order", ORDERS)
         if self.weight is not None:
             self._check_name("weight", WEIGHTS)
+        if not isinstance(self.block, int) or self.block < 0:
+            raise InputError(f"objectives: masked.block must be a whole number of at least 0, got {self.block!r}")
         if not 0 <= self.cap <= 1:
             raise InputError(f"objectives: masked.cap must be in [0, 1], got {self.cap!r}")
         if not 0 <= self.choice_temperature < float("inf"):

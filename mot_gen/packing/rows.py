@@ -24,7 +24,9 @@ def document_length(sample: Sequence[Sized], modalities: Sequence[Modality]) -> 
     document, or of every text where the model wraps texts."""
     text = modalities[0]
     bounded = sum(text.wraps or span.modality != text.name for span in sample)
-    return sum(map(len, sample)) + 2 * bounded + 2 * (not text.wraps)
+    blocks = {m.name: m for m in modalities if m.block_size}
+    tokens = sum(blocks[s.modality].slots(len(s)) if s.modality in blocks else len(s) for s in sample)
+    return tokens + 2 * bounded + 2 * (not text.wraps)
 
 
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.sequence.batch import Latents
-from mot_gen.sequence.layout import Layout
+from mot_gen.sequence.layout import PADDING, Layout
 
 
 def token_targets(
@@ -23,6 +23,8 @@ def token_targets(
         continuous[each.slots] = True
     continuous = continuous.view_as(learned)
     own_slot = whole[layout.modality]
+    if layout.block is not None:
+        own_slot = own_slot & (layout.block != PADDING)  # special tokens count as text, which may come in blocks
     one_by_one = ~continuous & ~own_slot
     wanted = torch.zeros_like(learned)
     same = layout.document[:, 1:] == layout.document[:, :-1]

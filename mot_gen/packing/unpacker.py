@@ -50,15 +50,22 @@ def _span(
     modality = modalities[int(batch.layout.modality[row, start])]
     if modality.discrete:
         ids = batch.ids[row, start:end]
-        if modality is modalities[0] and int(ids[0]) in vocabulary.special:
+        if modality.block_size and _in_block(batch, row, start):
+            ids = ids[ids != vocabulary.fill[modality.name]]
+        elif modality is modalities[0] and int(ids[0]) in vocabulary.special:
             return None
         values = ids - vocabulary.offset[modality.name]
     else:
         first = taken[modality.name]
         taken[modality.name] = first + end - start
         values = batch.latents[modality.name].values[first : taken[modality.name]]
-    grid = (1, end - start) if modality.scales else _grid(batch.layout.position[row, start:end])
+    grid = (1, end - start) if modality.scales else _grid(batch.layout.position[row, start : start + len(values)])
     return Span(modality.name, values, grid, bool(batch.learned[row, start]))
+
+
+def _in_block(batch: PackedBatch, row: int, slot: int) -> bool:
+    """Whether a slot belongs to a block; special tokens do not."""
+    return batch.layout.block is not None and int(batch.layout.block[row, slot]) != PADDING
 
 
 def _grid(position: Tensor) -> tuple[int, int] | None:

@@ -158,6 +158,9 @@ class Writer:
         if modality.scales:
             self._scaled(span)
             return
+        if modality.block_size:
+            self._in_blocks(span)
+            return
         begin_end = self._bounds_of(modality)
         if begin_end is not None:
             self._special(begin_end[0], span.learned and modality is not self.modalities[0])
@@ -187,6 +190,21 @@ class Writer:
             self._piece(index, positions[first:end], ids[first:end], span.learned, block, number=number)
         self.time += len(scales)
         self._special(self.vocabulary.end[span.modality], learned=False)
+
+    def _in_blocks(self, span: Span) -> None:
+        """A span that is filled up to whole blocks, all under one number."""
+        modality, name = self._modality(span), span.modality
+        count, begin_end = modality.slots(len(span)), self._bounds_of(modality)
+        ids = torch.nn.functional.pad(self._ids(span), (0, count - len(span)), value=self.vocabulary.fill[name])
+        if begin_end is not None:
+            self._special(begin_end[0], span.learned)
+        index, number, positions = self.index[name], self.spans, _positions(count, None, "sequence")
+        for first in range(0, count, modality.block_size):
+            end, block = first + modality.block_size, self.spans
+            self._piece(index, positions[first:end], ids[first:end], span.learned, block, number=number)
+        self.time += count
+        if begin_end is not None:
+            self._special(begin_end[1], learned=False)
 
     def _bounds_of(self, modality: Modality) -> tuple[int, int] | None:
         """The tokens around a span; none around a text of a model that does not wrap texts."""

@@ -31,6 +31,9 @@ class Modality:
 
     scales: (rows, columns) of each scale, from coarse to fine, where a span has several: a third kind beside causal and
     bidirectional. A token sees its own scale and all earlier ones; positions are by scale (mot_gen/scales.py).
+    block_size: tokens that are drawn together, where spans of discrete tokens are made of blocks (BD3-LM, arXiv
+    2503.09573). A token sees its own block and all earlier ones. A span is filled up to whole blocks, by one token at
+    least, which says that it has ended.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Modality:
     alone: bool = False
     input_only: bool = False
     scales: Sequence[Sequence[int]] = ()
+    block_size: int = 0
 
     def __post_init__(self):
         where = f"modality {self.name!r}"
@@ -70,8 +74,11 @@ class Modality:
     def _check_scales(self, where: str) -> None:
         pairs = scale_pairs(self.scales, f"{where}: scales") if self.scales else ()
         object.__setattr__(self, "scales", pairs)  # JSON has lists
-        if pairs and (not self.discrete or self.bidirectional):
-            raise InputError(f"{where}: scales are of discrete modalities that are not bidirectional")
+        for name, given in (("scales", pairs), ("block_size", self.block_size)):
+            if given and (not self.discrete or self.bidirectional):
+                raise InputError(f"{where}: {name} are of discrete modalities that are not bidirectional")
+        if self.block_size < 0 or (self.block_size and (pairs or self.wraps)):
+            raise InputError(f"{where}: block_size must be at least 0, and 0 beside scales or wraps")
 
     def _check_layout(self, where: str) -> None:
         if (self.begin is None) != (self.end is None):
@@ -90,12 +97,16 @@ class Modality:
     @property
     def one_by_one(self) -> bool:
         """Whether its tokens are discrete and predicted one after the other, each from those before it."""
-        return self.discrete and not self.bidirectional and not self.scales
+        return self.discrete and not (self.bidirectional or self.scales or self.block_size)
 
     @property
     def whole(self) -> bool:
         """Whether its tokens are discrete, and each stands where it is predicted, several at once."""
         return self.discrete and not self.one_by_one
+
+    def slots(self, tokens: int) -> int:
+        """How many slots a span of so many tokens takes, its bounds not counted."""
+        return tokens if not self.block_size else (tokens // self.block_size + 1) * self.block_size
 
 
 def scale_pairs(scales: Sequence[int | Sequence[int]], where: str) -> tuple[tuple[int, int], ...]:

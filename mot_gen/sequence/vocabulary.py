@@ -16,18 +16,19 @@ class Vocabulary:
 
     The first modality is the one that special tokens belong to and are routed as (text, in all known models). The
     special tokens are the two document bounds, a begin and an end for every other modality, and a mask for every
-    discrete modality that is bidirectional: tokenizers cannot produce them. They lie after the text's ids; the bounds
+    discrete modality that is masked: tokenizers cannot produce them. They lie after the text's ids; the bounds
     may also be the text ids that a modality names as its begin and end.
 
+    fill: what fills up the last block of a span of such a modality: its end, or the document's.
     wraps: whether document_begin and document_end bound every text, and nothing bounds a document.
     """
 
     def __init__(self, modalities: Sequence[Modality]):
         if not modalities or not modalities[0].discrete:
             raise InputError("the first modality must be discrete (text): special tokens are routed as it")
-        if not modalities[0].one_by_one:
+        if modalities[0].bidirectional or modalities[0].scales:
             what = "no scales" if modalities[0].scales else "bidirectional false"
-            raise InputError(f"modality {modalities[0].name!r} is the first and comes one by one: {what}")
+            raise InputError(f"modality {modalities[0].name!r} is the first and comes one by one, or in blocks: {what}")
         names = [m.name for m in modalities]
         if len(set(names)) != len(names):
             raise InputError(f"modality names must differ, got {', '.join(names)}")
@@ -41,10 +42,12 @@ class Vocabulary:
             self.begin[m.name], self.end[m.name] = self._bounds(m, text)
         self.offset = {text.name: 0}
         self.mask: dict[str, int] = {}
-        for m in others:
-            if m.discrete and m.bidirectional:
+        for m in modalities:
+            if m.discrete and (m.bidirectional or m.block_size):
                 self.mask[m.name] = self.size
                 self.size += 1
+        ends = {text.name: self.document_end, **self.end}
+        self.fill = {m.name: ends[m.name] for m in modalities if m.block_size}
         first_ids = []  # of each further modality; a continuous one has no ids, so its range is empty
         for m in others:
             first_ids.append(self.size)

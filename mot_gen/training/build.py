@@ -260,17 +260,22 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
     objective = objectives.load(kind)
     if modality.discrete != hasattr(objective, "corrupt"):
         position = recipe.backbone.positions.get(name, modality.position)
-        whole = modality.bidirectional
+        whole, block = modality.bidirectional, getattr(objective, "block", 0)
         if modality.discrete:
-            whole = getattr(objective, "bidirectional", False)
+            whole = getattr(objective, "bidirectional", False) and not block
         if modality.discrete and whole and not hasattr(tokenizer, "grids"):
-            raise InputError(f"objectives.{name}.kind: {kind} needs spans of a known size; give next_token")
+            raise InputError(
+                f"objectives.{name}.kind: {kind} needs spans of a known size; give next_token, or say "
+                f"objectives.{name}.block, the tokens that are drawn together"
+            )
         scales = modality.scales if getattr(objective, "by_scales", False) else ()
         if getattr(objective, "by_scales", False) and not scales:
             raise InputError(
                 f"objectives.{name}.kind: {kind} needs a tokenizer of several scales, such as image_scales"
             )
-        return replace(modality, objective=kind, position=position, bidirectional=whole, scales=scales)
+        return replace(
+            modality, objective=kind, position=position, bidirectional=whole, scales=scales, block_size=block
+        )
     fitting = "next_token, masked or next_scale" if modality.discrete else "flow, shortcut or diffusion"
     sort = "discrete" if modality.discrete else "continuous"
     raise InputError(f"objectives.{name}.kind: {kind} does not fit the {sort} tokens of {name}; give {fitting}")

@@ -264,7 +264,10 @@ def test_bad_options_are_refused(options, complaint):
             [TEXT, Modality("image", vocab_size=5, bidirectional=True)],
             "'image': bidirectional must be false: tokens come",
         ),
-        ([Modality("text", vocab_size=5, bidirectional=True), TEXT], "'text' is the first and comes one by one"),
+        (
+            [Modality("text", vocab_size=5, bidirectional=True), TEXT],
+            "'text' is the first and comes one by one, or in blocks",
+        ),
     ],
 )
 def test_a_modality_is_read_as_its_objective_needs(modalities, complaint):

@@ -155,5 +155,7 @@ def test_tokens_without_a_known_number_are_refused():
     recipe = load_recipe("show-o")
     recipe.objectives["text"].kind = "masked"
     text = type("T", (), {"modality": build()["text_tokenizer"].modality})()
-    with pytest.raises(InputError, match=r"objectives.text.kind: masked needs spans of a known size; give next_token"):
+    with pytest.raises(
+        InputError, match=r"objectives.text.kind: masked needs spans of a known size; give next_token, or say"
+    ):
         outline_model(recipe, {"text": text, "image": untrained(recipe.tokenizers["image"])})

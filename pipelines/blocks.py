@@ -1,0 +1,96 @@
+"""How spans of masked tokens are written block by block: write_blocks, passes_of.
+
+The tokens of a block are drawn together, in a few passes; then the cache keeps the block, unmasked, and the next one
+follows it (BD3-LM, arXiv 2503.09573). A span ends with the block that holds what fills up the last one.
+
+Shapes: N samples, b tokens of a block, K ids of the modality, R rows of the stream (the branches of N samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mot_gen.pipelines.decoding import TextSampling
+from mot_gen.pipelines.drawing import Drawing
+from mot_gen.pipelines.masked import MASKED, OpenTokens, draw_masked
+from mot_gen.pipelines.stream import Grid, Stream
+from mot_gen.sequence import PADDING, Layout
+
+
+class OpenBlock(OpenTokens):
+    """One block being drawn. Its ids are those of the modality, and K for what fills it up."""
+
+    def _layout(self, grids: Sequence[Grid]) -> Layout:
+        layout = super()._layout(grids)
+        return replace(layout, block=torch.where(layout.document == PADDING, PADDING, layout.span))
+
+    def _pass(self, ids: Tensor, time: Tensor | None = None, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The logits (r, b, K + 1), and the hidden states (r, b, D)."""
+        model, name = self.stream.model, self.modality.name
+        vocabulary = model.vocabulary
+        first, end = vocabulary.range(name)
+        joint = torch.where(ids == end - first, vocabulary.fill[name], ids + first)
+        joint = torch.where(ids == MASKED, vocabulary.mask[name], joint)
+        plan, cache, _ = self._plan(len(ids))
+        hidden = model.backbone(model.embedding(joint), plan, cache)
+        own, fill = vocabulary.writable(name)[first:end].to(hidden.device), vocabulary.fill[name]
+        logits = model.head(hidden)
+        written = logits[..., first:end].masked_fill(~own, float("-inf"))
+        return torch.cat([written, logits[..., fill : fill + 1]], -1), hidden
+
+    def keep(self, ids: Tensor) -> None:
+        """Let the cache keep the block as it was drawn, (R, b)."""
+        stream = self.stream
+        self._pass(ids)
+        stream.cache.advance(torch.where(self.alive, self.counts, 0))
+        stream.time = stream.time + torch.where(self.alive, self.counts, 0)
+        stream.spans += 1
+
+
+def passes_of(block_size: int) -> int:
+    """How many passes a block takes in the pipelines: half as many as it has tokens."""
+    return max(1, block_size // 2)
+
+
+def write_blocks(
+    stream: Stream,
+    modality: str,
+    drawing: Drawing,
+    sampling: TextSampling,
+    on_token: Callable[[int, str, int], None] | None = None,
+) -> list[Tensor]:
+    """Write a span of blocks in all rows of a stream, which have opened it: (n,) ids a sample.
+
+    The rows are the branches of N samples under guidance, which all are given the same tokens. A span is cut after
+    `sampling.max_new_tokens`. A block takes `drawing.num_inference_steps` passes. A row that has ended draws no random
+    number. on_token: as of `writer.Writer`.
+    """
+    model, branches = stream.model, len(drawing.guidance.branches)
+    size = model.modalities[model.index_of[modality]].block_size
+    first, end = model.vocabulary.range(modality)
+    samples = stream.rows // branches
+    written: list[list[int]] = [[] for _ in range(samples)]
+    going = [True] * samples
+    for _ in range(-(-sampling.max_new_tokens // size)):
+        alive = torch.tensor(going * branches, device=stream.device)
+        block = OpenBlock(stream, modality, [(1, size)] * stream.rows, alive)
+        own = drawing.generators and [
+            each if row else torch.Generator(each.device) for each, row in zip(drawing.generators, going)
+        ]
+        ids = draw_masked(block, replace(drawing, generators=own), sampling)
+        block.keep(ids.repeat(branches, 1))
+        for number in [number for number in range(samples) if going[number]]:
+            for id in ids[number].tolist():
+                going[number] = id < end - first and len(written[number]) < sampling.max_new_tokens
+                if not going[number]:
+                    break
+                written[number].append(id)
+                if on_token is not None:
+                    on_token(number, modality, id)
+        if not any(going) or drawing.stopped():
+            break
+    return [torch.tensor(ids, dtype=torch.long) for ids in written]
