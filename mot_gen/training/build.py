@@ -257,7 +257,7 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
     modality, kind = tokenizer.modality, recipe.objectives[name].kind
     if modality.name != name:
         raise InputError(f"tokenizers.{name}: this tokenizer calls its modality {modality.name!r}; name the section so")
-    objective = objectives.load(kind)
+    objective = objectives.load(kind, recipe.objectives[name].options)
     if modality.discrete != hasattr(objective, "corrupt"):
         position = recipe.backbone.positions.get(name, modality.position)
         whole, block = modality.bidirectional, getattr(objective, "block", 0)
