@@ -152,8 +152,7 @@ def test_what_only_noise_has_is_refused(pipe):
 def test_tokens_without_a_known_number_are_refused():
     from mot_gen.recipes.recipe import load_recipe
 
-    recipe = load_recipe("show-o")
-    recipe.objectives["text"].kind = "masked"
+    recipe = load_recipe("show-o", ["objectives.text.kind=masked"])
     text = type("T", (), {"modality": build()["text_tokenizer"].modality})()
     with pytest.raises(
         InputError, match=r"objectives.text.kind: masked needs spans of a known size; give next_token, or say"
