@@ -32,7 +32,8 @@ from mot_gen.backbone.scale_inputs import ScaleInputs
 from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign, refuse_misfit, tensor_shapes
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
-from mot_gen.sequence import PADDING, Latents, Layout, Masking, Modality, PackedBatch, Vocabulary
+from mot_gen.masking import in_spans, masked, span_numbers
+from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
 
 # The fields of a modality that say how a published model lays out its sequences, and their usual values.
 LAYOUT = {f.name: f.default for f in fields(Modality)[6:]}
@@ -286,39 +287,13 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                 time, step = objective.sample_steps(latents, time, chosen, generator)
             values, targets[name] = objective.corrupt(latents.values, latents.per_token(time), generator)
             corrupted[name] = replace(latents, values=values, time=time, step=step)
-        batch = self._masked(replace(batch, ids=ids, latents=corrupted), batch.ids, generator, bound=not tokens)
-        return batch, targets
+        given = replace(batch, ids=ids, latents=corrupted)
+        return masked(given, batch.ids, self, generator, bound=not tokens), targets
 
     @cached_property
     def whole(self) -> list[str]:
         """The modalities of discrete tokens that are predicted several at once."""
         return [m.name for m in self.modalities if m.whole]
-
-    def _masked(self, batch: PackedBatch, clean: Tensor, generator: torch.Generator | None, bound: bool) -> PackedBatch:
-        """The batch with masks where the masked objectives put them, with what is predicted scale by scale, and with
-        how those tokens count. clean: (B, S) the ids without any error. bound: the losses are to be the likelihood
-        bound, and not what training takes."""
-        if not self.whole:
-            return batch
-        layout, ids, by_scales = batch.layout, batch.ids.clone(), torch.zeros_like(batch.learned)
-        masking = Masking(weight=torch.zeros(ids.shape, device=ids.device), counted=torch.zeros_like(batch.learned))
-        followed = _learned_follows(replace(batch, ids=clean), self.vocabulary.special)
-        for name in self.whole:
-            objective, own = self.objectives[name], _in_spans(layout, self.index_of[name])
-            span = _span_numbers(layout, own)
-            count = int(span.max()) + 1 if len(span) else 0
-            learned = torch.zeros(count, dtype=torch.bool, device=ids.device).index_put_((span,), batch.learned[own])
-            leads = torch.zeros_like(learned).index_put_((span,), followed[own])
-            time = objective.sample_time(learned, leads, generator)[span]
-            if self.modalities[self.index_of[name]].block_size:
-                time = time * _one_block(layout, own, span, count, generator)
-            masked = objective.mask(time, generator)
-            if name in self.vocabulary.mask:
-                ids[own] = torch.where(masked, self.vocabulary.mask[name], ids[own])
-            else:
-                by_scales[own] = masked
-            masking.weight[own], masking.counted[own] = objective.weigh(masked, time, bound)
-        return replace(batch, ids=ids, masking=masking, by_scales=by_scales)
 
     def _replaced(self, batch: PackedBatch, generator: torch.Generator | None) -> Tensor:
         """(B, S) ids as the discrete objectives let them be read; special tokens stay."""
@@ -330,7 +305,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                 first, end = self.vocabulary.range(modality.name)
                 own = (layout.modality == index) & (layout.document != PADDING) & (ids >= first) & (ids < end)
                 own &= ~torch.isin(ids, torch.tensor(sorted(self.vocabulary.special), device=ids.device))
-                span = _span_numbers(layout, own)
+                span = span_numbers(layout, own)
                 ids[own] = first + objective.replace(ids[own] - first, span, end - first, generator)
         return ids
 
@@ -341,7 +316,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         """
         target_modality = self.vocabulary.modality_of(batch.target_ids)
         for name in self.vocabulary.fill:  # what fills up blocks is one of the text's ids, and learned with its block
-            inside = _in_spans(batch.layout, self.index_of[name]).flatten()[batch.target_slots]
+            inside = in_spans(batch.layout, self.index_of[name]).flatten()[batch.target_slots]
             target_modality = target_modality.masked_fill(inside, self.index_of[name])
         masks = {}
         for index, modality in enumerate(self.modalities):
@@ -390,41 +365,6 @@ def _check_reading(modality: Modality, objective) -> None:
     if modality.discrete and modality.bidirectional != wanted:
         why = "masked tokens see all of their span" if wanted else "tokens come one by one"
         raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")
-
-
-def _in_spans(layout: Layout, index: int) -> Tensor:
-    """(B, S) bool: the tokens of spans of a modality that are predicted several at once, without special tokens."""
-    own = layout.modality == index
-    return own if layout.block is None else own & (layout.block != PADDING)
-
-
-def _one_block(layout: Layout, own: Tensor, span: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """own: (B, S) bool, K slots of them; span: (K,) the number of each one's span, below count -> (K,) bool: the tokens
-    of one block of each span, drawn by chance. Blocks of a span are numbered one after the other."""
-    assert layout.block is not None, "the packer has numbered them"
-    block = layout.block[own]
-    first = block.new_full((count,), int(block.max()) if len(block) else 0).scatter_reduce(0, span, block, "amin")
-    last = block.new_zeros(count).scatter_reduce(0, span, block, "amax")
-    draw = torch.rand(count, generator=generator, device=block.device)
-    return block == (first + (draw * (last - first + 1)).long())[span]
-
-
-def _span_numbers(layout: Layout, own: Tensor) -> Tensor:
-    """own: (B, S) bool, K slots of them -> (K,) the number of each one's span among them, from 0."""
-    row = own.nonzero()[:, 0]
-    return torch.unique(torch.stack([row, layout.span[own]]), dim=1, return_inverse=True)[1]
-
-
-def _learned_follows(batch: PackedBatch, special: set[int]) -> Tensor:
-    """(B, S) bool: whether a later span of the slot's document is learned. special: the ids of special tokens, which do
-    not count."""
-    layout = batch.layout
-    content = batch.learned & ~torch.isin(batch.ids, torch.tensor(sorted(special), device=batch.ids.device))
-    latest = torch.where(content, layout.span, PADDING)
-    documents = int(layout.document.max()) + 1
-    last = torch.full((len(latest), documents + 1), PADDING, device=latest.device)
-    last = last.scatter_reduce(1, layout.document + 1, latest, "amax")
-    return last.gather(1, layout.document + 1) > layout.span
 
 
 def _spans_of_some_rows(latents: Latents, shape: torch.Size, share: float, generator: torch.Generator | None) -> Tensor:

@@ -155,10 +155,7 @@ class Writer:
         if modality.block:
             self._block(span, leads, positions)
             return
-        if modality.scales:
-            self._scaled(span)
-            return
-        if modality.block_size:
+        if modality.scales or modality.block_size:
             self._in_blocks(span)
             return
         begin_end = self._bounds_of(modality)
@@ -180,29 +177,24 @@ class Writer:
         and moved as one."""
         return span.values.long().cpu() + self.vocabulary.offset[span.modality]
 
-    def _scaled(self, span: Span) -> None:
-        """A span of several scales: a block for each, all under one number, each at a time of its own."""
-        scales, ids = as_scales(self._modality(span).scales), self._ids(span)
-        self._special(self.vocabulary.begin[span.modality], span.learned)
-        index, number, positions = self.index[span.modality], self.spans, scale_positions(scales)
-        for first, end in bounds(scales):
-            block = self.spans
-            self._piece(index, positions[first:end], ids[first:end], span.learned, block, number=number)
-        self.time += len(scales)
-        self._special(self.vocabulary.end[span.modality], learned=False)
-
     def _in_blocks(self, span: Span) -> None:
-        """A span that is filled up to whole blocks, all under one number."""
-        modality, name = self._modality(span), span.modality
-        count, begin_end = modality.slots(len(span)), self._bounds_of(modality)
-        ids = torch.nn.functional.pad(self._ids(span), (0, count - len(span)), value=self.vocabulary.fill[name])
+        """A span of several blocks, its scales or as many tokens each, all under one number."""
+        modality, name, ids = self._modality(span), span.modality, self._ids(span)
+        if modality.scales:
+            scales = as_scales(modality.scales)
+            positions, blocks, time = scale_positions(scales), bounds(scales), len(scales)
+        else:
+            time, size = modality.slots(len(span)), modality.block_size
+            positions, blocks = _positions(time, None, "sequence"), [(n, n + size) for n in range(0, time, size)]
+            ids = torch.nn.functional.pad(ids, (0, time - len(span)), value=self.vocabulary.fill[name])
+        begin_end = self._bounds_of(modality)
         if begin_end is not None:
             self._special(begin_end[0], span.learned)
-        index, number, positions = self.index[name], self.spans, _positions(count, None, "sequence")
-        for first in range(0, count, modality.block_size):
-            end, block = first + modality.block_size, self.spans
+        index, number = self.index[name], self.spans
+        for first, end in blocks:
+            block = self.spans
             self._piece(index, positions[first:end], ids[first:end], span.learned, block, number=number)
-        self.time += count
+        self.time += time
         if begin_end is not None:
             self._special(begin_end[1], learned=False)
 
