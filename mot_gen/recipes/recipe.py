@@ -34,7 +34,7 @@ from mot_gen.recipes.sections import (
     Training,
 )
 
-SOURCES = ("digits", "openmoji", "reach", "records")
+SOURCES = ("digits", "emoji_scenes", "openmoji", "reach", "records")
 AUTO = "auto"  # the value of a field that is read from the data or the machine when training begins
 # Fields that may say so, in the order in which they are settled (mot_gen/training/defaults.py).
 AUTO_FIELDS = (

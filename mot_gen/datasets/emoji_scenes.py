@@ -1,0 +1,386 @@
+"""Scenes of one or two OpenMoji emoji, some 1,600 names in four languages: the source `emoji_scenes` of a recipe.
+
+- `catalogue`: id -> names of every emoji that OpenMoji draws, without flags, families and skin tones.
+- `Scene`: one emoji, large or small and in a corner, or two beside or above one another, on a ground.
+  `.picture(size)` draws it, `.caption(phrasing)` says it.
+- `read_caption`, `languages_of`: the inverse of all captions, and the languages they may be in.
+- `part_of`: the parts "train", "names", "combinations" and "pairs", fixed by hash.
+- `Scenes`, `load`: samples for training. Reading begins with a question, whose language is that of the answer.
+
+Needs the extra `emoji`. All emojis designed by OpenMoji, the open-source emoji and icon project; license: CC BY-SA 4.0.
+What a caption does not say is as usual: large, in the middle, on white.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from mot_gen.data.samples import Arranging, Pair, Part, Samples, Splits
+from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
+from mot_gen.errors import InputError
+
+UNSEEN_NAMES = 0.04
+COMBINATIONS = 0.12  # of an emoji and a ground or a place, and of two emoji: the share that is held out
+TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+RELATIONS = ("left of", "right of", "above", "below")  # of the emoji that is named first to the second
+GROUNDS = {
+    "white": (255, 255, 255),
+    "red": (226, 70, 70),
+    "orange": (240, 150, 60),
+    "yellow": (246, 220, 90),
+    "green": (110, 185, 105),
+    "blue": (95, 160, 225),
+    "purple": (150, 110, 200),
+    "pink": (245, 165, 195),
+    "grey": (160, 160, 160),
+}
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a language says a scene. places, relations, grounds: in the order of PLACES, RELATIONS and GROUNDS.
+
+    question: asks what is in a picture.
+    """
+
+    question: str
+    small: str
+    mirrored: str
+    places: tuple[str, ...]
+    relations: tuple[str, ...]
+    grounds: tuple[str, ...]
+
+
+def _on(preposition: str, colors: str) -> tuple[str, ...]:
+    return tuple(f"{preposition} {color}" for color in colors.split())
+
+
+LANGUAGES = {
+    "en": Language("what is this?", "small", "mirrored", PLACES, RELATIONS, _on("on", " ".join(GROUNDS))),
+    "de": Language(
+        "was ist das?",
+        "klein",
+        "gespiegelt",
+        ("oben links", "oben rechts", "unten links", "unten rechts"),
+        ("links von", "rechts von", "über", "unter"),
+        _on("auf", "Weiß Rot Orange Gelb Grün Blau Lila Rosa Grau"),
+    ),
+    "es": Language(
+        "¿qué es esto?",
+        "en pequeño",
+        "reflejado",
+        ("arriba a la izquierda", "arriba a la derecha", "abajo a la izquierda", "abajo a la derecha"),
+        ("a la izquierda de", "a la derecha de", "encima de", "debajo de"),
+        _on("sobre", "blanco rojo naranja amarillo verde azul morado rosa gris"),
+    ),
+    "fr": Language(
+        "qu'est-ce que c'est ?",
+        "en petit",
+        "en miroir",
+        ("en haut à gauche", "en haut à droite", "en bas à gauche", "en bas à droite"),
+        ("à gauche de", "à droite de", "au-dessus de", "au-dessous de"),
+        _on("sur", "blanc rouge orange jaune vert bleu violet rose gris"),
+    ),
+}
+PHRASINGS = ("plain", "article", "ground first", "de", "es", "fr")  # the first three are English
+HELD_OUT_PHRASINGS = ("the", "the, ground first")
+
+
+def language_of(phrasing: str) -> str:
+    """The code of the language that a phrasing is in."""
+    return phrasing if phrasing in LANGUAGES else "en"
+
+
+@cache
+def catalogue() -> dict[str, dict[str, str]]:
+    """id -> language -> name, in the order of the package `emoji`. Raises InputError without the extra."""
+    try:
+        import emoji
+    except ImportError as error:
+        raise InputError("emoji need the extra: pip install 'mot-gen[emoji]'") from error
+    emoji.config.load_language(list(LANGUAGES))
+    drawn = set(emoji_pixels(16)[0])
+    found = {}
+    for characters, about in emoji.EMOJI_DATA.items():
+        points = [f"{ord(point):04X}" for point in characters]
+        if about["status"] != emoji.STATUS["fully_qualified"] or not LANGUAGES.keys() <= about.keys():
+            continue
+        names = {language: _plain(about[language]) for language in LANGUAGES}
+        spellings = ["-".join(points), "-".join(point for point in points if point != "FE0F")]
+        shown = [id for id in spellings if id in drawn]
+        if shown and not _left_out(points, names["en"]):
+            found[shown[0]] = names
+    return found
+
+
+def _plain(name: str) -> str:
+    """ ":love_letter:" -> "love letter". Commas part the phrases of a caption, so a name has none."""
+    return name.strip(":").replace("_", " ").replace(",", "")
+
+
+def _left_out(points: list[str], name: str) -> bool:
+    """Flags, families and skin tones."""
+    is_flag = any(0x1F1E6 <= int(point, 16) <= 0x1F1FF or 0xE0020 <= int(point, 16) <= 0xE007F for point in points)
+    return is_flag or name.startswith("family") or not TONES.isdisjoint(points)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in a picture. emoji: one id, or two.
+
+    One emoji: place None fills the picture, else it is small and in one of PLACES. Two are half as wide as the picture;
+    relation, one of RELATIONS, says where the first is.
+    """
+
+    emoji: tuple[str, ...]
+    place: str | None = None
+    relation: str | None = None
+    ground: str = "white"
+    mirrored: bool = False
+
+    def picture(self, size: int) -> Image.Image:
+        """RGB, size x size; size must be a multiple of 4."""
+        canvas = Image.new("RGB", (size, size), GROUNDS[self.ground])
+        side = size if self.place is None and self.relation is None else size // 2
+        for id, corner in zip(self.emoji, self._corners(size), strict=True):
+            drawn = _pixels(side)[id]
+            if self.mirrored:
+                drawn = drawn[:, ::-1]
+            canvas.paste(Image.fromarray(on_color(drawn, GROUNDS[self.ground])), corner)
+        return canvas
+
+    def _corners(self, size: int) -> list[tuple[int, int]]:
+        """The left and upper edge of each emoji."""
+        half, quarter = size // 2, size // 4
+        if self.place is not None:
+            return [(half * self.place.endswith("right"), half * self.place.startswith("bottom"))]
+        if self.relation is None:
+            return [(0, 0)]
+        first_is_before = self.relation in ("left of", "above")
+        ends = [0, half] if first_is_before else [half, 0]
+        if self.relation in ("left of", "right of"):
+            return [(x, quarter) for x in ends]
+        return [(quarter, y) for y in ends]
+
+    def caption(self, phrasing: str) -> str:
+        """The scene in one of PHRASINGS or HELD_OUT_PHRASINGS."""
+        code = language_of(phrasing)
+        language = LANGUAGES[code]
+        said = [self._subject(phrasing), *self._attributes(language, code)]
+        if phrasing.endswith("ground first") and self.ground != "white":
+            said.insert(0, said.pop())
+        return ", ".join(said)
+
+    def _subject(self, phrasing: str) -> str:
+        code = language_of(phrasing)
+        language = LANGUAGES[code]
+        names = [catalogue()[id][code] for id in self.emoji]
+        if code == "en" and self.place:
+            names[0] = f"{language.small} {names[0]}"
+        if phrasing == "article":
+            names = [f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}" for name in names]
+        if phrasing.startswith("the"):
+            names = [f"the {name}" for name in names]
+        if self.relation is None:
+            return names[0]
+        return f" {language.relations[RELATIONS.index(self.relation)]} ".join(names)
+
+    def _attributes(self, language: Language, code: str) -> list[str]:
+        """Size, mirroring, place and ground, those that are not as usual; the ground is last."""
+        said = []
+        if self.place and code != "en":
+            said.append(language.small)
+        if self.mirrored:
+            said.append(language.mirrored)
+        if self.place:
+            said.append(language.places[PLACES.index(self.place)])
+        if self.ground != "white":
+            said.append(language.grounds[list(GROUNDS).index(self.ground)])
+        return said
+
+
+@cache
+def _pixels(size: int) -> dict[str, np.ndarray]:
+    ids, pixels = emoji_pixels(size)
+    return {id: picture for id, picture in zip(ids, pixels) if id in catalogue()}
+
+
+# ---------------------------------------------------------------- captions read back
+
+
+@cache
+def _meanings(code: str) -> dict[str, dict[str, str | bool]]:
+    """Attribute phrase of a language -> the fields of `Scene` that it sets."""
+    language = LANGUAGES[code]
+    phrases: dict[str, dict[str, str | bool]] = {language.small: {}, language.mirrored: {"mirrored": True}}
+    phrases |= {phrase: {"place": place} for phrase, place in zip(language.places, PLACES)}
+    return phrases | {phrase: {"ground": ground} for phrase, ground in zip(language.grounds, GROUNDS)}
+
+
+@cache
+def _named(code: str) -> dict[str, str]:
+    """Name in a language -> id."""
+    return {names[code]: id for id, names in catalogue().items()}
+
+
+def read_caption(text: str, code: str = "en") -> Scene | None:
+    """The scene that a caption says in a language; None if it names no emoji, or says anything else besides."""
+    fields: dict[str, str | bool] = {}
+    subject = None
+    for piece in text.strip().split(", "):
+        named = _read_subject(piece, code) if subject is None else None
+        if named is not None:
+            subject = named
+        elif piece in _meanings(code):
+            fields |= _meanings(code)[piece]
+        else:
+            return None
+    if subject is None:
+        return None
+    ids, relation = subject
+    return Scene(ids, relation=relation, **fields)  # type: ignore[arg-type]
+
+
+def languages_of(text: str) -> list[str]:
+    """The languages in which a caption says a scene."""
+    return [code for code in LANGUAGES if read_caption(text, code) is not None]
+
+
+def _read_subject(text: str, code: str) -> tuple[tuple[str, ...], str | None] | None:
+    """The ids and the relation of "a red apple left of a blue fish"."""
+    for word, relation in zip(LANGUAGES[code].relations, RELATIONS):
+        first, _, second = text.partition(f" {word} ")
+        ids = (_read_name(first, code), _read_name(second, code))
+        if ids[0] and ids[1]:
+            return (ids[0], ids[1]), relation
+    id = _read_name(text, code)
+    return None if id is None else ((id,), None)
+
+
+def _read_name(text: str, code: str) -> str | None:
+    """The id of a name, which in English an article and "small" may precede."""
+    named = _named(code)
+    before = ("", "the ", "an ", "a ", "small ") if code == "en" else ("",)
+    for word in before:
+        text = text.removeprefix(word)
+        if text in named:
+            return named[text]
+    return None
+
+
+# ---------------------------------------------------------------- what is held out
+
+
+def _chance(key: str) -> float:
+    """A number in [0, 1) that follows from the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+
+
+def part_of(scene: Scene) -> str:
+    """The part a scene belongs to.
+
+    "names": an emoji whose family is never shown. "pairs": two emoji that are never shown together. "combinations": a
+    ground or a place that an emoji is never shown with. "train": all others.
+    """
+    if any(held_out(id, UNSEEN_NAMES) for id in scene.emoji):
+        return "names"
+    if scene.relation and _chance(" ".join(sorted(scene.emoji))) < COMBINATIONS:
+        return "pairs"
+    with_it = [scene.place] if scene.place else []
+    if scene.ground != "white":
+        with_it.append(scene.ground)
+    rare = any(_chance(f"{id} {each}") < COMBINATIONS for id in scene.emoji for each in with_it)
+    return "combinations" if rare else "train"
+
+
+# ---------------------------------------------------------------- what is shown
+
+KINDS = {"plain": 0.35, "ground": 0.2, "small": 0.2, "two": 0.25}
+
+
+def draw_scene(emoji: str, rng: random.Random, kinds: Mapping[str, float] | None = None) -> Scene:
+    """A scene of an emoji. kinds: how often it fills a white picture, or a coloured one, is small, or one of two."""
+    shares = kinds or KINDS
+    kind = rng.choices(list(shares), list(shares.values()))[0]
+    ground = "white" if rng.random() < 0.3 else rng.choice(list(GROUNDS)[1:])
+    if kind == "plain":
+        return Scene((emoji,))
+    if kind == "ground":
+        return Scene((emoji,), ground=ground, mirrored=rng.random() < 0.25)
+    if kind == "small":
+        return Scene((emoji,), place=rng.choice(PLACES), ground=ground)
+    other = rng.choice(list(catalogue()))
+    both = [emoji, other] if rng.random() < 0.5 else [other, emoji]
+    return Scene(tuple(both), relation=rng.choice(RELATIONS), ground=ground)
+
+
+@dataclass(frozen=True)
+class Described(Pair):
+    """A picture and what is said of it in each language. spoken: the language of each caption."""
+
+    spoken: tuple[str, ...] = ()
+
+    def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
+        """A caption and its picture; or a question, the picture and the answer in the question's language. Without a
+        question the answer is English."""
+        image = Part("image", self.image)
+        if rng.random() < options.caption_dropout:
+            return [image]
+        if rng.random() < options.caption_first:
+            return [Part("text", rng.choice(self.captions)), image]
+        code = rng.choice(["", *LANGUAGES])
+        answer = Part("text", self.captions[self.spoken.index(code or "en")])
+        if not code:
+            return [image, answer]
+        return [Part("text", LANGUAGES[code].question, loss=False), image, answer]
+
+
+class Scenes(Samples):
+    """`each` scenes of every name of a part, as a sequence of pairs with pictures of `size` pixels."""
+
+    def __init__(
+        self, part: str, size: int = 64, each: int = 40, seed: int = 0, kinds: Mapping[str, float] | None = None
+    ):
+        if size < 4 or size % 4:
+            raise InputError(f"data.options.size: must be a multiple of 4 and at least 4, got {size}")
+        self.size = size
+        self.scenes: list[Scene] = []
+        for id in catalogue():
+            rng = random.Random(f"{seed} {part} {id}")
+            drawn = (draw_scene(id, rng, kinds) for _ in range(6 * each))
+            fitting = [scene for scene in drawn if part_of(scene) == part]
+            self.scenes += (fitting if part == "train" else list(dict.fromkeys(fitting)))[:each]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def sample(self, index: int) -> Pair:
+        return self._described(index, self.scenes[index].picture(self.size))
+
+    def outline(self, index: int) -> Pair:
+        """The pair without its picture, which need not be drawn for its captions."""
+        return self._described(index, None)
+
+    def _described(self, index: int, picture: Image.Image | None) -> Described:
+        scene = self.scenes[index]
+        captions = tuple(scene.caption(phrasing) for phrasing in PHRASINGS)
+        return Described(f"emoji_scenes/{scene}", picture, captions, tuple(map(language_of, PHRASINGS)))
+
+
+def load(data) -> Splits:
+    """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name) and seed."""
+    options = {"size": 64, "each": 40, "seed": 0}
+    for name, value in data.options.items():
+        if name not in options or type(value) is not int:
+            raise InputError(f"data.options.{name}: emoji_scenes takes integers ({', '.join(options)}), got {value!r}")
+        options[name] = value
+    size, each, seed = options["size"], options["each"], options["seed"]
+    return Splits(Scenes("train", size, each, seed), Scenes("combinations", size, 1, seed))
