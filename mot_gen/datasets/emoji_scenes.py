@@ -234,15 +234,17 @@ def _named(code: str) -> dict[str, str]:
 def read_caption(text: str, code: str = "en") -> Scene | None:
     """The scene that a caption says in a language; None if it names no emoji, or says anything else besides."""
     fields: dict[str, str | bool] = {}
-    subject = None
+    others = []
     for piece in text.strip().split(", "):
-        named = _read_subject(piece, code) if subject is None else None
-        if named is not None:
-            subject = named
-        elif piece in _meanings(code):
+        if piece in _meanings(code) and piece not in _named(code):
             fields |= _meanings(code)[piece]
         else:
-            return None
+            others.append(piece)
+    # One Spanish name is also a ground: "sobre rojo", a red envelope. What stands first is the name.
+    fields |= {key: value for piece in others[1:] for key, value in _meanings(code).get(piece, {}).items()}
+    if not others or any(piece not in _meanings(code) for piece in others[1:]):
+        return None
+    subject = _read_subject(others[0], code, small="place" in fields)
     if subject is None:
         return None
     ids, relation = subject
@@ -254,26 +256,24 @@ def languages_of(text: str) -> list[str]:
     return [code for code in LANGUAGES if read_caption(text, code) is not None]
 
 
-def _read_subject(text: str, code: str) -> tuple[tuple[str, ...], str | None] | None:
+def _read_subject(text: str, code: str, small: bool) -> tuple[tuple[str, ...], str | None] | None:
     """The ids and the relation of "a red apple left of a blue fish"."""
     for word, relation in zip(LANGUAGES[code].relations, RELATIONS):
         first, _, second = text.partition(f" {word} ")
-        ids = (_read_name(first, code), _read_name(second, code))
+        ids = (_read_name(first, code, small), _read_name(second, code, small))
         if ids[0] and ids[1]:
             return (ids[0], ids[1]), relation
-    id = _read_name(text, code)
+    id = _read_name(text, code, small)
     return None if id is None else ((id,), None)
 
 
-def _read_name(text: str, code: str) -> str | None:
-    """The id of a name, which in English an article and "small" may precede."""
-    named = _named(code)
-    before = ("", "the ", "an ", "a ", "small ") if code == "en" else ("",)
-    for word in before:
-        text = text.removeprefix(word)
-        if text in named:
-            return named[text]
-    return None
+def _read_name(text: str, code: str, small: bool) -> str | None:
+    """The id of a name. In English an article may stand before it, and "small" if it is so."""
+    if code == "en":
+        article = next((word for word in ("the ", "an ", "a ") if text.startswith(word)), "")
+        text = text.removeprefix(article)
+        text = text.removeprefix("small ") if small else text
+    return _named(code).get(text)
 
 
 # ---------------------------------------------------------------- what is held out
