@@ -18,6 +18,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 import numpy as np
 from PIL import Image
@@ -284,13 +285,18 @@ def _chance(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
 
 
+@cache
+def _is_unseen(id: str) -> bool:
+    return held_out(id, UNSEEN_NAMES)
+
+
 def part_of(scene: Scene) -> str:
     """The part a scene belongs to.
 
     "names": an emoji whose family is never shown. "pairs": two emoji that are never shown together. "combinations": a
     ground or a place that an emoji is never shown with. "train": all others.
     """
-    if any(held_out(id, UNSEEN_NAMES) for id in scene.emoji):
+    if any(_is_unseen(id) for id in scene.emoji):
         return "names"
     if scene.relation and _chance(" ".join(sorted(scene.emoji))) < COMBINATIONS:
         return "pairs"
@@ -356,8 +362,8 @@ class Scenes(Samples):
         for id in catalogue():
             rng = random.Random(f"{seed} {part} {id}")
             drawn = (draw_scene(id, rng, kinds) for _ in range(6 * each))
-            fitting = [scene for scene in drawn if part_of(scene) == part]
-            self.scenes += (fitting if part == "train" else list(dict.fromkeys(fitting)))[:each]
+            fitting = (scene for scene in drawn if part_of(scene) == part)
+            self.scenes += islice(fitting if part == "train" else dict.fromkeys(fitting), each)
 
     def __len__(self) -> int:
         return len(self.scenes)
