@@ -6,6 +6,7 @@ reported. One tab a direction, made from what `directions` says of it; pictures 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from queue import Queue
@@ -32,7 +33,7 @@ SLIDERS = {
     "samples": (1, 16, 1, 4),
 }
 TITLES = {"prompt": "text", "image": "picture", "mask": "mask", "audio": "recording", "any": "text and pictures"}
-TITLES |= {"speech": "speech", "text": "text"}
+TITLES |= {"speech": "speech", "text": "text", "vector": "numbers"}
 SIZE = ("height", "width")  # chosen together
 HEIGHT = 256  # pixels in which a picture is shown, however small it is
 
@@ -166,7 +167,7 @@ def _sizes(gradio, loaded: Loaded, direction: Direction) -> dict:
 def _outputs(gradio, direction: Direction) -> list:
     if direction.to == "speech":
         return [gradio.Audio(label="speech")]
-    texts = [gradio.Textbox(label="text", lines=4)] if direction.to in ("text", "any") else []
+    texts = [gradio.Textbox(label="text", lines=4)] if direction.to in ("text", "any", "vector") else []
     gallery = {"show_label": False, "columns": 2, "object_fit": "contain", "format": "png"}
     drawn = [gradio.Gallery(label="pictures", **gallery)] if direction.to in ("image", "any") else []
     return texts + drawn
@@ -197,6 +198,8 @@ def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator
 def _shown(direction: Direction, results: list):
     if direction.to == "text":
         return "\n\n".join(results)
+    if direction.to == "vector":
+        return "\n\n".join(json.dumps(result.tolist()) for result in results)
     if direction.to == "speech":
         samples, rate = results[0]
         return rate, samples

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import TEXT, generator, model, words
 
+from mot_gen.commands.main import main
 from mot_gen.corpora.opened import opened
 from mot_gen.corpora.validate import validate
 from mot_gen.data.loader import Loader
@@ -175,6 +176,17 @@ def test_a_pipeline_is_saved_with_its_numbers(pipe, tmp_path):
     options = {"length": 2, "num_inference_steps": 2}
     a, b = (each("up", generator=[generator(1)], **options).vectors[0] for each in (pipe, again))
     torch.testing.assert_close(a, b)
+
+
+def test_the_command_writes_numbers(pipe, tmp_path, capsys):
+    vector = VectorTokenizer(3, length=2)
+    VectorPipeline(pipe.model, pipe.text_tokenizer, vector_tokenizer=vector).save_pretrained(tmp_path / "model")
+    asked = ["generate", str(tmp_path / "model"), "--to", "vector", "--prompt", "up", "--num-inference-steps", "2"]
+    assert main(asked) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert main([*asked, "--out", str(tmp_path / "moves.json")]) == 0
+    written = json.loads((tmp_path / "moves.json").read_text())
+    assert written["vector"] == printed and np.asarray(printed).shape == (2, 3) and written["prompt"] == "up"
 
 
 def test_what_does_not_fit_the_pipeline_is_refused(pipe):
