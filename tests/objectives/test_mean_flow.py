@@ -106,6 +106,34 @@ def test_forward_mode_passes_through_the_model(config):
     assert not slope.requires_grad and slope.abs().max() > 0.1
 
 
+def along(network, batch, values, time, step, tangents):
+    """The derivative of what the model says of a batch's pictures."""
+    latents = batch.latents["image"]
+
+    def said(values, time, step):
+        given = replace(latents, values=values, time=time, step=step)
+        return network(replace(batch, latents={"image": given})).latents["image"]
+
+    return derivative(said, (values, time, step), tangents)[1]
+
+
+def test_a_derivative_does_not_depend_on_packing_nor_much_on_precision():
+    network = model([TEXT, IMAGE])
+    documents = [[words(4, 2), picture(2, 3, 1)], [words(3), picture(2, 2)]]
+    together = pack(documents, network.modalities, 32)
+    values, time, step = together.latents["image"].values, torch.tensor([0.7, 0.4]), torch.tensor([0.3, 0.2])
+    tangents = (torch.randn_like(values), torch.ones(2), torch.ones(2))
+    whole = along(network, together, values, time, step, tangents)
+    for n, (document, tokens) in enumerate(zip(documents, (slice(0, 6), slice(6, 10)))):
+        one = (tangents[0][tokens], torch.ones(1), torch.ones(1))
+        batch = pack([document], network.modalities, 16)
+        alone = along(network, batch, values[tokens], time[n : n + 1], step[n : n + 1], one)
+        torch.testing.assert_close(alone, whole[tokens], atol=1e-4, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = along(network, together, values, time, step, tangents)
+    assert (half - whole).norm() < 0.05 * whole.norm()
+
+
 def test_what_has_no_forward_mode_is_named():
     class Odd(torch.autograd.Function):
         @staticmethod

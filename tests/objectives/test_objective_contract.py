@@ -268,7 +268,22 @@ def test_uniform_times_are_uniform():
     torch.testing.assert_close(time.quantile(q), q, atol=0.01, rtol=0)
 
 
-# ---------------------------------------------------------------- next token
+# ---------------------------------------------------------------- discrete tokens
+
+
+@pytest.mark.parametrize("kind", [k for k in kinds() if not hasattr(load(k), "corrupt")])
+def test_certainty_gives_the_least_loss_of_discrete_tokens(kind):
+    """0, of each token by itself; any other prediction gives more."""
+    objective, ids = load(kind), torch.tensor([2, 0, 4])
+    certain = F.one_hot(ids, 5) * 200.0
+    assert objective.loss(certain, ids).tolist() == [0, 0, 0]
+    for seed in range(3):
+        logits = random(3, 5, seed=seed)
+        found = objective.loss(logits, ids)
+        assert (found > 0).all()
+        torch.testing.assert_close(
+            found, torch.cat([objective.loss(logits[n : n + 1], ids[n : n + 1]) for n in range(3)])
+        )
 
 
 def test_next_token_is_cross_entropy():
