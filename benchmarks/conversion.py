@@ -1,7 +1,9 @@
-"""Memory and time of a published model's conversion, there and back: the process's own memory beside the file's size.
+"""Memory and time of a published model's conversion, there and back, and of generation by it: the process's own memory
+beside the file's size.
 
-A Llama of bf16 zeros in shards of half a gigabyte stands for the published model; values do not matter here. Memory is
-the peak of RssAnon, which leaves out the pages of mapped files: those are the system's to drop.
+A Llama of bf16 in shards of half a gigabyte stands for the published model; its numbers are random. Memory is the peak
+of RssAnon, which leaves out the pages of mapped files: those are the system's to drop. `generate` writes four tokens,
+with all weights in memory, with layers on the disk, and with weights in 8 bits.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def make(folder: Path, gigabytes: float = GIGABYTES) -> int:
     import transformers
     from safetensors.torch import save_file
 
-    from mot_gen.families.llama import byte_tokenizer
+    from mot_gen.families.random_weights import byte_tokenizer
 
     layers = round(gigabytes * 1e9 / 2 / LAYER)
     config = transformers.LlamaConfig(
@@ -46,11 +48,17 @@ def make(folder: Path, gigabytes: float = GIGABYTES) -> int:
     weight_map = {}
     for number, shard in enumerate(shards):
         file = f"model-{number:05d}.safetensors"
-        save_file({name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shard.items()}, folder / file)
+        save_file({name: _random(shape) for name, shape in shard.items()}, folder / file)
         weight_map |= dict.fromkeys(shard, file)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return total
+
+
+def _random(shape):
+    import torch
+
+    return (0.02 * torch.randn(shape, dtype=torch.bfloat16)).add_(len(shape) == 1)  # norms about 1
 
 
 def watched(command: list[str]) -> tuple[float, float]:
@@ -86,9 +94,14 @@ def run():
         source, out, back = (Path(folder) / name for name in ("source", "out", "back"))
         size = make(source)
         convert = [sys.executable, "-m", "mot_gen", "convert"]
+        generate = [sys.executable, "-m", "mot_gen", "generate", str(out), "--to", "text", "--prompt", "a boat"]
+        generate += ["--max-new-tokens", "4"]
         ways = {
             "there": [*convert, str(source), str(out), "--towers", "text"],
             "back": [*convert, str(out), str(back), "--like", str(source)],
+            "generate, in memory, bf16": [*generate, "--dtype", "bf16"],
+            "generate, on the disk, bf16": [*generate, "--dtype", "bf16", "--weights", "disk"],
+            "generate, in 8 bits": [*generate, "--weights", "int8"],
         }
         for way, command in ways.items():
             seconds, memory = watched(command)

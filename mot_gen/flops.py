@@ -16,7 +16,7 @@ from mot_gen.sequence import PackedBatch
 @dataclass(frozen=True)
 class Parameters:
     """total: all that is stored. active: what one text token passes through (arXiv 2411.04996), embeddings, head and
-    one tower of what is untied; patch layers of other modalities do not count."""
+    one tower of what is untied; patch and token layers of other modalities do not count."""
 
     active: int
     total: int
@@ -25,9 +25,10 @@ class Parameters:
 def count_parameters(model: MultimodalModel) -> Parameters:
     """Works on a model on the meta device too, so that a size is known before it is allocated."""
     total = sum(p.numel() for p in model.parameters())
-    patches = sum(p.numel() for p in model.patch_layers.parameters())
+    others = (*model.patch_layers.parameters(), *model.token_layers.parameters())
+    layers = sum(p.numel() for p in others)
     idle = sum(p.numel() for p in model.backbone.parameters()) - model.backbone.active_parameters()
-    return Parameters(active=total - idle - patches, total=total)
+    return Parameters(active=total - idle - layers, total=total)
 
 
 def forward_flops(model: MultimodalModel, batch: PackedBatch) -> int:
@@ -36,9 +37,15 @@ def forward_flops(model: MultimodalModel, batch: PackedBatch) -> int:
 
 
 def by_module(model: MultimodalModel, batch: PackedBatch) -> dict[str, int]:
-    """`forward_flops` of the backbone, the head and each modality's patch layers; the embedding is looked up."""
+    """`forward_flops` of the backbone, the head and each modality's own layers; the embedding is looked up."""
+    tokens = batch.layout.modality.numel()
+    apart = {
+        f"{name} tokens": 2 * (layers.input_weights * tokens + layers.head_weights * len(batch.target_ids))
+        for name, layers in model.token_layers.items()
+    }
     return {
         "backbone": model.backbone.flops(batch.layout),
         "head": 2 * model.head.weight.numel() * len(batch.target_ids),
+        **apart,
         **{f"{name} patches": layers.flops(batch.latents[name]) for name, layers in model.patch_layers.items()},
     }

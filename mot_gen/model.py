@@ -1,8 +1,8 @@
 """One model over one sequence: embed -> backbone -> heads. MultimodalConfig, MultimodalModel, Output.
 
-Discrete tokens enter through one embedding of the joint vocabulary and leave through one head over it; every continuous
-modality enters and leaves through its own patch layers. The model saves and loads as a diffusers `ModelMixin`:
-`config.json` beside safetensors.
+Discrete tokens enter through one embedding of the joint vocabulary and leave through one head over it, or both through
+token layers of their modality. Every continuous modality enters and leaves through its own patch layers. The model
+saves and loads as a diffusers `ModelMixin`: `config.json` beside safetensors.
 
 Shapes: B rows, S slots, D width, V joint vocabulary, M slots that predict, N tokens of a continuous modality.
 """
@@ -29,6 +29,7 @@ from mot_gen import objectives as objective_kinds
 from mot_gen.backbone import patch_layers as patches
 from mot_gen.backbone.half_storage import Projection, store_in_half
 from mot_gen.backbone.scale_inputs import ScaleInputs
+from mot_gen.backbone.token_layers import TokenLayers
 from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign, refuse_misfit, tensor_shapes
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
@@ -46,6 +47,8 @@ class MultimodalConfig:
     modalities: the first is text. backbone: {"kind": "mot", "dim": ..., ...}, see `mot_gen.backbone`.
     objectives: {modality: {"kind": "flow", ...}} where an option differs from the default of the modality's objective.
     patch_layers: {modality: {"kind": "linear" or "unet", ...}} for continuous modalities; linear by default.
+    token_layers: {modality: options of `TokenLayers`} of discrete modalities that are apart.
+    embedding_scale: what embedded tokens are multiplied by (Gemma: the root of its width).
     context: the longest document it is trained on, in tokens; pipelines refuse what is longer.
     tokenizers: {modality: fingerprint} of the tokenizers that it was trained with, written when a pipeline is saved.
     """
@@ -56,6 +59,8 @@ class MultimodalConfig:
     patch_layers: dict[str, dict] = field(default_factory=dict)
     context: int | None = None
     tokenizers: dict[str, str] | None = None
+    token_layers: dict[str, dict] = field(default_factory=dict)
+    embedding_scale: float = 1.0
 
     def to_dict(self) -> dict:
         """JSON-able keyword arguments of `MultimodalModel`; of a modality's layout only what differs from the usual."""
@@ -64,6 +69,10 @@ class MultimodalConfig:
             for name, usual in LAYOUT.items():
                 if modality[name] == usual:
                     del modality[name]
+        if not self.token_layers:
+            del stated["token_layers"]
+        if self.embedding_scale == 1:
+            del stated["embedding_scale"]
         return stated
 
 
@@ -93,12 +102,15 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         patch_layers: dict | None = None,
         context: int | None = None,
         tokenizers: dict | None = None,
+        token_layers: dict | None = None,
+        embedding_scale: float = 1.0,
     ):
         super().__init__()
         self.register_to_config(backbone=backbones.saved_options(backbone))
         self.modalities = [Modality(**m) for m in modalities]
         self.vocabulary = Vocabulary(self.modalities)
-        for section, given in (("objectives", objectives), ("patch_layers", patch_layers)):
+        sections = (("objectives", objectives), ("patch_layers", patch_layers), ("token_layers", token_layers))
+        for section, given in sections:
             for name in given or {}:
                 if name not in self.modality_names:
                     raise InputError(f"{section}: {name!r} is not a modality" + nearest(name, self.modality_names))
@@ -112,8 +124,16 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         module, config = backbones.load(**_kind_and_options(backbone, "mot"))
         self.backbone = module.Backbone(config, self.modalities)
         dim = self.backbone.dim
-        self.embedding = nn.Embedding(self.vocabulary.size, dim)
-        self.head = Projection(dim, self.vocabulary.size)
+        self.embedding = nn.Embedding(self.vocabulary.shared, dim)
+        self.embedding_scale = embedding_scale
+        self.head = Projection(dim, self.vocabulary.shared)
+        self.token_layers: Any = nn.ModuleDict(
+            {
+                m.name: TokenLayers(dim, m.vocab_size, **(token_layers or {}).get(m.name, {}))
+                for m in self.modalities
+                if m.apart and m.vocab_size is not None
+            }
+        )
         self.patch_layers: Any = nn.ModuleDict(
             {
                 m.name: patches.build(
@@ -201,6 +221,11 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         return {m.name for m in self.modalities if m.input_only}
 
     @cached_property
+    def _timed(self) -> set[str]:
+        """Modalities whose begin token is a span's time."""
+        return {m.name for m in self.modalities if m.timed}
+
+    @cached_property
     def index_of(self) -> dict[str, int]:
         """Modality name -> its number in layouts."""
         return {name: i for i, name in enumerate(self.modality_names)}
@@ -212,7 +237,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         embedding               normal, std 1
         head                    normal, std 1 / sqrt(D)
         scale_inputs            normal, std 1, as the embedding that they are added to
-        patch_layers, linear    normal, std 1 / sqrt(fan in), bias 0
+        patch_layers, linear    normal, std 1 / sqrt(fan in), bias 0; token_layers likewise
         their other layers      PyTorch's own
         their last layer        0, so that an untrained model predicts the mean of its targets
         the step's last layer   0, so that a flow model which begins to learn steps is still that flow
@@ -225,6 +250,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         self.head.weight.normal_(std=1 / math.sqrt(self.backbone.dim))
         for inputs in self.scale_inputs.values():
             inputs.places.weight.normal_()
+        for layers in self.token_layers.values():
+            layers.init_weights()
         for layers in self.patch_layers.values():
             for module in layers.modules():
                 if isinstance(module, nn.Linear):
@@ -241,9 +268,41 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                 step.mlp[-1].weight.zero_()
                 step.mlp[-1].bias.zero_()
 
+    def embed_ids(self, ids: Tensor) -> Tensor:
+        """Joint ids, any shape -> (..., D)."""
+        if not self.token_layers and self.embedding_scale == 1:
+            return self.embedding(ids)
+        x = self.embedding(ids.clamp_max(self.vocabulary.shared - 1)) * self.embedding_scale
+        for name, layers in self.token_layers.items():
+            first, end = self.vocabulary.range(name)
+            own = (ids >= first) & (ids < end)
+            x = x.index_put((own,), layers.embed(ids[own] - first).to(x.dtype))
+        return x
+
+    def logits(self, hidden: Tensor, only: str | None = None) -> Tensor:
+        """(..., D) -> (..., V) of all joint ids, each modality apart by its own head. only: a modality apart whose
+        logits alone are wanted; all others are then 0."""
+        if not self.token_layers:
+            return self.head(hidden)
+        if only is None:
+            return torch.cat([self.head(hidden), *(own.logits(hidden) for own in self.token_layers.values())], -1)
+        first, end = self.vocabulary.range(only)
+        own = self.token_layers[only].logits(hidden)
+        return nn.functional.pad(own, (first, self.vocabulary.size - end))
+
+    def _over_their_own(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """(M, V) logits of targets (M,), with -inf where a target's softmax does not reach: ids apart from it."""
+        for name in self.token_layers:
+            first, end = self.vocabulary.range(name)
+            target = (ids >= first) & (ids < end)
+            place = torch.arange(logits.shape[-1], device=ids.device)
+            apart = (place >= first) & (place < end)
+            logits = logits.masked_fill(target[:, None] != apart, float("-inf"))
+        return logits
+
     def embed(self, batch: PackedBatch) -> tuple[Tensor, dict]:
         """The batch's inputs, continuous ones corrupted already -> (B, S, D), and what each patch layer remembers."""
-        x = self.embedding(batch.ids)
+        x = self.embed_ids(batch.ids)
         for name, inputs in self.scale_inputs.items():
             own = batch.layout.modality == self.index_of[name]
             predicted = torch.zeros_like(own) if batch.by_scales is None else batch.by_scales
@@ -254,6 +313,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             latents = batch.latents[name]
             tokens, memory[name] = layers.encode(latents)
             x = x.index_copy(0, latents.slots, tokens.to(x.dtype))
+            if name in self._timed:
+                x = x.index_copy(0, latents.first_slots() - 1, layers.time_tokens(latents).to(x.dtype))
         return x.view(shape), memory
 
     def forward(self, batch: PackedBatch) -> Output:
@@ -265,7 +326,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             for name, layers in self.patch_layers.items()
             if name not in self.input_only
         }
-        return Output(self.head(hidden[batch.target_slots]), latents)
+        logits = self._over_their_own(self.logits(hidden[batch.target_slots]), batch.target_ids)
+        return Output(logits, latents)
 
     def corrupt(
         self, batch: PackedBatch, generator: torch.Generator | None = None, tokens: bool = False

@@ -8,7 +8,7 @@ every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,8 +25,10 @@ from mot_gen.files import manifest
 from mot_gen.files.image_files import to_pil
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
+from mot_gen.pipelines.chat import Reading, Talk, spans_of
 from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
 from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
+from mot_gen.pipelines.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
 from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.samplers import row_generators
@@ -57,6 +59,7 @@ class MultimodalPipeline(DiffusionPipeline):
     _optional_components = [  # noqa: RUF012
         *("image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer", "vector_tokenizer")
     ]
+    _writes: ClassVar[str] = "text"  # what follows a prompt, which chat templates are told
     _task: ClassVar[str | None] = None  # the key of `sampling` under which this pipeline's own defaults stand
     model_cpu_offload_seq: Any = "model"
 
@@ -109,7 +112,10 @@ class MultimodalPipeline(DiffusionPipeline):
         super().enable_model_cpu_offload(gpu_id, device)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """As in diffusers, with the tokenizers' fingerprints in the model's config and a manifest of the files."""
+        """As in diffusers, with the tokenizers' fingerprints in the model's config and a manifest of the files.
+        InputError where weights are on the disk or in 8 bits."""
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise InputError("save_pretrained: the weights are not in memory; load the model without weights=... first")
         bind(self)
         super().save_pretrained(save_directory, *args, **kwargs)
         manifest.write(Path(save_directory))
@@ -118,6 +124,7 @@ class MultimodalPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As in diffusers, from a run's folder, its `model/`, a converted folder, a shipped name, or a hub name.
 
+        weights: "memory"; or, for generation alone, "disk" or "int8", see `held_model`.
         trust_remote_code: whether the folder may name modules outside of this package, which are then run.
         InputError, which names the folder, where it is missing, damaged, incomplete, or its parts do not fit.
         """
@@ -128,6 +135,10 @@ class MultimodalPipeline(DiffusionPipeline):
                 stacklevel=2,
             )
         device = refuse_loading(kwargs)
+        weights = kwargs.pop("weights", "memory")
+        check_weights(weights)
+        if weights != "memory":
+            kwargs["model"] = held_model(pretrained_model_name_or_path, weights, kwargs.get("dtype"))
         build = super().from_pretrained
 
         def built(folder):
@@ -135,7 +146,8 @@ class MultimodalPipeline(DiffusionPipeline):
             return build(folder, **kwargs)
 
         pipe = load(pretrained_model_name_or_path, built, kwargs)
-        store_for_decoding(pipe.model)
+        if weights == "memory":
+            store_for_decoding(pipe.model)
         return pipe if device is None else pipe.to(device)
 
     @property
@@ -148,9 +160,11 @@ class MultimodalPipeline(DiffusionPipeline):
         """What the caller gave, else the checkpoint's own default, else the field's."""
         return self._own.get(name, fallback) if given is None else given
 
-    def _text(self, texts, name: str = "prompt", unread: bool = False) -> list[list[Span]]:
+    def _text(
+        self, texts, name: str = "prompt", unread: bool = False, size: tuple[int, int] | None = None
+    ) -> list[list[Span]]:
         """Texts -> a list of spans each; InputError for what is no text, or empty. unread: at guidance_scale 0 nothing
-        of the prompt is read, so it may be empty."""
+        of the prompt is read, so it may be empty. size: (height, width) of the picture that is drawn next."""
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
             raise InputError(f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
@@ -158,7 +172,21 @@ class MultimodalPipeline(DiffusionPipeline):
             return [[] for _ in texts]
         if not all(texts):
             raise InputError(f"{name} is empty; give some text{self._without_text}")
+        if self._talk is not None:
+            return [self._message(text, size=size, negative=name == "negative_prompt") for text in texts]
         return [[span] for span in self.text_tokenizer.encode_batch(texts)]
+
+    @property
+    def _talk(self) -> Talk | None:
+        """How a prompt becomes a message around which the chat template writes; None where it stands as it is."""
+        stated = self._default("chat", None, False)
+        return Talk(**(stated if isinstance(stated, Mapping) else {})) if stated else None
+
+    def _message(self, text: str | None, picture: list[Span] | None = None, **about: Any) -> list[Span]:
+        """What the chat template makes of a picture's spans, where one is given, and a text. about: see `Talk`."""
+        messages = (self._talk or Talk()).messages(text or "", picture, **about)
+        reading = Reading(lambda given: [self.text_tokenizer.encode(given)], lambda spans: spans, self._writes)
+        return spans_of(messages, self.text_tokenizer, reading)
 
     def _needs(self, modality: str, tokenizer: str) -> None:
         """InputError unless the checkpoint has this modality and its tokenizer."""
@@ -166,11 +194,22 @@ class MultimodalPipeline(DiffusionPipeline):
         if modality not in names or getattr(self, tokenizer) is None:
             raise InputError(f"this checkpoint has no {modality}; it has {', '.join(names)}")
 
-    def _negative(self, negative_prompt, prompts: list[list[Span]], what: str = "images") -> list[list[Span]]:
-        """A negative document for each prompt: empty ones where nothing was said."""
+    def _negative(
+        self, negative_prompt, prompts: list[list[Span]], what: str = "images", size: tuple[int, int] | None = None
+    ) -> list[list[Span]]:
+        """A negative document for each prompt. Where nothing was said, what the checkpoint's `unconditional` says:
+        "empty", "hidden" (empty, but what follows stands where it stands after the prompt), "template" (of an empty
+        message), or {"filled": id} (the prompt, each of its ids replaced)."""
         if negative_prompt is None:
+            negative_prompt = self._default("negative_prompt", None, None)
+        if negative_prompt is None:
+            kind = self._default("unconditional", None, "empty")
+            if kind == "template":
+                return [self._message("", negative=True, size=size) for _ in prompts]
+            if isinstance(kind, Mapping):
+                return [[self._filled(span, kind["filled"]) for span in prompt] for prompt in prompts]
             return [[] for _ in prompts]
-        negatives = self._text(negative_prompt, "negative_prompt")
+        negatives = self._text(negative_prompt, "negative_prompt", size=size)
         if len(prompts) % len(negatives):
             raise InputError(f"negative_prompt: {len(negatives)} texts were given for {len(prompts)} {what}")
         return repeat_each(negatives, len(prompts) // len(negatives))
@@ -194,6 +233,11 @@ class MultimodalPipeline(DiffusionPipeline):
                 f"prompt: its {longest} tokens and the {room} to be written exceed the {self._context} that {why}; "
                 "shorten it"
             )
+
+    def _filled(self, span: Span, id: int) -> Span:
+        """A span of text with this id in every place; any other as it is."""
+        text = span.modality == self.model.modality_names[0]
+        return replace(span, values=torch.full_like(span.values, id)) if text else span
 
     def _new_tokens(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
         """How many tokens may be written: what was asked for (InputError if it does not fit), else the checkpoint's

@@ -1,4 +1,4 @@
-"""Documents as people give them, into parts: documents_of, parts_of.
+"""Documents as people give them, into spans: documents_of, Talk, Reading, spans_of.
 
 A document is a text, a list of texts and pictures, or chat messages as transformers has them:
 
@@ -8,10 +8,14 @@ A document is a text, a list of texts and pictures, or chat messages as transfor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 from uuid import uuid4
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.sequence import Span
 
 KINDS = ("text", "image")
 
@@ -26,38 +30,109 @@ def documents_of(prompt) -> list:
     return [list(document) for document in prompt] if many else [list(prompt)]
 
 
-def parts_of(document: Sequence, tokenizer) -> list:
-    """A document -> texts (str) and pictures, in order; chat messages by the tokenizer's chat template, where it has
-    one, and else one after the other."""
+@dataclass(frozen=True)
+class Talk:
+    """How a prompt becomes a message. system: the message before it. added, added_negative: a sentence after a prompt
+    of a picture, and after a negative one; {height} and {width} in them are the picture's."""
+
+    system: str | None = None
+    added: str | None = None
+    added_negative: str | None = None
+
+    def messages(
+        self, text: str, picture: Any = None, size: tuple[int, int] | None = None, negative: bool = False
+    ) -> list[dict[str, Any]]:
+        """Chat messages of a picture, where one is given, and a text."""
+        added = self.added_negative if negative else self.added
+        if added is not None and size is not None:
+            begun = text.rstrip(".")
+            added = added.format(height=size[0], width=size[1])
+            text = f"{begun}. {added}" if begun else added
+        parts = [{"type": "text", "text": text}]
+        if picture is not None:
+            parts.insert(0, {"type": "image", "image": picture})
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": parts}]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How parts become spans: of a text, and of a picture. to: what is written next, which templates are told."""
+
+    text: Callable[[str], list[Span]]
+    picture: Callable[[Any], list[Span]]
+    to: str = "text"
+
+
+def spans_of(document: Sequence, tokenizer: Any, reading: Reading) -> list[Span]:
+    """A document -> its spans, in order; chat messages by the tokenizer's chat template, where it has one, and else one
+    after the other."""
     if not document or not all(isinstance(part, Mapping) for part in document):
-        return list(document)
-    pictures: list = []
-    mark, messages = uuid4().hex, []
-    for number, message in enumerate(document):
-        where = f"prompt: message {number}"
-        if "role" not in message or "content" not in message:
-            raise InputError(f"{where} needs a role and a content, got {', '.join(message) or 'nothing'}")
-        content = message["content"]
-        content = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        text = "".join(_part(part, where, mark, pictures) for part in content)
-        messages.append({"role": message["role"], "content": text})
-    if getattr(tokenizer, "chat_template", None):
-        whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    else:
-        whole = "".join(message["content"] for message in messages)
-    pieces = re.split(rf"{mark}(\d+);", whole)  # texts, and between them numbers of pictures
-    return [pictures[int(piece)] if place % 2 else piece for place, piece in enumerate(pieces) if piece]
+        return _one_by_one(document, reading)
+    marks = _Marks()
+    messages = [_message(message, f"prompt: message {number}", marks) for number, message in enumerate(document)]
+    if not getattr(tokenizer, "chat_template", None):
+        return _one_by_one(_joined(marks.contents.values()), reading)
+    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, to=reading.to)
+    spans: list[Span] = []
+    for piece in re.split(f"({marks.picture})", whole):
+        if piece in marks.contents and piece not in marks.texts:
+            spans += reading.picture(marks.contents[piece])
+        elif piece:
+            spans.append(tokenizer.encode_template(piece, marks.texts))
+    return spans
 
 
-def _part(part, where: str, mark: str, pictures: list) -> str:
-    """A typed part as text, pictures being kept and marked."""
+def _joined(parts: Iterable) -> list:
+    """Neighbouring texts as one, and none that is empty."""
+    found: list = []
+    for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
+        held = list(group)
+        found += ["".join(held)] if is_text else held
+    return [part for part in found if not (isinstance(part, str) and not part)]
+
+
+def _one_by_one(parts: Sequence, reading: Reading) -> list[Span]:
+    spans: list[Span] = []
+    for part in parts:
+        spans += reading.text(part) if isinstance(part, str) else reading.picture(part)
+    return spans
+
+
+class _Marks:
+    """What stands for texts and pictures while a template is filled: `contents` by their marks, `texts` those that are
+    texts. picture: the pattern of a picture's mark."""
+
+    def __init__(self) -> None:
+        self._name = uuid4().hex
+        self.picture = rf"image{self._name}:\d+;"
+        self.contents: dict[str, Any] = {}
+        self.texts: dict[str, str] = {}
+
+    def add(self, kind: str, content: Any) -> str:
+        mark = f"{kind}{self._name}:{len(self.contents)};"
+        self.contents[mark] = content
+        if kind == "text":
+            self.texts[mark] = content
+        return mark
+
+
+def _message(message: Mapping, where: str, marks: _Marks) -> dict[str, Any]:
+    """A message for a template: its content as one text, and its `parts` one by one."""
+    if "role" not in message or "content" not in message:
+        raise InputError(f"{where} needs a role and a content, got {', '.join(message) or 'nothing'}")
+    content = message["content"]
+    content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts = [_part(part, where, marks) for part in content]
+    return {"role": message["role"], "content": "".join(part["text"] for part in parts), "parts": parts}
+
+
+def _part(part: Any, where: str, marks: _Marks) -> dict[str, str]:
+    """A typed part, with its mark for a text."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in KINDS:
         raise InputError(f"{where}: a part's type {kind!r} is not known" + nearest(str(kind), KINDS))
     value = next((part[key] for key in (kind, "path") if key in part), None)
     if value is None or (kind == "text" and not isinstance(value, str)):
         raise InputError(f"{where}: a part of type {kind!r} needs the field {kind!r}")
-    if kind == "text":
-        return value
-    pictures.append(value)
-    return f"{mark}{len(pictures) - 1};"
+    return {"type": kind, "text": marks.add(kind, value)}

@@ -26,6 +26,7 @@ from mot_gen.sequence import Span
 class ImageDrawingPipeline(MultimodalPipeline):
     """Opens an image span after each document and draws it: by diffusion or flow, or token by token (VQ images)."""
 
+    _writes = "image"
     _callback_tensor_inputs = ("latents", "pred_original_sample")
     _without_text = ", or guidance_scale=0 for a picture of nothing in particular"
     _grids: Sequence[Grid] = ()  # of the pictures that are being drawn
@@ -66,7 +67,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
             if name not in shown:
                 raise InputError(f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(shown)} here")
         rows = [document for branch in guidance.branches for document in documents[branch]]
-        self._check_context(rows, _longest(grids) + 2)  # with its begin and end token
+        self._check_context(rows, _longest(grids) + modality.framed(grids[0]) + 2)  # with its begin and end token
         self._grids = grids
         drawing = self._drawing(how, guidance, len(grids))
         if not modality.discrete:
@@ -82,9 +83,10 @@ class ImageDrawingPipeline(MultimodalPipeline):
         grid, samples = self._grids[0], len(self._grids)
         tokens = grid[0] * grid[1]
         drawing.grids["image"] = grid
-        rules = Rules(order=["image"], room=tokens + 1, known=None if known is None else known.values)
+        room = tokens + self.model.modalities[self.model.index_of["image"]].framed(grid)
+        rules = Rules(order=["image"], room=room + 1, known=None if known is None else known.values)
         with self.progress_bar(total=tokens) as bar:
-            stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
+            stream = Stream(self.model, rows, room, opens=["image"] * len(rows))
             on_token = _Shown(self, how, bar, samples)
             written = Writer(stream, samples, self._sampling(how, tokens), drawing, rules, on_token).run()
         return [_filled(spans, grid) for spans in written]
@@ -132,6 +134,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
         with self.progress_bar(total=evaluations(self.scheduler, drawing.num_inference_steps, strength)) as bar:
             drawing.on_step = self._on_step(how, bar)
             stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
+            if self._default("unconditional", None, None) == "hidden":
+                stream.stand_as(len(self._grids))
             alive = torch.ones(len(rows), dtype=torch.bool, device=stream.device)
             span = stream.open("image", [*self._grids] * len(drawing.guidance.branches), alive)
             return _spans(draw(span, drawing, noise, known), self._grids)

@@ -8,8 +8,8 @@ import torch
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.pipelines.base import InterleavedOutput, repeat_each
-from mot_gen.pipelines.chat import documents_of, parts_of
-from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer
+from mot_gen.pipelines.chat import Reading, documents_of, spans_of
+from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Rules, Stream, TextSampling, Writer
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
 from mot_gen.sequence import Span
@@ -95,19 +95,23 @@ class InterleavedPipeline(ImageDrawingPipeline):
         opens = first + pictures[:1] * guided
         assert rules.room is not None  # `_room` gave it
         # A row may stand still while others fill the longest span.
-        longest = max((rows * columns for rows, columns in drawing.grids.values()), default=0)
+        longest = max((self._slots(name, grid) for name, grid in drawing.grids.items()), default=0)
         stream = Stream(self.model, [*prompts, *[[]] * guided], rules.room + longest, opens)
         return Writer(stream, samples, sampling, drawing, rules, on_token).run()
 
     def _room(self, prompts, sampling: TextSampling, drawing: Drawing, order) -> int:
         """Slots that each document may fill: the rest of the context, else four texts and pictures; InputError where
         what was ordered does not fit."""
-        tokens = max((rows * columns for rows, columns in drawing.grids.values()), default=0)
+        tokens = max((self._slots(name, grid) for name, grid in drawing.grids.items()), default=0)
         ordered = sum(tokens + 2 for name in order or () if name in drawing.grids)
         if self.model.config.context:
             self._check_context(prompts, ordered)
             return self.model.config.context - self._longest(prompts)
         return max(4 * (sampling.max_new_tokens + tokens), ordered + sampling.max_new_tokens + len(order or ()))
+
+    def _slots(self, modality: str, grid: Grid) -> int:
+        """Of a picture of this grid, its begin and end not counted."""
+        return grid[0] * grid[1] + self.model.modalities[self.model.index_of[modality]].framed(grid)
 
     def _check_order(self, order: Sequence[str] | None, pictures: Sequence[str]) -> None:
         if order is None:
@@ -122,14 +126,19 @@ class InterleavedPipeline(ImageDrawingPipeline):
                 raise InputError(f"modality_order: {name} after {name} is one span; name it once")
 
     def _spans(self, document: Sequence) -> list[Span]:
-        spans: list[Span] = []
-        for part in parts_of(document, self.text_tokenizer):
-            if isinstance(part, str):
-                spans += self._text([part])[0]
-            else:
-                self._needs("image", "image_tokenizer")
-                spans += self.seen([part], drawn=True)[0]
-        return spans
+        reading = Reading(self._plain, self._seen_before_pictures, to="any")
+        return spans_of(document, self.text_tokenizer, reading)
+
+    def _plain(self, text: str) -> list[Span]:
+        """A text as it stands; InputError for an empty one."""
+        if not text:
+            raise InputError("prompt: one of its texts is empty; leave it out")
+        return [self.text_tokenizer.encode(text)]
+
+    def _seen_before_pictures(self, picture) -> list[Span]:
+        """A picture of the prompt, after which others may be drawn."""
+        self._needs("image", "image_tokenizer")
+        return self.seen([picture], drawn=True)[0]
 
     def _segments(self, spans: Sequence[Span], output_type: str, ends) -> list:
         text = self.model.modality_names[0]

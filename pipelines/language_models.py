@@ -1,4 +1,4 @@
-"""The former place of `mot_gen.families.llama`, whose names are still found here."""
+"""The former place of `mot_gen.families.language_models`, whose names are still found here."""
 
 import importlib
 
@@ -9,4 +9,4 @@ def __getattr__(name: str):
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # The families stand above the pipelines; a plain import here would be a circle.
-    return getattr(importlib.import_module("mot_gen.families.llama"), name)
+    return getattr(importlib.import_module("mot_gen.families.language_models"), name)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mot_gen.checkpoints import DTYPES, find, fingerprint
+from mot_gen.errors import InputError
 from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import DIRECTIONS, Direction
@@ -25,9 +26,12 @@ COMPONENTS = (
 )
 
 
-def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32") -> MultimodalPipeline:
+def load_pipeline(
+    cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32", weights: str = "memory"
+) -> MultimodalPipeline:
     """A pipeline of the checkpoint, on the GPU if there is one; InputError that names the folder where its files cannot
-    be read. dtype: of `checkpoints.DTYPES`; "fp16" is, on a CPU, half storage: what is computed stays fp32."""
+    be read. dtype: of `checkpoints.DTYPES`; "fp16" is, on a CPU, half storage: what is computed stays fp32. weights:
+    how they are held, see `held_model`; not in memory, they compute on the CPU."""
     from diffusers.utils import logging
 
     folder = find(checkpoint)
@@ -35,6 +39,12 @@ def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: 
     in_half = dtype == "fp16" and device == "cpu"
     logging.disable_progress_bar()  # of the components, four lines that would stand before the result
     wanted = getattr(torch, DTYPES["fp32" if in_half else dtype])
+    if weights != "memory":
+        if in_half:
+            raise InputError(f"--weights {weights}: is not with --dtype fp16; take fp32 or bf16")
+        pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted, weights=weights)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
     pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted)
     pipe.set_progress_bar_config(disable=True)
     if in_half:
@@ -45,8 +55,8 @@ def load_pipeline(cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: 
 class Loaded:
     """One model and its tokenizers, and every pipeline over them."""
 
-    def __init__(self, checkpoint: str | Path, dtype: str = "fp32", compiled: bool = False):
-        self.base = load_pipeline(MultimodalPipeline, checkpoint, dtype)
+    def __init__(self, checkpoint: str | Path, dtype: str = "fp32", compiled: bool = False, weights: str = "memory"):
+        self.base = load_pipeline(MultimodalPipeline, checkpoint, dtype, weights)
         if compiled:
             self.base.model.compile_repeated_blocks()
         self._pipelines: dict[str, MultimodalPipeline] = {}

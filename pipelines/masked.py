@@ -45,8 +45,8 @@ class OpenTokens(OpenSpan):
         first, end = model.vocabulary.range(name)
         joint = torch.where(ids == MASKED, model.vocabulary.mask[name], ids + first)
         plan, cache, _ = self._plan(len(ids))
-        hidden = model.backbone(model.embedding(joint), plan, cache)
-        return model.head(hidden)[..., first:end], hidden
+        hidden = model.backbone(model.embed_ids(joint), plan, cache)
+        return model.logits(hidden)[..., first:end], hidden
 
 
 def draw_masked(

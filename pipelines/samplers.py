@@ -86,16 +86,18 @@ def set_timesteps(scheduler, num_inference_steps: int, sigmas: str | None = None
     """Prepare a scheduler of diffusers for so many steps.
 
     sigmas: None for its own; "even" for those from 1 down to 1 / steps, before its shift (BAGEL), where its own end at
-    its least sigma."""
+    its least sigma; "native" likewise, from 1 - 1 / its timesteps of training (Cosmos3)."""
     if sigmas is None:
         scheduler.set_timesteps(num_inference_steps, device=device)
         return
-    if sigmas != "even":
-        raise InputError(f"sampling.sigmas: {sigmas!r} is not known; it is even, or not given")
+    if sigmas not in ("even", "native"):
+        raise InputError(f"sampling.sigmas: {sigmas!r} is not known; it is even or native, or not given")
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
         raise InputError(f"sampling.sigmas: {type(scheduler).__name__} takes none; use FlowMatchEulerDiscreteScheduler")
-    even = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
-    scheduler.set_timesteps(sigmas=even.tolist(), device=device)
+    first = 1 if sigmas == "even" else 1 - 1 / scheduler.config.num_train_timesteps
+    chosen = torch.linspace(first, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
+    count = {} if sigmas == "even" else {"num_inference_steps": num_inference_steps}
+    scheduler.set_timesteps(sigmas=chosen.tolist(), device=device, **count)
 
 
 def first_step(scheduler, num_inference_steps: int, strength: float) -> int:

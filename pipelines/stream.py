@@ -40,7 +40,7 @@ class Stream:
         batch, lengths = batch.to(self.device), lengths.to(self.device)
         for latents in batch.latents.values():
             latents.time = torch.zeros(len(latents.grids), device=self.device)
-        if any(m.block for m in model.modalities):
+        if any(m.block or m.timed for m in model.modalities):
             room += 2  # the bounds of a span that is drawn and not kept
         room += max(m.block_size for m in model.modalities)  # the last block may reach beyond what is asked for
         self.cache = model.backbone.init_cache(self.rows, batch.layout.shape[1] + room)
@@ -79,11 +79,16 @@ class Stream:
             torch.full_like(ids, self.spans)[:, None],
             torch.stack([self.time, zero, zero], dim=-1)[:, None],
         )
-        hidden = self._forward(self.model.embedding(ids)[:, None], layout)[:, 0]
+        hidden = self._forward(self.model.embed_ids(ids)[:, None], layout)[:, 0]
         self.cache.advance(alive.long())
         self.time = self.time + alive
         self.hidden = torch.where(alive[:, None], hidden, self.hidden)
         self.spans += 1
+
+    def stand_as(self, samples: int) -> None:
+        """Let what comes next in every row stand where it stands in the first branch's: the prompts of the others are
+        read as if they were there and not seen (JanusFlow)."""
+        self.time = self.time[:samples].repeat(self.rows // samples)
 
     def open(self, modality: str, grids: Sequence[Grid], alive: Tensor) -> OpenSpan:
         """Make room for a continuous span in each row that is alive, after its begin token."""
@@ -105,7 +110,8 @@ class OpenSpan:
     """A continuous span being drawn in the rows of a stream; its slots are overwritten until `close`.
 
     grids may differ from row to row: shorter spans are padded, and the padding of what is returned is 0. Where the
-    span's bounds are part of its block they are written with it: a row is then its begin, its tokens and its end.
+    span's bounds are part of its block they are written with it: a row is then its begin, its tokens and its end. So is
+    a begin token that is the span's time.
     """
 
     def __init__(self, stream: Stream, modality: str, grids: Sequence[Grid], alive: Tensor):
@@ -118,10 +124,11 @@ class OpenSpan:
         steps = [1 if self.modality.position == "grid" else rows * columns for rows, columns in grids]
         self.advance_time = torch.tensor(steps, device=stream.device)
         self.counts = torch.tensor([rows * columns for rows, columns in grids], device=stream.device)
-        self.bounds = 2 if self.modality.block else 0  # tokens of a row beside its own
+        self.before = int(self.modality.block or self.modality.timed)  # tokens of a row before its own
+        self.bounds = self.before + self.modality.block  # and all beside its own
         self.layout = self._layout(grids)
         width = self.layout.shape[1]
-        place = torch.arange(width, device=stream.device) - self.bounds // 2
+        place = torch.arange(width, device=stream.device) - self.before
         held = (place >= 0) & (place < self.counts[:, None])
         self.latents = Latents(
             values=torch.empty(0),
@@ -139,16 +146,19 @@ class OpenSpan:
         totals = self.counts + self.bounds
         position = torch.zeros(stream.rows, int(totals.max()), 3, dtype=torch.long, device=device)
         modality = torch.full_like(position[..., 0], self.index)
-        for row, (grid, time) in enumerate(zip(grids, stream.time.tolist())):
-            n, first = grid[0] * grid[1], self.bounds // 2
+        for row, (grid, time) in enumerate(zip(grids, (stream.time + self.modality.margin).tolist())):
+            n, first = grid[0] * grid[1], self.before
             position[row, : n + self.bounds, 0] = time
-            position[row, first : first + n] = span_positions(n, grid, time, self.modality.position).to(position)
-            if self.bounds:
-                modality[row, 0] = modality[row, n + 1] = 0
+            own = time + self.modality.timed
+            position[row, first : first + n] = span_positions(n, grid, own, self.modality.position).to(position)
+            if self.before:
+                modality[row, 0] = 0
+            if self.modality.block:
+                modality[row, n + 1] = 0
         held = torch.arange(position.shape[1], device=device) < totals[:, None]
         document = torch.where(held & self.alive[:, None], 0, PADDING)
         span = torch.full_like(document, stream.spans)
-        block = span.masked_fill(~held, PADDING) if self.bounds else None
+        block = span.masked_fill(~held, PADDING) if self.modality.block else None
         return Layout(modality, document, span, position, block)
 
     def __call__(self, values: Tensor, time: Tensor, step: Tensor | None = None) -> Tensor:
@@ -183,20 +193,22 @@ class OpenSpan:
         own = (torch.arange(longest, device=values.device) < self.counts[:rows, None]).flatten().nonzero().flatten()
         latents.values, latents.time, latents.step = values.flatten(0, 1)[own], time, step
         tokens, memory = self.layers.encode(latents)
-        x = self._frame(rows, tokens).flatten(0, 1).index_copy_(0, latents.slots, tokens)
+        x = self._frame(rows, tokens, latents).flatten(0, 1).index_copy_(0, latents.slots, tokens)
         x = x.view(rows, self.layout.shape[1], -1)
         hidden = self.stream.model.backbone(x, plan, cache)
         output = self.layers.decode(hidden.flatten(0, 1)[latents.slots], latents, memory)
         flat = values.new_zeros(rows * longest, channels)
         return flat.index_copy_(0, own, output.to(values.dtype)).view(values.shape), hidden
 
-    def _frame(self, rows: int, tokens: Tensor) -> Tensor:
-        """(r, n + bounds, D) zeros, with the embedded bounds of the block in their places."""
+    def _frame(self, rows: int, tokens: Tensor, latents: Latents) -> Tensor:
+        """(r, n + bounds, D) zeros, with the embedded bounds of the block, or the time, in their places."""
         frame = tokens.new_zeros(rows, self.layout.shape[1], tokens.shape[-1])
-        if self.bounds:
+        if self.modality.timed:
+            frame[:, 0] = self.layers.time_tokens(latents).to(frame.dtype)
+        if self.modality.block:
             model, name = self.stream.model, self.modality.name
             ids = torch.tensor([model.vocabulary.begin[name], model.vocabulary.end[name]], device=tokens.device)
-            begin, end = model.embedding(ids).to(frame.dtype)
+            begin, end = model.embed_ids(ids).to(frame.dtype)
             frame[:, 0] = begin
             frame[torch.arange(rows, device=tokens.device), self.counts[:rows] + 1] = end
         return frame
@@ -207,10 +219,11 @@ class OpenSpan:
         keep = keep & self.alive
         _, hidden = self._pass(values, torch.zeros(stream.rows, device=stream.device))
         stream.cache.advance(torch.where(keep, self.counts + self.bounds, 0))
-        stream.time = stream.time + torch.where(keep, self.advance_time, 0)
+        later = self.advance_time + self.modality.margin + self.modality.timed
+        stream.time = stream.time + torch.where(keep, later, 0)
         stream.spans += 1
-        if self.bounds:
-            last = hidden[torch.arange(stream.rows, device=stream.device), self.counts + 1]
+        if self.modality.block or not self.modality.ends:
+            last = hidden[torch.arange(stream.rows, device=stream.device), self.counts + self.bounds - 1]
             stream.hidden = torch.where(keep[:, None], last, stream.hidden)
             return
         end = stream.model.vocabulary.end[self.modality.name]

@@ -40,7 +40,8 @@ class TextToImagePipeline(ImageDrawingPipeline):
         grid = self._grid(height, width)
         how = options.settled(self._own)
         guidance = Guidance.of(how)
-        prompts = repeat_each(self._text(prompt, unread=guidance.scale == 0), options.num_images_per_prompt)
-        documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts)}
+        size = self.image_tokenizer.size_of(grid)
+        prompts = repeat_each(self._text(prompt, unread=guidance.scale == 0, size=size), options.num_images_per_prompt)
+        documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts, size=size)}
         drawn = self._draw(documents, how, guidance, [grid] * len(prompts))
         return self._as_output(self._decode_images(drawn, options.output_type), options)

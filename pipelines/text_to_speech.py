@@ -131,7 +131,7 @@ def write_units(
     written: list[list[int]] = [[] for _ in range(stream.rows // branches)]
     writing = list(range(len(written)))
     for number in range(sampling.max_new_tokens):
-        logits = stream.model.head(stream.hidden)[:, may_follow].float().log_softmax(-1)
+        logits = stream.model.logits(stream.hidden)[:, may_follow].float().log_softmax(-1)
         logits = guidance.combine(logits)[writing]
         if not number:
             logits[:, -1] = float("-inf")

@@ -36,13 +36,24 @@ class TextWritingPipeline(MultimodalPipeline):
         return [[span] for span in tokenizer.encode_batch(media)]
 
     def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:
-        """Each document followed by its text, by the one text for all, or by none."""
+        """Each document followed by its text, by the one text for all, or by none; or, where the checkpoint chats, both
+        as a message."""
+        if self._talk is not None:
+            return [self._message(text, document) for document, text in zip(documents, self._texts(prompt, documents))]
         if prompt is None:
             return documents
         texts = self._text(prompt)
         if len(texts) not in (1, len(documents)):
             raise InputError(f"prompt: {len(texts)} texts were given for {len(documents)} {what}")
         return [document + text for document, text in zip(documents, texts * (len(documents) // len(texts)))]
+
+    @staticmethod
+    def _texts(prompt, documents: Sequence) -> list[str | None]:
+        """A text for each document."""
+        texts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        if len(texts) not in (1, len(documents)) or not all(text is None or isinstance(text, str) for text in texts):
+            raise InputError(f"prompt: give one text or {len(documents)}, got {prompt!r:.60}")
+        return texts * (len(documents) // len(texts))
 
     def _continued(self, prompts: Sequence[Sequence[Span]], options: TextOptions) -> list[str]:
         """What was written after each prompt, without the prompt and without what stopped it."""

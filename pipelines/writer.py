@@ -53,6 +53,7 @@ class _Row:
     spans: list[Span] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     history: list[int] = field(default_factory=list)  # joint ids of all discrete tokens, kept for processors alone
+    given: list[int] = field(default_factory=list)  # joint ids that come next whatever the model says, as of a frame
     waiting: str | None = None  # for this continuous modality to be drawn
     done: bool = False
 
@@ -85,8 +86,10 @@ class Writer:
         self.vocabulary = stream.model.vocabulary
         self.text = stream.model.modality_names[0]
         self.discrete = {m.name for m in stream.model.modalities if m.one_by_one}
+        self.apart = {m.name for m in stream.model.modalities if m.apart}
         self.branches = stream.rows // samples
         self.begin = stream.snapshot() if self.branches > 1 else None
+        self.frames = {m.name: m.frame for m in stream.model.modalities if m.frame is not None}
         self.rows = [self._first_row(number) for number in range(samples)]
         self._masks: dict[tuple, Tensor] = {}
 
@@ -100,7 +103,13 @@ class Writer:
         if self.sampling.processors:
             row.history = self.stream.prompt_ids(number)
         row.waiting = None if inside in self.discrete else inside
+        row.given = self._header(inside)
         return row
+
+    def _header(self, modality: str) -> list[int]:
+        """What stands between a picture's begin token and its first row, where its modality has frames."""
+        frame, grid = self.frames.get(modality), self.drawing.grids.get(modality)
+        return frame.header(grid) if frame is not None and grid is not None else []
 
     def run(self) -> list[list[Span]]:
         """Write until every document has ended, been given `max_new_tokens` discrete tokens, or filled its room, or
@@ -117,7 +126,11 @@ class Writer:
     # ------------------------------------------------------------ one token
 
     def _step(self) -> None:
-        moving, logits = self._logits([n for n, row in enumerate(self.rows) if not (row.done or row.waiting)])
+        able = [n for n, row in enumerate(self.rows) if not (row.done or row.waiting)]
+        if any(self.rows[n].given for n in able):
+            self._write_given([n for n in able if self.rows[n].given])
+            return
+        moving, logits = self._logits(able)
         if self.sampling.processors:
             logits = torch.cat([self._processed(self.rows[n], scores) for n, scores in zip(moving, logits.split(1))])
         logits = logits.masked_fill(self._forbidden(moving), float("-inf"))
@@ -131,13 +144,27 @@ class Writer:
             self._take(number, token)
         self._end_full_spans()
 
+    def _write_given(self, numbers: list[int]) -> None:
+        """One token in each of these rows, of those that are given there."""
+        tokens = {number: self.rows[number].given.pop(0) for number in numbers}
+        self._append(tokens)
+        for number, token in tokens.items():
+            row = self.rows[number]
+            row.room -= 1
+            if self.sampling.processors:
+                row.history.append(token)
+        self._end_full_spans()
+
     def _logits(self, moving: list[int]) -> tuple[list[int], Tensor]:
         """(M, V) of the rows that move, those first that guidance bears on; and the rows in that order."""
         guided = [n for n in moving if self.branches > 1 and self.rows[n].inside in self.drawing.grids]
         free = [n for n in moving if n not in guided]
         rows = [n + branch * self.samples for branch in range(self.branches) for n in guided] + free
         hidden = self.stream.hidden
-        logits = self.stream.model.head(hidden if rows == list(range(self.stream.rows)) else hidden[rows])
+        hidden = hidden if rows == list(range(self.stream.rows)) else hidden[rows]
+        inside = {self.rows[n].inside for n in moving}
+        apart = inside & self.apart
+        logits = self.stream.model.logits(hidden, only=apart.pop() if apart and len(inside) == 1 else None)
         if not guided:
             return free, logits
         both = logits.split([len(guided) * self.branches, len(free)])
@@ -221,6 +248,7 @@ class Writer:
             row.inside, row.place = opened, row.place + 1
             row.begun[opened] = row.begun.get(opened, 0) + 1
             row.waiting = None if opened in self.discrete else opened
+            row.given = self._header(opened)
         elif token == self.vocabulary.end.get(row.inside):
             row.end_span(self.vocabulary.offset[row.inside])
             self._back_to_text(row)
@@ -229,8 +257,16 @@ class Writer:
             own = token - self.vocabulary.offset[row.inside]
             if self.on_token is not None:
                 self.on_token(number, row.inside, own)
+            row.given = self._row_end(row)
             row.done = row.inside == self.text and self.rules.stop is not None and self.rules.stop(row.ids)
         self._settle(row)
+
+    def _row_end(self, row: _Row) -> list[int]:
+        """What follows a token of a framed picture: at the end of a row its mark, at that of the last the frame's."""
+        frame, grid = self.frames.get(row.inside), self.drawing.grids.get(row.inside)
+        if frame is None or grid is None or len(row.ids) % grid[1]:
+            return []
+        return [frame.row_end, frame.closed] if len(row.ids) == grid[0] * grid[1] else [frame.row_end]
 
     def _opened(self, row: _Row, token: int) -> str | None:
         """The modality whose span begins after this token; where texts are wrapped, their end leads on to the next."""
@@ -244,7 +280,9 @@ class Writer:
         """Whether the model may begin this modality, and the row has room for its span and end token."""
         rows, columns = self.drawing.grids.get(modality, (0, 0))
         allowed = self.rules.may_open if self.rules.order is None else self.rules.order
-        return modality in allowed and row.room > rows * columns
+        frame = self.frames.get(modality)
+        extra = frame.length((rows, columns)) if frame is not None else 0
+        return modality in allowed and row.room > rows * columns + extra
 
     def _back_to_text(self, row: _Row) -> None:
         """After a span's end: a text begins, or the document is as ordered."""
@@ -265,7 +303,7 @@ class Writer:
         full = {}
         for number, row in enumerate(self.rows):
             grid = self.drawing.grids.get(row.inside)
-            if grid and not (row.waiting or row.done) and len(row.ids) == grid[0] * grid[1]:
+            if grid and not (row.waiting or row.done or row.given) and len(row.ids) == grid[0] * grid[1]:
                 full[number] = self.vocabulary.end[row.inside]
                 row.end_span(self.vocabulary.offset[row.inside], grid)
                 self._back_to_text(row)

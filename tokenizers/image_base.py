@@ -15,7 +15,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor, load_image
 from mot_gen.sequence import Span
-from mot_gen.tokenizers.image_edges import EdgeRule, rule_of
+from mot_gen.tokenizers.image_edges import SizeRule, rule_of
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 
 
@@ -67,16 +67,15 @@ class ImageTokenizer(NetworkTokenizer):
     to it in aspect ratio; their modality has position "grid", so that the model sees where a row ends.
     """
 
-    rule: EdgeRule | None = None  # by which pictures of many sizes are resized; `grids` then has the largest alone
+    rule: SizeRule | None = None  # by which pictures are resized; `grids` then has the usual size alone
 
     def set_sizes(self, image_size: int | Sequence | Mapping[str, int]) -> None:
         """Sets `grids`; InputError for sizes that do not fit, or have one grid in common.
 
-        image_size: one size, several, or the fields of an `EdgeRule`."""
+        image_size: one size, several, or the fields of a rule in `image_edges`."""
         self.rule = rule_of(image_size)
         if self.rule is not None:
-            usual = (self.rule.long, self.rule.long)
-            self.grids = {usual: self.grid_of(usual)}
+            self.grids = {self.rule.usual: self.grid_of(self.rule.usual)}
             return
         assert not isinstance(image_size, Mapping)
         self.grids = {size: self.grid_of(size) for size in size_pairs(image_size)}
@@ -91,7 +90,7 @@ class ImageTokenizer(NetworkTokenizer):
     @property
     def grid(self) -> tuple[int, int] | None:
         """(rows, columns) of every picture; None where there are several sizes."""
-        several = self.rule is not None or len(self.grids) > 1
+        several = len(self.grids) > 1 if self.rule is None else not self.rule.fixed
         return None if several else self.grids[self.size]
 
     @property
@@ -99,7 +98,7 @@ class ImageTokenizer(NetworkTokenizer):
         """The sizes of pictures, for people."""
         if self.rule is None:
             return as_text(list(self.grids))
-        return f"sides of multiples of {self.rule.stride}, up to {self.rule.long}"
+        return self.rule.said
 
     @property
     def position(self) -> str:
@@ -112,6 +111,11 @@ class ImageTokenizer(NetworkTokenizer):
         if self.rule is not None:
             return self.rule.size_for(height, width)
         return nearest_size(list(self.grids), height, width)
+
+    def size_of(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) of a picture of this grid."""
+        usual = self.grids[self.size]
+        return grid[0] * self.size[0] // usual[0], grid[1] * self.size[1] // usual[1]
 
     def drawn_grid(self, height: int | None, width: int | None) -> tuple[int, int] | None:
         """The grid of a picture of this size, the first that fits where a side is left open; None where none is."""
@@ -172,7 +176,7 @@ class ImageTokenizer(NetworkTokenizer):
         name, modality, grids = self.config.name, self.modality, list(self.grids.values())
         grid = tuple(span.grid or grids[0])
         largest = grids[0]
-        known = grid in grids or (self.rule is not None and grid[0] <= largest[0] and grid[1] <= largest[1])
+        known = grid in grids or (self.rule is not None and self.rule.holds(grid, largest))
         if not known or len(span) != grid[0] * grid[1]:
             expected = as_text(grids).replace(", ", " or ")
             raise InputError(f"{name} span of {len(span)} tokens, grid {span.grid}; expected {expected}")

@@ -24,7 +24,8 @@ class ImageFeatureTokenizer(ImageTokenizer):
     vision: fields of transformers' SiglipVisionConfig, of the layers that are used. side: the positions of a row, and
     of a column; a patch at (row, column) has the position side * row + column, so that a small picture uses a corner of
     the table. layout: further fields of the modality. first_size: an `EdgeRule` by which pictures are resized before
-    they are resized by that of image_size. The norm after the last layer is kept.
+    they are resized by that of image_size. mean, std: of the colours in [0, 1] that the encoder is given, standardised.
+    The norm after the last layer is kept.
     """
 
     @register_to_config
@@ -37,6 +38,8 @@ class ImageFeatureTokenizer(ImageTokenizer):
         layout: dict | None = None,
         name: str = "sight",
         first_size: dict | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
     ):
         super().__init__()
         from transformers import SiglipVisionConfig
@@ -77,10 +80,18 @@ class ImageFeatureTokenizer(ImageTokenizer):
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, n, hidden)."""
-        patches, (rows, columns) = patchify(pixels, self.config.patch_size)
+        patches, (rows, columns) = patchify(self._standardised(pixels), self.config.patch_size)
         place = torch.arange(rows * columns, device=pixels.device)
         position = self.positions[place // columns * self.config.side + place % columns]
         return self.norm(self.encoder(self.embed(patches) + position).last_hidden_state)
+
+    def _standardised(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], which colours of mean and std 0.5 are already."""
+        mean, std = self.config.mean, self.config.std
+        if {*mean, *std} == {0.5}:
+            return pixels
+        shift, scale = torch.tensor([list(mean), list(std)], device=pixels.device, dtype=pixels.dtype)
+        return (pixels / 2 + 0.5 - shift[:, None, None]) / scale[:, None, None]
 
     def decode_batch(self, spans: Sequence[Span]) -> list[Tensor]:
         raise InputError(f"{self.config.name}: features are read, and no picture can be made of them")

@@ -21,6 +21,7 @@ from mot_gen.tokenizers.pretrained import loading, pretrained_class
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
 HALVING = ("AutoencoderKL", "ResidualAutoencoder")  # the sides, at every width but the first
+OF_VIDEO = ("AutoencoderKLWan",)  # a picture is a video of one frame
 
 
 class LatentImageTokenizer(ImageTokenizer):
@@ -124,6 +125,8 @@ class LatentImageTokenizer(ImageTokenizer):
 
     @property
     def color_channels(self) -> int:
+        if self.config.vae_class in OF_VIDEO:
+            return 3
         return self.config.vae_config["in_channels"] // self.config.fold**2
 
     @property
@@ -141,6 +144,8 @@ class LatentImageTokenizer(ImageTokenizer):
         """(B, n, p * p * L) -> (B, C, H, W)."""
         shift, scale = self._shift_scale()
         z = unpatchify(tokens, grid, self.config.patch_size) / scale + shift
+        if self.config.vae_class in OF_VIDEO:
+            return self.vae.decode(z[:, :, None]).sample[:, :, 0]
         return F.pixel_shuffle(self.vae.decode(z).sample, self.config.fold)
 
     def _shift_scale(self) -> tuple[Tensor, Tensor]:
@@ -149,6 +154,8 @@ class LatentImageTokenizer(ImageTokenizer):
         return shift, scale
 
     def _latents(self, pixels: Tensor) -> Tensor:
+        if self.config.vae_class in OF_VIDEO:
+            return _mode(self.vae.encode(pixels[:, :, None]))[:, :, 0]
         return _mode(self.vae.encode(F.pixel_unshuffle(pixels, self.config.fold)))
 
 
@@ -179,7 +186,8 @@ def _folded(size: tuple[int, int], fold: int) -> tuple[int, int]:
 
 def _latent_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int]:
     """(L, h, w) for images of this size, from the shapes alone."""
-    shape = (_halving_shape if vae_class in HALVING else _traced_shape)(vae_class, config, size)
+    shapes = dict.fromkeys(HALVING, _halving_shape) | dict.fromkeys(OF_VIDEO, _video_shape)
+    shape = shapes.get(vae_class, _traced_shape)(vae_class, config, size)
     if shape is None:
         raise InputError(f"image_size {size[0]} x {size[1]} is not a multiple of what this autoencoder shrinks by")
     return shape
@@ -189,6 +197,12 @@ def _halving_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple
     shrink = 2 ** (len(config["block_out_channels"]) - 1)
     fits = all(side % shrink == 0 for side in size)
     return (config["latent_channels"], size[0] // shrink, size[1] // shrink) if fits else None
+
+
+def _video_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:
+    shrink = config["scale_factor_spatial"]
+    fits = all(side % shrink == 0 for side in size)
+    return (config["z_dim"], size[0] // shrink, size[1] // shrink) if fits else None
 
 
 def _traced_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:

@@ -9,7 +9,8 @@ or `</s>` is that text; the tokens which bound documents and spans are added by 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from mot_gen.tokenizers.fingerprint import fingerprint
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
 _PROBE = "  The é e\u0301 ﬁ Å🙂\u200d\x00\x1b\tß\r\n\n  ▁Ġ </s> <|image|> [MASK] 北京\ufeff\U0010ffff 12345 "
 
 
@@ -36,19 +38,29 @@ class TextTokenizer(PreTrainedTokenizerFast):
     `decode` keep the promises of this package's tokenizers: `encode` returns a `Span`, `decode` takes one (or ids).
 
     name: what its modality is called. layout: further fields of its modality, such as the begin and end of a published
-    model (`with_layout`).
+    model (`with_layout`). specials: the ids of a published model's special tokens, by their names. No text has them;
+    only what a chat template writes around texts does (`encode_template`).
     """
 
     def __init__(
-        self, tokenizer_object: Tokenizer | None = None, name: str = "text", layout: dict | None = None, **kwargs
+        self,
+        tokenizer_object: Tokenizer | None = None,
+        name: str = "text",
+        layout: dict | None = None,
+        specials: dict | None = None,
+        **kwargs,
     ):
         if tokenizer_object is None:
             raise InputError("make a TextTokenizer with TextTokenizer.train or TextTokenizer.from_pretrained")
-        super().__init__(tokenizer_object=tokenizer_object, name=name, layout=layout, **kwargs)
+        super().__init__(tokenizer_object=tokenizer_object, name=name, layout=layout, specials=specials, **kwargs)
 
     def with_layout(self, **layout) -> TextTokenizer:
         """The same tokenizer, whose modality has these fields too, see `sequence.Modality`; saved with it."""
-        return TextTokenizer(self._tokenizer, self.name, layout)
+        return TextTokenizer(self._tokenizer, self.name, layout, self.specials, chat_template=self.chat_template)
+
+    def with_chat_template(self, template: str | None) -> TextTokenizer:
+        """The same tokenizer with this template of chat messages, in Jinja; saved with it."""
+        return TextTokenizer(self._tokenizer, self.name, self.layout or None, self.specials, chat_template=template)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, name: str = "text") -> TextTokenizer:
@@ -88,7 +100,10 @@ class TextTokenizer(PreTrainedTokenizerFast):
             raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
         own = saved.get("tokenizer_class") == cls.__name__
         layout = saved.get("layout") if own else None
-        tokenizer = cls(backend, name or (saved.get("name") if own else None) or "text", layout)
+        specials = saved.get("specials") if own else _specials(file)
+        template = _chat_template(saved, str(pretrained_model_name_or_path), **kwargs)
+        named = name or (saved.get("name") if own else None) or "text"
+        tokenizer = cls(backend, named, layout, specials, chat_template=template)
         probe = "".join(character for character in _PROBE if tokenizer.missing_bytes.isdisjoint(character.encode()))
         if tokenizer.decode(tokenizer.encode(probe)) != probe:
             raise InputError(f"{file}: text does not survive this tokenizer; give a byte-level BPE, as GPT-2's is")
@@ -107,6 +122,11 @@ class TextTokenizer(PreTrainedTokenizerFast):
     def layout(self) -> dict:
         """Further fields of its modality."""
         return self.init_kwargs.get("layout") or {}
+
+    @property
+    def specials(self) -> dict[str, int]:
+        """The ids of special tokens that only a template writes, by name."""
+        return self.init_kwargs.get("specials") or {}
 
     @property
     def name(self) -> str:
@@ -128,6 +148,24 @@ class TextTokenizer(PreTrainedTokenizerFast):
         assert self._tokenizer is not None, "__init__ was given one"
         encodings = self._tokenizer.encode_batch_fast(checked, add_special_tokens=False)
         return [Span(self.name, torch.tensor(encoding.ids, dtype=torch.int64)) for encoding in encodings]
+
+    def encode_template(self, text: str, texts: Mapping[str, str]) -> Span:
+        """What a template wrote -> its ids. Special tokens that it spells become theirs; `texts` then stand for their
+        keys, so that what a user wrote stays text even where it spells a special token."""
+        ids: list[int] = []
+        for place, piece in enumerate(re.split(self._special_pattern, text) if self.specials else [text]):
+            if place % 2:
+                ids.append(self.specials[piece])
+                continue
+            for key, value in texts.items():
+                piece = piece.replace(key, value)
+            ids += self.encode(piece).values.tolist() if piece else []
+        return Span(self.name, torch.tensor(ids, dtype=torch.int64))
+
+    @cached_property
+    def _special_pattern(self) -> str:
+        longest_first = sorted(self.specials, key=len, reverse=True)
+        return "(" + "|".join(map(re.escape, longest_first)) + ")"
 
     @cached_property
     def missing_bytes(self) -> frozenset[int]:
@@ -194,6 +232,19 @@ def _find(name: str, file: str, **kwargs) -> str | None:
         return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **kwargs)
     except (OSError, ValueError):
         return None
+
+
+def _specials(file: str) -> dict[str, int]:
+    """The special tokens of a published `tokenizer.json`."""
+    added = json.loads(Path(file).read_text("utf-8")).get("added_tokens") or []
+    return {token["content"]: token["id"] for token in added if token.get("special")}
+
+
+def _chat_template(saved: dict, name: str, **kwargs) -> str | None:
+    """The template of chat messages in a tokenizer's files; None where there is none, or several."""
+    file = _find(name, TEMPLATE_FILE, **kwargs)
+    template = Path(file).read_text("utf-8") if file else saved.get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def _neutralised(spec: dict, file: str) -> dict:

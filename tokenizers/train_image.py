@@ -1,10 +1,9 @@
-"""Training image tokenizers: VQImageTokenizer, ScalesImageTokenizer and the KL autoencoder of LatentImageTokenizer.
+"""Training image tokenizers, VQImageTokenizer, ScalesImageTokenizer and the KL autoencoder of LatentImageTokenizer:
+ImageTrainer, the loop.
 
-- ImageTraining, VQTraining: the settings. - small_vq, small_scales, small_kl: networks for small images that a CPU can
-train.
-- ImageTrainer: the loop; one step is reconstruction (mean squared error), plus the commitment of the vectors to their
-  entries (VQ) or the divergence from a unit Gaussian (KL), plus a perceptual and an adversarial loss where asked for.
-- CodebookAverage: the codebook follows the vectors that chose it; entries that nobody chooses are revived.
+One step is reconstruction (mean squared error), plus the commitment of the vectors to their entries (VQ) or the
+divergence from a unit Gaussian (KL), plus a perceptual and an adversarial loss where asked for. The settings are in
+`image_training`, the losses in `image_losses`.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
@@ -27,204 +25,30 @@ from torch.optim.swa_utils import AveragedModel
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files.whole import writing
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
-from mot_gen.tokenizers.image_scales import ScalesImageTokenizer
-from mot_gen.tokenizers.image_vq import VQImageTokenizer
+from mot_gen.tokenizers.image_losses import (
+    CodebookAverage,
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_loss,
+    learned_codebook,
+    lpips,
+    pass_and_network,
+)
+from mot_gen.tokenizers.image_training import (
+    ImageTraining,
+    VQTraining,
+    augmented,
+    small_kl,
+    small_scales,
+    small_vq,
+)
 from mot_gen.tokenizers.muon import MuonAdamW
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
-from mot_gen.tokenizers.quantizers import NearestEntry, straight_through
-from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
+
+__all__ = ["ImageTrainer", "ImageTraining", "VQTraining", "small_kl", "small_scales", "small_vq"]
 
 MEASURED = 4096  # images, at most, that tell the scale of the latents
 MAX_SKIPPED = 20  # steps in a row without a finite gradient
-
-
-@dataclass(frozen=True)
-class ImageTraining:
-    """steps of batch_size images; the learning rate rises over warmup_steps and falls to zero as a cosine.
-
-    augment: "none"; "flip" mirrors half of the images; "strong" also turns them and permutes their channels.
-    commitment, kl, perceptual, adversarial: weights beside a reconstruction of weight 1; the last joins after
-    adversarial_start steps. average_decay: of the running average of the weights, which is what is kept.
-    """
-
-    steps: int = 5000
-    batch_size: int = 32
-    lr: float = 2e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    commitment: float = 0.25
-    kl: float = 1e-6
-    perceptual: float = 0.0
-    adversarial: float = 0.0
-    adversarial_start: int = 2000
-    codebook_decay: float = 0.99
-    average_decay: float = 0.998
-    augment: str = "flip"
-    precision: str = "bf16"
-    seed: int = 0
-    checkpoint_every: int = 500
-    log_every: int = 50
-
-    def __post_init__(self):
-        for field in ("steps", "batch_size", "lr", "checkpoint_every", "log_every"):
-            if not getattr(self, field) > 0:
-                raise InputError(f"{field} must be positive, got {getattr(self, field)}")
-        for field, allowed in (("precision", ("bf16", "fp32")), ("augment", ("none", "flip", "strong"))):
-            if getattr(self, field) not in allowed:
-                raise InputError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
-
-    def lr_at(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-
-@dataclass(frozen=True)
-class VQTraining(ImageTraining):
-    """The settings of a VQImageTokenizer: its error is soon the codebook's, so it needs fewer steps."""
-
-    steps: int = 3000
-
-
-def small_vq(
-    image_size: int | Sequence[int] = 32,
-    entries: int = 1024,
-    levels: Sequence[int] | None = None,
-    fold: int = 4,
-    widths: Sequence[int] = (128,),
-    encoder_layers: int = 2,
-    decoder_layers: int = 4,
-    color_channels: int = 3,
-) -> VQImageTokenizer:
-    """An untrained VQImageTokenizer that shrinks by 4: 8 x 8 ids of a 32 x 32 image."""
-    channels, d = color_channels * fold**2, len(levels) if levels else 8
-    network = ResidualAutoencoder(channels, d, list(widths), encoder_layers, decoder_layers, posterior=False)
-    return VQImageTokenizer.from_network(network, image_size, entries, levels, fold)
-
-
-def small_scales(
-    image_size: int | Sequence[int] = 32,
-    scales: Sequence[int | Sequence[int]] = (1, 2, 3, 4, 6, 8),
-    entries: int = 1024,
-    fold: int = 4,
-    widths: Sequence[int] = (128,),
-    encoder_layers: int = 2,
-    decoder_layers: int = 4,
-    color_channels: int = 3,
-) -> ScalesImageTokenizer:
-    """An untrained ScalesImageTokenizer that shrinks by 4: 130 ids in six scales of a 32 x 32 image."""
-    network = ResidualAutoencoder(color_channels * fold**2, 8, list(widths), encoder_layers, decoder_layers, False)
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    tokenizer = ScalesImageTokenizer(config, image_size, scales, entries, fold)
-    tokenizer.network.load_state_dict(network.state_dict())
-    return tokenizer.eval()
-
-
-def small_kl(
-    image_size: int | Sequence[int] = 32,
-    latent_channels: int = 8,
-    fold: int = 4,
-    widths: Sequence[int] = (128,),
-    encoder_layers: int = 2,
-    decoder_layers: int = 4,
-    color_channels: int = 3,
-    patch_size: int = 1,
-) -> LatentImageTokenizer:
-    """An untrained LatentImageTokenizer that shrinks by 4: 8 x 8 x 8 latents of a 32 x 32 image."""
-    channels = color_channels * fold**2
-    network = ResidualAutoencoder(channels, latent_channels, list(widths), encoder_layers, decoder_layers)
-    return LatentImageTokenizer.from_autoencoder(network, image_size, patch_size, fold)
-
-
-class Pass(NamedTuple):
-    """What one pass of a network gives: the images (B, C, H, W), its own penalty, and for a learned codebook the
-    vectors (N, d) and the ids (N,) they chose."""
-
-    images: Tensor
-    penalty: Tensor
-    vectors: Tensor | None = None
-    ids: Tensor | None = None
-
-
-def vq_pass(tokenizer: VQImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
-    """Quantised with the gradient straight through; the penalty is the commitment loss."""
-    quantize, z = tokenizer.vq.quantize, tokenizer.latents(pixels).float()
-    ids = quantize.ids(z)
-    entries = quantize.entries(ids).detach()
-    if not isinstance(quantize, NearestEntry):
-        images = tokenizer.reconstruct(straight_through(quantize.bounded(z), entries))
-        return Pass(images, z.new_zeros(()))
-    images = tokenizer.reconstruct(straight_through(z, entries))
-    return Pass(images, options.commitment * F.mse_loss(z, entries), z.detach().flatten(0, -2), ids.flatten())
-
-
-def scales_pass(tokenizer: ScalesImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
-    """Quantised scale by scale, with the gradient straight through. The penalty holds the latents to what every scale
-    has built (commitment), and that to the latents, from which the smoothing learns."""
-    f = tokenizer.latents(pixels).float()
-    found = tokenizer.quantize(f)
-    images = tokenizer.reconstruct(straight_through(f, found.built[-1]))
-    target = f.expand_as(found.built)
-    penalty = options.commitment * F.mse_loss(target, found.built.detach()) + F.mse_loss(found.built, target.detach())
-    return Pass(images, penalty, found.vectors.flatten(0, 1), found.ids.flatten())
-
-
-def kl_pass(tokenizer: LatentImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
-    """A sample of the posterior decoded; the penalty is KL(q(z | x) || N(0, 1)), summed over z, mean over images."""
-    encoded = tokenizer.vae.encode(F.pixel_unshuffle(pixels, tokenizer.config.fold))
-    posterior = DiagonalGaussianDistribution(encoded.latent_dist.parameters.float())
-    images = tokenizer.vae.decode(posterior.sample()).sample
-    return Pass(F.pixel_shuffle(images, tokenizer.config.fold), options.kl * posterior.kl().mean())
-
-
-def _pass_and_network(tokenizer: Any) -> tuple[Callable[..., Pass], Any]:
-    """How a tokenizer is run in training, and the network in it that has a decoder."""
-    if isinstance(tokenizer, VQImageTokenizer):
-        return vq_pass, tokenizer.vq
-    if isinstance(tokenizer, ScalesImageTokenizer):
-        return scales_pass, tokenizer.network
-    return kl_pass, tokenizer.vae
-
-
-def learned_codebook(tokenizer: Any) -> NearestEntry | None:
-    """The codebook that follows the vectors which choose its entries, None where there is none."""
-    if isinstance(tokenizer, ScalesImageTokenizer):
-        return tokenizer.quantize.codebook
-    if isinstance(tokenizer, VQImageTokenizer) and isinstance(tokenizer.vq.quantize, NearestEntry):
-        return tokenizer.vq.quantize
-    return None
-
-
-class CodebookAverage:
-    """The codebook as the moving average of the vectors that chose each entry (van den Oord et al., 2017, appendix A).
-
-    An entry that is chosen less than `dead` times a step on average is moved onto a vector of the batch, drawn in
-    proportion to its squared distance from its own entry, as k-means++ seeds: so flat backgrounds do not take all.
-    """
-
-    def __init__(self, codebook: NearestEntry, decay: float, dead: float = 0.05):
-        self.codebook, self.decay, self.dead = codebook, decay, dead
-        weight = codebook.embedding.weight.requires_grad_(False)
-        self.counts, self.sums = torch.zeros_like(weight[:, 0]), torch.zeros_like(weight)
-
-    @torch.no_grad()
-    def update(self, vectors: Tensor, ids: Tensor) -> None:
-        """vectors (N, d) chose ids (N,)."""
-        vectors = vectors.to(self.sums.dtype)
-        distance = (vectors - self.codebook.embedding.weight[ids]).square().sum(-1)
-        self.counts.mul_(self.decay).add_(torch.bincount(ids, minlength=len(self.counts)), alpha=1 - self.decay)
-        self.sums.mul_(self.decay).index_add_(0, ids, vectors, alpha=1 - self.decay)
-        dead = (self.counts < self.dead).nonzero().flatten()
-        if len(dead):
-            seeds = torch.multinomial(distance + 1e-8, len(dead), replacement=len(dead) > len(vectors))
-            self.counts[dead], self.sums[dead] = 1.0, vectors[seeds]
-        self.codebook.embedding.weight.copy_(self.sums / self.counts[:, None])
-
-    def state_dict(self) -> dict:
-        return {"counts": self.counts, "sums": self.sums}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.counts, self.sums = state["counts"], state["sums"]
 
 
 def running_average(decay: float) -> Callable:
@@ -236,59 +60,6 @@ def running_average(decay: float) -> Callable:
         torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
 
     return update
-
-
-class PatchDiscriminator(nn.Sequential):
-    """(B, C, H, W) -> (B, 1, H / 4, W / 4) logits, one for each patch (Isola et al., 2017); spectrally normalised."""
-
-    def __init__(self, channels: int, width: int = 64):
-        norm, act = nn.utils.parametrizations.spectral_norm, nn.LeakyReLU(0.2)
-        super().__init__(
-            norm(nn.Conv2d(channels, width, 4, 2, 1)), act,
-            norm(nn.Conv2d(width, 2 * width, 4, 2, 1)), act,
-            norm(nn.Conv2d(2 * width, 2 * width, 3, 1, 1)), act,
-            norm(nn.Conv2d(2 * width, 1, 3, 1, 1)),
-        )  # fmt: skip
-
-
-def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's: mean max(0, 1 - real) + mean max(0, 1 + fake), halved."""
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """|gradient of the reconstruction| / |gradient of the adversarial loss| at the last layer (VQGAN, Esser 2021)."""
-    one, two = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (reconstruction, adversarial))
-    return (one.norm() / (two.norm() + 1e-4)).clamp(0, 1e4).detach()
-
-
-def lpips(net: Literal["alex", "vgg", "squeeze"] = "alex") -> nn.Module:
-    """LPIPS (Zhang et al., 2018) of images in [-1, 1]; raises InputError where its weights cannot be had."""
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    try:
-        return LearnedPerceptualImagePatchSimilarity(net).requires_grad_(False)
-    except Exception as error:  # the download of torchvision's weights fails in many ways
-        raise InputError(f"perceptual: LPIPS needs torchvision's weights of {net}, cached or online") from error
-
-
-def augmented(pixels: Tensor, augment: str, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W), each image mirrored at random ("flip"), also transposed (if square), turned upside down and its
-    channels permuted ("strong"): the 8 symmetries of the square times the C! orders of the channels."""
-
-    def half(changed: Tensor) -> Tensor:
-        chosen = torch.rand(len(pixels), generator=generator) < 0.5
-        return torch.where(chosen[:, None, None, None], changed, pixels)
-
-    if augment == "none":
-        return pixels
-    pixels = half(pixels.flip(-1))
-    if augment == "strong":
-        pixels = half(pixels.flip(-2))
-        pixels = half(pixels.mT) if pixels.shape[-1] == pixels.shape[-2] else pixels
-        orders = torch.rand(pixels.shape[:2], generator=generator).argsort(1)
-        pixels = pixels.gather(1, orders[:, :, None, None].expand_as(pixels))
-    return pixels
 
 
 class ImageTrainer:
@@ -308,7 +79,7 @@ class ImageTrainer:
     ):
         self.tokenizer: Any = tokenizer.train()
         self.images, self.options, self.folder = images, options, folder
-        self.run_pass, self.network = _pass_and_network(self.tokenizer)
+        self.run_pass, self.network = pass_and_network(self.tokenizer)
         codebook = learned_codebook(self.tokenizer)
         self.codebook = None if codebook is None else CodebookAverage(codebook, options.codebook_decay)
         self.average = AveragedModel(self.tokenizer, multi_avg_fn=running_average(options.average_decay))

@@ -117,8 +117,9 @@ def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
 
 
 def rotary(time: Tensor, frequencies: Tensor) -> Tensor:
-    """(T,) positions -> (T, 1, D/2, 2) cosines and sines, RoFormer's pairs interleaved: (x0, x1), (x2, x3), ..."""
-    angle = time.float()[:, None, None] * frequencies
+    """(T,) positions, or (T, D/2) of each pair -> (T, 1, D/2, 2) cosines and sines, RoFormer's pairs interleaved:
+    (x0, x1), (x2, x3), ..."""
+    angle = time.float().view(len(time), 1, -1) * frequencies
     return torch.stack([angle.cos(), angle.sin()], -1)
 
 

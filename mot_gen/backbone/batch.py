@@ -5,7 +5,7 @@ Shapes: B rows, S slots, T = B * S tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -30,7 +30,8 @@ class Batch:
     """A layout and all that parts may ask of it.
 
     towers: their number. tower_of, bidirectional: (modalities,) the tower of each, and whether its spans are read both
-    ways. cache: where the tokens are the next ones of a cache. compiled: whether the pass is compiled.
+    ways. cache: where the tokens are the next ones of a cache. compiled: whether the pass is compiled. on_grid:
+    (modalities,) whether its tokens stand in rows and columns.
     """
 
     layout: Layout
@@ -39,6 +40,7 @@ class Batch:
     bidirectional: Tensor
     cache: Cache | None = None
     compiled: bool = False
+    on_grid: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.made: dict[str, Any] = {}  # what parts derived, by a name that says what it depends on
@@ -61,6 +63,15 @@ class Batch:
     def tower(self) -> Tensor:
         """(T,) the tower of each token, in sequence order."""
         return self.tower_of[self.layout.modality].flatten()
+
+    def axes(self, chosen: Sequence[int]) -> Tensor:
+        """(T, pairs) the position of every token on the axis that is chosen for each pair; what is on no grid stands at
+        its time on all axes."""
+        assert self.on_grid is not None, "the backbone knows"
+        position = self.layout.position
+        on_grid = self.on_grid[self.layout.modality][..., None]
+        placed = torch.where(on_grid, position, position[..., :1])
+        return placed.flatten(0, 1)[:, list(chosen)]
 
     @cached_property
     def places(self) -> tuple[Places, Places]:

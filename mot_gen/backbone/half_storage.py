@@ -9,10 +9,12 @@ model stays fp32.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from mot_gen.backbone.byte_storage import ByteMatrix
 from mot_gen.errors import InputError
 
 # Multiplications for which it does not pay to wake other threads.
@@ -47,12 +49,12 @@ def _pack_for_one_thread(weight: Tensor) -> Tensor:
 
 
 class HalfStorage(nn.Module):
-    """A projection that may be held in half storage. halves: its matrices, one a tower, or None; they serve wherever no
-    gradient is wanted. Whatever may change the weights ends it: training, a cast, a move, a state that is loaded; and a
-    copy begins without."""
+    """A projection that may be held in half storage, or in 8 bits. halves: its matrices, one a tower, or None; they
+    serve wherever no gradient is wanted. Whatever may change the weights ends it: training, a cast, a move, a state
+    that is loaded; and a copy begins without."""
 
     weight: Tensor
-    halves: list[HalfMatrix] | None = None
+    halves: Sequence[HalfMatrix | ByteMatrix] | None = None
 
     @property
     def in_half(self) -> bool:

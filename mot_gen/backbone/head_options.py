@@ -18,17 +18,21 @@ KERNELS = ("auto", "sdpa", "flex")
 
 @dataclass(frozen=True)
 class HeadOptions(parts.Mixer):
-    """kv_heads: fewer than heads for grouped-query attention. head_dim: D / H when not given. qk_norm: norms of each
-    head's queries and keys. qkv_bias: as Qwen2 has it. rope_frequencies: (K / 2), theta ** (-2i / K) when not given.
+    """kv_heads: fewer than heads for grouped-query attention. head_dim: D / H when not given. qk_norm: an RMS norm of
+    queries and keys, one for all heads; or "layer", layer norms of which each head has its own (Chameleon). qkv_bias:
+    as Qwen2 has it. rope_frequencies: (K / 2), theta ** (-2i / K) when not given. rope_axes: (K / 2), which position
+    turns each pair: 0 time, 1 row, 2 column; time alone when not given. What is on no grid stands at its time on all
+    axes (Qwen2-VL, Cosmos3).
     attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex"; with a bias always SDPA."""
 
     heads: int | None = None
     kv_heads: int | None = None
     head_dim: int | None = None
-    qk_norm: bool = True
+    qk_norm: bool | str = True
     qkv_bias: bool = False
     rope_theta: float = 10_000.0
     rope_frequencies: Sequence[float] | None = None
+    rope_axes: Sequence[int] | None = None
     attention: str = "auto"
 
     untied = ("qkv", "qk_norm", "out")
@@ -52,6 +56,10 @@ class HeadOptions(parts.Mixer):
         if self.rope_frequencies is not None and len(self.rope_frequencies) != pairs:
             complaint = f"one for each of the {pairs} pairs of a head, got {len(self.rope_frequencies)}"
             raise self.refuse("rope_frequencies", complaint)
+        if self.rope_axes is not None and (len(self.rope_axes) != pairs or not {*self.rope_axes} <= {0, 1, 2}):
+            raise self.refuse("rope_axes", f"one of 0, 1, 2 for each of the {pairs} pairs of a head")
+        if not isinstance(self.qk_norm, bool) and self.qk_norm != "layer":
+            raise self.refuse("qk_norm", f"is true, false or layer, got {self.qk_norm!r}")
         self.require_counts("kv_heads")
         if heads % self.kv_heads:
             raise self.refuse("kv_heads", f"{self.kv_heads} must divide backbone.heads, {heads}")

@@ -39,6 +39,10 @@ def zeros(parameter: Tensor) -> None:
     parameter.fill_(0.0)
 
 
+def filled(parameter: Tensor, value: float) -> None:
+    parameter.fill_(value)
+
+
 def normal(parameter: Tensor, scale: float = 1.0, alike: bool = True) -> None:
     """Normal with standard deviation scale / sqrt(fan in). alike: all slices begin as copies of one another."""
     shape = parameter.shape[1:] if alike else parameter.shape
@@ -76,6 +80,7 @@ class Owners:
     def __init__(self, towers: Sequence[str], untied: Collection[str], dim: int, eps: float, sublayers: int):
         self.towers, self.untied, self.dim, self.eps = list(towers), untied, dim, eps
         self.residual = 1 / math.sqrt(sublayers)
+        self.norm_offset = 0.0  # what norms add to their weights
 
     def sets(self, name: str) -> int:
         """How many sets of the parameters `name` there are."""
@@ -97,8 +102,11 @@ class Owners:
         return self.norm_of(name, self.dim)
 
     def norm_of(self, name: str, dim: int) -> UntiedRMSNorm:
-        """An RMS norm of `dim` channels, as of a head."""
-        return self.own(UntiedRMSNorm(dim, self.sets(name), self.eps), name, weight=ones)
+        """An RMS norm of `dim` channels, as of a head. Its weight begins so that with `norm_offset` it is 1."""
+        module = UntiedRMSNorm(dim, self.sets(name), self.eps, self.norm_offset)
+        return self.own(
+            module, name, weight=partial(filled, value=1.0 - self.norm_offset) if self.norm_offset else ones
+        )
 
     def linear(self, name: str, into: int, out: int, bias: bool = False, initial: Initial = normal) -> UntiedLinear:
         """A projection between widths that are the same for all towers."""

@@ -1,5 +1,5 @@
-"""How continuous tokens enter and leave the backbone: PatchLinear, PatchUNet, Connector, GridTable, TimeEmbedding,
-grid_embedding.
+"""How continuous tokens enter and leave the backbone: PatchLinear, PatchUNet, Connector; build, which also knows
+`shallow_uvit.ShallowUViT`.
 
 All have `encode(latents) -> (tokens (N, dim), memory)`, `decode(hidden (N, dim), latents, memory) -> (N, C)`, and
 `flops(latents)` and `activations(latents)`, the numbers kept for the backward pass, of both together; a
@@ -11,35 +11,24 @@ Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mot_gen.backbone.embeddings import (
+    USUAL_TIME_SCALE,
+    GridTable,
+    TimeEmbedding,
+    by_grid,
+    grid_embedding,
+    weights_in,
+)
+from mot_gen.backbone.shallow_uvit import ShallowUViT
 from mot_gen.errors import InputError, nearest
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Latents, Modality
-
-USUAL_TIME_SCALE = 1000.0
-
-
-class TimeEmbedding(nn.Module):
-    """(n,) times in [0, 1] -> (n, dim): sinusoids of scale * t, then two layers (Ho et al. 2020; scale 1: BAGEL)."""
-
-    def __init__(self, dim: int, frequencies: int = 256, scale: float = USUAL_TIME_SCALE):
-        super().__init__()
-        self.frequencies, self.scale = frequencies, scale
-        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
-
-    def flops(self, spans: int) -> int:
-        """Of embedding the times of so many spans."""
-        return 2 * spans * _weights(self)
-
-    def forward(self, time: Tensor) -> Tensor:
-        dtype = next(self.mlp.parameters()).dtype
-        return self.mlp(sinusoids(self.scale * time.float(), self.frequencies).to(dtype))
 
 
 def condition(layers: PatchLinear | PatchUNet, latents: Latents) -> Tensor:
@@ -58,71 +47,12 @@ def condition_flops(layers: PatchLinear | PatchUNet, latents: Latents) -> int:
     return layers.time.flops(spans) + (layers.step.flops(spans) if layers.step is not None else 0)
 
 
-def _weights(module: nn.Module) -> int:
-    """Weights of the products and convolutions in a module."""
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
-
-
-def sinusoids(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
-    """(n,) -> (n, dim): cosines and sines of x at dim / 2 frequencies from 1 down to 1 / longest."""
-    half = dim // 2
-    angle = x[:, None] * torch.exp(torch.arange(half, device=x.device) * (-math.log(longest) / half))
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
-
-
-def grid_embedding(grids: list[tuple[int, int]], dim: int, device=None) -> Tensor:
-    """(N, dim) fixed 2-D embedding of every token of the given grids: half for its row, half for its column (BAGEL)."""
-    parts = []
-    for rows, columns in grids:
-        row = sinusoids(torch.arange(rows, device=device).float(), dim // 2)
-        column = sinusoids(torch.arange(columns, device=device).float(), dim - dim // 2)
-        parts.append(torch.cat([row.repeat_interleave(columns, 0), column.repeat(rows, 1)], dim=-1))
-    return torch.cat(parts) if parts else torch.zeros(0, dim, device=device)
-
-
-class GridTable(nn.Module):
-    """A fixed table of positions: weight (side * side, dim), for row and column its row (side * row + column).
-
-    It begins as MAE's and BAGEL's: a quarter each of sin(column), cos(column), sin(row), cos(row). It is saved with
-    the model, and not trained.
-    """
-
-    def __init__(self, side: int, dim: int, name: str):
-        super().__init__()
-        if side < 1 or dim % 4:
-            raise InputError(f"patch_layers.{name}.table: needs a side of at least 1 and a width in four parts")
-        self.side, self.name = side, name
-        self.weight = nn.Parameter(torch.zeros(side * side, dim), requires_grad=False)
-
-    def reset_parameters(self) -> None:
-        """The sines and cosines of a square of side x side."""
-        if self.weight.is_meta:
-            return
-        row_cos, row_sin, column_cos, column_sin = grid_embedding(
-            [(self.side, self.side)], self.weight.shape[1], self.weight.device
-        ).chunk(4, dim=-1)
-        self.weight.copy_(torch.cat([column_sin, column_cos, row_sin, row_cos], dim=-1))
-
-    def forward(self, grids: list[tuple[int, int]]) -> Tensor:
-        """(N, dim) of every token of the grids, row by row; InputError for a grid that the table does not hold."""
-        places = []
-        for rows, columns in grids:
-            if max(rows, columns) > self.side:
-                raise InputError(
-                    f"{self.name}: a grid of {rows} x {columns} tokens is beyond this model's "
-                    f"{self.side} x {self.side}; give a smaller picture"
-                )
-            index = torch.arange(rows * columns, device=self.weight.device)
-            places.append(index // columns * self.side + index % columns)
-        none = torch.zeros(0, dtype=torch.long, device=self.weight.device)
-        return self.weight[torch.cat(places) if places else none]
-
-
 class PatchLinear(nn.Module):
     """One linear layer in, one out; the output starts at zero.
 
     time_scale: what times are multiplied by before they are embedded. table: the side of a `GridTable` of positions in
-    place of the computed embedding; only for modalities of position "grid".
+    place of the computed embedding; only for modalities of position "grid". places: whether such an embedding is added
+    at all (Cosmos3 knows rows and columns by rotation alone).
     """
 
     def __init__(
@@ -132,10 +62,11 @@ class PatchLinear(nn.Module):
         time_scale: float = USUAL_TIME_SCALE,
         table: int | None = None,
         takes_step: bool = False,
+        places: bool = True,
     ):
         super().__init__()
         assert modality.channels is not None
-        self.on_grid = modality.position == "grid"
+        self.on_grid = modality.position == "grid" and places
         self.time = TimeEmbedding(dim, scale=time_scale)
         self.step = TimeEmbedding(dim, scale=time_scale) if takes_step else None
         self.table = None if table is None else GridTable(table, dim, modality.name)
@@ -143,7 +74,7 @@ class PatchLinear(nn.Module):
         self.proj_out = nn.Linear(dim, modality.channels)
 
     def flops(self, latents: Latents) -> int:
-        projections = _weights(self.proj_in) + _weights(self.proj_out)
+        projections = weights_in(self.proj_in) + weights_in(self.proj_out)
         return 2 * len(latents.values) * projections + condition_flops(self, latents)
 
     def activations(self, latents: Latents) -> int:
@@ -222,14 +153,14 @@ class PatchUNet(nn.Module):
         tokens, spans = len(latents.values), len(latents.learned)
         finest = len(self.down) - 1
         pixels = [tokens * 4 ** (finest - level) for level in range(finest + 1)]
-        products = tokens * (_weights(self.proj_in) + _weights(self.proj_out))
-        products += pixels[0] * (_weights(self.conv_in) + _weights(self.conv_out))
+        products = tokens * (weights_in(self.proj_in) + weights_in(self.proj_out))
+        products += pixels[0] * (weights_in(self.conv_in) + weights_in(self.conv_out))
         blocks: list[tuple[int, Any]] = [*enumerate(self.down), *zip(range(finest, -1, -1), self.up)]
         for level, block in blocks:
-            timed = sum(_weights(resnet.time_emb_proj) for resnet in block.resnets)
-            products += spans * timed + pixels[level] * (sum(map(_weights, block.resnets)) - timed)
-            products += sum(pixels[level + 1] * _weights(m) for m in getattr(block, "downsamplers", None) or ())
-            products += sum(pixels[level - 1] * _weights(m) for m in getattr(block, "upsamplers", None) or ())
+            timed = sum(weights_in(resnet.time_emb_proj) for resnet in block.resnets)
+            products += spans * timed + pixels[level] * (sum(map(weights_in, block.resnets)) - timed)
+            products += sum(pixels[level + 1] * weights_in(m) for m in getattr(block, "downsamplers", None) or ())
+            products += sum(pixels[level - 1] * weights_in(m) for m in getattr(block, "upsamplers", None) or ())
         return 2 * products + condition_flops(self, latents)
 
     def activations(self, latents: Latents) -> int:
@@ -246,7 +177,7 @@ class PatchUNet(nn.Module):
         values = latents.values.to(self.proj_in.weight.dtype)
         tokens = values.new_zeros(len(values), self.proj_in.out_features)
         memory = []
-        for grid, spans, slots in _by_grid(latents):
+        for grid, spans, slots in by_grid(latents):
             temb = time[spans]
             picture = unpatchify(values[slots].unflatten(0, (len(spans), grid[0] * grid[1])), grid, self.patch_size)
             x = self.conv_in(picture)
@@ -264,7 +195,7 @@ class PatchUNet(nn.Module):
     def decode(self, hidden: Tensor, latents: Latents, memory: list) -> Tensor:
         up: list[Any] = list(self.up)
         values = hidden.new_zeros(len(hidden), latents.values.shape[1])
-        for (grid, spans, slots), (temb, skips) in zip(_by_grid(latents), memory):
+        for (grid, spans, slots), (temb, skips) in zip(by_grid(latents), memory):
             x = unpatchify(self.proj_out(hidden[slots]).unflatten(0, (len(spans), grid[0] * grid[1])), grid, 1)
             skips = list(skips)
             for block in up:
@@ -276,47 +207,49 @@ class PatchUNet(nn.Module):
         return values
 
 
-def _by_grid(latents: Latents):
-    """(grid, spans, slots of their tokens) for each size of span in the batch; one empty group where there is none,
-    so that the layers are called, and get zero gradients, in a batch without this modality."""
-    device = latents.values.device
-    if not latents.grids:
-        none = torch.zeros(0, dtype=torch.long, device=device)
-        return [((1, 1), none, none)]
-    groups = []
-    for grid in dict.fromkeys(latents.grids):
-        spans = torch.tensor([i for i, g in enumerate(latents.grids) if g == grid], device=device)
-        groups.append((grid, spans, torch.isin(latents.span, spans).nonzero().flatten()))
-    return groups
-
-
 class Connector(nn.Module):
-    """Features of another network, which are read and never predicted: linear, GELU by tanh, linear (LLaVA 1.5, BAGEL).
-    hidden: the width between the two, the backbone's by default. table: as of `PatchLinear`."""
+    """Features of another network, which are read and never predicted: linear, GELU, linear (LLaVA 1.5, BAGEL).
+    hidden: the width between the two, the backbone's by default. table: as of `PatchLinear`. gelu: "tanh", by which it
+    is approximated (BAGEL), or "none" (Janus). layers: 1 for one linear layer alone (JanusFlow)."""
 
-    def __init__(self, dim: int, modality: Modality, hidden: int | None = None, table: int | None = None):
+    def __init__(
+        self,
+        dim: int,
+        modality: Modality,
+        hidden: int | None = None,
+        table: int | None = None,
+        gelu: str = "tanh",
+        layers: int = 2,
+    ):
         super().__init__()
+        if gelu not in ("tanh", "none"):
+            raise InputError(f"patch_layers.{modality.name}.gelu: {gelu!r} is not known; it is tanh or none")
+        if layers not in (1, 2):
+            raise InputError(f"patch_layers.{modality.name}.layers: must be 1 or 2, got {layers!r}")
+        self.gelu = gelu
         assert modality.channels is not None
-        self.fc1 = nn.Linear(modality.channels, hidden or dim)
-        self.fc2 = nn.Linear(hidden or dim, dim)
+        self.fc1 = nn.Linear(modality.channels, dim if layers == 1 else hidden or dim)
+        self.fc2 = nn.Linear(hidden or dim, dim) if layers == 2 else None
         self.table = None if table is None else GridTable(table, dim, modality.name)
 
     def flops(self, latents: Latents) -> int:
-        return 2 * len(latents.values) * (_weights(self.fc1) + _weights(self.fc2))
+        return 2 * len(latents.values) * weights_in(self)
 
     def activations(self, latents: Latents) -> int:
         """The input of either layer, and that of the GELU."""
-        return len(latents.values) * (self.fc1.in_features + 2 * self.fc2.in_features)
+        inner = 0 if self.fc2 is None else 2 * self.fc2.in_features
+        return len(latents.values) * (self.fc1.in_features + inner)
 
     def encode(self, latents: Latents) -> tuple[Tensor, None]:
-        hidden = F.gelu(self.fc1(latents.values.to(self.fc1.weight.dtype)), approximate="tanh")
-        tokens = self.fc2(hidden)
+        tokens = self.fc1(latents.values.to(self.fc1.weight.dtype))
+        if self.fc2 is not None:
+            tokens = self.fc2(F.gelu(tokens, approximate=self.gelu))
         if self.table is not None:
             tokens = tokens + self.table(latents.grids)
         return tokens, None
 
 
-KINDS = {"linear": PatchLinear, "unet": PatchUNet, "connector": Connector}
+KINDS = {"linear": PatchLinear, "unet": PatchUNet, "shallow_uvit": ShallowUViT, "connector": Connector}
 
 
 def build(
@@ -327,8 +260,8 @@ def build(
     usual_scale: float | None = None,
     **options,
 ) -> nn.Module:
-    """The patch layers of a modality by kind: "linear", "unet", or "connector" for what is only read. takes_step: they
-    are told the sampler's step too. usual_scale: of times, where no option says `time_scale`."""
+    """The patch layers of a modality by kind: "linear", "unet", "shallow_uvit", or "connector" for what is only read.
+    takes_step: they are told the sampler's step too. usual_scale: of times, where no option says `time_scale`."""
     if kind not in KINDS:
         raise InputError(f"patch_layers.{modality.name}.kind: {kind!r} is not known" + nearest(kind, KINDS))
     if (kind == "connector") != modality.input_only:

@@ -212,15 +212,16 @@ def store_for_decoding(module: nn.Module) -> None:
 
 
 class UntiedRMSNorm(Owned):
-    """x / rms(x) * weight over the last dimension, one weight per tower: weight (towers, D). Zhang & Sennrich 2019."""
+    """x / rms(x) * weight over the last dimension, one weight per tower: weight (towers, D). Zhang & Sennrich 2019.
+    offset: is added to the weight (Gemma: 1)."""
 
-    def __init__(self, dim: int, towers: int = 1, eps: float = 1e-5):
+    def __init__(self, dim: int, towers: int = 1, eps: float = 1e-5, offset: float = 0.0):
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(towers, dim))
+        self.eps, self.offset = eps, offset
+        self.weight = nn.Parameter(torch.full((towers, dim), 1.0 - offset))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        weight: Tensor = self.weight
+        weight: Tensor = self.weight + self.offset if self.offset else self.weight
         towers = len(weight)
         only = 0 if towers == 1 else routing.only
         if only is not None and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token

@@ -24,6 +24,7 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.counting import Counting
+from mot_gen.backbone.layers_on_disk import LayersOnDisk
 from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.slots import Slots
@@ -41,6 +42,7 @@ class Config:
     towers: {tower: [modalities]}, one per modality when not given. untied: the names of what each tower owns, all when
     not given. widths: {tower: width} of towers narrower than dim, feed-forward in proportion; they share the mixer.
     mixer, reach, bias, head_choice, feed_forward, activation, norm, depth, residual: the parts, see `parts`.
+    norm_offset: what RMS norms add to their weights (Gemma: 1).
     heads to attention: options of the mixer `attention`. ffn_dim, multiple_of: of the feed-forward `gated`.
     experts to shared_experts: of the feed-forward `experts`, which takes the place of `feed_forward` where more than
     one expert is asked for, and whose experts are such feed-forwards.
@@ -58,12 +60,14 @@ class Config:
     head_dim: int | None = None
     widths: dict[str, int] | None = None
     norm: Pattern = "pre"
-    qk_norm: bool = True
+    qk_norm: bool | str = True
     qkv_bias: bool = False
     activation: Pattern = "silu"
     norm_eps: float = 1e-5
+    norm_offset: float = 0.0
     rope_theta: float = 10_000.0
     rope_frequencies: Sequence[float] | None = None
+    rope_axes: Sequence[int] | None = None
     attention: str = "auto"
     experts: int | dict[str, int] = 1
     router: Named = "expert_choice"
@@ -110,7 +114,9 @@ class Config:
         widths = tower_widths(self, towers)
         if widths:
             return UnevenOwners(towers, self.untied, self.dim, self.norm_eps, self.sublayers, widths=widths)
-        return Owners(towers, self.untied, self.dim, self.norm_eps, self.sublayers)
+        owners = Owners(towers, self.untied, self.dim, self.norm_eps, self.sublayers)
+        owners.norm_offset = self.norm_offset
+        return owners
 
 
 class Block(parts.Layer):
@@ -168,6 +174,8 @@ def distinct(blocks: Iterable[parts.Layer]) -> list[parts.Layer]:
 class Backbone(Counting):
     """A stack of blocks over packed rows; see the contract in `mot_gen.backbone`."""
 
+    on_grid: Tensor
+
     def __init__(self, config: Config, modalities: Sequence[Modality]):
         super().__init__()
         assert config.dim is not None and config.layers is not None, "checked when the config was made"
@@ -176,6 +184,8 @@ class Backbone(Counting):
         bidirectional = [m.bidirectional for m in modalities]
         self.register_buffer("tower_of", torch.tensor(tower_of, device="cpu"), persistent=False)
         self.register_buffer("bidirectional", torch.tensor(bidirectional, device="cpu"), persistent=False)
+        on_grid = torch.tensor([m.position == "grid" for m in modalities], device="cpu")
+        self.register_buffer("on_grid", on_grid, persistent=False)
         owners = config.owners(self.towers)
         self.blocks = nn.ModuleList(Block(config, owners, number) for number in range(config.layers))
         self.final_norm = owners.norm("final_norm")
@@ -186,6 +196,7 @@ class Backbone(Counting):
         self.routed = any(block.routed for block in self.each_block())
         self.distinct = distinct(self.each_block())
         self.gradient_checkpointing = False
+        self.on_disk: LayersOnDisk | None = None  # where layers are read while they run
         self.compiled = False  # whether torch.compile makes the blocks' programs
         self.init_weights()
 
@@ -196,14 +207,15 @@ class Backbone(Counting):
         write_initial_values(self)
 
     def init_cache(self, batch: int, length: int) -> Cache:
-        like = next(self.parameters())
+        like = next(self.final_norm.parameters())  # which is in memory where layers are not
         layers = [block.parts.depth.cache(block, batch, length, like) for block in self.each_block()]
         for layer in layers if self.compiled else []:
             layer.mark_dynamic()
         return Cache(layers, batch, length, like.device)
 
     def batch(self, layout: Layout, cache: Cache | None = None) -> Batch:
-        return Batch(layout, len(self.towers), self.tower_of, self.bidirectional, cache, self.compiled)
+        towers = len(self.towers)
+        return Batch(layout, towers, self.tower_of, self.bidirectional, cache, self.compiled, self.on_grid)
 
     @torch.no_grad()
     def plan(self, layout: Layout, cache: Cache | None = None) -> Plan:
@@ -216,6 +228,8 @@ class Backbone(Counting):
         shape = x.shape
         x = plan.routing.sort(x.reshape(-1, self.dim))
         for number, block in enumerate(self.blocks):
+            if self.on_disk is not None:
+                self.on_disk.bring(number)
             layer = None if cache is None else cache.layers[number]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = torch.utils.checkpoint.checkpoint(block, x, plan, layer, use_reentrant=False)

@@ -21,6 +21,7 @@ def register(commands) -> None:
     command.add_argument("--speech-tokenizer", metavar="FOLDER", help="what reads and writes the tower speech")
     command.add_argument("--start", help="what a new tower begins as: copy of the text's (default), or fresh")
     command.add_argument("--like", metavar="FOLDER", help="back to this published model, with the weights of SOURCE")
+    command.add_argument("--family", metavar="NAME", help="its family, or one of yours: my_package.my_family")
     command.add_argument("--download", action="store_true", help="let a hub name be fetched")
     command.set_defaults(func=convert_command)
 
@@ -30,10 +31,10 @@ def convert_command(arguments: argparse.Namespace) -> int:
     out, local = arguments.out, not arguments.download
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: is not empty; give another folder")
-    from mot_gen.families.llama import local_folder
+    from mot_gen.families.language_models import local_folder
 
     if arguments.like:
-        _back(arguments.source, out, local_folder(arguments.like, local))
+        _back(arguments.source, out, local_folder(arguments.like, local), arguments.family)
         print(f"{out} is a model in the layout of {arguments.like}")
         return 0
     _forward(arguments, local_folder(arguments.source, local), out)
@@ -41,14 +42,14 @@ def convert_command(arguments: argparse.Namespace) -> int:
 
 
 def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
-    from mot_gen.families import conversion, llama, recognise
+    from mot_gen.families import by_name, conversion, language_models, llama, recognise
 
-    family: Any = recognise(folder)
+    family: Any = by_name(arguments.family) if arguments.family else recognise(folder)
     with conversion.opened(folder, family) as source:
         if family is llama:
             tokenizers = _tokenizers(arguments)
             parts = llama.parts(source, tokenizers, arguments.start or "copy")
-            family = llama.with_tokenizers(tokenizers)
+            family = language_models.with_tokenizers(tokenizers)
         else:
             _only_language_models(arguments, family.__name__.rpartition(".")[2])
             parts = family.parts(source)
@@ -80,10 +81,10 @@ def _tokenizers(arguments: argparse.Namespace) -> dict[str, object]:
     return tokenizers
 
 
-def _back(source: str, out: Path, like: Path) -> None:
+def _back(source: str, out: Path, like: Path, name: str | None) -> None:
     from mot_gen.checkpoints import find
-    from mot_gen.families import conversion, recognise
+    from mot_gen.families import by_name, conversion, recognise
 
-    family = recognise(like)
+    family = by_name(name) if name else recognise(like)
     with conversion.opened(like, family) as published:
         conversion.restore(family, find(source), published, out)

@@ -79,7 +79,7 @@ class _Checkpoint:
     def loaded(self):
         from mot_gen.pipelines.loaded import Loaded
 
-        return Loaded(self.folder, self.request.dtype, self.request.compile)
+        return Loaded(self.folder, self.request.dtype, self.request.compile, self.request.weights)
 
 
 def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
@@ -132,6 +132,7 @@ def _samples(item: Item, request: Request, known: _Checkpoint, failures: _Failur
         **{name: value for name, value in defaults.items() if name in direction.options},
         **item.options,
         "dtype": request.dtype,
+        **({"weights": request.weights} if request.weights != "memory" else {}),
     }
     for number in range(request.num):
         seed = item.seed + number
@@ -247,6 +248,7 @@ def register(commands) -> None:
     command.add_argument("--max-failures", type=int, default=10, metavar="N", help="inputs that may fail; default: 10")
     command.add_argument("--redo", action="store_true", help="also what is in the folder already")
     command.add_argument("--dtype", **DTYPE)
+    command.add_argument("--weights", choices=("memory", "disk", "int8"), default="memory", help="how they are held")
     command.add_argument(
         "--compile", action="store_true", help="with torch.compile first: half a minute that pays for many samples"
     )
@@ -261,7 +263,7 @@ def _generate(arguments) -> int:
     given = vars(arguments)
     inputs: dict[str, Any] = {kind: tuple(given[kind] or ()) for kind in INPUTS}
     options = {name: given[name] for name in OPTIONS if given[name] is not None}
-    plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "dtype", "compile")
+    plain = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "dtype", "compile", "weights")
     request = Request(**inputs, **{name: given[name] for name in plain}, options=options)
     _show(generate(arguments.checkpoint, request), arguments.json)
     return 0

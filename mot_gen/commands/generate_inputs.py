@@ -22,7 +22,8 @@ SUFFIXES = {"image": PICTURES, "audio": SOUNDS, "mask": PICTURES}
 class Request:
     """One call of the command. options: of `directions.OPTIONS`, those that were given; the others are the
     checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. dtype: of
-    `checkpoints.DTYPES`. compile: whether torch.compile makes the blocks' programs first."""
+    `checkpoints.DTYPES`. compile: whether torch.compile makes the blocks' programs first. weights: how they are held,
+    see `pipelines.held_model`."""
 
     to: str
     prompt: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ class Request:
     redo: bool = False
     dtype: str = "fp32"
     compile: bool = False
+    weights: str = "memory"
     options: dict = field(default_factory=dict)
 
     def __post_init__(self):

@@ -39,11 +39,13 @@ class Unusable(Exception):
 
 
 class MeasuredPart(NamedTuple):
-    """modality: its name. tokens: how many; of text without a tokenizer its bytes. learned: whether it carries loss."""
+    """modality: its name. tokens: how many; of text without a tokenizer its bytes. learned: whether it carries loss.
+    grid: of a picture, where it is known."""
 
     modality: str
     tokens: int
     learned: bool
+    grid: tuple[int, int] | None = None
 
 
 @dataclass
@@ -118,7 +120,8 @@ class Ruler:
         try:
             arranged = sample.arrange(random.Random(f"measure/{index}"), self.data)
             for part in arranged:
-                found.parts.append(MeasuredPart(part.kind, self._tokens(part), part.loss))
+                tokens, grid = self._tokens(part)
+                found.parts.append(MeasuredPart(part.kind, tokens, part.loss, grid))
             found.length = self._length(found.parts)
             for part in arranged:
                 self._decode(part)
@@ -129,20 +132,21 @@ class Ruler:
             found.problem, found.reason = error.problem, str(error)
         return found
 
-    def _tokens(self, part: Part) -> int:
-        """How many a part has, or will have: of pictures that is known before they are read."""
+    def _tokens(self, part: Part) -> tuple[int, tuple[int, int] | None]:
+        """How many a part has, or will have, and their grid: of pictures that is known before they are read."""
         tokenizer = self.tokenizers.get(part.kind)
         if self.tokenizers and tokenizer is None:
             raise Unusable("no tokenizer", f"the recipe has no tokenizer for {part.kind}")
         if isinstance(part.value, Encoded):
             self._check_made_by(part.value, part.kind)
-            return len(part.value)
+            return len(part.value), part.value.grid
         if tokenizer is None:
-            return len(part.value.encode()) if part.kind == "text" else 0
+            return (len(part.value.encode()) if part.kind == "text" else 0), None
         if getattr(tokenizer, "grid", None):  # none where pictures are of several sizes
-            return tokenizer.grid[0] * tokenizer.grid[1]
+            return tokenizer.grid[0] * tokenizer.grid[1], tokenizer.grid
         with _reading(part):
-            return len(tokenizer.encode(part.value))
+            span = tokenizer.encode(part.value)
+            return len(span), span.grid
 
     def _check_made_by(self, tokens: Encoded, kind: str) -> None:
         """Tokens made before must be of the recipe's tokenizer, unless that is still to be trained."""
@@ -174,7 +178,7 @@ class Ruler:
         from mot_gen.packing import document_length
         from mot_gen.sequence import Span
 
-        spans = [Span(part.modality, torch.empty(part.tokens)) for part in parts]
+        spans = [Span(part.modality, torch.empty(part.tokens), part.grid) for part in parts]
         length = document_length(spans, self._modalities)
         if length > self.row_length:
             raise Unusable("too long", f"{length} tokens do not fit a row of {self.row_length}")

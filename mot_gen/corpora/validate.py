@@ -220,8 +220,8 @@ def _notices(source: Opened, sides: Mapping[str, Side]) -> Notices:
             found.add([records.notices(side.samples)])
     found.add(side.changes for side in sides.values())
     first = next(iter(sides.values()))
-    for kind in first.ruler.tokenizers:
-        if kind not in first.modalities:
+    for kind, tokenizer in first.ruler.tokenizers.items():
+        if kind not in first.modalities and not tokenizer.modality.input_only:  # which comes with pictures
             found.note("modalities of the recipe that no sample holds", kind)
     return found
 

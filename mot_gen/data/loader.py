@@ -107,8 +107,8 @@ class Loader:
         lines = records.notices(self.samples).lines()
         if self.broken.count:
             lines.append(f"{self.broken.count:,} records that cannot be read: {self.broken.first(SHOWN)}")
-        for name in self.tokenizers:
-            if not kinds[name]:
+        for name, tokenizer in self.tokenizers.items():
+            if not kinds[name] and not tokenizer.modality.input_only:  # which comes with pictures
                 lines.append(f"no sample holds {name}, so nothing is learned of it")
         self._look_at_first()
         lines += [f"of the first {LOOKED_AT} samples {line}" for line in self.changed.lines(shown=1)]
@@ -286,12 +286,13 @@ class Loader:
     def _begun(self, part: records.Part, showing: Showing, place: int, number: int) -> Span | Pending:
         """`number`: how many parts of this kind came before it, which names it in any arrangement."""
         kind, value, augment = part.kind, part.value, self.data.augment
-        length = self._spans.length(kind)
+        length, grid = self._spans.length(kind), self._spans.grid(kind)
         if isinstance(value, Encoded):
             if value.values is not None:
                 return self._known(value, kind).span(kind, part.loss)
-            length = value.count
-        pending = Pending(kind, (kind, showing.index, number), showing, place, part.loss, length, number=number)
+            length, grid = value.count, value.grid
+        whole = (kind, showing.index, number)
+        pending = Pending(kind, whole, showing, place, part.loss, length, number=number, grid=grid)
         if kind == "image" and augment.active:
             # A variant that comes again is kept.
             variant = showing.turn % augment.variants if augment.variants else showing.turn

@@ -32,7 +32,8 @@ class Pending:
 
     modality: its name. key: equal for equal spans. showing, place: which part it is of which sample as shown. learned:
     as of the span. kept: whether it will be asked for again. raw: a text or path; a medium itself is read when needed.
-    number, variant: of a picture, which one it is of its sample, and how it is augmented.
+    number, variant: of a picture, which one it is of its sample, and how it is augmented. grid: of a picture, where it
+    is known.
     """
 
     modality: str
@@ -45,6 +46,7 @@ class Pending:
     raw: str | Path | None = None
     number: int = 0
     variant: int = 0
+    grid: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         if self.length is None:
@@ -95,8 +97,12 @@ class SpanMaker:
 
     def length(self, modality: str) -> int | None:
         """Tokens of every span of a modality, where its tokenizer gives all the same grid."""
-        grid = getattr(self.tokenizers[modality], "grid", None)
+        grid = self.grid(modality)
         return grid[0] * grid[1] if grid else None
+
+    def grid(self, modality: str) -> tuple[int, int] | None:
+        """That of every span of a modality, where its tokenizer gives all the same."""
+        return getattr(self.tokenizers[modality], "grid", None)
 
     def make(self, wanted: Iterable[Pending]) -> dict[Hashable, Span | Exception]:
         """By key, the span of each, or the error that says why there is none."""

@@ -3,10 +3,13 @@
 A family is a module here, or a user's own by its dotted name. It has
 
 - `LICENCE`: the licence that goes with the published weights, and `LOOKS_FOR`: the files it is recognised by, in words;
+- `WEIGHTS`, if not all safetensors of the folder: the files that hold them, patterns too; `PASSES_OVER`: beginnings of
+  names of tensors that are not read;
 - `recognises(folder)`: whether a folder holds a published model of this family;
 - `parts(source, **options)` -> list of `conversion.Part`: each component of ours with its outline and its table;
 - `pipeline(source, parts)` -> `MultimodalPipeline` over those modules, whatever their device: tokenizers, scheduler and
   the published defaults of sampling;
+- `recipe(pipeline, out)` -> the text of a recipe that goes on training it, see `mot_gen.families.recipes`;
 - `parts_like(source, folder)` -> the same parts as they are in a converted, perhaps trained, folder of ours;
 - `tiny(folder)`: writes a small random model in the published layout there, every weight random, for tests.
 
@@ -23,7 +26,10 @@ from types import ModuleType
 
 from mot_gen.errors import InputError, nearest
 
-MACHINERY = ("conversion", "table")
+MACHINERY = (
+    *("conversion", "language_models", "latent_diffusion", "random_weights", "recipes", "table", "towers"),
+    "transformers_folders",
+)
 
 
 def names() -> list[str]:
@@ -34,9 +40,21 @@ def names() -> list[str]:
 def by_name(name: str) -> ModuleType:
     """The family of that name, or of a dotted name in a package of the user's."""
     dotted = name if "." in name else f"{__name__}.{name}"
-    if ("." not in name and name not in names()) or importlib.util.find_spec(dotted) is None:
+    if ("." not in name and name not in names()) or not _exists(dotted):
         raise InputError(f"family: {name!r} is not known{nearest(name, names())}; there are {', '.join(names())}")
-    return importlib.import_module(dotted)
+    family = importlib.import_module(dotted)
+    for required in ("recognises", "parts", "pipeline", "parts_like", "LICENCE"):
+        if not hasattr(family, required):
+            raise InputError(f"family: {name} has no {required}; see mot_gen/families/__init__.py for what one has")
+    return family
+
+
+def _exists(dotted: str) -> bool:
+    """Whether there is a module of this name."""
+    try:
+        return importlib.util.find_spec(dotted) is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False
 
 
 def recognise(folder: Path) -> ModuleType:

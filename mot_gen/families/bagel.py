@@ -15,20 +15,21 @@ Facts that stand in no published file are constants here.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import nn
 
-from mot_gen.backbone import stated_options
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Part, Source, outline
-from mot_gen.families.llama import Kind, Names, missing_ids, tower
-from mot_gen.families.table import Entry, Permuted
+from mot_gen.families.latent_diffusion import autoencoder_config, vae_names
+from mot_gen.families.random_weights import byte_tokenizer, published_shapes, random_tensors
+from mot_gen.families.recipes import row_length, training_recipe
+from mot_gen.families.table import Entry
+from mot_gen.families.towers import Kind, Names, missing_ids, tower
+from mot_gen.families.transformers_folders import special_ids
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.sequence import Modality
@@ -40,9 +41,8 @@ LICENCE = "Apache-2.0 (BAGEL-7B-MoT); its autoencoder is FLUX.1-schnell's, Apach
 LOOKS_FOR = "llm_config.json, vit_config.json, ema.safetensors and ae.safetensors"
 WEIGHTS = ("ema.safetensors", "ae.safetensors")
 FILES = ("llm_config.json", "vit_config.json", *WEIGHTS)
-SHIFT, SCALE = 0.1159, 0.3611  # of the autoencoder's latents
 BOUNDS = {"text": ("<|im_start|>", "<|im_end|>"), "picture": ("<|vision_start|>", "<|vision_end|>")}
-KIND = Kind(qk_norm=True, qkv_bias=True, activation="silu", norm_offset=0.0, embedding_scale=1.0)
+KIND = Kind(qk_norm=True, qkv_bias=True)
 SHORT_OF_VIT = 224 / 980  # the least side of a picture that is read, of its greatest
 SAMPLING = {
     "num_inference_steps": 49,  # 50 points
@@ -86,22 +86,10 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
-    config, place = pipeline.model.config, out.resolve()
-    kinds = {"text": "text", "image": "image_latent", "sight": "image_features"}
-    context = config.context or 4096
-    stated = {
-        "name": out.name,
-        "data": {"records": ["pairs.jsonl"]},
-        "tokenizers": {name: {"kind": kind, "path": str(place / f"{name}_tokenizer")} for name, kind in kinds.items()},
-        "backbone": {**stated_options(config.backbone), "patch_layers": config.patch_layers},
-        "objectives": {"text": {"kind": "next_token"}, "sight": {"kind": "flow"}, **config.objectives},
-        "training": {"init": str(place), "row_length": min(4096, context), "lr": 2.5e-5},
-        "sampling": {"num_inference_steps": 49, "guidance_scale": 4.0, "published": SAMPLING},
-    }
-    heading = (
-        "# Goes on training a converted BAGEL. Set data.records; frozen towers: backbone.frozen; or backbone.lora.\n"
-    )
-    return heading + yaml.safe_dump(stated, sort_keys=False, width=120)
+    heading = "Goes on training a converted BAGEL. Set data.records; frozen towers: backbone.frozen; or backbone.lora."
+    sampling = {"num_inference_steps": 49, "guidance_scale": 4.0, "published": SAMPLING}
+    training = {"row_length": row_length(pipeline), "lr": 2.5e-5}
+    return training_recipe(pipeline, out, heading, training, sampling=sampling)
 
 
 def parts_like(source: Source, folder: Path) -> list[Part]:
@@ -123,16 +111,8 @@ def text_tokenizer(source: Source) -> TextTokenizer:
     text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
     size = source.config("llm_config.json")["vocab_size"]
     begin, end = special_ids(source, BOUNDS["text"])
-    return text.with_layout(vocab_size=size, begin=begin, end=end, wraps=True, unused=missing_ids(text, size))
-
-
-def special_ids(source: Source, names: Sequence[str]) -> list[int]:
-    """The ids of special tokens in the published tokenizer; InputError where it lacks one."""
-    added = {token["content"]: token["id"] for token in source.config("tokenizer.json").get("added_tokens", [])}
-    for name in names:
-        if name not in added:
-            raise InputError(f"{source.folder / 'tokenizer.json'}: has no special token {name}; fetch it again")
-    return [added[name] for name in names]
+    bounds = {"begin": begin, "end": end, "wraps": True}  # in place of a chat template
+    return text.with_layout(vocab_size=size, **bounds, unused=missing_ids(text, size)).with_chat_template(None)
 
 
 # ---------------------------------------------------------------- the model
@@ -247,69 +227,8 @@ def _autoencoder(source: Source) -> LatentImageTokenizer:
     if not widths or "decoder.conv_in.weight" not in specs:
         raise InputError(f"{source.folder / 'ae.safetensors'}: holds no autoencoder; fetch it again")
     channels = specs["decoder.conv_in.weight"].shape[1]
-    stated = _autoencoder_config(widths, blocks, channels, config["latent_patch_size"], config["max_latent_size"])
+    stated = autoencoder_config(widths, blocks, channels, config["latent_patch_size"], config["max_latent_size"])
     return outline(LatentImageTokenizer, stated | {"layout": _picture_bounds(source) | {"alone": True}})
-
-
-def _autoencoder_config(widths: list[int], blocks: int, channels: int, patch: int, most: int) -> dict[str, Any]:
-    """A `LatentImageTokenizer` of these widths and blocks a level. most: patches of latents on a side."""
-    vae = {
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "block_out_channels": widths,
-        "layers_per_block": blocks,
-        "latent_channels": channels,
-        "norm_num_groups": 32,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    }
-    stride = patch * 2 ** (len(widths) - 1)
-    long = stride * most
-    return {
-        "vae_class": "AutoencoderKL",
-        "vae_config": vae,
-        "image_size": {"long": long, "short": long // 2, "stride": stride},
-        "patch_size": patch,
-        "shift": [SHIFT] * channels,
-        "scale": [SCALE] * channels,
-    }
-
-
-def vae_names(tokenizer: LatentImageTokenizer) -> list[tuple[str, str, tuple]]:
-    """(ours, published, steps) of every tensor of an autoencoder in the names of latent diffusion."""
-    levels = len(tokenizer.config.vae_config["block_out_channels"])
-
-    def upwards(match: re.Match) -> str:
-        return f"up.{levels - 1 - int(match[1])}."
-
-    found = []
-    for ours, value in tokenizer.state_dict().items():
-        theirs = ours.removeprefix("vae.")
-        theirs = re.sub(r"up_blocks\.(\d+)\.", upwards, theirs)
-        for pattern, name in _VAE_NAMES:
-            theirs = re.sub(pattern, name, theirs)
-        attends = ".attn_1." in theirs and theirs.endswith("weight") and value.dim() == 2
-        wide = tuple(value.shape)
-        how = (Permuted(wide, (0, 1), wide, (*wide, 1, 1)),) if attends else ()
-        found.append((ours, theirs, how))
-    return found
-
-
-_VAE_NAMES = (
-    (r"down_blocks\.(\d+)\.", r"down.\1."),
-    (r"resnets\.(\d+)\.", r"block.\1."),
-    (r"(down|up)samplers\.0\.", r"\1sample."),
-    (r"mid_block\.block\.0\.", "mid.block_1."),
-    (r"mid_block\.block\.1\.", "mid.block_2."),
-    (r"mid_block\.attentions\.0\.", "mid.attn_1."),
-    (r"attn_1\.group_norm", "attn_1.norm"),
-    (r"attn_1\.to_([qkv])\.", r"attn_1.\1."),
-    (r"attn_1\.to_out\.0\.", "attn_1.proj_out."),
-    ("conv_shortcut", "nin_shortcut"),
-    ("conv_norm_out", "norm_out"),
-)
 
 
 # ---------------------------------------------------------------- a small one
@@ -319,41 +238,24 @@ def tiny(folder: Path) -> None:
     """A BAGEL of random weights, with a tokenizer of bytes and four special tokens."""
     from safetensors.torch import save_file
 
-    from mot_gen.families.llama import byte_tokenizer
-
     folder.mkdir(parents=True, exist_ok=True)
     for name, config in _TINY.items():
         (folder / name).write_text(json.dumps(config), encoding="utf-8")
     byte_tokenizer([*BOUNDS["text"], *BOUNDS["picture"]]).save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
-    save_file(_random(_tiny_autoencoder(), generator), folder / "ae.safetensors")
+    save_file(random_tensors(_tiny_autoencoder(), generator), folder / "ae.safetensors")
     source = Source(folder, ("ae.safetensors",))
     tensors: dict[str, torch.Tensor] = {}
     for part in parts(source):
         if part.name != "image_tokenizer":
-            tensors |= _random(_published(part.outline, part.table), generator)
+            tensors |= random_tensors(published_shapes(part.outline, part.table), generator)
     source.close()
     save_file(tensors, folder / "ema.safetensors")
 
 
-def _published(module: nn.Module, table: Sequence[Entry]) -> dict[str, torch.Size]:
-    """The shape of every published tensor."""
-    ours = {name: torch.zeros(own.shape) for name, own in module.state_dict().items()}
-    return {entry.theirs: entry.back(ours[entry.ours]).shape for entry in table}
-
-
 def _tiny_autoencoder() -> dict[str, torch.Size]:
-    module = outline(LatentImageTokenizer, _autoencoder_config([32, 32], 1, 4, 2, 4))
-    return _published(module, [Entry(*names) for names in vae_names(module)])
-
-
-def _random(shapes: dict[str, torch.Size], generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Normal numbers, those of norms about 1."""
-    made = {}
-    for name, shape in sorted(shapes.items()):
-        norm = "norm" in name and name.endswith("weight")
-        made[name] = norm + 0.2 * torch.randn(shape, generator=generator)
-    return made
+    module = outline(LatentImageTokenizer, autoencoder_config([32, 32], 1, 4, 2, 4))
+    return published_shapes(module, [Entry(*names) for names in vae_names(module)])
 
 
 _TINY: dict[str, dict[str, Any]] = {

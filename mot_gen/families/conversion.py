@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mot_gen.errors import InputError
 from mot_gen.families.table import Entry, check_table, our_specs, restored, values
 from mot_gen.files import manifest
-from mot_gen.files.tensors import Shards, Spec, write_tensors
+from mot_gen.files.tensors import Shards, Spec, refuse_without_weights, write_tensors
 from mot_gen.files.whole import writing_folder
 from mot_gen.pipelines.base import MultimodalPipeline
 
@@ -41,9 +41,10 @@ class Part:
 class Source:
     """A published folder: its configs as dicts, and its weights, which are opened when they are asked for."""
 
-    def __init__(self, folder: str | Path, files: Sequence[str] = ()):
-        """files: those that hold its weights; by default all safetensors of the folder."""
-        self.folder, self._files = Path(folder), files
+    def __init__(self, folder: str | Path, files: Sequence[str] = (), passes_over: Sequence[str] = ()):
+        """files: those that hold its weights; by default all safetensors of the folder. A name with `*` stands for all
+        that it matches. passes_over: beginnings of names of tensors that are not read."""
+        self.folder, self._files, self.passes_over = Path(folder), files, tuple(passes_over)
 
     def config(self, name: str = "config.json") -> dict:
         """A JSON file of the folder; InputError where it is missing or broken."""
@@ -59,7 +60,13 @@ class Source:
     def weights(self) -> Shards:
         if not self._files:
             return Shards.of(self.folder)
-        return Shards([self.folder / name for name in self._files])
+        found: list[Path] = []
+        for name in self._files:
+            matching = sorted(self.folder.glob(name)) if "*" in name else [self.folder / name]
+            if not matching:
+                refuse_without_weights((self.folder / name).parent)
+            found += matching
+        return Shards(found)
 
     def close(self) -> None:
         if "weights" in self.__dict__:
@@ -69,7 +76,7 @@ class Source:
 @contextmanager
 def opened(folder: str | Path, family: Any) -> Iterator[Source]:
     """A `Source` of a family, whose files are closed at the end."""
-    source = Source(folder, getattr(family, "WEIGHTS", ()))
+    source = Source(folder, getattr(family, "WEIGHTS", ()), getattr(family, "PASSES_OVER", ()))
     try:
         yield source
     finally:
@@ -89,7 +96,7 @@ def check_parts(parts: Sequence[Part], source: Source) -> None:
         check_table(part.table, part.outline, {name: specs[name] for name in mine}, str(source.folder))
         taken |= mine
     for name in sorted(specs.keys() - taken):
-        if not name.endswith(PASSED_OVER):
+        if not name.endswith(PASSED_OVER) and not name.startswith(source.passes_over):
             raise InputError(f"{source.folder}: holds the tensor {name}, which this family does not have")
 
 

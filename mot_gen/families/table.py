@@ -17,6 +17,7 @@ from mot_gen.errors import InputError
 from mot_gen.files.tensors import Spec
 
 Place = tuple[int | slice, ...]
+COUNTS = "num_batches_tracked"  # of a batch norm; all else in a model is a fraction
 
 
 class Reader(Protocol):
@@ -73,32 +74,6 @@ class Permuted:
 
 
 @dataclass(frozen=True)
-class Added:
-    """Plus a number (Gemma's norms are of 1 + weight). The way back rounds."""
-
-    number: float
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.number
-
-    def backward(self, x: Tensor) -> Tensor:
-        return x - self.number
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """Times a number (Gemma scales its embedding). The way back rounds."""
-
-    number: float
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.number
-
-    def backward(self, x: Tensor) -> Tensor:
-        return x / self.number
-
-
-@dataclass(frozen=True)
 class First:
     """The first rows alone. The way back leaves the others as they are in the published model."""
 
@@ -127,11 +102,11 @@ class MeanOfRows:
 
 @dataclass(frozen=True)
 class Entry:
-    """One published tensor and a region of ours.
+    """One published tensor, or a region of it, and a region of ours.
 
     ours: name of our parameter. theirs: the published tensor. how: steps from theirs to ours. place: the region of
-    ours, as an index; () is all of it. copy: it is read only, beside another entry of the same tensor, which leads
-    back: copies of a tower, a head that is the embedding.
+    ours, as an index; () is all of it. taken: that of theirs. copy: it is read only, beside another entry of the same
+    tensor, which leads back: copies of a tower, a head that is the embedding.
     """
 
     ours: str
@@ -139,15 +114,17 @@ class Entry:
     how: Sequence[Any] = ()
     place: Place = ()
     copy: bool = False
+    taken: Place = ()
 
     def read(self, reader: Reader) -> Tensor:
         tensor = reader.get(self.theirs)
+        tensor = tensor[self.taken] if self.taken else tensor
         for step in self.how:
             tensor = step.forward(tensor)
         return tensor
 
     def back(self, ours: Tensor) -> Tensor:
-        """Our parameter -> the published tensor."""
+        """Our parameter -> the published tensor, or the region of it that is taken."""
         tensor = ours[self.place] if self.place else ours
         for step in reversed(self.how):
             tensor = step.backward(tensor)
@@ -164,7 +141,7 @@ def check_table(table: Sequence[Entry], outline: nn.Module, theirs: Mapping[str,
         if entry.theirs not in theirs:
             raise InputError(f"{where}: {entry.theirs} is missing; fetch all of its files")
         spec = theirs[entry.theirs]
-        if not spec.dtype.is_floating_point:
+        if not spec.dtype.is_floating_point and not entry.theirs.endswith(COUNTS):
             raise InputError(f"{where}: {entry.theirs} is of {spec.dtype}; quantised weights are not read")
         region = ours[entry.ours].to("meta")
         wanted = tuple((region[entry.place] if entry.place else region).shape)
@@ -179,11 +156,10 @@ def check_table(table: Sequence[Entry], outline: nn.Module, theirs: Mapping[str,
 
 def _shape_after(entry: Entry, spec: Spec) -> tuple[int, ...] | None:
     """The shape of a published tensor after the entry's steps; None where they do not fit it."""
-    tensor = torch.zeros(1, dtype=torch.uint8).expand(spec.shape)  # of no memory; on meta torch loads its compiler
+    tensor = _weightless(spec.shape)
     try:
+        tensor = tensor[entry.taken] if entry.taken else tensor
         for step in entry.how:
-            if isinstance(step, (Added, Scaled)):
-                continue
             tensor = tensor[:1].expand(step.rows, -1) if isinstance(step, MeanOfRows) else step.forward(tensor)
     except (RuntimeError, IndexError):
         return None
@@ -218,7 +194,7 @@ def values(outline: nn.Module, table: Sequence[Entry], reader: Reader) -> Iterat
 
 
 def _covered(entries: Sequence[Entry], shape: tuple[int, ...]) -> int:
-    whole = torch.zeros(1, dtype=torch.uint8).expand(shape)
+    whole = _weightless(shape)
     return sum(whole[entry.place].numel() for entry in entries)
 
 
@@ -239,29 +215,43 @@ def restored(table: Sequence[Entry], ours: Reader, like: Reader, where: str) -> 
     """The published tensors again, with our values, in the order of `like`: (name, tensor), each of its dtype there.
 
     InputError where two of ours come from one tensor, and are not the same any more."""
-    of = {entry.theirs: entry for entry in table if not entry.copy}
+    of: dict[str, list[Entry]] = {}
+    for entry in table:
+        if not entry.copy:
+            of.setdefault(entry.theirs, []).append(entry)
     second = _second_readings(table, of)
-    for name, spec in like.specs.items():
+    for name in like.specs:
         if name not in of:  # what a family passes over
             yield name, like.get(name)
             continue
-        tensor = of[name].back(ours.get(of[name].ours)).to(spec.dtype)
+        tensor = _put_together(of[name], ours, like)
         if name in second and not _is_still(second[name], tensor, ours):
             raise InputError(
                 f"{where}: has one matrix for embedding and head, which training made two; train it frozen"
             )
-        if tensor.shape != spec.shape:  # the first rows alone are ours
-            whole = like.get(name).clone()
-            whole[: len(tensor)] = tensor
-            tensor = whole
         yield name, tensor.contiguous()
 
 
-def _second_readings(table: Sequence[Entry], of: Mapping[str, Entry]) -> dict[str, Entry]:
+def _put_together(entries: Sequence[Entry], ours: Reader, like: Reader) -> Tensor:
+    """A published tensor of the entries that lead back to it; what they do not give is as it was."""
+    name = entries[0].theirs
+    spec = like.specs[name]
+    first = entries[0].back(ours.get(entries[0].ours)).to(spec.dtype)
+    if len(entries) == 1 and first.shape == spec.shape:
+        return first
+    whole = like.get(name).clone()
+    for entry in entries:
+        value = entry.back(ours.get(entry.ours)).to(spec.dtype)
+        region = whole[entry.taken] if entry.taken else whole
+        region[: len(value)] = value  # of `First`, the first rows alone are ours
+    return whole
+
+
+def _second_readings(table: Sequence[Entry], of: Mapping[str, Sequence[Entry]]) -> dict[str, Entry]:
     """By published name, the entry that reads it into another parameter than the one that leads back."""
     found = {}
     for entry in table:
-        if not entry.copy or entry.ours == of[entry.theirs].ours:
+        if not entry.copy or entry.ours == of[entry.theirs][0].ours:
             continue
         if not any(isinstance(step, MeanOfRows) for step in entry.how):
             found[entry.theirs] = entry
@@ -274,3 +264,8 @@ def _is_still(entry: Entry, theirs: Tensor, ours: Reader) -> bool:
     for step in entry.how:
         theirs = step.forward(theirs)
     return torch.equal(theirs.to(region.dtype), region)
+
+
+def _weightless(shape: tuple[int, ...]) -> Tensor:
+    """A tensor of this shape and of no memory. On the meta device, torch would load its compiler for indexing."""
+    return torch.zeros((), dtype=torch.uint8).expand(shape)

@@ -71,7 +71,7 @@ class Shards:
         for index in sorted(folder.glob("*.safetensors.index.json")):
             files = _named_in(index)
         if not files:
-            _refuse(folder)
+            refuse_without_weights(folder)
         return cls(files)
 
     def _add(self, path: Path) -> None:
@@ -113,7 +113,7 @@ def _named_in(index: Path) -> list[Path]:
     return files
 
 
-def _refuse(folder: Path) -> NoReturn:
+def refuse_without_weights(folder: Path) -> NoReturn:
     """InputError for a folder without safetensors."""
     for path in sorted(folder.glob("*")):
         if path.suffix in PICKLES:

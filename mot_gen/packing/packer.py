@@ -48,10 +48,11 @@ def pack_prompts(
     """Documents to be continued, one a row: their end is left out, and they may be empty.
 
     opens: per prompt the modality whose begin token stands last, so that its span comes next; where that token is part
-    of the span's block it is not written yet. Returns the batch, as long as its longest prompt, and the (B,) lengths.
+    of the span's block, or is its time, it is not written yet. Returns the batch, as long as its longest prompt, and
+    the (B,) lengths.
     """
     opens = opens or [None] * len(prompts)
-    in_block = {m.name for m in modalities if m.block}
+    in_block = {m.name for m in modalities if m.block or m.timed}
     document_end = 0 if modalities[0].wraps else 1
     lengths = [
         document_length(prompt, modalities) - document_end + (opened is not None and opened not in in_block)

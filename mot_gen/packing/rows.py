@@ -16,17 +16,23 @@ class Sized(Protocol):
     @property
     def modality(self) -> str: ...
 
+    @property
+    def grid(self) -> tuple[int, int] | None: ...
+
     def __len__(self) -> int: ...
 
 
 def document_length(sample: Sequence[Sized], modalities: Sequence[Modality]) -> int:
-    """Slots that a sample takes: its tokens, a begin and an end around each non-text span, and two bounds of the
-    document, or of every text where the model wraps texts."""
+    """Slots that a sample takes: its tokens, a begin and an end around each non-text span and what frames it, and two
+    bounds of the document, or of every text where the model wraps texts."""
     text = modalities[0]
-    bounded = sum(text.wraps or span.modality != text.name for span in sample)
+    added = {m.name: 1 + m.ends for m in modalities} | {text.name: 2 * text.wraps}
+    bounds = sum(added.get(span.modality, 2) for span in sample) + 2 * (not text.wraps)
     blocks = {m.name: m for m in modalities if m.block_size}
     tokens = sum(blocks[s.modality].slots(len(s)) if s.modality in blocks else len(s) for s in sample)
-    return tokens + 2 * bounded + 2 * (not text.wraps)
+    framed = {m.name: m for m in modalities if m.frame is not None}
+    frames = sum(framed[span.modality].framed(span.grid) for span in sample if span.modality in framed)
+    return tokens + bounds + frames
 
 
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:

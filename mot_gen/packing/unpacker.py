@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from mot_gen.packing.writer import vocabulary_of
@@ -19,6 +20,7 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
     Adjacent spans of text come back as one, since nothing stands between them; so does a grid of 1 x 1 as none.
     """
     samples: list[list[Span]] = []
+    frames = _Frames(modalities)
     taken = dict.fromkeys(batch.latents, 0)
     for row in range(batch.layout.shape[0]):
         previous = PADDING
@@ -29,10 +31,46 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
             if document != previous:
                 samples.append([])
                 previous = document
+            first = int(batch.ids[row, start])
+            if batch.layout.modality[row, start] == 0 and frames.holds(first):
+                continue
             span = _span(batch, modalities, row, start, end, taken)
-            if span is not None:
+            if span is not None and not frames.takes(span):
                 samples[-1].append(span)
     return samples
+
+
+class _Frames:
+    """Puts together the rows of framed pictures, and passes over what states their shapes."""
+
+    def __init__(self, modalities: Sequence[Modality]):
+        begin = vocabulary_of(tuple(modalities)).begin
+        self._framed = {m.name for m in modalities if m.frame is not None}
+        self._opened_by = {begin[m.name]: m.frame.opened for m in modalities if m.frame is not None}
+        self._header: int | None = None  # the token that ends the header at hand
+        self._picture: Span | None = None  # that at hand
+
+    def holds(self, id: int) -> bool:
+        """Whether a token of the text is one of a header."""
+        if id in self._opened_by:
+            self._header, self._picture = self._opened_by[id], None
+            return True
+        inside = self._header is not None
+        if id == self._header:
+            self._header = None
+        return inside
+
+    def takes(self, row: Span) -> bool:
+        """Whether a span is a row of the picture at hand, to which it is added; the first row begins it."""
+        if row.modality not in self._framed:
+            return False
+        if self._picture is None:
+            self._picture = row
+            row.grid = (1, len(row))
+            return False
+        values = torch.cat([self._picture.values, row.values])
+        self._picture.values, self._picture.grid = values, (len(values) // len(row), len(row))
+        return True
 
 
 def _runs(span: Tensor) -> Iterator[tuple[int, int]]:

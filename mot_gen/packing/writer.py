@@ -16,6 +16,7 @@ from mot_gen.packing.rows import document_length
 from mot_gen.packing.targets import token_targets
 from mot_gen.scales import as_scales, bounds, scale_positions, token_count
 from mot_gen.sequence.batch import Latents, PackedBatch
+from mot_gen.sequence.frame import Frame
 from mot_gen.sequence.layout import PADDING, Layout
 from mot_gen.sequence.modality import Modality, Span
 from mot_gen.sequence.vocabulary import Vocabulary
@@ -94,7 +95,7 @@ class Writer:
             return
         if opens == self.modalities[0].name:
             self._special(self.vocabulary.document_begin, learned=False)
-        elif not self.modalities[self.index[opens]].block:
+        elif not (self.modalities[self.index[opens]].block or self.modalities[self.index[opens]].timed):
             self._special(self.vocabulary.begin[opens], learned=False)
 
     def batch(self) -> PackedBatch:
@@ -144,6 +145,7 @@ class Writer:
         modality = self._modality(span)
         if modality.scales and len(span) != (count := token_count(as_scales(modality.scales))):
             raise InputError(f"{where}: {len(span)} tokens are not the {count} of its scales")
+        modality.framed(span.grid)  # which refuses a span without a grid
         if modality.vocab_size is not None:
             _check_ids(span.values, modality.vocab_size, where)
         else:
@@ -160,7 +162,11 @@ class Writer:
             return
         begin_end = self._bounds_of(modality)
         if begin_end is not None:
-            self._special(begin_end[0], span.learned and modality is not self.modalities[0])
+            self._special(begin_end[0], span.learned and not (modality is self.modalities[0] or modality.timed))
+        if modality.frame is not None:
+            self._framed(span, modality.frame)
+            return
+        self.time += modality.margin
         if modality.discrete:
             ids = self._ids(span)
         else:
@@ -169,7 +175,7 @@ class Writer:
         block = self.spans if modality.bidirectional else PADDING
         self._piece(self.index[span.modality], positions, ids, span.learned, block)
         self.time += 1 if modality.position == "grid" else n
-        if begin_end is not None:
+        if begin_end is not None and modality.ends:
             self._special(begin_end[1], span.learned and modality.one_by_one)
 
     def _ids(self, span: Span) -> Tensor:
@@ -197,6 +203,18 @@ class Writer:
         self.time += time
         if begin_end is not None:
             self._special(begin_end[1], learned=False)
+
+    def _framed(self, span: Span, frame: Frame) -> None:
+        """A picture row by row, with what says its shape. Its size is given, and all that follows is learned."""
+        assert span.grid is not None, "_check has seen it"
+        for token in frame.header(span.grid):
+            self._special(token, learned=False)
+        for row in self._ids(span).split(span.grid[1]):
+            self._piece(self.index[span.modality], _positions(len(row), None, "sequence"), row, span.learned)
+            self.time += len(row)
+            self._special(frame.row_end, span.learned)
+        self._special(frame.closed, span.learned)
+        self._special(self.vocabulary.end[span.modality], span.learned)
 
     def _bounds_of(self, modality: Modality) -> tuple[int, int] | None:
         """The tokens around a span; none around a text of a model that does not wrap texts."""

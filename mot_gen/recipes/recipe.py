@@ -70,6 +70,7 @@ class Recipe(Section):
         if absent:
             raise InputError(f"objectives.{absent[0]} is missing; give its kind: flow, diffusion or next_token")
         _all_known("backbone.patch_layers", self.backbone.patch_layers, modalities)
+        _all_known("backbone.token_layers", self.backbone.token_layers, modalities)
         return self
 
     @model_validator(mode="after")

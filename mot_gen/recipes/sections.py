@@ -163,6 +163,8 @@ class Backbone(Component):
     lr_factors: dict[str, NonNegative] = {}  # tower: factor on the learning rate
     lora: Lora | None = None  # adapters that learn in the place of everything else; needs training.init
     patch_layers: dict[str, dict[str, Any]] = {}  # continuous modality: {kind: linear or unet, and its options}
+    token_layers: dict[str, dict[str, Any]] = {}  # discrete modality that is apart: options of its own layers (Janus)
+    embedding_scale: Positive = 1.0  # what embedded tokens are multiplied by (Gemma)
     positions: dict[str, Literal["sequence", "grid"]] = {}  # modality: one position a token, or one a span (BAGEL)
 
 

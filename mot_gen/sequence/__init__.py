@@ -1,4 +1,4 @@
-"""The words every other part speaks: Modality, Span, Vocabulary, Layout, Latents, Masking, PackedBatch.
+"""The words every other part speaks: Modality, Frame, Span, Vocabulary, Layout, Latents, Masking, PackedBatch.
 
 A *sample* is a list of `Span`s, each one piece of one `Modality`. Packing puts samples, as *documents*, into the rows
 of a `PackedBatch`: B rows of S slots. A slot holds either a discrete token, whose id lives in one joint `Vocabulary`,
@@ -6,8 +6,9 @@ or a continuous one, whose value lives in `Latents`. `Layout` is all that a back
 """
 
 from mot_gen.sequence.batch import Latents, Masking, PackedBatch
+from mot_gen.sequence.frame import Frame
 from mot_gen.sequence.layout import PADDING, Layout
 from mot_gen.sequence.modality import Modality, Span
 from mot_gen.sequence.vocabulary import Vocabulary
 
-__all__ = ["PADDING", "Latents", "Layout", "Masking", "Modality", "PackedBatch", "Span", "Vocabulary"]
+__all__ = ["PADDING", "Frame", "Latents", "Layout", "Masking", "Modality", "PackedBatch", "Span", "Vocabulary"]

@@ -38,6 +38,11 @@ class Latents(Movable):
         """(n, ...) -> (N, ...): a span's value for each of its tokens."""
         return per_span[self.span]
 
+    def first_slots(self) -> Tensor:
+        """(n,) the slot of each span's first token."""
+        spans = torch.arange(len(self.learned), device=self.span.device)
+        return self.slots[torch.searchsorted(self.span, spans)]
+
     def select(self, kept: Tensor, slots: Tensor) -> Latents:
         """The spans in `kept`, (n,) bool, alone. slots: (N',) where their tokens stand now."""
         tokens = self.per_token(kept)

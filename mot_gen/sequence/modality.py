@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.sequence.frame import Frame
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class Modality:
     block: the bounds of a bidirectional span see all of it and stand at its position (BAGEL).
     alone: a learned span is seen by itself alone, and what follows takes its position, as if it were not there (BAGEL).
     input_only: its spans are read and never predicted, so that it has no objective (features of a vision model).
+    first: the first of its ids inside the text vocabulary, by default new ids after the text's. Texts have none of
+    these ids, and one softmax is over both (Chameleon, Emu3).
+    apart: its ids enter and leave by layers of its own (`model.token_layers`), and its softmax is over them alone
+    (Janus). Such modalities come last.
+    frame: the tokens that say the shape of a picture of discrete tokens, see `Frame` (Emu3).
+    margin: how much later than the token before it a span stands (Cosmos3). ends: whether an end token stands after it.
+    timed: the begin token of a span that is drawn is its time, embedded by the patch layers (JanusFlow).
 
     scales: (rows, columns) of each scale, from coarse to fine, where a span has several: a third kind beside causal and
     bidirectional. A token sees its own scale and all earlier ones; positions are by scale (mot_gen/scales.py).
@@ -51,6 +59,12 @@ class Modality:
     input_only: bool = False
     scales: Sequence[Sequence[int]] = ()
     block_size: int = 0
+    first: int | None = None
+    apart: bool = False
+    frame: Frame | None = None
+    margin: int = 0
+    ends: bool = True
+    timed: bool = False
 
     def __post_init__(self):
         where = f"modality {self.name!r}"
@@ -68,6 +82,8 @@ class Modality:
             raise InputError(f"{where}: discrete tokens have a position each: position 'sequence'")
         # JSON has no tuples; as tuples the fields of two modalities compare, and hash, as their values do.
         object.__setattr__(self, "unused", tuple(tuple(each) for each in self.unused))
+        if isinstance(self.frame, Mapping):
+            object.__setattr__(self, "frame", Frame(**self.frame))
         self._check_layout(where)
         self._check_scales(where)
 
@@ -89,6 +105,24 @@ class Modality:
             raise InputError(f"{where}: block needs bidirectional true and position 'grid'")
         if self.discrete and (self.alone or self.input_only):
             raise InputError(f"{where}: alone and input_only are of continuous modalities")
+        if not self.discrete and (self.apart or self.first is not None):
+            raise InputError(f"{where}: first and apart are of discrete modalities")
+        if self.apart and self.first is not None:
+            raise InputError(f"{where}: ids inside the text vocabulary (first) are not apart from it")
+        if self.frame is not None and (not self.discrete or self.bidirectional):
+            raise InputError(f"{where}: a frame is of discrete tokens that come one by one")
+        if self.timed and (self.discrete or self.block or self.input_only or self.position == "grid"):
+            raise InputError(f"{where}: timed is of continuous spans that are drawn, of position 'sequence'")
+        if not self.ends and (self.discrete or self.block):
+            raise InputError(f"{where}: only a continuous span without block can have no end token")
+
+    def framed(self, grid: tuple[int, int] | None) -> int:
+        """How many tokens a frame adds to a span of this grid."""
+        if self.frame is None:
+            return 0
+        if grid is None:
+            raise InputError(f"modality {self.name!r}: a span needs its grid, which its frame states")
+        return self.frame.length(grid)
 
     @property
     def discrete(self) -> bool:

@@ -16,9 +16,10 @@ class Vocabulary:
 
     The first modality is the one that special tokens belong to and are routed as (text, in all known models). The
     special tokens are the two document bounds, a begin and an end for every other modality, and a mask for every
-    discrete modality that is masked: tokenizers cannot produce them. They lie after the text's ids; the bounds
-    may also be the text ids that a modality names as its begin and end.
+    discrete modality that is masked: tokenizers cannot produce them. They lie after the text's ids; the bounds may also
+    be the text ids that a modality names as its begin and end, and its own ids may lie there, too.
 
+    shared: how many ids have rows in the embedding and head that all share; those of modalities apart lie above.
     fill: what fills up the last block of a span of such a modality: its end, or the document's.
     wraps: whether document_begin and document_end bound every text, and nothing bounds a document.
     """
@@ -40,6 +41,7 @@ class Vocabulary:
         self.begin, self.end = {}, {}
         for m in others:
             self.begin[m.name], self.end[m.name] = self._bounds(m, text)
+        self._text = text.name
         self.offset = {text.name: 0}
         self.mask: dict[str, int] = {}
         for m in modalities:
@@ -48,18 +50,21 @@ class Vocabulary:
                 self.size += 1
         ends = {text.name: self.document_end, **self.end}
         self.fill = {m.name: ends[m.name] for m in modalities if m.block_size}
-        first_ids = []  # of each further modality; a continuous one has no ids, so its range is empty
+        self._inside = _ranges_inside(modalities)
+        first_ids = []  # of each further modality; one without new ids has an empty range
+        self.shared = 0
         for m in others:
             first_ids.append(self.size)
             if m.vocab_size is not None:
-                self.offset[m.name] = self.size
-                self.size += m.vocab_size
+                self._place(m)
+        self.shared = self.shared or self.size
         self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
         self._sizes = {m.name: m.vocab_size for m in modalities if m.vocab_size is not None}
         self._input_only = {m.name for m in others if m.input_only}
         bounds = {*self.begin.values(), *self.end.values(), self.document_begin, self.document_end}
-        self.special = bounds | {*self.mask.values()}
-        unwritten = {id for first, end in text.unused for id in range(first, end)}
+        framing = {id for m in others if m.frame is not None for id in m.frame.special}
+        self.special = bounds | {*self.mask.values()} | framing
+        unwritten = {id for first, end in (*text.unused, *self._inside.values()) for id in range(first, end)}
         self._unwritten = sorted(unwritten | {id for id in self.special if id < text.vocab_size})
 
     def _bounds(self, modality: Modality, text: Modality) -> tuple[int, int]:
@@ -75,12 +80,25 @@ class Vocabulary:
         self.size += 2
         return self.size - 2, self.size - 1
 
+    def _place(self, modality: Modality) -> None:
+        """Give a further discrete modality its ids: inside the text's, or new ones."""
+        assert modality.vocab_size is not None
+        if modality.first is not None:
+            self.offset[modality.name] = modality.first
+            return
+        if self.shared and not modality.apart:
+            raise InputError(f"modality {modality.name!r}: must come before those that are apart")
+        if modality.apart and not self.shared:
+            self.shared = self.size
+        self.offset[modality.name] = self.size
+        self.size += modality.vocab_size
+
     def writable(self, modality: str) -> Tensor:
         """(V,) bool on the CPU: the ids that a span of a discrete modality may consist of."""
         allowed = torch.zeros(self.size, dtype=torch.bool, device="cpu")
         first, end = self.range(modality)
         allowed[first:end] = True
-        if first == 0:
+        if modality == self._text:
             allowed[self._unwritten] = False
         return allowed
 
@@ -90,7 +108,10 @@ class Vocabulary:
 
     def modality_of(self, ids: Tensor) -> Tensor:
         """Index of the modality of joint ids, any shape; special tokens belong to the first."""
-        return torch.bucketize(ids, self._first_ids.to(ids.device), right=True)
+        found = torch.bucketize(ids, self._first_ids.to(ids.device), right=True)
+        for number, (first, end) in self._inside.items():
+            found = torch.where((ids >= first) & (ids < end), number, found)
+        return found
 
     def opened_by(self, token: int) -> str | None:
         """The modality whose span a token begins, or None. What is only read is never opened."""
@@ -100,3 +121,19 @@ class Vocabulary:
     def opens(self) -> dict[str, int]:
         """The begin token of every modality whose spans the model may write."""
         return {name: begin for name, begin in self.begin.items() if name not in self._input_only}
+
+
+def _ranges_inside(modalities: Sequence[Modality]) -> dict[int, tuple[int, int]]:
+    """Number of a modality -> its range inside the text's; InputError where it does not lie there."""
+    found, size = {}, modalities[0].vocab_size
+    assert size is not None
+    for number, modality in enumerate(modalities):
+        if modality.first is None or modality.vocab_size is None:
+            continue
+        first, end = modality.first, modality.first + modality.vocab_size
+        if first < 0 or end > size:
+            raise InputError(
+                f"modality {modality.name!r}: ids {first} to {end - 1} are outside the text vocabulary of {size}"
+            )
+        found[number] = first, end
+    return found

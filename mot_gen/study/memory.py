@@ -37,7 +37,7 @@ def _activations(model: MultimodalModel, batch: PackedBatch, training: Training)
         kept = 4 * depth * inputs + 2 * kept // depth
     else:
         kept += kept // depth
-    logits = 12 * len(batch.target_ids) * model.head.weight.shape[0]
+    logits = 12 * len(batch.target_ids) * model.vocabulary.size
     patches = 4 * sum(layers.activations(batch.latents[name]) for name, layers in model.patch_layers.items())
     return kept + 2 * each * inputs + logits + patches
 

@@ -198,6 +198,8 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalMo
         backbone={"kind": backbone.kind, **backbone.options},
         objectives={name: {"kind": o.kind, **o.options} for name, o in recipe.objectives.items()},
         patch_layers=backbone.patch_layers,
+        token_layers=backbone.token_layers,
+        embedding_scale=backbone.embedding_scale,
         context=recipe.training.row_length,
     )
     try:

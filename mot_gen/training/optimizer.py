@@ -260,13 +260,14 @@ def _decays(name: str, parameter: Tensor) -> bool:
     """Matrices decay; norms, biases and embeddings do not."""
     if parameter.dim() < 2 or "norm" in name:
         return False
-    return not name.endswith("bias") and not name.startswith("embedding")
+    return not name.endswith("bias") and not name.startswith("embedding") and ".codes." not in name
 
 
 def _owner(name: str, model: MultimodalModel) -> int | None:
-    """Tower of a parameter outside the untied ones: patch layers have their modality's, the embedding and the head the
-    text's, a tied one none."""
+    """Tower of a parameter outside the untied ones: patch and token layers have their modality's, the embedding and the
+    head the text's, a tied one none."""
     if name.startswith("backbone."):
         return None
-    modality = name.split(".")[1] if name.startswith("patch_layers.") else model.modality_names[0]
+    own = name.startswith(("patch_layers.", "token_layers."))
+    modality = name.split(".")[1] if own else model.modality_names[0]
     return int(model.backbone.tower_of[model.index_of[modality]])

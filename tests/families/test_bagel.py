@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from mot_gen.backbone.attention import Places, sees
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
-from mot_gen.families import bagel, conversion
+from mot_gen.families import bagel, conversion, latent_diffusion
+from mot_gen.families.random_weights import published_shapes, random_tensors
 from mot_gen.families.table import Entry
 from mot_gen.packing import document_length, pack
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -39,10 +40,10 @@ def far(found, name):
 
 def autoencoder_like(widths, blocks, channels):
     """Random tensors of an autoencoder in published names."""
-    config = bagel._autoencoder_config(widths, blocks, channels, 2, 8)
+    config = latent_diffusion.autoencoder_config(widths, blocks, channels, 2, 8)
     module = conversion.outline(LatentImageTokenizer, config)
-    shapes = bagel._published(module, [Entry(*names) for names in bagel.vae_names(module)])
-    return bagel._random(shapes, torch.Generator().manual_seed(1))
+    shapes = published_shapes(module, [Entry(*names) for names in latent_diffusion.vae_names(module)])
+    return random_tensors(shapes, torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,9 @@ def test_autoencoders_are_as_diffusers_converts_them(widths, blocks):
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     tensors = autoencoder_like(widths, blocks, 4)
-    module = conversion.outline(LatentImageTokenizer, bagel._autoencoder_config(widths, blocks, 4, 2, 8))
+    module = conversion.outline(LatentImageTokenizer, latent_diffusion.autoencoder_config(widths, blocks, 4, 2, 8))
     want = convert_ldm_vae_checkpoint(dict(tensors), {**module.config.vae_config, "layers_per_block": blocks})
-    for mine, theirs, how in bagel.vae_names(module):
+    for mine, theirs, how in latent_diffusion.vae_names(module):
         value = tensors[theirs]
         for step in how:
             value = step.forward(value)

@@ -95,3 +95,23 @@ def test_adapters_in_one_tower_leave_the_other(tiny, tmp_path):
     pytest.importorskip("peft")
     lora = "backbone.lora={towers: [generation], rank: 2, alpha: 4}"
     check_only_one_tower_learned(*trained(tiny, tmp_path / "run", lora))
+
+
+def test_the_command_measures_it(tiny, tmp_path):
+    """`mot-gen eval` on the converted folder: captions with bits per byte, and pictures by their pixels."""
+    pairs, real = tmp_path / "pairs.jsonl", tmp_path / "real"
+    real.mkdir()
+    lines = []
+    for number in range(4):
+        Image.new("RGB", (16, 16), (60 * number, 80, 120)).save(real / f"{number}.png")
+        lines.append(json.dumps({"image": f"real/{number}.png", "captions": ["a boat"]}))
+    pairs.write_text("\n".join(lines))
+    text, images = tmp_path / "text.json", tmp_path / "images.json"
+    asked = ["--checkpoint", str(tiny / "ours"), "--metrics", "bleu,bits_per_byte", "--json", str(text)]
+    assert main(["eval", "text", str(pairs), *asked]) == 0
+    assert 0 < json.loads(text.read_text())["metrics"]["bits_per_byte"]["value"] < 20
+    drawn = ["--metrics", "fd", "--extractor", "pixels", "--num-inference-steps", "2", "--no-cache"]
+    drawn += ["--samples", str(tmp_path / "drawn"), "--json", str(images)]
+    assert main(["eval", "images", str(pairs), str(tiny / "ours"), *drawn]) == 0
+    assert json.loads(images.read_text())["metrics"]["fd"]["value"] > 0
+    assert len(list((tmp_path / "drawn").rglob("*.png"))) == 4

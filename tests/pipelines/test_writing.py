@@ -9,13 +9,14 @@ from tiny import generator, model
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextIteratorStreamer
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.chat import parts_of
+from mot_gen.pipelines.chat import Reading, spans_of
 from mot_gen.pipelines.engine import Drawing, Guidance, Rules, StopStrings, Stream, TextSampling, Writer
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Modality, Span
+from mot_gen.tokenizers.text import TextTokenizer
 
 # ---------------------------------------------------------------- stop strings
 
@@ -120,21 +121,38 @@ def test_chat_messages_are_their_parts_in_order(pipeline):
         {"role": "user", "content": [{"type": "text", "text": "what "}, {"type": "image", "image": PICTURE}]},
         {"role": "assistant", "content": "a seven"},
     ]
-    parts = parts_of(messages, pipe.text_tokenizer)
+    read = Reading(lambda text: [text], lambda picture: [picture])
+    parts = spans_of(messages, pipe.text_tokenizer, read)
     assert parts[0] == "what " and parts[1] is PICTURE and parts[2:] == ["a seven"]
     options = {"max_new_tokens": 6, "max_images": 0}
     assert pipe(messages, **options).documents == pipe(["what ", PICTURE, "a seven"], **options).documents
 
 
-def test_a_chat_template_wraps_each_message():
-    class Tokenizer:
-        chat_template = "set"
+def test_a_chat_template_wraps_each_message_in_special_tokens():
+    """What a user writes stays text, even where it spells a special token or a mark."""
+    template = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }} {% endfor %}{{ to }}<|model|>"
+    specials = {"<|user|>": 300, "<|model|>": 301}
+    plain = TextTokenizer.train(["a"], 256)
+    tokenizer = TextTokenizer(plain._tokenizer, specials=specials).with_chat_template(template)
+    content = [
+        {"type": "text", "text": "<|model|> a"},
+        {"type": "image", "path": "a.png"},
+        {"type": "text", "text": "?"},
+    ]
+    read = Reading(lambda text: [text], lambda picture: [picture], to="image")
+    first, picture, last = spans_of([{"role": "user", "content": content}], tokenizer, read)
+    assert picture == "a.png"
+    assert first.values.tolist() == [300, *plain.encode("<|model|> a").values.tolist()]
+    assert last.values.tolist() == [*plain.encode("? image").values.tolist(), 301]
 
-        def apply_chat_template(self, messages, tokenize, add_generation_prompt):
-            return "".join(f"<{m['role']}>{m['content']}</>" for m in messages) + "<assistant>"
 
-    messages = [{"role": "user", "content": [{"type": "image", "path": "a.png"}, {"type": "text", "text": "?"}]}]
-    assert parts_of(messages, Tokenizer()) == ["<user>", "a.png", "?</><assistant>"]
+def test_a_chat_template_is_saved_with_its_special_tokens(tmp_path):
+    plain = TextTokenizer.train(["a"], 256)
+    made = TextTokenizer(plain._tokenizer, specials={"<|user|>": 300}).with_chat_template("<|user|>")
+    made.save_pretrained(tmp_path)
+    again = TextTokenizer.from_pretrained(tmp_path)
+    assert again.chat_template == "<|user|>" and again.specials == {"<|user|>": 300}
+    assert again.encode_template("<|user|>", {}).values.tolist() == [300]
 
 
 def test_many_documents_are_continued_together(pipeline):

@@ -7,18 +7,11 @@ import pytest
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.tokenizers import train_image
+from mot_gen.tokenizers import image_losses, image_training, train_image
+from mot_gen.tokenizers.image_losses import CodebookAverage, adaptive_weight, hinge_loss
 from mot_gen.tokenizers.measure_image import codebook_use, psnr, reconstruction_report
 from mot_gen.tokenizers.quantizers import NearestEntry
-from mot_gen.tokenizers.train_image import (
-    CodebookAverage,
-    ImageTrainer,
-    ImageTraining,
-    adaptive_weight,
-    hinge_loss,
-    small_kl,
-    small_vq,
-)
+from mot_gen.tokenizers.train_image import ImageTrainer, ImageTraining, small_kl, small_vq
 
 SMALL = {"image_size": 16, "fold": 2, "widths": (16, 16), "decoder_layers": 2}
 FAST = ImageTraining(
@@ -109,11 +102,11 @@ def test_every_image_comes_once_an_epoch_and_the_order_is_the_seeds():
 def test_augmentation_only_moves_pixels_and_reaches_every_symmetry():
     image = torch.arange(27.0).view(1, 3, 3, 3)
     for augment, count in (("none", 1), ("flip", 2), ("strong", 8 * 6)):
-        made = train_image.augmented(image.expand(2000, -1, -1, -1), augment, torch.Generator().manual_seed(0))
+        made = image_training.augmented(image.expand(2000, -1, -1, -1), augment, torch.Generator().manual_seed(0))
         assert len(made.flatten(1).unique(dim=0)) == count
         assert torch.equal(made.flatten(1).sort(1).values, image.flatten(1).expand(2000, -1))
     wide = torch.rand(4, 1, 2, 6)
-    assert train_image.augmented(wide, "strong", torch.Generator().manual_seed(0)).shape == wide.shape
+    assert image_training.augmented(wide, "strong", torch.Generator().manual_seed(0)).shape == wide.shape
 
 
 def test_perceptual_and_adversarial_terms_join_when_they_are_asked_for(monkeypatch):
@@ -200,4 +193,4 @@ def test_lpips_without_its_weights_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(InputError, match="LPIPS needs torchvision's weights of alex"):
-        train_image.lpips()
+        image_losses.lpips()

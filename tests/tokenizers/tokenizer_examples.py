@@ -10,6 +10,7 @@ from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
+from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
 from mot_gen.tokenizers.speech_codec import SpeechCodecTokenizer
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
@@ -128,12 +129,20 @@ def feature_tokenizer():
     return seeded(ImageFeatureTokenizer, vision, rule, patch_size=4, side=5).eval()
 
 
+def vq_network():
+    """Janus' network, tiny and random."""
+    config = {"embed_dim": 8, "num_embeddings": 50, "latent_channels": 8, "base_channels": 32, "num_patches": 4}
+    config |= {"channel_multiplier": [1, 1, 1], "num_res_blocks": 1}
+    return seeded(VQNetworkTokenizer, "JanusVQVAE", config, 16).eval()
+
+
 TEXTS = ["a handwritten seven", "", "é e\u0301 👩\u200d🚀\x00 </s> <|image|>"]
 
 # class name -> (make the tokenizer, raw pieces, largest error of a round trip, None where the code is lossy)
 EXAMPLES = {
     "ImageFeatureTokenizer": (feature_tokenizer, pictures(3, 3, 16, 20), None),
     "TextTokenizer": (lambda: TextTokenizer.train(["a handwritten seven and a nine"] * 3, 270), TEXTS, 0),
+    "VQNetworkTokenizer": (vq_network, pictures(3, 3, 16, 16), None),
     "PatchImageTokenizer": (lambda: PatchImageTokenizer((8, 12), 2), pictures(3, 3, 8, 12), 1e-6),
     "LatentImageTokenizer": (
         lambda: LatentImageTokenizer.from_autoencoder(kl(), (16, 24), 2),

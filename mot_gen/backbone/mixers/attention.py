@@ -17,14 +17,17 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.attention import attend, block_mask, dense_mask, rotary, rotary_frequencies, rotate
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import KeyValueCache, differs
+from mot_gen.backbone.head_norms import HeadLayerNorm
 from mot_gen.backbone.head_options import HeadOptions
+from mot_gen.backbone.owners import Owners, ones, zeros
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.routing import Owned
 
 
 @dataclass(frozen=True)
 class Mixer(HeadOptions):
     """Its options are those of `HeadOptions`: heads, kv_heads, head_dim, qk_norm, qkv_bias, rope_theta,
-    rope_frequencies, attention."""
+    rope_frequencies, rope_axes, attention."""
 
     def modules(self, block: Layer) -> parts.Modules:
         """block.sight, block.turning: the names of the mask and of the rotation that it reads."""
@@ -32,24 +35,31 @@ class Mixer(HeadOptions):
         assert heads is not None and kv_heads is not None and width is not None, "fit sets them"
         block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width
         block.sight = f"mask {self.attention} {block.parts.reach!r} {block.parts.bias!r}"
-        block.turning = f"rotation {width} {self.rope_theta} {self.rope_frequencies}"
+        block.turning = f"rotation {width} {self.rope_theta} {self.rope_frequencies} {self.rope_axes}"
         frequencies = self.rope_frequencies or rotary_frequencies(width, self.rope_theta).tolist()
         # No buffer: a model that is cast to bf16 would round them, and with them every position.
         block.frequencies = torch.tensor(frequencies, device="cpu", dtype=torch.float32)
         return {
             "qkv": owners.inward("qkv", (heads + 2 * kv_heads) * width, bias=self.qkv_bias),
-            "q_norm": owners.norm_of("qk_norm", width) if self.qk_norm else None,
-            "k_norm": owners.norm_of("qk_norm", width) if self.qk_norm else None,
+            "q_norm": self._norm(owners, heads, width),
+            "k_norm": self._norm(owners, kv_heads, width),
             "out": owners.outward("out", heads * width),
         }
+
+    def _norm(self, owners: Owners, heads: int, width: int) -> Owned | None:
+        """Of the queries or keys of so many heads."""
+        if self.qk_norm == "layer":
+            module = HeadLayerNorm(heads, width, owners.sets("qk_norm"))
+            return owners.own(module, "qk_norm", weight=ones, bias=zeros)
+        return owners.norm_of("qk_norm", width) if self.qk_norm else None
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> KeyValueCache:
         keys = like.new_zeros(rows, block.kv_heads, length, block.head_dim)
         return KeyValueCache(keys, torch.zeros_like(keys))
 
     def prepare(self, block: Layer, batch: Batch) -> None:
-        time = batch.layout.position[..., 0].flatten()
-        batch.once(block.turning, lambda: rotary(batch.routing.sort(time), block.frequencies.to(time.device)))
+        position = batch.layout.position[..., 0].flatten() if self.rope_axes is None else batch.axes(self.rope_axes)
+        batch.once(block.turning, lambda: rotary(batch.routing.sort(position), block.frequencies.to(position.device)))
         batch.once(block.sight, lambda: self.mask(block, batch))
 
     def mask(self, block: Layer, batch: Batch) -> Any:

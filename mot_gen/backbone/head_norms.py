@@ -1,0 +1,28 @@
+"""HeadLayerNorm: a layer norm of each head's queries or keys, with a weight and bias of its own (Chameleon).
+
+Shapes: T tokens in tower order, H heads, K head width, E towers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mot_gen.backbone.routing import Owned, Routing, rows_of
+
+
+class HeadLayerNorm(Owned):
+    """(x - mean) / std over a head's width, times weight (E, H, K), plus bias (E, H, K). eps is Chameleon's."""
+
+    eps = 1e-5
+
+    def __init__(self, heads: int, width: int, towers: int = 1):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(towers, heads, width))
+        self.bias = nn.Parameter(torch.zeros(towers, heads, width))
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """(T, H, K) -> the same."""
+        normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return (normed * rows_of(self.weight, routing) + rows_of(self.bias, routing)).to(x.dtype)

@@ -1,0 +1,180 @@
+"""Chameleon (facebook/chameleon-7b, -30b, arXiv 2405.09818), in transformers' layout.
+
+A language model like Llama whose vocabulary holds the ids of pictures: `IMGIMG...` are the codes of a VQ network. One
+tower reads both, one softmax is over both. Queries and keys have a layer norm for each head; the larger model has its
+norms after attention and feed-forward (`swin_norm`).
+
+    model.*, lm_head.weight     the language model
+    model.vqmodel.*             the VQ network, without the part that would make pictures of its codes
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mot_gen.families.conversion import Part, Source, outline
+from mot_gen.families.random_weights import byte_tokenizer, randomise
+from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.table import Entry, Rows
+from mot_gen.families.towers import Kind, missing_ids, text_options, tower
+from mot_gen.families.transformers_folders import codes_in_one_range, colours, config_of, special_ids
+from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
+from mot_gen.tokenizers.text import TextTokenizer
+
+LICENCE = "Chameleon Research License: research, no commercial use"
+LOOKS_FOR = "a config.json whose model_type is chameleon"
+BOUNDS = ("<racm3:break>", "<eoss>")
+KIND = Kind(qk_norm="layer")
+# A picture's values are its bytes times this number, minus 1; so they reach from -1 to 0.989.
+RESCALE = 0.0078
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}<reserved08706>{% endfor %}"
+SAMPLING = {"guidance_scale": 1.0, "chat": True}
+
+
+def recognises(folder: Path) -> bool:
+    """Whether config.json is a Chameleon's."""
+    config = folder / "config.json"
+    return config.is_file() and Source(folder).config().get("model_type") == "chameleon"
+
+
+def parts(source: Source) -> list[Part]:
+    """The model, and the VQ network that reads pictures."""
+    config, text = config_of(source.folder, "chameleon"), text_tokenizer(source)
+    ids = _picture_ids(source, config)
+    pictures = _pictures(source, config, ids)
+    model = outline(MultimodalModel, _model_config(config, text, pictures).to_dict())
+    table = [*tower(model, KIND, 0), *_rows()]
+    return [
+        Part("model", model, table),
+        Part("image_tokenizer", cast(nn.Module, pictures), _codes(pictures, config, ids)),
+    ]
+
+
+def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+    """Over the modules of `parts`."""
+    modules: dict[str, Any] = {part.name: part.outline for part in parts}
+    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), sampling=SAMPLING, **modules)
+
+
+def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
+    """A recipe that goes on training the whole model in the folder `out`."""
+    heading = "Goes on training a converted Chameleon. Set data.records; or low-rank adapters: backbone.lora."
+    training = {"row_length": row_length(pipeline), "lr": 1e-5}
+    return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
+
+
+def parts_like(source: Source, folder: Path) -> list[Part]:
+    """The parts of a folder of ours, which are those of the published model."""
+    return parts(source)
+
+
+def text_tokenizer(source: Source) -> TextTokenizer:
+    """Its tokenizer; texts have neither the ids of pictures nor those that no token has."""
+    config = config_of(source.folder, "chameleon")
+    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
+    unused = missing_ids(text, config.vocab_size)
+    bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
+    return text.with_layout(vocab_size=config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _model_config(config: Any, text: TextTokenizer, pictures: VQNetworkTokenizer) -> MultimodalConfig:
+    backbone = {
+        "kind": "mot",
+        **text_options(config, KIND),
+        "norm": "output" if config.swin_norm else "pre",
+        "towers": {"all": ["text", "image"]},
+    }
+    return MultimodalConfig([text.modality, pictures.modality], backbone, context=config.max_position_embeddings)
+
+
+def _rows() -> list[Entry]:
+    """Embedding and head, whose rows stand as they are."""
+    return [Entry("embedding.weight", "model.embed_tokens.weight"), Entry("head.weight", "lm_head.weight")]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _picture_ids(source: Source, config: Any) -> list[int]:
+    """The id of each code of the VQ network: of names IMGIMG and the code, with letters A to J for its digits."""
+    digits = {chr(ord("A") + digit): str(digit) for digit in range(10)}
+    found = {}
+    for name, id in (config.vocabulary_map or {}).items():
+        if name.startswith("IMGIMG"):
+            found[int("".join(digits.get(letter, letter) for letter in name[len("IMGIMG") : -1]))] = id
+    return codes_in_one_range(source, found, config.vq_config.num_embeddings)
+
+
+def _pictures(source: Source, config: Any, ids: list[int]) -> VQNetworkTokenizer:
+    begin, end = special_ids(source, BOUNDS)
+    vq = config.vq_config
+    mean, std = colours(source, rescale=RESCALE, mean=1.0, std=1.0)
+    return outline(
+        VQNetworkTokenizer,
+        {
+            "vq_class": "ChameleonVQVAE",
+            "vq_config": vq.to_diff_dict(),
+            "image_size": vq.resolution,
+            "layout": {"first": min(ids), "begin": begin, "end": end},
+            "mean": mean,
+            "std": std,
+        },
+    )
+
+
+def _codes(pictures: VQNetworkTokenizer, config: Any, ids: list[int]) -> list[Entry]:
+    """The VQ network's tensors. Our codes are numbered as their ids are, so that rows of the codebook change places."""
+    order = tuple(sorted(range(len(ids)), key=lambda code: ids[code]))
+    entries = []
+    for name in pictures.state_dict():
+        theirs = f"model.vqmodel.{name.removeprefix('vq.')}"
+        how = (Rows(order),) if name == "vq.quantize.embedding.weight" else ()
+        entries.append(Entry(name, theirs, how))
+    return entries
+
+
+# ---------------------------------------------------------------- a small one
+
+
+def tiny(folder: Path, swin_norm: bool = False) -> None:
+    """A Chameleon of random weights, whose codes are named in another order than their ids."""
+    import transformers
+
+    first = ["<s>", "</s>", "<image>", *BOUNDS, "<reserved08706>"]
+    text = byte_tokenizer(first)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1)).tolist()
+    names = ["IMGIMG" + "".join(chr(ord("A") + int(digit)) for digit in str(code)) + "Z" for code in range(64)]
+    vocabulary = {name: len(text) + place for name, place in zip(names, order)}
+    config = transformers.ChameleonConfig(
+        vocab_size=350,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        swin_norm=swin_norm,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        vocabulary_map={"<image>": 2, **vocabulary},
+        vq_config={"embed_dim": 8, "num_embeddings": 64, "latent_channels": 8, "resolution": 8, "base_channels": 32,
+                   "channel_multiplier": [1, 1], "num_res_blocks": 1},
+    )  # fmt: skip
+    model = transformers.ChameleonForConditionalGeneration(config)
+    randomise(model, torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
+    text.save_pretrained(folder)
+    about = {"rescale_factor": RESCALE, "image_mean": [1.0] * 3, "image_std": [1.0] * 3, "size": {"shortest_edge": 8}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")

@@ -1,0 +1,192 @@
+"""Emu3 (Emu3-community/Emu3-Gen-hf and Emu3-Chat-hf, arXiv 2409.18869), in transformers' layout.
+
+A language model like Llama whose vocabulary holds the codes of pictures. A picture states its rows and columns in
+digits, and marks the end of each row; so pictures of any shape are read and drawn.
+
+    text_model.*    the language model
+    vqmodel.*       the VQ network, made for video
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mot_gen.errors import InputError
+from mot_gen.families.conversion import Part, Source, outline
+from mot_gen.families.random_weights import byte_tokenizer, randomise
+from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.table import Entry, Rows
+from mot_gen.families.towers import Kind, Names, missing_ids, text_options, tower
+from mot_gen.families.transformers_folders import codes_in_one_range, colours, config_of, special_ids
+from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
+from mot_gen.tokenizers.text import TextTokenizer
+
+LICENCE = "Apache-2.0"
+LOOKS_FOR = "a config.json whose model_type is emu3"
+BOUNDS = ("<|image start|>", "<|image end|>")
+OPENED, ROW_END, CLOSED = "<|image token|>", "<|extra_200|>", "<|extra_201|>"
+CODE = re.compile(r"<\|visual token (\d+)\|>")
+# In pixels, where preprocessor_config.json is silent.
+SIZES = {"least": 512 * 512, "most": 1024 * 1024, "stride": 8, "drawn": 720 * 720}
+# That of reading (Emu3-Chat). A prompt of a picture stands alone (Emu3-Gen).
+TEMPLATE = (
+    "{% for message in messages %}{% if to == 'image' %}{{ message['content'] }}{% else %}"
+    "You are a helpful assistant. USER: {{ message['content'] }}. ASSISTANT:{% endif %}{% endfor %}"
+)
+SAMPLING = {
+    "guidance_scale": 3.0,
+    "image_top_k": 2048,
+    "negative_prompt": "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, "
+    "cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry.",
+    "chat": True,
+}
+KIND = Kind()
+
+
+def recognises(folder: Path) -> bool:
+    """Whether config.json is an Emu3's."""
+    config = folder / "config.json"
+    return config.is_file() and Source(folder).config().get("model_type") == "emu3"
+
+
+def parts(source: Source) -> list[Part]:
+    """The model, and the VQ network of its pictures."""
+    config, text = config_of(source.folder, "emu3"), text_tokenizer(source)
+    ids = _picture_ids(source, config)
+    pictures = _pictures(source, config, ids, text)
+    model = outline(MultimodalModel, _model_config(config.text_config, text, pictures).to_dict())
+    prefix = "text_model.model."
+    rows = [
+        Entry("embedding.weight", f"{prefix}embed_tokens.weight"),
+        Entry("head.weight", "text_model.lm_head.weight"),
+    ]
+    return [
+        Part("model", model, [*tower(model, KIND, 0, Names(prefix)), *rows]),
+        Part("image_tokenizer", cast(nn.Module, pictures), _vq_table(pictures, ids)),
+    ]
+
+
+def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+    """Over the modules of `parts`, with the published defaults."""
+    modules: dict[str, Any] = {part.name: part.outline for part in parts}
+    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), sampling=SAMPLING, **modules)
+
+
+def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
+    """A recipe that goes on training the whole model in the folder `out`."""
+    heading = "Goes on training a converted Emu3. Set data.records; or low-rank adapters: backbone.lora."
+    training = {"row_length": row_length(pipeline, 9216), "lr": 1e-5}
+    return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
+
+
+def parts_like(source: Source, folder: Path) -> list[Part]:
+    """The parts of a folder of ours, which are those of the published model."""
+    return parts(source)
+
+
+def text_tokenizer(source: Source) -> TextTokenizer:
+    """Its tokenizer; texts have neither the codes of pictures nor ids that no token has."""
+    config = config_of(source.folder, "emu3").text_config
+    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
+    bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
+    unused = missing_ids(text, config.vocab_size)
+    return text.with_layout(vocab_size=config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+
+
+def _model_config(config: Any, text: TextTokenizer, pictures: VQNetworkTokenizer) -> MultimodalConfig:
+    backbone = {"kind": "mot", **text_options(config, KIND), "towers": {"all": ["text", "image"]}}
+    return MultimodalConfig([text.modality, pictures.modality], backbone, context=config.max_position_embeddings)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _picture_ids(source: Source, config: Any) -> list[int]:
+    """The id of each code of the VQ network, of the names of the vocabulary."""
+    named = {name: CODE.fullmatch(name) for name in config.vocabulary_map or {}}
+    found = {int(match[1]): config.vocabulary_map[name] for name, match in named.items() if match}
+    return codes_in_one_range(source, found, config.vq_config.codebook_size)
+
+
+def _pictures(source: Source, config: Any, ids: list[int], text: TextTokenizer) -> VQNetworkTokenizer:
+    begin, end = special_ids(source, BOUNDS)
+    stated = _preprocessor(source)
+    sizes = {
+        "least": stated.get("min_pixels", SIZES["least"]),
+        "most": stated.get("max_pixels", SIZES["most"]),
+        "stride": stated.get("spatial_factor", SIZES["stride"]),
+        "drawn": SIZES["drawn"],
+    }
+    mean, std = colours(source, mean=[0.48145466, 0.4578275, 0.40821073], std=[0.26862954, 0.26130258, 0.27577711])
+    layout = {"first": min(ids), "begin": begin, "end": end, "frame": _frame(source, text)}
+    vq = {"vq_class": "Emu3VQVAE", "vq_config": config.vq_config.to_diff_dict()}
+    return outline(VQNetworkTokenizer, vq | {"image_size": sizes, "layout": layout, "mean": mean, "std": std})
+
+
+def _preprocessor(source: Source) -> Mapping[str, Any]:
+    path = source.folder / "preprocessor_config.json"
+    return source.config(path.name) if path.is_file() else {}
+
+
+def _frame(source: Source, text: TextTokenizer) -> dict[str, Any]:
+    """How a picture states its shape; InputError where the tokenizer does not write sizes digit by digit."""
+    opened, row_end, closed = special_ids(source, [OPENED, ROW_END, CLOSED])
+    digits = [text.encode(str(digit)).values.tolist() for digit in range(10)]
+    times = text.encode("*").values.tolist()
+    written = text.encode("90*128").values.tolist()
+    if written != [id for sign in "90*128" for id in (times if sign == "*" else digits[int(sign)])]:
+        raise InputError(f"{source.folder}: its tokenizer does not write 90*128 digit by digit, as Emu3's does")
+    return {
+        "digits": [id for ids in digits for id in ids],
+        "times": times[0],
+        "opened": opened,
+        "row_end": row_end,
+        "closed": closed,
+    }
+
+
+def _vq_table(pictures: VQNetworkTokenizer, ids: list[int]) -> list[Entry]:
+    """The VQ network's tensors. Our codes are numbered as their ids are, so that rows of the codebook change places."""
+    order = Rows(tuple(sorted(range(len(ids)), key=lambda code: ids[code])))
+    entries = []
+    for name in pictures.state_dict():
+        how = (order,) if name == "vq.quantize.embedding.weight" else ()
+        entries.append(Entry(name, f"vqmodel.{name.removeprefix('vq.')}", how))
+    return entries
+
+
+# ---------------------------------------------------------------- a small one
+
+
+def tiny(folder: Path) -> None:
+    """An Emu3 of random weights, whose codes are named in another order than their ids."""
+    import transformers
+
+    text = byte_tokenizer(["<pad>", "<bos>", "<eos>", "<image>", *BOUNDS, OPENED, ROW_END, CLOSED])
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1)).tolist()
+    vocabulary = {f"<|visual token {code:06d}|>": len(text) + place for code, place in enumerate(order)}
+    config = transformers.Emu3Config(
+        vocabulary_map={"<image>": 3, ROW_END: 7, CLOSED: 8, **vocabulary},
+        text_config={"vocab_size": 340, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+                     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+                     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        vq_config={"codebook_size": 64, "embed_dim": 4, "latent_channels": 4, "base_channels": 32,
+                   "channel_multiplier": [1, 1], "num_res_blocks": 1, "attn_resolutions": [1], "hidden_size": 32,
+                   "temporal_downsample_factor": 2},
+    )  # fmt: skip
+    model = transformers.Emu3ForConditionalGeneration(config)
+    randomise(model, torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
+    text.save_pretrained(folder)
+    about = {"min_pixels": 16, "max_pixels": 64, "spatial_factor": 2, "image_processor_type": "Emu3ImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")

@@ -1,0 +1,233 @@
+"""Janus and Janus-Pro (deepseek-community/Janus-Pro-1B, arXiv 2410.13848 and 2501.17811), in transformers' layout.
+
+A Llama in which pictures enter by two ways. Those that are read are features of a SigLIP encoder; those that are drawn
+are ids of a VQ network, which enter and leave by layers of their own. All tokens come one by one.
+
+    model.language_model.*, lm_head.weight      the language model
+    model.vision_model.*, model.aligner.*       the encoder of pictures that are read, and its connector
+    model.vqmodel.*                             the VQ network of pictures that are drawn
+    model.generation_embeddings.*, generation_aligner.*, generation_head.*      how its ids enter and leave
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mot_gen.errors import InputError
+from mot_gen.families.conversion import Part, Source, outline
+from mot_gen.families.random_weights import byte_tokenizer, randomise
+from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.table import Entry, Permuted
+from mot_gen.families.towers import Kind, Names, missing_ids, text_options, tower
+from mot_gen.families.transformers_folders import colours, config_of, special_ids
+from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
+from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
+from mot_gen.tokenizers.text import TextTokenizer
+
+LICENCE = "DeepSeek Model License (use is restricted); the code's is MIT"
+LOOKS_FOR = "a config.json whose model_type is janus"
+BOUNDS = ("<begin_of_image>", "<end_of_image>")
+PAD = "<｜▁pad▁｜>"
+SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language.\n\n"
+)
+# Newlines stand in expressions, since transformers' templates drop those that follow a block.
+TEMPLATE = (
+    "{% if to != 'image' %}{{ '" + SYSTEM.replace("\n", "\\n") + "' }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}<|User|>: {% else %}<|Assistant|>: {% endif %}"
+    "{% for part in message['parts'] %}{{ part['text'] }}{% if part['type'] == 'image' %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}{{ '\\n\\n' }}{% endfor %}<|Assistant|>:"
+)
+KIND = Kind()
+
+
+def recognises(folder: Path) -> bool:
+    """Whether config.json is a Janus'."""
+    config = folder / "config.json"
+    return config.is_file() and Source(folder).config().get("model_type") == "janus"
+
+
+def parts(source: Source) -> list[Part]:
+    """The model, the VQ network of pictures that are drawn, and the encoder of those that are read."""
+    config, text = config_of(source.folder, "janus"), text_tokenizer(source)
+    drawn, read = _drawn(source, config), _read(source, config)
+    modalities = [text.modality, read.modality, drawn.modality]
+    model = outline(MultimodalModel, _model_config(config, modalities).to_dict())
+    return [
+        Part("model", model, _table(source, model, config)),
+        Part("image_tokenizer", cast(nn.Module, drawn), [_vq_entry(name) for name in drawn.state_dict()]),
+        Part("sight_tokenizer", cast(nn.Module, read), vision_table(read)),
+    ]
+
+
+def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+    """Over the modules of `parts`, with the published defaults."""
+    modules: dict[str, Any] = {part.name: part.outline for part in parts}
+    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), sampling=_sampling(source), **modules)
+
+
+def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
+    """A recipe that goes on training the whole model in the folder `out`."""
+    heading = "Goes on training a converted Janus. Set data.records; or low-rank adapters: backbone.lora."
+    training = {"row_length": row_length(pipeline), "lr": 2e-5}
+    return training_recipe(pipeline, out, heading, training, sampling=without_chat(pipeline.config.sampling))
+
+
+def parts_like(source: Source, folder: Path) -> list[Part]:
+    """The parts of a folder of ours, which are those of the published model."""
+    return parts(source)
+
+
+def text_tokenizer(source: Source) -> TextTokenizer:
+    """Its tokenizer, with the conversation of the published code as chat template."""
+    text_config = config_of(source.folder, "janus").text_config
+    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
+    bounds = {"begin": text_config.bos_token_id, "end": text_config.eos_token_id}
+    unused = missing_ids(text, text_config.vocab_size)
+    return text.with_layout(vocab_size=text_config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+
+
+def _sampling(source: Source) -> dict[str, Any]:
+    """Guidance leads away from a prompt of pads, between the beginnings of the text and of the picture."""
+    (pad,) = special_ids(source, [PAD])
+    return {"guidance_scale": 5.0, "unconditional": {"filled": pad}, "chat": True}
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _model_config(config: Any, modalities: list) -> MultimodalConfig:
+    text, vq = config.text_config, config.vq_config
+    if config.vision_config.depth != 2 or vq.num_hidden_layers != 2:
+        raise InputError("config.json: depth and num_hidden_layers of the aligners must be 2")
+    backbone = {"kind": "mot", **text_options(text, KIND), "towers": {"all": ["text", "sight", "image"]}}
+    layers = {"sight": {"kind": "connector", "hidden": config.vision_config.projection_dim, "gelu": "none"}}
+    own = {"width": vq.embed_dim, "hidden": vq.projection_dim, "head_hidden": vq.projection_dim}
+    context = text.max_position_embeddings
+    return MultimodalConfig(modalities, backbone, patch_layers=layers, token_layers={"image": own}, context=context)
+
+
+LAYERS = {
+    "patch_layers.sight.fc1": "model.aligner.fc1",
+    "patch_layers.sight.fc2": "model.aligner.hidden_layers.0",
+    "token_layers.image.fc1": "model.generation_aligner.fc1",
+    "token_layers.image.fc2": "model.generation_aligner.hidden_layers.0",
+    "token_layers.image.head1": "model.generation_head.proj_out",
+    "token_layers.image.head2": "model.generation_head.vision_head",
+}
+
+
+def _table(source: Source, model: MultimodalModel, config: Any) -> list[Entry]:
+    prefix = "model.language_model."
+    embedding = f"{prefix}embed_tokens.weight"
+    tied = "lm_head.weight" not in source.weights.specs
+    entries = [
+        *tower(model, KIND, 0, Names(prefix)),
+        Entry("embedding.weight", embedding),
+        Entry("head.weight", embedding if tied else "lm_head.weight", copy=tied),
+        Entry("token_layers.image.codes.weight", "model.generation_embeddings.weight"),
+    ]
+    for ours, theirs in LAYERS.items():
+        entries += [Entry(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in ("weight", "bias")]
+    return entries
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _drawn(source: Source, config: Any) -> VQNetworkTokenizer:
+    """The VQ network, over pictures of the one size that it draws."""
+    begin, end = special_ids(source, BOUNDS)
+    side = config.vq_config.num_patches * 2 ** (len(config.vq_config.channel_multiplier) - 1)
+    mean, std = colours(source)
+    stated = {"vq_class": "JanusVQVAE", "vq_config": config.vq_config.to_diff_dict(), "image_size": side}
+    return outline(
+        VQNetworkTokenizer, stated | {"layout": {"begin": begin, "end": end, "apart": True}, "mean": mean, "std": std}
+    )
+
+
+def _vq_entry(name: str) -> Entry:
+    return Entry(name, f"model.vqmodel.{name.removeprefix('vq.')}")
+
+
+def _read(source: Source, config: Any) -> ImageFeatureTokenizer:
+    """The encoder, over pictures that are filled up to a square of their mean colour."""
+    given, (begin, end) = config.vision_config, special_ids(source, BOUNDS)
+    if given.use_qk_norm:
+        raise InputError("config.json: use_qk_norm of the vision tower is not supported")
+    mean, std = colours(source)
+    vision = {
+        "hidden_size": given.hidden_size,
+        "intermediate_size": int(given.hidden_size * given.mlp_ratio),
+        "num_attention_heads": given.num_attention_heads,
+        "num_hidden_layers": given.num_hidden_layers,
+        "hidden_act": given.hidden_act,
+        "layer_norm_eps": given.layer_norm_eps,
+    }
+    layout = {"begin": begin, "end": end, "bidirectional": False, "position": "sequence"}
+    stated = {"vision": vision, "patch_size": given.patch_size, "side": given.image_size // given.patch_size}
+    least = source.config("preprocessor_config.json").get("min_size", 14)
+    size = {"square": given.image_size, "fill": [int(255 * colour) for colour in mean], "least": least}
+    return outline(ImageFeatureTokenizer, stated | {"image_size": size, "layout": layout, "mean": mean, "std": std})
+
+
+def vision_table(read: ImageFeatureTokenizer, prefix: str = "model.vision_model.") -> list[Entry]:
+    """The encoder's tensors. The patch embedding is a convolution (c p q) there, and a product over (p q c) here."""
+    entries = []
+    for name, own in read.state_dict().items():
+        how: tuple = ()
+        theirs = prefix + name.replace("self_attn.out_proj", "self_attn.projection_layer")
+        if name == "positions":
+            theirs = f"{prefix}embeddings.position_embedding.weight"
+        elif name.startswith("embed."):
+            theirs = f"{prefix}embeddings.patch_embedding.{name.removeprefix('embed.')}"
+            how = (of_convolution(len(own), 3, read.config.patch_size),) if name.endswith("weight") else ()
+        elif name.startswith("norm."):
+            theirs = f"{prefix}post_layernorm.{name.removeprefix('norm.')}"
+        entries.append(Entry(name, theirs, how))
+    return entries
+
+
+def of_convolution(out: int, channels: int, patch: int) -> Permuted:
+    """The weight (out, c, p, q) of a convolution over patches as that of a product over (p q c)."""
+    whole = (out, channels, patch, patch)
+    return Permuted(whole, (0, 2, 3, 1), (out, channels * patch**2), whole)
+
+
+# ---------------------------------------------------------------- a small one
+
+
+def tiny(folder: Path, tied: bool = False) -> None:
+    """A Janus of random weights. Its codebook has entries of unequal lengths."""
+    import transformers
+
+    text = byte_tokenizer(["<bos>", "<eos>", PAD, "<image_placeholder>", *BOUNDS, "<|User|>", "<|Assistant|>"])
+    config = transformers.JanusConfig(
+        text_config={"vocab_size": 280, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+                     "rms_norm_eps": 1e-6, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1,
+                     "model_type": "llama"},
+        vision_config={"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 12,
+                       "patch_size": 4, "projection_dim": 32, "num_image_tokens": 9},
+        vq_config={"embed_dim": 8, "num_embeddings": 50, "latent_channels": 8, "base_channels": 32,
+                   "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "projection_dim": 32,
+                   "image_token_embed_dim": 32},
+        image_token_id=3,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    model = transformers.JanusForConditionalGeneration(config)
+    randomise(model, torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
+    text.save_pretrained(folder)
+    about = {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.4, 0.5, 0.6]}
+    about |= {"image_processor_type": "JanusImageProcessor", "size": {"height": 12, "width": 12}, "min_size": 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")

@@ -1,0 +1,301 @@
+"""JanusFlow (deepseek-ai/JanusFlow-1.3B, arXiv 2411.07975), with stabilityai/sdxl-vae in a folder vae/ beside it.
+
+A Llama whose pictures are drawn by rectified flow, all tokens seeing only what came before them. Latents enter and
+leave by ConvNeXt blocks with a skip between, and the time stands before them as a token. Pictures that are read are
+features of a SigLIP encoder; the token that begins one has an embedding of its own.
+
+    language_model.*; beg_of_und_embed
+    vision_und_enc_model.vision_tower.* (its pooling is not used), vision_und_enc_aligner.*
+    vision_gen_enc_model.*, vision_gen_enc_aligner.*, vision_gen_dec_*
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mot_gen.errors import InputError
+from mot_gen.families.conversion import Part, Source, outline
+from mot_gen.families.janus import SYSTEM, of_convolution
+from mot_gen.families.random_weights import byte_tokenizer, published_shapes, random_tensors
+from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.table import Entry
+from mot_gen.families.towers import Kind, Names, missing_ids, text_options, tower
+from mot_gen.families.transformers_folders import colours, special_ids
+from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
+from mot_gen.tokenizers.image_latent import LatentImageTokenizer
+from mot_gen.tokenizers.text import TextTokenizer
+
+LICENCE = "DeepSeek Model License (use is restricted); the code's is MIT; SDXL's autoencoder: MIT"
+LOOKS_FOR = "a config.json with a vision_gen_enc_config of ShallowUViTEncoder, and SDXL's autoencoder in vae/"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+WEIGHTS = ("*.safetensors", VAE)
+PASSES_OVER = ("vision_und_enc_model.vision_tower.attn_pool.",)
+READ, DRAWN = ("<begin_of_image>", "<end_of_image>"), "<｜begin▁of▁generation｜>"
+TEMPLATE = (
+    "{% if to != 'image' %}{{ '" + SYSTEM.replace("\n", "\\n") + "' }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}User: {% else %}Assistant: {% endif %}"
+    "{% for part in message['parts'] %}{{ part['text'] }}{% if part['type'] == 'image' %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}{{ '\\n\\n' }}{% endfor %}Assistant:"
+)
+SAMPLING = {
+    "num_inference_steps": 30,
+    "sigmas": "even",
+    "guidance_scale": 2.0,
+    "unconditional": "hidden",
+    "chat": True,
+}
+TOWERS = {"siglip_large_patch16_384": {"width": 1024, "layers": 24, "heads": 16, "patch_size": 16, "mlp_ratio": 4}}
+KIND = Kind()
+
+
+def recognises(folder: Path) -> bool:
+    """Whether the folder has a JanusFlow's config, and the autoencoder."""
+    if not (folder / "config.json").is_file() or not (folder / VAE).is_file():
+        return False
+    return Source(folder).config().get("vision_gen_enc_config", {}).get("cls") == "ShallowUViTEncoder"
+
+
+def parts(source: Source) -> list[Part]:
+    """The model, the autoencoder of pictures that are drawn, and the encoder of those that are read."""
+    config, text = source.config(), text_tokenizer(source)
+    drawn, read = _autoencoder(source, config), _read(source, config)
+    modalities = [text.modality, read.modality, drawn.modality]
+    model = outline(MultimodalModel, _model_config(config, modalities).to_dict())
+    (begin,) = special_ids(source, READ[:1])
+    return [
+        Part("model", model, [*tower(model, KIND, 0, Names("language_model.model.")), *_table(model, begin)]),
+        Part("image_tokenizer", cast(nn.Module, drawn), [Entry(n, n.removeprefix("vae.")) for n in drawn.state_dict()]),
+        Part("sight_tokenizer", cast(nn.Module, read), list(_vision_table(read))),
+    ]
+
+
+def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+    """Over the modules of `parts`, with the published sampler and defaults."""
+    modules: dict[str, Any] = {part.name: part.outline for part in parts}
+    scheduler = modules["model"].objectives["image"].scheduler()
+    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), scheduler=scheduler, sampling=SAMPLING, **modules)
+
+
+def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
+    """A recipe that goes on training the whole model in the folder `out`."""
+    heading = "Goes on training a converted JanusFlow. Set data.records; or low-rank adapters: backbone.lora."
+    training = {"row_length": row_length(pipeline), "lr": 2e-5}
+    return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
+
+
+def parts_like(source: Source, folder: Path) -> list[Part]:
+    """The parts of a folder of ours, which are those of the published model."""
+    return parts(source)
+
+
+def text_tokenizer(source: Source) -> TextTokenizer:
+    """Its tokenizer, with the conversation of the published code as chat template."""
+    config = _language_config(source.config())
+    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
+    bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
+    unused = missing_ids(text, config.vocab_size)
+    return text.with_layout(vocab_size=config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _language_config(config: dict[str, Any]) -> Any:
+    """That of the language model, whose fields may stand at Llama's own defaults."""
+    import transformers
+
+    return transformers.LlamaConfig(**config["language_config"])
+
+
+def _model_config(config: dict[str, Any], modalities: list) -> MultimodalConfig:
+    text, drawn = _language_config(config), config["vision_gen_dec_config"]["params"]
+    backbone = {"kind": "mot", **text_options(text, KIND), "towers": {"all": ["text", "sight", "image"]}}
+    encoder = config["vision_gen_enc_config"]["params"]
+    uvit = {
+        "kind": "shallow_uvit",
+        "width": encoder["block_out_channels"][0],
+        "blocks": encoder["layers_in_middle"],
+        "patch_size": encoder["stride"],
+        "eps": drawn["norm_eps"],
+        "head_eps": text.rms_norm_eps,
+        "reversed_time": True,
+    }
+    layers = {"image": uvit, "sight": {"kind": "connector", "layers": 1}}
+    objectives = {"image": {"kind": "flow", "cap": 1.0}}
+    return MultimodalConfig(modalities, backbone, objectives, layers, text.max_position_embeddings)
+
+
+LAYERS = {
+    "sight.fc1": "vision_und_enc_aligner",
+    "image.time.mlp.0": "vision_gen_enc_model.time_embed.linear_1",
+    "image.time.mlp.2": "vision_gen_enc_model.time_embed.linear_2",
+    "image.conv_in": "vision_gen_enc_model.in_conv",
+    "image.proj_in": "vision_gen_enc_aligner",
+    "image.proj_out": "vision_gen_dec_aligner",
+    "image.conv_out": "vision_gen_dec_model.out_convs.0.unpatch_conv",
+}
+NORMS = {
+    "image.head_norm": "vision_gen_dec_aligner_norm",
+    "image.norm_in": "vision_gen_dec_model.input_norm",
+    "image.norm_out": "vision_gen_dec_model.out_convs.0.norm",
+}
+BLOCK = {
+    "depthwise": "depthwise",
+    "wide": "channelwise_linear_1",
+    "response_norm": "channelwise_norm",
+    "narrow": "channelwise_linear_2",
+    "by_time": "cond_embeds_mapper",
+}
+
+
+def _table(model: MultimodalModel, begin: int) -> Iterator[Entry]:
+    """All but the tower. begin: the token that begins a picture that is read; its row is `beg_of_und_embed`, and the
+    published row in its place is read by nothing."""
+    embedding = "language_model.model.embed_tokens.weight"
+    for rows in ((slice(0, begin),), (slice(begin + 1, None),)):
+        yield Entry("embedding.weight", embedding, place=rows, taken=rows)
+    yield Entry("embedding.weight", "beg_of_und_embed", place=(slice(begin, begin + 1),))
+    yield Entry("head.weight", "language_model.lm_head.weight")
+    named = {ours: f"{theirs}.weight" for ours, theirs in (NORMS | LAYERS).items()}
+    for ours, theirs in named.items():
+        yield Entry(f"patch_layers.{ours}.weight", theirs)
+        if ours in LAYERS:
+            yield Entry(f"patch_layers.{ours}.bias", theirs.replace(".weight", ".bias"))
+    for side, theirs in (("before", "vision_gen_enc_model"), ("after", "vision_gen_dec_model")):
+        for number in range(len(getattr(model.patch_layers["image"], side))):
+            ours, block = f"patch_layers.image.{side}.{number}", f"{theirs}.mid_block.res_blocks.{number}"
+            yield Entry(f"{ours}.norm.weight", f"{block}.norm.weight")
+            for mine, name in BLOCK.items():
+                yield Entry(f"{ours}.{mine}.weight", f"{block}.{name}.weight")
+                yield Entry(f"{ours}.{mine}.bias", f"{block}.{name}.bias")
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _autoencoder(source: Source, config: dict[str, Any]) -> LatentImageTokenizer:
+    """SDXL's. The token before a picture is its time, and nothing stands after it."""
+    stated = source.config("vae/config.json")
+    vae = {name: value for name, value in stated.items() if not name.startswith("_") and value is not None}
+    begin, (_, end) = special_ids(source, [DRAWN])[0], special_ids(source, READ)
+    layout = {"begin": begin, "end": end, "ends": False, "timed": True, "bidirectional": False, "position": "sequence"}
+    channels = vae["latent_channels"]
+    made = {
+        "vae_class": "AutoencoderKL",
+        "vae_config": vae,
+        "image_size": config["vision_und_enc_config"]["params"]["image_size"],
+        "patch_size": config["vision_gen_enc_config"]["params"]["stride"],
+        "shift": [vae.get("shift_factor", 0.0)] * channels,
+        "scale": [vae["scaling_factor"]] * channels,
+    }
+    return outline(LatentImageTokenizer, made | {"layout": layout})
+
+
+def _read(source: Source, config: dict[str, Any]) -> ImageFeatureTokenizer:
+    """The encoder, over pictures that are filled up to a square."""
+    given = config["vision_und_enc_config"]["params"]
+    sizes = TOWERS.get(given["model_name"], {}) | given
+    for name in ("width", "layers", "heads", "patch_size", "mlp_ratio"):
+        if name not in sizes:
+            known = ", ".join(TOWERS)
+            raise InputError(f"{source.folder}: the vision tower {given['model_name']!r} is not known; it is {known}")
+    stated = source.config("preprocessor_config.json")
+    mean, std = colours(source)
+    begin, end = special_ids(source, READ)
+    vision = {
+        "hidden_size": sizes["width"],
+        "intermediate_size": int(sizes["width"] * sizes["mlp_ratio"]),
+        "num_attention_heads": sizes["heads"],
+        "num_hidden_layers": sizes["layers"],
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+    }
+    fill = stated.get("background_color", [127, 127, 127])
+    square = {"square": given["image_size"], "fill": fill, "least": stated.get("min_size", 14), "rounds": False}
+    made = {"vision": vision, "patch_size": sizes["patch_size"], "side": given["image_size"] // sizes["patch_size"]}
+    layout = {"begin": begin, "end": end, "bidirectional": False, "position": "sequence"}
+    return outline(ImageFeatureTokenizer, made | {"image_size": square, "layout": layout, "mean": mean, "std": std})
+
+
+def _vision_table(read: ImageFeatureTokenizer) -> Iterator[Entry]:
+    """The encoder's tensors, in timm's names, whose queries, keys and values are one matrix."""
+    prefix, width = "vision_und_enc_model.vision_tower.", read.positions.shape[1]
+    for name, own in read.state_dict().items():
+        theirs = name.replace("encoder.layers.", "blocks.").replace("layer_norm", "norm").replace("out_proj", "proj")
+        theirs = theirs.replace("self_attn", "attn").replace("embed.", "patch_embed.proj.")
+        how: tuple = ()
+        taken: tuple = ()
+        for place, letter in enumerate("qkv"):
+            if f".{letter}_proj." in theirs:
+                taken = (slice(place * width, (place + 1) * width),)
+                theirs = theirs.replace(f"{letter}_proj", "qkv")
+        if name == "positions":
+            theirs, taken = "pos_embed", (0,)
+        elif name == "embed.weight":
+            how = (of_convolution(len(own), 3, read.config.patch_size),)
+        yield Entry(name, prefix + theirs, how, taken=taken)
+
+
+# ---------------------------------------------------------------- a small one
+
+
+def tiny(folder: Path) -> None:
+    """A JanusFlow of random weights."""
+    import diffusers
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(_TINY), encoding="utf-8")
+    about = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "min_size": 2, "background_color": [127, 127, 127]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    byte_tokenizer(["<bos>", "<eos>", "<image_placeholder>", *READ, DRAWN]).save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae: Any = diffusers.AutoencoderKL(
+        block_out_channels=[32, 32], layers_per_block=1, scaling_factor=0.13025, **blocks
+    )
+    vae.save_pretrained(folder / "vae")
+    source = Source(folder, (VAE,))
+    made = {part.name: part for part in parts(source)}
+    source.close()
+    drawn = made.pop("image_tokenizer")
+    save_file(random_tensors(published_shapes(drawn.outline, drawn.table), generator), folder / VAE)
+    shapes: dict[str, torch.Size] = {}
+    for part in made.values():
+        shapes |= published_shapes(part.outline, part.table)
+    save_file(random_tensors(shapes, generator), folder / "model.safetensors")
+
+
+_TINY: dict[str, Any] = {
+    "model_type": "multi_modality",
+    "language_config": {
+        "vocab_size": 270,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "tie_word_embeddings": False,
+    },
+    "vision_und_enc_config": {
+        "params": {"image_size": 8, "model_name": "tiny", "width": 24, "layers": 2, "heads": 2, "patch_size": 4,
+                   "mlp_ratio": 2},
+    },
+    "vision_gen_enc_config": {
+        "cls": "ShallowUViTEncoder",
+        "params": {"block_out_channels": [16], "layers_in_middle": 2, "stride": 2, "norm_eps": 1e-6},
+    },
+    "vision_gen_dec_config": {"params": {"norm_eps": 1e-6}},
+}  # fmt: skip

@@ -1,0 +1,62 @@
+"""What the tiny models of families are made of: byte_tokenizer, random_tensors, published_shapes.
+
+Every number is random, norms and biases too: at their initial values a tensor that nobody reads would not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mot_gen.families.table import Entry
+
+
+def byte_tokenizer(first: Sequence[str]):
+    """Tokens of these names, then the 256 bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [*first, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    bpe = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, []))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.add_special_tokens(list(first))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe)
+
+
+def published_shapes(module: nn.Module, table: Sequence[Entry]) -> dict[str, torch.Size]:
+    """The shape of every published tensor of a module of ours. Of one that is taken in parts along its first dimension
+    they are added up; an index in place of a part stands for a dimension of 1."""
+    ours = {name: torch.zeros(own.shape) for name, own in module.state_dict().items()}
+    found: dict[str, torch.Size] = {}
+    for entry in table:
+        shape = entry.back(ours[entry.ours]).shape
+        if entry.taken and isinstance(entry.taken[0], int):
+            shape = torch.Size([1, *shape])
+        last = entry.taken[0].stop if entry.taken and isinstance(entry.taken[0], slice) else None
+        rows = max(last or 0, found.get(entry.theirs, [0])[0], shape[0])
+        if entry.taken and isinstance(entry.taken[0], slice) and last is None:
+            rows = (entry.taken[0].start or 0) + shape[0]
+        found[entry.theirs] = torch.Size([rows, *shape[1:]]) if shape else shape
+    return found
+
+
+def random_tensors(shapes: Mapping[str, torch.Size], generator: torch.Generator) -> dict[str, Tensor]:
+    """Normal numbers, those of norms about 1; variances are positive and counts are whole."""
+    made = {}
+    for name, shape in sorted(shapes.items()):
+        norm = "norm" in name and name.endswith("weight")
+        values = norm + 0.2 * torch.randn(shape, generator=generator)
+        if name.endswith("running_var"):
+            values = values.abs() + 0.5
+        made[name] = values
+    return made
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Give every parameter and every statistic of a model of others a random value."""
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_floating_point():
+            tensor.copy_(random_tensors({name: tensor.shape}, generator)[name])

@@ -1,0 +1,178 @@
+"""The tower of a Llama-like language model: Kind (what differs among them), its options, and its table of names.
+
+`backbone_options` and `text_options` state the tower, `tower` is the table, `missing_ids` the rows without a token.
+
+Differences of form, not of function: Hugging Face rotates the halves of a head and we its neighbouring pairs, so the
+rows of q and k are permuted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mot_gen.errors import InputError, nearest
+from mot_gen.families.table import Entry, Permuted, Rows
+from mot_gen.model import MultimodalModel
+from mot_gen.tokenizers.text import TextTokenizer
+
+KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma")  # SmolLM and SmolLM2 are of the kind llama
+ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}  # their name -> ours
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs among language models, as their config says it."""
+
+    qk_norm: bool | str = False
+    qkv_bias: bool = False
+    activation: str = "silu"
+    norm_offset: float = 0.0  # what every norm adds to its weight
+    embedding_scale: float = 1.0
+
+    @classmethod
+    def of(cls, config) -> Kind:
+        """InputError where a kind or a setting is not supported."""
+        kind = config.model_type
+        if kind not in KINDS:
+            raise InputError(f"model_type {kind!r} is not supported{nearest(kind, KINDS)}; it must be one of these")
+        for field in ("attention_bias", "mlp_bias"):
+            if getattr(config, field, False):
+                raise InputError(f"{kind}: {field} is not supported; give a model without")
+        gemma = kind == "gemma"
+        # Gemma's first configs say "gelu" where its weights were trained with the approximation by tanh.
+        activation = "gelu_pytorch_tanh" if gemma else config.hidden_act
+        if activation not in ACTIVATIONS:
+            raise InputError(f"{kind}: hidden_act {activation!r} is not supported{nearest(activation, ACTIVATIONS)}")
+        return cls(
+            qk_norm=kind == "qwen3",
+            qkv_bias=kind == "qwen2",
+            activation=ACTIVATIONS[activation],
+            norm_offset=1.0 if gemma else 0.0,
+            embedding_scale=config.hidden_size**0.5 if gemma else 1.0,
+        )
+
+
+def backbone_options(config, kind: Kind, frequencies: Sequence[float]) -> dict[str, Any]:
+    """The transformer of a language model's config, as a recipe's `backbone` section states it."""
+    return {
+        "dim": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        "ffn_dim": config.intermediate_size,
+        "qk_norm": kind.qk_norm,
+        "qkv_bias": kind.qkv_bias,
+        "activation": kind.activation,
+        "norm_eps": config.rms_norm_eps,
+        "rope_frequencies": list(frequencies),
+        **({"norm_offset": kind.norm_offset} if kind.norm_offset else {}),
+    }
+
+
+def text_options(config: Any, kind: Kind) -> dict[str, Any]:
+    """`backbone_options` of a config of transformers whose rotary embedding is not scaled; InputError else."""
+    rope = config.rope_parameters
+    if rope.get("rope_type", "default") != "default":
+        raise InputError(f"config.json: rope_type {rope['rope_type']!r} is not supported; it must be default")
+    options = backbone_options(config, kind, [])
+    del options["rope_frequencies"]
+    return options | {"rope_theta": float(rope["rope_theta"])}
+
+
+def missing_ids(text: TextTokenizer, size: int) -> list[tuple[int, int]]:
+    """[first, past the last] ranges of the ids below `size` that no text has."""
+    held = {*text.get_vocab().values()}
+    ranges: list[tuple[int, int]] = []
+    for id in range(size):
+        if id in held:
+            continue
+        if ranges and ranges[-1][1] == id:
+            ranges[-1] = (ranges[-1][0], id + 1)
+        else:
+            ranges.append((id, id + 1))
+    return ranges
+
+
+def pairs(heads: int, head_dim: int) -> Rows:
+    """Rows of q or k in our order: of each head the pairs (i, i + K/2) of Hugging Face's halves, one after another."""
+    one = torch.arange(head_dim).view(2, -1).t().flatten()
+    order = torch.arange(heads)[:, None] * head_dim + one
+    return Rows(tuple(order.flatten().tolist()))
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a tower's tensors are called: all begin with `prefix`, and a module's own name ends with `suffix`."""
+
+    prefix: str = "model."
+    suffix: str = ""
+    attention: Mapping[str, str] | None = None  # q, k, v, out, q_norm, k_norm -> their names, which have no suffix
+
+    def of_attention(self, number: int, module: str, leaf: str) -> str:
+        """module: q, k, v, out, q_norm or k_norm."""
+        if self.attention is None:
+            return self.layer(number, f"self_attn.{ATTENTION[module]}", leaf)
+        return f"{self.prefix}layers.{number}.self_attn.{self.attention[module]}.{leaf}"
+
+    def layer(self, number: int, module: str, leaf: str) -> str:
+        return f"{self.prefix}layers.{number}.{module}{self.suffix}.{leaf}"
+
+    def feed_forward(self, number: int, module: str) -> str:
+        return f"{self.prefix}layers.{number}.mlp{self.suffix}.{module}.weight"
+
+
+LANGUAGE_MODEL = Names()
+ATTENTION = {"out": "o_proj", "q_norm": "q_norm", "k_norm": "k_norm"} | {name: f"{name}_proj" for name in "qkv"}
+
+
+def tower(
+    model: MultimodalModel, kind: Kind, number: int, names: Names = LANGUAGE_MODEL, copy: bool = False
+) -> Iterator[Entry]:
+    """The entries of one tower of the backbone."""
+    for layer in range(model.backbone.config.layers):
+        for entry in _attention(model, kind, number, layer, names):
+            yield replace(entry, copy=copy)
+        for entry in _feed_forward(model, kind, number, layer, names):
+            yield replace(entry, copy=copy)
+    theirs = f"{names.prefix}norm{names.suffix}.weight"
+    yield Entry("backbone.final_norm.weight", theirs, (), (number,), copy)
+
+
+def _attention(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:
+    c, ours = model.backbone.config, f"backbone.blocks.{layer}"
+    widths = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim)
+    orders = ((pairs(c.heads, c.head_dim),), (pairs(c.kv_heads, c.head_dim),), ())
+    for leaf in ("weight", "bias") if kind.qkv_bias else ("weight",):
+        first = 0
+        for name, width, order in zip("qkv", widths, orders):
+            place = (number, slice(first, first + width))
+            theirs = names.of_attention(layer, name, leaf)
+            yield Entry(f"{ours}.qkv.{leaf}", theirs, order, place)
+            first += width
+    if kind.qk_norm == "layer":
+        for name, heads in (("q_norm", c.heads), ("k_norm", c.kv_heads)):
+            halves, ours_shape = (heads, 2, c.head_dim // 2), (heads, c.head_dim)
+            swapped = Permuted(halves, (0, 2, 1), ours_shape, ours_shape)
+            for leaf in ("weight", "bias"):
+                yield Entry(f"{ours}.{name}.{leaf}", names.of_attention(layer, name, leaf), (swapped,), (number,))
+    elif kind.qk_norm:
+        one = (pairs(1, c.head_dim),)
+        for name in ("q_norm", "k_norm"):
+            theirs = names.of_attention(layer, name, "weight")
+            yield Entry(f"{ours}.{name}.weight", theirs, one, (number,))
+    yield Entry(f"{ours}.out.weight", names.of_attention(layer, "out", "weight"), (), (number,))
+
+
+def _feed_forward(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:
+    c, ours = model.backbone.config, f"backbone.blocks.{layer}"
+    gate, up = (number, slice(0, c.ffn_dim)), (number, slice(c.ffn_dim, None))
+    yield Entry(f"{ours}.ffn.gate_up.weight", names.feed_forward(layer, "gate_proj"), (), gate)
+    yield Entry(f"{ours}.ffn.gate_up.weight", names.feed_forward(layer, "up_proj"), (), up)
+    yield Entry(f"{ours}.ffn.down.weight", names.feed_forward(layer, "down_proj"), (), (number,))
+    for own, theirs in (("attention_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")):
+        yield Entry(f"{ours}.{own}.weight", names.layer(layer, theirs, "weight"), (), (number,))

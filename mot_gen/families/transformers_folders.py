@@ -1,0 +1,57 @@
+"""What families in transformers' layout read of a folder: config_of, special_ids, codes_in_one_range, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mot_gen.errors import InputError
+from mot_gen.families.conversion import Source
+
+
+def config_of(folder: Path, kind: str) -> Any:
+    """The config of a folder whose model_type is `kind`, as transformers reads it; InputError where it cannot."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers checks each field, and raises what its checks raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / 'config.json'}: is no config of {kind} ({reason}); fetch it again") from error
+    if config.model_type != kind:
+        raise InputError(f"{folder / 'config.json'}: model_type is {config.model_type!r}, not {kind!r}")
+    return config
+
+
+def special_ids(source: Source, names: Sequence[str]) -> list[int]:
+    """The ids of special tokens in the published tokenizer; InputError where it lacks one."""
+    added = {token["content"]: token["id"] for token in source.config("tokenizer.json").get("added_tokens", [])}
+    for name in names:
+        if name not in added:
+            raise InputError(f"{source.folder / 'tokenizer.json'}: has no special token {name}; fetch it again")
+    return [added[name] for name in names]
+
+
+def codes_in_one_range(source: Source, found: Mapping[int, int], size: int) -> list[int]:
+    """The id of each of `size` codes, of {code: id}; InputError unless they are one range of ids."""
+    ids = [found.get(code, -1) for code in range(size)]
+    if min(ids) < 0 or sorted(ids) != list(range(min(ids), min(ids) + size)):
+        where = source.folder / "config.json"
+        raise InputError(f"{where}: vocabulary_map does not name one range of ids for the {size} codes of pictures")
+    return ids
+
+
+def colours(source: Source, rescale: float = 1 / 255, mean: Any = 0.5, std: Any = 0.5) -> tuple[list, list]:
+    """Mean and std of colours in [0, 1] by which the published preprocessor standardises pictures.
+
+    It takes bytes times `rescale_factor`, minus `image_mean`, by `image_std`, of preprocessor_config.json; the
+    arguments are what holds where that file does not say."""
+    path = source.folder / "preprocessor_config.json"
+    stated = source.config(path.name) if path.is_file() else {}
+    factor = 255 * stated.get("rescale_factor", rescale)
+    shifts, scales = (
+        value if isinstance(value, (list, tuple)) else [value] * 3
+        for value in (stated.get("image_mean", mean), stated.get("image_std", std))
+    )
+    return [shift / factor for shift in shifts], [scale / factor for scale in scales]

@@ -1,0 +1,85 @@
+"""A model that takes less memory than its weights: held_model, from a folder, its weights on the disk or in 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mot_gen import checkpoints
+from mot_gen.backbone.byte_storage import ByteMatrix
+from mot_gen.backbone.half_storage import HalfStorage
+from mot_gen.backbone.layers_on_disk import LayersOnDisk
+from mot_gen.checkpoints.folders import refuse_foreign
+from mot_gen.errors import InputError, nearest
+from mot_gen.files.manifest import refuse_pickle
+from mot_gen.files.tensor_file import TensorFiles
+from mot_gen.model import MultimodalModel, outlining
+
+WEIGHTS = ("memory", "disk", "int8")
+_LAYERS = "backbone.blocks."
+
+
+def check_weights(weights: str) -> None:
+    """InputError for a way to hold weights that is not known."""
+    if weights not in WEIGHTS:
+        raise InputError(f"weights: {weights!r} is not known{nearest(weights, WEIGHTS)}; it is {', '.join(WEIGHTS)}")
+
+
+def held_model(checkpoint: str | Path, weights: str, dtype: torch.dtype | None = None) -> MultimodalModel:
+    """The model of a checkpoint, for generation alone.
+
+    weights: "disk", layer by layer as they are needed, two layers at once in memory; "int8", the matrices in 8 bits, a
+    scale a row. dtype: of what is computed, fp32 by default. InputError for a folder that cannot be loaded.
+    """
+    dtype = dtype or torch.float32
+    folder = checkpoints.find(checkpoint) / "model"
+    refuse_pickle(folder)
+    refuse_foreign(folder)
+    MultimodalModel._check_folder(folder)
+    if weights == "int8" and dtype != torch.float32:
+        raise InputError("weights='int8': what is computed is fp32; leave dtype out")
+    files = TensorFiles(sorted(folder.glob("*.safetensors")))
+    with outlining():
+        model = MultimodalModel.from_config(MultimodalModel.load_config(folder))
+    model.eval().requires_grad_(False)
+    if weights == "disk":
+        _leave_layers(model, files, dtype)
+    else:
+        _hold_in_bytes(model, files)
+    for name, parameter in model.named_parameters():
+        held = weights == "disk" and name.startswith(_LAYERS)
+        if parameter.is_meta and not held and not _is_in_bytes(model, name):
+            _put(model, name, files.read(name).to(dtype))
+    return model
+
+
+def _leave_layers(model: MultimodalModel, files: TensorFiles, dtype: torch.dtype) -> None:
+    """Let the backbone read its layers while it runs."""
+    blocks = list(model.backbone.blocks)
+
+    def read(number: int) -> dict[str, Tensor]:
+        names = [name for name, _ in blocks[number].named_parameters()]
+        return {name: files.read(f"{_LAYERS}{number}.{name}").to(dtype) for name in names}
+
+    model.backbone.on_disk = LayersOnDisk(blocks, read)
+
+
+def _hold_in_bytes(model: MultimodalModel, files: TensorFiles) -> None:
+    """Read every matrix of the projections and of the head, one after the other, into 8 bits."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, HalfStorage):
+            weight = files.read(f"{path}.weight")
+            layer.halves = [ByteMatrix(matrix) for matrix in weight.view(-1, *weight.shape[-2:])]
+
+
+def _is_in_bytes(model: MultimodalModel, name: str) -> bool:
+    path, _, leaf = name.rpartition(".")
+    layer = model.get_submodule(path)
+    return leaf == "weight" and isinstance(layer, HalfStorage) and layer.halves is not None
+
+
+def _put(model: nn.Module, name: str, value: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
