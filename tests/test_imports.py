@@ -24,7 +24,7 @@ FLOORS = [
     {"model", "recipes"},
     {"flops"},
     {"data", "pipelines"},
-    {"datasets", "families"},
+    {"datasets", "families", "growth"},
     {"training"},
     {"corpora", "reports"},
     {"study", "reinforce"},

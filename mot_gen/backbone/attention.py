@@ -1,4 +1,5 @@
-"""Global attention: Places, sees (the mask rule), dense_mask, block_mask, attend, and rotary positions.
+"""Global attention: Places, sees (the mask rule), dense_mask, block_mask, attend, scores_of, weigh, and
+rotary positions.
 
 The rule (Transfusion, Figure 4): a query sees a key of the same document that does not come later, or that belongs to
 the same block: a bidirectional span, or one scale of a span that has several. It is written once, as `sees`: of places
@@ -52,6 +53,11 @@ class Places:
         return Places(self.document[at], self.index[at], self.block[at], alone)
 
 
+def in_one_block(query: Places, key: Places) -> Tensor:
+    """Whether two tokens belong to the same bidirectional span: bool, of places that broadcast."""
+    return (query.document == key.document) & (query.block == key.block) & (query.block != PADDING)
+
+
 def sees(query: Places, key: Places) -> Tensor:
     """The mask rule: bool, of places that broadcast against one another."""
     same_block = (query.block == key.block) & (query.block != PADDING)
@@ -94,6 +100,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
     return _flex_attention(q.is_cuda)(q, k, v, block_mask=mask, enable_gqa=grouped)
 
 
+def scores_of(q: Tensor, k: Tensor) -> Tensor:
+    """q (B, H, Q, D), k (B, G, K, D) -> (B, H, Q, K), q k / sqrt(D), for mixers that need them in memory."""
+    grouped = q.unflatten(1, (k.shape[1], -1))  # heads that share keys stand together
+    return (grouped @ k[:, :, None].transpose(-2, -1)).flatten(1, 2) * q.shape[-1] ** -0.5
+
+
+def weigh(weights: Tensor, v: Tensor) -> Tensor:
+    """weights (B, H, Q, K), v (B, G, K, D) -> (B, H, Q, D)."""
+    return (weights.unflatten(1, (v.shape[1], -1)) @ v[:, :, None]).flatten(1, 2)
+
+
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention with its scores in memory: in bf16 SDPA, forward and backward, takes a CPU twice as long."""
     batch, heads, queries, width = q.shape
@@ -129,5 +146,5 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
         cos, sin = rotation.unbind(-1)
         even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # half the time of `unflatten`
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], x.shape[-1] // 2, 2))  # half the time of `unflatten`
     return torch.view_as_real(pairs * torch.view_as_complex(rotation)).flatten(-2).to(x.dtype)

@@ -92,7 +92,7 @@ class Batch:
     def thinned(self, kept: Tensor, cache: Cache | None) -> tuple[Batch, Tensor]:
         """The batch of the kept tokens alone, (B, S) bool, each row moved together and padded at its end; and the slots
         (B, k) that they come from, those of padding being any that is not kept."""
-        length = int(kept.sum(1).max())
+        length = max(1, int(kept.sum(1).max()))  # of a row without tokens one slot of padding
         slots = kept.logical_not().long().argsort(dim=1, stable=True)[:, :length]
         empty = ~kept.gather(1, slots)
         layout = self.layout

@@ -1,4 +1,5 @@
-"""What is remembered while generating: LayerCache (a layer's own), KeyValueCache (attention's), Cache (of all layers).
+"""What is remembered while generating: LayerCache (a layer's own), KeyValueCache (attention's), JoinedCache (several of
+one layer), Cache (of all layers).
 
 A forward pass over a cache is tentative: it writes its tokens after those that are kept, and the next pass overwrites
 them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.
@@ -81,6 +82,37 @@ class KeyValueCache:
     def mark_dynamic(self) -> None:
         differs(self.keys, 2)
         differs(self.values, 2)
+
+
+class JoinedCache:
+    """Several caches of one layer that go together."""
+
+    def __init__(self, *parts: Any):
+        self.parts = parts
+
+    def place(self, slots: Slots) -> None:
+        for part in self.parts:
+            part.place(slots)
+
+    def advance(self, counts: Tensor) -> None:
+        """Keep the first counts[b] of the tokens last read in row b; counts: (B,) int64."""
+        for part in self.parts:
+            part.advance(counts)
+
+    def narrow(self, rows: int) -> JoinedCache:
+        return JoinedCache(*(part.narrow(rows) for part in self.parts))
+
+    def snapshot(self) -> list:
+        return [part.snapshot() for part in self.parts]
+
+    def restore(self, snapshot: list, rows: Tensor) -> None:
+        """Forget what was kept since the snapshot in some rows, (B,) bool."""
+        for part, kept in zip(self.parts, snapshot):
+            part.restore(kept, rows)
+
+    def mark_dynamic(self) -> None:
+        for part in self.parts:
+            part.mark_dynamic()
 
 
 def differs(x: Tensor, dimension: int) -> None:

@@ -1,4 +1,4 @@
-"""HeadLayerNorm: a layer norm of each head's queries or keys, with a weight and bias of its own (Chameleon).
+"""Norms of heads' queries and keys: head_norm; HeadLayerNorm, with a weight and bias for each head (Chameleon).
 
 Shapes: T tokens in tower order, H heads, K head width, E towers.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mot_gen.backbone.owners import Owners, ones, zeros
 from mot_gen.backbone.routing import Owned, Routing, rows_of
 
 
@@ -26,3 +27,11 @@ class HeadLayerNorm(Owned):
         """(T, H, K) -> the same."""
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
         return (normed * rows_of(self.weight, routing) + rows_of(self.bias, routing)).to(x.dtype)
+
+
+def head_norm(kind: bool | str, owners: Owners, heads: int, width: int) -> Owned | None:
+    """Of the queries or keys of so many heads, as `HeadOptions.qk_norm` asks for it."""
+    if kind == "layer":
+        module = HeadLayerNorm(heads, width, owners.sets("qk_norm"))
+        return owners.own(module, "qk_norm", weight=ones, bias=zeros)
+    return owners.norm_of("qk_norm", width) if kind else None

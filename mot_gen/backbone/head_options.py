@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from mot_gen.backbone import parts
 from mot_gen.errors import InputError, nearest
@@ -35,7 +35,7 @@ class HeadOptions(parts.Mixer):
     rope_axes: Sequence[int] | None = None
     attention: str = "auto"
 
-    untied = ("qkv", "qk_norm", "out")
+    untied: ClassVar[tuple[str, ...]] = ("qkv", "qk_norm", "out")
 
     def fit(self, config: Any) -> Self:
         self.require_counts("heads", remedy=" (or name backbone.size)")

@@ -1,5 +1,5 @@
-"""Options of the mixer `mamba`: MambaOptions, with what follows from them and what does not fit; and INITIAL, how its
-own parameters begin, as in the paper (arXiv 2312.00752).
+"""Options of the mixer `mamba`: MambaOptions, with what follows from them and what does not fit; INITIAL, how its own
+parameters begin, as in the paper (arXiv 2312.00752); and Reads, of all mixers that read one way.
 
 Shapes: D width, N states of a channel.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from mot_gen.backbone import parts
+from mot_gen.backbone.batch import Batch
 from mot_gen.backbone.owners import ones, zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Initial
@@ -45,14 +46,44 @@ INITIAL = {
 
 
 @dataclass(frozen=True)
-class MambaOptions(parts.Mixer):
-    """dt_rank: ceil(D / 16) when not given. bidirectional: how such modalities are read, see the module."""
+class Reads(parts.Mixer):
+    """A mixer that reads one way. bidirectional: how such modalities are read: "refuse" them; "causal", in order; or
+    "two_pass", each span from its end to its start as well, by the same parameters, and both readings added."""
+
+    bidirectional: str = "refuse"
+
+    reader: ClassVar[str] = "Mamba"  # its name in messages
+
+    def fit(self, config: Any) -> Self:
+        if self.bidirectional not in READINGS:
+            known = nearest(self.bidirectional, READINGS)
+            raise self.refuse("bidirectional", f"{self.bidirectional!r} is not known" + known)
+        return super().fit(config)
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        twice = [m.name for m in modalities if m.bidirectional or m.scales]
+        if twice and self.bidirectional == "refuse":
+            raise InputError(
+                f"{self.where}.bidirectional: {self.reader} reads one way and tokens of {twice[0]!r} see later ones; "
+                f"make the modality causal, or say {self.where}.bidirectional=causal, or two_pass"
+            )
+
+    def twice(self, batch: Batch) -> Tensor:
+        """(B, S) bool, the tokens that are read backwards too."""
+        return batch.bidirectional[batch.layout.modality] & (self.bidirectional == "two_pass")
+
+    def repeats(self, block: Layer) -> bool:
+        return False  # every length of a scan would be a program of its own
+
+
+@dataclass(frozen=True)
+class MambaOptions(Reads):
+    """dt_rank: ceil(D / 16) when not given. bidirectional: how such modalities are read, see `Reads`."""
 
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
     dt_rank: int | None = None
-    bidirectional: str = "refuse"
 
     untied = ("in_proj", "x_proj", "dt_proj", "out_proj")
     norm = "norm"
@@ -60,21 +91,7 @@ class MambaOptions(parts.Mixer):
     def fit(self, config: Any) -> Self:
         fitted = replace(self, dt_rank=math.ceil(config.dim / 16)) if self.dt_rank is None else self
         fitted.require_counts("d_state", "d_conv", "expand", "dt_rank")
-        if self.bidirectional not in READINGS:
-            known = nearest(self.bidirectional, READINGS)
-            raise self.refuse("bidirectional", f"{self.bidirectional!r} is not known" + known)
-        return fitted
-
-    def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        twice = [m.name for m in modalities if m.bidirectional or m.scales]
-        if twice and self.bidirectional == "refuse":
-            raise InputError(
-                f"{self.where}.bidirectional: Mamba reads one way and tokens of {twice[0]!r} see later ones; make the "
-                f"modality causal, or say {self.where}.bidirectional=causal, or two_pass"
-            )
+        return super(MambaOptions, fitted).fit(config)
 
     def initial(self, block: Layer) -> Mapping[str, Initial]:
         return INITIAL
-
-    def repeats(self, block: Layer) -> bool:
-        return False  # every length of a scan would be a program of its own

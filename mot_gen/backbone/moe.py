@@ -1,4 +1,4 @@
-"""A feed-forward of several experts: MixtureOfExperts.
+"""A feed-forward of several experts: MixtureOfExperts, set_progress, best_experts, WEIGHTS.
 
 The experts of all pools (`pools`) are stacked, so that a layer is one grouped product. MoE-4x (arXiv 2411.04996) is one
 pool of four experts, its hybrid a pool of four for text beside pools of one, and routed groups by modality
@@ -11,14 +11,14 @@ Shapes: T tokens in tower order, n tokens of a pool, E experts of a pool, D widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mot_gen.backbone.parts import Choice, Router
-from mot_gen.backbone.pools import Pool, Pools
+from mot_gen.backbone.pools import Pool, Pools, State
 from mot_gen.backbone.routing import Owned, Routing
 
 
@@ -27,7 +27,8 @@ class MixtureOfExperts(Owned):
 
     experts: their number in each pool; `feed_forward` holds sum(experts), stacked pool by pool. choose: the router.
     balance_weights: of each pool. `router` (sum(experts), D) scores them; a lone expert's row has no effect, since its
-    softmax is 1. shared: a feed-forward of all tokens, whose output is added, or None.
+    softmax is 1; None where experts are not scored. shared: a feed-forward of all tokens, whose output is added, or
+    None. number: of the layer. progress: from 0 to 1, how much of its training it has had.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class MixtureOfExperts(Owned):
     ):
         super().__init__()
         self.experts, self.choose, self.balance_weights = list(experts), choose, list(balance_weights)
-        self.router = nn.Parameter(torch.empty(sum(experts), dim))
+        self.router = nn.Parameter(torch.empty(sum(experts), dim)) if choose.scores else None
+        self.number, self.progress = 0, 1.0
         self.feed_forward, self.shared = feed_forward, shared
         self._auxiliary: Tensor | None = None
 
@@ -49,9 +51,9 @@ class MixtureOfExperts(Owned):
         """x (T, D) -> (T, D)."""
         self._auxiliary = None
         first, tokens, gates, counts = 0, [], [], []
-        parts = zip(x.split(pools.counts), self.router.split(self.experts), pools.each(self.balance_weights))
-        for part, router, pool in parts:
-            choice = self._choice(part, router, pool)
+        state = State(self.number, self.training, self.progress)
+        for place, (part, pool) in enumerate(zip(x.split(pools.counts), pools.each(self.balance_weights, state))):
+            choice = self._choice(part, place, pool)
             tokens.append(choice.token + first)
             gates.append(choice.gate)
             counts += choice.counts
@@ -70,13 +72,20 @@ class MixtureOfExperts(Owned):
         shared = self.shared(x, Routing(None, None, ends, [len(x)], 0))
         return shared.to(x.dtype)  # under autocast a product is in bf16, and the residual stream in fp32
 
-    def _choice(self, x: Tensor, router: Tensor, pool: Pool) -> Choice:
-        if len(router) == 1:
+    def _choice(self, x: Tensor, place: int, pool: Pool) -> Choice:
+        """place: the pool's, among all."""
+        if self.experts[place] == 1:
             return Choice(torch.arange(len(x), device=x.device), x.new_ones(len(x)), [len(x)])
-        choice = self.choose.choose(F.linear(x, router).float(), pool)
+        choice = self.choose.choose(self._logits(x, place), pool)
         if choice.loss is not None:
             self._auxiliary = choice.loss if self._auxiliary is None else self._auxiliary + choice.loss
         return choice
+
+    def _logits(self, x: Tensor, place: int) -> Tensor:
+        """(n, E) the scores of a pool's tokens; zeros where experts are not scored."""
+        if self.router is None:
+            return x.new_zeros(len(x), self.experts[place], dtype=torch.float32)
+        return F.linear(x, self.router.split(self.experts)[place]).float()
 
     def auxiliary_loss(self) -> Tensor | float:
         """The weighted losses of the last forward pass with gradients, once: they are forgotten afterwards."""
@@ -84,9 +93,27 @@ class MixtureOfExperts(Owned):
         return 0.0 if loss is None else loss
 
 
-def best_experts(score: Tensor, top_k: int) -> tuple[Choice, Tensor]:
-    """score (n, E) -> every token to its `top_k` best experts, none dropped; and those experts, (n, top_k)."""
+def set_progress(backbone: nn.Module, progress: float) -> None:
+    """Tell layers of experts how much of its training a backbone has had, from 0 to 1."""
+    for module in backbone.modules():
+        if isinstance(module, MixtureOfExperts):
+            module.progress = progress
+
+
+# What becomes of the scores (n, k) of the experts that a token takes. "scaled" is 1 for scores that are all equal.
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda gate: gate,
+    "scaled": lambda gate: gate.shape[1] * gate / gate.sum(1, keepdim=True),
+    "renormalised": lambda gate: gate / gate.sum(1, keepdim=True),
+    "one": torch.ones_like,
+}
+
+
+def best_experts(score: Tensor, top_k: int, weight: str = "softmax") -> tuple[Choice, Tensor]:
+    """score (n, E) -> every token to its `top_k` best experts, none dropped; and those experts, (n, top_k). weight: a
+    name in WEIGHTS."""
     gate, expert = score.topk(top_k, dim=-1)
+    gate = WEIGHTS[weight](gate)
     order = expert.flatten().argsort(stable=True)
     counts = torch.bincount(expert.flatten(), minlength=score.shape[1]).tolist()
     return Choice(order // top_k, gate.flatten()[order], counts), expert

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_type_hint
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from mot_gen.backbone.attention import Places
+from mot_gen.backbone.attention import Places, attend
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import LayerCache
 from mot_gen.backbone.owners import Owners
@@ -147,13 +147,17 @@ class Reach(Part):
 
 
 class Bias(Part):
-    """What is added to attention's scores."""
+    """What is added to attention's scores, or done with them otherwise."""
 
-    empty: ClassVar[bool] = False  # whether nothing is added
+    empty: ClassVar[bool] = False  # whether nothing is added, and nothing else done
 
-    def scores(self, block: Layer, query: Places, key: Places) -> Tensor:
-        """Of places (B, Q) and (B, K) -> (1 or B, 1 or H, Q, K)."""
+    def scores(self, block: Layer, query: Places, key: Places) -> Tensor | float:
+        """What is added, of places (B, Q) and (B, K) -> (1 or B, 1 or H, Q, K)."""
         raise NotImplementedError
+
+    def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
+        """q (B, H, Q, K), k and v (B, G, N, K) -> (B, H, Q, K); mask: of all that is seen, with `scores` in it."""
+        return attend(q, k, v, mask)
 
 
 class HeadChoice(Part):
@@ -174,6 +178,12 @@ class FeedForward(Part):
 
     empty: ClassVar[bool] = False
     matrices: ClassVar[int] = 0
+
+    def refuse_experts(self, config: Any) -> None:
+        """InputError where the config asks for experts, and this is none."""
+        if config.experts != 1 or config.shared_experts or config.router != "expert_choice":
+            kind = type(self).__module__.rpartition(".")[2]
+            raise self.refuse("kind", f"{kind} is no expert; drop backbone.experts, shared_experts and router")
 
     def forward(self, block: Layer, x: Tensor, plan: Plan) -> Tensor:
         """x (T, D) in tower order -> (T, D)."""
@@ -213,11 +223,23 @@ class Choice:
 
 
 class Router(Part):
-    """How tokens and experts meet. taken: experts that a token passes through, on the average."""
+    """How tokens and experts meet. taken: experts that a token passes through, on the average. scores: whether experts
+    are scored, by a vector each."""
+
+    scores: ClassVar[bool] = True
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether it asks which tokens of a picture are neighbours."""
+        return False
 
     @property
     def taken(self) -> int:
         return 1
+
+    def charged(self, number: int, learns: bool) -> int:
+        """How many of so many experts a token's costs are counted for."""
+        return self.taken
 
     def choose(self, logits: Tensor, pool: Pool) -> Choice:
         """logits: (n, E) the scores of a pool's tokens."""
@@ -254,10 +276,23 @@ class Depth(Part):
 
 
 class Residual(Part):
-    """How a sublayer's output joins the residual stream."""
+    """How a sublayer's output joins the residual stream. Where there are several streams, R numbers of a token stand
+    for its D; the backbone begins and ends with those of its first layer."""
+
+    def begin(self, x: Tensor) -> Tensor:
+        """x (T, D), the embedded tokens -> (T, R)."""
+        return x
+
+    def end(self, x: Tensor) -> Tensor:
+        """(T, R) -> (T, D), what the final norm reads."""
+        return x
+
+    def read(self, block: Layer, x: Tensor, sublayer: str) -> Tensor:
+        """(T, R) -> (T, D), what a sublayer reads."""
+        return x
 
     def add(self, block: Layer, x: Tensor, y: Tensor, sublayer: str) -> Tensor:
-        """x, y (T, D) -> (T, D). sublayer: "mixer" or "feed_forward"."""
+        """x (T, R), y (T, D) -> (T, R). sublayer: "mixer" or "feed_forward"."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""The tokens among which experts share out their work: Pool, Pools, make_pools, assignments.
+"""The tokens among which experts share out their work: Pool, State, Pools, make_pools, assignments.
 
 A *pool* is a tower's tokens, or all tokens where the feed-forward is not untied, and the experts among which they are
 routed. A pool of one expert routes nothing.
@@ -8,7 +8,7 @@ Shapes: T tokens in tower order, n tokens of a pool, E experts of a pool.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +21,27 @@ from mot_gen.sequence import PADDING, Layout
 @dataclass
 class Pool:
     """What a router may know of a pool. kept: as in `Pools`. group: (n,) the document of each token, a number of its
-    own in each row. real: (n,) bool, not padding. balance_weight: of the loss that keeps the experts' loads even."""
+    own in each row. real: (n,) bool, not padding. modality: (n,). beside: (n, 2) the neighbours to the right and below
+    on the grid of a token's picture, -1 where there is none. balance_weight: of the loss that keeps the experts' loads
+    even. state: of the layer."""
 
     kept: Tensor | None
     group: Tensor
     real: Tensor
+    modality: Tensor
+    beside: Tensor
     balance_weight: float
+    state: State
+
+
+@dataclass(frozen=True)
+class State:
+    """Of a layer of experts: number: which layer it is. learns: whether it is in training. progress: from 0 to 1, how
+    much of its training it has had."""
+
+    number: int = 0
+    learns: bool = False
+    progress: float = 1.0
 
 
 @dataclass
@@ -35,30 +50,62 @@ class Pools:
 
     counts: the pools' numbers of tokens. kept: for each pool of several experts under expert choice, (K,) int64 the
     places that one expert takes of its tokens sorted by document, then by falling score; None for other pools.
-    group, real: (T,) of all pools' tokens, see `Pool`.
+    group, real, modality, beside: of all pools' T tokens, see `Pool`.
     """
 
     counts: list[int]
     kept: list[Tensor | None]
     group: Tensor
     real: Tensor
+    modality: Tensor
+    beside: Tensor
 
-    def each(self, balance_weights: Sequence[float]) -> list[Pool]:
-        parts = zip(self.kept, self.group.split(self.counts), self.real.split(self.counts), balance_weights)
-        return [Pool(*part) for part in parts]
+    def each(self, balance_weights: Sequence[float], state: State) -> list[Pool]:
+        parts = []
+        tokens = [each.split(self.counts) for each in (self.group, self.real, self.modality, self.beside)]
+        for kept, group, real, modality, beside, weight in zip(self.kept, *tokens, balance_weights):
+            parts.append(Pool(kept, group, real, modality, beside, weight, state))
+        return parts
 
 
 def make_pools(
-    layout: Layout, routing: Routing, counts: list[int], experts: Sequence[int], expert_choice: bool
+    layout: Layout,
+    routing: Routing,
+    counts: list[int],
+    experts: Sequence[int],
+    expert_choice: bool,
+    on_grid: bool = False,
 ) -> Pools:
-    """Pools of `counts` tokens in tower order, with their numbers of experts."""
+    """Pools of `counts` tokens in tower order, with their numbers of experts. on_grid: whether to find neighbours."""
     document = layout.document
     row = torch.arange(len(document), device=document.device)[:, None] * (document.max() + 2)
     group = routing.sort((row + document - PADDING).flatten())
     kept: list[Tensor | None] = []
     for part, number in zip(group.split(counts), experts):
         kept.append(_kept(part, number) if expert_choice and number > 1 else None)
-    return Pools(counts, kept, group, routing.sort(document.flatten() != PADDING))
+    real, modality = routing.sort(document.flatten() != PADDING), routing.sort(layout.modality.flatten())
+    beside = _beside(layout, routing, counts) if on_grid else group.new_full((len(group), 2), -1)
+    return Pools(counts, kept, group, real, modality, beside)
+
+
+def _beside(layout: Layout, routing: Routing, counts: list[int]) -> Tensor:
+    """(T, 2) `Pool.beside` of tokens in tower order. Tokens of a span keep their order there, row after row."""
+    rows = torch.arange(len(layout.span), device=layout.span.device)[:, None]
+    span = routing.sort((rows * (layout.span.max() + 2) + layout.span - PADDING).flatten())
+    row, column = routing.sort(layout.position[..., 1:].flatten(0, 1)).unbind(1)
+    columns = torch.zeros_like(span).scatter_reduce(0, span.unique(return_inverse=True)[1], column, "amax")
+    columns = columns[span.unique(return_inverse=True)[1]] + 1
+    place = torch.arange(len(span), device=span.device)
+    starts = torch.tensor(counts, device=span.device).cumsum(0)
+    pool = torch.bucketize(place, starts, right=True)
+    found = []
+    for step, down in ((torch.ones_like(columns), 0), (columns, 1)):
+        other = (place + step).clamp_max(len(span) - 1)
+        aside = (row[other] - row == down) & (column[other] - column == 1 - down)
+        there = (span[other] == span) & (pool[other] == pool) & aside
+        first = torch.where(pool == 0, 0, starts[(pool - 1).clamp_min(0)])
+        found.append(torch.where(there, other - first, -1))
+    return torch.stack(found, 1)
 
 
 def _kept(group: Tensor, experts: int) -> Tensor:
@@ -69,12 +116,13 @@ def _kept(group: Tensor, experts: int) -> Tensor:
     return (rank < capacity[ordered]).nonzero().flatten()
 
 
-def assignments(pools: Pools, experts: Sequence[int], taken: int) -> int:
-    """How many times the batch passes through an expert. taken: experts of each token where tokens choose."""
+def assignments(pools: Pools, experts: Sequence[int], taken: Callable[[int], int]) -> int:
+    """How many times the batch passes through an expert. taken: of a pool's number of experts, how many each token
+    takes where tokens choose."""
     passes = 0
     for count, kept, number in zip(pools.counts, pools.kept, experts):
         if kept is not None:
             passes += number * len(kept)
         else:
-            passes += count * (taken if number > 1 else 1)
+            passes += count * (taken(number) if number > 1 else 1)
     return passes

@@ -66,7 +66,7 @@ class Slots:
     def owned_names(self) -> list[str]:
         """The names of all that towers may own, in the order in which a token meets them."""
         names = ["attention_norm"] if any(mixer.norm == "attention_norm" for mixer in self.found["mixer"]) else []
-        for slot in ("mixer", "head_choice", "depth", "residual"):
+        for slot in ("mixer", "bias", "head_choice", "depth", "residual"):
             for part in self.found[slot]:
                 names += part.untied
         for feed_forward in self.found["feed_forward"]:

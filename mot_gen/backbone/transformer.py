@@ -128,7 +128,7 @@ class Block(parts.Layer):
         self.number, self.layers = number, config.layers or 0
         mixer, feed_forward = self.parts.mixer, self.parts.feed_forward
         self.add_module(mixer.norm, owners.norm(mixer.norm))
-        self._add(mixer, self.parts.head_choice, self.parts.depth, self.parts.residual)
+        self._add(mixer, self.parts.bias, self.parts.head_choice, self.parts.depth, self.parts.residual)
         if not feed_forward.empty:
             self.ffn_norm = owners.norm("ffn_norm")
             self._add(feed_forward)
@@ -148,7 +148,8 @@ class Block(parts.Layer):
     def mix(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
         """x and what its tokens read of one another."""
         chosen, norm = self.parts, getattr(self, self.parts.mixer.norm)
-        y = chosen.mixer.forward(self, chosen.norm.before(norm, x, plan.routing), plan, cache)
+        read = chosen.residual.read(self, x, "mixer")
+        y = chosen.mixer.forward(self, chosen.norm.before(norm, read, plan.routing), plan, cache)
         return chosen.residual.add(self, x, chosen.norm.after(norm, y, plan.routing), "mixer")
 
     def feed(self, x: Tensor, plan: Plan, weight: Tensor | None = None) -> Tensor:
@@ -156,7 +157,8 @@ class Block(parts.Layer):
         chosen = self.parts
         if chosen.feed_forward.empty:
             return x
-        y = chosen.feed_forward.forward(self, chosen.norm.before(self.ffn_norm, x, plan.routing), plan)
+        read = chosen.residual.read(self, x, "feed_forward")
+        y = chosen.feed_forward.forward(self, chosen.norm.before(self.ffn_norm, read, plan.routing), plan)
         y = chosen.norm.after(self.ffn_norm, y, plan.routing)
         return chosen.residual.add(self, x, y if weight is None else y * weight, "feed_forward")
 
@@ -195,6 +197,7 @@ class Backbone(Counting):
         self.repeats = all(part.repeats(block) for block, part in self.each_part())
         self.routed = any(block.routed for block in self.each_block())
         self.distinct = distinct(self.each_block())
+        self.residual = config.slots.of_layer(0).residual
         self.gradient_checkpointing = False
         self.on_disk: LayersOnDisk | None = None  # where layers are read while they run
         self.compiled = False  # whether torch.compile makes the blocks' programs
@@ -226,7 +229,7 @@ class Backbone(Counting):
         """x (B, S, D) -> (B, S, D), normalised. With a cache, x are the next S tokens of each of its rows."""
         plan = self.plan(layout, cache) if isinstance(layout, Layout) else layout
         shape = x.shape
-        x = plan.routing.sort(x.reshape(-1, self.dim))
+        x = self.residual.begin(plan.routing.sort(x.reshape(-1, self.dim)))
         for number, block in enumerate(self.blocks):
             if self.on_disk is not None:
                 self.on_disk.bring(number)
@@ -237,7 +240,7 @@ class Backbone(Counting):
                 x = block(x, plan, layer)
             else:
                 x = block.forward(x, plan, layer)
-        return plan.routing.unsort(self.final_norm(x, plan.routing)).view(shape)
+        return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
 
     def _repeats(self, plan: Plan, cache: Cache) -> bool:
         """Whether other passes over a cache will be like this one, so that compiled blocks serve it: it is no prompt,

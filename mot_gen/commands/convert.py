@@ -1,4 +1,4 @@
-"""`mot-gen convert`, over mot_gen/families: register. Nothing heavy is imported before it runs."""
+"""`mot-gen convert`, over mot_gen/families and mot_gen/growth: register. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def register(commands) -> None:
     command.add_argument("--start", help="what a new tower begins as: copy of the text's (default), or fresh")
     command.add_argument("--like", metavar="FOLDER", help="back to this published model, with the weights of SOURCE")
     command.add_argument("--family", metavar="NAME", help="its family, or one of yours: my_package.my_family")
+    help_grow = "one of our models made into another: a growth and its OPTION=VALUE, see docs/convert.md"
+    command.add_argument("--grow", nargs="+", metavar=("NAME", "OPTION=VALUE"), help=help_grow)
+    command.add_argument("--with", dest="other", metavar="FOLDER", help="the second model of --grow joined and fused")
     command.add_argument("--download", action="store_true", help="let a hub name be fetched")
     command.set_defaults(func=convert_command)
 
@@ -31,6 +34,10 @@ def convert_command(arguments: argparse.Namespace) -> int:
     out, local = arguments.out, not arguments.download
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: is not empty; give another folder")
+    if arguments.grow:
+        return _grow(arguments, out)
+    if arguments.other:
+        raise InputError("--with: is for --grow joined and fused; give one of them")
     from mot_gen.families.language_models import local_folder
 
     if arguments.like:
@@ -38,6 +45,17 @@ def convert_command(arguments: argparse.Namespace) -> int:
         print(f"{out} is a model in the layout of {arguments.like}")
         return 0
     _forward(arguments, local_folder(arguments.source, local), out)
+    return 0
+
+
+def _grow(arguments: argparse.Namespace, out: Path) -> int:
+    from mot_gen.growth.parents import grow_folder, read
+
+    name, *settings = arguments.grow
+    growth = read(name, settings)
+    grown = grow_folder(arguments.source, out, growth, arguments.other)
+    weights = sum(parameter.numel() for parameter in grown.parameters())
+    print(f"{out} has {weights:,} weights; training.init={out} begins with them")
     return 0
 
 

@@ -128,6 +128,9 @@ class Recipe(Section):
                 raise InputError("backbone.lora: only adapters learn; leave out frozen and lr_factors")
         _all_known("backbone.positions", self.backbone.positions, self.tokenizers)
         _all_known("backbone.lr_factors", self.backbone.lr_factors, towers)
+        for number, phase in enumerate(self.training.phases):
+            _all_known(f"training.phases.{number}.frozen", phase.frozen, towers)
+            _all_known(f"training.phases.{number}.lr_factors", phase.lr_factors, towers)
         return self
 
     def save(self, path: str | Path) -> None:

@@ -168,6 +168,32 @@ class Backbone(Component):
     positions: dict[str, Literal["sequence", "grid"]] = {}  # modality: one position a token, or one a span (BAGEL)
 
 
+class Teacher(BaseModel):
+    """In a recipe: a trained model that the trained one learns from, see `mot_gen.training.further_losses`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str  # a model's folder, or a shipped checkpoint's name
+    data: NonNegative = 1.0  # weight of the data's own losses
+    outputs: NonNegative = 1.0  # weight of what the teacher's outputs teach
+    logits: Literal["kl", "mse"] = "kl"  # how logits are compared; latents are by mean square
+    temperature: Positive = 1.0  # of both models' logits
+    layers: list[tuple[Whole, Whole]] = []  # of this model and of the teacher, that are compared
+    hidden: NonNegative = 1.0  # weight of what layers teach
+    layer_loss: Literal["cosine", "mse"] = "cosine"
+    where: Literal["mixer", "layer"] = "mixer"  # what a mixer writes, or the residual stream after the layer
+
+
+class Phase(BaseModel):
+    """In a recipe: what does not learn, and at which rate towers learn, up to a step (Symbiotic-MoE's shielding)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    until: Count  # the first step that is of the next phase
+    frozen: list[str] = []
+    lr_factors: dict[str, NonNegative] = {}
+
+
 class Training(Section):
     """The loop: AdamW or Muon, linear warm-up, cosine from `lr` to `min_lr`."""
 
@@ -175,6 +201,11 @@ class Training(Section):
     epochs: NonNegative = 0.0  # passes over the data, instead of steps; 0 = as steps says
     seed: Whole = 0
     init: str | None = None  # a model's folder, or a shipped checkpoint's name, whose weights training begins with
+    teacher: Teacher | None = None  # a trained model to learn from as well
+    consistency: NonNegative = 0.0  # THOR: weight of the distance between two passes of each batch; 0 = one pass
+    learns: list[str] = []  # names of the only parts that learn: mixer's qkv, ffn, head, ...; [] = all
+    frozen_layers: Whole = 0  # the first layers, which do not learn, nor the embedding
+    phases: list[Phase] = []  # up to their steps in the place of backbone.frozen and lr_factors
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the backbone's matrices, on whole models
     lr: Positive = 3e-4
     min_lr: NonNegative = 1.5e-5
@@ -210,6 +241,9 @@ class Training(Section):
     def _rates_descend(self):
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr ({self.min_lr}) is above lr ({self.lr}); lower it")
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"phases must end one after the other, got until {ends}")
         return self
 
 

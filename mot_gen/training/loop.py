@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mot_gen.backbone.moe import set_progress
 from mot_gen.data.notices import Notices
 from mot_gen.data.records import Splits, sample_key
 from mot_gen.errors import Diverged, InputError, Interrupted
@@ -300,13 +301,14 @@ def training_step(run: Run) -> dict:
     clock, model = Clock(), run.model
     batches = [_next_batch(run, number) for number in range(run.accumulate)]
     names = model.modality_names
+    set_progress(model.backbone, run.step / run.recipe.training.steps)
     counts = dict(zip(names, run.world.sum(_by_modality(names, (model.loss_masks(b.batch) for b in batches)))))
     sums = [_backward(run, step_batch, counts, last=step_batch is batches[-1]) for step_batch in batches]
     rate, norm = run.optimizer.step(run.step)
     average(run)
     spent = [
         sum(int((b.batch.layout.document != PADDING).sum()) for b in batches),
-        sum(3 * forward_flops(model, b.batch) + b.target_flops for b in batches),
+        sum(3 * forward_flops(model, b.batch) + b.target_flops + run.further.flops(model, b.batch) for b in batches),
         sum(b.batch.ids.numel() for b in batches),
     ]
     line, losses = close_step(run, clock, spent, _by_modality(names, sums))
@@ -387,12 +389,16 @@ def _backward(run: Run, given: _Batch, counts: dict[str, float], last: bool) -> 
     model, batch = run.model, given.batch
     with parallel.accumulating(run.network, last):
         with autocast(run):
-            losses = model.losses(batch, run.network(batch), given.targets)
+            output = run.network(batch)
+            losses = model.losses(batch, output, given.targets)
+            further = run.further.terms(run.network, model, batch, output, given.targets)
         masks = model.loss_masks(batch)
         run.meter.lost(batch, given.source, losses, masks)
         sums = {name: (losses[name] * masks[name]).sum() for name in losses}
         weights = run.recipe.objectives
-        weighted = (weights[name].weight * total / max(counts[name], 1.0) for name, total in sums.items())
+        share = run.further.share_of_data()
+        learned = {name: share * total + further.get(name, 0.0) for name, total in sums.items()}
+        weighted = (weights[name].weight * total / max(counts[name], 1.0) for name, total in learned.items())
         (sum(weighted) + model.backbone.auxiliary_loss() / (run.accumulate * run.world.size)).backward()
     return {name: total.detach() for name, total in sums.items()}
 

@@ -9,7 +9,7 @@ same on every process.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from mot_gen.errors import Diverged, InputError
 from mot_gen.model import MultimodalModel
-from mot_gen.recipes.sections import Backbone, Training
+from mot_gen.recipes.sections import Backbone, Phase, Training
 from mot_gen.tokenizers.muon import LEAST, muon
 from mot_gen.training.parallel import first_index, local
 
@@ -37,11 +37,12 @@ def learning_rate(step: int, training: Training) -> float:
 
 
 class _Group(NamedTuple):
-    """What the values of one group of an optimizer share. matrices: whether they are Muon's. factor: on the rate."""
+    """What the values of one group of an optimizer share. matrices: whether they are Muon's. factors: on the rate, in
+    each of `training.phases` and after them."""
 
     matrices: bool
     decay: float
-    factor: float
+    factors: tuple[float, ...]
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Optimizer:
             )
         groups = self._groups(model, backbone, by_muon)
         if not groups:
-            raise InputError("backbone.frozen: every tower is frozen, so nothing would be learned")
+            raise InputError("backbone.frozen, training.learns: nothing would be learned; leave something to learn")
         self.optimizers = []
         for kind in sorted({key.matrices for key in groups}):
             own = {key: values for key, values in groups.items() if key.matrices is kind}
@@ -100,12 +101,14 @@ class Optimizer:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
+            if not _learns(name, self.training):
+                continue
             decay = self.training.weight_decay if _decays(name, parameter) else 0.0
             matrices = by_muon and _stacked_matrices(name, parameter)
-            for place, factor in _factors(name, parameter, model, backbone):
-                if not factor:
+            for place, factors in _factors(name, model, backbone, self.training.phases):
+                if not any(factors):
                     continue
-                group = groups.setdefault(_Group(matrices, decay, factor), [])
+                group = groups.setdefault(_Group(matrices, decay, factors), [])
                 # Muon steps one matrix at a time, so a stack of them is taken apart.
                 places = range(len(parameter)) if matrices and place is None else [place]
                 for each in places:
@@ -153,7 +156,7 @@ class Optimizer:
         norm = self._norm(gradients)
         rate, size = learning_rate(step, self.training), norm.item()
         if self._usable(size):
-            self._use(gradients, norm, rate)
+            self._use(gradients, norm, rate, step)
             self.usual_norm += (size - self.usual_norm) / min(self.updates, SETTLED)
         else:
             self._skip(step, size)
@@ -161,13 +164,14 @@ class Optimizer:
             parameter.grad = None
         return rate, size
 
-    def _use(self, gradients: list[Tensor], norm: Tensor, rate: float) -> None:
-        """Clip and step."""
+    def _use(self, gradients: list[Tensor], norm: Tensor, rate: float, step: int) -> None:
+        """Clip and step. At a rate of zero a value does not move, nor decay."""
+        phase = sum(step >= phase.until for phase in self.training.phases)
         if self.training.clip:
             torch._foreach_mul_(gradients, (self.training.clip / (norm + 1e-6)).clamp(max=1.0))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
+                group["lr"] = rate * group["factors"][phase]
             optimizer.step()
         self.updates += 1
         self.skipped = 0
@@ -219,7 +223,7 @@ def _torch_optimizer(matrices: bool, training: Training, groups: dict[_Group, li
     """PyTorch's Muon or AdamW over groups of values."""
     listed = []
     for group, values in groups.items():
-        listed.append({"params": values, "weight_decay": group.decay, "factor": group.factor})
+        listed.append({"params": values, "weight_decay": group.decay, "factors": group.factors})
     if matrices:
         return muon(listed, training.lr, training.betas[1])
     return torch.optim.AdamW(listed, training.lr, training.betas, training.eps, fused=True)
@@ -234,11 +238,22 @@ def _stacked_matrices(name: str, parameter: Tensor) -> bool:
     return name.startswith("backbone.") and parameter.dim() == 3 and min(parameter.shape[1:]) >= LEAST
 
 
+def _learns(name: str, training: Training) -> bool:
+    """Whether a parameter is among `training.learns` and above `training.frozen_layers`."""
+    path = name.split(".")
+    if training.frozen_layers:
+        below = path[:2] == ["backbone", "blocks"] and int(path[2]) < training.frozen_layers
+        if below or path[0] == "embedding":
+            return False
+    return not training.learns or any(part in training.learns for part in path)
+
+
 def _factors(
-    name: str, parameter: nn.Parameter, model: MultimodalModel, backbone: Backbone
-) -> Iterator[tuple[int | None, float]]:
-    """(place, factor on the rate): of the whole parameter, or of its slices where their towers' rates differ."""
-    factors = [_factor(tower, backbone) for tower in model.backbone.towers]
+    name: str, model: MultimodalModel, backbone: Backbone, phases: Sequence[Phase]
+) -> Iterator[tuple[int | None, tuple[float, ...]]]:
+    """(place, factors on the rate by phase): of the whole parameter, or of its slices where their towers' differ."""
+    stated: list[Backbone | Phase] = [*phases, backbone]
+    factors = [tuple(_factor(tower, each) for each in stated) for tower in model.backbone.towers]
     if len(set(factors)) == 1:
         yield None, factors[0]
         return
@@ -248,12 +263,12 @@ def _factors(
             yield place, factors[tower]
         return
     owner = _owner(name, model)
-    yield None, 1.0 if owner is None else factors[owner]
+    yield None, (1.0,) * (len(phases) + 1) if owner is None else factors[owner]
 
 
-def _factor(tower: str, backbone: Backbone) -> float:
+def _factor(tower: str, stated: Backbone | Phase) -> float:
     """On the learning rate of a tower; 0 where it is frozen."""
-    return 0.0 if tower in backbone.frozen else backbone.lr_factors.get(tower, 1.0)
+    return 0.0 if tower in stated.frozen else stated.lr_factors.get(tower, 1.0)
 
 
 def _decays(name: str, parameter: Tensor) -> bool:

@@ -22,6 +22,7 @@ from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Augment
 from mot_gen.training import checkpoint, parallel
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
+from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.origin import Origin
@@ -55,6 +56,7 @@ class Run:
     accumulate: int
     saver: checkpoint.Saver
     meter: Meter
+    further: FurtherLosses
     origin: Origin | None = None  # the checkpoint that a new run begins with
     step: int = 0
     tokens: int = 0
@@ -120,6 +122,7 @@ def prepare(
         saver=checkpoint.Saver(folder, world, training.keep_checkpoints),
         meter=Meter(world, model.modality_names, loader.sources, training.peak_flops, dtype),
         origin=origin,
+        further=FurtherLosses(training, model, world.device),
     )
 
 

@@ -33,7 +33,15 @@ EXAMPLES = {
     "token_skip": {"share": 0.5},
     "experts": {"experts": 3, "router": "token_choice"},
     "mamba": {"bidirectional": "two_pass"},
+    "kda": {"bidirectional": "two_pass"},
+    "combiner": {"segment": 3},
+    "nested": {"divisors": [1, 2, 4]},
+    "hidden_groups": {"groups": 8, "shared": 2, "chosen": 3},
+    "continued_fraction": {"least": 1.0},
+    "blocks": {"group": 2, "run": 1},
 }
+# Those that all layers have, or none.
+EVERYWHERE = {"blocks"}
 # What stands in the other layer, where the part alone would not let all tokens of a picture meet, or not stand alone.
 BESIDE = {"mixer": "attention", "depth": "every", "reach": "full"}
 
@@ -47,7 +55,7 @@ def by_file() -> dict:
             if slot == "router":
                 found[f"{slot} {kind}"] = ("mot", {"experts": 2, slot: named})
             elif kind != getattr(Config, slot):
-                pattern = [named, BESIDE[slot]] if slot in BESIDE else named
+                pattern = [named, BESIDE[slot]] if slot in BESIDE and kind not in EVERYWHERE else named
                 found[f"{slot} {kind}"] = ("mot", {slot: pattern})
     return found
 
@@ -286,8 +294,8 @@ def test_any_modality_may_be_absent(kind, present):
         absent = {tower for tower, m in enumerate(MODALITIES) if m.name not in present}
         assert all(tower not in absent for tower, moved in learns if moved), name
         lone = {tower for tower in owners if owners.count(tower) == 1} - absent
-        # A lone expert needs no router, and of tokens that are never skipped none is weighed.
-        chosen = name.endswith("router") or ".skip." in name
+        # A lone expert needs no router; of tokens that are never skipped none is weighed; a block may run for none.
+        chosen = name.endswith("router") or ".skip." in name or kind == "depth blocks"
         assert chosen or all((tower, True) in learns for tower in lone), name
 
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.attention import Places
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.owners import zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.skip_cache import SkipCache
+from mot_gen.backbone.thinning import blocks_of, run_on
 from mot_gen.sequence import PADDING
 
 
@@ -61,23 +61,11 @@ class Depth(parts.Depth):
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: SkipCache | None) -> Tensor:
         batch, shape = plan.batch, plan.batch.layout.shape
-        skippable = _blocks(batch) != PADDING
+        skippable = blocks_of(batch) != PADDING
         weight = 1 + 0.2 * torch.tanh(plan.routing.unsort(block.skip(x, plan.routing)).view(*shape, 1))
         weight = torch.where(skippable[..., None], weight, 1.0)
         kept = _kept(batch, weight.detach()[..., 0], self.kept_share(block))
-        inner = None if cache is None else cache.begin(kept)
-        thin, slots = batch.thinned(kept, inner)
-        with torch.no_grad():
-            own = thin.plan([block])
-        # In sequence order all tokens of a row stand together: that is where they are gathered and put back.
-        rows = plan.routing.unsort(x).view(*shape, -1)
-        at = slots[..., None]
-        y = own.routing.sort(rows.gather(1, at.expand(-1, -1, rows.shape[2])).flatten(0, 1))
-        y = block.mix(y, own, None if inner is None else inner.layers[0])
-        y = block.feed(y, own, own.routing.sort(weight.gather(1, at).flatten(0, 1)))
-        y = own.routing.unsort(y).view(len(slots), -1, rows.shape[2])
-        passed = torch.zeros_like(rows).scatter(1, at.expand_as(y), y.to(rows.dtype))
-        return plan.routing.sort(torch.where(kept[..., None], passed, weight * rows).flatten(0, 1))
+        return run_on(kept, weight, weight, block, x, plan, cache)
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> SkipCache:
         return SkipCache.of(block.parts.mixer.cache(block, rows, length, like), rows, length, like.device)
@@ -95,15 +83,9 @@ class Depth(parts.Depth):
         return 3 * batch.layout.modality.numel() * block.owners.dim
 
 
-def _blocks(batch: Batch) -> Tensor:
-    """(B, S) the bidirectional span of each token, else PADDING."""
-    block = Places.of(batch.layout, batch.bidirectional).block
-    return torch.where(batch.layout.document == PADDING, PADDING, block)
-
-
 def _kept(batch: Batch, weight: Tensor, share: float) -> Tensor:
     """(B, S) bool: of each bidirectional span the share of highest weight, rounded, at least one; and all others."""
-    block = _blocks(batch)
+    block = blocks_of(batch)
     # Sorted by weight, then stably by span: a span's tokens stand together, the heaviest and the earliest first.
     order = weight.argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, block.gather(1, order).argsort(dim=1, stable=True))

@@ -36,9 +36,11 @@ class FeedForward(ExpertOptions):
         if self.shared_experts:
             shared = self.unit.unit(block, ExpertOwners(owners, [1]), times=self.shared_experts)
         module = MixtureOfExperts(owners.dim, table, units, self.router, self.balance_weights(pools), shared)
+        module.number = block.number
         slices = ExpertOwners(owners, table).slices("ffn")
-        module.owned_by = {} if slices is None else {"router": slices}
-        module.initial = {"router": partial(normal, alike=False)}
+        if self.router.scores:
+            module.owned_by = {} if slices is None else {"router": slices}
+            module.initial = {"router": partial(normal, alike=False)}
         return {"ffn": module}
 
     def causal(self, block: Layer) -> bool:
@@ -56,7 +58,7 @@ class FeedForward(ExpertOptions):
             routing, layout = batch.routing, batch.layout
             counts = routing.counts if len(block.experts) == len(routing.counts) else [layout.modality.numel()]
             by_token = self.router.causal(block) or batch.cache is not None
-            return make_pools(layout, routing, counts, block.experts, expert_choice=not by_token)
+            return make_pools(layout, routing, counts, block.experts, not by_token, self.router.on_grid)
 
         return batch.once(block.pools, make)
 
@@ -67,9 +69,11 @@ class FeedForward(ExpertOptions):
         if not block.routed:
             return self.unit.flops(block, batch)
         pools, dim = self._pools(block, batch), block.owners.dim
-        passes = assignments(pools, block.experts, self.router.taken)
+        passes = assignments(pools, block.experts, partial(self.router.charged, learns=block.training))
         passes += batch.layout.modality.numel() * self.shared_experts
-        scored = sum(count * number for count, number in zip(pools.counts, block.experts) if number > 1)
+        scored = self.router.scores * sum(
+            count * number for count, number in zip(pools.counts, block.experts) if number > 1
+        )
         return 2 * (passes * self.unit.matrices * dim * self.unit.ffn_dim + scored * dim)
 
     def activations(self, block: Layer, batch: Batch) -> float:

@@ -68,8 +68,12 @@ class GatedLinearUnit(nn.Module):
         if self.learned is not None:
             gate, up = gate_up.chunk(2, dim=-1)
             return self.down(self.learned(gate, routing) * up, routing)
-        gated = _Gated.apply if torch.is_grad_enabled() and self.activation.gradient is not None else _gate
-        return self.down(gated(gate_up, self.activation), routing)
+        return self.down(self.activated(gate_up), routing)
+
+    def activated(self, gate_up: Tensor) -> Tensor:
+        """(n, 2 F), gate and up side by side -> (n, F)."""
+        learns = torch.is_grad_enabled() and self.activation.gradient is not None
+        return (_Gated.apply if learns else _gate)(gate_up, self.activation)
 
 
 def _gate(gate_up: Tensor, activation: parts.Activation) -> Tensor:

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.attention import attend, block_mask, dense_mask, rotary, rotary_frequencies, rotate
+from mot_gen.backbone.attention import block_mask, dense_mask, rotary, rotary_frequencies, rotate
 from mot_gen.backbone.batch import Batch, Plan
-from mot_gen.backbone.cache import KeyValueCache, differs
-from mot_gen.backbone.head_norms import HeadLayerNorm
+from mot_gen.backbone.cache import KeyValueCache, LayerCache, differs
+from mot_gen.backbone.head_norms import head_norm
 from mot_gen.backbone.head_options import HeadOptions
-from mot_gen.backbone.owners import Owners, ones, zeros
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.routing import Owned
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,17 @@ class Mixer(HeadOptions):
     rope_frequencies, rope_axes, attention."""
 
     def modules(self, block: Layer) -> parts.Modules:
-        """block.sight, block.turning: the names of the mask and of the rotation that it reads."""
-        owners, heads, kv_heads, width = block.owners, self.heads, self.kv_heads, self.head_dim
+        owners, (heads, kv_heads, width) = block.owners, self.shape(block)
+        return {
+            "qkv": owners.inward("qkv", (heads + 2 * kv_heads) * width, bias=self.qkv_bias),
+            "q_norm": head_norm(self.qk_norm, owners, heads, width),
+            "k_norm": head_norm(self.qk_norm, owners, kv_heads, width),
+            "out": owners.outward("out", heads * width),
+        }
+
+    def shape(self, block: Layer) -> tuple[int, int, int]:
+        """H, G, K. block.sight, block.turning: the names of the mask and of the rotation that it reads."""
+        heads, kv_heads, width = self.heads, self.kv_heads, self.head_dim
         assert heads is not None and kv_heads is not None and width is not None, "fit sets them"
         block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width
         block.sight = f"mask {self.attention} {block.parts.reach!r} {block.parts.bias!r}"
@@ -39,21 +46,9 @@ class Mixer(HeadOptions):
         frequencies = self.rope_frequencies or rotary_frequencies(width, self.rope_theta).tolist()
         # No buffer: a model that is cast to bf16 would round them, and with them every position.
         block.frequencies = torch.tensor(frequencies, device="cpu", dtype=torch.float32)
-        return {
-            "qkv": owners.inward("qkv", (heads + 2 * kv_heads) * width, bias=self.qkv_bias),
-            "q_norm": self._norm(owners, heads, width),
-            "k_norm": self._norm(owners, kv_heads, width),
-            "out": owners.outward("out", heads * width),
-        }
+        return heads, kv_heads, width
 
-    def _norm(self, owners: Owners, heads: int, width: int) -> Owned | None:
-        """Of the queries or keys of so many heads."""
-        if self.qk_norm == "layer":
-            module = HeadLayerNorm(heads, width, owners.sets("qk_norm"))
-            return owners.own(module, "qk_norm", weight=ones, bias=zeros)
-        return owners.norm_of("qk_norm", width) if self.qk_norm else None
-
-    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> KeyValueCache:
+    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> LayerCache:
         keys = like.new_zeros(rows, block.kv_heads, length, block.head_dim)
         return KeyValueCache(keys, torch.zeros_like(keys))
 
@@ -79,19 +74,28 @@ class Mixer(HeadOptions):
         fits = batch.layout.modality.is_cuda and batch.layout.shape[1] % 128 == 0
         return fits or self.attention == "flex"
 
-    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
+        q, k, v = self.project(block, x, plan)
+        mask = plan.made[block.sight]
+        if cache is not None:
+            k, v = cache.write(k, v, mask.shape[-1])
+        mixed = self.attend(block, q, k, v, mask, plan).transpose(1, 2).reshape(x.shape[0], -1)
+        return block.out(block.parts.head_choice.weigh(block, x, plan.routing.sort(mixed), plan), plan.routing)
+
+    def project(self, block: Layer, x: Tensor, plan: Plan) -> list[Tensor]:
+        """x (T, D) in tower order -> q (B, H, S, K), k and v (B, G, S, K), normed and turned."""
         routing, heads, kv_heads, width = plan.routing, block.heads, block.kv_heads, block.head_dim
-        rotation, mask = plan.made[block.turning], plan.made[block.sight]
         qkv = block.qkv(x, routing).view(-1, heads + 2 * kv_heads, width)
         q, k, v = qkv.split_with_sizes([heads, kv_heads, kv_heads], 1)
         if block.q_norm is not None:
             q, k = block.q_norm(q, routing), block.k_norm(k, routing)
+        rotation = plan.made[block.turning]
         q, k = rotate(q, rotation), rotate(k, rotation)
-        q, k, v = (routing.unsort(t).view(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v))
-        if cache is not None:
-            k, v = cache.write(k, v, mask.shape[-1])
-        mixed = attend(q, k, v, mask).transpose(1, 2).reshape(x.shape[0], -1)
-        return block.out(block.parts.head_choice.weigh(block, x, routing.sort(mixed), plan), routing)
+        return [routing.unsort(t).view(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v)]
+
+    def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
+        """What the heads find, (B, H, Q, K), of q (B, H, Q, K), k and v (B, G, N, K)."""
+        return block.parts.bias.attend(block, q, k, v, mask, plan)
 
     def flops(self, block: Layer, batch: Batch) -> int:
         """Projections, and the scores with what they weigh, of the heads in use."""

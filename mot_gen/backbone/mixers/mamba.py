@@ -56,11 +56,7 @@ class Mixer(MambaOptions):
         return StateCache(like.new_zeros(rows, self.d_conv - 1, block.channels), state)
 
     def prepare(self, block: Layer, batch: Batch) -> None:
-        batch.once(block.reading, lambda: Reading.of(batch, self.d_conv - 1, self._twice(batch)))
-
-    def _twice(self, batch: Batch) -> Tensor:
-        """(B, S) bool, the tokens that are read backwards too."""
-        return batch.bidirectional[batch.layout.modality] & (self.bidirectional == "two_pass")
+        batch.once(block.reading, lambda: Reading.of(batch, self.d_conv - 1, self.twice(batch)))
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: StateCache | None) -> Tensor:
         routing, reading, past = plan.routing, plan.made[block.reading], self.d_conv - 1
@@ -103,7 +99,7 @@ class Mixer(MambaOptions):
     def flops(self, block: Layer, batch: Batch) -> int:
         """Projections, convolution, and 7 N a channel for the scan; of a second reading, all but in and out."""
         tokens, inner = batch.layout.modality.numel(), 2 * sum([block.sizes[0], *block.sizes])
-        passes = 2 if bool(self._twice(batch).any()) else 1
+        passes = 2 if bool(self.twice(batch).any()) else 1
         reading = inner + 2 * self.d_conv + 7 * self.d_state
         outer = 2 * 3 * block.owners.channels(batch.routing)
         return block.channels * (outer + passes * tokens * reading)
@@ -112,7 +108,7 @@ class Mixer(MambaOptions):
         """5 numbers a channel (u, z and the gate); for each reading 9 more (the convolution's terms, delta, y), dt, B,
         C, and the states that chunks begin with."""
         rows, length = batch.layout.shape
-        readings = 2 if bool(self._twice(batch).any()) else 1
+        readings = 2 if bool(self.twice(batch).any()) else 1
         states = block.channels * self.d_state
         begun = -(-length // chunk_length(rows * states)) * states / length
         reading = 9 * block.channels + sum(block.sizes) + begun

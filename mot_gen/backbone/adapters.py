@@ -1,0 +1,69 @@
+"""Adapters that stand in a block beside what is frozen: GatedAdapter, RoutedAdapter, beside.
+
+    gated (PILL, arXiv 2311.02126)    a(x) = B (silu(G x) * A x)
+    routed (MoAE, arXiv 2409.06154)   a(x) = sum over the best top_k of E experts of  score_e B_e silu(A_e x)
+
+B begins at zero, so that a model begins as the one whose weights it is given by `training.init`; with
+`training.learns: [adapter]` nothing else learns. They are not linear, and so not merged. MoAE's capacity, which drops
+tokens by their place in the batch, and its noise are left out.
+
+Shapes: n tokens, S sets of parameters, E experts of each, D width, r rank.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mot_gen.backbone.moe import best_experts
+from mot_gen.backbone.owners import Owners, normal, zeros
+from mot_gen.backbone.routing import Owned, Routing, grouped_linear
+
+
+def beside(adapter: Owned) -> nn.Module:
+    """A module whose parameters are named as an adapter's: `side.adapter.a`."""
+    side = nn.Module()
+    side.adapter = adapter
+    return side
+
+
+class GatedAdapter(Owned):
+    """gate, a: (S, r, D). b: (S, D, r)."""
+
+    def __init__(self, owners: Owners, name: str, rank: int):
+        super().__init__()
+        sets, dim = owners.sets(name), owners.dim
+        self.gate, self.a = (nn.Parameter(torch.empty(sets, rank, dim)) for _ in range(2))
+        self.b = nn.Parameter(torch.empty(sets, dim, rank))
+        owners.own(self, name, gate=normal, a=normal, b=zeros)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (n, D) -> (n, D)."""
+        hidden = F.silu(grouped_linear(x, self.gate, routing)) * grouped_linear(x, self.a, routing)
+        return grouped_linear(hidden, self.b, routing)
+
+
+class RoutedAdapter(Owned):
+    """router: (S, E, D). a: (S, E, r, D). b: (S, E, D, r)."""
+
+    def __init__(self, owners: Owners, name: str, rank: int, experts: int, top_k: int):
+        super().__init__()
+        sets, dim, self.top_k = owners.sets(name), owners.dim, top_k
+        self.router = nn.Parameter(torch.empty(sets, experts, dim))
+        self.a = nn.Parameter(torch.empty(sets, experts, rank, dim))
+        self.b = nn.Parameter(torch.empty(sets, experts, dim, rank))
+        owners.own(self, name, router=normal, a=normal, b=zeros)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (n, D) -> (n, D)."""
+        counts = routing.counts if len(self.router) > 1 else [len(x)]
+        parts = zip(x.split(counts), self.router, self.a, self.b)
+        return torch.cat([self._of(*part) for part in parts])
+
+    def _of(self, x: Tensor, router: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        choice, _ = best_experts(F.linear(x, router).float().softmax(-1), self.top_k)
+        ends = torch.tensor(choice.counts, device=x.device).cumsum(0).to(torch.int32)
+        experts = Routing(None, None, ends, choice.counts, None)
+        y = grouped_linear(F.silu(grouped_linear(x[choice.token], a, experts)), b, experts)
+        return torch.zeros_like(x).index_add(0, choice.token, (y * choice.gate[:, None]).to(x.dtype))

@@ -1,0 +1,72 @@
+"""What may be chosen of a trained backbone at call time: choose, chosen, width (of nested feed-forwards) and experts
+(that a token takes).
+
+A model whose feed-forwards are nested has every width up to its own (MatFormer, arXiv 2310.07707), each tower another
+if one likes; and of routed experts a token may take fewer or more than in training (Dense2MoE, arXiv 2510.09094).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from mot_gen.backbone.feed_forwards.nested import NestedUnit
+from mot_gen.backbone.moe import MixtureOfExperts
+from mot_gen.errors import InputError, nearest
+
+
+@contextmanager
+def chosen(backbone: Any, width: int | Mapping[str, int] | None = None, experts: int | None = None) -> Iterator[None]:
+    """Within, the backbone is as `choose` makes it."""
+    before = [(module, dict(vars(module))) for module in backbone.modules() if _is_chosen(module)]
+    try:
+        choose(backbone, width, experts)
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).update({name: attributes[name] for name in ("widths", "choose") if name in attributes})
+
+
+def choose(backbone: Any, width: int | Mapping[str, int] | None = None, experts: int | None = None) -> None:
+    """width: hidden channels in use of nested feed-forwards, of all towers or by tower. experts: how many a token
+    takes, 0 where shared ones stand beside them. InputError for what the backbone cannot do."""
+    if width is not None:
+        _choose_width(backbone, width)
+    if experts is not None:
+        _choose_experts(backbone, experts)
+
+
+def _is_chosen(module: Any) -> bool:
+    return isinstance(module, NestedUnit | MixtureOfExperts)
+
+
+def _choose_width(backbone: Any, width: int | Mapping[str, int]) -> None:
+    units = [module for module in backbone.modules() if isinstance(module, NestedUnit)]
+    if not units:
+        raise InputError("width: this model has no nested feed-forward; train it with backbone.feed_forward=nested")
+    towers, whole = backbone.towers, units[0].hidden
+    given = dict(width) if isinstance(width, Mapping) else dict.fromkeys(towers, width)
+    for tower, channels in given.items():
+        if tower not in towers:
+            raise InputError(f"width: {tower!r} is not a tower" + nearest(tower, towers))
+        if not 1 <= channels <= whole:
+            raise InputError(f"width: {tower} must be from 1 to {whole}, that of its parent, got {channels}")
+    for unit in units:
+        if getattr(unit.gate_up, "adapter", None) is not None:
+            raise InputError("width: adapters stand beside whole projections; merge them first")
+        unit.widths = [given.get(tower, before) for tower, before in zip(towers, unit.widths)]
+
+
+def _choose_experts(backbone: Any, number: int) -> None:
+    layers = [module for module in backbone.modules() if isinstance(module, MixtureOfExperts)]
+    routers = [layer.choose for layer in layers]
+    if not layers or not all(hasattr(router, "top_k") for router in routers):
+        raise InputError("experts: for layers whose tokens choose; train with backbone.router=token_choice")
+    fewest = min(count for layer in layers for count in layer.experts if count > 1)
+    least = 0 if all(layer.shared is not None for layer in layers) else 1
+    if not least <= number <= fewest:
+        raise InputError(f"experts: must be from {least} to {fewest}, the number of experts, got {number}")
+    for layer in layers:
+        layer.choose = replace(layer.choose, top_k=number)  # type: ignore[call-arg] # a token-choice router's field

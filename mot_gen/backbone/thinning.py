@@ -1,0 +1,45 @@
+"""A layer that only some tokens pass through: blocks_of, run_on.
+
+Shapes: B rows, S slots, T = B * S tokens, k the most tokens kept of a row, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone.attention import Places
+from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.skip_cache import SkipCache
+from mot_gen.sequence import PADDING
+
+
+def blocks_of(batch: Batch) -> Tensor:
+    """(B, S) the bidirectional span of each token, else PADDING."""
+    block = Places.of(batch.layout, batch.bidirectional).block
+    return torch.where(batch.layout.document == PADDING, PADDING, block)
+
+
+def run_on(
+    kept: Tensor, fed: Tensor, left: Tensor | float, block: Layer, x: Tensor, plan: Plan, cache: SkipCache | None
+) -> Tensor:
+    """What a layer makes of x (T, D) in tower order, of which it reads the tokens `kept` (B, S) alone.
+
+    fed: (B, S, 1) what the feed-forward's output of a kept token is multiplied by. left: (B, S, 1) or a number, what
+    the others are multiplied by, which pass the layer by. cache: a pass begins here, of the kept tokens.
+    """
+    shape = plan.batch.layout.shape
+    inner = None if cache is None else cache.begin(kept)
+    thin, slots = plan.batch.thinned(kept, inner)
+    with torch.no_grad():
+        own = thin.plan([block])
+    # In sequence order all tokens of a row stand together: that is where they are gathered and put back.
+    rows = plan.routing.unsort(x).view(*shape, -1)
+    at = slots[..., None]
+    y = own.routing.sort(rows.gather(1, at.expand(-1, -1, rows.shape[2])).flatten(0, 1))
+    y = block.mix(y, own, None if inner is None else inner.layers[0])
+    y = block.feed(y, own, own.routing.sort(fed.gather(1, at).flatten(0, 1)))
+    y = own.routing.unsort(y).view(len(slots), -1, rows.shape[2])
+    passed = torch.zeros_like(rows).scatter(1, at.expand_as(y), y.to(rows.dtype))
+    return plan.routing.sort(torch.where(kept[..., None], passed, left * rows).flatten(0, 1))

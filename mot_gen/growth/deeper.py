@@ -1,0 +1,44 @@
+"""Growth: further layers on a trained stack (Growing Transformers, arXiv 2507.09129).
+
+A new layer begins as a copy of the last one whose sublayers write nothing: their last projections are zero, so that the
+model computes exactly what it did. `training.frozen_layers` lets the layers below stay as they are while it learns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mot_gen.errors import InputError
+from mot_gen.growth import parents
+from mot_gen.model import MultimodalModel
+
+WRITES = ("out.weight", "down.weight", "out_proj.weight", "outs.weight", "linear.weight")  # to the residual stream
+
+
+@dataclass(frozen=True)
+class Growth(parents.Growth):
+    """layers: how many are added."""
+
+    layers: int = 1
+
+    @torch.no_grad()
+    def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
+        if self.layers < 1:
+            raise InputError(f"layers={self.layers}: must be a positive integer")
+        blocks = parents.blocks_of(model)
+        made = parents.rebuilt(model, layers=len(blocks) + self.layers)
+        parts = [block.parts for block in made.backbone.blocks[: len(blocks)]]
+        if parts != [block.parts for block in blocks] or any(part.depth.plans for part in parts):
+            raise InputError("--grow deeper: what a layer skips follows from the depth here; name depth=every")
+        for own in made.backbone.blocks[len(blocks) :]:
+            parents.copied(own, blocks[-1])
+            written = 0
+            for name, parameter in own.named_parameters():
+                if name.endswith(WRITES) or ".sums" in name:
+                    parameter.zero_()
+                    written += 1
+            if not written:
+                raise InputError("--grow deeper: no projection of this layer is known to write to the residual stream")
+        return made

@@ -1,0 +1,56 @@
+"""Growth: any depth from a line through the layers (Learngene's linear expansion, TLEG, arXiv 2312.05614).
+
+    W_l = base + (l / L) slope        for every parameter of a block, l = 1 to L
+
+fitted by least squares to a trained stack, and read at the places of another depth; embedding, heads and the final norm
+are copied. Where the layers do lie on a line nothing is lost. TLEG trains base and slope themselves; here they are
+fitted afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.growth import parents
+from mot_gen.model import MultimodalModel
+
+
+@dataclass(frozen=True)
+class Growth(parents.Growth):
+    """layers: of the new model."""
+
+    layers: int
+
+    @torch.no_grad()
+    def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
+        if self.layers < 1:
+            raise InputError(f"layers={self.layers}: must be a positive integer")
+        blocks = [dict(block.named_parameters()) for block in parents.blocks_of(model)]
+        if any(_shapes(block) != _shapes(blocks[0]) for block in blocks):
+            raise InputError("--grow expanded: the layers differ in their parts, so that no line goes through them")
+        made = parents.rebuilt(model, layers=self.layers)
+        for name in blocks[0]:
+            base, slope = line_through(torch.stack([block[name] for block in blocks]))
+            for number, own in enumerate(made.backbone.blocks):
+                own.get_parameter(name).copy_(base + (number + 1) / self.layers * slope)
+        return made
+
+
+def _shapes(block: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in block.items()}
+
+
+def line_through(values: Tensor) -> tuple[Tensor, Tensor]:
+    """values (L, ...) at 1/L, 2/L, ..., 1 -> base and slope by least squares; of one value alone the slope is 0."""
+    number = len(values)
+    place = torch.arange(1, number + 1, dtype=torch.double) / number
+    away = (place - place.mean()).to(values.device)
+    spread = away.square().sum()
+    mean = values.double().mean(0)
+    slope = torch.tensordot(away, values.double(), 1) / spread if number > 1 else torch.zeros_like(mean)
+    base = mean - place.mean() * slope
+    return base.to(values.dtype), slope.to(values.dtype)

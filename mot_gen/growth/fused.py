@@ -1,0 +1,117 @@
+"""Growth: two trained models in one, by optimal transport (OT fusion, arXiv 2310.05719).
+
+The second model's feed-forward channels, groups of heads, heads within a group and channels of their values are brought
+into the order in which they are nearest to the first's, and the weights are averaged. Marginals are uniform and the
+sizes equal, so that the transport plan is a permutation (`linear_sum_assignment`), and the permuted model computes what
+it did. Queries and keys keep their channels, which rotary positions tell apart; the residual stream stays as it is, so
+that the two should come from one start.
+
+Shapes: E towers, F feed-forward width, G groups of heads, R heads of a group, K head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mot_gen.errors import InputError
+from mot_gen.growth import parents
+from mot_gen.model import MultimodalModel
+
+
+@dataclass(frozen=True)
+class Growth(parents.Growth):
+    """share: of the first model in the average."""
+
+    share: float = 0.5
+
+    needs_other = True
+
+    @torch.no_grad()
+    def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
+        assert other is not None, "it needs another"
+        shapes = [{n: p.shape for n, p in each.named_parameters()} for each in (model, other)]
+        if shapes[0] != shapes[1]:
+            raise InputError("--grow fused: the two models differ in their parameters; give two runs of one recipe")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share={self.share}: must be from 0 to 1")
+        parents.require_gated(model, "fused")
+        moved = parents.rebuilt(other)
+        for first, second in zip(parents.blocks_of(model), parents.blocks_of(moved)):
+            align_feed_forward(first.ffn, second.ffn)
+            if hasattr(first, "qkv"):
+                align_heads(first, second)
+        made = parents.rebuilt(model)
+        for own, parameter in zip(made.parameters(), moved.parameters()):
+            own.lerp_(parameter, 1 - self.share)
+        return made
+
+
+def nearest_order(own: Tensor, other: Tensor) -> Tensor:
+    """own, other (n, ...) -> the order of the second's items in which they are nearest to the first's."""
+    first, second = (each.reshape(len(each), -1).double() for each in (own, other))
+    cost = torch.cdist(first, second).square()
+    return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1])
+
+
+def align_feed_forward(own: Any, other: Any) -> None:
+    """Put the second unit's channels into the order of the first's, tower by tower."""
+    for tower in range(len(own.down.weight)):
+        seen = []
+        for unit in (own, other):
+            gate, up = unit.gate_up.weight[tower].chunk(2)
+            seen.append(torch.cat([gate, up, unit.down.weight[tower].t()], 1))
+        order = nearest_order(*seen)
+        gate, up = other.gate_up.weight[tower].chunk(2)
+        other.gate_up.weight[tower] = torch.cat([gate[order], up[order]])
+        other.down.weight[tower] = other.down.weight[tower][:, order]
+
+
+def align_heads(own: Any, other: Any) -> None:
+    """Put the second layer's groups, heads and channels of values into the order of the first's. All towers of a layer
+    attend together, and so are moved alike."""
+    first, second = _Heads(own), _Heads(other)
+    groups = nearest_order(first.of_groups(), second.of_groups())
+    second.take(groups)
+    for group in range(second.groups):
+        heads = nearest_order(first.of_heads(group), second.of_heads(group))
+        second.q[group], second.out[group] = second.q[group][heads], second.out[group][heads]
+        channels = nearest_order(first.of_values(group), second.of_values(group))
+        second.v[group], second.out[group] = second.v[group][channels], second.out[group][:, channels]
+    second.write(other)
+
+
+class _Heads:
+    """A layer's projections by group: q (G, R, K, E, D), k and v (G, K, E, D), out (G, R, K, E, D)."""
+
+    def __init__(self, block: Any):
+        self.groups, self.per = block.kv_heads, block.heads // block.kv_heads
+        weight = block.qkv.weight.movedim(1, 0).unflatten(0, (-1, block.head_dim))  # (H + 2 G, K, E, D)
+        if block.qkv.bias is not None:
+            raise InputError("--grow fused: biases of q, k and v are not moved; give a model without qkv_bias")
+        q, k, v = weight.split([block.heads, self.groups, self.groups])
+        self.q, self.k, self.v = q.unflatten(0, (self.groups, -1)).clone(), k.clone(), v.clone()
+        self.out = block.out.weight.movedim(2, 0).unflatten(0, (self.groups, self.per, -1)).clone()
+
+    def of_groups(self) -> Tensor:
+        """(G, ...) what does not depend on the order of heads and of values' channels."""
+        parts = [self.k.flatten(1), self.q.mean(1).flatten(1), self.v.mean(1).flatten(1)]
+        return torch.cat(parts, 1)
+
+    def of_heads(self, group: int) -> Tensor:
+        return torch.cat([self.q[group].flatten(1), self.out[group].mean(1).flatten(1)], 1)
+
+    def of_values(self, group: int) -> Tensor:
+        return torch.cat([self.v[group].flatten(1), self.out[group].movedim(1, 0).flatten(1)], 1)
+
+    def take(self, order: Tensor) -> None:
+        self.q, self.k, self.v, self.out = (part[order] for part in (self.q, self.k, self.v, self.out))
+
+    def write(self, block: Any) -> None:
+        heads = torch.cat([self.q.flatten(0, 1), self.k, self.v]).flatten(0, 1)
+        block.qkv.weight.copy_(heads.movedim(0, 1))
+        block.out.weight.copy_(self.out.flatten(0, 2).movedim(0, 2))

@@ -1,0 +1,137 @@
+"""What growths share: Growth, read (by name), rebuilt, copied, layers_of, require_gated; and grow_folder.
+
+Shapes: D width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, get_type_hints
+
+import torch
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
+
+from mot_gen import checkpoints
+from mot_gen.backbone import stated_options
+from mot_gen.backbone.feed_forwards import gated
+from mot_gen.checkpoints.folders import refuse_foreign
+from mot_gen.errors import InputError, nearest
+from mot_gen.files import manifest
+from mot_gen.files.whole import writing_folder
+from mot_gen.model import MultimodalModel
+from mot_gen.recipes.recipe import read_mapping
+
+
+class Growth:
+    """See the package. needs_other: whether it is of two models."""
+
+    needs_other: ClassVar[bool] = False
+
+    def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
+        raise NotImplementedError
+
+
+def names() -> list[str]:
+    """The growths that there are."""
+    package = importlib.import_module("mot_gen.growth")
+    return [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "parents"]
+
+
+def read(name: str, settings: Sequence[str]) -> Growth:
+    """The growth of a file's name with OPTION=VALUE. InputError for an unknown name, option or value."""
+    if name not in names():
+        raise InputError(f"--grow {name}: is not known" + nearest(name, names()))
+    cls = importlib.import_module(f"mot_gen.growth.{name}").Growth
+    hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
+    options = {}
+    for text in settings:
+        option, _, value = text.partition("=")
+        if option not in known:
+            raise InputError(f"{text}: {name} has no option {option!r}" + nearest(option, known))
+        try:
+            found = TypeAdapter(hints[option], config=ConfigDict(strict=True)).validate_python(yaml.safe_load(value))
+        except (ValidationError, yaml.YAMLError):
+            raise InputError(f"{text}: {name} takes no such value for {option}") from None
+        options[option] = found
+    return cls(**options)
+
+
+def rebuilt(model: MultimodalModel, **backbone: Any) -> MultimodalModel:
+    """A model of the same config but for these options of its backbone; of None an option is left out. Its weights are
+    those of `model` where name and shape are the same, and initial ones elsewhere."""
+    config: dict[str, Any] = dict(model.config)
+    stated = {**stated_options(config["backbone"]), **backbone}
+    stated = {name: value for name, value in stated.items() if value is not None}
+    kept = {name: config.get(name) for name in ("objectives", "patch_layers", "context", "tokenizers")}
+    made = MultimodalModel(modalities=config["modalities"], backbone=stated, **kept)
+    dtype = next(model.parameters()).dtype
+    if dtype != next(made.parameters()).dtype:
+        made.to(dtype)
+    copied(made, model)
+    return made.eval()
+
+
+@torch.no_grad()
+def copied(into: nn.Module, source: nn.Module) -> None:
+    """Copy every parameter that both have, by name and shape."""
+    given = dict(source.named_parameters())
+    for name, parameter in into.named_parameters():
+        if name in given and given[name].shape == parameter.shape:
+            parameter.copy_(given[name])
+
+
+def blocks_of(model: MultimodalModel) -> list[Any]:
+    """The layers of a transformer; InputError for another backbone."""
+    if not hasattr(model.backbone, "blocks") or not hasattr(model.backbone.config, "slots"):
+        raise InputError("--grow: this backbone has no blocks of parts; give a transformer's checkpoint")
+    return list(model.backbone.blocks)
+
+
+def require_gated(model: MultimodalModel, growth: str) -> int:
+    """F. InputError unless each layer has the usual feed-forward: gated, of one width, without experts."""
+    for block in blocks_of(model):
+        part = block.parts.feed_forward
+        if type(part) is not gated.FeedForward or model.backbone.config.widths:
+            raise InputError(f"--grow {growth}: is for gated feed-forwards of one width; this model has others")
+    return model.backbone.config.ffn_dim
+
+
+def grow_folder(source: str | Path, out: Path, growth: Growth, other: str | Path | None) -> MultimodalModel:
+    """Write the pipeline's folder `out`, `source` with a grown model; nothing is left of it where that fails. If the
+    source is a run, `out/recipe.yaml` goes on training it."""
+    if growth.needs_other != (other is not None):
+        need = "is of two models; give the second" if growth.needs_other else "is of one model; drop"
+        raise InputError(f"--grow {type(growth).__module__.rpartition('.')[2]}: {need} --with")
+    folder = checkpoints.find(source)
+    refuse_foreign(folder)
+    models = [MultimodalModel.from_pretrained(each) for each in (folder, other) if each is not None]
+    grown = growth.grow(*models)
+    with writing_folder(out) as made:
+        shutil.copytree(folder, made, ignore=shutil.ignore_patterns(manifest.NAME, "recipe.yaml"), dirs_exist_ok=True)
+        shutil.rmtree(made / "model")
+        grown.save_pretrained(made / "model")
+        recipe = _recipe(Path(source), out, grown)
+        if recipe is not None:
+            (made / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, width=120), encoding="utf-8")
+        manifest.write(made)
+    return grown
+
+
+def _recipe(source: Path, out: Path, grown: MultimodalModel) -> Mapping[str, Any] | None:
+    """The run's recipe with the grown backbone, begun from `out`; None where the source is no run."""
+    path = source / "recipe.yaml"
+    if not path.is_file():
+        return None
+    recipe = read_mapping(path)
+    section = recipe.get("backbone") or {}
+    kept = {name: section[name] for name in ("frozen", "lr_factors", "patch_layers", "positions") if name in section}
+    recipe["backbone"] = {**stated_options(dict(grown.config)["backbone"]), **kept}
+    recipe["training"] = {**(recipe.get("training") or {}), "init": str(out.resolve())}
+    return recipe
