@@ -31,20 +31,22 @@ def count_parameters(model: MultimodalModel) -> Parameters:
     return Parameters(active=total - idle - layers, total=total)
 
 
-def forward_flops(model: MultimodalModel, batch: PackedBatch) -> int:
-    """FLOPs of one forward pass over all slots of a batch, padding included since it is computed too."""
-    return sum(by_module(model, batch).values())
+def forward_flops(model: MultimodalModel, batch: PackedBatch, executed: bool = False) -> int:
+    """FLOPs of one forward pass over all slots of a batch, padding included since it is computed too. executed: as it
+    is run here, and not by kernels that skip what parts of the backbone leave out."""
+    return sum(by_module(model, batch, executed).values())
 
 
-def by_module(model: MultimodalModel, batch: PackedBatch) -> dict[str, int]:
+def by_module(model: MultimodalModel, batch: PackedBatch, executed: bool = False) -> dict[str, int]:
     """`forward_flops` of the backbone, the head and each modality's own layers; the embedding is looked up."""
+    counted = getattr(model.backbone, "executed_flops", None) if executed else None
     tokens = batch.layout.modality.numel()
     apart = {
         f"{name} tokens": 2 * (layers.input_weights * tokens + layers.head_weights * len(batch.target_ids))
         for name, layers in model.token_layers.items()
     }
     return {
-        "backbone": model.backbone.flops(batch.layout),
+        "backbone": (counted or model.backbone.flops)(batch.layout),
         "head": 2 * model.head.weight.numel() * len(batch.target_ids),
         **apart,
         **{f"{name} patches": layers.flops(batch.latents[name]) for name, layers in model.patch_layers.items()},

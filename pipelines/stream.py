@@ -10,6 +10,7 @@ Shapes: R rows of the cache, n tokens of a span, C channels, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import fields, replace
 from typing import Any
 
@@ -62,6 +63,14 @@ class Stream:
 
     def _forward(self, x: Tensor, layout: Layout) -> Tensor:
         return self.model.backbone(x, self.model.backbone.plan(layout, self.cache), self.cache)
+
+    def again(self) -> Stream:
+        """A stream of the same prompts over a cache of its own, read by the model as it is now."""
+        other = copy(self)
+        other.cache = self.model.backbone.init_cache(self.rows, self.cache.capacity)
+        lengths = (self._prompt.layout.document != PADDING).sum(1)
+        other.hidden, other.time = other._read(self._prompt, lengths)
+        return other
 
     def prompt_ids(self, row: int) -> list[int]:
         """The joint ids of a prompt's discrete tokens, special ones included."""

@@ -1,4 +1,4 @@
-"""What a study asks of the `Config` of a backbone: width_steps, feeds, shape_like, SPARSE.
+"""What a study asks of the `Config` of a backbone: width_steps, feeds, ffn_step, shape_like, SPARSE.
 
 A study gives each kind of backbone the shape of one recipe's, and then the width at which it meets the recipe's budget.
 A `Config` says how; of one that does not, as a backbone of your own may not, the usual is taken.
@@ -6,9 +6,12 @@ A `Config` says how; of one that does not, as a backbone of your own may not, th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mot_gen.errors import InputError
+
+EVEN = 4  # floats: grouped products want rows of whole 16 bytes
 
 # Options that say what is sparse: they belong to one backbone, and none that is compared with it takes them over.
 SPARSE = frozenset({"towers", "untied", "experts", "router", "top_k", "balance_weight", "z_weight"})
@@ -23,7 +26,15 @@ def width_steps(config: Any) -> tuple[int, ...]:
 
 def feeds(config: Any) -> bool:
     """Whether there is a feed-forward, whose `ffn_dim` may change too."""
+    if hasattr(config, "slots"):
+        return any(getattr(part, "ffn_dim", None) is not None for part in config.slots.found["feed_forward"])
     return getattr(config, "ffn_dim", None) is not None
+
+
+def ffn_step(config: Any) -> int:
+    """What `ffn_dim` must be a multiple of."""
+    slots = getattr(config, "slots", None)
+    return math.lcm(EVEN, *(part.step for part in slots.found["feed_forward"])) if slots is not None else EVEN
 
 
 def sublayers(config: Any) -> int:

@@ -179,6 +179,11 @@ class FeedForward(Part):
     empty: ClassVar[bool] = False
     matrices: ClassVar[int] = 0
 
+    @property
+    def step(self) -> int:
+        """What its `ffn_dim`, where it has one, must be a multiple of."""
+        return 1
+
     def refuse_experts(self, config: Any) -> None:
         """InputError where the config asks for experts, and this is none."""
         if config.experts != 1 or config.shared_experts or config.router != "expert_choice":

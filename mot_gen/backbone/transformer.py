@@ -242,6 +242,14 @@ class Backbone(Counting):
                 x = block.forward(x, plan, layer)
         return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
 
+    def early(self, x: Tensor, plan: Plan, cache: Cache) -> Tensor:
+        """What the first layers alone make of x (B, S, D), as many as the cache has, normalised as if they were all."""
+        shape = x.shape
+        x = self.residual.begin(plan.routing.sort(x.reshape(-1, self.dim)))
+        for block, layer in zip(self.each_block(), cache.layers):
+            x = block.forward(x, plan, layer)
+        return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
+
     def _repeats(self, plan: Plan, cache: Cache) -> bool:
         """Whether other passes over a cache will be like this one, so that compiled blocks serve it: it is no prompt,
         whose lengths differ, and its tokens are of one tower and one feed-forward."""

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from mot_gen import backbone as backbones
-from mot_gen.backbone.comparison import feeds, width_steps
+from mot_gen.backbone.comparison import feeds, ffn_step, width_steps
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.plan import Workload
 
 TOLERANCE = 0.05  # of the budget, beyond which a width does not meet it
-ROUND = 4  # floats: grouped products want rows of whole 16 bytes
 LARGEST = 2**17  # the widest model that is looked at
 
 Measure = Callable[[Recipe], float]
@@ -70,7 +69,8 @@ def resized(recipe: Recipe, dim: int, ffn_dim: int | None = None) -> Recipe:
         named = {name: getattr(config, name, None) for name in ("layers", "heads")}
         options |= {name: value for name, value in named.items() if value is not None}
     if ffn_dim is None and "ffn_dim" in options:
-        ffn_dim = max(1, round(dim * config.ffn_dim / config.dim / ROUND)) * ROUND
+        step = ffn_step(config)
+        ffn_dim = max(1, round(dim * config.ffn_dim / config.dim / step)) * step
     changed = {"dim": dim} | ({} if ffn_dim is None else {"ffn_dim": ffn_dim})
     return with_backbone(recipe, {**options, **changed})
 
@@ -106,7 +106,8 @@ def _with_ffn(recipe: Recipe, budget: float, measure: Measure) -> Recipe | None:
     """The recipe with the feed-forward that makes up the rest of a budget, which is linear in its width; None where
     that would be narrower than the model or wider than eight times."""
     config = config_of(recipe)
-    here, there = (measure(resized(recipe, config.dim, config.ffn_dim + more)) for more in (0, 8 * ROUND))
-    wanted = config.ffn_dim + (budget - here) * 8 * ROUND / (there - here)
-    width = round(wanted / ROUND) * ROUND
+    step = ffn_step(config)
+    here, there = (measure(resized(recipe, config.dim, config.ffn_dim + more)) for more in (0, 8 * step))
+    wanted = config.ffn_dim + (budget - here) * 8 * step / (there - here)
+    width = round(wanted / step) * step
     return resized(recipe, config.dim, width) if config.dim <= width <= 8 * config.dim else None

@@ -58,6 +58,7 @@ def _backbone(jobs: Sequence[Job], reference: Sequence[Job], modalities: Sequenc
         "active_parameters": variant.cost.active,
         "total_parameters": variant.cost.total,
         "flops_a_step": variant.cost.flops,
+        "executed_flops_a_step": variant.cost.executed,
         "seeds": [job.seed for job in jobs],
         "seconds_a_step": spread([each[-1]["seconds"] / steps for each in lines]),
         "cpu_seconds_a_step": spread([each[-1]["cpu_seconds"] / steps for each in lines]),
@@ -150,7 +151,7 @@ def table(found: dict) -> list[list[str]]:
     """Header and rows: what it costs, the losses at the end, the slopes, the samples."""
     names = found["modalities"]
     scored = any(each["quality"] for each in found["backbones"])
-    header = ["backbone", "active", "total", "GFLOPs/step", "CPU s/step"]
+    header = ["backbone", "active", "total", "GFLOPs/step", "executed", "CPU s/step"]
     header += [f"{name} {split}" for name in names for split in ("train", "held-out")]
     header += [f"s {name}{tail}" for name in names for tail in ("", " held-out")]
     header += ["class accuracy", "captions"] if scored else []
@@ -163,6 +164,7 @@ def _row(each: dict, names: Sequence[str], scored: bool) -> list[str]:
     row += [
         _short(each["total_parameters"]),
         f"{each['flops_a_step'] / 1e9:.2f}",
+        f"{each['executed_flops_a_step'] / 1e9:.2f}",
         f"{each['cpu_seconds_a_step']['mean']:.3f}",
     ]
     row += [shown(each["losses"][name][split]) for name in names for split in SPLITS]

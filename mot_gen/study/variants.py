@@ -1,7 +1,8 @@
 """What a study compares: Variant, variants, each backbone's recipe at the budget of the recipe's own.
 
-A name is a kind of backbone (dense, mot, ...), or any other word whose kind is given as an option, so that ablations
-are variants too: `ffn:kind=mot ffn:untied=[ffn,ffn_norm]`. Data, order, batch, schedule and noise are the recipe's.
+A name is a kind of backbone (dense, mot, ...), one of `relatives.RELATIVES`, or any other word whose kind is given as
+an option, so that ablations are variants too: `ffn:kind=mot ffn:untied=[ffn,ffn_norm]`. Data, order, batch, schedule
+and noise are the recipe's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mot_gen.backbone.comparison import SPARSE, shape_like
 from mot_gen.errors import InputError, nearest
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.budget import config_of, solve_width, with_backbone
+from mot_gen.study.relatives import RELATIVES
 from mot_gen.study.workload import Cost, Workload
 
 MATCHES = {"active-flops": "FLOPs a step", "total-params": "parameters in total"}
@@ -54,7 +56,8 @@ def variants(
     if match not in MATCHES:
         raise InputError(f"match: {match!r} is not known" + nearest(match, MATCHES))
     budget = _amount(workload.cost(recipe), match)
-    found = [_variant(recipe, name, options.get(name, ()), match, budget, workload) for name in names]
+    stated = {name: [*RELATIVES.get(name, ()), *options.get(name, ())] for name in names}
+    found = [_variant(recipe, name, stated[name], match, budget, workload) for name in names]
     largest = max(found, key=lambda v: v.cost.total)
     dense = next((v for v in found if v.name == "dense"), None)
     if control and match == "active-flops" and dense and largest.cost.total > (1 + CLOSE) * dense.cost.total:
@@ -67,8 +70,9 @@ def _check_names(names: Sequence[str], options: Mapping[str, Sequence[str]]) -> 
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"backbones: {name!r} is given twice")
-        if name not in backbones.PRESETS and not any(text.startswith("kind=") for text in options.get(name, ())):
-            raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, backbones.PRESETS)}")
+        known = name in backbones.PRESETS or name in RELATIVES
+        if not known and not any(text.startswith("kind=") for text in options.get(name, ())):
+            raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, [*backbones.PRESETS, *RELATIVES])}")
     for name in options:
         if name not in names:
             raise InputError(f"{name}:{options[name][0]}: {name!r} is not among the backbones{nearest(name, names)}")
@@ -91,7 +95,8 @@ def _variant(recipe: Recipe, name: str, options: Sequence[str], match: str, budg
 
 def _of_kind(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:
     """The recipe with a backbone of the kind that a name stands for, of the shape of the recipe's own."""
-    kind = next((text.partition("=")[2] for text in options if text.startswith("kind=")), name)
+    usual = "mot" if name in RELATIVES else name
+    kind = next((text.partition("=")[2] for text in options if text.startswith("kind=")), usual)
     section = recipe.backbone
     same = kind == section.kind
     given = section.options if same else _in_shape(recipe, backbones.module_of(kind).Config)

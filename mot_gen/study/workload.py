@@ -22,9 +22,11 @@ SAMPLED = 4  # batches that are packed to learn how full the rows get
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a model on a workload. flops: of a training step. causal: whether its likelihoods leak nothing."""
+    """Of a model on a workload. flops: of a training step. executed: the same as it is run here. causal: whether its
+    likelihoods leak nothing."""
 
     flops: int
+    executed: int
     active: int
     total: int
     causal: bool
@@ -52,9 +54,12 @@ class Workload:
         """Of the recipe, which may differ from the workload's in its backbone alone."""
         model = outline_model(recipe, self.tokenizers)
         forward = sum(forward_flops(model, batch) for batch in self.batches)
+        executed = sum(forward_flops(model, batch, executed=True) for batch in self.batches)
         parameters = count_parameters(model)
+        steps = 3 * accumulation(recipe.training, 1)
         return Cost(
-            flops=3 * accumulation(recipe.training, 1) * forward // len(self.batches),
+            flops=steps * forward // len(self.batches),
+            executed=steps * executed // len(self.batches),
             active=parameters.active,
             total=parameters.total,
             causal=model.backbone.causal,

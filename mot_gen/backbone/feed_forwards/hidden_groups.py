@@ -37,6 +37,10 @@ class FeedForward(plain.FeedForward):
 
     matrices = 0  # it is no unit of experts
 
+    @property
+    def step(self) -> int:
+        return self.groups
+
     def fit(self, config: Any) -> Self:
         fitted = super().fit(config)
         fitted.require_counts("groups")

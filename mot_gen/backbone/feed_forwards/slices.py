@@ -25,6 +25,10 @@ class FeedForward(experts.FeedForward):
     used: int = 2
     weight: str = "scaled"
 
+    @property
+    def step(self) -> int:
+        return self.slices
+
     def fit(self, config: Any) -> Self:
         self.require_counts("slices", "used")
         self.refuse_experts(config)

@@ -24,8 +24,7 @@ from mot_gen.backbone.parts import Layer
 
 @dataclass(frozen=True)
 class Mixer(HeadOptions):
-    """Its options are those of `HeadOptions`: heads, kv_heads, head_dim, qk_norm, qkv_bias, rope_theta,
-    rope_frequencies, rope_axes, attention."""
+    """Its options are those of `HeadOptions`."""
 
     def modules(self, block: Layer) -> parts.Modules:
         owners, (heads, kv_heads, width) = block.owners, self.shape(block)

@@ -38,7 +38,7 @@ class Mixer(KimiOptions):
         routing, reading, past = plan.routing, plan.made[block.reading], self.d_conv - 1
         qkv, f, z, b = block.in_proj(x, routing).split(block.sizes, -1)
         speed = F.softplus(block.decay(f.contiguous(), routing) + block.dt_bias)
-        decay = -block.A_log.exp().repeat_interleaveself.width * speed
+        decay = -block.A_log.exp().repeat_interleave(self.width) * speed
         gate = torch.sigmoid(block.gate(z.contiguous(), routing))
         qkv, decay, beta = (routing.unsort(t).view(plan.rows, -1, t.shape[-1]) for t in (qkv, decay, b.sigmoid()))
         before = qkv.new_zeros(plan.rows, past, qkv.shape[-1]) if cache is None else cache["inputs"]
