@@ -109,12 +109,17 @@ def documents_of(sample):
     return pack([sample], MODALITIES, document_length(sample, MODALITIES)).layout
 
 
+def tensors_of(layout):
+    """Its fields by name; how many slots a modality has is left to be counted again."""
+    return {name: value for name, value in vars(layout).items() if isinstance(value, torch.Tensor)}
+
+
 def part_of(layout, start, end):
-    return Layout(**{name: value[:, start:end] for name, value in vars(layout).items()})
+    return Layout(**{name: value[:, start:end] for name, value in tensors_of(layout).items()})
 
 
 def twice(layout):
-    return Layout(**{name: torch.cat([value, value]) for name, value in vars(layout).items()})
+    return Layout(**{name: torch.cat([value, value]) for name, value in tensors_of(layout).items()})
 
 
 @every_kind
@@ -221,7 +226,10 @@ def test_cached_rows_may_differ_in_length(kind):
     for step in (4, 1, 1, 1):  # the picture, its end, two words
         slots = done[:, None] + torch.arange(step)
         layout = Layout(
-            **{name: torch.stack([getattr(one, name)[0, s] for one, s in zip(alone, slots)]) for name in vars(alone[0])}
+            **{
+                name: torch.stack([getattr(one, name)[0, s] for one, s in zip(alone, slots)])
+                for name in tensors_of(alone[0])
+            }
         )
         got = backbone(torch.stack([one[0, s] for one, s in zip(x, slots)]), layout, cache)
         for row, s in enumerate(slots):
@@ -285,7 +293,7 @@ def test_any_modality_may_be_absent(kind, present):
     layout = documents_of([spans[name] for name in present])
     index = [i for i, m in enumerate(MODALITIES) if m.name in present]
     kept = torch.isin(layout.modality[0], torch.tensor(index))  # without the bounds, which are text
-    layout = Layout(**{name: value[:, kept] for name, value in vars(layout).items()})
+    layout = Layout(**{name: value[:, kept] for name, value in tensors_of(layout).items()})
     backbone(inputs(*layout.shape), layout).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
     untied = backbone.untied_parameters() if len(backbone.towers) == 3 else {}

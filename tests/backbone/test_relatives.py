@@ -17,7 +17,7 @@ from mot_gen.backbone.mixers import combiner
 from mot_gen.backbone.mixers.stick_breaking import break_sticks
 from mot_gen.backbone.pools import Pool, State, make_pools
 from mot_gen.backbone.router_losses import mutual_information, roughness
-from mot_gen.backbone.routing import Routing
+from mot_gen.backbone.routing import Routing, is_adapter
 from mot_gen.errors import InputError
 from mot_gen.packing import pack
 
@@ -263,6 +263,30 @@ def test_ladders_without_sums_are_a_linear_layer():
     assert torch.equal(unit(x, plan.routing), unit.linear(x, plan.routing))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"feed_forward": "adapted"},
+        {"feed_forward": {"kind": "adapted", "adapter": "routed", "unit": "plain"}},
+        {"mixer": "adapted"},
+    ],
+    ids=str,
+)
+def test_adapters_that_write_nothing_yet_leave_a_model_as_it_is(options):
+    """To the bit; and their names are those that `training.init` leaves to chance and `training.learns` lets learn."""
+    unit = options.get("feed_forward", {})
+    usual = build("mot", feed_forward="plain" if isinstance(unit, dict) and unit else "gated")
+    adapted = set_to(build("mot", **options), 0.0, ".adapter.b")
+    added = {name for name, _ in adapted.named_parameters()} - {name for name, _ in usual.named_parameters()}
+    assert added and all(is_adapter(name) for name in added)
+    adapted.load_state_dict(usual.state_dict(), strict=False)
+    x = inputs(*LAYOUT.shape)
+    assert torch.equal(adapted(x, LAYOUT), usual(x, LAYOUT))
+    set_to(adapted, 0.1, ".adapter.b")
+    assert not torch.allclose(adapted(x, LAYOUT), usual(x, LAYOUT), atol=1e-3)
+
+
 # ---------------------------------------------------------------- routers
 
 
@@ -399,6 +423,9 @@ def test_a_sublayer_may_read_one_stream_alone():
         ({"feed_forward": {"kind": "slices", "slices": 5}}, "backbone.feed_forward.slices: 5 must divide the width"),
         ({"feed_forward": {"kind": "hidden_groups", "groups": 7}}, "feed_forward.groups: 7 must divide the width"),
         ({"feed_forward": {"kind": "continued_fraction", "least": 0.0}}, "feed_forward.least: must be above 0"),
+        ({"feed_forward": {"kind": "adapted", "adapter": "domain"}}, "feed_forward.adapter: 'domain' is not known"),
+        ({"feed_forward": {"kind": "adapted", "chosen": 9}}, "feed_forward.chosen: must be from 1 to choices, 4"),
+        ({"feed_forward": {"kind": "adapted", "unit": "nested"}}, "feed_forward.unit: takes gated or plain"),
         ({"depth": {"kind": "blocks", "group": 3}}, "backbone.depth.group: 3 must divide backbone.layers, 2"),
         ({"depth": {"kind": "blocks", "group": 2, "run": 3}}, "backbone.depth.run: must be from 1 to the layers"),
         ({"residual": {"kind": "dual", "mixer": "context"}}, "backbone.residual.mixer: the context begins at zero"),

@@ -17,6 +17,7 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.adapters import GatedAdapter, RoutedAdapter, beside
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.routing import Owned
 from mot_gen.errors import nearest
 
 ADAPTERS = ("gated", "routed")
@@ -57,9 +58,8 @@ class FeedForward(parts.FeedForward):
 
     def modules(self, block: Layer) -> parts.Modules:
         owners = block.owners
-        if self.adapter == "gated":
-            side = GatedAdapter(owners, "adapter", self.rank)
-        else:
+        side: Owned = GatedAdapter(owners, "adapter", self.rank)
+        if self.adapter == "routed":
             side = RoutedAdapter(owners, "adapter", self.rank, self.choices, self.chosen)
         return {"ffn": self.unit.unit(block, owners), "ffn_side": beside(side)}
 
