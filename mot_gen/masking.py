@@ -22,7 +22,9 @@ class Predicting(Protocol):
     """What is asked of a model. whole: its modalities of tokens that are predicted several at once."""
 
     vocabulary: Vocabulary
-    index_of: Any  # modality name -> its number in layouts
+
+    @property
+    def index_of(self) -> Mapping[str, int]: ...  # modality name -> its number in layouts
 
     @property
     def modalities(self) -> Sequence[Modality]: ...
