@@ -20,6 +20,7 @@ from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.recipes.recipe import with_fields
 from mot_gen.reinforce.documents import Ids
+from mot_gen.reinforce.moe_grpo import refuse_without_experts
 from mot_gen.reinforce.prompts import Prompts
 from mot_gen.reinforce.rewards import Rewards, made_rewards
 from mot_gen.reinforce.rollouts import Rollout, Sampler
@@ -47,6 +48,8 @@ class Learner:
                 f"reinforce.prompts: {self.section.prompts} prompts cannot be shared by {run.world.size} processes; "
                 "give a multiple of it"
             )
+        if self.section.experts:
+            refuse_without_experts(run.model)
         self.sampler = Sampler(self.pipeline(), self.section)
         self.prompts = Prompts(run.splits.train, self.section, run.recipe.training.seed)
         self.ids = Ids(run.model, self.section.writes)

@@ -11,7 +11,8 @@ from mot_gen.eval.by_name import IMAGE_TEXT, TEXT, Choices, choices_from, result
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentTable
 
-OF_SETS = ("mauve", "self_bleu", "r_precision")  # what they say of one sample alone means nothing
+# What they say of one sample alone means nothing.
+OF_SETS = ("mauve", "self_bleu", "r_precision", "cider", "cider-d")
 
 
 def metric_reward(where: str, name: str, options: dict[str, Any], others: Sequence[str]) -> Callable:
@@ -28,7 +29,18 @@ def metric_reward(where: str, name: str, options: dict[str, Any], others: Sequen
     metric = TEXT[name](choices)
     if metric.takes == "predictions":
         return lambda texts: _scores(name, metric, (list(texts), [[""] for _ in texts]))
+    if metric.takes == "transcripts":
+        return lambda texts, references: _by_nearest(name, metric, texts, references)
     return lambda texts, references: _scores(name, metric, (list(texts), [list(own) for own in references]))
+
+
+def _by_nearest(
+    name: str, metric: Accumulator, texts: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[float]:
+    """Of a metric that takes one reference: the best score over all references of each text."""
+    pairs = [(text, reference) for text, own in zip(texts, references) for reference in own]
+    scores = iter(_scores(name, metric, ([text for text, _ in pairs], [[reference] for _, reference in pairs])))
+    return [max(next(scores) for _ in own) for own in references]
 
 
 def _choices(where: str, options: dict[str, Any]) -> Choices:

@@ -81,6 +81,18 @@ class Policy:
             found[name] = {what: (weight[name] * term).sum() for what, term in zip(MEASURES, terms)}
         return found
 
+    def route_loss(self, actions: Actions, log_ratio: Tensor) -> dict[str, Tensor]:
+        """Sums over the choices, weighted, of the clipped loss of the experts that they went through (MoE-GRPO).
+        log_ratio: (B * S,) of the routes, by slot."""
+        limits = (self.section.clip, self.section.clip_high)
+        batch = actions.batch
+        of_tokens = clipped(log_ratio[batch.target_slots], actions.token_advantage, *limits)
+        found = {"text": (actions.token_weight * of_tokens).sum()}
+        if self.flow is not None:
+            of_steps = clipped(log_ratio[batch.latents["image"].slots], actions.advantage, *limits)
+            found["image"] = (actions.weight * of_steps).sum()
+        return found
+
     def _penalty(self, name: str, now: Said, reference: Said) -> Tensor:
         if name == "text":
             return k3(now.tokens, reference.tokens)

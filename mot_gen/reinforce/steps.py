@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from mot_gen.flops import forward_flops
 from mot_gen.reinforce.advantages import advantages, equal_groups
 from mot_gen.reinforce.documents import Actions, Documents, Weighing
 from mot_gen.reinforce.learner import Group, Learner
+from mot_gen.reinforce.moe_grpo import Routes, recorded
 from mot_gen.reinforce.policy import MEASURES, Policy, Said, unused
 from mot_gen.reinforce.rewards import Samples
 from mot_gen.sequence import PADDING
@@ -23,12 +25,18 @@ from mot_gen.training.runs import Run
 
 @dataclass
 class _Batch:
-    """A batch of choices with what was said of it before the first update of the step."""
+    """A batch of choices with what was said of it before the first update of the step.
+
+    routes: the experts that its tokens took, and the log-probability (B * S,) that they did. share: of the step.
+    entropy: of its routers' scores.
+    """
 
     actions: Actions
     old: Said | None = None
     reference: Said | None = None
-    share: float = 1.0  # of the step
+    routes: tuple[list, Tensor] | None = None
+    share: float = 1.0
+    entropy: float = 0.0
 
 
 class GrpoStep:
@@ -88,17 +96,20 @@ class GrpoStep:
         sums = [float(sum(found[name][what] for found in measures)) for name in learned for what in MEASURES]
         known = rewards.isfinite()
         sums += [float(rewards[known].sum()), float(known.sum()), equal_groups(rewards)]
+        sums += [sum(batch.entropy * batch.share for batch in batches)]
         for values in scores.values():
             sums += [float(values.nansum()), float(values.isfinite().sum())]
         line, sums = close_step(run, clock, [tokens, flops, slots], sums)
         found = iter(sums)
         shares = {name: {what: next(found) / totals[name] for what in MEASURES} for name in learned}
-        reward, count, equal = next(found), next(found), next(found)
+        reward, count, equal, entropy = (next(found) for _ in range(4))
         line["losses"] = {name: each["loss"] for name, each in shares.items()}
         line["reward"] = reward / max(count, 1)
         line["rewards"] = {name: next(found) / max(next(found), 1) for name in scores}
         line["penalty"] = {name: each["penalty"] for name, each in shares.items()}
         line["clipped"] = {name: each["clipped"] for name, each in shares.items()}
+        if run.recipe.reinforce.experts:
+            line["routing_entropy"] = entropy
         return line | {"equal_groups": int(equal), "without_reward": rewards.numel() * run.world.size - int(count)}
 
 
@@ -124,7 +135,8 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str,
     run, actions = learner.run, batch.actions
     with parallel.accumulating(run.network, last):
         with autocast(run):
-            output = run.network(actions.batch)
+            with recorded(run.model) if learner.section.experts else nullcontext(Routes()) as routes:
+                output = run.network(actions.batch)
             if batch.reference is None and learner.section.penalty:
                 with torch.no_grad():
                     batch.reference = policy.says(actions, learner.reference(actions.batch)).detached()
@@ -132,9 +144,24 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str,
         if batch.old is None:
             batch.old = now.detached()
         found = policy.loss(actions, now, batch.old, batch.reference)
+        if routes.scores:
+            _add_routes(learner, policy, batch, routes, found)
         loss = sum(each["loss"] / max(totals[name], 1e-12) for name, each in found.items())
         (loss + unused(output) + batch.share * run.model.backbone.auxiliary_loss()).backward()
     return {name: {what: value.detach() for what, value in each.items()} for name, each in found.items()}
+
+
+def _add_routes(learner: Learner, policy: Policy, batch: _Batch, routes: Routes, found: dict) -> None:
+    """Add the loss of the experts that were chosen to that of each modality, and the entropy of the choice."""
+    layout = batch.actions.batch.layout
+    routing = learner.run.model.backbone.plan(layout, None).routing
+    experts = batch.routes[0] if batch.routes else routes.experts()
+    log_probs = routing.unsort(routes.log_probs(experts))
+    if batch.routes is None:
+        batch.routes = experts, log_probs.detach()
+    for name, loss in policy.route_loss(batch.actions, log_probs - batch.routes[1]).items():
+        found[name]["loss"] = found[name]["loss"] + learner.section.experts * loss
+    batch.entropy = routes.entropy()
 
 
 def _to(actions: Actions, device: torch.device) -> Actions:

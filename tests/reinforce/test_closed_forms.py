@@ -12,6 +12,7 @@ from mot_gen.reinforce.advantages import advantages, equal_groups
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.flow_grpo import StochasticFlow, gaussian_kl, log_prob
 from mot_gen.reinforce.grpo import clipped, k3, token_log_probs, was_clipped
+from mot_gen.reinforce.metric_rewards import metric_reward
 from mot_gen.reinforce.unigrpo import velocity_penalty
 
 NAN = float("nan")
@@ -98,6 +99,27 @@ def test_preference_losses():
     found = preference_loss(diffusion_margin(numbers(0.2), numbers(0.5), numbers(0.3), numbers(0.4), beta=20.0))
     assert found.item() == pytest.approx(math.log(1 + math.exp(20 * (-0.1 - 0.1))), abs=1e-6)
     assert preference_loss(token_margin(chosen, rejected, chosen, rejected, 0.1)).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("exact_match", [1.0, 0.0, 0.0]),
+        ("token_f1", [1.0, 0.5, 0.0]),  # of words without their article
+        ("wer", [0.0, -1 / 3, -1.0]),  # less is better, and the nearest reference counts
+        ("rouge1", [1.0, 2 / 3, 0.0]),
+    ],
+)
+def test_metrics_that_score_one_sample_are_rewards(name, expected):
+    reward = metric_reward("here", name, {}, [])
+    texts = ["the digit two", "the digit one", "4"]
+    references = [["the digit two"], ["5", "the digit two"], ["a"]]
+    assert reward(texts, references) == pytest.approx(expected)
+
+
+def test_metrics_of_sets_are_no_rewards():
+    with pytest.raises(InputError, match=r"here: 'cider-d' is not a reward"):
+        metric_reward("here", "cider-d", {}, [])
 
 
 # ---------------------------------------------------------------- the sampler
