@@ -54,6 +54,12 @@ class Learner:
         self.prompts = Prompts(run.splits.train, self.section, run.recipe.training.seed)
         self.ids = Ids(run.model, self.section.writes)
 
+    @property
+    def continuous(self) -> bool:
+        """Whether what is written last is continuous."""
+        model = self.run.model
+        return not model.modalities[model.index_of[self.section.writes[-1]]].discrete
+
     @cached_property
     def rewards(self) -> Rewards:
         """Those that the recipe names."""

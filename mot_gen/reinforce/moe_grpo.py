@@ -4,7 +4,7 @@ Where tokens choose experts, that too is a choice, and may be made likelier or l
 route is that of its experts by the routers' softmax scores, averaged over layers. Here experts are taken greedily, as
 they are when the model is used, where the paper samples them.
 
-Shapes: T tokens in the order of the batch's slots, E experts of a pool, k that a token takes.
+Shapes: T tokens in tower order, n of a pool, E experts of a pool, k that a token takes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from mot_gen.backbone.routers import token_choice
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 
+Experts = list[list[Tensor | None]]  # of each layer and pool, (n, k); None where there was no choice
+
 
 @dataclass
 class Routes:
@@ -37,14 +39,14 @@ class Routes:
     counts: list[list[int]] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
 
-    def experts(self) -> list[list[Tensor | None]]:
+    def experts(self) -> Experts:
         """The experts that each token took, (n, k), likewise."""
         found = []
         for layer, taken in zip(self.scores, self.taken):
             found.append([None if score is None else score.topk(taken).indices for score in layer])
         return found
 
-    def log_probs(self, experts: list[list[Tensor | None]]) -> Tensor:
+    def log_probs(self, experts: Experts) -> Tensor:
         """(T,) in tower order: the log-probability of these experts, summed over the k, averaged over layers; exactly 0
         where there was no choice."""
         layers = []

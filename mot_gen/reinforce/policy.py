@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
 from mot_gen.recipes.sections import Reinforce
-from mot_gen.reinforce.documents import Actions, Ids
+from mot_gen.reinforce.actions import Actions
+from mot_gen.reinforce.documents import Ids
 from mot_gen.reinforce.flow_grpo import StochasticFlow, gaussian_kl, log_prob
 from mot_gen.reinforce.grpo import clipped, k3, token_log_probs, was_clipped
 from mot_gen.reinforce.unigrpo import velocity_penalty

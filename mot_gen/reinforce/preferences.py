@@ -81,9 +81,11 @@ def _record(path: Path, number: int, line: str, pictures: bool) -> Record:
     return Record(where, prompt, path.parent / image if image else None, answers[0], answers[1])
 
 
-def tokenised(pipe: MultimodalPipeline, records: Sequence[Record], pictures: bool, first: int) -> list[Preference]:
-    """Records as spans. first: the number of the first pair."""
-    return [_of(pipe, record, pictures, first + place) for place, record in enumerate(records)]
+def tokenised(
+    pipe: MultimodalPipeline, records: Sequence[Record], pictures: bool, numbers: Sequence[int]
+) -> list[Preference]:
+    """Records as spans. numbers: of the pairs."""
+    return [_of(pipe, record, pictures, number) for record, number in zip(records, numbers)]
 
 
 def _of(pipe: MultimodalPipeline, record: Record, pictures: bool, number: int) -> Preference:

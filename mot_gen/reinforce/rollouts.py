@@ -8,7 +8,7 @@ Texts and discrete pictures are drawn at `reinforce.temperature` from all ids th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,11 @@ class Rollout:
     after: Tensor | None = None
     text: str | None = None
     image: Tensor | None = None
+
+    @property
+    def read(self) -> list[Span]:
+        """What the model read, as spans that are not learned."""
+        return [replace(span, learned=False) for span in self.prompt.spans]
 
 
 class Sampler:

@@ -6,18 +6,18 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mot_gen.flops import forward_flops
+from mot_gen.reinforce.actions import Actions, Chosen, Weighing
 from mot_gen.reinforce.advantages import advantages, equal_groups
-from mot_gen.reinforce.documents import Actions, Documents, Weighing
 from mot_gen.reinforce.learner import Group, Learner
-from mot_gen.reinforce.moe_grpo import Routes, recorded
+from mot_gen.reinforce.lines import mean, spent, sums_of
+from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
 from mot_gen.reinforce.policy import MEASURES, Policy, Said, unused
 from mot_gen.reinforce.rewards import Samples
-from mot_gen.sequence import PADDING
 from mot_gen.training import parallel
 from mot_gen.training.loop import Clock, autocast, average, close_step
 from mot_gen.training.runs import Run
@@ -27,90 +27,71 @@ from mot_gen.training.runs import Run
 class _Batch:
     """A batch of choices with what was said of it before the first update of the step.
 
-    routes: the experts that its tokens took, and the log-probability (B * S,) that they did. share: of the step.
+    experts, routes: those that its tokens took, and the log-probability (B * S,) that they did. share: of the step.
     entropy: of its routers' scores.
     """
 
     actions: Actions
+    share: float
     old: Said | None = None
     reference: Said | None = None
-    routes: tuple[list, Tensor] | None = None
-    share: float = 1.0
+    experts: Experts | None = None
+    routes: Tensor | None = None
     entropy: float = 0.0
 
 
 class GrpoStep:
     """A step of `method: grpo`, as `training.loop.Hooks.step`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._learner: Learner | None = None
 
-    def __call__(self, run: Run) -> dict:
+    def __call__(self, run: Run) -> dict[str, Any]:
         """Sample groups, reward them, and make the optimizer's updates. Returns the line of metrics.jsonl."""
         clock, learner = Clock(), self._of(run)
         groups = learner.groups()
-        rewards, scores = self._rewarded(learner, groups)
-        made = self._batches(learner, groups, rewards)
-        batches = [_Batch(actions, share=1 / (len(made) * run.world.size)) for actions in made]
+        total, scores = learner.rewards(Samples.of([rollout for group in groups for rollout in group.rollouts]))
+        rewards = total.view(len(groups), -1)
+        batches = _batches(learner, groups, rewards)
         policy = Policy(learner.section, learner.ids, learner.sampler.flow, run.model)
         totals = _totals(run, batches)
         for _ in range(learner.section.updates):
             measures = [_backward(learner, policy, each, totals, each is batches[-1]) for each in batches]
             rate, norm = run.optimizer.step(run.step)
         average(run)
-        return {**self._line(run, clock, batches, measures, totals, rewards, scores), "lr": rate, "grad_norm": norm}
+        learned = {name: _summed(measures, name) for name in totals if totals[name]}
+        known = {"reward": total, **scores}
+        counts = [equal_groups(rewards), float(total.isnan().sum()), sum(each.entropy * each.share for each in batches)]
+        mine = [*counts, *sums_of([known]), *(value for each in learned.values() for value in each)]
+        line, sums = close_step(run, clock, spent(run, [each.actions.batch for each in batches]), mine)
+        line |= _logged(sums, list(known), {name: totals[name] for name in learned})
+        if not learner.section.experts:
+            del line["routing_entropy"]
+        return line | {"lr": rate, "grad_norm": norm}
 
     def _of(self, run: Run) -> Learner:
         if self._learner is None:
             self._learner = Learner(run)
         return self._learner
 
-    def _rewarded(self, learner: Learner, groups: Sequence[Group]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rewards (P, G) of this process's groups, and all scores by name."""
-        samples = Samples.of([rollout for group in groups for rollout in group.rollouts])
-        total, scores = learner.rewards(samples)
-        return total.view(len(groups), -1), scores
 
-    def _batches(self, learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list[Actions]:
-        """As many on every process, on its device."""
-        run, section, flow = learner.run, learner.section, learner.sampler.flow
-        gains = advantages(rewards, section.divide)
-        rollouts, weighed = [], []
-        for group, row, gained in zip(groups, rewards.tolist(), gains.tolist()):
-            for rollout, number, reward, gain in zip(group.rollouts, group.numbers, row, gained):
-                if math.isfinite(reward):
-                    rollouts.append(rollout)
-                    weighed.append(Weighing(gain, _learned_steps(learner, number)))
-        times = flow.times(section.num_inference_steps) if flow else None
-        documents = Documents(run.model, times, section.average == "answer", learner.shape)
-        made = documents.batches(rollouts, weighed)
-        (most,) = run.world.max([len(made)])
-        made += [documents.empty()] * (int(most) - len(made))
-        return [_to(actions, run.world.device) for actions in made]
-
-    def _line(self, run, clock, batches, measures, totals, rewards, scores) -> dict:
-        tokens = sum(int((b.actions.batch.layout.document != PADDING).sum()) for b in batches)
-        flops = sum(3 * forward_flops(run.model, b.actions.batch) for b in batches)
-        slots = sum(b.actions.batch.ids.numel() for b in batches)
-        learned = [name for name in ("text", "image") if totals[name]]
-        sums = [float(sum(found[name][what] for found in measures)) for name in learned for what in MEASURES]
-        known = rewards.isfinite()
-        sums += [float(rewards[known].sum()), float(known.sum()), equal_groups(rewards)]
-        sums += [sum(batch.entropy * batch.share for batch in batches)]
-        for values in scores.values():
-            sums += [float(values.nansum()), float(values.isfinite().sum())]
-        line, sums = close_step(run, clock, [tokens, flops, slots], sums)
-        found = iter(sums)
-        shares = {name: {what: next(found) / totals[name] for what in MEASURES} for name in learned}
-        reward, count, equal, entropy = (next(found) for _ in range(4))
-        line["losses"] = {name: each["loss"] for name, each in shares.items()}
-        line["reward"] = reward / max(count, 1)
-        line["rewards"] = {name: next(found) / max(next(found), 1) for name in scores}
-        line["penalty"] = {name: each["penalty"] for name, each in shares.items()}
-        line["clipped"] = {name: each["clipped"] for name, each in shares.items()}
-        if run.recipe.reinforce.experts:
-            line["routing_entropy"] = entropy
-        return line | {"equal_groups": int(equal), "without_reward": rewards.numel() * run.world.size - int(count)}
+def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list[_Batch]:
+    """As many on every process, on its device. rewards: (P, G) of the groups."""
+    run, section, flow = learner.run, learner.section, learner.sampler.flow
+    chosen: list[Chosen] = []
+    for group, row, gains in zip(groups, rewards.tolist(), advantages(rewards, section.divide).tolist()):
+        for rollout, number, reward, gain in zip(group.rollouts, group.numbers, row, gains):
+            if math.isfinite(reward):
+                chosen.append(Chosen(rollout, gain, _learned_steps(learner, number)))
+    times = flow.times(section.num_inference_steps) if flow else None
+    weighing = Weighing(run.model, times, section.average == "answer")
+    rows, slots = learner.shape
+    made = weighing.batches(chosen, rows, slots)
+    (most,) = run.world.max([len(made)])
+    while len(made) < most:
+        made.append(weighing.empty(slots))
+    share = 1 / (len(made) * run.world.size)
+    return [_Batch(actions.to(run.world.device), share) for actions in made]
 
 
 def _learned_steps(learner: Learner, number: int) -> list[int]:
@@ -125,8 +106,28 @@ def _learned_steps(learner: Learner, number: int) -> list[int]:
 
 def _totals(run: Run, batches: Sequence[_Batch]) -> dict[str, float]:
     """The weights of all choices on all processes, by modality."""
-    mine = [sum(float(getattr(b.actions, name).sum()) for b in batches) for name in ("token_weight", "weight")]
-    return dict(zip(("text", "image"), run.world.sum(mine)))
+    text = sum(float(each.actions.token_weight.sum()) for each in batches)
+    image = sum(float(each.actions.weight.sum()) for each in batches)
+    return dict(zip(("text", "image"), run.world.sum([text, image])))
+
+
+def _summed(measures: Sequence[dict[str, dict[str, Tensor]]], name: str) -> list[float]:
+    """Sums of what was measured of a modality."""
+    return [float(sum(found[name][what] for found in measures)) for what in MEASURES]
+
+
+def _logged(sums: Sequence[float], known: list[str], totals: dict[str, float]) -> dict[str, Any]:
+    """Part of the line of metrics.jsonl, of sums over all processes."""
+    equal, lacking, entropy, *rest = sums
+    scores = {name: mean(rest[2 * place : 2 * place + 2]) for place, name in enumerate(known)}
+    rest = rest[2 * len(known) :]
+    line: dict[str, Any] = {what: {} for what in ("losses", *MEASURES[1:])}
+    for place, (name, total) in enumerate(totals.items()):
+        for number, what in enumerate(("losses", *MEASURES[1:])):
+            line[what][name] = rest[place * len(MEASURES) + number] / total
+    line["reward"] = scores.pop("reward")
+    counts = {"equal_groups": int(equal), "without_reward": int(lacking), "routing_entropy": entropy}
+    return {**line, "rewards": scores, **counts}
 
 
 def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str, float], last: bool) -> dict:
@@ -134,12 +135,10 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str,
     the one that learns, so that its ratio is exactly 1."""
     run, actions = learner.run, batch.actions
     with parallel.accumulating(run.network, last):
-        with autocast(run):
-            with recorded(run.model) if learner.section.experts else nullcontext(Routes()) as routes:
-                output = run.network(actions.batch)
-            if batch.reference is None and learner.section.penalty:
-                with torch.no_grad():
-                    batch.reference = policy.says(actions, learner.reference(actions.batch)).detached()
+        with autocast(run), recorded(run.model) if learner.section.experts else nullcontext(Routes()) as routes:
+            output = run.network(actions.batch)
+        if batch.reference is None and learner.section.penalty:
+            batch.reference = _by_reference(learner, policy, actions)
         now = policy.says(actions, output)
         if batch.old is None:
             batch.old = now.detached()
@@ -151,18 +150,22 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str,
     return {name: {what: value.detach() for what, value in each.items()} for name, each in found.items()}
 
 
+@torch.no_grad()
+def _by_reference(learner: Learner, policy: Policy, actions: Actions) -> Said:
+    """What the reference says of a batch."""
+    with autocast(learner.run):
+        output = learner.reference(actions.batch)
+    return policy.says(actions, output).detached()
+
+
 def _add_routes(learner: Learner, policy: Policy, batch: _Batch, routes: Routes, found: dict) -> None:
-    """Add the loss of the experts that were chosen to that of each modality, and the entropy of the choice."""
-    layout = batch.actions.batch.layout
-    routing = learner.run.model.backbone.plan(layout, None).routing
-    experts = batch.routes[0] if batch.routes else routes.experts()
-    log_probs = routing.unsort(routes.log_probs(experts))
+    """Add the loss of the experts that were chosen to that of each modality, and note the entropy of the choice."""
+    routing = learner.run.model.backbone.plan(batch.actions.batch.layout, None).routing
+    if batch.experts is None:
+        batch.experts = routes.experts()
+    log_probs = routing.unsort(routes.log_probs(batch.experts))
     if batch.routes is None:
-        batch.routes = experts, log_probs.detach()
-    for name, loss in policy.route_loss(batch.actions, log_probs - batch.routes[1]).items():
+        batch.routes = log_probs.detach()
+    for name, loss in policy.route_loss(batch.actions, log_probs - batch.routes).items():
         found[name]["loss"] = found[name]["loss"] + learner.section.experts * loss
     batch.entropy = routes.entropy()
-
-
-def _to(actions: Actions, device: torch.device) -> Actions:
-    return Actions(*(value.to(device) for value in vars(actions).values()))

@@ -10,7 +10,8 @@ from tiny_rewards import BOTH, BRIGHT, WORDS, begin, learn, parameters, rewarded
 
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
-from mot_gen.reinforce.documents import NEVER, Documents, Weighing
+from mot_gen.reinforce.actions import Chosen, Weighing
+from mot_gen.reinforce.documents import NEVER
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.policy import Policy
 from mot_gen.training.runs import prepare
@@ -67,8 +68,8 @@ def said_of(learner, rollouts, steps):
     """The batches of these rollouts and what the model says of them."""
     policy = Policy(learner.section, learner.ids, learner.sampler.flow, learner.run.model)
     times = learner.sampler.flow.times(learner.section.num_inference_steps)
-    documents = Documents(learner.run.model, times, True, (1000, 64))
-    batches = documents.batches(rollouts, [Weighing(1.0, steps)] * len(rollouts))
+    weighing = Weighing(learner.run.model, times, per_answer=True)
+    batches = weighing.batches([Chosen(rollout, 1.0, steps) for rollout in rollouts], 1000, 64)
     return [(actions, policy.says(actions, learner.run.model(actions.batch))) for actions in batches]
 
 

@@ -1,15 +1,18 @@
 """The page of a run that learned from rewards, the signs of a fooled reward, and every shipped recipe at tiny size."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from tiny_rewards import begin, rewarded
 
+from mot_gen.eval.images.judge import train_judge
 from mot_gen.recipes.recipe import load_recipe, shipped
 from mot_gen.reinforce.hooks import reinforced
 from mot_gen.reinforce.measured import Measured
 from mot_gen.reinforce.report import signs, summary
+from mot_gen.reinforce.reward_kinds import judge
 from mot_gen.reinforce.rewards import Samples
 from mot_gen.reports.hooks import hooks
 from mot_gen.training.loop import train
@@ -23,7 +26,8 @@ def origin(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, name):
+def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(judge, "train_judge", partial(train_judge, epochs=1))
     shown = ["training.steps=2", "evaluation.report=true", "evaluation.samples=6", "reinforce.least_gap=0.0"]
     recipe = rewarded(name, origin, *shown)
     train(recipe, tmp_path, hooks=reinforced(recipe, hooks(recipe)))

@@ -7,6 +7,7 @@ different folds saw different pictures, so that one can be rewarded and another 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from mot_gen.files.image_files import image_tensor
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.judge_run import task_of
 
+VALUES = ("probability", "right")
+
 
 def reward(
     where: str,
@@ -29,40 +32,49 @@ def reward(
     seed: int = 1,
     labels: str | None = None,
     value: str = "probability",
-) -> Callable:
+) -> Callable[..., list[float]]:
     """fold: the part of the real pictures, of `folds`, that the judge is trained on; None for all. labels: records of
     your own, each a picture whose caption is its class, in the place of the recipe's data. value: "probability" of the
     class, or "right", 1 where it is the likeliest and else 0."""
-    if value not in ("probability", "right"):
+    if value not in VALUES:
         raise InputError(f"{where}.value: {value!r} is not known; it is probability or right")
     if fold is not None and not 0 <= fold < folds:
         raise InputError(f"{where}.fold: must be from 0 to {folds - 1}, got {fold}")
     pairs, task = _labelled(where, recipe, splits, labels)
-    if fold is not None:
-        pairs = pairs[fold::folds]
-    judges: dict[tuple[int, ...], Judge] = {}  # made at the first pictures, whose shape it has
-    by_text = "text" in (recipe.reinforce.writes if recipe.reinforce else [])
+    judged = _Judged(pairs if fold is None else pairs[fold::folds], task, seed, value)
+    if recipe.reinforce is not None and "text" in recipe.reinforce.writes:
+        return lambda images, texts: judged(images, texts)
+    return lambda images, prompts: judged(images, prompts)
 
-    def judged(images: Tensor, asked: Sequence[str]) -> list[float]:
-        channels, height, width = shape = tuple(images.shape[1:])
-        if shape not in judges:
-            real = torch.stack([image_tensor(pair.image, (height, width), channels) for pair in pairs])
-            wanted = torch.tensor([task.label(pair) for pair in pairs])
-            judges[shape] = train_judge(real, wanted, len(task.classes), seed=seed)
-        with torch.no_grad():
-            shares = judges[shape](images).softmax(-1)
-        if value == "right":
+
+@dataclass
+class _Judged:
+    """Judges of pictures, one for each shape that is met. pairs: real pictures."""
+
+    pairs: Sequence[Pair]
+    task: Task
+    seed: int
+    value: str
+    judges: dict[torch.Size, Judge] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, asked: Sequence[str]) -> list[float]:
+        """images (N, C, H, W) in [0, 1], and the text that asked for each."""
+        shares = self._judge(images)(images).softmax(-1)
+        if self.value == "right":
             shares = (shares == shares.amax(-1, keepdim=True)).float()
-        classes = [task.class_of(text) for text in asked]
+        classes = [self.task.class_of(text) for text in asked]
         return [0.0 if k is None else float(share[k]) for share, k in zip(shares, classes)]
 
-    def by_written(images: Tensor, texts: Sequence[str]) -> list[float]:
-        return judged(images, texts)
-
-    def by_prompt(images: Tensor, prompts: Sequence[str]) -> list[float]:
-        return judged(images, prompts)
-
-    return by_written if by_text else by_prompt
+    def _judge(self, images: Tensor) -> Judge:
+        shape = images.shape[1:]
+        if shape not in self.judges:
+            channels, height, width = shape
+            real = torch.stack([image_tensor(pair.image, (height, width), channels) for pair in self.pairs])
+            wanted = torch.tensor([self.task.label(pair) for pair in self.pairs])
+            with torch.enable_grad():
+                self.judges[shape] = train_judge(real, wanted, len(self.task.classes), seed=self.seed)
+        return self.judges[shape]
 
 
 def _labelled(where: str, recipe: Recipe, splits: Splits, labels: str | None) -> tuple[list[Pair], Task]:

@@ -1,0 +1,104 @@
+"""Pairs of answers as batches: Compared, batches_of, scores.
+
+Shapes: P pairs of a batch, 2 P documents, the two of a pair one after the other, the chosen one first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mot_gen.model import MultimodalModel, Output
+from mot_gen.packing import document_length
+from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, packed, rows_of
+from mot_gen.reinforce.grpo import token_log_probs
+from mot_gen.reinforce.learner import Learner
+from mot_gen.reinforce.preferences import Preference
+from mot_gen.sequence import Latents, Span
+
+
+@dataclass
+class Compared:
+    """A batch of P pairs."""
+
+    packed: Packed
+    pairs: int
+
+
+def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Compared]:
+    """Batches of these pairs, one at least, as many on every process, on its device."""
+    run = learner.run
+    rows, slots = learner.shape
+    documents = [each for preference in preferences for each in _documents(learner, preference)]
+    longest = max((document_length(each.spans, run.model.modalities) for each in documents), default=slots)
+    size = max(1, rows * max(1, slots // longest) // 2) * 2  # documents of a batch
+    made = [_compared(run.model, documents[start : start + size], slots) for start in range(0, len(documents), size)]
+    (most,) = run.world.max([len(made)])
+    while len(made) < max(1, int(most)):
+        made.append(_compared(run.model, [], slots))
+    return [Compared(each.packed.to(run.world.device), each.pairs) for each in made]
+
+
+def _compared(model: MultimodalModel, documents: Sequence[Document], slots: int) -> Compared:
+    rows = rows_of(model, documents, slots)
+    return Compared(packed(model, documents, rows, slots), len(documents) // 2)
+
+
+def _documents(learner: Learner, preference: Preference) -> Iterator[Document]:
+    """The two documents of a pair, as often as it is compared: pictures are denoised at several times."""
+    model = learner.run.model
+    read = [replace(span, learned=False) for span in preference.prompt.spans]
+    answers = [[replace(span, learned=True) for span in side] for side in (preference.chosen, preference.rejected)]
+    modality = model.modalities[model.index_of[answers[0][-1].modality]]
+    if modality.discrete:
+        for answer in answers:
+            yield Document([*read, *answer], choices(model, answer, ended=True))
+        return
+    for draw in range(learner.section.draws):
+        number = preference.number * learner.section.draws + draw
+        yield from _noised(model, read, [answer[-1] for answer in answers], learner.generator("noise", number))
+
+
+def _noised(
+    model: MultimodalModel, read: Sequence[Span], pictures: Sequence[Span], generator: torch.Generator
+) -> Iterator[Document]:
+    """Both pictures at the same time and with the same noise."""
+    objective: Any = model.objectives[pictures[0].modality]
+    time = objective.sample_time(_alone(pictures[0]), generator)
+    before = generator.get_state()
+    for picture in pictures:
+        generator.set_state(before)
+        values, target = objective.corrupt(picture.values, time.expand(len(picture)), generator)
+        none = [NEVER] * len(choices(model, [picture], ended=False))
+        yield Document([*read, replace(picture, values=values)], none, float(time), target)
+
+
+def _alone(span: Span) -> Latents:
+    """A span by itself, learned, which nothing follows."""
+    here = torch.zeros(len(span), dtype=torch.long)
+    return Latents(span.values, here, here, torch.tensor([True]), torch.tensor([False]), [span.grid or (1, len(span))])
+
+
+def scores(learner: Learner, compared: Compared, output: Output) -> Tensor:
+    """(2 P,) of each document: the log-probability of its answer, or minus the error of denoising its picture."""
+    if learner.continuous:
+        return -_errors(learner, compared, output)
+    batch = compared.packed
+    each = token_log_probs(output.logits, batch.batch.target_ids, learner.ids[batch.allowed])
+    each = torch.where(batch.allowed != NEVER, each, 0.0)
+    return each.new_zeros(2 * compared.pairs).index_add(0, batch.of_target, each)
+
+
+def _errors(learner: Learner, compared: Compared, output: Output) -> Tensor:
+    """(2 P,) the loss of the objective, averaged over the tokens of each picture."""
+    batch, latents = compared.packed, compared.packed.batch.latents["image"]
+    assert latents.time is not None
+    objective: Any = learner.run.model.objectives["image"]
+    each = objective.loss(output.latents["image"], batch.target, latents.per_token(latents.time))
+    own = batch.of_token >= 0
+    counts = torch.bincount(batch.of_token[own], minlength=2 * compared.pairs).clamp_min(1)
+    return each.new_zeros(2 * compared.pairs).index_add(0, batch.of_token[own], each[own]) / counts
