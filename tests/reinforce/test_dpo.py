@@ -38,7 +38,7 @@ def test_the_best_is_paired_with_the_worst():
 
 @pytest.mark.parametrize("asked", [BRIGHT, WORDS], ids=["pictures", "texts"])
 def test_judged_pairs_begin_at_log_2_and_go_on_to_the_bit(origin, tmp_path, asked):
-    fixed = [*asked, "training.min_lr=5e-4", "reinforce.image_beta=500.0", "reinforce.beta=1.0"]
+    fixed = [*asked, "training.lr=5e-4", "training.min_lr=5e-4", "reinforce.image_beta=500.0", "reinforce.beta=1.0"]
     six = rewarded("preferences", origin, *fixed, "reinforce.least_gap=0.0", "training.steps=4")
     whole = learn(six, tmp_path / "whole")
     first, *later = lines(tmp_path / "whole")

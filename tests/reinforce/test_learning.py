@@ -34,7 +34,7 @@ def lines(folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_six_steps_are_three_and_three_more(origin, tmp_path, kind):
-    asked = [*KINDS[kind], "training.min_lr=5e-4"]  # one rate for all steps
+    asked = [*KINDS[kind], "training.lr=5e-4", "training.min_lr=5e-4"]  # one rate for all steps
     six = rewarded("digits-reward", origin, *asked, "training.steps=6")
     whole = learn(six, tmp_path / "whole")
     learn(rewarded("digits-reward", origin, *asked, "training.steps=3"), tmp_path / "parts")
