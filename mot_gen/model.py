@@ -10,31 +10,33 @@ Shapes: B rows, S slots, D width, V joint vocabulary, M slots that predict, N to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mot_gen import backbone as backbones
 from mot_gen import checkpoints
 from mot_gen import objectives as objective_kinds
 from mot_gen.backbone import patch_layers as patches
 from mot_gen.backbone.half_storage import Projection, store_in_half
+from mot_gen.backbone.outline import outlining
 from mot_gen.backbone.scale_inputs import ScaleInputs
 from mot_gen.backbone.token_layers import TokenLayers
 from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign, refuse_misfit, tensor_shapes
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
-from mot_gen.masking import in_spans, masked, span_numbers
-from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
+from mot_gen.learning.corruption import Corruption
+from mot_gen.learning.masking import in_spans
+from mot_gen.learning.supervision import Losses, Supervision, supervise
+from mot_gen.learning.token_losses import Head, token_losses
+from mot_gen.sequence import Modality, PackedBatch, Vocabulary
 
 # The fields of a modality that say how a published model lays out its sequences, and their usual values.
 LAYOUT = {f.name: f.default for f in fields(Modality)[6:]}
@@ -317,17 +319,67 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                 x = x.index_copy(0, latents.first_slots() - 1, layers.time_tokens(latents).to(x.dtype))
         return x.view(shape), memory
 
-    def forward(self, batch: PackedBatch) -> Output:
-        """Predictions for a corrupted batch: every `latents[...].time` must be set."""
+    @overload
+    def forward(self, batch: PackedBatch) -> Output: ...
+
+    @overload
+    def forward(self, batch: PackedBatch, supervision: Supervision, factors: Mapping[str, float]) -> Losses: ...
+
+    def forward(
+        self,
+        batch: PackedBatch,
+        supervision: Supervision | None = None,
+        factors: Mapping[str, float] | None = None,
+    ) -> Output | Losses:
+        """Predictions for a corrupted batch: every `latents[...].time` must be set.
+
+        With a supervision, as `supervise` lists it, the losses: in less memory than from all predictions. factors: by
+        modality, what its sum of losses counts in `Losses.total`.
+        """
         x, memory = self.embed(batch)
         hidden = self.backbone(x, batch.layout).flatten(0, 1)
-        latents = {
-            name: layers.decode(hidden[batch.latents[name].slots], batch.latents[name], memory[name])
-            for name, layers in self.patch_layers.items()
-            if name not in self.input_only
-        }
-        logits = self._over_their_own(self.logits(hidden[batch.target_slots]), batch.target_ids)
-        return Output(logits, latents)
+        latents = {}
+        for name, layers in self.patch_layers.items():
+            if name not in self.input_only:
+                own = batch.latents[name]
+                latents[name] = layers.decode(hidden.index_select(0, own.slots), own, memory[name])
+        if supervision is None:
+            logits = self._over_their_own(self.logits(hidden[batch.target_slots]), batch.target_ids)
+            return Output(logits, latents)
+        assert factors is not None
+        return self._learn(batch, hidden, latents, supervision, factors)
+
+    def _learn(
+        self,
+        batch: PackedBatch,
+        hidden: Tensor,
+        latents: Mapping[str, Tensor],
+        supervision: Supervision,
+        factors: Mapping[str, float],
+    ) -> Losses:
+        """The losses, from what the backbone (B * S, D) and the patch layers say."""
+        total, by_token = hidden.new_zeros(()), {}
+        for name, tokens in supervision.tokens.items():
+            own, loss = hidden.index_select(0, tokens.slots), self.objectives[name].loss
+            head, ids = self._head_of(name), tokens.ids - self._first_of(name)
+            part, by_token[name] = token_losses(head, loss, own, ids, tokens.weight, factors[name])
+            total = total + part
+        for name, wanted in supervision.latents.items():
+            losses = self._latent_losses(batch, name, latents[name], wanted.values) * wanted.counted
+            total = total + losses.sum() * factors[name]
+            by_token[name] = losses.detach()
+        return Losses(total, by_token)
+
+    def _head_of(self, name: str) -> Head:
+        """What turns hidden states into the logits of a discrete modality, from its first id on."""
+        if name in self.token_layers:
+            layers, (first, end) = self.token_layers[name], self.vocabulary.range(name)
+            return Head(layers.logits, list(layers.parameters()), end - first)
+        return Head(self.head, list(self.head.parameters()), self.vocabulary.shared)
+
+    def _first_of(self, name: str) -> int:
+        """The joint id of the first logit of `_head_of`."""
+        return self.vocabulary.range(name)[0] if name in self.token_layers else 0
 
     def corrupt(
         self, batch: PackedBatch, generator: torch.Generator | None = None, tokens: bool = False
@@ -337,39 +389,11 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         tokens: also do what training alone wants. Discrete modalities replace some of what is read, and objectives that
         are told the sampler's step choose spans which learn one: `mot_gen.training.self_teaching` makes their targets.
         """
-        ids, corrupted, targets = self._replaced(batch, generator) if tokens else batch.ids, {}, {}
-        for name, latents in batch.latents.items():
-            if name in self.input_only:
-                corrupted[name] = latents
-                continue
-            objective = self.objectives[name]
-            time, step = objective.sample_time(latents, generator), None
-            if tokens and getattr(objective, "takes_step", False):
-                chosen = _spans_of_some_rows(latents, batch.layout.shape, objective.share, generator)
-                time, step = objective.sample_steps(latents, time, chosen, generator)
-            values, targets[name] = objective.corrupt(latents.values, latents.per_token(time), generator)
-            corrupted[name] = replace(latents, values=values, time=time, step=step)
-        given = replace(batch, ids=ids, latents=corrupted)
-        return masked(given, batch.ids, self, generator, bound=not tokens), targets
+        return Corruption(self.modalities, self.vocabulary, self.objectives).corrupt(batch, generator, tokens)
 
-    @cached_property
-    def whole(self) -> list[str]:
-        """The modalities of discrete tokens that are predicted several at once."""
-        return [m.name for m in self.modalities if m.whole]
-
-    def _replaced(self, batch: PackedBatch, generator: torch.Generator | None) -> Tensor:
-        """(B, S) ids as the discrete objectives let them be read; special tokens stay."""
-        ids, layout = batch.ids.clone(), batch.layout
-        for index, modality in enumerate(self.modalities):
-            objective = self.objectives.get(modality.name)
-            replaced = getattr(objective, "replaced", 0)
-            if modality.discrete and objective is not None and replaced:
-                first, end = self.vocabulary.range(modality.name)
-                own = (layout.modality == index) & (layout.document != PADDING) & (ids >= first) & (ids < end)
-                own &= ~torch.isin(ids, torch.tensor(sorted(self.vocabulary.special), device=ids.device))
-                span = span_numbers(layout, own)
-                ids[own] = first + objective.replace(ids[own] - first, span, end - first, generator)
-        return ids
+    def supervise(self, batch: PackedBatch, targets: Mapping[str, Tensor]) -> Supervision:
+        """What of a corrupted batch is learned. targets: as `corrupt` gave them."""
+        return supervise(self.modalities, batch, targets, self.loss_masks(batch))
 
     def loss_masks(self, batch: PackedBatch) -> dict[str, Tensor]:
         """Per modality a mask in {0., 1.} over what `losses` returns: (M,) for discrete ones, (N,) for continuous.
@@ -399,18 +423,22 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         """Per modality the unreduced losses, before `loss_masks`: (M,) for discrete ones, (N,) for continuous."""
         found = {}
         for modality in self.modalities:
+            name = modality.name
             if modality.input_only:
                 continue
-            name, objective = modality.name, self.objectives[modality.name]
-            if modality.discrete:
-                found[name] = objective.loss(output.logits, batch.target_ids)
-                if modality.whole and batch.masking is not None:
-                    found[name] = found[name] * batch.masking.weight.flatten()[batch.target_slots]
-            else:
-                latents = batch.latents[name]
-                assert latents.time is not None
-                found[name] = objective.loss(output.latents[name], targets[name], latents.per_token(latents.time))
+            if not modality.discrete:
+                found[name] = self._latent_losses(batch, name, output.latents[name], targets[name])
+                continue
+            found[name] = self.objectives[name].loss(output.logits, batch.target_ids)
+            if modality.whole and batch.masking is not None:
+                found[name] = found[name] * batch.masking.weight.flatten()[batch.target_slots]
         return found
+
+    def _latent_losses(self, batch: PackedBatch, name: str, output: Tensor, target: Tensor) -> Tensor:
+        """(N,) of one continuous modality."""
+        latents = batch.latents[name]
+        assert latents.time is not None
+        return self.objectives[name].loss(output, target, latents.per_token(latents.time))
 
 
 def _check_reading(modality: Modality, objective) -> None:
@@ -429,35 +457,6 @@ def _check_reading(modality: Modality, objective) -> None:
         raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")
 
 
-def _spans_of_some_rows(latents: Latents, shape: torch.Size, share: float, generator: torch.Generator | None) -> Tensor:
-    """(n,) bool, the spans that stand in a share of the rows, drawn at random; whole rows, so that the rest of a batch
-    need not be read again."""
-    rows, length = shape
-    device = latents.slots.device
-    order = torch.rand(rows, generator=generator, device=device).argsort()
-    chosen = torch.zeros(rows, dtype=torch.bool, device=device)
-    chosen[order[: round(share * rows)]] = True
-    spans = torch.zeros_like(latents.learned)
-    return spans.index_put_((latents.span,), chosen[latents.slots // length])
-
-
 def _kind_and_options(given: dict, default_kind: str) -> dict:
     options = dict(given)
     return {"kind": options.pop("kind", default_kind), "options": options}
-
-
-class _NoInitialValues(TorchFunctionMode):
-    """Leaves out the functions of `torch.nn.init`. On the meta device they change nothing, but torch imports its
-    compiler to run them."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__module__", None) != "torch.nn.init":
-            return func(*args, **(kwargs or {}))
-        return args[0] if args else (kwargs or {})["tensor"]
-
-
-@contextmanager
-def outlining() -> Iterator[None]:
-    """Within, a model is made on the meta device: every shape, no value, no memory."""
-    with torch.device("meta"), _NoInitialValues():
-        yield

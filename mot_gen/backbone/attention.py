@@ -78,13 +78,13 @@ def dense_mask(query: Places, key: Places, rule: Rule = sees) -> Tensor:
 
 def block_mask(places: Places, rule: Rule = sees):
     """FlexAttention's BlockMask for self-attention of a packed batch; S should be a multiple of 128."""
-    from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(b, h, q, kv):
         return rule(places[b, q], places[b, kv])
 
     batch, length = places.index.shape
-    return create_block_mask(visible, batch, None, length, length, device=places.index.device)
+    make = _create_block_mask(places.index.is_cuda)
+    return make(visible, batch, None, length, length, device=places.index.device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
@@ -126,6 +126,14 @@ def _flex_attention(compiled: bool):
 
     # Eager FlexAttention materialises the scores, so it is compiled where it is meant to run.
     return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+
+
+@once
+def _create_block_mask(compiled: bool):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    # Eager, it would evaluate the rule for every pair of slots, in memory.
+    return torch.compile(create_block_mask) if compiled else create_block_mask
 
 
 def rotary_frequencies(head_dim: int, theta: float) -> Tensor:

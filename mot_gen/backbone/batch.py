@@ -31,7 +31,7 @@ class Batch:
 
     towers: their number. tower_of, bidirectional: (modalities,) the tower of each, and whether its spans are read both
     ways. cache: where the tokens are the next ones of a cache. compiled: whether the pass is compiled. on_grid:
-    (modalities,) whether its tokens stand in rows and columns.
+    (modalities,) whether its tokens stand in rows and columns. tower_numbers: `tower_of` on the host.
     """
 
     layout: Layout
@@ -41,6 +41,7 @@ class Batch:
     cache: Cache | None = None
     compiled: bool = False
     on_grid: Tensor | None = None
+    tower_numbers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self.made: dict[str, Any] = {}  # what parts derived, by a name that says what it depends on
@@ -55,9 +56,18 @@ class Batch:
     def routing(self) -> Routing:
         """Where each tower's tokens are."""
         if self.towers > 1:
-            return route(self.tower, self.towers)
+            return route(self.tower, self.towers, self._counts())
         tokens = self.layout.modality.numel()
         return Routing(None, None, torch.tensor([tokens], dtype=torch.int32), [tokens], 0)
+
+    def _counts(self) -> list[int] | None:
+        """How many tokens each tower has, where the packer has counted them."""
+        if self.layout.counts is None or self.tower_numbers is None:
+            return None
+        counts = [0] * self.towers
+        for tower, count in zip(self.tower_numbers, self.layout.counts):
+            counts[tower] += count
+        return counts
 
     @property
     def tower(self) -> Tensor:

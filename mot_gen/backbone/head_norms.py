@@ -1,6 +1,6 @@
 """Norms of heads' queries and keys: head_norm; HeadLayerNorm, with a weight and bias for each head (Chameleon).
 
-Shapes: T tokens in tower order, H heads, K head width, E towers.
+Shapes: T tokens, H heads, K head width, E towers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.backbone.owners import Owners, ones, zeros
-from mot_gen.backbone.routing import Owned, Routing, rows_of
+from mot_gen.backbone.routing import Owned, Routing, rows_in_sequence, rows_of
 
 
 class HeadLayerNorm(Owned):
@@ -24,9 +24,16 @@ class HeadLayerNorm(Owned):
         self.bias = nn.Parameter(torch.zeros(towers, heads, width))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """(T, H, K) -> the same."""
+        """(T, H, K) in tower order -> the same."""
+        return self._scaled(x, rows_of(self.weight, routing), rows_of(self.bias, routing))
+
+    def in_sequence(self, x: Tensor, routing: Routing) -> Tensor:
+        """(T, H, K) in sequence order -> the same."""
+        return self._scaled(x, rows_in_sequence(self.weight, routing), rows_in_sequence(self.bias, routing))
+
+    def _scaled(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
-        return (normed * rows_of(self.weight, routing) + rows_of(self.bias, routing)).to(x.dtype)
+        return (normed * weight + bias).to(x.dtype)
 
 
 def head_norm(kind: bool | str, owners: Owners, heads: int, width: int) -> Owned | None:

@@ -18,14 +18,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mot_gen.backbone.rms_norm import UnevenRMSNorm, UntiedRMSNorm
 from mot_gen.backbone.routing import (
     Initial,
     Owned,
     Routing,
     UnevenLinear,
-    UnevenRMSNorm,
     UntiedLinear,
-    UntiedRMSNorm,
 )
 
 M = TypeVar("M", bound=Owned)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_type_hints
 
+import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
@@ -78,6 +79,10 @@ class Part:
     def repeats(self, block: Layer) -> bool:
         """Whether a compiled block serves its passes over a cache."""
         return True
+
+    def row_multiple(self, device: torch.device) -> int:
+        """What the number of slots of a training row should be a multiple of on a device."""
+        return 1
 
     def modules(self, block: Layer) -> Modules:
         """What it adds to a block, by name; it may set plain attributes of the block too."""

@@ -1,5 +1,5 @@
-"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, rows_of, is_adapter, Owned,
-UntiedLinear, UntiedRMSNorm; and for towers of different widths UnevenLinear, UnevenRMSNorm.
+"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, rows_of, rows_in_sequence,
+is_adapter, Owned, UntiedLinear; and for towers of different widths UnevenLinear. `rms_norm.py` has the norms.
 
 A *tower* is a group of modalities that owns parameters. Tokens are sorted by tower once per batch; while they stand in
 that order an untied projection is one grouped matrix product, and a tied one is an ordinary product over all tokens.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +31,8 @@ class Routing:
     order, inverse: (T,) int64, sorted = x[order] and x = sorted[inverse]; None where no sorting is needed.
     ends: (E,) int32, one past each tower's last sorted token. counts: the E numbers of tokens.
     only: the tower that has all tokens, as in generation, or None.
+    tower, sorted_tower: (T,) int64, the tower of each token in sequence order and in tower order; members and
+    sorted_members: (E, T) float, 1 where a token is of a tower, likewise. None where no sorting is needed.
     """
 
     order: Tensor | None
@@ -39,6 +40,10 @@ class Routing:
     ends: Tensor
     counts: list[int]
     only: int | None
+    tower: Tensor | None = None
+    sorted_tower: Tensor | None = None
+    members: Tensor | None = None
+    sorted_members: Tensor | None = None
 
     def sort(self, x: Tensor) -> Tensor:
         """(T, ...) in sequence order -> tower order."""
@@ -53,18 +58,20 @@ class Routing:
         return permute_rows(x, self.inverse, self.order)
 
 
-def route(tower: Tensor, towers: int) -> Routing:
-    """Routing of tokens whose tower numbers are `tower`, (T,) int64 in [0, towers)."""
-    counts_t = torch.bincount(tower, minlength=towers)
-    counts = counts_t.tolist()
-    ends = counts_t.cumsum(0).to(torch.int32)
-    only = next((t for t, count in enumerate(counts) if count == tower.numel()), None)
+def route(tower: Tensor, towers: int, counts: list[int] | None = None) -> Routing:
+    """Routing of tokens whose tower numbers are `tower`, (T,) int64 in [0, towers). counts: how many tokens each tower
+    has, where the host knows it; else it waits for the device to count them."""
+    if counts is None:
+        counts = torch.bincount(tower, minlength=towers).tolist()
+    numbers = torch.arange(towers, device=tower.device)
+    ends = (tower <= numbers[:, None]).sum(1).to(torch.int32)
+    only = next((number for number, count in enumerate(counts) if count == tower.numel()), None)
     if only is not None:
         return Routing(None, None, ends, counts, only)
     order = torch.argsort(tower, stable=True)
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(order.numel(), device=order.device)
-    return Routing(order, inverse, ends, counts, None)
+    sorted_tower = tower[order]
+    members, sorted_members = ((each == numbers[:, None]).float() for each in (tower, sorted_tower))
+    return Routing(order, order.argsort(), ends, counts, None, tower, sorted_tower, members, sorted_members)
 
 
 class _PermuteRows(torch.autograd.Function):
@@ -105,7 +112,9 @@ def grouped_linear(x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
         x, weight = x.to(dtype), weight.to(dtype)
     if _has_grouped_mm(x, weight):
         return _GroupedProduct.apply(x, weight, routing.ends)
-    return torch.cat([F.linear(part, w) for part, w in zip(x.split(routing.counts), weight.unbind(0))])
+    if torch.compiler.is_compiling():
+        return torch.cat([F.linear(part, w) for part, w in zip(x.split(routing.counts), weight.unbind(0))])
+    return _ProductsByTower.apply(x, weight, routing.counts)
 
 
 def _has_grouped_mm(x: Tensor, weight: Tensor) -> bool:
@@ -141,6 +150,44 @@ class _GroupedProduct(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
+class _ProductsByTower(torch.autograd.Function):
+    # Each product is written where it belongs: autograd's own way has a copy for every split and cat.
+    @staticmethod
+    def forward(ctx, x, weight, counts):
+        ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
+        ctx.counts = counts
+        return _by_towers(x, weight, counts)
+
+    @staticmethod
+    def jvp(ctx, x_tangent, weight_tangent, *_):
+        x, weight = ctx.saved_tensors
+        of_x = _by_towers(x_tangent, weight, ctx.counts)
+        return of_x if weight_tangent is None else of_x + _by_towers(x, weight_tangent, ctx.counts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        grads = grad.contiguous().split(ctx.counts)
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.empty_like(x)
+            for own, matrix, place in zip(grads, weight.unbind(0), grad_x.split(ctx.counts)):
+                torch.mm(own, matrix, out=place)
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.empty_like(weight)
+            for own, tokens, place in zip(grads, x.split(ctx.counts), grad_weight.unbind(0)):
+                torch.mm(own.t(), tokens, out=place)
+        return grad_x, grad_weight, None
+
+
+def _by_towers(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+    y = x.new_empty(len(x), weight.shape[1])
+    for own, matrix, place in zip(x.split(counts), weight.unbind(0), y.split(counts)):
+        torch.mm(own, matrix.t(), out=place)
+    return y
+
+
 def is_adapter(name: str) -> bool:
     """Whether a parameter of this name belongs to what is added to a projection (mot_gen/backbone/lora.py)."""
     return ".adapter." in name
@@ -152,8 +199,36 @@ def rows_of(table: Tensor, routing: Routing) -> Tensor:
         return table[0]
     if routing.only is not None:
         return table[routing.only]
-    lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
-    return table.repeat_interleave(lengths, dim=0, output_size=sum(routing.counts))
+    if routing.sorted_tower is None:  # of experts, whose tokens come sorted
+        lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
+        return table.repeat_interleave(lengths, dim=0, output_size=sum(routing.counts))
+    return _Rows.apply(table, routing.sorted_tower, routing.sorted_members)
+
+
+def rows_in_sequence(table: Tensor, routing: Routing) -> Tensor:
+    """As `rows_of`, in sequence order."""
+    if len(table) == 1 or routing.only is not None:
+        return rows_of(table, routing)
+    return _Rows.apply(table, routing.tower, routing.members)
+
+
+class _Rows(torch.autograd.Function):
+    # The gradient of the rows is a product with (E, T). Autograd's own adds T rows to E, one after the other.
+    @staticmethod
+    def forward(ctx, table, tower, members):
+        ctx.save_for_backward(members)
+        ctx.tower = tower  # for forward mode
+        return table.index_select(0, tower)
+
+    @staticmethod
+    def jvp(ctx, table_tangent, *_):
+        return table_tangent.index_select(0, ctx.tower)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (members,) = ctx.saved_tensors
+        grad_table = members.to(grad.dtype) @ grad.flatten(1)
+        return grad_table.view(-1, *grad.shape[1:]), None, None
 
 
 Initial = Callable[..., object]  # writes the initial value of the parameter that it is given
@@ -211,31 +286,6 @@ def store_for_decoding(module: nn.Module) -> None:
             layer.weight.data = layer.weight.data.transpose(-2, -1).contiguous().transpose(-2, -1)
 
 
-class UntiedRMSNorm(Owned):
-    """x / rms(x) * weight over the last dimension, one weight per tower: weight (towers, D). Zhang & Sennrich 2019.
-    offset: is added to the weight (Gemma: 1)."""
-
-    def __init__(self, dim: int, towers: int = 1, eps: float = 1e-5, offset: float = 0.0):
-        super().__init__()
-        self.eps, self.offset = eps, offset
-        self.weight = nn.Parameter(torch.full((towers, dim), 1.0 - offset))
-
-    def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        weight: Tensor = self.weight + self.offset if self.offset else self.weight
-        towers = len(weight)
-        only = 0 if towers == 1 else routing.only
-        if only is not None and not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
-            own = weight[only].float()
-            if x.device.type != "cpu" or torch.compiler.is_compiling():
-                return F.rms_norm(x.float(), own.shape, own, self.eps).to(x.dtype)
-            return _rms_norm(x.float(), own, self.eps).to(x.dtype)
-        counts = routing.counts if only is None else None
-        if only is not None and towers > 1:
-            weight = weight[only : only + 1]
-        # The casts stand outside: under torch.compile a Function that ends in a cast of nothing gets no gradient.
-        return _RMSNorm.apply(x.float(), weight, self.eps, counts).to(x.dtype)
-
-
 class UnevenLinear(Owned):
     """A bias-free projection with a matrix of its own shape per tower: weight.e (1, parts * out_features[e],
     in_features[e]). `parts` products stand side by side, each in columns as many as the widest has."""
@@ -252,73 +302,3 @@ class UnevenLinear(Owned):
             y = F.linear(part[:, :width], weight[0]).unflatten(1, (self.parts, -1))
             pieces.append(F.pad(y, (0, self.widest - y.shape[2])).flatten(1))
         return torch.cat(pieces)
-
-
-class UnevenRMSNorm(Owned):
-    """`UntiedRMSNorm` over each tower's own width: weight.e (1, dims[e])."""
-
-    def __init__(self, dims: Sequence[int], eps: float = 1e-5):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.ParameterList(nn.Parameter(torch.ones(1, dim)) for dim in dims)
-
-    def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        pieces = []
-        for part, weight in zip(x.split(routing.counts), self.weight):
-            y = _RMSNorm.apply(part[:, : weight.shape[1]].float(), weight, self.eps, None).to(x.dtype)
-            pieces.append(F.pad(y, (0, x.shape[1] - weight.shape[1])))
-        return torch.cat(pieces)
-
-
-class _RMSNorm(torch.autograd.Function):
-    # On a CPU this takes 0.7 of the time of F.rms_norm and its backward, and it knows towers without a (T, D) gather.
-    @staticmethod
-    def forward(ctx, x, weight, eps, counts):
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        scale = mean_square.add_(eps).rsqrt_()
-        normed = x * scale
-        ctx.save_for_backward(normed, scale, weight)
-        ctx.save_for_forward(normed, scale, weight)
-        ctx.counts = counts
-        return _times_weight(normed, weight, counts)
-
-    @staticmethod
-    def jvp(ctx, x_tangent, weight_tangent, *_):
-        normed, scale, weight = ctx.saved_tensors
-        inner = (normed * x_tangent).mean(-1, keepdim=True)
-        tangent = _times_weight((x_tangent - normed * inner) * scale, weight, ctx.counts)
-        return tangent if weight_tangent is None else tangent + _times_weight(normed, weight_tangent, ctx.counts)
-
-    @staticmethod
-    def backward(ctx, grad):
-        normed, scale, weight = ctx.saved_tensors
-        product = grad * normed
-        parts = [product] if ctx.counts is None else product.split(ctx.counts)
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.stack([part.reshape(-1, part.shape[-1]).sum(0) for part in parts])
-        inner = torch.cat([part @ w for part, w in zip(parts, weight.to(grad.dtype))]) / grad.shape[-1]
-        grad_x = _times_weight(grad, weight, ctx.counts).addcmul_(normed, inner[..., None], value=-1).mul_(scale)
-        return grad_x, grad_weight, None, None
-
-
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """F.rms_norm in five operations; on a CPU it takes eight, 3% of a decoding step more."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    scale = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1]).rsqrt_()
-    return (x * scale).mul_(weight)
-
-
-@cache
-def _constant(value: float) -> Tensor:
-    with torch.inference_mode(False):  # else it could serve inference alone
-        return torch.tensor(value, dtype=torch.float32, device="cpu")
-
-
-def _times_weight(x: Tensor, weight: Tensor, counts: list[int] | None) -> Tensor:
-    if counts is None:
-        return x * weight[0]
-    out = torch.empty_like(x)  # written part by part: a torch.cat would copy it once more
-    for part, w, place in zip(x.split(counts), weight.unbind(0), out.split(counts)):
-        torch.mul(part, w, out=place)
-    return out

@@ -183,6 +183,7 @@ class Backbone(Counting):
         assert config.dim is not None and config.layers is not None, "checked when the config was made"
         self.config, self.dim = config, config.dim
         self.towers, tower_of = config.tower_table(modalities)
+        self.tower_numbers = tower_of
         bidirectional = [m.bidirectional for m in modalities]
         self.register_buffer("tower_of", torch.tensor(tower_of, device="cpu"), persistent=False)
         self.register_buffer("bidirectional", torch.tensor(bidirectional, device="cpu"), persistent=False)
@@ -217,8 +218,15 @@ class Backbone(Counting):
         return Cache(layers, batch, length, like.device)
 
     def batch(self, layout: Layout, cache: Cache | None = None) -> Batch:
-        towers = len(self.towers)
-        return Batch(layout, towers, self.tower_of, self.bidirectional, cache, self.compiled, self.on_grid)
+        towers, numbers = len(self.towers), self.tower_numbers
+        return Batch(
+            layout, towers, self.tower_of, self.bidirectional, cache, self.compiled, self.on_grid, tower_numbers=numbers
+        )
+
+    def slots(self, length: int, device: torch.device) -> int:
+        """How many slots a row of so many tokens should have on a device."""
+        multiple = max(part.row_multiple(device) for _, part in self.each_part())
+        return -(-length // multiple) * multiple
 
     @torch.no_grad()
     def plan(self, layout: Layout, cache: Cache | None = None) -> Plan:

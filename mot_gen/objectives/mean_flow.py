@@ -38,6 +38,7 @@ class Objective(StraightPath):
     share: float = 0.25
     time_scale: float = 10.0
     takes_step = True  # not a field: the network is told the size of the step
+    teacher_calls = 1  # evaluations of the teacher for each target
     fewest = 1
 
     def __post_init__(self):

@@ -37,6 +37,7 @@ class Objective(StraightPath):
     fewest: int = 1
     share: float = 0.25
     takes_step = True  # not a field: the network is told the size of the step
+    teacher_calls = 2  # evaluations of the teacher for each target
 
     def __post_init__(self):
         super().__post_init__()

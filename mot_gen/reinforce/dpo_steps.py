@@ -17,8 +17,8 @@ from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.preferences import Preference, Record, judged, read_preferences, tokenised
 from mot_gen.reinforce.rewards import Samples
 from mot_gen.training import parallel
-from mot_gen.training.loop import Clock, autocast, average, close_step
 from mot_gen.training.runs import Run
+from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
 
 
 class DpoStep:
@@ -43,11 +43,12 @@ class DpoStep:
                 last = place == len(batches) - 1
                 measures.append(_backward(learner, batch, references[place], max(total, 1.0), last))
             rate, norm = run.optimizer.step(run.step)
+        size = read_norm(run, norm)
         average(run)
         line, sums = close_step(
             run, clock, spent(run, [b.packed.batch for b in batches]), [*sums_of(measures), *sums_of([logged])]
         )
-        return {**_line(line, sums, list(measures[0]), list(logged), total, learner), "lr": rate, "grad_norm": norm}
+        return {**_line(line, sums, list(measures[0]), list(logged), total, learner), "lr": rate, "grad_norm": size}
 
     def _of(self, run: Run) -> Learner:
         if self._learner is None:

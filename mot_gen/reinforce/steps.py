@@ -19,8 +19,8 @@ from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
 from mot_gen.reinforce.policy import MEASURES, Policy, Said, unused
 from mot_gen.reinforce.rewards import Samples
 from mot_gen.training import parallel
-from mot_gen.training.loop import Clock, autocast, average, close_step
 from mot_gen.training.runs import Run
+from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
 
 
 @dataclass
@@ -58,6 +58,7 @@ class GrpoStep:
         for _ in range(learner.section.updates):
             measures = [_backward(learner, policy, each, totals, each is batches[-1]) for each in batches]
             rate, norm = run.optimizer.step(run.step)
+        size = read_norm(run, norm)
         average(run)
         learned = {name: _summed(measures, name) for name in totals if totals[name]}
         known = {"reward": total, **scores}
@@ -67,7 +68,7 @@ class GrpoStep:
         line |= _logged(sums, list(known), {name: totals[name] for name in learned})
         if not learner.section.experts:
             del line["routing_entropy"]
-        return line | {"lr": rate, "grad_norm": norm}
+        return line | {"lr": rate, "grad_norm": size}
 
     def _of(self, run: Run) -> Learner:
         if self._learner is None:

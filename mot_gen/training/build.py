@@ -23,9 +23,9 @@ from mot_gen.recipes.implementations import check_options, locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Data, Tokenizer
 from mot_gen.sequence import Modality
+from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import allocate, fill
-from mot_gen.training.steps import steps_of
 from mot_gen.training.trained_tokenizers import INPUTS, trained, untrained
 
 T = TypeVar("T")

@@ -34,8 +34,8 @@ from mot_gen.checkpoints.folders import read_json
 from mot_gen.errors import InputError
 from mot_gen.files import manifest, whole
 from mot_gen.files.lock import lock as files_lock
+from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.parallel import World
-from mot_gen.training.steps import steps_of
 
 STATE = "state.json"
 FORMAT = 2  # 1 had a whole tensor a name

@@ -26,6 +26,7 @@ from torch import Tensor
 from mot_gen import checkpoints
 from mot_gen.errors import InputError
 from mot_gen.flops import forward_flops
+from mot_gen.learning.supervision import Losses
 from mot_gen.model import MultimodalModel, Output
 from mot_gen.recipes.sections import Teacher, Training
 from mot_gen.sequence import PADDING, PackedBatch
@@ -41,6 +42,32 @@ class FurtherLosses:
         self.consistency = training.consistency
         if training.teacher is not None:
             self.teacher = TaughtBy(training.teacher, model, device)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is learned beside the data."""
+        return self.teacher is not None or bool(self.consistency)
+
+    def losses(
+        self,
+        network: Callable,
+        model: MultimodalModel,
+        batch: PackedBatch,
+        targets: dict[str, Tensor],
+        factors: Mapping[str, float],
+    ) -> Losses:
+        """Those of the data and these, from the outputs for all tokens, which both compare."""
+        output = network(batch)
+        losses, masks = model.losses(batch, output, targets), model.loss_masks(batch)
+        further = self.terms(network, model, batch, output, targets)
+        total, by_token = torch.zeros((), device=batch.ids.device), {}
+        for name, each in losses.items():
+            counted = each * masks[name]
+            learned = self.share_of_data() * counted.sum() + further.get(name, 0.0)
+            total = total + learned * factors[name]
+            # Of discrete tokens those that count are listed, as `Supervision` lists them.
+            by_token[name] = counted.detach() if name in batch.latents else counted.detach()[masks[name] > 0]
+        return Losses(total, by_token)
 
     def share_of_data(self) -> float:
         """What the data's own losses are multiplied by."""

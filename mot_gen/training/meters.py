@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mot_gen.learning.supervision import Supervision
 from mot_gen.sequence import PackedBatch
 from mot_gen.training.parallel import World
 
@@ -32,7 +33,9 @@ class Meter:
     def _reset(self) -> None:
         self._seconds = self._waited = self._tokens = self._flops = 0.0
         # (kind, modality, source), kind 0 the sums of losses and 1 their counts.
-        self._by_source = torch.zeros(2, len(self.names), len(self.sources), dtype=torch.float64)
+        self._by_source = torch.zeros(
+            2, len(self.names), len(self.sources), dtype=torch.float64, device=self.world.device
+        )
 
     def waited(self, seconds: float) -> None:
         """For a batch."""
@@ -44,18 +47,24 @@ class Meter:
         self._tokens += tokens
         self._flops += flops
 
-    def lost(self, batch: PackedBatch, source: Tensor, losses: Mapping[str, Tensor], masks: Mapping[str, Tensor]):
-        """Losses of a batch's tokens; source: (B, documents) the source of each document of each row."""
+    def lost(
+        self, batch: PackedBatch, source: Tensor, supervision: Supervision, by_token: Mapping[str, Tensor]
+    ) -> None:
+        """by_token: losses of a batch's tokens, as in `Losses`. source: (B, documents) that of each row's documents."""
         if len(self.sources) < 2:
             return
-        source = source.to(batch.ids.device).gather(1, batch.layout.document.clamp_min(0)).flatten()
+        source = source.gather(1, batch.layout.document.clamp_min(0)).flatten()
         for number, name in enumerate(self.names):
-            if name not in losses:  # what is only read
+            if name not in by_token:  # what is only read
                 continue
-            slots = batch.latents[name].slots if name in batch.latents else batch.target_slots
-            both = torch.stack([losses[name].detach() * masks[name], masks[name]]).double()
+            losses, counted = by_token[name], torch.ones_like(by_token[name])
+            if name in supervision.latents:
+                slots, counted = batch.latents[name].slots, supervision.latents[name].counted
+            else:
+                slots = supervision.tokens[name].slots
+            both = torch.stack([losses, counted]).double()
             sums = both.new_zeros(2, len(self.sources)).index_add_(1, source[slots], both)
-            self._by_source[:, number] += sums.cpu()
+            self._by_source[:, number] += sums
 
     def read(self) -> dict:
         """The figures since the last reading, for a line of metrics.jsonl; every process must ask."""

@@ -68,14 +68,14 @@ class Optimizer:
     orthogonal matrix nearest to their averaged gradient (Jordan et al., 2024), scaled to the root mean square of an
     AdamW step (Liu et al., 2025, arXiv 2502.16982), so that one rate and one decay serve both; all else is AdamW's.
 
-    moments: the two, like the parameter that they belong to, by its name (Muon uses the first). updates: steps that
-    were used. usual_norm: mean gradient norm of late.
+    moments: the two, like the parameter that they belong to, by its name (Muon uses the first). state: (3,) on the
+    device, so that no step waits for it: how many steps were used, how many of late were not, and the mean gradient
+    norm of late.
     """
 
     def __init__(self, model: MultimodalModel, training: Training, backbone: Backbone):
         self.training, self.parameters = training, [p for p in model.parameters() if p.requires_grad]
-        self.updates = self.skipped = 0
-        self.usual_norm = 0.0
+        self.state = torch.zeros(3, dtype=torch.float64, device=local(self.parameters[0]).device)
         self.pieces: list[Piece] = []
         self.moments: dict[str, tuple[Tensor, Tensor]] = {}
         sharded = next((p for p in self.parameters if isinstance(p, DTensor)), None)
@@ -145,59 +145,83 @@ class Optimizer:
         first, second = self.moments[piece.name]
         if by_muon:
             return {"momentum_buffer": piece.of(first)}
-        updates = torch.tensor(float(self.updates), device=piece.value.device)
+        updates = torch.full((), float(self.updates), device=piece.value.device)
         return {"step": updates, "exp_avg": piece.of(first), "exp_avg_sq": piece.of(second)}
 
-    def step(self, step: int) -> tuple[float, float]:
-        """Use the gradients, and clear them. Returns the learning rate and the gradient norm before clipping."""
+    @property
+    def updates(self) -> int:
+        """How many steps were used; asking waits for the device."""
+        return int(self.state[0])
+
+    @property
+    def skipped(self) -> int:
+        """How many steps in a row, up to the last, were not used; asking waits for the device."""
+        return int(self.state[1])
+
+    def step(self, step: int) -> tuple[float, Tensor]:
+        """Use the gradients, and clear them. Returns the learning rate and the gradient norm () before clipping."""
         for piece in self.pieces:
             piece.value.grad = piece.of(cast("Tensor", piece.parameter.grad))
         gradients = [cast("Tensor", piece.value.grad) for piece in self.pieces]
-        norm = self._norm(gradients)
-        rate, size = learning_rate(step, self.training), norm.item()
-        if self._usable(size):
-            self._use(gradients, norm, rate, step)
-            self.usual_norm += (size - self.usual_norm) / min(self.updates, SETTLED)
-        else:
-            self._skip(step, size)
+        norm, rate = self._norm(gradients), learning_rate(step, self.training)
+        usable = self._usable(norm)
+        if not self._decides_on_host:
+            self._use(gradients, norm, step, unless=~usable)
+        elif usable:
+            self._use(gradients, norm, step)
+        self._count(norm.double(), usable)
         for parameter in self.parameters:
             parameter.grad = None
-        return rate, size
+        return rate, norm
 
-    def _use(self, gradients: list[Tensor], norm: Tensor, rate: float, step: int) -> None:
-        """Clip and step. At a rate of zero a value does not move, nor decay."""
-        phase = sum(step >= phase.until for phase in self.training.phases)
+    @property
+    def _decides_on_host(self) -> bool:
+        """Whether the host asks if a step is used. PyTorch's AdamW can leave that to a GPU, its Muon cannot."""
+        return self.state.device.type == "cpu" or any(map(_is_muon, self.optimizers))
+
+    def _use(self, gradients: list[Tensor], norm: Tensor, step: int, unless: Tensor | None = None) -> None:
+        """Clip and step. unless: () bool on the device, whether to leave everything as it is after all.
+
+        At a rate of zero a value does not move, nor decay."""
+        rate, phase = learning_rate(step, self.training), sum(step >= phase.until for phase in self.training.phases)
         if self.training.clip:
             torch._foreach_mul_(gradients, (self.training.clip / (norm + 1e-6)).clamp(max=1.0))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factors"][phase]
+            if unless is not None:
+                optimizer.found_inf = unless.float()  # type: ignore[attr-defined] # as torch.amp.GradScaler does
             optimizer.step()
-        self.updates += 1
-        self.skipped = 0
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of what is learned, over all shards; a number that is none spreads to every process."""
-        norm = nn.utils.get_total_norm(gradients)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self._shards is None:
             return norm
         square = norm.square()
         dist.all_reduce(square, group=self._shards)
         return square.sqrt()
 
-    def _usable(self, norm: float) -> bool:
-        """Whether a gradient of this norm may be used."""
-        if not math.isfinite(norm):
-            return False
-        if not self.training.spike or self.updates < SETTLED:
-            return True
-        return norm <= self.training.spike * self.usual_norm
+    def _usable(self, norm: Tensor) -> Tensor:
+        """() bool: whether a gradient of this norm may be used."""
+        usable = norm.isfinite()
+        if not self.training.spike:
+            return usable
+        updates, _, usual = self.state.unbind()
+        return usable & ((updates < SETTLED) | (norm <= self.training.spike * usual))
 
-    def _skip(self, step: int, norm: float) -> None:
-        self.skipped += 1
-        if self.skipped >= MAX_SKIPPED:
+    def _count(self, norm: Tensor, usable: Tensor) -> None:
+        """Note whether the step was used."""
+        updates, skipped, usual = self.state.unbind()
+        updates = updates + usable
+        usual = torch.where(usable, usual + (norm - usual) / updates.clamp(1, SETTLED), usual)
+        self.state = torch.stack([updates, (skipped + 1) * ~usable, usual])
+
+    def refuse_many_skipped(self, step: int, norm: float, skipped: float) -> None:
+        """Diverged where too many steps in a row were not used. step: how many were made. norm: the last gradient's."""
+        if skipped >= MAX_SKIPPED:
             what = f"out of proportion ({norm:.3g})" if math.isfinite(norm) else "not finite"
-            raise Diverged(f"step {step + 1}: the gradient was {what} in {self.skipped} steps in a row")
+            raise Diverged(f"step {step}: the gradient was {what} in {int(skipped)} steps in a row")
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments by name, to be saved, and to be written into before `load_state_dict`."""
@@ -209,13 +233,13 @@ class Optimizer:
 
     def state_dict(self) -> dict:
         """JSON-able: all that is no tensor."""
-        return {"updates": self.updates, "skipped": self.skipped, "usual_norm": self.usual_norm}
+        updates, skipped, usual_norm = self.state.tolist()
+        return {"updates": int(updates), "skipped": int(skipped), "usual_norm": usual_norm}
 
     def load_state_dict(self, state: dict) -> None:
         """Take what `state_dict` gave; the moments have been written into before."""
-        self.updates = state["updates"]
-        self.skipped = state["skipped"]
-        self.usual_norm = state["usual_norm"]
+        values = [float(state[name]) for name in ("updates", "skipped", "usual_norm")]
+        self.state = torch.tensor(values, dtype=torch.float64).to(self.state.device)
         self._link_moments()
 
 

@@ -21,13 +21,14 @@ from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Augment
 from mot_gen.training import checkpoint, parallel
+from mot_gen.training.batches import Batches
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
+from mot_gen.training.checkpoint_folders import step_of, steps_of
 from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import World
-from mot_gen.training.steps import step_of, steps_of
 
 COUNTERS = ("tokens", "flops", "seconds", "cpu_seconds")
 
@@ -52,6 +53,7 @@ class Run:
     network: Callable
     averaged: MultimodalModel
     loader: Loader
+    batches: Batches
     optimizer: Optimizer
     accumulate: int
     saver: checkpoint.Saver
@@ -63,6 +65,8 @@ class Run:
     flops: int = 0
     seconds: float = 0.0  # spent in training steps, over all sittings
     cpu_seconds: float = 0.0  # of the processes, likewise: on a shared machine the steadier clock
+    unread_cpu_seconds: float = 0.0  # of this process, not yet in cpu_seconds
+    skipped: int = 0  # how many steps in a row were not used when a step was last read
 
     @cached_property
     def held_out(self) -> Loader:
@@ -105,6 +109,8 @@ def prepare(
     model = _placed(recipe, outline, world, kind, origin)
     loader = Loader(splits.train, tokenizers, recipe.data, training, world.rank, world.size)
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    meter = Meter(world, model.modality_names, loader.sources, training.peak_flops, dtype)
+    accumulate, further = parallel.accumulation(training, world.size), FurtherLosses(training, model, world.device)
     return Run(
         recipe=recipe,
         folder=folder,
@@ -117,12 +123,13 @@ def prepare(
         network=parallel.wrap(model, world, kind),
         averaged=_averaged(recipe, outline, world, kind, origin, model),
         loader=loader,
+        batches=Batches(loader, model, training, world, meter, further, accumulate),
         optimizer=Optimizer(model, training, recipe.backbone),
-        accumulate=parallel.accumulation(training, world.size),
+        accumulate=accumulate,
         saver=checkpoint.Saver(folder, world, training.keep_checkpoints),
-        meter=Meter(world, model.modality_names, loader.sources, training.peak_flops, dtype),
+        meter=meter,
         origin=origin,
-        further=FurtherLosses(training, model, world.device),
+        further=further,
     )
 
 
@@ -207,7 +214,7 @@ def save(run: Run) -> None:
     """Begin to write all that the next step depends on to `checkpoints/`; `run.saver.wait()` ends it."""
     state = {
         "optimizer": run.optimizer.state_dict(),
-        "loader": run.loader.state_dict(),
+        "loader": run.batches.state_dict(),
         "counters": {name: getattr(run, name) for name in COUNTERS},
         "processes": run.world.size,
     }
@@ -229,7 +236,7 @@ def restore(run: Run) -> None:
     _refuse_other_tokenizers(run, state["loader"])
     checkpoint.read(newest, _tensors(run, checkpoint.names_in(newest)))
     run.optimizer.load_state_dict(state["optimizer"])
-    run.loader.load_state_dict(state["loader"])
+    run.batches.load_state_dict(state["loader"])
     mine = f"{run.world.rank}."
     random = {name.removeprefix(mine): value for name, value in checkpoint.read_group(newest, "random").items()}
     if "cpu" in random:  # not where more processes go on than stopped

@@ -1,12 +1,17 @@
-"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: self_taught.
+"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: lessons_of, taught,
+self_taught.
 
 `MultimodalModel.corrupt` has chosen spans that learn a step of the sampler (`Latents.step` above 0), in some rows of
-the batch. A teacher, the model with averaged weights, says what the target is, as the objective asks it.
+the batch. A teacher, the model with averaged weights, says what the target is, as the objective asks it. Which rows
+these are is found out on the host, where the batch is packed: a `Lesson` holds them.
+
+Shapes: N tokens of a modality in the batch, k of them in the rows of a lesson, C channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,46 +19,70 @@ from torch import Tensor
 from mot_gen.flops import forward_flops
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import PackedBatch
+from mot_gen.sequence.moving import Movable
+
+
+@dataclass
+class Lesson(Movable):
+    """What the teacher reads for one modality. rows: those in which a span learns a step. places: (k,) which of the
+    batch's N tokens they hold. learns: (k,) bool, whether a token's span learns a step."""
+
+    rows: PackedBatch
+    places: Tensor
+    learns: Tensor
+
+
+def lessons_of(model: MultimodalModel, batch: PackedBatch) -> dict[str, Lesson]:
+    """One lesson for every modality whose objective takes steps, also where this batch has no such span: processes that
+    share a sharded teacher make the same calls."""
+    found = {}
+    for name, objective in model.objectives.items():
+        if getattr(objective, "takes_step", False) and objective.share > 0:
+            found[name] = _lesson(batch, name)
+    return found
+
+
+def _lesson(batch: PackedBatch, name: str) -> Lesson:
+    latents = batch.latents[name]
+    assert latents.step is not None
+    learns = latents.per_token(latents.step) > 0
+    row = latents.slots // batch.layout.shape[1]
+    rows = row[learns].unique()
+    if not len(rows):
+        rows = torch.zeros(1, dtype=torch.long, device=row.device)
+    places = torch.isin(row, rows).nonzero().flatten()
+    return Lesson(batch.select_rows(rows), places, learns[places])
+
+
+def lesson_flops(model: MultimodalModel, lessons: Mapping[str, Lesson]) -> int:
+    """FLOPs of the teacher, who reads each lesson as often as the objective asks."""
+    return sum(
+        model.objectives[name].teacher_calls * forward_flops(model, lesson.rows) for name, lesson in lessons.items()
+    )
 
 
 @torch.no_grad()
+def taught(teacher: MultimodalModel, lessons: Mapping[str, Lesson], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of each modality that has a lesson the targets (N, C), those of spans that learn a step in place."""
+    return {name: _targets(teacher, name, lesson, targets[name]) for name, lesson in lessons.items()}
+
+
+def _targets(teacher: MultimodalModel, name: str, lesson: Lesson, target: Tensor) -> Tensor:
+    latents = lesson.rows.latents[name]
+
+    def predict(values: Tensor, time: Tensor, step: Tensor) -> Tensor:
+        given = replace(latents, values=values, time=time, step=step)
+        return teacher(replace(lesson.rows, latents={**lesson.rows.latents, name: given})).latents[name]
+
+    places = lesson.places
+    kept = target.index_select(0, places)
+    found = teacher.objectives[name].teach(latents, kept, predict).to(target.dtype)
+    return target.index_copy(0, places, torch.where(lesson.learns[:, None], found, kept))
+
+
 def self_taught(
     teacher: MultimodalModel, batch: PackedBatch, targets: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], int]:
-    """The targets (N, C) by modality with those of spans that learn a step in place, and the FLOPs that it took.
-
-    The teacher is called as often for every modality whose objective takes steps, also where this batch has no such
-    span: processes that share a sharded teacher make the same calls.
-    """
-    made, flops = dict(targets), 0
-    for name, objective in teacher.objectives.items():
-        if getattr(objective, "takes_step", False) and objective.share > 0:
-            made[name], spent = _targets_of(teacher, batch, targets[name], name)
-            flops += spent
-    return made, flops
-
-
-def _targets_of(teacher: MultimodalModel, batch: PackedBatch, target: Tensor, name: str) -> tuple[Tensor, int]:
-    latents = batch.latents[name]
-    assert latents.step is not None
-    steps = latents.per_token(latents.step)
-    row = latents.slots // batch.layout.shape[1]
-    rows = row[steps > 0].unique()
-    if not len(rows):
-        rows = torch.zeros(1, dtype=torch.long, device=row.device)
-    part = batch.select_rows(rows)
-    part_latents, flops = part.latents[name], 0
-
-    def predict(values: Tensor, time: Tensor, step: Tensor) -> Tensor:
-        nonlocal flops
-        given = replace(
-            part, latents={**part.latents, name: replace(part_latents, values=values, time=time, step=step)}
-        )
-        flops += forward_flops(teacher, given)
-        return teacher(given).latents[name]
-
-    within = torch.isin(row, rows)
-    taught = teacher.objectives[name].teach(part_latents, target[within], predict).to(target.dtype)
-    target = target.clone()
-    target[within] = torch.where(steps[within, None] > 0, taught, target[within])
-    return target, flops
+    """The targets (N, C) by modality with those of spans that learn a step in place, and the FLOPs that it took."""
+    lessons = lessons_of(teacher, batch)
+    return targets | taught(teacher, lessons, targets), lesson_flops(teacher, lessons)

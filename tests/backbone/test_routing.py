@@ -7,10 +7,10 @@ from tiny import generator
 
 from mot_gen.backbone.feed_forwards.gated import _Gated
 from mot_gen.backbone.parts import read_part
+from mot_gen.backbone.rms_norm import UntiedRMSNorm, _RMSNorm, _RMSNormOfHeads
 from mot_gen.backbone.routing import (
     UntiedLinear,
-    UntiedRMSNorm,
-    _RMSNorm,
+    _ProductsByTower,
     grouped_linear,
     permute_rows,
     route,
@@ -118,6 +118,31 @@ def test_the_untied_norm_is_rms_norm_of_each_tower(mix, shape):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
+@pytest.mark.parametrize("eager", [True, False], ids=["eager on a CPU", "on a GPU or compiled"])
+def test_the_norm_of_heads_is_the_same_in_sequence_order(mix, eager, monkeypatch):
+    monkeypatch.setattr("mot_gen.backbone.rms_norm._is_eager_on_cpu", lambda x: eager)
+    routing, norm = route(torch.tensor(mix), 3), UntiedRMSNorm(16, 3, eps=1e-3)
+    norm.weight.data = random(3, 16, seed=1)
+    x, upstream = random(len(mix), 4, 16).requires_grad_(), random(len(mix), 4, 16, seed=2)
+    for found in (norm.in_sequence(x, routing), routing.unsort(norm(routing.sort(x), routing))):
+        want = torch.stack([F.rms_norm(row, (16,), norm.weight[t], 1e-3) for row, t in zip(x, mix)])
+        torch.testing.assert_close(found, want)
+        for a, b in zip(gradients(found, [x, norm.weight], upstream), gradients(want, [x, norm.weight], upstream)):
+            torch.testing.assert_close(a, b)
+
+
+def test_products_tower_by_tower_have_their_gradients():
+    x, weight = double(5, 4), double(3, 6, 4)
+    assert torch.autograd.gradcheck(lambda x, w: _ProductsByTower.apply(x, w, [3, 0, 2]), (x, weight))
+
+
+def test_counts_that_the_host_knows_change_nothing():
+    tower = torch.tensor(MIXES["all towers"])
+    for known, counted in zip(vars(route(tower, 3, [4, 3, 4])).values(), vars(route(tower, 3)).values()):
+        assert torch.equal(known, counted) if isinstance(known, torch.Tensor) else known == counted
+
+
 def test_the_norm_works_in_fp32_whatever_it_is_given():
     norm, routing = UntiedRMSNorm(64, 1), route(torch.zeros(5, dtype=torch.long), 1)
     x = 300 * random(5, 64)  # squares overflow fp16
@@ -154,6 +179,11 @@ def test_the_norm_has_its_gradient():
         assert torch.autograd.gradcheck(
             lambda x, w, c=counts: _RMSNorm.apply(x, w, 1e-5, c), (double(5, 6), double(towers, 6))
         )
+    tower = torch.tensor([1, 0, 2, 2, 0])
+    members = (tower == torch.arange(3)[:, None]).double()
+    assert torch.autograd.gradcheck(
+        lambda x, w: _RMSNormOfHeads.apply(x, w, 1e-5, tower, members), (double(5, 2, 6), double(3, 6))
+    )
 
 
 def test_a_broadcast_gradient_is_taken():

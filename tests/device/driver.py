@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils import _foreach_utils
 
 from mot_gen.backbone import attention
@@ -62,9 +63,9 @@ def _cuda() -> dict[str, Any]:
     return functions | {name: mock.MagicMock() for name in ("Stream", "Event", "stream")}
 
 
-def replaced(tensor: type, generator: type) -> list[tuple[Any, str, Any]]:
+def replaced(tensor: type, generator: type, fused: Callable) -> list[tuple[Any, str, Any]]:
     """(owner, name, what stands in its place) while the device is there, whose tensors and generators are of these
-    classes."""
+    classes. fused: (name, function) -> the function as one kernel of that name, as compiled programs are."""
     return [
         *((torch.cuda, name, value) for name, value in _cuda().items()),
         (torch.accelerator, "is_available", lambda: True),
@@ -74,5 +75,6 @@ def replaced(tensor: type, generator: type) -> list[tuple[Any, str, Any]]:
         (torch.inference_mode, "__exit__", _leave_inference),
         (torch.nn.Module, "_apply", _swapping(torch.nn.Module._apply)),
         (_foreach_utils, "_foreach_supported_types", [*_foreach_utils._foreach_supported_types, tensor]),
-        (attention, "_flex_attention", lambda compiled: _flex),
+        (attention, "_flex_attention", lambda compiled: fused("flex_attention", _flex)),
+        (attention, "_create_block_mask", lambda compiled: fused("create_block_mask", create_block_mask)),
     ]

@@ -18,8 +18,8 @@ told apart by a function mode, which also does autocast again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -132,6 +132,26 @@ class _Device(TorchDispatchMode):
             self.launches.operation(func, args, kwargs)
         return self._wrapped(self._computed(func, args, kwargs), func, args, ours, on_device)
 
+    def as_one_kernel(self, name: str, function: Callable) -> Callable:
+        """A function that counts as one kernel, whatever it calls."""
+
+        def call(*args, **kwargs):
+            with self.counted_as(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    @contextmanager
+    def counted_as(self, name: str) -> Iterator[None]:
+        """Within, operations are parts of one kernel."""
+        before, self.fused = self.fused, True
+        if not before:
+            self.launches.kernel(name)
+        try:
+            yield
+        finally:
+            self.fused = before
+
     def _wanted(self, kwargs: dict, ours: list, others: list) -> torch.device | None:
         """The device that an operation makes its result on, if it says one."""
         wanted = kwargs.get("device")
@@ -145,8 +165,7 @@ class _Device(TorchDispatchMode):
         args, kwargs = tree_map(lambda x: x.held if isinstance(x, PretendedTensor) else x, (args, kwargs))
         if kwargs.get("device") is not None:
             kwargs["device"] = CPU
-        run = _grouped_mm if operation_name(func) == "_grouped_mm" else func
-        return run(*args, **kwargs)
+        return ON_DEVICE.get(operation_name(func), func)(*args, **kwargs)
 
     def _wrapped(self, result, func, args: tuple, ours: list, on_device: bool):
         """The result as tensors of the device. An operation in place gives back the tensor that it was given."""
@@ -194,6 +213,20 @@ def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor, bias=None, out_dtype=None) -
     return torch.stack([a[:, i:j] @ b[i:j] for i, j in parts])
 
 
+def _rms_norm_backward(
+    grad: Tensor, x: Tensor, shape: list[int], scale: Tensor, weight: Tensor | None, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """PyTorch's CUDA kernel of this name, which a CPU has not. scale: 1 / rms(x). shape: one dimension, the last."""
+    normed = x * scale
+    weighted = grad if weight is None else grad * weight
+    grad_x = (weighted - normed * (weighted * normed).mean(-1, keepdim=True)) * scale
+    grad_weight = None if weight is None else (grad * normed).flatten(0, -2).sum(0)
+    return grad_x if wanted[0] else None, grad_weight if wanted[1] else None
+
+
+ON_DEVICE = {"_grouped_mm": _grouped_mm, "_fused_rms_norm_backward": _rms_norm_backward}
+
+
 class _Functions(TorchFunctionMode):
     """Tells the device what Python said: meta, a generator, SDPA. Redoes autocast."""
 
@@ -210,7 +243,7 @@ class _Functions(TorchFunctionMode):
             return _pinned(args[0].clone())
         if kwargs.get("pin_memory"):
             return _pinned(func(*args, **{**kwargs, "pin_memory": False}))
-        with self._told(func, args, kwargs):
+        with self._told(args, kwargs), self._fusing(func, args):
             if not torch.is_autocast_enabled("cuda") or func not in LOW | HIGH:
                 return func(*args, **kwargs)
             dtype = torch.get_autocast_dtype("cuda") if func in LOW else torch.float32
@@ -219,19 +252,21 @@ class _Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
 
     @contextmanager
-    def _told(self, func, args: tuple, kwargs: dict) -> Iterator[None]:
+    def _told(self, args: tuple, kwargs: dict) -> Iterator[None]:
         device, generator = self.device, kwargs.get("generator")
-        before = device.meta, device.generator, device.fused
+        before = device.meta, device.generator
         device.meta = any(isinstance(x, torch.device) and x.type == "meta" for x in [*args, *kwargs.values()])
         if generator is not None:
             device.generator = generator.device
-        if func is F.scaled_dot_product_attention and not device.fused and isinstance(args[0], PretendedTensor):
-            device.launches.kernel("scaled_dot_product_attention")
-            device.fused = True
         try:
             yield
         finally:
-            device.meta, device.generator, device.fused = before
+            device.meta, device.generator = before
+
+    def _fusing(self, func, args: tuple) -> AbstractContextManager[None]:
+        if func is F.scaled_dot_product_attention and isinstance(args[0], PretendedTensor):
+            return self.device.counted_as("scaled_dot_product_attention")
+        return nullcontext()
 
 
 def _pinned(x: Tensor) -> Tensor:
@@ -260,7 +295,7 @@ def pretended_cuda() -> Iterator[Launches]:
     with ExitStack() as stack:
         stack.callback(torch._C._set_only_lift_cpu_tensors, before)
         torch._C._set_only_lift_cpu_tensors(True)
-        for owner, name, value in replaced(PretendedTensor, _Generator):
+        for owner, name, value in replaced(PretendedTensor, _Generator, device.as_one_kernel):
             stack.enter_context(mock.patch.object(owner, name, value))
         stack.enter_context(mock.patch.object(_Device, "active", device))
         stack.enter_context(device)

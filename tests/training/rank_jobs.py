@@ -13,7 +13,7 @@ from mot_gen.data.loader import Tokenised
 from mot_gen.errors import InputError, Interrupted, Lost
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.sequence import Span
-from mot_gen.training import loop, parallel
+from mot_gen.training import parallel, stepping
 from mot_gen.training.loop import Hooks, held_out_losses, train, training_step
 from mot_gen.training.runs import Run, prepare, restore, save
 
@@ -64,6 +64,9 @@ class OneWithoutImages:
     def __init__(self, rank: int, size: int):
         self.numbers = count(rank, size)
 
+    def state_dict(self) -> dict:
+        return {}
+
     def __next__(self):
         number = next(self.numbers)
         random = torch.Generator().manual_seed(number)
@@ -85,10 +88,11 @@ def four_steps(run: Run) -> dict:
         gradients.append(whole((name, p.grad) for name, p in run.model.named_parameters()))
         return step(number)
 
-    loader, run.loader = run.loader, OneWithoutImages(run.world.rank, run.world.size)
+    loader, run.batches.loader = run.loader, OneWithoutImages(run.world.rank, run.world.size)
     run.optimizer.step = keep_gradients
     found = {"initial": whole(run.model.named_parameters()), "lines": [training_step(run) for _ in range(4)]}
-    run.optimizer.step, run.loader = step, loader
+    run.optimizer.step, run.batches.loader = step, loader
+    run.batches.load_state_dict(loader.state_dict())
     return found | {"gradients": gradients[0], "held_out": held_out_losses(run), **state_of(run)}
 
 
@@ -98,7 +102,7 @@ def state_of(run: Run) -> dict:
         "model": whole(run.model.named_parameters()),
         "ema": whole(run.averaged.named_parameters()),
         "moments": whole(run.optimizer.tensors().items()),
-        "position": (run.step, run.tokens, run.flops, run.optimizer.state_dict(), run.loader.state_dict()),
+        "position": (run.step, run.tokens, run.flops, run.optimizer.state_dict(), run.batches.state_dict()),
     }
 
 
@@ -119,12 +123,17 @@ def every_kind(rank: int, folder: Path) -> dict:
 
 def met_a_nan(run: Run) -> tuple[int, float]:
     """Steps skipped, and how far the weights moved, where the last process's loss is no number."""
-    before, losses = whole(run.model.named_parameters()), run.model.losses
+    before = whole(run.model.named_parameters())
     if run.world.rank == run.world.size - 1:
-        run.model.losses = lambda *given: {name: each * float("nan") for name, each in losses(*given).items()}
+        run.model.register_forward_hook(_times_nan)
     training_step(run)
     after = whole(run.model.named_parameters())
     return run.optimizer.skipped, max((after[name] - before[name]).abs().max().item() for name in before)
+
+
+def _times_nan(module, given, losses):
+    losses.total = losses.total * float("nan")
+    return losses
 
 
 def resumed(rank: int, folder: Path, kinds: list[str]) -> dict:
@@ -142,13 +151,13 @@ def resumed(rank: int, folder: Path, kinds: list[str]) -> dict:
 def at_step(number: int, act) -> None:
     """Have the loop call `act(run)` after its number-th step."""
 
-    def step(run: Run) -> dict:
-        line = training_step(run)
+    def step(run: Run, read: bool = True) -> dict:
+        line = training_step(run, read)
         if run.step == number:
             act(run)
         return line
 
-    loop.training_step = step
+    stepping.training_step = step
 
 
 def faults(rank: int, folder: Path) -> dict:

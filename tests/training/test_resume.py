@@ -179,7 +179,8 @@ def test_bad_steps_leave_the_good_checkpoints_and_the_end_names_one(run, monkeyp
 
 
 def _times_nan(output):
-    output.logits = output.logits * float("nan")
+    if hasattr(output, "total"):
+        output.total = output.total * float("nan")
     return output
 
 

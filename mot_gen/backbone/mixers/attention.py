@@ -47,13 +47,19 @@ class Mixer(HeadOptions):
         block.frequencies = torch.tensor(frequencies, device="cpu", dtype=torch.float32)
         return heads, kv_heads, width
 
+    def row_multiple(self, device: torch.device) -> int:
+        """FlexAttention works in blocks of 128."""
+        return 128 if device.type == "cuda" and self.attention != "sdpa" else 1
+
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> LayerCache:
         keys = like.new_zeros(rows, block.kv_heads, length, block.head_dim)
         return KeyValueCache(keys, torch.zeros_like(keys))
 
     def prepare(self, block: Layer, batch: Batch) -> None:
         position = batch.layout.position[..., 0].flatten() if self.rope_axes is None else batch.axes(self.rope_axes)
-        batch.once(block.turning, lambda: rotary(batch.routing.sort(position), block.frequencies.to(position.device)))
+        if block.frequencies.device != position.device:  # kept there, so that no batch waits for the copy
+            block.frequencies = block.frequencies.to(position.device)
+        batch.once(block.turning, lambda: rotary(position, block.frequencies))
         batch.once(block.sight, lambda: self.mask(block, batch))
 
     def mask(self, block: Layer, batch: Batch) -> Any:
@@ -84,15 +90,17 @@ class Mixer(HeadOptions):
     def project(self, block: Layer, x: Tensor, plan: Plan) -> list[Tensor]:
         """x (T, D) in tower order -> q (B, H, S, K), k and v (B, G, S, K), normed and turned."""
         routing, heads, kv_heads, width = plan.routing, block.heads, block.kv_heads, block.head_dim
-        qkv = block.qkv(x, routing).view(-1, heads + 2 * kv_heads, width)
+        # In sequence order from here on, so that one gather serves queries, keys and values.
+        qkv = routing.unsort(block.qkv(x, routing)).view(-1, heads + 2 * kv_heads, width)
         q, k, v = qkv.split_with_sizes([heads, kv_heads, kv_heads], 1)
+        q, k = q.float(), k.float()  # once for the norm and the rotation
         if block.q_norm is not None:
-            q, k = block.q_norm(q, routing), block.k_norm(k, routing)
+            q, k = block.q_norm.in_sequence(q, routing), block.k_norm.in_sequence(k, routing)
         rotation = plan.made[block.turning]
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        return [routing.unsort(t).view(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v)]
+        q, k = rotate(q, rotation).to(v.dtype), rotate(k, rotation).to(v.dtype)
+        return [t.reshape(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v)]
 
-    def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
+    def attend(self(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
         """What the heads find, (B, H, Q, K), of q (B, H, Q, K), k and v (B, G, N, K)."""
         return block.parts.bias.attend(block, q, k, v, mask, plan)
 

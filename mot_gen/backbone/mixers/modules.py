@@ -89,7 +89,7 @@ class Mixer(stick_breaking.Mixer):
         token, back = order // self.kept, order.argsort()
         q = permute_rows(block.queries(x.index_select(0, token), chosen), back, order).view(-1, self.kept, width)
         k, v = block.kv(x, routing)[:, None].chunk(2, dim=-1)
-        rotation = plan.made[block.turning]
+        rotation = plan.routing.sort(plan.made[block.turning])
         tokens = (rotate(q, rotation), rotate(k, rotation), v)
         q, k, v = (routing.unsort(t).view(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in tokens)
         if cache is not None:

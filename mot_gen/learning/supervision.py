@@ -1,0 +1,84 @@
+"""Supervision: which outputs for a corrupted batch are learned, and what they should be; and the `Losses` that follow.
+
+It is listed on the host, where the batch is: the model then computes logits for the tokens that count and for no
+others, and the host knows how many they are without asking the device.
+
+Shapes: M slots that predict, m tokens of a discrete modality that count, N continuous tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mot_gen.sequence import Modality, PackedBatch
+from mot_gen.sequence.moving import Movable
+
+
+@dataclass
+class TokenTargets(Movable):
+    """The discrete tokens of a modality that count. slots: (m,) of B * S, whose output predicts them. ids: (m,).
+    weight: (m,) of each loss, or None for 1."""
+
+    slots: Tensor
+    ids: Tensor
+    weight: Tensor | None = None
+
+
+@dataclass
+class LatentTargets(Movable):
+    """The continuous tokens of a modality. values: (N, C). counted: (N,) in {0., 1.}, whether a token counts."""
+
+    values: Tensor
+    counted: Tensor
+
+
+@dataclass
+class Supervision(Movable):
+    """By modality. counts: how many tokens count."""
+
+    tokens: dict[str, TokenTargets]
+    latents: dict[str, LatentTargets]
+    counts: dict[str, float]
+
+
+@dataclass
+class Losses:
+    """total: the sum over modalities of factor * sum of losses, with gradients. by_token: losses by modality, (m,) or
+    (N,), 0 where a token does not count, without gradients."""
+
+    total: Tensor
+    by_token: dict[str, Tensor]
+
+
+def supervise(
+    modalities: Sequence[Modality],
+    batch: PackedBatch,
+    targets: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+) -> Supervision:
+    """Of a corrupted batch. targets: of continuous tokens. masks: as `MultimodalModel.loss_masks` gives them."""
+    tokens: dict[str, TokenTargets] = {}
+    latents: dict[str, LatentTargets] = {}
+    for modality in modalities:
+        name = modality.name
+        if name not in masks:  # what is only read
+            continue
+        if not modality.discrete:
+            latents[name] = LatentTargets(targets[name], masks[name])
+            continue
+        counted = masks[name].nonzero().flatten()
+        slots, weight = batch.target_slots[counted], None
+        if batch.masking is not None and modality.whole:
+            weight = batch.masking.weight.flatten()[slots]
+        tokens[name] = TokenTargets(slots, batch.target_ids[counted], weight)
+    counts = {name: float(mask.sum().double()) for name, mask in masks.items()}
+    return Supervision(tokens, latents, counts)
+
+
+def factors_of(weights: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """What each modality's sum of losses is multiplied by: its weight over its count, in fp32 as the losses are."""
+    return {name: float(torch.ones(()) / max(count, 1.0) * weights[name]) for name, count in counts.items()}

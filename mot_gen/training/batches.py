@@ -1,0 +1,163 @@
+"""The batches of a run's steps: Batches, Work, StepBatch.
+
+All that depends on the data or on random numbers is decided on the host: which rows, times and noise, masks, targets,
+and how many tokens count. Then a batch goes to the device. On a GPU that is one asynchronous copy, on a stream of its
+own, and the batches of the next step are on their way while a step runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mot_gen.data.loader import Loader, Row
+from mot_gen.data.records import sample_key
+from mot_gen.flops import forward_flops
+from mot_gen.learning.supervision import Supervision
+from mot_gen.model import MultimodalModel
+from mot_gen.packing import pack_rows
+from mot_gen.recipes.sections import Training
+from mot_gen.sequence import PackedBatch
+from mot_gen.sequence.moving import Movable
+from mot_gen.training.further_losses import FurtherLosses
+from mot_gen.training.meters import Meter
+from mot_gen.training.parallel import World
+from mot_gen.training.self_teaching import Lesson, lesson_flops, lessons_of
+
+
+@dataclass
+class StepBatch(Movable):
+    """A corrupted batch, what of it is learned, what the model must tell itself first; and the source of each document,
+    (B, documents of a row)."""
+
+    batch: PackedBatch
+    supervision: Supervision
+    lessons: dict[str, Lesson]
+    source: Tensor
+
+
+@dataclass
+class Work:
+    """What one step is made of. batches: of this process. Of all processes together: counts, how many tokens of each
+    modality count; tokens; slots; and flops. position: of the data after these batches."""
+
+    batches: list[StepBatch]
+    counts: dict[str, float]
+    tokens: float
+    slots: float
+    flops: float
+    position: Mapping[str, Any]
+
+
+class Batches:
+    """The work of each step, in order. number: batches a step, on this process."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        model: MultimodalModel,
+        training: Training,
+        world: World,
+        meter: Meter,
+        further: FurtherLosses,
+        number: int,
+    ):
+        self.further = further
+        self.loader, self.model, self.training = loader, model, training
+        self.world, self.meter, self.number = world, meter, number
+        self._position: Mapping[str, Any] | None = None
+        self._ahead: Work | None = None
+        self._stream = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
+
+    def take(self, step: int) -> Work:
+        """The work of a step, on the device."""
+        work, self._ahead = self._ahead or self._begun(step), None
+        if self._stream is not None:
+            _hand_over(work.batches, self._stream)
+        self._position = work.position
+        return work
+
+    def fetch(self, step: int) -> None:
+        """Begin to bring a step's work to a GPU."""
+        if self._stream is not None and step < self.training.steps:
+            self._ahead = self._begun(step)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The position of the data after the last work that was taken, whatever was fetched since."""
+        return self.loader.state_dict() if self._position is None else self._position
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after a position."""
+        self.loader.load_state_dict(state)
+        self._position = self._ahead = None
+
+    def _begun(self, step: int) -> Work:
+        """The work of a step, on its way to the device."""
+        made = [self.prepared(step, number) for number in range(self.number)]
+        position = self.loader.state_dict()
+        names = self.model.modality_names
+        counts = [sum(each.supervision.counts.get(name, 0.0) for each in made) for name in names]
+        own = [sum(self._costs(each)[i] for each in made) for i in range(3)]
+        tokens, slots, flops, *counted = self.world.sum([*own, *counts])
+        batches = [self._sent(each) for each in made]
+        return Work(batches, dict(zip(names, counted)), tokens, slots, flops, position)
+
+    def prepared(self, step: int, number: int) -> StepBatch:
+        """A batch of a step, on the host. Noise and times depend on the seed, the step and the batch's number in it,
+        counted over all processes."""
+        started = time.perf_counter()
+        rows = next(self.loader)
+        batch = packed(rows, self.model, self.training, self.world.device)
+        self.meter.waited(time.perf_counter() - started)
+        place = number * self.world.size + self.world.rank
+        # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
+        seed = sample_key(f"noise/{self.training.seed}/{step}/{place}") >> 1
+        batch, targets = self.model.corrupt(batch, torch.Generator().manual_seed(seed), tokens=True)
+        supervision = self.model.supervise(batch, targets)
+        return StepBatch(batch, supervision, lessons_of(self.model, batch), _sources(rows))
+
+    def _costs(self, made: StepBatch) -> tuple[float, float, float]:
+        """Tokens, slots and FLOPs of a batch."""
+        flops = 3 * forward_flops(self.model, made.batch) + lesson_flops(self.model, made.lessons)
+        flops += self.further.flops(self.model, made.batch)
+        return made.batch.tokens or 0, made.batch.ids.numel(), flops
+
+    def _sent(self, made: StepBatch) -> StepBatch:
+        if self._stream is None:
+            return made.to(self.world.device)
+        with torch.cuda.stream(self._stream):
+            return made.to(self.world.device)
+
+
+def packed(rows: Sequence[Row], model: MultimodalModel, training: Training, device: torch.device) -> PackedBatch:
+    """Rows as a batch on the host, with as many slots as attention on the device wants."""
+    slots = getattr(model.backbone, "slots", lambda length, device: length)(training.row_length, device)
+    return pack_rows(rows, model.modalities, training.row_length, slots)
+
+
+def _hand_over(batches: Sequence[StepBatch], stream: torch.cuda.Stream) -> None:
+    """Let the stream that computes wait for the copies, and keep their memory until it has used it."""
+    current = torch.cuda.current_stream()
+    current.wait_stream(stream)
+    for batch in batches:
+        for tensor in batch.tensors():
+            tensor.record_stream(current)
+
+
+def _sources(rows: Sequence[Row]) -> Tensor:
+    """(B, documents of a row) the source of each document, 0 where there is none."""
+    most = max(1, *map(len, rows))
+    return torch.tensor([[sample.source for sample in row] + [0] * (most - len(row)) for row in rows])
+
+
+def with_targets(made: StepBatch, targets: Mapping[str, Tensor]) -> Supervision:
+    """The batch's supervision with some targets of continuous tokens exchanged, by modality."""
+    latents = dict(made.supervision.latents)
+    for name, values in targets.items():
+        latents[name] = replace(latents[name], values=values)
+    return replace(made.supervision, latents=latents)

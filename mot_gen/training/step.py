@@ -1,0 +1,208 @@
+"""One optimizer step over the batches of all processes: training_step; and held_out_losses. For steps of other kinds:
+Clock, close_step, read_norm, autocast, average.
+
+The loss of a modality is its sum over all batches of a step on all processes, divided by the global count, times its
+weight. Nothing here waits for a GPU but the reading of what a step gave, which is one copy; the loop asks for it every
+`training.log_every` steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone.moe import set_progress
+from mot_gen.learning.supervision import Losses, Supervision, factors_of
+from mot_gen.training import parallel
+from mot_gen.training.batches import StepBatch, Work, packed, with_targets
+from mot_gen.training.runs import Run
+from mot_gen.training.self_teaching import taught
+
+
+@dataclass
+class _Made:
+    """What a step gave, on the device. losses: (modalities,) their sums on this process. norm: of the gradient."""
+
+    work: Work
+    losses: Tensor
+    norm: Tensor
+    rate: float
+
+
+def training_step(run: Run, read: bool = True) -> dict:
+    """One optimizer step. Returns the line of metrics.jsonl, if it is to be read; else an empty one, and on a GPU the
+    host does not wait. Diverged where too many steps in a row could not be used, as far as is read."""
+    clock = Clock()
+    made = _make(run)
+    work = made.work
+    if not read:
+        run.unread_cpu_seconds += clock.cpu_seconds
+        _count(run, clock, work.tokens, work.flops)
+        return {}
+    losses, norm = _read(run, made)
+    run.cpu_seconds += run.world.sum([run.unread_cpu_seconds + clock.cpu_seconds])[0]
+    run.unread_cpu_seconds = 0.0
+    _count(run, clock, work.tokens, work.flops)
+    line = _line(run, work.tokens, work.slots)
+    line["losses"] = {name: loss / work.counts[name] for name, loss in losses.items() if work.counts[name]}
+    return line | {"lr": made.rate, "grad_norm": norm}
+
+
+class Clock:
+    """When a step began."""
+
+    def __init__(self):
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of this process, since then."""
+        return time.process_time() - self.cpu_started
+
+
+def close_step(run: Run, clock: Clock, spent: Sequence[float], sums: Sequence[float]) -> tuple[dict, list[float]]:
+    """Count a step of another kind. spent: this process's tokens, FLOPs and slots. sums: further numbers of this
+    process. Returns the beginning of the line of metrics.jsonl, and the sums over all processes."""
+    tokens, flops, slots, cpu_seconds, *all_sums = run.world.sum([*spent, clock.cpu_seconds, *sums])
+    run.cpu_seconds += cpu_seconds
+    _count(run, clock, tokens, flops)
+    return _line(run, tokens, slots), all_sums
+
+
+def read_norm(run: Run, norm: Tensor) -> float:
+    """The norm of a step's gradient, for which the host waits; called before the step is counted. Diverged where too
+    many steps in a row could not be used."""
+    size, skipped = torch.stack([norm.double(), run.optimizer.state[1]]).tolist()
+    run.skipped = int(skipped)
+    run.optimizer.refuse_many_skipped(run.step + 1, size, run.skipped)
+    return size
+
+
+def _make(run: Run) -> _Made:
+    """Everything that a step changes; the host waits for none of it."""
+    set_progress(run.model.backbone, run.step / run.recipe.training.steps)
+    work = run.batches.take(run.step)
+    weights = {name: objective.weight for name, objective in run.recipe.objectives.items()}
+    factors = factors_of(weights, {name: work.counts[name] for name in weights})
+    names = run.model.modality_names
+    sums = torch.zeros(len(names), dtype=torch.float64, device=run.world.device)
+    for made in work.batches:
+        losses = _backward(run, made, factors, last=made is work.batches[-1])
+        sums += _sums(names, losses, sums)
+    rate, norm = run.optimizer.step(run.step)
+    average(run)
+    run.batches.fetch(run.step + 1)
+    return _Made(work, sums, norm, rate)
+
+
+def _backward(run: Run, made: StepBatch, factors: dict[str, float], last: bool) -> Losses:
+    """Forward and backward of one batch. Every tower is called, with no rows where the batch has none of its modality,
+    so that processes whose batches differ make the same collectives."""
+    targets = {name: wanted.values for name, wanted in made.supervision.latents.items()}
+    with autocast(run):
+        supervision = with_targets(made, taught(run.averaged, made.lessons, targets))
+    with parallel.accumulating(run.network, last):
+        with autocast(run):
+            losses = _losses(run, made, supervision, factors)
+        run.meter.lost(made.batch, made.source, supervision, losses.by_token)
+        auxiliary = run.model.backbone.auxiliary_loss() / (run.accumulate * run.world.size)
+        (losses.total + auxiliary).backward()
+    return losses
+
+
+def _losses(run: Run, made: StepBatch, supervision: Supervision, factors: dict[str, float]) -> Losses:
+    """Those of one batch. What is learned beside the data compares outputs for all tokens; else these never exist."""
+    if not run.further.active:
+        return run.network(made.batch, supervision, factors)
+    targets = {name: wanted.values for name, wanted in supervision.latents.items()}
+    return run.further.losses(run.network, run.model, made.batch, targets, factors)
+
+
+def _sums(names: Sequence[str], losses: Losses, like: Tensor) -> Tensor:
+    """(modalities,) sums of losses in double precision; 0 for what is only read."""
+    none = like.new_zeros(())
+    return torch.stack([losses.by_token[name].sum().double() if name in losses.by_token else none for name in names])
+
+
+def autocast(run: Run) -> torch.autocast:
+    """The precision that the recipe asks for."""
+    return torch.autocast(run.world.device.type, torch.bfloat16, enabled=run.recipe.training.precision == "bf16")
+
+
+@torch.no_grad()
+def average(run: Run) -> None:
+    """Move the averaged weights: young averages follow faster, so that the first thousand steps are not those of the
+    initial weights."""
+    if run.averaged is run.model:
+        return
+    decay = min(run.recipe.training.ema, (run.step + 1) / (run.step + 10))
+    averaged, current = ([parallel.local(p) for p in m.parameters()] for m in (run.averaged, run.model))
+    torch._foreach_lerp_(averaged, current, 1 - decay)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(run: Run, made: _Made) -> tuple[dict[str, float], float]:
+    """The sums of losses by modality over all processes, and the norm of the gradient. The host waits for the device
+    once."""
+    *own, norm, skipped = torch.cat([made.losses, made.norm.double().view(1), run.optimizer.state[1:2]]).tolist()
+    run.skipped = int(skipped)
+    run.optimizer.refuse_many_skipped(run.step + 1, norm, run.skipped)
+    return dict(zip(run.model.modality_names, run.world.sum(own))), norm
+
+
+def _count(run: Run, clock: Clock, tokens: float, flops: float) -> None:
+    """Count a step that was made. tokens, flops: of all processes."""
+    run.step += 1
+    run.tokens, run.flops = run.tokens + int(tokens), run.flops + int(flops)
+    seconds = time.perf_counter() - clock.started
+    run.seconds += seconds
+    run.meter.stepped(seconds, tokens, flops)
+
+
+def _line(run: Run, tokens: float, slots: float) -> dict:
+    """The beginning of a line of metrics.jsonl. tokens, slots: of the step, of all processes."""
+    return {
+        "step": run.step,
+        "seconds": round(run.seconds, 3),
+        "cpu_seconds": round(run.cpu_seconds, 3),
+        "tokens": run.tokens,
+        "flops": run.flops,
+        "losses": {},
+        "fill": tokens / slots,
+    }
+
+
+# ---------------------------------------------------------------- held-out data
+
+
+@torch.no_grad()
+def held_out_losses(run: Run) -> dict[str, float]:
+    """Mean loss by modality of the averaged model over one pass of the held-out samples, with the same times and noise
+    every time it is asked."""
+    model, training, world = run.averaged.eval(), run.recipe.training, run.world
+    batches, names = run.held_out.one_pass(), model.modality_names
+    sums = torch.zeros(len(names), dtype=torch.float64, device=world.device)
+    counts = [0.0] * len(names)
+    for number in count(world.rank, world.size):
+        rows = next(batches, None)
+        if not any(world.max([rows is not None])):
+            break
+        # A process that has no batch left is needed still where the model is sharded.
+        batch = packed(rows or [[]], model, training, world.device)
+        batch, targets = model.corrupt(batch, torch.Generator().manual_seed(number))
+        supervision = model.supervise(batch, targets)
+        counts = [old + supervision.counts.get(name, 0.0) for name, old in zip(names, counts)]
+        with autocast(run):
+            losses = model(batch.to(world.device), supervision.to(world.device), dict.fromkeys(names, 1.0))
+        sums += _sums(names, losses, sums)
+    parallel.reshard(model)
+    model.train(model is run.model)
+    both = world.sum([*sums.tolist(), *counts])
+    return {name: s / n for name, s, n in zip(names, both, both[len(names) :]) if n}

@@ -1,0 +1,187 @@
+"""From the first step of a sitting to its last: make_steps. Lines of metrics, evaluation, samples, checkpoints; and
+samples_skipped, data_changed, of what was read on the way.
+
+On a CPU the losses of every step are read. On a GPU reading waits for the device, so they are read where a line of
+metrics is due, before a checkpoint, and at the end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mot_gen.data.notices import Notices
+from mot_gen.errors import Diverged, Interrupted
+from mot_gen.files.progress import Progress
+from mot_gen.files.stopping import Stop
+from mot_gen.training import checkpoint
+from mot_gen.training.checkpoint_folders import steps_of
+from mot_gen.training.runs import Run, save, whole
+from mot_gen.training.step import held_out_losses, training_step
+from mot_gen.training.watch import watchers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop is handed from above, since it knows no pipeline and no metric.
+
+    Each is called with the run, on the first process, where the averaged model is whole.
+
+    sample: every `training.sample_every` steps.
+    evaluate: every `evaluation.every` steps; its result goes to metrics.jsonl, beside the held-out losses.
+    export: at the end, writes `model/`.
+    conclude: after that, while the folder is still held; measures and reports. Not called again for a finished run.
+    step: makes one step on every process, and returns the line of metrics.jsonl; None: `training_step`.
+    """
+
+    sample: Callable[[Run], None] = lambda run: None
+    evaluate: Callable[[Run], dict] = lambda run: {}
+    export: Callable[[Run], Any] = lambda run: None
+    conclude: Callable[[Run], Any] = lambda run: None
+    step: Callable[[Run], dict] | None = None
+
+
+TRIM_EVERY = 16  # steps
+
+
+def _release_free_memory() -> None:
+    """Give freed memory back to the system. Batches differ in their numbers of tokens by modality, and without this the
+    holes that glibc keeps between their tensors grew by 1 to 4 MiB a step (docs/decisions.md)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What is to be done after a step. read: whether the step's losses are read."""
+
+    line: bool
+    evaluation: bool
+    sample: bool
+    checkpoint: bool
+    last: bool
+    read: bool
+
+    @classmethod
+    def after(cls, run: Run, step: int) -> _Due:
+        training, evaluation = run.recipe.training, run.recipe.evaluation
+        last = step == training.steps
+        evaluate = bool(evaluation.every) and (last or step % evaluation.every == 0)
+        line = last or evaluate or step % training.log_every == 0
+        sample = bool(training.sample_every) and (last or step % training.sample_every == 0)
+        saved = last or step % training.checkpoint_every == 0
+        read = line or saved or run.world.device.type == "cpu"
+        return cls(line, evaluate, sample, saved, last, read)
+
+
+def make_steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
+    """All steps that are left. Interrupted where it was stopped on the way; Diverged where gradients stay unusable."""
+    with _writers(run) as write:
+        while run.step < run.recipe.training.steps:
+            due = _Due.after(run, run.step + 1)
+            try:
+                line = training_step(run, due.read) if hooks.step is None else hooks.step(run)
+            except Diverged as error:
+                raise _diverged(run, error) from None
+            bar.update(run.step, **line.get("losses", {}))
+            if due.evaluation:
+                line |= _evaluated(run, hooks)
+            if due.line:
+                write(line | run.meter.read() | {"skipped": samples_skipped(run)})
+            if due.sample:
+                _hooked(run, hooks.sample)
+            _keep(run, stop, due)
+            if run.step % TRIM_EVERY == 0:
+                _release_free_memory()
+
+
+def _evaluated(run: Run, hooks: Hooks) -> dict[str, Any]:
+    """What evaluation adds to a line."""
+    found: dict[str, Any] = {"held_out": held_out_losses(run)}
+    evaluation = _hooked(run, hooks.evaluate)
+    if evaluation:
+        found["evaluation"] = evaluation
+    return found
+
+
+def _hooked(run: Run, hook: Callable[[Run], T]) -> T | None:
+    """What a hook gives on the first process; the others wait for it."""
+    shown = whole(run)
+    found = hook(shown) if shown is not None else None
+    run.world.wait()
+    return found
+
+
+@contextmanager
+def _writers(run: Run) -> Iterator[Callable[[dict], None]]:
+    """What takes a line of metrics, to the first process's file and to whatever `training.watch` names."""
+    if not run.world.first:
+        yield lambda line: None
+        return
+    path = run.folder / "metrics.jsonl"
+    with open(path, "a", encoding="utf-8", buffering=1) as file, watchers(run.recipe, run.folder) as others:
+
+        def write(line: dict) -> None:
+            file.write(json.dumps(line) + "\n")
+            for watch in others:
+                watch(line)
+
+        yield write
+
+
+def _keep(run: Run, stop: Stop, due: _Due) -> None:
+    """Save where it is time; InputError where the last save failed, Interrupted where a process was asked to stop.
+
+    While steps are skipped nothing is saved on the way and no checkpoint is removed: the weights may be ruined, and the
+    last good ones are wanted. All processes agree, so that none is left waiting for another.
+    """
+    stopping, failed = run.world.max([stop.requested, run.saver.failed])
+    if failed:
+        run.saver.wait()
+    if not due.read and not stopping:
+        return
+    sound = (run.skipped if due.read else run.optimizer.skipped) == 0
+    if sound:
+        run.saver.rotate()
+    if (due.checkpoint and sound) or due.last or stopping:
+        save(run)
+    if due.last or stopping:
+        run.saver.wait()
+    if due.last and sound:
+        run.saver.rotate()
+    if stopping and not due.last:
+        raise Interrupted(f"stopped at step {run.step}; go on with --resume --out {run.folder}")
+
+
+def _diverged(run: Run, error: Diverged) -> Diverged:
+    """The error, with the checkpoint to go on from: the newest whose weights are all finite."""
+    run.saver.wait()
+    good = next((folder for folder in steps_of(run.folder) if checkpoint.finite(folder)), None)
+    advice = "no checkpoint was written before; begin anew with a smaller training.lr"
+    if good is not None:
+        advice = f"the last good checkpoint is {good}; go on from it with --resume and a smaller training.lr"
+    return Diverged(f"{error}; {advice}")
+
+
+def data_changed(run: Run) -> list[str]:
+    """What was changed in the pictures that all processes have read, and how many samples were skipped."""
+    changed = Notices().add(run.world.gather(run.loader.changed))
+    skipped = samples_skipped(run) + run.loader.broken.count
+    lines = changed.lines(shown=1)
+    if skipped:
+        lines.append(f"{skipped:,} samples could not be used; mot-gen data validate names them")
+    return [f"data: {line}" for line in lines]
+
+
+def samples_skipped(run: Run) -> int:
+    """How many samples could not be used; processes tell one another, so that the cap on them is one of the run."""
+    for found in run.world.gather(dict(run.loader.skipped)):
+        run.loader.leave_out(found)
+    return len(run.loader.skipped)
