@@ -68,7 +68,7 @@ class Corruption:
         special = torch.tensor(sorted(self.vocabulary.special), device=ids.device)
         for modality in self.modalities:
             objective = self.objectives.get(modality.name)
-            if not modality.discrete or not getattr(objective, "replaced", 0):
+            if not modality.discrete or objective is None or not getattr(objective, "replaced", 0):
                 continue
             first, end = self.vocabulary.range(modality.name)
             own = (layout.modality == self.index_of[modality.name]) & (layout.document != PADDING)
