@@ -19,12 +19,14 @@ from mot_gen.sequence import PADDING, Layout, Masking, Modality, PackedBatch, Vo
 
 
 class Predicting(Protocol):
-    """What is asked of a model. whole: its modalities of tokens that are predicted several at once."""
-
-    vocabulary: Vocabulary
+    """What is asked of a model. index_of: modality name -> its number in layouts. whole: its modalities of tokens that
+    are predicted several at once."""
 
     @property
-    def index_of(self) -> Mapping[str, int]: ...  # modality name -> its number in layouts
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def index_of(self) -> Mapping[str, int]: ...
 
     @property
     def modalities(self) -> Sequence[Modality]: ...

@@ -100,7 +100,7 @@ class Mixer(HeadOptions):
         q, k = rotate(q, rotation).to(v.dtype), rotate(k, rotation).to(v.dtype)
         return [t.reshape(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v)]
 
-    def attend(self(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
+    def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
         """What the heads find, (B, H, Q, K), of q (B, H, Q, K), k and v (B, G, N, K)."""
         return block.parts.bias.attend(block, q, k, v, mask, plan)
 
