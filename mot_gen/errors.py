@@ -1,4 +1,8 @@
-"""InputError: what the user gave cannot be used. The command line prints it as one line and exits with code 2."""
+"""InputError: what the user gave cannot be used. The command line prints it as one line and exits with code 2.
+
+`require` and `expect` raise it where something is not so; `nearest`, `one_line` and `cause` help to
+write its message.
+"""
 
 
 class InputError(ValueError):
@@ -17,6 +21,18 @@ class Lost(RuntimeError):
     """A process of the run is gone or does not answer; the command line exits with code 1 and one line."""
 
 
+def require(ok: object, message: str) -> None:
+    """InputError with this message, unless `ok`."""
+    if not ok:
+        raise InputError(message)
+
+
+def expect(ok: object, message: str, got: object) -> None:
+    """InputError with this message and what was found instead, unless `ok`."""
+    if not ok:
+        raise InputError(f"{message}, got {got!r:.60}")
+
+
 def nearest(name: str, allowed) -> str:
     """`"; did you mean 'x'?"` for the closest of the allowed names, else `"; one of: ..."`."""
     import difflib
@@ -30,3 +46,8 @@ def one_line(error: BaseException) -> str:
     """What an error says, in one printable line; the name of its class where it says nothing."""
     text = " ".join(str(error).split())
     return "".join(char if char.isprintable() else "?" for char in text) or type(error).__name__
+
+
+def cause(error: BaseException) -> str:
+    """Why a file could not be read or written: what the system says of an OSError, else all that the error says."""
+    return getattr(error, "strerror", None) or one_line(error)

@@ -36,7 +36,7 @@ def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[st
     folder = _folder_of(name)
     with permission(bool(given.get("trust_remote_code"))):
         if folder is not None:
-            _check(folder)
+            _check(folder, given)
         try:
             pipe = build(name if folder is None else folder)
         except InputError:
@@ -58,22 +58,30 @@ def _folder_of(name: str | Path) -> Path | None:
     return checkpoints.find(name)
 
 
-def _check(folder: Path) -> None:
-    """What can be said before anything is loaded."""
+def _check(folder: Path, given: Mapping[str, Any]) -> None:
+    """What can be said before anything is loaded. given: components that need not be in the folder."""
     if (folder / manifest.NAME).exists():
         damage = manifest.damage(folder)
         if damage:
             raise InputError(f"{damage}; export it again, or fetch it again")
     refuse_foreign(folder)
-    _import_components(folder / INDEX)
+    index = folder / INDEX
+    named = read_json(index)
+    components = {name: entry for name, entry in named.items() if isinstance(entry, list) and entry[0]}
+    if "model" not in {*components, *given}:
+        kind = named.get("_class_name") or "pipeline without a class"
+        raise InputError(f"{index}: is a {kind!s:.80}, which has no component `model`; give a model of mot_gen")
+    _import_components(index, components)
+    for name in sorted(components.keys() - given.keys()):
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder / name}: is missing, and {INDEX} names it; fetch or export the folder again")
 
 
-def _import_components(index: Path) -> None:
+def _import_components(index: Path, components: Mapping[str, Any]) -> None:
     """Import the modules of this package that an index names: diffusers looks for classes in imported modules alone."""
-    for name, entry in read_json(index).items():
-        if not isinstance(entry, list) or not str(entry[0]).startswith("mot_gen."):
+    for name, (module, cls) in components.items():
+        if not str(module).startswith("mot_gen."):
             continue
-        module, cls = entry
         try:
             getattr(importlib.import_module(module), cls)
         except (ImportError, AttributeError, TypeError):

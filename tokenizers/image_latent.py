@@ -98,7 +98,7 @@ class LatentImageTokenizer(ImageTokenizer):
         if kind == cls.__name__:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         name = kwargs.pop("name", "image")
-        autoencoder = _autoencoder_class(kind)
+        autoencoder = _autoencoder_class(kind, f"{pretrained_model_name_or_path}: ")
         with loading(pretrained_model_name_or_path, autoencoder):
             vae = autoencoder.from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
         return cls.from_autoencoder(vae, image_size, patch_size, name=name)
@@ -166,14 +166,16 @@ def _mode(encoded) -> Tensor:
     return encoded["latents" if "latents" in encoded else "latent"]
 
 
-def _autoencoder_class(name: str | None) -> Any:
+def _autoencoder_class(name: str | None, where: str = "") -> Any:
+    """A class of autoencoders by its name. where: begins the error, where there is none of that name."""
     if name == ResidualAutoencoder.__name__:
         return ResidualAutoencoder
     import diffusers
 
     found = getattr(diffusers, name, None) if name and "Autoencoder" in name else None
     if found is None:
-        raise InputError(f"{name} is no autoencoder of diffusers; give AutoencoderKL, AutoencoderTiny or AutoencoderDC")
+        known = "give AutoencoderKL, AutoencoderTiny or AutoencoderDC"
+        raise InputError(f"{where}{name} is no autoencoder of diffusers; {known}")
     return found
 
 

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files import json_files
 
 INDEX = "model_index.json"
@@ -124,6 +124,7 @@ def _components(folder: Path) -> list[str]:
     for name, entry in read_json(path).items():
         if not isinstance(entry, list):
             continue
+        require(name.isidentifier(), f"{path}: {name!r:.80} is no name of a component, which is a folder in this one")
         if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
             raise InputError(f"{path}: {name} should be a module and a class, got {entry!r:.80}")
         if entry[0]:

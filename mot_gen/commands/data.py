@@ -58,6 +58,8 @@ def convert_command(args: argparse.Namespace) -> int:
         print(f"left out: {len(found.skipped) - SHOWN} more, which --json names")
     for name, noted in sorted(found.unknown_fields.items()):
         print(f"not understood: {name!r} of {noted.count} rows, which were converted without; first {noted.first}")
+    if found.outside_media.count:
+        print(f"outside of its folder: {found.outside_media.count} pictures; train with data.outside_media=true")
     if found.missing_media.count:
         print(f"not there: {found.missing_media.count} pictures, left out; first {found.missing_media.first}")
     return 0
@@ -78,12 +80,20 @@ def _look_arguments(commands) -> None:
     for name, func, help in looks:
         command = commands.add_parser(name, help=help)
         command.add_argument("source", metavar="RECIPE_OR_RECORDS", help="a recipe, or a file or folder of records")
-        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe; or more records")
+        command.add_argument(
+            "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of the recipe; or more records"
+        )
         command.add_argument("--limit", type=int, default=0, metavar="N", help="samples of each set, drawn at random")
+        _outside_argument(command)
         command.add_argument("--json", action="store_true")
         command.set_defaults(func=func)
         if name == "validate":
             command.add_argument("--workers", type=int, default=_cores(), metavar="N", help="threads; default: cores")
+
+
+def _outside_argument(command: argparse.ArgumentParser) -> None:
+    help = "records may name media outside of their folder; in a recipe: data.outside_media=true"
+    command.add_argument("--outside-media", action="store_true", help=help)
 
 
 def validate_command(args: argparse.Namespace) -> int:
@@ -94,7 +104,7 @@ def validate_command(args: argparse.Namespace) -> int:
 
     _at_least(args, limit=0, workers=1)
     try:
-        source = opened(args.source, args.overrides)
+        source = opened(args.source, args.overrides, args.outside_media)
     except InputError as error:
         if not args.json:
             for line in refused(error):
@@ -114,7 +124,7 @@ def stats_command(args: argparse.Namespace) -> int:
     from mot_gen.corpora.stats import stats
 
     _at_least(args, limit=0)
-    found = stats(opened(args.source, args.overrides).sets, args.limit)
+    found = stats(opened(args.source, args.overrides, args.outside_media).sets, args.limit)
     print(json.dumps(found.as_dict(), indent=2) if args.json else "\n".join(stats_lines(found)))
     return 0
 
@@ -140,6 +150,7 @@ def _tokenize_arguments(commands) -> None:
     command.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a file")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="samples a pass")
     command.add_argument("--max-corrupt", type=int, default=10, metavar="N", help="samples that may be unreadable")
+    _outside_argument(command)
     command.set_defaults(func=tokenize_command)
 
 
@@ -149,7 +160,7 @@ def _cores() -> int:
 
 def tokenize_command(args: argparse.Namespace) -> int:
     """Tokenise records into DIR; a recipe's source by its own splits, into DIR/train and DIR/held_out."""
-    from mot_gen.corpora.opened import check_places, is_recipe
+    from mot_gen.corpora.opened import allowed, check_places, is_recipe
 
     first = args.inputs[0]
     recipe = is_recipe(first)
@@ -160,9 +171,11 @@ def tokenize_command(args: argparse.Namespace) -> int:
 
     options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt)
     tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
-    sets: dict[str, Callable[[], Sequence[Sample]]] = {"": partial(open_all, tuple(args.inputs))}
+    opening = partial(open_all, tuple(args.inputs), args.outside_media)
+    sets: dict[str, Callable[[], Sequence[Sample]]] = {"": opening}
     if recipe:
-        sets = {name: partial(split_of, first, tuple(args.inputs[1:]), name) for name in ("train", "held_out")}
+        overrides = (*args.inputs[1:], *allowed(args.outside_media))
+        sets = {name: partial(split_of, first, overrides, name) for name in ("train", "held_out")}
     for name, samples in sets.items():
         found = tokenize(Corpus(samples, tokenizers), args.out / name, options)
         print(f"{args.out / name}: {found.samples} samples, {len(found.skipped)} left out")

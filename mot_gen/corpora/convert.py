@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from mot_gen.corpora import formats
-from mot_gen.corpora.foreign import Media, Row, Unconvertible, unknown_fields
+from mot_gen.corpora.foreign import Media, Row, Unconvertible, convertible, unknown_fields
 from mot_gen.data.parsing import parse_record
 from mot_gen.data.samples import Sample
 from mot_gen.data.store import schema, to_record
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, cause, require
 from mot_gen.files.progress import Progress
 from mot_gen.files.whole import writing
 
@@ -48,7 +48,8 @@ class Converted:
     """What a conversion came to.
 
     skipped: `where: why` of each row that is no record. unknown_fields: fields that the format does not know; the rows
-    were converted without them. missing_media: pictures that were left out of web pages.
+    were converted without them. missing_media: pictures that were left out of web pages. outside_media: pictures that
+    lie outside of the output's folder, so that training needs `data.outside_media`.
     """
 
     out: str
@@ -57,6 +58,7 @@ class Converted:
     skipped: list[str] = field(default_factory=list)
     unknown_fields: dict[str, Noted] = field(default_factory=dict)
     missing_media: Noted = field(default_factory=Noted)
+    outside_media: Noted = field(default_factory=Noted)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,19 +73,29 @@ def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), ma
     module, source, out = formats.load(format), Path(source), Path(out)
     media = Media([Path(root) for root in roots] or [source if source.is_dir() else source.parent])
     found = Converted(str(out))
-    with _writer(out) as write, Progress(None, unit="row", interval=10) as bar:
-        for row in module.rows(source):
+    with _writer(out, found.outside_media) as write, Progress(None, unit="row", interval=10) as bar:
+        for row in _rows(module, source):
             _convert_row(row, module, media, write, found)
             bar.update(found.rows)
-            if len(found.skipped) > max_skipped:
-                raise InputError(
-                    f"rows that cannot be converted: {len(found.skipped)}, more than --max-skipped {max_skipped}; "
-                    f"the last is {found.skipped[-1]}"
-                )
-        if not found.records:
-            first = f"; the first: {found.skipped[0]}" if found.skipped else ""
-            raise InputError(f"{source}: none of its {found.rows} rows can be converted{first}")
+            _check_cap(found.skipped, max_skipped)
+        first = "; the first: ".join(["", *found.skipped[:1]])
+        require(found.records, f"{source}: none of its {found.rows} rows can be converted{first}")
     return found
+
+
+def _rows(module: ModuleType, source: Path) -> Iterator[Row]:
+    """The rows of a source. What cannot be read is named as that, apart from what cannot be written."""
+    try:
+        yield from module.rows(source)
+    except OSError as error:
+        raise InputError(f"{error.filename or source}: cannot be read: {cause(error)}") from None
+
+
+def _check_cap(skipped: Sequence[str], most: int) -> None:
+    if len(skipped) > most:
+        raise InputError(
+            f"rows that cannot be converted: {len(skipped)}, more than --max-skipped {most}; the last is {skipped[-1]}"
+        )
 
 
 def _convert_row(row: Row, module: ModuleType, media: Media, write: Write, found: Converted) -> None:
@@ -91,8 +103,7 @@ def _convert_row(row: Row, module: ModuleType, media: Media, write: Write, found
     found.rows += 1
     media.missing.clear()
     try:
-        if row.error:
-            raise Unconvertible(row.error)
+        convertible(not row.error, row.error)
         made = [(record, _checked(record, row)) for record in module.records(row, media)]
     except MALFORMED as error:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -129,26 +140,29 @@ def _json(record: dict[str, Any], default: Callable[[Any], Any] = _no_medium) ->
 
 
 @contextmanager
-def _writer(out: Path) -> Iterator[Write]:
-    """A function that writes a record. The file gets its name when the block ends well, and is removed if not."""
+def _writer(out: Path, outside: Noted) -> Iterator[Write]:
+    """A function that writes a record. The file gets its name when the block ends well, and is removed if not.
+
+    outside: counts the pictures that lie outside of the folder of `out`.
+    """
     kinds = {".jsonl": _jsonl, ".parquet": _parquet}
-    if out.suffix not in kinds:
-        raise InputError(f"--out {out}: give a name that ends in {' or '.join(kinds)}")
-    if out.exists():
-        raise InputError(f"--out {out}: exists; remove it, or give another name")
+    require(out.suffix in kinds, f"--out {out}: give a name that ends in {' or '.join(kinds)}")
+    require(not out.exists(), f"--out {out}: exists; remove it, or give another name")
     try:
         with (
             writing(out, durable=True, alone=True) as part,
             part.open("wb") as file,
-            kinds[out.suffix](file, out) as write,
+            kinds[out.suffix](file, out, outside) as write,
         ):
             yield write
+    except InputError:
+        raise
     except OSError as error:
-        raise InputError(f"{error.filename or out}: {error.strerror or error}; {out} is not written") from None
+        raise InputError(f"{error.filename or out}: {cause(error)}; {out} is not written") from None
 
 
 @contextmanager
-def _jsonl(file: BinaryIO, out: Path) -> Iterator[Write]:
+def _jsonl(file: BinaryIO, out: Path, outside: Noted) -> Iterator[Write]:
     """Media that are bytes become files of a folder beside, `records.media`, named by their content; paths stay, from
     the file's folder where they lie below it."""
     folder, aside = out.with_suffix(".media"), out.with_name(f".{out.stem}.media.part")
@@ -156,51 +170,57 @@ def _jsonl(file: BinaryIO, out: Path) -> Iterator[Write]:
 
     def medium(value: Path | bytes) -> str:
         if isinstance(value, bytes):
-            aside.mkdir(exist_ok=True)
-            name = f"{hashlib.sha256(value).hexdigest()[:32]}{_suffix(value)}"
-            if not (aside / name).exists():
-                (aside / name).write_bytes(value)
-            return f"{folder.name}/{name}"
+            return f"{folder.name}/{_keep(value, aside)}"
         path = Path(os.path.abspath(value))  # not resolved: a link to where media lie is for the owner to move
-        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+        if path.is_relative_to(here):
+            return str(path.relative_to(here))
+        outside.note(str(path))
+        return str(path)
 
     shutil.rmtree(aside, ignore_errors=True)
     try:
         yield lambda record, sample: file.write(_json(record, medium))
         if aside.exists():
             file.flush()
-            if folder.exists():
-                raise InputError(f"{folder}: exists, and would hold the pictures; remove it, or give another --out")
+            taken = f"{folder}: exists, and would hold the pictures; remove it, or give another --out"
+            require(not folder.exists(), taken)
             aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _keep(picture: bytes, folder: Path) -> str:
+    """Write a picture into a folder, under a name that follows from its content; returns the name."""
+    name = f"{hashlib.sha256(picture).hexdigest()[:32]}{_suffix(picture)}"
+    folder.mkdir(exist_ok=True)
+    if not (folder / name).exists():
+        (folder / name).write_bytes(picture)
+    return name
+
+
 def _suffix(picture: bytes) -> str:
     """Of the file name that goes with a picture's first bytes; none where it is no known one."""
-    for start, suffix in ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp")):
-        if picture.startswith(start):
-            return suffix
-    return ""
+    suffixes = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp"}
+    return next((suffix for start, suffix in suffixes.items() if picture.startswith(start)), "")
 
 
 @contextmanager
-def _parquet(file: BinaryIO, out: Path) -> Iterator[Write]:
+def _parquet(file: BinaryIO, out: Path, outside: Noted) -> Iterator[Write]:
     """Media as bytes in the rows, which training reads from one file."""
     import pyarrow
     import pyarrow.parquet
 
-    rows: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
     with pyarrow.parquet.ParquetWriter(file, schema(), compression="zstd") as writer:
 
         def flush() -> None:
-            if rows:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema()))
-                rows.clear()
+            if waiting:
+                writer.write_table(pyarrow.Table.from_pylist(waiting, schema()))
+                waiting.clear()
 
         def write(record: dict[str, Any], sample: Sample) -> None:
-            rows.append(to_record(sample))
-            if len(rows) == ROW_GROUP:
+            waiting.append(to_record(sample))
+            if len(waiting) == ROW_GROUP:
                 flush()
 
         yield write

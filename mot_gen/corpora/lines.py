@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mot_gen.corpora.measured import PROBLEMS
@@ -22,9 +22,8 @@ def validate_lines(report: Report) -> list[str]:
     rows = [header, *_counts(sides), *_losses(sides), *_rows(sides)]
     lines = [*table(rows), *_lengths(report), *_names(sides, found["held_out_in_train"])]
     lines += _all_named(found["notices"])
-    if report.stops:
-        lines += ["", f"training would stop: {report.stops}"]
-    return lines
+    stops = ["", f"training would stop: {report.stops}"]
+    return lines + stops if report.stops else lines
 
 
 def _spaced(name: str) -> str:
@@ -42,25 +41,34 @@ def _row(title: str, sides: Mapping[str, Any], *keys: str) -> list:
     return row
 
 
-def _counts(sides: Mapping[str, Any]) -> Iterator[list]:
-    for name in ("samples", "checked", "usable"):
-        yield _row(name, sides, name)
-    for problem in PROBLEMS:
-        row = _row(f"dropped: {problem}", sides, "dropped", problem, "count")
-        if any(row[1:]):
-            yield row
-    yield _row("nothing carries loss", sides, "without_loss", "count")
-    yield _row("id of another", sides, "duplicates", "ids", "count")
-    yield _row("content of another", sides, "duplicates", "contents", "count")
-    yield _row("media that come again", sides, "duplicates", "media")
+def _table_rows(sides: Mapping[str, Any], named: Mapping[str, Sequence[str]]) -> list[list]:
+    """Rows by their titles and keys."""
+    return [_row(title, sides, *keys) for title, keys in named.items()]
+
+
+def _counts(sides: Mapping[str, Any]) -> list[list]:
+    """Rows of how many samples there are, can be used, are dropped and come twice."""
+    dropped = _table_rows(sides, {f"dropped: {problem}": ("dropped", problem, "count") for problem in PROBLEMS})
+    return [
+        *_table_rows(sides, {name: (name,) for name in ("samples", "checked", "usable")}),
+        *(row for row in dropped if any(row[1:])),
+        *_table_rows(
+            sides,
+            {
+                "nothing carries loss": ("without_loss", "count"),
+                "id of another": ("duplicates", "ids", "count"),
+                "content of another": ("duplicates", "contents", "count"),
+                "media that come again": ("duplicates", "media"),
+            },
+        ),
+    ]
 
 
 def _losses(sides: Mapping[str, Any]) -> Iterator[list]:
+    """Rows of how many parts and tokens there are of each modality, and how many carry loss."""
     measured = _in_tokens(sides)
     unit = "tokens" if measured else "bytes"
-    kinds: set[str] = set()
-    for side in sides.values():
-        kinds |= side["modalities"].keys()
+    kinds = set().union(*(side["modalities"] for side in sides.values()))
     for kind in sorted(kinds):
         yield _row(f"{kind}: parts", sides, "modalities", kind, "parts")
         yield _row("  that carry loss", sides, "modalities", kind, "learned_parts")
@@ -74,15 +82,18 @@ def _in_tokens(sides: Mapping[str, Any]) -> bool:
     return any(side["rows"] for side in sides.values())
 
 
-def _rows(sides: Mapping[str, Any]) -> Iterator[list]:
+def _rows(sides: Mapping[str, Any]) -> list[list]:
+    """Rows of lengths in tokens and of how full the rows of a batch get; none without tokenizers."""
     if not _in_tokens(sides):
-        return
-    for name in ("min", "median", "95%", "max"):
-        yield _row(f"tokens a sample, {name}", sides, "lengths", name)
+        return []
+    lengths = {f"tokens a sample, {name}": ("lengths", name) for name in ("min", "median", "95%", "max")}
     length = max(_row("", sides, "rows", "length")[1:])
-    yield _row(f"rows of {number(length)}", sides, "rows", "count")
     title, *fills = _row("how full they get", sides, "rows", "fill")
-    yield [title, *(f"{fill:.1%}" for fill in fills)]
+    return [
+        *_table_rows(sides, lengths),
+        _row(f"rows of {number(length)}", sides, "rows", "count"),
+        [title, *map("{:.1%}".format, fills)],
+    ]
 
 
 def _lengths(report: Report) -> list[str]:
@@ -92,6 +103,7 @@ def _lengths(report: Report) -> list[str]:
 
 
 def _names(sides: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str]:
+    """The samples of each side that are dropped, useless or twice there, by name."""
     for name, side in sides.items():
         of = "" if name == "records" else f"{_spaced(name)}, "
         for problem, found in side["dropped"].items():
@@ -104,13 +116,15 @@ def _names(sides: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str]
         yield from ("", f"media held out and trained on, also with other texts: {number(leaked['media'])}")
 
 
-def _named(title: str, found: Mapping[str, Any]) -> Iterator[str]:
-    if found["count"]:
-        yield ""
-        yield f"{title}: {number(found['count'])}"
-        yield from (f"  {name}" for name in found["samples"][:SHOWN])
-        if found["count"] > SHOWN:
-            yield f"  and {number(found['count'] - SHOWN)} more"
+def _named(title: str, found: Mapping[str, Any]) -> list[str]:
+    """A title with a count, and below it the first names; nothing where nothing was found."""
+    if not found["count"]:
+        return []
+    lines = ["", f"{title}: {number(found['count'])}"]
+    lines += [f"  {name}" for name in found["samples"][:SHOWN]]
+    if found["count"] > SHOWN:
+        lines.append(f"  and {number(found['count'] - SHOWN)} more")
+    return lines
 
 
 def _all_named(notices: Mapping[str, Any]) -> Iterator[str]:
@@ -139,6 +153,7 @@ def stats_lines(stats: Stats) -> list[str]:
 
 
 def _headline(found: Mapping[str, Any]) -> str:
+    """How many samples of which kind there are."""
     kinds = [f"{number(found[name])} {name}" for name in ("pairs", "documents") if found[name]]
     of = ""
     if found["counted"] != found["samples"]:
@@ -162,6 +177,7 @@ def _modalities(found: Mapping[str, Any]) -> Iterator[list]:
 
 
 def _spreads(found: Mapping[str, Any]) -> Iterator[list]:
+    """Rows of the spread of everything that was measured."""
     images = found["images"]
     for title, values in (
         ("parts a sample", found["parts"]),

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mot_gen.data.encoded import Encoded
+from mot_gen.data.encoded import Encoded, fixed_grid
 from mot_gen.data.looks import PictureWatch
 from mot_gen.data.samples import UNUSABLE, Arranging, Pair, Part, Sample, Splits, sample_key
 from mot_gen.data.store import medium_bytes, parts_of
@@ -30,12 +30,21 @@ if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
 PROBLEMS = ("unreadable record", "missing file", "broken media", "too long", "no tokenizer", "other tokenizer")
 
 
+READERS: dict[str, Callable[[Any], object]] = {"image": load_image, "speech": load_audio}
+
+
 class Unusable(Exception):
     """problem: one of PROBLEMS."""
 
     def __init__(self, problem: str, reason: str):
         super().__init__(reason)
         self.problem = problem
+
+
+def usable(ok: bool, problem: str, reason: str) -> None:
+    """Raise Unusable, unless `ok`."""
+    if not ok:
+        raise Unusable(problem, reason)
 
 
 class MeasuredPart(NamedTuple):
@@ -118,41 +127,45 @@ class Ruler:
             return Measured(f"sample {index}", "unreadable record", str(error))
         found = Measured(sample.id, id=sample_key(sample.id))
         try:
-            arranged = sample.arrange(random.Random(f"measure/{index}"), self.data)
-            for part in arranged:
-                tokens, grid = self._tokens(part)
-                found.parts.append(MeasuredPart(part.kind, tokens, part.loss, grid))
-            found.length = self._length(found.parts)
-            for part in arranged:
-                self._decode(part)
-                if part.kind == "image":
-                    found.changes += self._pictures.changes(part.value, sample.id)
-            found.media, found.content = _keys(sample)
+            self._measure(sample, sample.arrange(random.Random(f"measure/{index}"), self.data), found)
         except Unusable as error:
             found.problem, found.reason = error.problem, str(error)
         return found
 
+    def _measure(self, sample: Sample, arranged: Sequence[Part], found: Measured) -> None:
+        """Fill in what is found of a sample, as far as it can be used."""
+        for part in arranged:
+            tokens, grid = self._tokens(part)
+            found.parts.append(MeasuredPart(part.kind, tokens, part.loss, grid))
+        found.length = self._length(found.parts)
+        for part in arranged:
+            self._decode(part)
+        for raw in [part.value for part in arranged if part.kind == "image"]:
+            found.changes += self._pictures.changes(raw, sample.id)
+        found.media, found.content = _keys(sample)
+
     def _tokens(self, part: Part) -> tuple[int, tuple[int, int] | None]:
         """How many a part has, or will have, and their grid: of pictures that is known before they are read."""
         tokenizer = self.tokenizers.get(part.kind)
-        if self.tokenizers and tokenizer is None:
-            raise Unusable("no tokenizer", f"the recipe has no tokenizer for {part.kind}")
+        known = tokenizer is not None or not self.tokenizers
+        usable(known, "no tokenizer", f"the recipe has no tokenizer for {part.kind}")
         if isinstance(part.value, Encoded):
             self._check_made_by(part.value, part.kind)
             return len(part.value), part.value.grid
         if tokenizer is None:
             return (len(part.value.encode()) if part.kind == "text" else 0), None
-        if getattr(tokenizer, "grid", None):  # none where pictures are of several sizes
-            return tokenizer.grid[0] * tokenizer.grid[1], tokenizer.grid
+        grid = fixed_grid(tokenizer)  # None where pictures are of several sizes
+        if grid is not None:
+            return grid[0] * grid[1], grid
         with _reading(part):
             span = tokenizer.encode(part.value)
             return len(span), span.grid
 
     def _check_made_by(self, tokens: Encoded, kind: str) -> None:
         """Tokens made before must be of the recipe's tokenizer, unless that is still to be trained."""
-        made, own = tokens.fingerprint, self._fingerprints.get(kind)
-        if own is not None and own != made:
-            raise Unusable("other tokenizer", f"its {kind} is of tokenizer {made[:12]}, not of {own[:12]}")
+        made = tokens.fingerprint
+        own = self._fingerprints.get(kind, made)
+        usable(own == made, "other tokenizer", f"its {kind} is of tokenizer {made[:12]}, not of {own[:12]}")
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
@@ -160,17 +173,16 @@ class Ruler:
         return {name: t.fingerprint for name, t in self.tokenizers.items() if name not in self.made_later}
 
     def _decode(self, part: Part) -> None:
-        """A medium that was not encoded: pictures, and sound without a tokenizer."""
-        tokenizer = self.tokenizers.get(part.kind)
-        if isinstance(part.value, Encoded):
+        """Read a medium of which nothing was encoded, to see whether it can be read."""
+        tokenizer, read = self.tokenizers.get(part.kind), READERS.get(part.kind)
+        if read is None or isinstance(part.value, Encoded):
             return
-        with _reading(part):
-            if part.kind == "image" and (tokenizer is None or hasattr(tokenizer, "grid")):
-                load_image(part.value, "L" if getattr(tokenizer, "color_channels", 3) == 1 else "RGB")
-            elif part.kind == "speech" and tokenizer is None:
-                load_audio(part.value)
+        if tokenizer is None or fixed_grid(tokenizer) is not None:
+            with _reading(part):
+                read(part.value)
 
     def _length(self, parts: Sequence[MeasuredPart]) -> int:
+        """The slots of a row that a sample takes; Unusable where it is too long."""
         if not self.tokenizers:
             return 0
         import torch
@@ -180,8 +192,7 @@ class Ruler:
 
         spans = [Span(part.modality, torch.empty(part.tokens), part.grid) for part in parts]
         length = document_length(spans, self._modalities)
-        if length > self.row_length:
-            raise Unusable("too long", f"{length} tokens do not fit a row of {self.row_length}")
+        usable(length <= self.row_length, "too long", f"{length} tokens do not fit a row of {self.row_length}")
         return length
 
 
@@ -192,8 +203,8 @@ def _reading(part: Part) -> Iterator[None]:
         yield
     except UNUSABLE as error:
         missing = isinstance(part.value, Path) and not part.value.exists()
-        reason = f"{part.value}: no such file" if missing else str(error)
-        raise Unusable("missing file" if missing else "broken media", reason) from None
+        usable(not missing, "missing file", f"{part.value}: no such file")
+        raise Unusable("broken media", str(error)) from None
 
 
 # ---------------------------------------------------------------- keys
@@ -201,18 +212,18 @@ def _reading(part: Part) -> Iterator[None]:
 
 def _keys(sample: Sample) -> tuple[list[int], int]:
     """Of each medium, by what it holds and not where it lies; of everything: texts, media, and what carries loss."""
-    parts = parts_of(sample)
     media, said = [], []
-    for part in parts:
+    for part in parts_of(sample):
         text = part.value if isinstance(part.value, str) else ""
         said.append((part.kind, part.loss, text))
-        if not isinstance(part.value, str):
+        if not text:
             media.append(_medium_key(part.value))
     captions = sorted(sample.captions) if isinstance(sample, Pair) else []
     return media, sample_key(repr((said, captions, media)))
 
 
 def _medium_key(value: Any) -> int:
+    """A key that follows from what a medium holds."""
     try:
         content = value.read().numpy().tobytes() if isinstance(value, Encoded) else medium_bytes(value)
     except (OSError, InputError) as error:

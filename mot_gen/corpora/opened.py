@@ -14,7 +14,7 @@ from mot_gen.data.notices import NAMED
 from mot_gen.data.records import open_all
 from mot_gen.data.samples import Sample, Splits
 from mot_gen.data.sources import NoRecord
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
     from mot_gen.recipes.recipe import Recipe
@@ -32,62 +32,72 @@ class Opened:
     recipe: Recipe | None = None
 
     @property
+    def own(self) -> list[str]:
+        """The sets with records of their own. What is held out may be a share of those that are trained on."""
+        separate = self.recipe is not None and bool(self.recipe.data.held_out_records)
+        shared = set() if separate else {"held_out"}
+        return [name for name in self.sets if name not in shared]
+
+    @property
     def splits(self) -> Splits:
         """The sets of a recipe."""
         return Splits(self.sets["train"], self.sets["held_out"])
 
 
-def opened(name: str, more: Sequence[str]) -> Opened:
+def opened(name: str, more: Sequence[str], outside_media: bool = False) -> Opened:
     """The sets of a recipe and its KEY=VALUE, or of several files and folders of records.
 
+    outside_media: whether records may name media outside of their folder.
     InputError where nothing can be read. Records that cannot be read are left out, and counted by the sets.
     """
     if is_recipe(name):
-        check_places(_given_places(more))
-        from mot_gen.recipes.recipe import load_recipe
+        return _of_recipe(name, [*more, *allowed(outside_media)])
+    given = [text for text in more if "=" in text and not Path(text).exists()]
+    lone = f"{''.join(given[:1])}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
+    require(not given, lone)
+    return Opened({"records": open_all([name, *more], outside_media)})
 
-        recipe = load_recipe(name, more)
-        if recipe.data.records:
-            check_places([*(records.path for records in recipe.data.records), *recipe.data.held_out_records])
-        from mot_gen.training.build import load_splits  # which brings the model's code along
-        from mot_gen.training.defaults import settled
 
-        splits = load_splits(recipe)
-        recipe = settled(recipe, splits, Path("runs"), lambda line: print(line, file=sys.stderr))
-        return Opened({"train": splits.train, "held_out": splits.held_out}, recipe)
-    for text in more:
-        if "=" in text and not Path(text).exists():
-            raise InputError(
-                f"{text}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
-            )
-    return Opened({"records": open_all([name, *more])})
+def _of_recipe(name: str, overrides: Sequence[str]) -> Opened:
+    """The splits of a recipe. What is not there is found out before the model's code is imported."""
+    check_places(_given_places(overrides))
+    from mot_gen.recipes.recipe import load_recipe
+
+    recipe = load_recipe(name, overrides)
+    if recipe.data.records:
+        check_places([*(records.path for records in recipe.data.records), *recipe.data.held_out_records])
+    from mot_gen.training.build import load_splits
+    from mot_gen.training.defaults import settled
+
+    splits = load_splits(recipe)
+    recipe = settled(recipe, splits, Path("runs"), lambda line: print(line, file=sys.stderr))
+    return Opened({"train": splits.train, "held_out": splits.held_out}, recipe)
+
+
+def allowed(outside_media: bool) -> list[str]:
+    """The KEY=VALUE by which a recipe is told that records may name media outside of their folder."""
+    return ["data.outside_media=true"] if outside_media else []
 
 
 def _given_places(overrides: Sequence[str]) -> list[str]:
     """The single paths among a recipe's KEY=VALUE; lists are looked at when the recipe is read."""
-    found = []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key in PLACES and value and value[0] not in "[{\"'":
-            found.append(value)
-    return found
+    given = dict(text.partition("=")[::2] for text in overrides)
+    values = [given.get(place, "") for place in PLACES]
+    return [value for value in values if value and value[0] not in "[{\"'"]
 
 
 def check_places(names: Sequence[str]) -> None:
     """InputError where a local file or folder is not there, before anything heavy is imported."""
     for name in names:
-        if "://" not in name and not Path(name).exists():
-            raise InputError(f"{name}: no such file or folder (data.records)")
+        there = "://" in name or Path(name).expanduser().exists()
+        require(there, f"{name}: no such file or folder (data.records)")
 
 
 def is_recipe(name: str) -> bool:
     """Whether a name is that of a recipe: a YAML file or a shipped one."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if Path(name).suffix in (".yaml", ".yml"):
         return True
-    if path.suffix or "/" in name:
-        return False
-    return (files("mot_gen.recipes") / f"{name}.yaml").is_file()
+    return "/" not in name and (files("mot_gen.recipes") / f"{name}.yaml").is_file()
 
 
 def refused(error: InputError) -> list[str]:

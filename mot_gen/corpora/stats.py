@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -15,8 +16,7 @@ from mot_gen.corpora.tables import summary
 from mot_gen.data import records
 from mot_gen.data.encoded import Encoded
 from mot_gen.data.notices import Notice, Notices
-from mot_gen.data.samples import UNUSABLE, Pair, Part, Sample
-from mot_gen.data.store import parts_of
+from mot_gen.data.samples import UNUSABLE, Pair, Part, Sample, kinds_of, media_of
 from mot_gen.errors import one_line
 from mot_gen.files.image_files import header
 from mot_gen.files.progress import Progress
@@ -56,20 +56,21 @@ class Stats:
         """Count a sample."""
         self.samples += 1
         self.sources[source] += 1
-        parts = list(parts_of(sample))
+        parts = list(sample.parts)
         if isinstance(sample, Pair):
             self._pair(sample)
             parts += [Part("text", caption) for caption in sample.captions]
         self.parts.append(len(parts))
-        self.text_bytes.append(sum(len(part.value.encode()) for part in parts if part.kind == "text"))
-        for kind in {part.kind for part in parts}:
-            self.modalities.setdefault(kind, Counter())["samples"] += 1
-        for part in parts:
-            self.modalities[part.kind].update(parts=1, learned_parts=int(part.loss))
-            if part.kind != "text":
-                self._medium(sample, part)
+        self.text_bytes.append(sum(len(text.encode()) for text in sample.texts))
+        for kind in kinds_of(sample):
+            losses = [part.loss for part in parts if part.kind == kind]
+            counts = self.modalities.setdefault(kind, Counter())
+            counts.update(samples=1, parts=len(losses), learned_parts=sum(losses))
+        for part in media_of(sample):
+            self._medium(sample, part)
 
     def _pair(self, pair: Pair) -> None:
+        """Count the captions of a pair, their words and their bytes."""
         self.pairs += 1
         self.captions.append(len(pair.captions))
         for caption in pair.captions:
@@ -77,6 +78,7 @@ class Stats:
             self.caption_bytes.append(len(caption.encode()))
 
     def _medium(self, sample: Sample, part: Part) -> None:
+        """Count a medium by what its header says."""
         try:
             if isinstance(part.value, Encoded):
                 self.tokens.append(len(part.value))
@@ -92,14 +94,6 @@ class Stats:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        sizes = Counter(f"{width} x {height}" for width, height in zip(self.widths, self.heights))
-        images = {
-            "width": summary(self.widths),
-            "height": summary(self.heights),
-            "aspect": summary([width / height for width, height in zip(self.widths, self.heights)]),
-            "sizes": dict(sizes.most_common(10)),
-            "kinds": dict(self.kinds.most_common()),
-        }
         return {
             "samples": self.total,
             "counted": self.samples,
@@ -112,12 +106,23 @@ class Stats:
             "captions": summary(self.captions),
             "caption_words": summary(self.caption_words),
             "caption_bytes": summary(self.caption_bytes),
-            "images": images if self.widths else {},
+            "images": self._images() if self.widths else {},
             "seconds": summary(self.seconds),
             "tokens": summary(self.tokens),
             "unreadable": self.unreadable.as_dict(),
             "broken": self.broken.as_dict(),
             "notices": self.notices.as_dict(),
+        }
+
+    def _images(self) -> dict[str, Any]:
+        """What `as_dict` says of pictures."""
+        sizes = Counter(map("{} x {}".format, self.widths, self.heights))
+        return {
+            "width": summary(self.widths),
+            "height": summary(self.heights),
+            "aspect": summary(list(map(operator.truediv, self.widths, self.heights))),
+            "sizes": dict(sizes.most_common(10)),
+            "kinds": dict(self.kinds.most_common()),
         }
 
 
@@ -136,8 +141,9 @@ def stats(sets: dict[str, Sequence[Sample]], limit: int = 0) -> Stats:
         for name, samples in sets.items():
             sources = records.source_names(samples) or [name]
             for index in chosen[name]:
-                found.add(samples[index], sources[records.source_of(samples, index)])
-                bar.update(found.samples)
+                with found.unreadable.catching():
+                    found.add(samples[index], sources[records.source_of(samples, index)])
+                bar.update(bar.done + 1)
     first = next(iter(sets.values()))
     found.broken.add(records.broken(first))
     found.notices.add([records.notices(first)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise, repeat, zip_longest
 
 import numpy as np
 
@@ -12,10 +13,13 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     if not len(values):
         return {}
     array = np.asarray(values)
-    names = ("min", "5%", "median", "95%", "max")
     spread = np.quantile(array, (0, 0.05, 0.5, 0.95, 1), method="nearest")
-    found = {name: value.item() for name, value in zip(names, spread)}
-    return {"count": len(array), "sum": array.sum().item(), "mean": array.mean().item(), **found}
+    return {
+        "count": len(array),
+        "sum": array.sum().item(),
+        "mean": array.mean().item(),
+        **dict(zip(("min", "5%", "median", "95%", "max"), spread.tolist())),
+    }
 
 
 def histogram(values: Sequence[float], bins: int = 12, width: int = 40) -> list[str]:
@@ -23,50 +27,54 @@ def histogram(values: Sequence[float], bins: int = 12, width: int = 40) -> list[
     array = np.asarray(values)
     if not len(array):
         return []
-    whole, low, high = array.dtype.kind in "iu", array.min(), array.max()
-    spread = np.geomspace if low > 0 and high > 20 * np.median(array) else np.linspace
-    edges = spread(low, high, bins + 1)
-    if whole:
-        edges = np.unique(np.append(np.floor(edges[:-1]), high + 1).astype(np.int64))
-    counts, edges = np.histogram(array, edges)
-    ranges = [_range(a, b, whole) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist())]
+    counts, edges = np.histogram(array, _edges(array, bins))
+    whole = array.dtype.kind in "iu"
+    ranges = [_range(*ends, whole) for ends in pairwise(edges.tolist())]
     left, right = max(map(len, ranges)), len(number(counts.max().item()))
     lines = []
-    for text, count in zip(ranges, counts.tolist()):
-        bar = "█" * round(width * count / counts.max())
-        lines.append(f"{text:>{left}}  {number(count):>{right}}  {bar}".rstrip())
+    for text, held in zip(ranges, counts.tolist()):
+        bar = "█" * round(width * held / counts.max())
+        lines.append(f"{text:>{left}}  {number(held):>{right}}  {bar}".rstrip())
     return lines
+
+
+def _edges(array: np.ndarray, bins: int) -> np.ndarray:
+    """The edges of the bins; between whole numbers they are whole, and some bins may fall together."""
+    low, high = array.min(), array.max()
+    spreads = low > 0 and high > 20 * np.median(array)
+    space = np.geomspace if spreads else np.linspace
+    edges = space(low, high, bins + 1)
+    if array.dtype.kind not in "iu":
+        return edges
+    return np.unique(np.append(np.floor(edges[:-1]), high + 1).astype(np.int64))
 
 
 def _range(low: float, high: float, whole: bool) -> str:
     """Of a bin: the upper edge is not in it, unless it is the last."""
-    last = high - 1 if whole else high
-    return number(low) if low == last else f"{number(low)} - {number(last)}"
+    last = high - int(whole)
+    ends = [low] if low == last else [low, last]
+    return " - ".join(map(number, ends))
 
 
 def number(value: float) -> str:
     """As people write it: 12,345; 0.9731."""
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    form = ",.0f" if abs(value) >= 1000 else ".4g"
+    return format(value, form)
 
 
 def table(rows: Sequence[Sequence]) -> list[str]:
     """A line a row, in columns: the first to the left, the others, numbers as `number` writes them, to the right."""
-    texts = []
-    widths: list[int] = []
-    for row in rows:
-        cells = [cell if isinstance(cell, str) else number(cell) for cell in row]
-        texts.append(cells)
-        widths += [0] * (len(cells) - len(widths))
-        for column, cell in enumerate(cells):
-            widths[column] = max(widths[column], len(cell))
-    return [_line(cells, widths) for cells in texts]
+    texts = [list(map(_text, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip_longest(*texts, fillvalue="")]
+    sides = [str.ljust, *repeat(str.rjust, len(widths))]
+    lines = []
+    for cells in texts:
+        aligned = map(lambda side, cell, width: side(cell, width), sides, cells, widths)
+        lines.append("  ".join(aligned))
+    return lines
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = cells
-    aligned = [first.ljust(widths[0])]
-    for cell, width in zip(others, widths[1:]):
-        aligned.append(cell.rjust(width))
-    return "  ".join(aligned)
+def _text(cell: str | float) -> str:
+    return cell if isinstance(cell, str) else number(cell)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mot_gen.corpora.measured import PROBLEMS, Measured, Ruler
+from mot_gen.corpora.measured import PROBLEMS, Measured, MeasuredPart, Ruler
 from mot_gen.corpora.opened import NAMED, Opened, drawn
 from mot_gen.corpora.tables import summary
 from mot_gen.data import records
@@ -49,27 +49,34 @@ class Side:
     def add(self, index: int, found: Measured) -> None:
         """Sample `index` was measured."""
         self.checked += 1
-        if found.id and found.content:
+        if found.content:
             self._index.append(index)
             self._ids.append(found.id)
             self.contents.append(found.content)
             self._media.extend(found.media)
         if found.problem:
             self._drop(found.problem).note(f"{found.name}: {found.reason}")
-            if found.length:
-                self._empty.append(found.length)
-            return
+            self._empty.extend([found.length] if found.length else [])
+        else:
+            self._use(found)
+
+    def _use(self, found: Measured) -> None:
+        """Count what training would learn from."""
         self.lengths.append(found.length)
         for what, name in found.changes:
             self.changes.note(what, name)
+        for part in found.parts:
+            self._count(part)
         if not any(part.learned for part in found.parts):
             self.without_loss.note(found.name)
-        for part in found.parts:
-            counts = self.modalities.setdefault(part.modality, dict.fromkeys(COUNTED, 0))
-            counts["parts"] += 1
-            counts["tokens"] += part.tokens
-            counts["learned_parts"] += part.learned
-            counts["learned_tokens"] += part.tokens * part.learned
+
+    def _count(self, part: MeasuredPart) -> None:
+        """Count a part and its tokens under its modality."""
+        counts = self.modalities.setdefault(part.modality, dict.fromkeys(COUNTED, 0))
+        counts["parts"] += 1
+        counts["tokens"] += part.tokens
+        counts["learned_parts"] += part.learned
+        counts["learned_tokens"] += part.tokens * part.learned
 
     def _drop(self, problem: str) -> Notice:
         return self.dropped.setdefault(problem, Notice())
@@ -81,10 +88,8 @@ class Side:
     @property
     def first_problem(self) -> str:
         """The first sample that cannot be used, with the reason."""
-        for name in PROBLEMS:
-            if name in self.dropped:
-                return self.dropped[name].samples[0]
-        return ""
+        found = [self.dropped[name].samples[0] for name in PROBLEMS if name in self.dropped]
+        return "".join(found[:1])
 
     def rows(self) -> dict[str, Any]:
         """How full rows get where samples come in any order and are packed a window at a time, as in training; the
@@ -161,23 +166,28 @@ class Report:
     @property
     def leaked(self) -> Notice:
         """Held-out samples that are trained on too."""
-        return self.sides["held_out"].shared(self.first) if "held_out" in self.sides else Notice()
+        return self._held_out.shared(self.first)
 
     @property
     def leaked_media(self) -> int:
         """Held-out media that are trained on too, perhaps with other texts."""
-        return self.sides["held_out"].shared_media(self.first) if "held_out" in self.sides else 0
+        return self._held_out.shared_media(self.first)
+
+    @property
+    def _held_out(self) -> Side:
+        """What is held out; without a recipe, nothing."""
+        return self.sides.get("held_out") or Side([], self.first.ruler)
 
     @property
     def stops(self) -> str:
         """Why training would stop, or empty."""
-        dropped = {name: found.count for name, found in self.first.dropped.items()}
-        for name in ("no tokenizer", "other tokenizer"):
-            if name in dropped:
-                return f"{self.first.dropped[name].samples[0]}"
-        if self.max_corrupt is not None and sum(dropped.values()) > self.max_corrupt:
-            return f"{sum(dropped.values())} samples are unusable, more than training.max_corrupt={self.max_corrupt}"
-        return ""
+        dropped = self.first.dropped
+        fatal = dropped.get("no tokenizer") or dropped.get("other tokenizer")
+        if fatal is not None:
+            return fatal.samples[0]
+        count = sum(found.count for found in dropped.values())
+        most = count if self.max_corrupt is None else self.max_corrupt
+        return f"{count} samples are unusable, more than training.max_corrupt={most}" if count > most else ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -194,41 +204,38 @@ class Report:
 def validate(source: Opened, limit: int = 0, workers: int = 1) -> Report:
     """Measure every sample, or `limit` of each set drawn at random, in `workers` threads."""
     recipe = source.recipe
-    ruler = Ruler.of(recipe, source.splits) if recipe else Ruler()
+    ruler, most = (Ruler(), None) if recipe is None else (Ruler.of(recipe, source.splits), recipe.training.max_corrupt)
     sides = _sides(source, ruler)
     with ThreadPoolExecutor(workers) as pool:
         for side in sides.values():
             for index, found in _measured(side.samples, ruler, limit, pool):
                 side.add(index, found)
-    return Report(sides, _notices(source, sides), recipe.training.max_corrupt if recipe else None)
+    return Report(sides, _notices(source, sides), most)
 
 
 def _sides(source: Opened, ruler: Ruler) -> dict[str, Side]:
     """A side of each set. Where what is held out is a share of the records, the broken ones count for training."""
-    own = source.recipe is not None and bool(source.recipe.data.held_out_records)
-    sides = {}
-    for name, samples in source.sets.items():
-        counted = name != "held_out" or own
-        sides[name] = Side(samples, ruler, records.broken(samples) if counted else None)
-    return sides
+    broken = {name: records.broken(source.sets[name]) for name in source.own}
+    return {name: Side(samples, ruler, broken.get(name)) for name, samples in source.sets.items()}
 
 
 def _notices(source: Opened, sides: Mapping[str, Side]) -> Notices:
+    """What the readers left out or changed, what becomes of pictures, and which modalities are missing."""
     found = Notices()
-    for name, side in sides.items():
-        if name != "held_out" or (source.recipe and source.recipe.data.held_out_records):
-            found.add([records.notices(side.samples)])
+    found.add(records.notices(source.sets[name]) for name in source.own)
     found.add(side.changes for side in sides.values())
     first = next(iter(sides.values()))
-    for kind, tokenizer in first.ruler.tokenizers.items():
-        if kind not in first.modalities and not tokenizer.modality.input_only:  # which comes with pictures
-            found.note("modalities of the recipe that no sample holds", kind)
+    tokenizers = first.ruler.tokenizers
+    asked = [name for name in tokenizers if not tokenizers[name].modality.input_only]  # the others come with pictures
+    missing = [name for name in asked if name not in first.modalities]
+    found.note_all("modalities of the recipe that no sample holds", missing)
     return found
 
 
 def _measured(
     samples: Sequence[Sample], ruler: Ruler, limit: int, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[int, Measured]]:
+    """Index and measures of the samples that are looked at, read in threads."""
     chosen = drawn(len(samples), limit)
     ahead = iter(chosen)
     with Progress(len(chosen), unit="sample", shown=len(chosen) > NAMED) as bar:

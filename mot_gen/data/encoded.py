@@ -1,4 +1,5 @@
-"""Media that were tokenised before, in records: Encoded, is_encoded, parse_encoded, outlined, columns.
+"""Media that were tokenised before, in records: Encoded, fixed_grid, fixed_length, is_encoded, parse_encoded,
+outlined, columns.
 
 In a record such a medium is an object in the place of its path:
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, expect, require
 
 if TYPE_CHECKING:  # torch takes seconds to import, and records without tokens do without
     import torch
@@ -57,6 +58,17 @@ class Encoded:
         return Span(modality, self.read(), self.grid, learned)
 
 
+def fixed_grid(tokenizer: Any) -> tuple[int, int] | None:
+    """The grid of every span of a tokenizer that gives all the same; None for any other."""
+    return getattr(tokenizer, "grid", None) or None
+
+
+def fixed_length(tokenizer: Any) -> int | None:
+    """Tokens of every span of a tokenizer that gives all the same grid; None for any other."""
+    grid = fixed_grid(tokenizer)
+    return None if grid is None else grid[0] * grid[1]
+
+
 def is_encoded(value: Any) -> bool:
     """Whether what a record says of a medium are its tokens."""
     return isinstance(value, Mapping) and any(value.get(key) is not None for key in KEYS)
@@ -67,43 +79,43 @@ def parse_encoded(value: Mapping[str, Any], field: str) -> Encoded:
     import torch
 
     key = "tokens" if value.get("tokens") is not None else "latents"
-    fingerprint, grid, shape = value.get("fingerprint"), value.get("grid"), value.get("shape")
-    if not isinstance(fingerprint, str) or not fingerprint:
-        raise InputError(f"{field}.fingerprint must say which tokenizer made the {key}, got {fingerprint!r:.60}")
-    values = _array(value[key], key, shape, f"{field}.{key}")
-    if values.ndim != DIMENSIONS[key] or not values.size:
-        raise InputError(f"{field}.{key} must be (n,) ids or (n, C) latents, got shape {values.shape}")
-    tensor = torch.from_numpy(values)
-    return Encoded(tensor, _grid(grid, len(values), field), fingerprint)
+    fingerprint = value.get("fingerprint") or None
+    expect(isinstance(fingerprint, str), f"{field}.fingerprint must say which tokenizer made the {key}", fingerprint)
+    values = _array(value[key], key, value.get("shape"), f"{field}.{key}")
+    shape = f"{field}.{key} must be (n,) ids or (n, C) latents, got shape {values.shape}"
+    require(values.ndim == DIMENSIONS[key], shape)
+    require(values.size, shape)
+    tensor = torch.from_numpy(_BOUNDED[key](values, f"{field}.{key}"))
+    return Encoded(tensor, _grid(value.get("grid"), len(values), field), str(fingerprint))
 
 
 def _array(given: Any, key: str, shape: Any, field: str) -> np.ndarray:
-    """int64 ids or float32 latents of a list or bytes, within their bounds."""
-    if shape is not None and not _whole_numbers(shape):
-        raise InputError(f"{field}: its shape must be a list of whole numbers, got {shape!r:.60}")
+    """The numbers of a list or of bytes, in their shape."""
+    expect(_whole_numbers(shape or ()), f"{field}: its shape must be a list of whole numbers", shape)
     try:
         values = np.frombuffer(given, KEYS[key]) if isinstance(given, bytes) else np.asarray(given)
-        if shape is not None:
-            values = values.reshape(shape)
+        return values if shape is None else values.reshape(shape)
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{field}: cannot be read ({error})") from None
-    return _ids(values, field) if key == "tokens" else _latents(values, field)
 
 
 def _ids(values: np.ndarray, field: str) -> np.ndarray:
-    whole = values.dtype.kind in "iu"
-    if not whole or values.min(initial=0) < 0 or values.max(initial=0) > MOST:
-        raise InputError(f"{field}: cannot be read (ids are whole numbers from 0 to {MOST})")
+    """int64 ids, none of which is beyond what a vocabulary can hold."""
+    unread = f"{field}: cannot be read (ids are whole numbers from 0 to {MOST})"
+    require(values.dtype.kind in "iu", unread)
+    require(values.min() >= 0 and values.max() <= MOST, unread)
     return values.astype(np.int64)
 
 
 def _latents(values: np.ndarray, field: str) -> np.ndarray:
-    if values.dtype.kind not in "iuf":
-        raise InputError(f"{field}: cannot be read (latents are numbers)")
+    """float32 latents, all of them finite."""
+    require(values.dtype.kind in "iuf", f"{field}: cannot be read (latents are numbers)")
     values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(f"{field}: holds NaN or infinity")
+    require(np.isfinite(values).all(), f"{field}: holds NaN or infinity")
     return values
+
+
+_BOUNDED = {"tokens": _ids, "latents": _latents}
 
 
 def _whole_numbers(value: Any) -> bool:
@@ -111,10 +123,13 @@ def _whole_numbers(value: Any) -> bool:
 
 
 def _grid(grid: Any, count: int, field: str) -> tuple[int, int] | None:
+    """(rows, columns) of a picture's tokens; None where there is no grid."""
     if grid is None:
         return None
-    if not _whole_numbers(grid) or len(grid) != 2 or grid[0] * grid[1] != count:
-        raise InputError(f"{field}.grid {grid!r:.60} does not hold {count} tokens")
+    misfit = f"{field}.grid {grid!r:.60} does not hold {count} tokens"
+    require(_whole_numbers(grid), misfit)
+    require(len(grid) == 2, misfit)
+    require(grid[0] * grid[1] == count, misfit)
     return grid[0], grid[1]
 
 

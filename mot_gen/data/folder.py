@@ -7,18 +7,21 @@ Suffixes are compared without regard to case.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 from mot_gen.data.remote import is_far
 from mot_gen.data.samples import Pair
 from mot_gen.data.sources import Source
 from mot_gen.data.texts import decode_text, is_text
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.suffixes import PICTURES, is_hidden, suffix_of
 
 CAPTION_SUFFIXES = (".txt", ".caption", ".cls")  # the first that is there is read
+READ = PICTURES.union(CAPTION_SUFFIXES)
 RECORD_SUFFIXES = {".tar", ".parquet", ".jsonl", ".ndjson"}
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+CONVERT = "mot-gen data convert image-folder"
 Name = tuple[Any, str]  # folder, file name without suffix
 
 
@@ -28,83 +31,76 @@ class PairFolder(Source):
     def _scan(self) -> None:
         self._images: list[Any] = []
         self._captions: list[Any] = []
-        self._other: Counter[str] = Counter()
-        pictures, captions = self._listed()
+        self._other: Counter[str] = Counter()  # files that are not read, by their suffix
+        self._tables: list[Any] = []  # of captions, as Hugging Face has them; they are not read either
+        self._texts: dict[Name, dict[str, Any]] = {}  # caption files by folder and name, then by suffix
+        pictures = [path for path in sorted(self.path.rglob("*")) if self._is_picture(path)]
         for image in pictures:
-            self._image(image, captions.pop(_name(image), None))
-        for texts in captions.values():
-            for path in texts.values():
-                self._notices.note("caption files without a picture beside them", self._relative(path))
+            with self._broken.catching():
+                self._image(image, self._texts.get(_name(image), {}))
+        captioned = {*map(_name, pictures)}
+        lone = [texts for name, texts in self._texts.items() if name not in captioned]
+        names = map(self._relative, chain.from_iterable(map(dict.values, lone)))
+        self._notices.note_all("caption files without a picture beside them", names)
+        self._texts.clear()
 
-    def _listed(self) -> tuple[list[Any], dict[Name, dict[str, Any]]]:
-        """The pictures in order; by folder and name, the caption files by suffix. Everything else is noted."""
-        pictures: list[Any] = []
-        captions: dict[Name, dict[str, Any]] = {}
-        for path in sorted(self.path.rglob("*")):
-            suffix = suffix_of(path.name)
-            if is_hidden(self._relative(path)):
-                self._notices.note("hidden files and folders, which are left out", self._relative(path))
-            elif suffix not in PICTURES and suffix not in CAPTION_SUFFIXES:
-                self._unread(path, suffix)
-            elif not is_far(path) and not path.is_file():
-                self._notices.note("names that are no regular files, which are left out", self._relative(path))
-            elif suffix in PICTURES:
-                pictures.append(path)
-            else:
-                captions.setdefault(_name(path), {})[suffix] = path
-        return pictures, captions
+    def _is_picture(self, path: Any) -> bool:
+        """Whether a path is a picture. Caption files are kept in `_texts`; everything else is noted."""
+        suffix, told = suffix_of(path.name), self._left_out(path)
+        if told:
+            self._notices.note(told, self._relative(path))
+        elif suffix in CAPTION_SUFFIXES:
+            self._texts.setdefault(_name(path), {})[suffix] = path
+        return suffix in PICTURES and not told
 
-    def _unread(self, path: Any, suffix: str) -> None:
-        """Count what is neither a picture nor a caption; a folder is nothing by itself."""
-        if not path.is_dir():
-            self._other[suffix] += 1
-            kind = f"{suffix} files" if suffix else "files without a suffix"
-            self._notices.note(f"{kind}, which are not read", self._relative(path))
-        elif not is_far(path) and path.is_symlink():
-            what = "linked folders, which are not followed (give each in data.records)"
-            self._notices.note(what, self._relative(path))
+    def _left_out(self, path: Any) -> str:
+        """Why a path is left out; empty for a picture or a caption file, and for a folder, which is nothing itself."""
+        if is_hidden(self._relative(path)):
+            return "hidden files and folders, which are left out"
+        suffix, far = suffix_of(path.name), is_far(path)
+        if suffix in READ:
+            regular = far or path.is_file()
+            return "" if regular else "names that are no regular files, which are left out"
+        if path.is_dir():
+            linked = not far and path.is_symlink()
+            return "linked folders, which are not followed (give each in data.records)" if linked else ""
+        self._other[suffix] += 1
+        self._tables += [path] if path.name in TABLES else []
+        kind = f"{suffix} files" if suffix else "files without a suffix"
+        return f"{kind}, which are not read"
 
-    def _image(self, image: Any, texts: dict[str, Any] | None) -> None:
+    def _image(self, image: Any, texts: dict[str, Any]) -> None:
+        """Take in a picture with its captions; InputError where it cannot be used."""
         try:
-            caption = self._caption_file(image, texts or {})
+            caption = self._caption_file(image, texts)
             pair = self._pair(image, caption, self._notices)
             size = image.stat().st_size
-        except InputError as error:
-            self._broken.note(str(error))
-            return
         except OSError as error:
-            self._broken.note(f"{error.filename}: cannot be read: {error.strerror}")
-            return
+            raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
         self._images.append(image)
         self._captions.append(caption)
         self._add(pair, f"{pair.id}\0{size}\0{pair.captions}".encode())
 
     def _caption_file(self, image: Any, texts: dict[str, Any]) -> Any:
-        if not is_text(str(image)):
-            raise InputError(f"{str(image)!r}: the name of the file is not UTF-8; rename it")
-        for suffix in CAPTION_SUFFIXES:
-            if suffix in texts:
-                return texts[suffix]
-        raise InputError(f"{image}: has no caption file {image.stem}.txt beside it")
+        require(is_text(str(image)), f"{str(image)!r}: the name of the file is not UTF-8; rename it")
+        require(texts, f"{image}: has no caption file {image.stem}.txt beside it")
+        return texts[min(texts, key=CAPTION_SUFFIXES.index)]
 
     def _pair(self, image: Any, caption_file: Any, notices: Any = None) -> Pair:
         text = decode_text(caption_file.read_bytes(), str(caption_file), notices)
-        lines = [line.strip() for line in text.splitlines()]
-        captions = tuple(line for line in lines if line)
-        if not captions:
-            raise InputError(f"{caption_file}: holds no caption")
+        captions = tuple(filter(None, map(str.strip, text.splitlines())))
+        require(captions, f"{caption_file}: holds no caption")
         return Pair(self._relative(image), image, captions)
 
     def _relative(self, path: Any) -> str:
         return path.relative_to(self.path).as_posix()
 
     def _no_record(self) -> str:
-        files = [suffix for suffix in self._other if suffix in RECORD_SUFFIXES]
+        files = RECORD_SUFFIXES & self._other.keys()
+        if self._tables:
+            return f"{self.path}: holds {self._relative(self._tables[0])}; say {CONVERT} {self.path} --out FILE"
         if self._broken.count or not files:
             return super()._no_record()
-        for table in TABLES:
-            if (self.path / table).is_file():
-                return f"{self.path}: holds {table}; say mot-gen data convert image-folder {self.path} --out FILE"
         kinds = " and ".join(sorted(files))
         return f"{self.path}: holds no picture with a caption; its {kinds} files are records: give them in data.records"
 

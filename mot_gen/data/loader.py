@@ -5,42 +5,34 @@ k % world, no sample is missing or comes twice. Every choice comes from a genera
 the plan's position is all there is to save.
 
 Every rank knows the lengths of the whole window: of texts by tokenising them, of media by their tokenizer's grid where
-it has one. So it tokenises, and reads the media, of its own rows alone (spans.py). A medium that turns out broken then
-leaves its place in the row empty, on whatever rank, so that the other rows are the same everywhere.
+it has one. So it tokenises, and reads the media, of its own rows alone (reading.py, spans.py). A medium that turns out
+broken then leaves its place in the row empty, on whatever rank, so that the other rows are the same everywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from mot_gen.data import records
-from mot_gen.data.augment import augmented
 from mot_gen.data.drafts import Draft, filled, pending_of
-from mot_gen.data.encoded import Encoded
-from mot_gen.data.looks import LOOKED_AT, PictureWatch, media_of
+from mot_gen.data.left_out import LeftOut
+from mot_gen.data.looks import PictureWatch, opening_lines
 from mot_gen.data.mixture import Showing, mixture_of
-from mot_gen.data.notices import Notices
+from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.plan import PACKINGS, BatchPlan, Position
-from mot_gen.data.roles import with_roles
+from mot_gen.data.reading import SampleReader
 from mot_gen.data.spans import UNUSABLE, Pending, SpanMaker
-from mot_gen.errors import InputError, nearest
-from mot_gen.files.image_files import load_image
+from mot_gen.errors import require
 from mot_gen.packing import document_length
 from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Span
 
 __all__ = ["PACKINGS", "UNUSABLE", "BatchPlan", "Loader", "Row", "Tokenised"]
-
-log = logging.getLogger(__name__)
 
 
 class Tokenised(list[Span]):
@@ -52,7 +44,7 @@ class Tokenised(list[Span]):
 
 
 Row = list[Tokenised]  # the samples that share a row
-SHOWN = 3  # broken records that a message names
+Wanted = tuple[Position, int]  # a window, and the number of its first row in the stream
 
 
 class Loader:
@@ -75,24 +67,34 @@ class Loader:
         rank: int = 0,
         world: int = 1,
     ):
-        if not len(samples):
-            raise InputError("data: no sample is left to train on; lower data.held_out or give more records")
+        require(len(samples), "data: no sample is left to train on; lower data.held_out or give more records")
         self.samples, self.tokenizers, self.data, self.training = samples, tokenizers, data, training
         self.rank, self.world = rank, world
         self.sources = records.source_names(samples)
         self.modalities = [tokenizer.modality for tokenizer in tokenizers.values()]
-        self._vocab_sizes = {name: m.vocab_size for name, m in zip(tokenizers, self.modalities)}
         self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
         self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, data.block, self._index())
-        self.broken = records.broken(samples)
-        self.skipped: dict[int, str] = {}
+        self._left_out = LeftOut(samples, training.max_corrupt)
         self._pictures = PictureWatch(tokenizers if records.kinds(samples) else {}, len(samples))
-        self._check_cap()
-        self._spans = SpanMaker(tokenizers, self._read, data.cache_mb * 2**20, training.workers)
+        self._reader = SampleReader(
+            samples, tokenizers, self.fingerprints, data, training.seed, self._left_out, self._pictures
+        )
+        self._spans = SpanMaker(tokenizers, self._reader.read, data.cache_mb * 2**20, training.workers)
         self._dealt = 0  # rows, to all ranks
-        self._rows: tuple[Any, list[Row | None]] | None = None
-        self._ahead: tuple[Any, Future[list[Row | None]]] | None = None
+        # By position and the number of the first row: the current window, and the one that is prepared ahead.
+        self._windows: dict[Wanted, list[Row | None]] = {}
+        self._ahead: dict[Wanted, Future[list[Row | None]]] = {}
         self._planner = ThreadPoolExecutor(1) if training.workers else None
+
+    @property
+    def broken(self) -> Notice:
+        """The records that could not be read to begin with."""
+        return self._left_out.broken
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Index -> id and reason of each sample that was left out."""
+        return self._left_out.reasons
 
     @property
     def changed(self) -> Notices:
@@ -101,25 +103,7 @@ class Loader:
 
     def first_lines(self) -> list[str]:
         """What to say of the data before training begins: what is left out, changed or missing, a line of each kind."""
-        kinds = records.kinds(self.samples)
-        if not kinds:  # they are not read from files
-            return []
-        lines = records.notices(self.samples).lines()
-        if self.broken.count:
-            lines.append(f"{self.broken.count:,} records that cannot be read: {self.broken.first(SHOWN)}")
-        for name, tokenizer in self.tokenizers.items():
-            if not kinds[name] and not tokenizer.modality.input_only:  # which comes with pictures
-                lines.append(f"no sample holds {name}, so nothing is learned of it")
-        self._look_at_first()
-        lines += [f"of the first {LOOKED_AT} samples {line}" for line in self.changed.lines(shown=1)]
-        return [f"data: {line}" for line in lines]
-
-    def _look_at_first(self) -> None:
-        for index in range(min(LOOKED_AT, len(self.samples))):
-            with suppress(*UNUSABLE):
-                for part in media_of(self.samples[index]):
-                    if part.kind == "image":
-                        self._pictures.look(part.value, index)
+        return [f"data: {line}" for line in opening_lines(self.samples, self.tokenizers, self._pictures)]
 
     def _index(self) -> dict[str, Any]:
         """Everything that the stream of rows depends on."""
@@ -163,6 +147,7 @@ class Loader:
             number += 1
 
     def _epoch(self, epoch: int) -> Iterator[Row | None]:
+        """The rows of a whole epoch, window by window; None in the place of those of other ranks."""
         first = 0
         for start in range(0, len(self.plan.mixture), self.data.window):
             rows = self._prepare((epoch, start), first)
@@ -185,7 +170,7 @@ class Loader:
     def leave_out(self, found: Mapping[int, str]) -> None:
         """Counts what other ranks could not use, index -> id and reason; InputError beyond the cap."""
         for index, reason in found.items():
-            self._skip(index, reason)
+            self._left_out.note(index, reason)
 
     def close(self) -> None:
         """Ends the threads that work ahead."""
@@ -205,14 +190,14 @@ class Loader:
     def _window(self) -> list[Row | None]:
         """Rows of the current window; with workers, the next window is begun in the background."""
         position, first = wanted = self.plan.position, (self._dealt - self.plan.consumed) % self._group
-        if self._rows and self._rows[0] == wanted:
-            return self._rows[1]
-        prepared = self._ahead[1].result() if self._ahead and self._ahead[0] == wanted else self._prepare(*wanted)
-        self._rows = wanted, prepared
-        if self._planner:
-            following = self.plan.after(position), (first + len(prepared)) % self._group
-            self._ahead = following, self._planner.submit(self._prepare, *following)
-        return prepared
+        if wanted not in self._windows:
+            ahead = self._ahead.pop(wanted, None)
+            prepared = self._prepare(*wanted) if ahead is None else ahead.result()
+            self._windows = {wanted: prepared}
+            if self._planner:
+                following = self.plan.after(position), (first + len(prepared)) % self._group
+                self._ahead = {following: self._planner.submit(self._prepare, *following)}
+        return self._windows[wanted]
 
     @property
     def _group(self) -> int:
@@ -227,18 +212,18 @@ class Loader:
         """
         drafts = self._drafts(self.plan.showings(position))
         drafts = self._made(drafts, [pending for pending in pending_of(drafts) if pending.length is None])
-        drafts = [draft for draft in drafts if self._fits(draft)]
-        rows = self._planned(drafts, position)
-        mine = [n for n in range(len(rows)) if (first + n) // self.training.rows % self.world == self.rank]
-        own: list[Draft] = []
-        for n in mine:
-            own += rows[n]
-        own.sort(key=lambda draft: draft.showing)
-        made = {draft.showing: draft for draft in self._made(own, pending_of(own))}
+        rows = self._planned(list(filter(self._fits, drafts)), position)
+        mine = [n for n in range(len(rows)) if self._is_mine(first + n)]
+        own = sorted(chain.from_iterable(rows[n] for n in mine), key=lambda draft: draft.showing)
+        made = {draft.showing: self._tokenised(draft) for draft in self._made(own, pending_of(own))}
         dealt: list[Row | None] = [None] * len(rows)
         for n in mine:
-            dealt[n] = [self._tokenised(made[draft.showing]) for draft in rows[n] if draft.showing in made]
+            dealt[n] = [made[draft.showing] for draft in rows[n] if draft.showing in made]
         return dealt
+
+    def _is_mine(self, row: int) -> bool:
+        """Whether a row of the stream, by its number, is dealt to this rank."""
+        return row // self.training.rows % self.world == self.rank
 
     def _planned(self, drafts: Sequence[Draft], position: Position) -> list[list[Draft]]:
         """Which samples share a row; the rows are shuffled."""
@@ -257,137 +242,23 @@ class Loader:
 
     def _drafts(self, showings: Sequence[Showing]) -> list[Draft]:
         """Of each showing that can be used; read in the order of the files, in which neighbours are read at once."""
-        drafts = {draft.showing: draft for draft in self._spans.each(self._draft, sorted(showings)) if draft}
+        drafts = {draft.showing: draft for draft in self._spans.each(self._reader.draft, sorted(showings)) if draft}
         return [drafts[showing] for showing in showings if showing in drafts]
-
-    def _draft(self, showing: Showing) -> Draft | None:
-        """A sample arranged anew, with what is known of its spans before anything is tokenised."""
-        try:
-            sample = records.outline(self.samples, showing.index)
-        except UNUSABLE as error:
-            self._skip(showing.index, str(error))
-            return None
-        seen: Counter[str] = Counter()
-        spans: list[Span | Pending] = []
-        for place, part in enumerate(self._arranged(sample, showing)):
-            self._check_part(sample.id, part)
-            try:
-                spans.append(self._begun(part, showing, place, seen[part.kind]))
-            except InputError as error:
-                self._skip(showing.index, f"{sample.id}: {error}")
-                return None
-            seen[part.kind] += 1
-        return Draft(showing, sample.id, spans)
-
-    def _arranged(self, sample: records.Sample, showing: Showing) -> list[records.Part]:
-        arranged = sample.arrange(random.Random(f"{self.plan.seed}/{showing.turn}/{showing.index}"), self.data)
-        return with_roles(arranged, self.tokenizers)
-
-    def _begun(self, part: records.Part, showing: Showing, place: int, number: int) -> Span | Pending:
-        """`number`: how many parts of this kind came before it, which names it in any arrangement."""
-        kind, value, augment = part.kind, part.value, self.data.augment
-        length, grid = self._spans.length(kind), self._spans.grid(kind)
-        if isinstance(value, Encoded):
-            if value.values is not None:
-                return self._known(value, kind).span(kind, part.loss)
-            length, grid = value.count, value.grid
-        whole = (kind, showing.index, number)
-        pending = Pending(kind, whole, showing, place, part.loss, length, number=number, grid=grid)
-        if kind == "image" and augment.active:
-            # A variant that comes again is kept.
-            variant = showing.turn % augment.variants if augment.variants else showing.turn
-            key = (kind, showing.index, number, variant)
-            pending = replace(pending, key=key, variant=variant, kept=bool(augment.variants))
-        elif isinstance(value, str):
-            pending = replace(pending, key=(kind, value))
-        if isinstance(value, str) or hasattr(value, "read_bytes"):
-            return replace(pending, raw=value)
-        return pending
 
     def _made(self, drafts: Iterable[Draft], wanted: Iterable[Pending]) -> list[Draft]:
         """Drafts with the wanted spans made; those of which one cannot be made are left out and noted."""
         made = self._spans.make(wanted)
         whole = []
         for draft in drafts:
-            try:
+            with self._left_out.catching(draft.showing.index, f"{draft.id}: "):
                 spans = [filled(span, made) for span in draft.spans]
-            except UNUSABLE as error:
-                self._skip(draft.showing.index, f"{draft.id}: {error}")
-                continue
-            whole.append(Draft(draft.showing, draft.id, spans))
+                whole.append(Draft(draft.showing, draft.id, spans))
         return whole
 
-    def _read(self, pendings: Sequence[Pending]) -> list[Any]:
-        """The raw medium or text of each, or the error that reading it raised."""
-        raws: list[Any] = []
-        parts: dict[Showing, list[records.Part]] = {}
-        for pending in pendings:
-            try:
-                raws.append(self._raw(pending, parts))
-            except UNUSABLE as error:
-                raws.append(error)
-        return raws
-
-    def _raw(self, pending: Pending, parts: dict[Showing, list[records.Part]]) -> Any:
-        """A raw medium or text. parts: of the samples that were read for others already."""
-        showing, raw = pending.showing, pending.raw
-        if raw is None:
-            if showing not in parts:
-                parts[showing] = self._arranged(self.samples[showing.index], showing)
-            raw = parts[showing][pending.place].value
-        if isinstance(raw, Encoded):
-            return self._known(raw, pending.modality)
-        if pending.modality == "image":
-            self._pictures.look(raw, showing.index)
-            if self.data.augment.active:
-                return self._augmented(raw, pending)
-        return raw
-
-    def _augmented(self, raw: Any, pending: Pending) -> Any:
-        """A picture changed by (seed, index, number, variant)."""
-        grey = self.tokenizers[pending.modality].color_channels == 1
-        rng = random.Random(f"augment/{self.plan.seed}/{pending.showing.index}/{pending.number}/{pending.variant}")
-        return augmented(load_image(raw, "L" if grey else "RGB"), self.data.augment, rng)
-
-    def _known(self, encoded: Encoded, modality: str) -> Encoded:
-        """Tokens made before, all of which are in the vocabulary of their tokenizer."""
-        size = self._vocab_sizes[modality]
-        largest = 0 if size is None else int(encoded.read().max())
-        if size is not None and largest >= size:
-            raise InputError(f"its {modality} tokens go up to {largest}, their vocabulary to {size - 1}")
-        return encoded
-
     def _fits(self, draft: Draft) -> bool:
+        """Whether a sample fits a row; one that does not is left out."""
         length, limit = self._length(draft), self.training.row_length
         if length > limit:
             reason = f"{length} tokens do not fit a row of {limit}; raise training.row_length"
-            self._skip(draft.showing.index, f"{draft.id}: {reason}")
+            self._left_out.note(draft.showing.index, f"{draft.id}: {reason}")
         return length <= limit
-
-    def _check_part(self, id: str, part: records.Part) -> None:
-        """What no other sample would do better: a modality without a tokenizer, tokens that another tokenizer made."""
-        if part.kind not in self.tokenizers:
-            raise InputError(f"{id}: no tokenizer for {part.kind!r}{nearest(part.kind, self.tokenizers)}")
-        own = self.fingerprints[part.kind]
-        if isinstance(part.value, Encoded) and part.value.fingerprint != own:
-            raise InputError(
-                f"{id}: its {part.kind} tokens were made by tokenizer {part.value.fingerprint[:12]}, the recipe's is "
-                f"{own[:12]}; give tokenizers.{part.kind}.path=FOLDER of that one, or run mot-gen data tokenize again"
-            )
-
-    def _skip(self, index: int, reason: str) -> None:
-        if index not in self.skipped:
-            log.warning("skipped %s", reason)
-        self.skipped[index] = reason
-        if len(self.skipped) == len(self.samples):
-            raise InputError(f"data: none of the {len(self.samples)} samples can be used; {reason}")
-        self._check_cap(f"; the last is {reason}")
-
-    def _check_cap(self, last: str = "") -> None:
-        """InputError where more samples cannot be used than may be."""
-        count = self.broken.count + len(self.skipped)
-        if count > self.training.max_corrupt:
-            last = last or f"; {self.broken.first(SHOWN)} (mot-gen data validate lists them)"
-            raise InputError(
-                f"data: unusable samples: {count}, more than training.max_corrupt={self.training.max_corrupt}{last}"
-            )

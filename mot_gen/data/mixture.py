@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from mot_gen.data.records import Selection
+from mot_gen.data.joined import Selection
 from mot_gen.data.samples import Sample, Samples, sample_key
 from mot_gen.errors import InputError
 

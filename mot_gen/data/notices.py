@@ -1,4 +1,4 @@
-"""What is worth saying about data without being an error: Notice, Notices.
+"""What is worth saying about data without being an error: Notice, Notices, kept.
 
 Whatever a reader drops, shrinks, recolours or changes is counted here under a phrase, with the names of the first ones.
 `mot-gen data validate` prints all of it, and training prints it at its start and at its end.
@@ -6,9 +6,12 @@ Whatever a reader drops, shrinks, recolours or changes is counted here under a p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from mot_gen.errors import InputError
 
 NAMED = 1000  # names that are kept of a kind, where there are more
 
@@ -25,6 +28,14 @@ class Notice:
         self.count += 1
         if len(self.samples) < NAMED:
             self.samples.append(name)
+
+    @contextmanager
+    def catching(self) -> Iterator[None]:
+        """Within, an InputError ends the block, and is counted under what it says."""
+        try:
+            yield
+        except InputError as error:
+            self.note(str(error))
 
     def add(self, other: Notice) -> None:
         """Count what was counted elsewhere."""
@@ -48,6 +59,11 @@ class Notices(dict[str, Notice]):
         """Count one more of a kind."""
         self.setdefault(what, Notice()).note(name)
 
+    def note_all(self, what: str, names: Iterable[str]) -> None:
+        """Count each of some names under a kind, which is there only if there is a name."""
+        for name in names:
+            self.note(what, name)
+
     def add(self, others: Iterable[Notices]) -> Notices:
         """Count what was counted elsewhere; returns itself."""
         for other in others:
@@ -62,3 +78,8 @@ class Notices(dict[str, Notice]):
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {what: notice.as_dict() for what, notice in self.items()}
+
+
+def kept(notices: Notices | None) -> Notices:
+    """What takes notices: the given ones, or some that nobody reads."""
+    return Notices() if notices is None else notices

@@ -21,7 +21,7 @@ from mot_gen.data.parsing import Resolve, parse_record, path_in
 from mot_gen.data.remote import is_far
 from mot_gen.data.samples import Sample
 from mot_gen.data.sources import Source
-from mot_gen.errors import InputError, one_line
+from mot_gen.files.parquet_files import reading
 from mot_gen.files.suffixes import PICTURES
 
 if TYPE_CHECKING:
@@ -62,59 +62,51 @@ class Parquet(Source):
     """
 
     def _scan(self) -> None:
-        import pyarrow
         import pyarrow.parquet
 
-        try:
+        with reading(self.path):
             self._file = pyarrow.parquet.ParquetFile(self.path.open("rb") if is_far(self.path) else self.path)
             self._scan_rows()
-        except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{self.path}: not a parquet file: {one_line(error)}") from None
-        except pyarrow.ArrowException as error:
-            raise InputError(f"{self.path}: cannot be read: {one_line(error)}") from None
 
     def _scan_rows(self) -> None:
+        """Read every row without its bytes, and note where each row group begins."""
         about = self._file.metadata
         groups = range(about.num_row_groups)
-        self._ends = list(accumulate(about.row_group(group).num_rows for group in groups))
+        self._starts = [0, *accumulate(about.row_group(group).num_rows for group in groups)][:-1]
         self._numbers = array("Q")  # of the rows that are records
         names = self._file.schema_arrow.names
         self._picture = _picture_column(names)
-        self._light = [path for path, heavy in _columns(self._file.schema) if not heavy]
+        self._light = _light(self._file.schema)
         self._bare = _bare(names, self._light)
         for number, row in enumerate(self._rows()):
             self._row(row, number)
         self._content.update(repr([about.row_group(group).total_byte_size for group in groups]).encode())
 
     def _row(self, row: dict[str, Any], number: int) -> None:
+        """Take in a row if it is a record that can be read."""
         raw = repr(row).encode(errors="surrogatepass")
-        try:
-            record = self._record(row)
-            if self._picture and "image" not in record and not self._without_picture(record, number):
-                return
-            sample = self._parse(record, number, _unread, self._notices)
-        except InputError as error:
-            self._broken.note(str(error))
+        record = self._record(row)
+        if self._was_not_downloaded(record, number):
             return
-        self._add(sample, raw)
-        self._numbers.append(number)
+        with self._broken.catching():
+            self._add(self._parse(record, number, _unread, self._notices), raw)
+            self._numbers.append(number)
 
-    def _without_picture(self, record: dict[str, Any], number: int) -> bool:
-        """Whether a row without a picture is a record all the same; either is noted."""
-        if "messages" in record or "content" in record:
-            return True
-        where = f"{self.path}: row {number}"
-        status = record.get("status")
-        if status not in (None, "success"):
-            self._notices.note("rows whose picture was not downloaded, which are left out", f"{where}: {status!s:.60}")
+    def _was_not_downloaded(self, record: dict[str, Any], number: int) -> bool:
+        """Whether a row says of its picture that it is not there. That, and a text without its picture, is noted."""
+        if not self._picture or record.keys() & {"image", "messages", "content"}:
             return False
-        if "text" in record:
+        where, status = f"{self.path}: row {number}", record.get("status")
+        failed = status not in (None, "success")
+        if failed:
+            self._notices.note("rows whose picture was not downloaded, which are left out", f"{where}: {status!s:.60}")
+        elif "text" in record:
             self._notices.note("rows without their picture, of which the text alone is learned", where)
-        return True
+        return failed
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Every row without its bytes; a row group at a time, none kept."""
-        for group in range(len(self._ends)):
+        for group in range(len(self._starts)):
             for batch in self._outlines(group).to_batches(max_chunksize=256):
                 yield from batch.to_pylist()
 
@@ -127,62 +119,63 @@ class Parquet(Source):
 
     def _record(self, row: dict[str, Any]) -> dict[str, Any]:
         """The fields of a row that are there, the picture as `image`."""
-        record = {}
-        for name, value in row.items():
-            missing = value is None or (value is False and name in self._bare)
-            if not missing:
-                record["image" if name == self._picture else name] = value
+        bare = {name for name in self._bare if row.get(name) is False}
+        record = {name: value for name, value in row.items() if value is not None and name not in bare}
+        if self._picture in record:
+            record["image"] = record.pop(self._picture)
         return record
 
     def _parse(self, record: dict[str, Any], number: int, resolve: Resolve, notices: Notices | None = None) -> Sample:
         return parse_record(record, f"{self.path}: row {number}", f"{self.path.name}:{number}", resolve, notices)
 
     def sample(self, index: int) -> Sample:
-        return self._read(index, "whole", self._file.read_row_group, path_in(self.path.parent))
+        resolve = path_in(self.path.parent, self.outside_media)
+        return self._read(index, "whole", self._file.read_row_group, resolve)
 
     def outline(self, index: int) -> Sample:
         return self._read(index, "outline", self._outlines, _unread)
 
     def _read(self, index: int, what: str, read: Callable[[int], pyarrow.Table], resolve: Resolve) -> Sample:
-        import pyarrow
-
+        """A sample out of its row group, which is decoded by `read` unless it was kept."""
         number = self._numbers[range(len(self))[index]]
-        group = bisect_right(self._ends, number)
-        try:
+        group = bisect_right(self._starts, number) - 1
+        with reading(self.path, f"{self.path}: row {number}"):
             table = _decoded.get((str(self.path), self.fingerprint, group, what), lambda: read(group))
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{self.path}: row {number}: cannot be read: {one_line(error)}") from None
-        row = number - (self._ends[group - 1] if group else 0)
-        return self._parse(self._record(table.slice(row, 1).to_pylist()[0]), number, resolve)
+        (row,) = table.slice(number - self._starts[group], 1).to_pylist()
+        return self._parse(self._record(row), number, resolve)
 
 
 def _unread(value: Any, field: str) -> Any:
-    """In the place of a medium nothing, of its tokens how many there are."""
-    return outlined(value) if isinstance(value, dict) and value.get("fingerprint") else None
+    """In the place of a medium nothing; of tokens, how many there are."""
+    given = value if isinstance(value, dict) else {}
+    return outlined(given) if given.get("fingerprint") else None
 
 
 def _picture_column(names: list[str]) -> str | None:
     """The column that holds the pictures: image, or one that is called like a suffix of pictures."""
-    if "image" in names:
-        return "image"
-    for name in names:
-        if f".{name.lower()}" in PICTURES:
-            return name
-    return None
+    called_like_one = (name for name in names if f".{name.lower()}" in PICTURES)
+    return "image" if "image" in names else next(called_like_one, None)
 
 
-def _columns(schema: Any) -> list[tuple[str, bool]]:
-    """Every leaf of a parquet schema by its dotted path, and whether it is bytes that may wait. Bytes that are all that
-    a struct within a list holds are read at once: without them it could not be seen that there is a medium."""
-    leaves = [schema.column(number) for number in range(len(schema))]
-    heavy = [leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "NONE" for leaf in leaves]
-    parents = {leaf.path.rpartition(".")[0] for leaf, waits in zip(leaves, heavy) if not waits}
+def _light(schema: Any) -> list[str]:
+    """The dotted paths of the leaves of a parquet schema that are read for outlines: all but bytes.
+
+    Bytes that are all that a struct within a list holds are read too: without them it could not be seen that there is
+    a medium.
+    """
+    leaves = {schema.column(number).path: _is_bytes(schema.column(number)) for number in range(len(schema))}
+    parents = [path.rpartition(".")[0] for path, heavy in leaves.items() if not heavy]
 
     def alone(path: str) -> bool:
         parent = path.rpartition(".")[0]
         return ".list." in path and not any(f"{known}.".startswith(f"{parent}.") for known in parents)
 
-    return [(leaf.path, waits and not alone(leaf.path)) for leaf, waits in zip(leaves, heavy)]
+    return [path for path, heavy in leaves.items() if not heavy or alone(path)]
+
+
+def _is_bytes(leaf: Any) -> bool:
+    """Whether a leaf holds bytes that are no text."""
+    return leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "NONE"
 
 
 def _bare(names: list[str], light: list[str]) -> list[str]:

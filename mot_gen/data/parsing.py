@@ -1,75 +1,66 @@
-"""How one record, a JSON object, becomes a sample: parse_record, path_in. Errors name the file, the line and the field.
+"""How one record, a JSON object, becomes a sample: parse_record, path_in, bytes_or_path. Errors name the file, the line
+and the field.
 
 A record is one of
     {"id": "r1", "messages": [{"role": "user", "content": [{"type": "text", "text": "Draw snow."}]},
                               {"role": "assistant", "content": [{"type": "image", "image": "b.jpg", "loss": true}]}]}
     {"content": [{"type": "text", "text": "..."}, {"type": "image", "image": "a.jpg"}]}
-    {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none)
+    {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none; "file_name" for "image")
     {"text": "..."}
     {"vector": [[0.1, 0.2], ...], "text": "..."}   (text, before it, or none)
-Parts of an assistant's message and of `content` carry loss, others do not; `loss` on a part overrules. A medium is a
-path, bytes in parquet, its tokens (encoded.py), or plain numbers (vectors.py).
+The parts of an assistant's message and of `content` carry loss, the others do not; `loss` on a part overrules this. A
+medium is a path, bytes (in parquet), its tokens (encoded.py), or plain numbers (vectors.py).
 """
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mot_gen.data.encoded import is_encoded, parse_encoded
-from mot_gen.data.notices import Notices
+from mot_gen.data.notices import Notices, kept
 from mot_gen.data.remote import is_far, place
 from mot_gen.data.samples import MODALITIES, Document, Pair, Part, Sample
 from mot_gen.data.texts import clean_text, is_text
 from mot_gen.data.vectors import is_vector, parse_vector
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, expect, require
+from mot_gen.files.inside import is_inside
 
 ROLES = ("system", "user", "assistant")
+PICTURE = ("image", "file_name")  # fields that name an image; the second is Hugging Face's
 CAPTIONS = ("captions", "caption", "text")  # fields that caption an image
-OUTSIDE = "media outside of the folder of their records"
+NO_OBJECT = "a record is an object with image and caption, messages, content or text"
+ALLOW = "move it there, or allow it: data.outside_media=true in a recipe, --outside-media for mot-gen data"
 Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path or bytes of a medium
 
 
 def parse_record(record: Any, where: str, default_id: str, resolve: Resolve, notices: Notices | None = None) -> Sample:
     """One record -> a sample.
 
-    where: begins every error. default_id: of a record without an id. resolve: finds media. notices: takes what is
-    changed in the texts.
+    where: the file and line, with which every error begins. default_id: of a record without an id. resolve: finds
+    media. notices: takes what is changed in the texts.
     """
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: a record is an object with image and caption, messages, content or text")
-    parser = _Parser(where, resolve, notices)
+    require(isinstance(record, dict), f"{where}: {NO_OBJECT}")
+    parser = _Parser(where, resolve, kept(notices))
     id = _id(record.get("id"), where, default_id)
-    if "messages" in record:
-        return Document(id, tuple(parser.messages(record["messages"])))
-    if "content" in record:
-        return Document(id, tuple(parser.content(record["content"], True, f"{where}: content")))
-    if "image" in record:
-        return Pair(id, parser.medium(record["image"], f"{where}: image"), parser.captions(record))
-    if "vector" in record:
-        return Document(id, tuple(parser.before_vector(record)))
-    if "text" in record:
-        return Document(id, (Part("text", parser.text(record["text"], f"{where}: text")),))
+    for field, read in _FORMS.items():
+        if field in record:
+            return read(parser, id, record)
     keys = ", ".join(record) or "none"
     raise InputError(f"{where}: has none of image, messages, content, vector and text; its keys are {keys!s:.200}")
 
 
-def _require(ok: bool, what: str, got: Any) -> None:
-    """InputError that says what must be so, and what was found instead."""
-    if not ok:
-        raise InputError(f"{what}, got {got!r:.60}")
-
-
 def _id(value: Any, where: str, default: str) -> str:
-    if value is None:
-        value = default
-    known = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    _require(known, f"{where}: id must be text or a number", value)
-    id = str(value)
-    _require("\0" not in id and is_text(id), f"{where}: id holds what is no character", id)
+    """The id as text: a record's own, or the default."""
+    given = default if value is None else value
+    expect(type(given) in (str, int, float), f"{where}: id must be text or a number", given)
+    id = str(given)
+    expect("\0" not in id, f"{where}: id holds what is no character", id)
+    expect(is_text(id), f"{where}: id holds what is no character", id)
     return id
 
 
@@ -79,112 +70,169 @@ class _Parser:
 
     where: str
     resolve: Resolve
-    notices: Notices | None
+    notices: Notices
+
+    # The forms of a record.
+
+    def dialogue(self, id: str, record: dict[str, Any]) -> Document:
+        return Document(id, tuple(self.messages(record["messages"])))
+
+    def document(self, id: str, record: dict[str, Any]) -> Document:
+        return Document(id, tuple(self.content(record["content"], True, f"{self.where}: content")))
+
+    def pair(self, id: str, record: dict[str, Any]) -> Pair:
+        field = next(name for name in PICTURE if name in record)
+        image = self.medium(record[field], f"{self.where}: {field}")
+        return Pair(id, image, self.captions(record))
+
+    def text_alone(self, id: str, record: dict[str, Any]) -> Document:
+        text = self.text(record["text"], f"{self.where}: text")
+        for name in sorted(record.keys() - {"id", "text"}):
+            self.notices.note(f"texts beside a field {name!r:.40}, which is not read", self.where)
+        return Document(id, (Part("text", text),))
+
+    def numbers(self, id: str, record: dict[str, Any]) -> Document:
+        """Numbers, and a text before them if there is one."""
+        texts = [record["text"]] if record.get("text") is not None else []
+        parts = [Part("text", self.text(text, f"{self.where}: text")) for text in texts]
+        return Document(id, (*parts, Part("vector", self.medium(record["vector"], f"{self.where}: vector"))))
+
+    # What they are made of.
 
     def messages(self, messages: Any) -> Iterator[Part]:
-        listed = isinstance(messages, list) and bool(messages)
-        _require(listed, f"{self.where}: messages must be a list that is not empty", messages)
-        for i, message in enumerate(messages):
-            field = f"{self.where}: messages[{i}]"
-            known = isinstance(message, dict) and message.get("role") in ROLES
-            _require(known, f"{field}.role must be system, user or assistant", message)
-            yield from self.content(message.get("content"), message["role"] == "assistant", f"{field}.content")
+        """The parts of a dialogue; those of the assistant carry loss."""
+        expect(_is_filled_list(messages), f"{self.where}: messages must be a list that is not empty", messages)
+        for number, message in enumerate(messages):
+            field = f"{self.where}: messages[{number}]"
+            said = _object(message)
+            role = said.get("role")
+            expect(role in ROLES, f"{field}.role must be system, user or assistant", message)
+            yield from self.content(said.get("content"), role == "assistant", f"{field}.content")
 
     def content(self, content: Any, loss: bool, field: str) -> Iterator[Part]:
+        """The parts of a list; a text alone is a list of one."""
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
-        listed = isinstance(content, list) and bool(content)
-        _require(listed, f"{field} must be text or a list of parts that is not empty", content)
-        for i, part in enumerate(content):
-            yield self.part(part, loss, f"{field}[{i}]")
+        expect(_is_filled_list(content), f"{field} must be text or a list of parts that is not empty", content)
+        for number, part in enumerate(content):
+            yield self.part(part, loss, f"{field}[{number}]")
 
     def part(self, part: Any, loss: bool, field: str) -> Part:
-        typed = isinstance(part, dict) and isinstance(part.get("type"), str)
-        _require(typed, f'{field} must be a part such as {{"type": "text", "text": "..."}}', part)
-        kind: str = part["type"]
-        given = {name for name, value in part.items() if value is not None}
-        if given - {"loss"} != {"type", kind}:
-            names = ", ".join(sorted(part))
-            raise InputError(f"{field} needs the keys type and {kind!s:.60}, and perhaps loss, got {names!s:.200}")
-        if part.get("loss") is not None:
-            loss = part["loss"]
-        _require(isinstance(loss, bool), f"{field}.loss must be true or false", loss)
+        """One part: its type, its value under the type's name, and perhaps whether it carries loss."""
+        given = {name: value for name, value in _object(part).items() if value is not None}
+        kind = given.get("type")
+        expect(isinstance(kind, str), f'{field} must be a part such as {{"type": "text", "text": "..."}}', part)
+        keys = f"{field} needs the keys type and {kind!s:.60}, and perhaps loss"
+        require(given.keys() - {"loss"} == {"type", kind}, f"{keys}, got {', '.join(sorted(part)):.200}")
+        loss = given.get("loss", loss)
+        expect(isinstance(loss, bool), f"{field}.loss must be true or false", loss)
         read = self.text if kind == "text" else self.medium
-        modality = MODALITIES.get(kind, kind)
-        return Part(modality, read(part[kind], f"{field}.{kind}"), loss)
-
-    def before_vector(self, record: dict[str, Any]) -> Iterator[Part]:
-        """The parts of a record of numbers: a text, if there is one, and the numbers."""
-        if record.get("text") is not None:
-            yield Part("text", self.text(record["text"], f"{self.where}: text"))
-        yield Part("vector", self.medium(record["vector"], f"{self.where}: vector"))
+        value = read(given[str(kind)], f"{field}.{kind}")
+        return Part(MODALITIES.get(str(kind), str(kind)), value, loss)
 
     def medium(self, value: Any, field: str) -> Any:
-        if is_vector(value):
-            return parse_vector(value, field)
-        return parse_encoded(value, field) if is_encoded(value) else self.resolve(value, field)
+        for known, read in ((is_vector, parse_vector), (is_encoded, parse_encoded)):
+            if known(value):
+                return read(value, field)
+        return self.resolve(value, field)
 
     def text(self, value: Any, field: str) -> str:
-        _require(isinstance(value, str), f"{field} must be text that is not empty", value)
+        """A text, cleaned, that is not empty."""
+        must = f"{field} must be text that is not empty"
+        expect(isinstance(value, str), must, value)
         text = clean_text(value, field, self.notices)
-        _require(bool(text), f"{field} must be text that is not empty", value)
+        expect(text, must, value)
         return text
 
     def captions(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """The captions of a picture, which may have none."""
         given = [name for name in CAPTIONS if record.get(name) is not None]
         if not given:
             return ()
-        if len(given) > 1:
-            raise InputError(f"{self.where}: {given[0]} and {given[1]} both caption the image; give one")
+        both = " and ".join(given[:2])
+        require(len(given) == 1, f"{self.where}: {both} both caption the image; give one")
         value, field = record[given[0]], f"{self.where}: {given[0]}"
         if given[0] != "captions":
             return (self.text(value, field),)
-        _require(isinstance(value, list), f"{field} must be a list of texts", value)
-        return tuple(self.text(caption, f"{field}[{i}]") for i, caption in enumerate(value))
+        expect(isinstance(value, list), f"{field} must be a list of texts", value)
+        return tuple(self.text(caption, f"{field}[{number}]") for number, caption in enumerate(value))
 
 
-def path_in(folder: Any, notices: Notices | None = None) -> Resolve:
+# The field by which a form is known, and how it is read; the first that a record has counts.
+_FORMS: dict[str, Callable[[_Parser, str, dict[str, Any]], Sample]] = {
+    "messages": _Parser.dialogue,
+    "content": _Parser.document,
+    "image": _Parser.pair,
+    "file_name": _Parser.pair,
+    "vector": _Parser.numbers,
+    "text": _Parser.text_alone,
+}
+
+
+def _is_filled_list(value: Any) -> bool:
+    return isinstance(value, list) and value != []
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object as it is, an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+# ---------------------------------------------------------------- media
+
+
+def path_in(folder: Any, outside: bool = False) -> Resolve:
     """Media as paths relative to `folder`, itself perhaps far, or as addresses (remote.py).
 
-    Bytes, also in Hugging Face's {bytes, path}, stay bytes. notices: takes local media outside of the folder. Far
-    records may name no local file: whoever wrote them is somebody else.
+    Bytes, also in Hugging Face's {bytes, path}, stay bytes. outside: whether local records may name local media that
+    lie outside of their folder. Far records never may: whoever wrote them is somebody else.
     """
 
     def resolve(value: Any, field: str) -> Any:
-        if isinstance(value, dict):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes) and value:
+        value = bytes_or_path(value)
+        if isinstance(value, bytes):
             return value
-        _require(isinstance(value, str) and _is_name(value), f"{field} must be the path of a file", value)
+        expect(_is_name(value), f"{field} must be the path of a file", value)
         if "://" in value:
             return _at_address(value, folder, field)
-        if _leaves(value):
-            if is_far(folder):
-                raise InputError(f"{field}: {value} lies outside of {folder}; far records name media in their folder")
-            if notices is not None:
-                notices.note(OUTSIDE, f"{field}: {value}")
-        return folder / value
+        if not outside or is_far(folder):
+            _refuse_outside(value, folder, field)
+        return folder / value if value.isascii() or is_far(folder) else _as_stored(folder / value)
 
     return resolve
 
 
-def _is_name(value: str) -> bool:
+def bytes_or_path(value: Any) -> Any:
+    """What Hugging Face's {bytes, path} holds, anything else as it is; None instead of no bytes."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    return None if value == b"" else value
+
+
+def _is_name(value: Any) -> bool:
     """Whether the file system can be asked for it."""
     try:
-        os.fsencode(value)
-    except UnicodeEncodeError:
+        return value != "" and b"\0" not in os.fsencode(value)
+    except (TypeError, UnicodeEncodeError):
         return False
-    return value != "" and "\0" not in value
 
 
-def _leaves(value: str) -> bool:
-    """Whether a relative path leads out of its folder, or is none."""
-    path = Path(os.path.normpath(value))
-    return path.is_absolute() or path.parts[:1] == ("..",)
+def _refuse_outside(value: str, folder: Any, field: str) -> None:
+    """InputError for a path that leads out of its folder."""
+    far = is_far(folder)
+    inside = is_inside(value, "far/folder" if far else folder)  # of an address, only the path within is looked at
+    remedy = "far records name media in their folder" if far else ALLOW
+    require(inside, f"{field}: {value} lies outside of {folder}; {remedy}")
+
+
+def _as_stored(path: Path) -> Path:
+    """A path as the file system has it: macOS writes ä as two characters, and most others as one."""
+    forms = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
+    return next((form for form in forms if form.exists()), path)
 
 
 def _at_address(value: str, folder: Any, field: str) -> Any:
-    protocols = value.partition("://")[0].split("::")
-    if is_far(folder) and {"file", "local"} & set(protocols):
-        raise InputError(f"{field}: {value} is a local file, which far records may not name")
+    protocols = {*value.partition("://")[0].split("::")}
+    local = is_far(folder) and not protocols.isdisjoint({"file", "local"})
+    require(not local, f"{field}: {value} is a local file, which far records may not name")
     return place(value)

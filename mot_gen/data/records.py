@@ -1,23 +1,23 @@
 """Records: samples in files and folders, read by index.
 
-`open_records` picks a source by the path (sources.py, folder.py, tar.py, parquet.py), `Joined` puts several one after
-the other, and `split` sets a held-out share aside. What one record says is in parsing.py, and the words Part, Pair and
-Document are in samples.py; both are offered here too.
+`open_records` picks a source by the path (sources.py, folder.py, tar.py, parquet.py), `open_all` opens several, and
+`split` sets a held-out share aside. What one record says is in parsing.py, and the words Part, Pair and Document are in
+samples.py; both are offered here too. `fingerprint`, `outline`, `notices` and the functions beside them also take a
+plain list of samples.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mot_gen.data.folder import PairFolder
+from mot_gen.data.folder import CONVERT, PairFolder
+from mot_gen.data.joined import Joined, Selection
 from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.parquet import Parquet
 from mot_gen.data.parsing import parse_record, path_in
@@ -35,11 +35,13 @@ from mot_gen.data.samples import (
 )
 from mot_gen.data.sources import JsonLines, NoRecord, Source
 from mot_gen.data.tar import TarShard
-from mot_gen.errors import InputError, one_line
+from mot_gen.errors import InputError, cause, one_line, require
 from mot_gen.files import manifest
+from mot_gen.files.parquet_files import reading
 
 __all__ = [
     "Document",
+    "Joined",
     "JsonLines",
     "Pair",
     "PairFolder",
@@ -47,6 +49,7 @@ __all__ = [
     "Part",
     "Sample",
     "Samples",
+    "Selection",
     "Source",
     "Splits",
     "TarShard",
@@ -58,126 +61,42 @@ __all__ = [
 ]
 
 CORPUS = "corpus.json"  # in a folder that mot-gen data tokenize wrote
-
-
-class Joined(Samples):
-    """Several sources one after the other."""
-
-    def __init__(self, sources: Sequence[Samples]):
-        self.sources = sources
-        self._ends = list(accumulate(map(len, sources)))
-        self.keys = array("Q")
-        for source in sources:
-            self.keys.extend(source.keys)
-        self.fingerprint = hashlib.sha256(" ".join(s.fingerprint for s in sources).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    @property
-    def source_ends(self) -> list[int]:
-        return self._ends
-
-    @property
-    def source_names(self) -> list[str]:
-        return [" ".join(source.source_names[:1]) for source in self.sources]
-
-    @property
-    def notices(self) -> Notices:
-        return Notices().add(source.notices for source in self.sources)
-
-    @property
-    def broken(self) -> Notice:
-        found = Notice()
-        for source in self.sources:
-            found.add(source.broken)
-        return found
-
-    @property
-    def kinds(self) -> Counter[str]:
-        return sum((source.kinds for source in self.sources), Counter())
-
-    def sample(self, index: int) -> Sample:
-        source, at = self._at(index)
-        return source[at]
-
-    def outline(self, index: int) -> Sample:
-        source, at = self._at(index)
-        return source.outline(at)
-
-    def _at(self, index: int) -> tuple[Samples, int]:
-        which = source_of(self, index)
-        return self.sources[which], index - (self._ends[which - 1] if which else 0)
-
-
-class Selection(Samples):
-    """Some of the samples of a source, by ascending index."""
-
-    def __init__(self, samples: Samples, indices: Iterable[int]):
-        self.samples = samples
-        self.indices = array("Q", indices)
-        chosen = samples.fingerprint.encode() + self.indices.tobytes()
-        self.fingerprint = hashlib.sha256(chosen).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @cached_property
-    def keys(self) -> array[int]:  # type: ignore[override]  # a class may not declare an attribute as lazily made
-        return array("Q", (self.samples.keys[index] for index in self.indices))
-
-    @cached_property
-    def source_ends(self) -> list[int]:  # type: ignore[override]  # likewise
-        return [bisect_left(self.indices, end) for end in self.samples.source_ends]
-
-    @property
-    def source_names(self) -> list[str]:
-        return self.samples.source_names
-
-    @property
-    def notices(self) -> Notices:
-        return self.samples.notices
-
-    @property
-    def broken(self) -> Notice:
-        return self.samples.broken
-
-    @property
-    def kinds(self) -> Counter[str]:
-        return self.samples.kinds
-
-    def sample(self, index: int) -> Sample:
-        return self.samples[self.indices[index]]
-
-    def outline(self, index: int) -> Sample:
-        return self.samples.outline(self.indices[index])
+TABLES = (".csv", ".tsv", ".json")  # read by `mot-gen data convert` alone
+PACKED_SUFFIXES = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst")
+# How files begin that are given under the names of others, and what to do.
+PACKED = {
+    b"\x1f\x8b": ("compressed by gzip", "unpack it: gunzip"),
+    b"PK\x03\x04": ("a zip file", "unpack it: unzip"),
+    b"BZh": ("compressed by bzip2", "unpack it: bunzip2"),
+    b"\xfd7zX": ("compressed by xz", "unpack it: unxz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it: unzstd"),
+    b"\xff\xfe": ("text in UTF-16", "save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("text in UTF-16", "save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
+}
 
 
 class ShardFolder(Joined):
     """The shards of a corpus that was tokenised, those without a sample left out."""
 
-    def __init__(self, path: Any):
-        if not (path / manifest.NAME).exists():
-            raise InputError(f"{path}: is tokenised in part only; let mot-gen data tokenize finish it")
-        shards = [shard for shard in sorted(path.glob("*.parquet")) if _row_count(shard)]
-        if not shards:
-            raise InputError(f"{path}: holds no record")
-        super().__init__([Parquet(shard) for shard in shards])
+    def __init__(self, path: Any, outside_media: bool = False):
+        """Tokens need no other file; outside_media is taken since every source takes it."""
+        finished = (path / manifest.NAME).exists()
+        require(finished, f"{path}: is tokenised in part only; let mot-gen data tokenize finish it")
+        shards = filter(_row_count, sorted(path.glob("*.parquet")))
+        sources = [Parquet(shard, outside_media) for shard in shards]
+        require(sources, f"{path}: holds no record")
+        super().__init__(sources)
         self.path = path
 
 
 def _row_count(shard: Any) -> int:
-    import pyarrow
     import pyarrow.parquet
 
-    try:
-        with shard.open("rb") as file:
-            return pyarrow.parquet.read_metadata(file).num_rows
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{shard}: cannot be read: {one_line(error)}") from None
+    with reading(shard), shard.open("rb") as file:
+        return pyarrow.parquet.read_metadata(file).num_rows
 
 
-_READERS: dict[str, Callable[[Any], Source]] = {
+_READERS: dict[str, Callable[..., Source]] = {
     ".jsonl": JsonLines,
     ".ndjson": JsonLines,
     ".parquet": Parquet,
@@ -185,57 +104,68 @@ _READERS: dict[str, Callable[[Any], Source]] = {
 }
 
 
-def open_records(path: str | Path) -> Samples:
+def open_records(path: str | Path, outside_media: bool = False) -> Samples:
     """The samples of a .jsonl, .parquet or .tar file, a folder of pairs or a tokenised corpus, by path or address.
 
+    outside_media: whether records may name media outside of the folder that they lie in.
     InputError where nothing can be read of it. Single records that cannot be read are left out; see `Samples.broken`.
     """
     path = place(path)
-    if not is_far(path):
-        return _open(path)
     try:
-        return _open(path)
+        return _reader_of(path)(path, outside_media)
     except InputError:
         raise
     except Exception as error:  # protocols raise errors of their own, such as of a connection or of credentials
+        if not is_far(path):
+            raise
         raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
-def _open(path: Any) -> Samples:
-    if "\0" in str(path):
-        raise InputError(f"{str(path)!r}: no such file or folder (data.records)")
+def _reader_of(path: Any) -> Callable[..., Samples]:
+    """What reads a file or folder; InputError where nothing does."""
+    missing = "no such file or folder (data.records)"
+    require("\0" not in str(path), f"{str(path)!r}: {missing}")
     if (path / CORPUS).exists():
-        return ShardFolder(path)
+        return ShardFolder
     if path.is_dir():
-        return PairFolder(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder (data.records)")
+        return PairFolder
+    require(path.exists(), f"{path}: {missing}")
     suffix = path.suffix.lower().partition("?")[0]  # of an address with a query
-    if suffix not in _READERS:
-        kinds = ", ".join(_READERS)
-        raise InputError(f"{path}: {path.suffix or 'no suffix'} is no known kind of records; give {kinds} or a folder")
-    if not is_far(path) and not path.is_file():
-        raise InputError(f"{path}: is no regular file")
-    return _READERS[suffix](path)
+    kinds = ", ".join(_READERS)
+    named = path.suffix or "no suffix"
+    require(is_far(path) or path.is_file(), f"{path}: is no regular file")
+    require(suffix not in TABLES, f"{path}: a table is converted first: {CONVERT} {path} --out FILE")
+    if not is_far(path) and suffix in (*_READERS, *PACKED_SUFFIXES):
+        _refuse_packed(path)
+    require(suffix in _READERS, f"{path}: {named} is no known kind of records; give {kinds} or a folder")
+    return _READERS[suffix]
 
 
-def open_all(paths: Sequence[str | Path]) -> Joined:
-    """Records of several files and folders, one after the other. InputError that names each that cannot be read."""
+def _refuse_packed(path: Path) -> None:
+    """InputError for a file that begins as something else does than its name says."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {cause(error)}") from None
+    for mark, (what, remedy) in PACKED.items():
+        require(not start.startswith(mark), f"{path}: is {what}; {remedy}")
+
+
+def open_all(paths: Sequence[str | Path], outside_media: bool = False) -> Joined:
+    """Records of several files and folders, one after the other, as `open_records` opens each.
+
+    InputError that names each that cannot be read.
+    """
     sources: list[Samples] = []
     errors: list[InputError] = []
     for path in paths:
         try:
-            sources.append(open_records(path))
+            sources.append(open_records(path, outside_media))
         except InputError as error:
             errors.append(error)
-    if len(errors) > 1:
-        broken = Notice()
-        for each in errors:
-            for line in each.broken.samples if isinstance(each, NoRecord) else [str(each)]:
-                broken.note(line)
-        raise NoRecord("; ".join(map(str, errors)), broken)
     if errors:
-        raise errors[0]
+        raise errors[0] if len(errors) == 1 else NoRecord.of(errors)
     return Joined(sources)
 
 
@@ -269,37 +199,56 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     if own is not None:
         return own
     content = hashlib.sha256()
-    for sample in samples:
+    for index in range(len(samples)):
+        sample = outline(samples, index)
         content.update(repr((sample.id, tuple(texts_of(sample)))).encode())
     return content.hexdigest()
 
 
+class _Listed(Samples):
+    """A plain list as samples that come from nowhere in particular."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+def _known(samples: Sequence[Sample]) -> Samples:
+    """Samples that know where they come from, which a plain list does not."""
+    return samples if isinstance(samples, Samples) else _Listed(samples)
+
+
 def source_names(samples: Sequence[Sample]) -> list[str]:
     """Names of the sources that samples come from; none where they are not told apart."""
-    return samples.source_names if isinstance(samples, Samples) else []
+    return _known(samples).source_names
 
 
 def source_of(samples: Sequence[Sample], index: int) -> int:
     """The number, among `source_names`, of the source of a sample."""
-    return bisect_right(samples.source_ends, index) if isinstance(samples, Samples) else 0
+    return bisect_right(_known(samples).source_ends, index)
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
     """A sample whose media need not be read: in their place may stand None. What is arranged and said is the same."""
-    of = getattr(samples, "outline", None)
-    return of(index) if of else samples[index]
+    of = getattr(samples, "outline", samples.__getitem__)
+    return of(index)
 
 
 def broken(samples: Sequence[Sample]) -> Notice:
     """The records that could not be read."""
-    return samples.broken if isinstance(samples, Samples) else Notice()
+    return _known(samples).broken
 
 
 def notices(samples: Sequence[Sample]) -> Notices:
     """What the reader left out or changed."""
-    return samples.notices if isinstance(samples, Samples) else Notices()
+    return _known(samples).notices
 
 
 def kinds(samples: Sequence[Sample]) -> Counter[str]:
     """Samples by the modalities of their parts; empty where they were not read from files."""
-    return samples.kinds if isinstance(samples, Samples) else Counter()
+    return _known(samples).kinds

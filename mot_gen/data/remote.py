@@ -15,8 +15,10 @@ from mot_gen.errors import InputError, one_line
 
 def place(name: Any) -> Any:
     """A path, or the place that an address such as s3://bucket/a.tar names; InputError without what reads it."""
-    if is_far(name) or "://" not in str(name):
-        return name if is_far(name) else Path(name)
+    if is_far(name):
+        return name
+    if "://" not in str(name):
+        return Path(os.path.expanduser(name))
     try:
         from upath import UPath
     except ImportError as error:
@@ -25,7 +27,9 @@ def place(name: Any) -> Any:
         far = UPath(name)
         far.fs  # noqa: B018  what a protocol needs is imported here
         return far
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        raise InputError(f"{name}: {one_line(error)}; install what this kind of address needs") from error
+    except ValueError as error:
         raise InputError(f"{name}: {one_line(error)}") from error
 
 

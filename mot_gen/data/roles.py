@@ -23,18 +23,16 @@ def with_roles(parts: Sequence[Part], modalities: Collection[str]) -> list[Part]
         return list(parts)  # a sample that names what is read says itself which spans it has
     spans: list[Part] = []
     for place, part in enumerate(parts):
-        if part.kind == "image":
-            spans += _roles_of(part, parts[place + 1 :])
-        else:
-            spans.append(part)
+        spans += _spans_of(part, parts[place + 1 :])
     return spans
 
 
-def _roles_of(part: Part, later: Sequence[Part]) -> list[Part]:
-    """The spans of one picture, by what follows it."""
+def _spans_of(part: Part, later: Sequence[Part]) -> list[Part]:
+    """The spans of one part: of a picture by what follows it, of anything else the part itself."""
+    if part.kind != "image":
+        return [part]
     clean, read = replace(part, loss=False), replace(part, kind=READ_BY, loss=False)
     if part.loss:
         return [part, clean, read] if later else [part]
-    if any(other.kind == "image" and other.loss for other in later):
-        return [clean, read]
-    return [read]
+    drawn_later = any(other.kind == "image" and other.loss for other in later)
+    return [clean, read] if drawn_later else [read]

@@ -66,6 +66,16 @@ class Pair:
     image: Any
     captions: tuple[str, ...] = ()
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The image; which of the captions stands beside it is drawn anew each time."""
+        return (Part("image", self.image),)
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions."""
+        return list(self.captions)
+
     def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
         """One phrasing before or after the image, or the image alone."""
         image = Part("image", self.image)
@@ -82,6 +92,11 @@ class Document:
     id: str
     parts: tuple[Part, ...]
 
+    @property
+    def texts(self) -> list[str]:
+        """The texts among the parts."""
+        return [part.value for part in self.parts if part.kind == "text"]
+
     def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
         """The parts as they are."""
         return list(self.parts)
@@ -91,17 +106,19 @@ Sample = Pair | Document
 
 
 def kinds_of(sample: Sample) -> set[str]:
-    """The modalities of a sample's parts."""
-    if isinstance(sample, Document):
-        return {part.kind for part in sample.parts}
-    return {"image", "text"} if sample.captions else {"image"}
+    """The modalities of a sample's parts and captions."""
+    kinds = {part.kind for part in sample.parts}
+    return kinds | {"text"} if sample.texts else kinds
 
 
 def texts_of(sample: Sample) -> list[str]:
     """All captions of a pair, or the texts of a document."""
-    if isinstance(sample, Pair):
-        return list(sample.captions)
-    return [part.value for part in sample.parts if part.kind == "text"]
+    return sample.texts
+
+
+def media_of(sample: Sample) -> list[Part]:
+    """The pictures and sounds of a sample."""
+    return [part for part in sample.parts if part.kind != "text"]
 
 
 class Samples(Sequence[Sample]):

@@ -15,6 +15,7 @@ import tarfile
 from abc import abstractmethod
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.parsing import parse_record, path_in
 from mot_gen.data.remote import Ranges, Spool, is_far, place
 from mot_gen.data.samples import Pair, Sample, Samples, kinds_of, sample_key
-from mot_gen.errors import InputError, one_line
+from mot_gen.errors import InputError, cause
 from mot_gen.files import json_files
 
 SHOWN = 3  # broken records that a message names
@@ -35,13 +36,23 @@ class NoRecord(InputError):
         super().__init__(message)
         self.broken = broken
 
+    @classmethod
+    def of(cls, errors: Sequence[InputError]) -> NoRecord:
+        """Several errors as one, with all the records that they name."""
+        broken = Notice()
+        for error in errors:
+            broken.add(error.broken if isinstance(error, NoRecord) else Notice(1, [str(error)]))
+        return cls("; ".join(map(str, errors)), broken)
+
 
 class Source(Samples):
     """The samples of one file or folder, in its order."""
 
-    def __init__(self, path: str | Path):
-        """path: also an address, see remote.py. InputError for what cannot be read."""
+    def __init__(self, path: str | Path, outside_media: bool = False):
+        """path: also an address, see remote.py. outside_media: whether records may name media outside of their folder.
+        InputError for what cannot be read."""
         self.path: Any = place(path)
+        self.outside_media = outside_media
         self.keys = array("Q")
         self._content = hashlib.sha256()
         self._notices, self._broken = Notices(), Notice()
@@ -49,7 +60,7 @@ class Source(Samples):
         try:
             self._scan()
         except (OSError, tarfile.TarError) as error:
-            raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or one_line(error)}") from None
+            raise InputError(f"{path}: cannot be read: {cause(error)}") from None
         if not self.keys:
             raise NoRecord(self._no_record(), self._broken)
         self.fingerprint = self._content.hexdigest()
@@ -62,9 +73,9 @@ class Source(Samples):
         """What to say where there is no record that can be read."""
         if not self._broken.count:
             return f"{self.path}: holds no record"
-        if self._broken.count == 1:
-            return self._broken.samples[0]
         first = self._broken.first(SHOWN)
+        if self._broken.count == 1:
+            return first
         return f"{first}; none of the {self._broken.count:,} records of {self.path} can be read"
 
     def _add(self, sample: Sample, raw: bytes) -> None:
@@ -107,25 +118,29 @@ class JsonLines(Source):
         for number, line in json_files.lines(self.path):
             if spool:
                 spool.add(line)
-            if line.strip():
+            if not line.isspace():
                 self._line(line, number, start)
             start += len(line)
 
+    def _no_record(self) -> str:
+        with self.path.open("rb") as file:
+            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if self._broken.count and start.startswith((b"[{", b"[\n", b"[\r", b"{\n", b"{\r")):
+            return f"{self._broken.samples[0]}; a record is one line, so write each object on a line of its own"
+        return super()._no_record()
+
     def _line(self, line: bytes, number: int, start: int) -> None:
-        try:
-            sample = self._parse(line, number, self._notices)
-        except InputError as error:
-            self._broken.note(str(error))
-            return
-        self._add(sample, line)
-        self._numbers.append(number)
-        self._starts.append(start)
-        self._sizes.append(len(line))
+        """Take in a line if it is a record that can be read."""
+        with self._broken.catching():
+            self._add(self._parse(line, number, self._notices), line)
+            self._numbers.append(number)
+            self._starts.append(start)
+            self._sizes.append(len(line))
 
     def _parse(self, line: bytes, number: int, notices: Notices | None = None) -> Sample:
         where = f"{self.path}:{number}"
-        record = json_files.parse(line, where)
-        return parse_record(record, where, f"{self.path.name}:{number}", path_in(self.path.parent, notices), notices)
+        resolve = path_in(self.path.parent, self.outside_media)
+        return parse_record(json_files.parse(line, where), where, f"{self.path.name}:{number}", resolve, notices)
 
     def sample(self, index: int) -> Sample:
         return self._parse(self._text.read(self._starts[index], self._sizes[index]), self._numbers[index])

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mot_gen.data.encoded import Encoded
+from mot_gen.data.encoded import Encoded, fixed_grid, fixed_length
 from mot_gen.data.mixture import Showing
 from mot_gen.data.samples import UNUSABLE
 from mot_gen.errors import InputError
@@ -97,31 +98,31 @@ class SpanMaker:
 
     def length(self, modality: str) -> int | None:
         """Tokens of every span of a modality, where its tokenizer gives all the same grid."""
-        grid = self.grid(modality)
-        return grid[0] * grid[1] if grid else None
+        return fixed_length(self.tokenizers[modality])
 
     def grid(self, modality: str) -> tuple[int, int] | None:
         """That of every span of a modality, where its tokenizer gives all the same."""
-        return getattr(self.tokenizers[modality], "grid", None)
+        return fixed_grid(self.tokenizers[modality])
 
     def make(self, wanted: Iterable[Pending]) -> dict[Hashable, Span | Exception]:
         """By key, the span of each, or the error that says why there is none."""
         made: dict[Hashable, Span | Exception] = {}
         missing: dict[str, dict[Hashable, Pending]] = {}
         for pending in wanted:
-            span = self._cache.get(pending.key) if pending.kept else None
-            if span is not None:
-                made[pending.key] = span
-            else:
+            span = self._cache.get(pending.key)
+            if span is None:
                 missing.setdefault(pending.modality, {})[pending.key] = pending
+            else:
+                made[pending.key] = span
         batches: list[list[Pending]] = []
         for name, found in missing.items():
             batches += self._batches(name, list(found.values()))
-        for batch, spans in zip(batches, self.each(self._encode, batches)):
-            for pending, made_now in zip(batch, spans):
-                made[pending.key] = made_now
-                if pending.kept and isinstance(made_now, Span):
-                    self._cache.keep(pending.key, made_now)
+        pendings = chain.from_iterable(batches)
+        spans = chain.from_iterable(self.each(self._encode, batches))
+        for pending, made_now in zip(pendings, spans):
+            made[pending.key] = made_now
+            if pending.kept and isinstance(made_now, Span):
+                self._cache.keep(pending.key, made_now)
         return made
 
     def each(self, call: Callable[[T], U], items: Iterable[T]) -> Iterable[U]:
@@ -144,26 +145,28 @@ class SpanMaker:
     def _encode(self, batch: list[Pending]) -> list[Span | Exception]:
         """The spans of a batch of one modality; where some cannot be made, of the others."""
         name, raws = batch[0].modality, self._read(batch)
-        found: list[Any] = [raw.span(name) if isinstance(raw, Encoded) else raw for raw in raws]
-        good = [i for i, raw in enumerate(found) if not isinstance(raw, (Exception, Span))]
-        try:
-            spans = self._in_one_pass(name, [raws[i] for i in good])
-        except UNUSABLE:
-            for i in good:
-                found[i] = self._error(name, raws[i])
-            good = [i for i in good if found[i] is None]
-            spans = self._in_one_pass(name, [raws[i] for i in good])
-        for i, span in zip(good, spans):
-            found[i] = span
+        found = [raw.span(name) if isinstance(raw, Encoded) else raw for raw in raws]
+        missing = [place for place, raw in enumerate(found) if not isinstance(raw, (Exception, Span))]
+        for place, span in zip(missing, self._made(name, [raws[place] for place in missing])):
+            found[place] = span
         return found
 
+    def _made(self, name: str, raws: list[Any]) -> list[Span | Exception]:
+        """The spans of media in one pass; where one cannot be made, the error in its place and a pass without it."""
+        try:
+            return [*self._in_one_pass(name, raws)]
+        except UNUSABLE:
+            errors = [self._error(name, raw) for raw in raws]
+        spans = iter(self._in_one_pass(name, [raw for raw, error in zip(raws, errors) if error is None]))
+        return [next(spans) if error is None else error for error in errors]
+
     def _in_one_pass(self, name: str, raws: list[Any]) -> list[Span]:
+        """The spans of some media; a network always sees a full batch, the last medium repeated."""
         if not raws:
             return []
-        fill = 0
-        if name != self._text:
-            fill = self._media_batch(name) - len(raws)
-        return self.tokenizers[name].encode_batch(raws + raws[-1:] * fill)[: len(raws)]
+        full = len(raws) if name == self._text else self._media_batch(name)
+        filled = raws + raws[-1:] * (full - len(raws))
+        return self.tokenizers[name].encode_batch(filled)[: len(raws)]
 
     def _error(self, name: str, raw: Any) -> Exception | None:
         """Why a medium cannot be tokenised; None where it can."""

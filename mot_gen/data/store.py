@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mot_gen.data.encoded import Encoded, columns
-from mot_gen.data.samples import Document, Pair, Part, Sample, type_of
-from mot_gen.errors import InputError
+from mot_gen.data.samples import Pair, Part, Sample, type_of
+from mot_gen.errors import require
 
 if TYPE_CHECKING:
     import pyarrow
@@ -54,31 +54,28 @@ def to_record(
 
     fingerprints: modality -> that of its tokenizer.
     """
-    spans, fingerprints = spans or {}, fingerprints or {}
-    values = []
-    for number, part in enumerate(parts_of(sample)):
-        span = spans.get(number)
-        values.append(_as_is(part) if span is None else columns(span, fingerprints[part.kind]))
-    if isinstance(sample, Pair):
-        return {"id": sample.id, "image": values[0], "captions": list(sample.captions)}
+    made, prints = dict(spans or {}), dict(fingerprints or {})
     content = []
-    for part, value in zip(sample.parts, values):
+    for number, part in enumerate(sample.parts):
         kind = type_of(part.kind)
+        value = columns(made[number], prints[part.kind]) if number in made else _as_is(part)
         content.append({"type": kind, kind: value, "loss": part.loss})
+    if isinstance(sample, Pair):
+        return {"id": sample.id, "image": content[0]["image"], "captions": list(sample.captions)}
     return {"id": sample.id, "content": content}
 
 
 def parts_of(sample: Sample) -> tuple[Part, ...]:
     """The parts of a document, or the one medium of a pair."""
-    return sample.parts if isinstance(sample, Document) else (Part("image", sample.image),)
+    return sample.parts
 
 
 def _as_is(part: Part) -> Any:
     """Text, tokens that another tokenizer made, or the bytes of a medium that none is given for."""
     if isinstance(part.value, Encoded):
         return columns(part.value.span(part.kind), part.value.fingerprint)
-    if isinstance(part.value, np.ndarray):
-        raise InputError(f"a {part.kind} of numbers is stored as tokens; give its tokenizer with --tokenizer")
+    numbers = isinstance(part.value, np.ndarray)
+    require(not numbers, f"a {part.kind} of numbers is stored as tokens; give its tokenizer with --tokenizer")
     return part.value if isinstance(part.value, str) else {"bytes": medium_bytes(part.value)}
 
 
@@ -88,12 +85,12 @@ def medium_bytes(value: Any) -> bytes:
         return repr(value.shape).encode() + value.tobytes()
     if isinstance(value, bytes):
         return value
-    if isinstance(value, Path) and not value.is_file():
-        raise InputError(f"{value}: no such file")
     if hasattr(value, "read_bytes"):
+        there = not isinstance(value, Path) or value.is_file()
+        require(there, f"{value}: no such file")
         return value.read_bytes()
-    if hasattr(value, "save"):
-        file = io.BytesIO()
-        value.save(file, format="PNG")
-        return file.getvalue()
-    raise InputError(f"a medium of type {type(value).__name__} cannot be stored; give a path, bytes or a picture")
+    kind = type(value).__name__
+    require(hasattr(value, "save"), f"a medium of type {kind} cannot be stored; give a path, bytes or a picture")
+    file = io.BytesIO()
+    value.save(file, format="PNG")
+    return file.getvalue()

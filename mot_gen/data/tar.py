@@ -11,15 +11,15 @@ import tarfile
 from collections.abc import Callable
 from typing import Any
 
-from mot_gen.data.notices import Notices
-from mot_gen.data.parsing import CAPTIONS, parse_record
+from mot_gen.data.notices import Notices, kept
+from mot_gen.data.parsing import CAPTIONS, NO_OBJECT, parse_record
 from mot_gen.data.remote import Ranges, Spool, is_far
 from mot_gen.data.samples import Sample
 from mot_gen.data.sources import Source
 from mot_gen.data.texts import MAX_BYTES, clean_text, decode_text
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import json_files
-from mot_gen.files.suffixes import PICTURES, SOUNDS, UNREAD_PICTURES, is_hidden
+from mot_gen.files.suffixes import PICTURES, SOUNDS, UNREAD_PICTURES, is_hidden, suffix_of
 
 TEXTS = ("json", "txt", "caption", "cls")  # suffixes of the members that are read for outlines
 Members = dict[str, tuple[int, int]]  # suffix -> where it begins and how many bytes it has
@@ -47,36 +47,43 @@ class TarShard(Source):
         self._samples, self._names = [], []
         self._last.clear()
         for members, name in zip(samples, names):
-            try:
-                sample = self._parse(members, name, _unread, self._notices)
-            except InputError as error:
-                self._broken.note(str(error))
-                continue
-            sizes = sorted((suffix, size) for suffix, (_, size) in members.items())
-            texts = b"".join(self._bytes(members, suffix) for suffix in TEXTS if suffix in members)
-            self._add(sample, repr(sizes).encode() + texts)
-            self._samples.append(members)
-            self._names.append(name)
+            with self._broken.catching():
+                self._add(self._parse(members, name, _unread, self._notices), self._content_of(members))
+                self._samples.append(members)
+                self._names.append(name)
+
+    def _content_of(self, members: Members) -> bytes:
+        """What tells a sample from others: the sizes of its members, and its texts."""
+        sizes = sorted((suffix, size) for suffix, (_, size) in members.items())
+        texts = [self._bytes(members, suffix) for suffix in TEXTS if suffix in members]
+        return repr(sizes).encode() + b"".join(texts)
 
     def _member(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Note where a member lies, under its sample; or why it is left out."""
         if is_hidden(member.name):
             self._notices.note("hidden members, which are left out", member.name)
             return
+        if member.isdir():
+            return
         if not member.isfile() or member.issparse():
-            if not member.isdir():
-                self._notices.note("members that are no regular files, which are left out", member.name)
+            self._notices.note("members that are no regular files, which are left out", member.name)
             return
         folder, _, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
         suffix = suffix.lower()
-        start = member.offset_data
-        if suffix in TEXTS and self._spool is not None:
-            start = self._spool.add(self._fetched(archive, member))
-        self._sample_of(f"{folder}/{stem}".lstrip("/"), suffix)[suffix] = (start, member.size)
+        members = self._sample_of(f"{folder}/{stem}".lstrip("/"), suffix)
+        members[suffix] = self._start(archive, member, suffix), member.size
+
+    def _start(self, archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> int:
+        """Where a member begins: in the archive, or in the spool if it is a text of a far archive."""
+        if self._spool is None or suffix not in TEXTS:
+            return member.offset_data
+        return self._spool.add(self._fetched(archive, member))
 
     def _fetched(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-        if member.size > MAX_BYTES:
-            raise InputError(f"{self.path}: {member.name}: a text of {member.size} bytes is longer than {MAX_BYTES}")
+        """The bytes of a text in a far archive, whose length is bounded."""
+        too_long = f"{self.path}: {member.name}: a text of {member.size} bytes is longer than {MAX_BYTES}"
+        require(member.size <= MAX_BYTES, too_long)
         file = archive.extractfile(member)
         assert file is not None  # it is a regular file
         return file.read()
@@ -84,12 +91,18 @@ class TarShard(Source):
     def _sample_of(self, key: str, suffix: str) -> Members:
         """The sample that a member belongs to: the last one of that name, or a new one."""
         number = self._last.get(key)
-        if number is not None and suffix not in self._samples[number]:
-            if number != len(self._samples) - 1:
-                self._notices.note("members that lie apart from the others of their sample", f"{key}.{suffix}")
-            return self._samples[number]
-        if number is not None:
+        if number is None:
+            return self._begun(key)
+        members = self._samples[number]
+        if suffix in members:
             self._notices.note("samples of a name that came before", key)
+            return self._begun(key)
+        if members is not self._samples[-1]:
+            self._notices.note("members that lie apart from the others of their sample", f"{key}.{suffix}")
+        return members
+
+    def _begun(self, key: str) -> Members:
+        """A new sample, which has no member yet."""
         self._last[key] = len(self._samples)
         self._names.append(key)
         self._samples.append({})
@@ -106,15 +119,13 @@ class TarShard(Source):
             self._notices.note(what, f"{self.path}, from byte {end:,} on")
 
     def _bytes(self, members: Members, suffix: str) -> bytes:
-        start, size = members[suffix]
-        if suffix in TEXTS and self._spool is not None:
-            return self._spool.read(start, size)
-        return self._media.read(start, size)
+        texts = self._spool or self._media
+        source = texts if suffix in TEXTS else self._media
+        return source.read(*members[suffix])
 
     def _text(self, members: Members, suffix: str, where: str) -> bytes:
         size = members[suffix][1]
-        if size > MAX_BYTES:
-            raise InputError(f"{where}.{suffix}: a text of {size} bytes is longer than {MAX_BYTES}")
+        require(size <= MAX_BYTES, f"{where}.{suffix}: a text of {size} bytes is longer than {MAX_BYTES}")
         return self._bytes(members, suffix)
 
     def sample(self, index: int) -> Sample:
@@ -124,6 +135,7 @@ class TarShard(Source):
         return self._parse(self._samples[index], self._names[index], _unread)
 
     def _parse(self, members: Members, key: str, medium: Medium, notices: Notices | None = None) -> Sample:
+        """The members of a sample -> the sample. medium: reads a member, or stands for it."""
         where = f"{self.path}: {key}"
 
         def resolve(value: Any, field: str) -> bytes | None:
@@ -142,13 +154,11 @@ class TarShard(Source):
         record: Any = {}
         if "json" in members:
             record = json_files.parse(self._text(members, "json", where), where)
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: a record is an object with image and caption, messages, content or text")
-        for suffix in TEXTS[1:]:
-            if suffix in members:
-                text = decode_text(self._text(members, suffix, where), f"{where}.{suffix}", notices)
-                _add_text(record, text, f"{where}.{suffix}")
-                break
+        require(isinstance(record, dict), f"{where}: {NO_OBJECT}")
+        texts = [suffix for suffix in TEXTS[1:] if suffix in members]
+        for suffix in texts[:1]:
+            text = decode_text(self._text(members, suffix, where), f"{where}.{suffix}", notices)
+            _add_text(record, text, f"{where}.{suffix}")
         return record
 
 
@@ -158,39 +168,39 @@ def _unread(members: Members, suffix: str) -> None:
 
 def _add_text(record: dict[str, Any], text: str, where: str) -> None:
     """Put the text of a member into the record, unless the record has it already."""
-    if not text:
-        raise InputError(f"{where}: holds no text")
-    for name in CAPTIONS:
-        given = record.get(name)
-        if given is None:
-            continue
-        known = given if isinstance(given, list) else [given]
-        if text not in [clean_text(each, where).strip() for each in known if isinstance(each, str)]:
-            raise InputError(f"{where}: says another thing than {name} of the .json beside it; leave one out")
+    require(text, f"{where}: holds no text")
+    named = [name for name in CAPTIONS if record.get(name) is not None]
+    for name in named:
+        known = [clean_text(each, where).strip() for each in _texts_in(record[name])]
+        require(text in known, f"{where}: says another thing than {name} of the .json beside it; leave one out")
         return
     record["text"] = text
 
 
+def _texts_in(given: Any) -> list[str]:
+    """The texts of a list, or of a single one."""
+    values = given if isinstance(given, list) else [given]
+    return [each for each in values if isinstance(each, str)]
+
+
 def _add_image(record: dict[str, Any], members: Members, where: str, notices: Notices | None) -> None:
     """Name the picture that a record is about. InputError where a medium would be dropped and its text kept."""
-    images = [suffix for suffix in members if f".{suffix}" in PICTURES]
-    others = [suffix for suffix in members if suffix not in TEXTS and suffix not in images]
+    media = [suffix for suffix in members if suffix not in TEXTS]
+    images = [suffix for suffix in media if f".{suffix}" in PICTURES]
     if images:
         record["image"] = images[0]
-        others += images[1:]
-    else:
-        for suffix in others:
+        media.remove(images[0])
+    for suffix in media:
+        if not images:
             _refuse_lost_medium(suffix, where)
-    if notices is not None:
-        for suffix in others:
-            notices.note(f"members {suffix}, which no record names", f"{where}.{suffix}")
+        kept(notices).note(f"members {suffix}, which no record names", f"{where}.{suffix}")
 
 
 def _refuse_lost_medium(suffix: str, where: str) -> None:
-    last = f".{suffix.rpartition('.')[2]}"
-    if f".{suffix}" in UNREAD_PICTURES:
-        raise InputError(f"{where}.{suffix}: pictures of this kind are not read; convert it to PNG or JPEG")
-    if f".{suffix}" in SOUNDS:
-        raise InputError(f"{where}.{suffix}: sound needs a .json beside it that says what comes first, sound or text")
-    if "." in suffix and (last in PICTURES or last[1:] in TEXTS):
-        raise InputError(f"{where}.{suffix}: the key of a sample ends at its first dot; take the dots out of the names")
+    kind, where = f".{suffix}", f"{where}.{suffix}"
+    require(kind not in UNREAD_PICTURES, f"{where}: pictures of this kind are not read; convert it to PNG or JPEG")
+    no_order = f"{where}: sound needs a .json beside it that says what comes first, sound or text"
+    require(kind not in SOUNDS, no_order)
+    last = suffix_of(kind)  # "" where the suffix has no dot within
+    dotted = last in PICTURES or last[1:] in TEXTS
+    require(not dotted, f"{where}: the key of a sample ends at its first dot; take the dots out of the names")

@@ -6,8 +6,8 @@ is part of what was written, so both are taken out and counted. Half a character
 
 from __future__ import annotations
 
-from mot_gen.data.notices import Notices
-from mot_gen.errors import InputError
+from mot_gen.data.notices import Notices, kept
+from mot_gen.errors import InputError, expect, require
 
 MARK = "\ufeff"  # Unicode's byte order mark
 MAX_BYTES = 2**26  # of one text file
@@ -16,19 +16,16 @@ CHANGED = "texts with a byte order mark or carriage returns, which are taken out
 
 def clean_text(text: str, field: str, notices: Notices | None = None) -> str:
     """A text without byte order mark and carriage returns. `field` begins the error and is noted where any were."""
-    if not is_text(text):
-        raise InputError(f"{field} holds half a character (a lone surrogate), got {text!r:.60}")
-    if MARK not in text and "\r" not in text:
-        return text
-    if notices is not None:
-        notices.note(CHANGED, field)
-    return text.lstrip(MARK).replace("\r\n", "\n").replace("\r", "\n")
+    expect(is_text(text), f"{field} holds half a character (a lone surrogate)", text)
+    clean = text.lstrip(MARK).replace("\r\n", "\n").replace("\r", "\n")
+    if clean != text:
+        kept(notices).note(CHANGED, field)
+    return clean
 
 
 def decode_text(content: bytes, where: str, notices: Notices | None = None) -> str:
     """The UTF-8 text of a file, cleaned, without blanks around it. `where` begins the error."""
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{where}: a text of {len(content)} bytes is longer than {MAX_BYTES}")
+    require(len(content) <= MAX_BYTES, f"{where}: a text of {len(content)} bytes is longer than {MAX_BYTES}")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -38,8 +35,6 @@ def decode_text(content: bytes, where: str, notices: Notices | None = None) -> s
 
 def is_text(text: str) -> bool:
     """Whether every character is whole, so that the text can be written as UTF-8."""
-    if text.isascii():
-        return True
     try:
         text.encode()
     except UnicodeEncodeError:

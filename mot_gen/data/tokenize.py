@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from mot_gen.data import records
 from mot_gen.data.encoded import Encoded
 from mot_gen.data.samples import UNUSABLE, Sample
 from mot_gen.data.store import medium_bytes, parts_of, schema, to_record
-from mot_gen.errors import InputError, Interrupted
+from mot_gen.errors import InputError, Interrupted, expect, require
 from mot_gen.files import manifest
 from mot_gen.files.lock import lock
 from mot_gen.files.progress import Progress
@@ -73,8 +74,8 @@ class Options:
 
     def __post_init__(self):
         for name, least in (("workers", 0), ("shard_size", 1), ("batch_size", 1), ("max_corrupt", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            expect(value >= least, f"{name} must be at least {least}", value)
 
 
 @dataclass
@@ -112,11 +113,13 @@ def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found
 def _claim(out: Path, about: dict[str, Any]) -> None:
     """Write what the folder is made from, or hold it to what is written there."""
     before = manifest.claim(out / records.CORPUS, about)
-    if changed := [name for name in about if before.get(name) != about[name]]:
-        raise InputError(f"{out}: holds tokens of other {' and '.join(changed)}; remove it, or give another --out")
+    changed = [name for name in about if before.get(name) != about[name]]
+    other = f"{out}: holds tokens of other {' and '.join(changed)}; remove it, or give another --out"
+    require(not changed, other)
 
 
 def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
+    """Write the shards that are missing, and count all of them."""
     missing = [k for k in range(work.shards) if not work.path(k).exists()]
     found = Found(notices=records.notices(work.samples).lines())
     broken = records.broken(work.samples)
@@ -138,8 +141,8 @@ def _add(found: Found, count: int, skipped: list[str], cap: int) -> None:
 
 
 def _check_cap(skipped: list[str], cap: int) -> None:
-    if len(skipped) > cap:
-        raise InputError(f"corrupt samples: {len(skipped)}, more than --max-corrupt {cap}; the last is {skipped[-1]}")
+    last = "".join(skipped[-1:])
+    require(len(skipped) <= cap, f"corrupt samples: {len(skipped)}, more than --max-corrupt {cap}; the last is {last}")
 
 
 # ---------------------------------------------------------------- who does the work
@@ -216,17 +219,17 @@ class Work:
 
     def shard(self, k: int, stop: Callable[[], bool]) -> tuple[int, list[str]]:
         """Tokenise and write shard k; how many samples it has, and those left out."""
-        start, rows, skipped = k * self.options.shard_size, [], []
+        start, made, skipped = k * self.options.shard_size, [], []
         indices = range(start, min(start + self.options.shard_size, len(self.samples)))
         for first in range(0, len(indices), self.options.batch_size):
             if stop():
                 raise Interrupted(f"stopped, the shards written stay in {self.out}; the same command goes on")
             kept, left_out = self._batch(indices[first : first + self.options.batch_size])
-            rows += kept
+            made += kept
             skipped += left_out
             _check_cap(skipped, self.options.max_corrupt)
-        self._write(k, rows, skipped)
-        return len(rows), skipped
+        self._write(k, made, skipped)
+        return len(made), skipped
 
     def _batch(self, indices: Sequence[int]) -> tuple[list[dict], list[str]]:
         """Records of the samples, all media of a modality in one pass; one by one where that fails."""
@@ -234,24 +237,23 @@ class Work:
         try:
             return self._records(read), skipped
         except UNUSABLE:
-            kept = []
+            made: list[dict] = []
             for sample in read:
-                try:
-                    kept += self._records([sample])
-                except UNUSABLE as error:
-                    skipped.append(f"{sample.id}: {error}")
-            return kept, skipped
+                with _noting(skipped, sample.id):
+                    made += self._records([sample])
+            return made, skipped
 
     def _read(self, indices: Sequence[int]) -> tuple[list[Sample], list[str]]:
-        read, skipped = [], []
+        """The samples of these indices, and a line for each that cannot be read."""
+        read: list[Sample] = []
+        skipped: list[str] = []
         for index in indices:
-            try:
+            with _noting(skipped, f"sample {index}"):
                 read.append(self.samples[index])
-            except UNUSABLE as error:
-                skipped.append(f"sample {index}: {error}")
         return read, skipped
 
     def _records(self, samples: Sequence[Sample]) -> list[dict]:
+        """Samples as records, the media of each modality tokenised in one pass."""
         raws: dict[str, dict[tuple[int, int], Any]] = {name: {} for name in self.tokenizers}
         for s, sample in enumerate(samples):
             for p, part in enumerate(parts_of(sample)):
@@ -266,15 +268,24 @@ class Work:
             for s, sample in enumerate(samples)
         ]
 
-    def _write(self, k: int, rows: list[dict], skipped: list[str]) -> None:
+    def _write(self, k: int, made: list[dict], skipped: list[str]) -> None:
         """What bears a shard's name is whole, and on the disk."""
         about = {SKIPPED: json.dumps(skipped).encode()}
-        table = pyarrow.Table.from_pylist(rows, schema(self.tokenizers).with_metadata(about))
+        table = pyarrow.Table.from_pylist(made, schema(self.tokenizers).with_metadata(about))
         try:
             with writing(self.path(k), durable=True) as part, part.open("wb") as file:
                 pyarrow.parquet.write_table(table, file, compression="zstd")
         except Unwritable as error:
             raise InputError(f"{error}; make room, then go on") from error
+
+
+@contextmanager
+def _noting(skipped: list[str], name: str) -> Iterator[None]:
+    """Within, what makes a sample unusable ends the block and becomes a line."""
+    try:
+        yield
+    except UNUSABLE as error:
+        skipped.append(f"{name}: {error}")
 
 
 def read_counts(path: Path) -> tuple[int, list[str]]:

@@ -1,6 +1,7 @@
 """OpenMoji scenes with captions in four languages: pictures of known names, described completely by their captions.
 
-- `Emoji`, `catalogue`: some 590 names in English, German, Spanish and French, with skin tones where the emoji has them.
+- `Emoji`, `catalogue` (emoji_catalogue.py): some 590 names in English, German, Spanish and French, with skin tones if
+  the emoji has them. LANGUAGES (scene_words.py): how the rest of a scene is said.
 - `Scene`: an emoji, its tone, size, place, ground and mirroring; `.picture(size)` draws it, `.captions()` say it.
 - `read_caption`: the inverse of all captions, which scores a written one.
 - `part_of`: which of the parts "train", "names", "combinations" a scene belongs to, fixed by hash; phrasings that are
@@ -24,110 +25,37 @@ from PIL import Image
 
 from mot_gen.data.samples import Pair, Samples, Splits
 from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
-from mot_gen.errors import InputError
-
-# Blocks of code points: faces, animals, plants and food, sky, feasts, people, hands, vehicles, hearts, things.
-BLOCKS = (
-    "1F600-1F637 1F641-1F644 1F910-1F917 1F920-1F92F 1F970-1F97A 1F400-1F43E 1F980-1F9AE 1F330-1F37F 1F950-1F96F "
-    "1F300-1F320 1F380-1F3C6 1F466-1F475 1F478-1F480 1F442-1F450 270A-270C 261D-261D 1F590-1F595 1F4AA-1F4AA "
-    "1F64B-1F64F 1F918-1F91F 1F680-1F6A9 1F6B2-1F6B2 1F493-1F49F 2764-2764 1F90D-1F90F 1F9E1-1F9E1 1F4A1-1F4AF "
-    "1F511-1F511 26BD-26BE 2600-2604 26C4-26C5 1F525-1F52E 1F9D0-1F9DF"
+from mot_gen.datasets.emoji_catalogue import TONES, Emoji, catalogue
+from mot_gen.datasets.scene_words import (
+    GROUNDS,
+    HELD_OUT_PHRASINGS,
+    LANGUAGES,
+    PHRASINGS,
+    PLACES,
+    Language,
+    phrases,
 )
-TONES = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
+from mot_gen.errors import expect, require
+
+__all__ = [
+    "GROUNDS",
+    "HELD_OUT_PHRASINGS",
+    "LANGUAGES",
+    "PHRASINGS",
+    "PLACES",
+    "TONES",
+    "Emoji",
+    "Said",
+    "Scene",
+    "Scenes",
+    "catalogue",
+    "draw_scene",
+    "load",
+    "part_of",
+    "read_caption",
+]
+
 COMBINATIONS = 0.12  # of an emoji and a ground, a place or a tone: the share that is held out
-PLACES = ("top left", "top right", "bottom left", "bottom right")
-GROUNDS = {
-    "white": (255, 255, 255),
-    "red": (226, 70, 70),
-    "orange": (240, 150, 60),
-    "yellow": (246, 220, 90),
-    "green": (110, 185, 105),
-    "blue": (95, 160, 225),
-    "purple": (150, 110, 200),
-    "pink": (245, 165, 195),
-    "grey": (160, 160, 160),
-}
-
-
-@dataclass(frozen=True)
-class Language:
-    """How a language says a scene. small and mirrored: words; places and grounds: in the order of PLACES, GROUNDS."""
-
-    small: str
-    mirrored: str
-    places: tuple[str, ...]
-    grounds: tuple[str, ...]
-
-
-LANGUAGES = {
-    "en": Language("small", "mirrored", PLACES, tuple(f"on {color}" for color in GROUNDS)),
-    "de": Language(
-        "klein",
-        "gespiegelt",
-        ("oben links", "oben rechts", "unten links", "unten rechts"),
-        tuple(f"auf {c}" for c in ("Weiß", "Rot", "Orange", "Gelb", "Grün", "Blau", "Lila", "Rosa", "Grau")),
-    ),
-    "es": Language(
-        "en pequeño",
-        "reflejado",
-        ("arriba a la izquierda", "arriba a la derecha", "abajo a la izquierda", "abajo a la derecha"),
-        tuple(
-            f"sobre {c}" for c in ("blanco", "rojo", "naranja", "amarillo", "verde", "azul", "morado", "rosa", "gris")
-        ),
-    ),
-    "fr": Language(
-        "en petit",
-        "en miroir",
-        ("en haut à gauche", "en haut à droite", "en bas à gauche", "en bas à droite"),
-        tuple(f"sur {c}" for c in ("blanc", "rouge", "orange", "jaune", "vert", "bleu", "violet", "rose", "gris")),
-    ),
-}
-PHRASINGS = ("plain", "article", "de", "es", "fr")  # the first two are English
-HELD_OUT_PHRASINGS = ("ground first", "the")
-
-
-@dataclass(frozen=True)
-class Emoji:
-    """base: its id without a tone. tone: 0 (none) or 1 ... 5, light to dark. names: language -> name, tone included."""
-
-    id: str
-    base: str
-    tone: int
-    names: dict[str, str]
-
-
-@cache
-def catalogue() -> dict[str, Emoji]:
-    """id -> emoji, in the order of BLOCKS, each followed by its skin tones. Raises InputError without the extra."""
-    drawn, names = set(emoji_pixels(16)[0]), _names()
-    found: dict[str, Emoji] = {}
-    for block in BLOCKS.split():
-        first, last = (int(end, 16) for end in block.split("-"))
-        for point in range(first, last + 1):
-            base = f"{point:04X}"
-            spellings = [(base, f"{base}-FE0F"), *((f"{base}-{tone}",) for tone in TONES)]
-            for tone, ids in enumerate(spellings):
-                named = [names[id] for id in ids if id in names]
-                shown = [id for id in ids if id in drawn]
-                if named and shown:
-                    found.setdefault(shown[0], Emoji(shown[0], base, tone, named[0]))
-    return found
-
-
-def _names() -> dict[str, dict[str, str]]:
-    """id -> language -> name, of the emoji that have one in all languages."""
-    try:
-        import emoji
-    except ImportError as error:
-        raise InputError("emoji need the extra: pip install 'mot-gen[emoji]'") from error
-    emoji.config.load_language(list(LANGUAGES))
-    qualified = emoji.STATUS["fully_qualified"]
-    found = {}
-    for characters, about in emoji.EMOJI_DATA.items():
-        if about["status"] == qualified and LANGUAGES.keys() <= about.keys():
-            id = "-".join(f"{ord(point):04X}" for point in characters)
-            found[id] = {language: about[language].strip(":").replace("_", " ") for language in LANGUAGES}
-    return found
 
 
 @dataclass(frozen=True)
@@ -159,21 +87,21 @@ class Scene:
 
     def caption(self, phrasing: str) -> str:
         """The scene in one of PHRASINGS or HELD_OUT_PHRASINGS."""
-        code = phrasing if phrasing in LANGUAGES else "en"
-        language, name = LANGUAGES[code], self.about.names[code]
-        said = self._attributes(language)
-        if code != "en":
+        if phrasing in LANGUAGES:
+            language, name = LANGUAGES[phrasing], self.about.names[phrasing]
             small = [language.small] if self.small else []
-            return ", ".join([name, *small, *said])
+            return ", ".join([name, *small, *self._attributes(language)])
+        language, name = LANGUAGES["en"], self.about.names["en"]
+        said = self._attributes(language)
         head = f"{language.small} {name}" if self.small else name
-        if phrasing == "plain":
-            return ", ".join([head, *said])
-        if phrasing == "article":
-            article = "an" if head[0] in "aeiouAEIO" else "a"
-            return ", ".join([f"{article} {head}", *said])
-        if phrasing == "ground first":
-            return ", ".join([*reversed(said), f"the {head}"])
-        return ", ".join([f"the {head}", *said])
+        article = "an" if head[0] in "aeiouAEIO" else "a"
+        orders = {
+            "plain": [head, *said],
+            "article": [f"{article} {head}", *said],
+            "ground first": [*reversed(said), f"the {head}"],
+            "the": [f"the {head}", *said],
+        }
+        return ", ".join(orders[phrasing])
 
     def _attributes(self, language: Language) -> list[str]:
         """Mirroring, place and ground in a language, those that are not as usual."""
@@ -209,38 +137,26 @@ class Said:
 
 
 @cache
-def _phrases() -> dict[str, dict[str, Any]]:
-    """Attribute phrase of any language -> the fields of `Said` that it sets."""
-    phrases: dict[str, dict[str, Any]] = {}
-    for language in LANGUAGES.values():
-        phrases[language.small] = {"small": True}
-        phrases[language.mirrored] = {"mirrored": True}
-        for phrase, place in zip(language.places, PLACES):
-            phrases[phrase] = {"place": place}
-        for phrase, ground in zip(language.grounds, GROUNDS):
-            phrases[phrase] = {"ground": ground}
-    return phrases
-
-
-@cache
 def _emoji_by_name() -> dict[str, str]:
     return {name: emoji.id for emoji in catalogue().values() for name in emoji.names.values()}
 
 
 def read_caption(text: str) -> Said:
     """What a caption of any phrasing and language says."""
-    said, phrases, names = Said(None, False, None, "white", False), _phrases(), _emoji_by_name()
+    said, known = Said(None, False, None, "white", False), phrases()
     for piece in text.strip().split(", "):
-        if piece in phrases:
-            said = replace(said, **phrases[piece])
-            continue
-        if piece not in names:
-            piece = piece.removeprefix("the ").removeprefix("an ").removeprefix("a ")
-        if piece not in names and piece.startswith("small "):
-            said, piece = replace(said, small=True), piece.removeprefix("small ")
-        if piece in names:
-            said = replace(said, emoji=names[piece])
+        said = replace(said, **(known.get(piece) or _named(piece)))
     return said
+
+
+def _named(piece: str) -> dict[str, Any]:
+    """The fields of `Said` that a name sets, perhaps behind an article and "small"."""
+    names = _emoji_by_name()
+    bare = piece.removeprefix("the ").removeprefix("an ").removeprefix("a ")
+    for name, small in ((piece, {}), (bare, {}), (bare.removeprefix("small "), {"small": True})):
+        if name in names:
+            return {"emoji": names[name], **small}
+    return {"small": True} if bare.startswith("small ") else {}
 
 
 # ---------------------------------------------------------------- what is held out
@@ -257,13 +173,9 @@ def part_of(scene: Scene) -> str:
     emoji = scene.about
     if held_out(emoji.base):
         return "names"
-    with_it = []
-    if scene.ground != "white":
-        with_it.append(scene.ground)
-    if scene.place:
-        with_it.append(scene.place)
-    if emoji.tone:
-        with_it.append(TONES[emoji.tone - 1])
+    ground = scene.ground.removeprefix("white")
+    tone = ("", *TONES)[emoji.tone]
+    with_it = filter(None, (ground, scene.place, tone))
     rare = any(_share(f"{emoji.base} {each}") < COMBINATIONS for each in with_it)
     return "combinations" if rare else "train"
 
@@ -287,10 +199,8 @@ class Scenes(Samples):
     """
 
     def __init__(self, part: str, size: int = 32, each: int = 40, seed: int = 0, small: int = 30):
-        if size < 2 or size % 2:
-            raise InputError(f"data.options.size: must be even and at least 2, got {size}")
-        if not 0 <= small <= 100:
-            raise InputError(f"data.options.small: a percentage, 0 to 100, got {small}")
+        expect(size >= 2 and size % 2 == 0, "data.options.size: must be even and at least 2", size)
+        require(0 <= small <= 100, f"data.options.small: a percentage, 0 to 100, got {small}")
         self.size, self.scenes = size, []
         by_base: dict[str, list[str]] = {}
         for id, emoji in catalogue().items():
@@ -298,8 +208,9 @@ class Scenes(Samples):
         for base, ids in by_base.items():
             rng = random.Random(f"{seed} {part} {base}")
             drawn = [draw_scene(rng.choice(ids), rng, small / 100) for _ in range(4 * each)]
-            drawn = [scene for scene in drawn if part_of(scene) == part]
-            self.scenes += (drawn if part == "train" else list(dict.fromkeys(drawn)))[:each]
+            kept = [scene for scene in drawn if part_of(scene) == part]
+            different = kept if part == "train" else list(dict.fromkeys(kept))
+            self.scenes += different[:each]
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -318,8 +229,9 @@ def load(data) -> Splits:
     """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name), seed, and small
     (percent of the training scenes)."""
     options = {"size": 32, "each": 40, "seed": 0, "small": 30}
+    names = ", ".join(options)
     for name, value in data.options.items():
-        if name not in options or type(value) is not int:
-            raise InputError(f"data.options.{name}: openmoji takes integers ({', '.join(options)}), got {value!r}")
-        options[name] = value
+        known = name in options and type(value) is int
+        require(known, f"data.options.{name}: openmoji takes integers ({names}), got {value!r}")
+    options |= data.options
     return Splits(Scenes("train", **options), Scenes("combinations", **options | {"each": 1, "small": 30}))

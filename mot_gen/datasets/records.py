@@ -15,9 +15,9 @@ def load(data: Data) -> Splits:
     Held out are its `held_out_records`, or a share of all records. The weights say how often training sees a source;
     what is held out is seen once.
     """
-    samples = open_all([records.path for records in data.records])
+    samples = open_all([records.path for records in data.records], data.outside_media)
     if data.held_out_records:
-        splits = Splits(samples, open_all(data.held_out_records))
+        splits = Splits(samples, open_all(data.held_out_records, data.outside_media))
     else:
         splits = split(samples, data.held_out, data.split_seed)
     weights = [records.weight for records in data.records]

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, expect, nearest, require
 
 VARIANTS = ("", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
 _BOUNDS = (("speed", 80, 450), ("pitch", 0, 100), ("pitch_range", 0, 100))
@@ -38,8 +38,8 @@ class Voice:
 
     def __post_init__(self):
         for field, low, high in _BOUNDS:
-            if not low <= getattr(self, field) <= high:
-                raise InputError(f"voice {field} must lie in {low} to {high}, got {getattr(self, field)}")
+            value = getattr(self, field)
+            expect(low <= value <= high, f"voice {field} must lie in {low} to {high}", value)
         if self.variant not in VARIANTS:
             raise InputError(f"voice variant {self.variant!r} is not known" + nearest(self.variant, VARIANTS))
 
@@ -93,16 +93,14 @@ def spoken(phrases: Sequence[tuple[str, Voice]]) -> list[Spoken]:
     for text, voice in phrases:
         how = {"speed": voice.speed, "pitch": voice.pitch, "pitch_range": voice.pitch_range}
         requests.append({"text": text, "voice": voice.name, **how})
-    if not requests:
-        return []
-    return [_spoken(request, *answer) for request, answer in zip(requests, _run(requests))]
+    answers = _run(requests) if requests else []
+    return [_spoken(request, *answer) for request, answer in zip(requests, answers)]
 
 
 def _spoken(request: dict, header: dict, data: bytes) -> Spoken:
-    if header["error"] == "voice":
-        raise InputError(f"espeak-ng has no voice {request['voice']!r}; en-us, en and de are some that it has")
-    if header["error"]:
-        raise InputError(f"text {request['text']!r} gives no sound in {request['voice']!r}; give letters or digits")
+    text, voice, error = request["text"], request["voice"], header["error"]
+    require(error != "voice", f"espeak-ng has no voice {voice!r}; en-us, en and de are some that it has")
+    require(not error, f"text {text!r} gives no sound in {voice!r}; give letters or digits")
     samples = torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 2**15
     return Spoken(samples, header["rate"], tuple((_plain(name), start) for name, start in header["phones"]))
 

@@ -26,7 +26,7 @@ from mot_gen.datasets import digits
 from mot_gen.datasets.digits import WORDS
 from mot_gen.datasets.render_cache import rendered
 from mot_gen.datasets.spoken import Voice, draw_voice, synthesize_batch
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, expect, require
 from mot_gen.recipes.implementations import check_options
 from mot_gen.recipes.sections import Data
 
@@ -46,13 +46,12 @@ class SpokenDigits:
     written: float = 1.0
 
     def __post_init__(self):
-        if self.speakers < 1:
-            raise InputError(f"data.options.speakers must be at least 1, got {self.speakers}")
-        if not self.phrases or any("{word}" not in phrase for phrase in self.phrases):
-            raise InputError(f"data.options.phrases must each hold {{word}}, got {list(self.phrases)}")
+        expect(self.speakers >= 1, "data.options.speakers must be at least 1", self.speakers)
+        words = [phrase.count("{word}") for phrase in self.phrases]
+        require(words and min(words), f"data.options.phrases must each hold {{word}}, got {list(self.phrases)}")
         for field in ("pictures", "written"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise InputError(f"data.options.{field} must lie in 0 to 1, got {getattr(self, field)}")
+            share = getattr(self, field)
+            expect(0 <= share <= 1, f"data.options.{field} must lie in 0 to 1", share)
 
 
 class Spoken(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.errors import InputError, one_line
+from mot_gen.errors import InputError, one_line, require
 
 if TYPE_CHECKING:  # imported by those who read sound
     from torch import Tensor
@@ -40,9 +40,10 @@ def load_audio(raw: Any, sample_rate: int | None = None) -> tuple[Tensor, int]:
         waveform = _mono(samples)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    if sample_rate is None or sample_rate == rate:
-        return waveform, rate
-    return resample(waveform, rate, sample_rate), sample_rate
+    wanted = sample_rate or rate
+    if wanted != rate:
+        waveform = resample(waveform, rate, wanted)
+    return waveform, wanted
 
 
 def load_sounds(
@@ -57,12 +58,10 @@ def load_sounds(
         try:
             sounds[name] = load_audio(raw, sample_rate)[0]
         except InputError as error:
-            skipped.append(str(error) if name in str(error) else f"{name}: {error}")
-            if len(skipped) > max_skipped:
-                last = skipped[-1]
-                raise InputError(f"more than {max_skipped} recordings cannot be used; the last: {last}") from error
-    if not sounds:
-        raise InputError("no recording can be used" + (f"; {skipped[-1]}" if skipped else ""))
+            line = str(error) if name in str(error) else f"{name}: {error}"
+            skipped.append(line)
+            require(len(skipped) <= max_skipped, f"more than {max_skipped} recordings cannot be used; the last: {line}")
+    require(sounds, "; ".join(["no recording can be used", *skipped[-1:]]))
     return sounds, skipped
 
 
@@ -98,41 +97,50 @@ def _read(raw: Any, sample_rate: int | None) -> tuple[Tensor, int]:
     import numpy as np
     import torch
 
-    if isinstance(raw, (bytes, bytearray)):
-        return _decode(io.BytesIO(raw))
-    if isinstance(raw, (str, Path)):
-        if not Path(raw).is_file():
-            raise InputError("no such sound file")
-        return _decode(str(raw))
-    if hasattr(raw, "read_bytes"):
-        try:
-            return _decode(io.BytesIO(raw.read_bytes()))
-        except FileNotFoundError:
-            raise InputError("no such sound file") from None
-    samples, rate = raw if isinstance(raw, (tuple, list)) and len(raw) == 2 else (raw, sample_rate)
+    file = _file_of(raw)
+    if file is not None:
+        return _decode(file)
+    given = isinstance(raw, (tuple, list)) and len(raw) == 2
+    samples, rate = raw if given else (raw, sample_rate)
     if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiu":
         samples = torch.from_numpy(np.ascontiguousarray(samples))
-    if not isinstance(samples, torch.Tensor):
-        raise InputError(f"cannot read sound from {type(samples).__name__}; give a path, bytes or (samples, rate)")
-    if not isinstance(rate, int) or rate < 1:
-        raise InputError(f"sample rate must be a whole number of Hz, got {rate}; give (samples, rate)")
-    return samples, rate
+    kind = type(samples).__name__
+    require(isinstance(samples, torch.Tensor), f"cannot read sound from {kind}; give a path, bytes or (samples, rate)")
+    number = rate if isinstance(rate, int) else 0
+    require(number >= 1, f"sample rate must be a whole number of Hz, got {rate}; give (samples, rate)")
+    return samples, number
+
+
+def _file_of(raw: Any) -> Any:
+    """What soundfile opens: a path as it is, the bytes of a file; None where a recording is samples already."""
+    if isinstance(raw, (bytes, bytearray)):
+        return io.BytesIO(raw)
+    if isinstance(raw, (str, Path)):
+        require(Path(raw).is_file(), "no such sound file")
+        return str(raw)
+    if not hasattr(raw, "read_bytes"):
+        return None
+    try:
+        return io.BytesIO(raw.read_bytes())
+    except FileNotFoundError:
+        raise InputError("no such sound file") from None
 
 
 def _decode(file: Any) -> tuple[Tensor, int]:
+    """Samples (channels, T) and rate of a file, of which the length is looked at first."""
     import soundfile
     import torch
 
     _refuse_cut_off(file)
     try:
         with soundfile.SoundFile(file) as sound:
-            if sound.frames > MAX_SECONDS * sound.samplerate:
-                seconds = sound.frames / sound.samplerate
-                raise InputError(f"refused before decoding: {seconds:.0f} s is longer than {MAX_SECONDS}; cut it")
+            seconds = sound.frames / sound.samplerate
+            too_long = f"refused before decoding: {seconds:.0f} s is longer than {MAX_SECONDS}; cut it"
+            require(seconds <= MAX_SECONDS, too_long)
             return torch.from_numpy(sound.read(dtype="float32", always_2d=True).T), sound.samplerate
+    except InputError:
+        raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"not sound that can be read ({one_line(error)})") from error
 
 
@@ -143,15 +151,15 @@ def _refuse_cut_off(file: Any) -> None:
             _refuse_cut_off(opened)
         return
     start, size = file.read(12), file.seek(0, os.SEEK_END)
-    if start[:4] == b"RIFF" and start[8:] == b"WAVE":
+    kind = start[:4] + start[8:]
+    if kind == b"RIFFWAVE":
         missing = _missing_of_wav(file, size)
-        if missing:
-            raise InputError(f"is cut off: {missing} bytes of its sound are missing; copy it again")
-    elif start[:4] == b"OggS":
+        require(not missing, f"is cut off: {missing} bytes of its sound are missing; copy it again")
+    elif kind.startswith(b"OggS"):
         file.seek(max(0, size - _OGG_PAGE))
         end = file.read()
-        if not _ends_in_last_page(end[end.rfind(b"OggS") :]):
-            raise InputError("is cut off: its last page is missing; copy it again")
+        whole = _ends_in_last_page(end[end.rfind(b"OggS") :])
+        require(whole, "is cut off: its last page is missing; copy it again")
     file.seek(0)
 
 
@@ -180,19 +188,16 @@ def _missing_of_wav(file: Any, size: int) -> int:
 
 def _mono(samples: Tensor) -> Tensor:
     """(T,) or (channels, T) -> float32 (T,), held to what an encoder can use."""
-    if samples.ndim not in (1, 2):
-        raise InputError(f"samples must be (T,) or (channels, T), got {tuple(samples.shape)}")
-    if samples.ndim == 2 and samples.shape[0] > samples.shape[1] > 0:
-        raise InputError(f"samples {tuple(samples.shape)} have more channels than samples; give (channels, T)")
+    shape = tuple(samples.shape)
+    require(samples.ndim in (1, 2), f"samples must be (T,) or (channels, T), got {shape}")
+    wide = samples.ndim == 2 and shape[0] > shape[1] > 0
+    require(not wide, f"samples {shape} have more channels than samples; give (channels, T)")
     waveform = _floats(samples)
     if waveform.ndim == 2:
         waveform = _one_channel(waveform)
-    if len(waveform) < 2:
-        raise InputError(f"holds {len(waveform)} samples; at least 2 are needed")
-    if not waveform.isfinite().all():
-        raise InputError("holds NaN or infinity; remove those samples")
-    if waveform.abs().max() < SILENCE:
-        raise InputError(f"is silent: no sample reaches {SILENCE:g} of full scale")
+    require(len(waveform) >= 2, f"holds {len(waveform)} samples; at least 2 are needed")
+    require(waveform.isfinite().all(), "holds NaN or infinity; remove those samples")
+    require(waveform.abs().max() >= SILENCE, f"is silent: no sample reaches {SILENCE:g} of full scale")
     return waveform
 
 
@@ -205,10 +210,11 @@ def _one_channel(channels: Tensor) -> Tensor:
 
 
 def _floats(samples: Tensor) -> Tensor:
+    """Samples as floats, whole numbers scaled to [-1, 1]."""
     import torch
 
     if samples.is_floating_point():
         return samples.float()
-    if samples.dtype not in (torch.int16, torch.int32):
-        raise InputError(f"samples of {samples.dtype} have no known scale; give floats, or int16 or int32")
+    known = samples.dtype in (torch.int16, torch.int32)
+    require(known, f"samples of {samples.dtype} have no known scale; give floats, or int16 or int32")
     return (samples.double() / -torch.iinfo(samples.dtype).min).float()

@@ -14,15 +14,15 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mot_gen.errors import InputError, one_line
+from mot_gen.errors import InputError, one_line, require
 from mot_gen.files.suffixes import UNREAD_PICTURES, suffix_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and looking at headers does without
@@ -41,12 +41,14 @@ _ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # an EXIF field, and its va
 
 
 class Header(NamedTuple):
-    """What a picture is before it is decoded. width, height: in pixels, upright. kind: such as "PNG RGB"."""
+    """What a picture is before it is decoded. width, height: in pixels, upright. kind: such as "PNG RGB". many: has
+    more than one frame, as animations have."""
 
     width: int
     height: int
     grey: bool
     kind: str
+    many: bool = False
 
 
 def load_image(raw: Any, color: str = "RGB", as_stored: bool = False) -> Image.Image:
@@ -74,11 +76,26 @@ def header(raw: Any) -> Header:
     where = _name(raw)
     with _opened(raw, where) as image:
         _check_size(image, where)
-        width, height = image.size
-        if _orientation(image, where) in _QUARTER_TURNS:
-            width, height = height, width
-        grey = image.mode in _GREY_MODES or image.mode.startswith("I;")
-        return Header(width, height, grey, f"{image.format or 'PIL'} {image.mode}")
+        turned = _orientation(image, where) in _QUARTER_TURNS
+        width, height = image.size[::-1] if turned else image.size
+        kind = f"{image.format or 'PIL'} {image.mode}"
+        return Header(width, height, _is_grey(image), kind, _has_more_frames(image))
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether a picture can hold no colour, as far as its mode and its palette tell."""
+    if image.mode == "P" and image.palette is not None:
+        order, colors = image.palette.getdata()  # unlike `getpalette`, which decodes the picture
+        return order == "RGB" and colors[0::3] == colors[1::3] == colors[2::3]
+    return image.mode in _GREY_MODES or image.mode.startswith("I;")
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Whether there are others beside the first frame; a second one that is broken is none."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return False
 
 
 def _orientation(image: Image.Image, where: str) -> Any:
@@ -98,14 +115,13 @@ def _as_tensor(raw: Any) -> Any:
     """A numpy array as diffusers has pictures, (H, W, C) or (H, W), as a (C, H, W) tensor; anything else as it is."""
     if not isinstance(raw, np.ndarray):
         return raw
-    if raw.ndim not in (2, 3) or raw.dtype.kind not in "uf":
-        raise InputError(
-            f"an image array must be (H, W, C) or (H, W), uint8 or floats in [0, 1], got {raw.dtype} {raw.shape}"
-        )
+    wanted = "an image array must be (H, W, C) or (H, W), uint8 or floats in [0, 1]"
+    known = raw.ndim in (2, 3) and raw.dtype.kind in "uf"
+    require(known, f"{wanted}, got {raw.dtype} {raw.shape}")
     import torch
 
-    pixels = raw[..., None] if raw.ndim == 2 else raw
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    pixels = np.atleast_3d(raw).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def _name(raw: Any) -> str:
@@ -114,11 +130,10 @@ def _name(raw: Any) -> str:
         return "the image"
     if isinstance(raw, (bytes, bytearray)):
         return f"image of {len(raw)} bytes"
-    if isinstance(raw, (str, Path)) or hasattr(raw, "read_bytes"):
-        return str(raw)
-    raise InputError(
-        f"cannot read an image from {type(raw).__name__}; give a PIL image, a path, bytes, a tensor or an array"
-    )
+    is_path = isinstance(raw, (str, Path)) or hasattr(raw, "read_bytes")
+    kind = type(raw).__name__
+    require(is_path, f"cannot read an image from {kind}; give a PIL image, a path, bytes, a tensor or an array")
+    return str(raw)
 
 
 @contextmanager
@@ -127,24 +142,27 @@ def _opened(raw: Any, where: str) -> Iterator[Image.Image]:
     if isinstance(raw, Image.Image):
         yield raw
         return
-    file = raw
-    if isinstance(raw, (bytes, bytearray)):
-        file = io.BytesIO(raw)
-    elif isinstance(raw, (str, Path)):
-        if where.startswith(("http://", "https://", "ftp://", "data:")):
-            raise InputError(f"{where:.80}: is a URL, and nothing is fetched; download it and give the file")
-        if not Path(raw).is_file():
-            raise InputError(f"{where}: no such image file")
-    else:
-        try:
-            file = io.BytesIO(raw.read_bytes())
-        except FileNotFoundError:
-            raise InputError(f"{where}: no such image file") from None
-    with _open(file, where) as image:
+    with _open(_file_of(raw, where), where) as image:
         yield image
 
 
+def _file_of(raw: Any, where: str) -> Any:
+    """What Pillow opens: a path as it is, or the bytes of a file."""
+    if isinstance(raw, (bytes, bytearray)):
+        return io.BytesIO(raw)
+    if isinstance(raw, (str, Path)):
+        url = where.startswith(("http://", "https://", "ftp://", "data:"))
+        require(not url, f"{where:.80}: is a URL, and nothing is fetched; download it and give the file")
+        require(Path(raw).is_file(), f"{where}: no such image file")
+        return raw
+    try:
+        return io.BytesIO(raw.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such image file") from None
+
+
 def _open(file: Any, where: str) -> Image.Image:
+    """A PIL image whose header has been read; InputError for what is no picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size refuses what it warns of
         try:
@@ -152,19 +170,24 @@ def _open(file: Any, where: str) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise InputError(f"{where}: refused before decoding: more than {MAX_PIXELS} pixels") from error
         except Exception as error:  # the header of a broken file can make any decoder raise anything
-            unread = suffix_of(where) in UNREAD_PICTURES
-            reason = f"no reader of {suffix_of(where)} is installed" if unread else one_line(error)
-            raise InputError(f"{where}: not an image that can be read ({reason})") from error
+            raise InputError(f"{where}: not an image that can be read ({_reason(error, where)})") from error
+
+
+def _reason(error: Exception, where: str) -> str:
+    """Why Pillow does not open a file."""
+    if suffix_of(where) in UNREAD_PICTURES:
+        return f"no reader of {suffix_of(where)} is installed"
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no known kind of picture"
+    return one_line(error)
 
 
 @cache
 def _kinds() -> tuple[str, ...]:
     """The kinds of _KINDS that this installation of Pillow has."""
-    try:
+    with suppress(ImportError):
         import pillow_heif
-    except ImportError:
-        pass
-    else:
+
         pillow_heif.register_heif_opener()
     Image.init()
     return tuple(kind for kind in _KINDS if kind in Image.OPEN)
@@ -172,13 +195,13 @@ def _kinds() -> tuple[str, ...]:
 
 def _check_size(image: Image.Image, where: str) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{where}: refused before decoding: {width} x {height} is more than {MAX_PIXELS} pixels")
-    if not width * height:
-        raise InputError(f"{where}: {width} x {height} has no pixels")
+    large = f"{where}: refused before decoding: {width} x {height} is more than {MAX_PIXELS} pixels"
+    require(width * height <= MAX_PIXELS, large)
+    require(width * height, f"{where}: {width} x {height} has no pixels")
 
 
 def _decode(image: Image.Image, color: str, where: str, as_stored: bool) -> Image.Image:
+    """All of a picture, its first frame, upright and flattened."""
     _check_size(image, where)
     try:
         image.seek(0)
@@ -205,28 +228,35 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits ("I;16", and "I" as PGM files give it) or of floats in [0, 1] ("F") -> "L"."""
     values = np.asarray(image).astype(np.float64)
     top = 1.0 if image.mode == "F" else 65535.0
-    if not (values.min() >= 0 and values.max() <= top):  # so written, NaN is refused too
-        raise InputError(f"mode {image.mode} holds values outside [0, {top:g}]; convert it to 8 or 16 bits")
+    within = ((values >= 0) & (values <= top)).all()  # so written, NaN is refused too
+    require(within, f"mode {image.mode} holds values outside [0, {top:g}]; convert it to 8 or 16 bits")
     return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
 
 
 def center_crop_resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The largest centred box of the aspect ratio of `size` = (height, width), resized to it (bicubic, antialiased)."""
     height, width = size
-    crop_width = min(image.width, max(1, round(image.height * width / height)))
-    crop_height = min(image.height, max(1, round(image.width * height / width)))
+    crop_width, crop_height = cut_to(image.size, (width, height))
     left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
     # A true crop: with `resize(box=...)` the filter would reach for pixels outside of the box.
     image = image.crop((left, top, left + crop_width, top + crop_height))
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
+def cut_to(given: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The largest (width, height) within `given` that has the aspect ratio of `wanted`, to a pixel."""
+    (width, height), (wanted_width, wanted_height) = given, wanted
+    cut_width = min(width, max(1, round(height * wanted_width / wanted_height)))
+    cut_height = min(height, max(1, round(width * wanted_height / wanted_width)))
+    return cut_width, cut_height
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """8-bit PIL image of mode "L", "RGB" or "RGBA" -> float tensor (C, H, W) in [0, 1]."""
     import torch
 
-    if image.mode not in _BYTES_IN_ORDER:
-        raise InputError(f"cannot turn mode {image.mode} into a tensor; load_image makes it RGB or L")
+    known = image.mode in _BYTES_IN_ORDER
+    require(known, f"cannot turn mode {image.mode} into a tensor; load_image makes it RGB or L")
     return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).movedim(-1, 0).float() / 255
 
 
@@ -237,8 +267,9 @@ def to_pil(image: Tensor) -> Image.Image:
     _check(image)
     if image.is_floating_point():
         image = (image.float() * 255).round().to(torch.uint8)
+    grey = len(image) == 1
     pixels = image.detach().cpu().movedim(0, -1).contiguous().numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return Image.fromarray(pixels[..., 0] if grey else pixels)
 
 
 def image_tensor(raw: Any, size: tuple[int, int], channels: int) -> Tensor:
@@ -254,13 +285,14 @@ def image_tensor(raw: Any, size: tuple[int, int], channels: int) -> Tensor:
 
 
 def _check(image: Tensor) -> None:
+    """InputError unless a tensor is a picture."""
     import torch
 
-    if image.ndim != 3 or image.shape[0] not in _MODES or not image.numel():
-        raise InputError(f"an image tensor must be (C, H, W) with C = 1, 3 or 4, got shape {tuple(image.shape)}")
+    shape = tuple(image.shape)
+    fits = image.ndim == 3 and shape[0] in _MODES and image.numel() > 0
+    require(fits, f"an image tensor must be (C, H, W) with C = 1, 3 or 4, got shape {shape}")
     if image.dtype == torch.uint8:
         return
-    if not image.is_floating_point():
-        raise InputError(f"an image tensor must be float in [0, 1] or uint8, got {image.dtype}")
-    if not ((image >= 0) & (image <= 1)).all():  # so written, NaN is refused too
-        raise InputError("a float image tensor must lie in [0, 1]; this one holds NaN or values outside")
+    require(image.is_floating_point(), f"an image tensor must be float in [0, 1] or uint8, got {image.dtype}")
+    within = ((image >= 0) & (image <= 1)).all()  # so written, NaN is refused too
+    require(within, "a float image tensor must lie in [0, 1]; this one holds NaN or values outside")

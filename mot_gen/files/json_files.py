@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mot_gen.errors import InputError, one_line
+from mot_gen.errors import InputError, one_line, require
 
 MAX_BYTES = 2**28  # of one JSON text; a line of latents of a large picture has some 2**23
 
 
 def parse(content: bytes | str, where: str) -> Any:
     """The value of one JSON text. `where` begins the error."""
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{where}: {len(content)} bytes of JSON are more than {MAX_BYTES}; split it")
+    require(len(content) <= MAX_BYTES, f"{where}: {len(content)} bytes of JSON are more than {MAX_BYTES}; split it")
     try:
         return json.loads(content.encode() if isinstance(content, str) else content)
     except RecursionError:
@@ -40,6 +39,5 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         number = 0
         while line := file.readline(MAX_BYTES + 1):
             number += 1
-            if len(line) > MAX_BYTES:
-                raise InputError(f"{path}:{number}: the line is longer than {MAX_BYTES} bytes")
+            require(len(line) <= MAX_BYTES, f"{path}:{number}: the line is longer than {MAX_BYTES} bytes")
             yield number, line

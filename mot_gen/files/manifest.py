@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files import json_files, whole
+from mot_gen.files.inside import is_inside
 
 NAME = "manifest.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
@@ -30,17 +31,19 @@ def claim(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if not path.exists():
         whole.write_json(path, inputs, indent=1)
     found = json_files.read(path)
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: holds no object; remove it")
+    require(isinstance(found, dict), f"{path}: holds no object; remove it")
     return found
 
 
 def entries(folder: Path, rank: int = 0, size: int = 1) -> dict[str, dict]:
     """File -> size and sha256, of every size-th file below a folder from the rank-th on, so that many can share it."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
+    files = sorted({*filter(Path.is_file, folder.rglob("*"))} - {folder / NAME})
     return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in paths[rank::size]
+        path.relative_to(folder).as_posix(): {
+            "size": path.stat().st_size,
+            "sha256": sha256(path),
+        }
+        for path in files[rank::size]
     }
 
 
@@ -57,46 +60,47 @@ def damage(folder: Path, rank: int = 0, size: int = 1) -> str | None:
     """
     try:
         listed = read(folder)
-        share = list(listed.items())[rank::size]
-        found = (_file_damage(folder, name, entry) for name, entry in share)
-        return next(filter(None, found), None) or _unlisted(folder, listed)
+        for name, entry in list(listed.items())[rank::size]:
+            _check_file(folder, name, entry)
+        _check_all_listed(folder, listed)
+    except InputError as error:
+        return str(error)
     except FileNotFoundError as error:
         return f"{error.filename}: is missing"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{folder / NAME}: is damaged"
     except OSError as error:
         return f"{error.filename}: cannot be read: {error.strerror}"
+    return None
 
 
-def _file_damage(folder: Path, name: str, entry: Mapping[str, Any]) -> str | None:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        return f"{folder / NAME}: lists {name!r}, which lies outside of the folder"
+def _check_file(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """InputError unless a listed file lies in the folder and is as it was written."""
     path = folder / name
-    if path.exists() and not path.is_file():
-        return f"{path}: is no regular file"
+    require(is_inside(name, folder), f"{folder / NAME}: lists {name!r}, which lies outside of the folder")
     size = path.stat().st_size
-    if size != entry["size"]:
-        return f"{path}: has {size} bytes, but {entry['size']} were written"
-    return None if sha256(path) == entry["sha256"] else f"{path}: its sha256 differs from the manifest's"
+    require(path.is_file(), f"{path}: is no regular file")
+    require(size == entry["size"], f"{path}: has {size} bytes, but {entry['size']} were written")
+    require(sha256(path) == entry["sha256"], f"{path}: its sha256 differs from the manifest's")
 
 
-def _unlisted(folder: Path, listed: Mapping[str, dict]) -> str | None:
+def _check_all_listed(folder: Path, listed: Mapping[str, dict]) -> None:
     """Weights that lie in a folder and not in its manifest would be read unchecked, in the place of others."""
     for path in sorted(folder.rglob("*.safetensors")):
-        if path.relative_to(folder).as_posix() not in listed:
-            return f"{path}: is not listed in {NAME}"
-    return None
+        require(path.relative_to(folder).as_posix() in listed, f"{path}: is not listed in {NAME}")
 
 
 def refuse_pickle(folder: str | Path) -> None:
     """InputError where a folder's weights are pickled, since to read a pickle is to run what it says."""
-    folder = Path(folder)
-    pickled = sorted(path for suffix in PICKLES for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
-    if pickled and not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{pickled[0]}: weights in pickle form are not read, since they can run code; if you trust it, convert it: "
-            f"safetensors.torch.save_file(torch.load('{pickled[0].name}', weights_only=True), "
-            "'diffusion_pytorch_model.safetensors')"
+    files = sorted(Path(folder).glob("*"))
+    if any(path.suffix == ".safetensors" for path in files):
+        return
+    for path in files:
+        require(
+            path.suffix not in PICKLES,
+            f"{path}: weights in pickle form are not read, since they can run code; if you trust it, convert it: "
+            f"safetensors.torch.save_file(torch.load('{path.name}', weights_only=True), "
+            "'diffusion_pytorch_model.safetensors')",
         )
 
 

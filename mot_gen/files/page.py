@@ -49,7 +49,6 @@ def figure(image: Image.Image, caption: str, wrong: bool = False) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """A table of HTML cells. header: plain text. numbers: which columns hold numbers and are set to the right."""
     marks = [" class=n" if column in numbers else "" for column in range(len(header))]
-    lines = ["".join(f"<th{mark}>{html.escape(cell)}" for mark, cell in zip(marks, header))]
-    for row in rows:
-        lines.append("".join(f"<td{mark}>{cell}" for mark, cell in zip(marks, row)))
+    lines = ["".join(map("<th{}>{}".format, marks, map(html.escape, header)))]
+    lines += ["".join(map("<td{}>{}".format, marks, row)) for row in rows]
     return f"<table><tr>{'<tr>'.join(lines)}</table>"

@@ -16,24 +16,28 @@ def enlarge(image: Image.Image, side: int = 96) -> Image.Image:
     factor = side / max(image.size)
     if factor <= 1:
         return image
-    return image.resize([round(length * factor) for length in image.size], Image.Resampling.BICUBIC)
+    width, height = image.size
+    return image.resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
 
 
 def grid(images: Sequence[Image.Image], columns: int, side: int = 96, gap: int = 4) -> Image.Image:
     """Pictures row by row on white, each enlarged to `side`."""
     cells = [enlarge(image.convert("RGB"), side) for image in images]
-    width, height = max(c.width for c in cells), max(c.height for c in cells)
+    widths, heights = zip(*(cell.size for cell in cells))
+    across, down = max(widths) + gap, max(heights) + gap
     rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    sheet = Image.new("RGB", (columns * across - gap, rows * down - gap), "white")
     for number, cell in enumerate(cells):
-        sheet.paste(cell, (number % columns * (width + gap), number // columns * (height + gap)))
+        row, column = divmod(number, columns)
+        sheet.paste(cell, (column * across, row * down))
     return sheet
 
 
 def save_png(image: Image.Image, path: Path, about: Mapping[str, object] | None = None) -> None:
     """Write a PNG, whole or not at all, with what made it (prompt, seed, settings) as text chunks inside."""
     info = PngInfo()
-    for key, value in (about or {}).items():
+    texts = about or {}
+    for key, value in texts.items():
         info.add_itxt(key, str(value))
     with writing(path) as part:
         image.save(part, format="PNG", pnginfo=info)

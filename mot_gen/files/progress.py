@@ -6,6 +6,7 @@ the bar, is imported when there is a bar to draw.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ class Progress:
     ):
         self.total, self.names, self.unit, self.interval = total, list(names), unit, interval
         self.title = f"{title}: " if title else ""
+        self._of_total = "" if total is None else f"/{total}"
         self.begin_at(done)
         self.losses: dict[str, float] = {}
         self.shown = shown
@@ -76,8 +78,7 @@ class Progress:
             self._bar.update(self._task, completed=done, description=f"{self.title}{self.text()}")
         elif done == self.total or time.monotonic() - self._shown >= self.interval:
             self._shown = time.monotonic()
-            of = "" if self.total is None else f"/{self.total}"
-            self.note(f"{self.title}{self.unit} {done}{of}  {self.text()}")
+            self.note(f"{self.title}{self.unit} {done}{self._of_total}  {self.text()}")
 
     def _leave_out_first(self, made: int) -> None:
         """Count the rate from the end of the first step on, once a second one is made."""
@@ -103,30 +104,32 @@ class Progress:
     def remaining(self) -> float:
         """Seconds that the rest will take at this rate; infinite where that is not known yet."""
         if self.total is None or not self.rate:
-            return float("inf")
-        if self._first_at is not None and self.done < self.total:
-            return float("inf")
-        return (self.total - self.done) / self.rate
+            return math.inf
+        left = self.total - self.done
+        only_first = self._first_at is not None and left > 0
+        return math.inf if only_first else left / self.rate
 
     def text(self) -> str:
         """Rate, time left and losses, as `12.3 step/s  1:05 left  text 2.310  image 0.541`."""
         slow = 0 < self.rate < 1
-        rate = f"{1 / self.rate:.1f} s/{self.unit}" if slow else f"{self.rate:.1f} {self.unit}/s"
-        shown = [f"{name} {self.losses[name]:.3f}" for name in self.names if name in self.losses]
-        left = [] if self.total is None else [f"{clock(self.remaining)} left"]
-        return "  ".join([rate, *left, *shown])
+        parts = [f"{1 / self.rate:.1f} s/{self.unit}" if slow else f"{self.rate:.1f} {self.unit}/s"]
+        if self.total is not None:
+            parts.append(f"{clock(self.remaining)} left")
+        parts += [f"{name} {self.losses[name]:.3f}" for name in self.names if name in self.losses]
+        return "  ".join(parts)
 
 
 def clock(seconds: float) -> str:
     """Seconds as m:ss or h:mm:ss, rounded up so that 0:00 means done; -:-- when not known."""
-    if seconds == float("inf"):
+    if seconds == math.inf:
         return "-:--"
-    whole = -int(-seconds // 1)
-    hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def _bar(stream: TextIO) -> rich_progress.Progress:
+    """A bar with the number of steps and a text beside it."""
     from rich import progress
     from rich.console import Console
 

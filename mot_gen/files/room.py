@@ -31,9 +31,11 @@ def written_to(folder: str | Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str | None:
     """Why a file could not be written, None for any other error."""
-    if isinstance(error, OSError):
-        return error.strerror if error.errno in NO_ROOM else None
     found = _FROM_RUST.search(str(error))
-    if found and int(found[2]) in NO_ROOM:
-        return found[1].rpartition(": ")[2]
-    return None
+    if isinstance(error, OSError):
+        number, said = error.errno, error.strerror
+    elif found:
+        number, said = int(found[2]), found[1].rpartition(": ")[2]
+    else:
+        return None
+    return said if number in NO_ROOM else None

@@ -17,7 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
+from mot_gen.files import json_files
+from mot_gen.files.inside import is_inside
 from mot_gen.files.manifest import PICKLES
 
 DTYPES = {
@@ -75,13 +77,14 @@ class Shards:
         return cls(files)
 
     def _add(self, path: Path) -> None:
+        """Open a file, and note the dtype and shape of each of its tensors."""
         try:
             file = self._stack.enter_context(safe_open(path, "pt"))
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read, is it whole? {error}") from error
         for name in file.keys():  # noqa: SIM118  a safe_open is no dict
-            if name in self.specs:
-                raise InputError(f"{path}: {name} is in {self.file_of[name].name} too; remove one of both files")
+            other = self.file_of.get(name, path).name
+            require(name not in self.specs, f"{path}: {name} is in {other} too; remove one of both files")
             part = file.get_slice(name)
             self.specs[name] = Spec(DTYPES[part.get_dtype()], tuple(part.get_shape()))
             self.file_of[name], self._open[name] = path, file
@@ -101,26 +104,26 @@ class Shards:
 
 
 def _named_in(index: Path) -> list[Path]:
-    """The files that an index names; InputError for one that is missing."""
+    """The files that an index names; InputError for one that is missing or lies outside of the folder."""
     try:
-        named = {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, AttributeError) as error:
+        named = sorted({*json_files.read(index)["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: is no index of weights; fetch it again") from error
-    files = [index.parent / name for name in sorted(named)]
-    for path in files:
-        if not path.is_file():
-            raise InputError(f"{path}: is missing, and {index.name} names it; fetch it again")
-    return files
+    for name in named:
+        path = index.parent / str(name)
+        require(is_inside(str(name), index.parent), f"{index}: names {name!r}, which lies outside of the folder")
+        require(path.is_file(), f"{path}: is missing, and {index.name} names it; fetch it again")
+    return [index.parent / str(name) for name in named]
 
 
 def refuse_without_weights(folder: Path) -> NoReturn:
     """InputError for a folder without safetensors."""
     for path in sorted(folder.glob("*")):
-        if path.suffix in PICKLES:
-            raise InputError(
-                f"{path}: its weights are pickled, and a pickle may execute code; where you trust it, load it with "
-                "transformers and save it again: save_pretrained(folder) writes safetensors"
-            )
+        require(
+            path.suffix not in PICKLES,
+            f"{path}: its weights are pickled, and a pickle may execute code; where you trust it, load it with "
+            "transformers and save it again: save_pretrained(folder) writes safetensors",
+        )
     raise InputError(f"{folder}: holds no safetensors file; fetch its weights")
 
 

@@ -1,5 +1,6 @@
 """Implementations that a recipe names: `locate` finds the module of a kind, `check_options` holds options to the names
-and types in a signature, `built` makes what they describe, and `trainer_name` says which module trains a tokenizer.
+and types in a signature, `built` makes what they describe, `trainer_name` says which module trains a tokenizer, and
+`check_trainable` holds a tokenizer's section to it.
 
 A kind is the name of a module in the folder of its sort (`flow` in objectives/) or a dotted path to a user's own.
 """
@@ -18,7 +19,8 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
+from mot_gen.recipes.sections import Tokenizer
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # find_spec raises all sorts of errors for other names
 
@@ -129,19 +131,41 @@ def built(field: str, call: Callable, options: dict[str, Any]) -> Any:
         raise InputError(f"{field}: {error}") from None
 
 
+def check_trainable(field: str, tokenizer: Tokenizer) -> None:
+    """Holds a tokenizer that is to be trained to the signatures of the module that trains it."""
+    if tokenizer.train is None:
+        return
+    kind, name = tokenizer.kind, trainer_name(tokenizer.kind)
+    require(
+        not tokenizer.path,
+        f"{field}: path loads a trained tokenizer, train makes a new one; "
+        f"say {field}='{{kind: {kind}, path: {tokenizer.path}}}', or leave out path",
+    )
+    known = importlib.util.find_spec(name)
+    require(known, f"{field}.train: {kind} learns nothing (there is no module {name}); leave it out")
+    check_options(field, member_of(field, name, "untrained"), tokenizer.options)
+    try:
+        built(f"{field}.train", member_of(field, name, "Training"), tokenizer.train)
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(field) else f"{field}.train.{message}") from None
+
+
 def complaint(error: Mapping[str, Any], allowed: Iterable[str]) -> str:
     """What one of pydantic's errors says about the field before it."""
-    if error["type"] == "extra_forbidden":
-        name = error["loc"][-1]
-        ours = ELSEWHERE.get(name)
-        return (
-            f"is not known; say {ours}"
-            if ours is not None and ours in allowed
-            else f"is not known{nearest(name, allowed)}"
-        )
-    if error["type"] == "missing":
+    kind, got = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        return _unknown(error["loc"][-1], allowed)
+    if kind == "missing":
         return "is missing; give it a value"
-    if error["type"] in ("model_type", "model_attributes_type"):
-        return f"should be names with their values, got {error['input']!r}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"should be names with their values, got {got!r}"
     expected = error["msg"].replace("Input should", "should").replace("\n", " ")
-    return f"{expected}, got {error['input']!r}"
+    return f"{expected}, got {got!r}"
+
+
+def _unknown(name: Any, allowed: Iterable[str]) -> str:
+    """What to say instead of a name that is not known: ours for another trainer's, or the nearest."""
+    ours = ELSEWHERE.get(name, "")
+    remedy = f"; say {ours}" if ours in {*allowed} else nearest(name, allowed)
+    return f"is not known{remedy}"

@@ -8,10 +8,8 @@ the value and the remedy.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,9 +17,10 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mot_gen.backbone import PRESETS
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.whole import write_text
-from mot_gen.recipes.implementations import built, check_options, complaint, member_of, module_of, trainer_name
+from mot_gen.recipes.fields import differing, field_of, override, set_field, take_field
+from mot_gen.recipes.implementations import built, check_trainable, complaint, member_of, module_of
 from mot_gen.recipes.sections import (
     Backbone,
     Data,
@@ -33,6 +32,22 @@ from mot_gen.recipes.sections import (
     Tokenizer,
     Training,
 )
+from mot_gen.recipes.yaml_files import NO_MAPPING, parse_yaml, read_mapping, read_recipe, shipped
+
+__all__ = [
+    "AUTO",
+    "AUTO_FIELDS",
+    "Recipe",
+    "differences",
+    "differing",
+    "field_of",
+    "load_recipe",
+    "plain",
+    "read_mapping",
+    "recipe_of",
+    "shipped",
+    "with_fields",
+]
 
 SOURCES = ("digits", "emoji_scenes", "openmoji", "reach", "records")
 AUTO = "auto"  # the value of a field that is read from the data or the machine when training begins
@@ -99,8 +114,7 @@ class Recipe(Section):
             member_of(field, module_of(field, "mot_gen.datasets", self.data.rehearsal.source, SOURCES), "load")
         for name, tokenizer in self.tokenizers.items():
             module_of(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)
-            if tokenizer.train is not None:
-                _trainable(f"tokenizers.{name}", tokenizer)
+            check_trainable(f"tokenizers.{name}", tokenizer)
         for name, objective in self.objectives.items():
             field = f"objectives.{name}"
             module = module_of(f"{field}.kind", "mot_gen.objectives", objective.kind)
@@ -139,25 +153,6 @@ class Recipe(Section):
         write_text(path, text)
 
 
-def _trainable(field: str, tokenizer: Tokenizer) -> None:
-    """Holds a tokenizer that is to be trained to the signatures of the module that trains it."""
-    if tokenizer.path:
-        raise InputError(
-            f"{field}: path loads a trained tokenizer, train makes a new one; "
-            f"say {field}='{{kind: {tokenizer.kind}, path: {tokenizer.path}}}', or leave out path"
-        )
-    name = trainer_name(tokenizer.kind)
-    if not importlib.util.find_spec(name):
-        raise InputError(f"{field}.train: {tokenizer.kind} learns nothing (there is no module {name}); leave it out")
-    check_options(field, member_of(field, name, "untrained"), tokenizer.options)
-    assert tokenizer.train is not None
-    try:
-        built(f"{field}.train", member_of(field, name, "Training"), tokenizer.train)
-    except InputError as error:
-        message = str(error)
-        raise InputError(message if message.startswith(field) else f"{field}.train.{message}") from None
-
-
 def _all_known(field: str, names, allowed) -> None:
     for name in names:
         if name not in allowed:
@@ -169,30 +164,15 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     unused = set() if recipe.reinforce else {"reinforce"}
     raw = recipe.model_dump(mode="json", exclude={"auto", *unused})
     for field in recipe.auto:
-        _set(raw, field, AUTO)
+        set_field(raw, field, AUTO)
     return raw
-
-
-def field_of(raw: dict, field: str) -> Any:
-    """What a nested mapping has at a dotted path, None where it has nothing."""
-    node: Any = raw
-    for name in field.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return node
-
-
-def _set(raw: dict, field: str, value: Any) -> None:
-    *path, last = field.split(".")
-    for name in path:
-        raw = raw[name]
-    raw[last] = value
 
 
 def with_fields(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """The recipe with other values at these dotted paths, checked anew. Fields that it gives are settled."""
     raw = recipe.model_dump(mode="json", exclude={"auto"})
     for field, value in values.items():
-        _set(raw, field, value)
+        set_field(raw, field, value)
     raw["auto"] = [field for field in recipe.auto if field not in values]
     try:
         return Recipe.model_validate(raw)
@@ -205,99 +185,7 @@ def differences(before: Recipe, after: Recipe) -> list[str]:
     return differing(plain(before), plain(after))
 
 
-def differing(before: dict, after: dict) -> list[str]:
-    """`field: value -> value` for every value in which two nested mappings differ, fields by their dotted paths."""
-    flat_before, flat_after = _flat(before), _flat(after)
-    names = [name for name in {**flat_before, **flat_after} if flat_before.get(name) != flat_after.get(name)]
-    return [f"{name}: {flat_before.get(name)!r} -> {flat_after.get(name)!r}" for name in names]
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 # ---------------------------------------------------------------- reading
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as everywhere else, and a key given twice is an error."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _parse(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise InputError(f"{source}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except RecursionError:
-        raise InputError(f"{source}: not valid YAML: it is nested too deep") from None
-    except ValueError as error:  # a date or a number that is none
-        raise InputError(f"{source}: not valid YAML: {error}; put the value in quotes if it is text") from None
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """What a recipe's file says, before any of it is checked or imported; InputError unless it is a mapping."""
-    raw = _parse(_read(path), str(path))
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a recipe is a mapping with name, data, tokenizers, ..., got {type(raw).__name__}")
-    return raw
-
-
-def shipped() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("mot_gen.recipes")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def _read(name_or_path: str | Path) -> str:
-    path = Path(name_or_path)
-    try:
-        if path.suffix in (".yaml", ".yml"):
-            return path.read_text(encoding="utf-8")
-        return resources.files("mot_gen.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        if path.suffix:
-            raise InputError(f"{path}: no such recipe file") from None
-        raise InputError(
-            f"recipe {str(path)!r} is not shipped{nearest(str(path), shipped())}, or a .yaml file"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the recipe: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _override(raw: dict, text: str) -> str:
-    """Sets one KEY=VALUE in `raw` and returns the key. A new kind of objective keeps nothing but its weight."""
-    key, equals, value = text.partition("=")
-    if not (equals and key):
-        raise InputError(f"override {text!r} is not KEY=VALUE, as in training.steps=100")
-    *path, last = key.split(".")
-    node = raw
-    for part in path:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise InputError(f"override {text!r}: {part!r} is a value and has no fields")
-    parsed = _parse(value, f"override {key}")
-    if path[:1] == ["objectives"] and last == "kind" and node.get("kind") != parsed:
-        for option in set(node) - {"weight"}:
-            del node[option]
-    node[last] = parsed
-    return key
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -306,14 +194,13 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises InputError, one line, for a file that cannot be read and for every field that is unknown or wrong.
     """
     source = str(name_or_path)
-    return recipe_of(_parse(_read(name_or_path), source), source, overrides)
+    return recipe_of(parse_yaml(read_recipe(name_or_path), source), source, overrides)
 
 
 def recipe_of(raw: Any, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that a mapping states, as `load_recipe`; `source` is what messages call it. `raw` is changed."""
-    if not isinstance(raw, dict):
-        raise InputError(f"{source}: a recipe is a mapping with name, data, tokenizers, ..., got {type(raw).__name__}")
-    overridden = [_override(raw, text) for text in overrides]
+    require(isinstance(raw, dict), f"{source}: {NO_MAPPING}, got {type(raw).__name__}")
+    overridden = [override(raw, text) for text in overrides]
     _take_auto(raw)
     try:
         return Recipe.model_validate(raw)
@@ -325,11 +212,7 @@ def _take_auto(raw: dict) -> None:
     """Take the values `auto` out of a mapping, and list their fields under `auto`; defaults hold their places."""
     fields = [field for field in AUTO_FIELDS if field_of(raw, field) == AUTO]
     for field in fields:
-        *path, last = field.split(".")
-        node = raw
-        for name in path:
-            node = node[name]
-        del node[last]
+        take_field(raw, field)
     if fields:
         raw["auto"] = [*raw.get("auto", []), *fields]
 

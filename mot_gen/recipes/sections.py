@@ -78,7 +78,13 @@ def one_or_many(value: Any) -> Any:
 
 def listed(value: Any) -> Any:
     """One path, or a list of paths and {path, weight}, as what `Records` are made of."""
-    return [{"path": each} if isinstance(each, str) else each for each in one_or_many(value)]
+    found = []
+    for each in one_or_many(value):
+        known = isinstance(each, (str, dict, Records)) and each != ""
+        if not known:
+            raise ValueError(f"give the path of a file or folder, or {{path, weight}}, not {each!r}")
+        found.append({"path": each} if isinstance(each, str) else each)
+    return found
 
 
 class Data(Section):
@@ -90,6 +96,7 @@ class Data(Section):
     held_out_records: Annotated[
         list[str], BeforeValidator(one_or_many)
     ] = []  # paths likewise, to be held out; then nothing of `records` is
+    outside_media: Switch = False  # records may name media outside of the folder that they lie in
     options: dict[str, Any] = {}  # whatever a source of your own wants to know
     rehearsal: Rehearsal | None = None  # old data beside it, against forgetting: {source: openmoji, share: 0.3}
     caption_first: Share = 0.5  # probability that a pair's caption stands before its image (Transfusion: 0.8)

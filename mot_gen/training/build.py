@@ -38,7 +38,12 @@ def load_splits(recipe: Recipe) -> Splits:
     rehearsal = recipe.data.rehearsal
     if rehearsal is None:
         return splits
-    old = Data(source=rehearsal.source, records=rehearsal.records, options=rehearsal.options)
+    old = Data(
+        source=rehearsal.source,
+        records=rehearsal.records,
+        options=rehearsal.options,
+        outside_media=recipe.data.outside_media,
+    )
     samples = locate("mot_gen.datasets", old.source).load(old).train
     return rehearsed(splits, samples, rehearsal.share, f"rehearsal of {old.source}")
 

@@ -92,6 +92,8 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
     """
     if not recipe.auto:
         return recipe
+    if recipe.data.source != "records":
+        say(f"data.source: {recipe.data.source}; on pictures of your own: data.records=FILE")
     before = folder / "recipe.yaml"
     known = read_mapping(before) if before.exists() else {}
     seen = Seen.of(splits.train)

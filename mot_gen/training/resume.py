@@ -25,6 +25,7 @@ FREE = (
     "reinforce.watched",
     "data.accept_changed",
     "data.cache_mb",
+    "data.outside_media",
     "training.steps",
     "training.epochs",
     "training.lr",

@@ -16,6 +16,7 @@ from foreign_samples import CONVERSATION, SAMPLES, picture, pictures, write_line
 from mot_gen.commands.main import main
 from mot_gen.corpora import foreign, formats
 from mot_gen.corpora.convert import convert
+from mot_gen.corpora.json_array import Array
 from mot_gen.data.records import Document, Pair, open_records
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import load_image
@@ -287,8 +288,8 @@ def test_a_full_disk_leaves_nothing(suffix, tmp_path):
 def test_an_array_is_read_as_json_reads_it_however_it_is_cut(chunk, indent):
     values = [{"a": [1, {"b": "],["}]}, {}, 12, -3.5e3, "x, ]", None, {"ü": '\\"'}]
     file = io.StringIO(json.dumps(values, indent=indent)[1:])
-    assert list(foreign._elements(file, Path("x.json"), chunk)) == values
-    assert list(foreign._elements(io.StringIO("]"), Path("x.json"), chunk)) == []
+    assert list(Array(file, "x.json", chunk)) == values
+    assert list(Array(io.StringIO("]"), "x.json", chunk)) == []
 
 
 def test_unknown_fields_looks_into_lists_where_the_format_does():
@@ -332,7 +333,10 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
         (["llava", "none", "--out", "x.jsonl"], "none: no such file or folder"),
         (["llava", "rows.txt", "--out", "x.jsonl"], ".txt cannot be read; give .json"),
         (["llava", "rows.jsonl", "--out", "x.csv"], "give a name that ends in .jsonl or .parquet"),
-        (["image-folder", "rows.jsonl", "--out", "x.jsonl"], "not a folder"),
+        (["image-folder", "rows.jsonl", "--out", "x.jsonl"], "rows.jsonl:1: has no caption"),
+        (["image-folder", "rows.txt", "--out", "x.jsonl"], ".txt cannot be read; give .csv, .tsv"),
+        (["image-folder", "none.csv", "--out", "x.jsonl"], "none.csv: no such file or folder"),
+        (["llava", "rows.jsonl", "--out", "rows.txt/x.jsonl"], "rows.txt/x.jsonl: cannot be written: "),
         (["llava", "rows.jsonl", "--out", "x.jsonl", "--max-skipped", "0"], "rows.jsonl:1: has no conversations"),
         (["llava", "rows.jsonl", "--out", "x.jsonl", "--max-skipped", "-1"], "--max-skipped must be at least 0"),
     ],
@@ -344,3 +348,33 @@ def test_bad_input_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
     assert main(["data", "convert", *arguments]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and not list(tmp_path.glob("x.*"))
+
+
+TABLES = {
+    "a.csv": 'image,caption\n0.png,red\n1.png,"a, b"\n',
+    "b.csv": "\ufefffile_name;text\r\n0.png;red\r\n1.png;a, b\r\n",  # as Excel writes it where commas are decimal
+    "c.tsv": "image\tcaption\n0.png\tred\n1.png\ta, b\n",
+    "d.json": json.dumps([{"image": "0.png", "captions": ["red"]}, {"file_name": "1.png", "text": "a, b"}], indent=1),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_any_kind_becomes_pairs(name, tmp_path):
+    pictures(tmp_path, "0.png", "1.png")
+    (tmp_path / name).write_text(TABLES[name], "utf-8", newline="")
+    found = convert("image-folder", tmp_path / name, tmp_path / "out.jsonl")
+    assert found.records == 2 and not found.skipped and not found.unknown_fields and not found.outside_media.count
+    assert [sample.captions for sample in open_records(tmp_path / "out.jsonl")] == [("red",), ("a, b",)]
+
+
+def test_pictures_outside_of_the_folder_are_counted_and_need_a_permission(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "out").mkdir()
+    pictures(tmp_path / "set", "0.png", "1.png")
+    (tmp_path / "set" / "a.csv").write_text(TABLES["a.csv"])
+    out = tmp_path / "out" / "a.jsonl"
+    assert convert("image-folder", tmp_path / "set" / "a.csv", out).outside_media.count == 2
+    with pytest.raises(InputError, match=r"lies outside of .*; move it there, or allow it: data\.outside_media=true"):
+        open_records(out)
+    assert [sample.image.name for sample in open_records(out, outside_media=True)] == ["0.png", "1.png"]
+    assert main(["data", "stats", str(out)]) == 2 and main(["data", "stats", str(out), "--outside-media"]) == 0

@@ -1,7 +1,9 @@
 """What people bring: read as it was meant, or counted and named. Nothing is dropped, changed or repeated in silence."""
 
+import gzip
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -287,9 +289,73 @@ def test_marks_and_carriage_returns_are_taken_out_of_texts(tmp_path):
     assert source[0].parts[0].value == "one\ntwo\nthree" and list(told(source).values()) == [1]
 
 
-def test_media_outside_of_the_folder_are_named(tmp_path):
-    path = lines(tmp_path / "a.jsonl", {"image": "../a.png", "caption": "x"}, {"image": "sub/../b.png", "caption": "x"})
-    assert told(open_records(path)) == {"media outside of the folder of their records": 1}
+def test_media_outside_of_the_folder_need_a_permission(tmp_path):
+    """A record reaches nothing but its folder, by whatever path; who allows it gets what was there before."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    names = ["../a.png", "sub/../../a.png", str(tmp_path / "a.png"), f"{folder}x/a.png"]
+    inside = ["sub/../b.png", str(folder / "b.png"), "..b.png", "~/b.png"]
+    path = lines(folder / "a.jsonl", *({"image": name, "caption": "x"} for name in names + inside))
+    source = open_records(path)
+    assert [os.path.relpath(sample.image, folder) for sample in source] == ["b.png", "b.png", "..b.png", "~/b.png"]
+    assert source.broken.count == 4
+    assert all("lies outside of" in line and "data.outside_media=true" in line for line in source.broken.samples)
+    allowed = open_records(path, outside_media=True)
+    assert len(allowed) == 8 and not allowed.broken.count and allowed[0].image == folder / "../a.png"
+    table = pyarrow.Table.from_pylist([{"image": name, "caption": "x"} for name in names + inside])
+    pyarrow.parquet.write_table(table, folder / "a.parquet")
+    source = open_records(folder / "a.parquet")  # whose media are looked at when they are asked for
+    assert source[4].image == folder / "sub/../b.png"
+    with pytest.raises(InputError, match=r"row 0: image: \.\./a\.png lies outside of"):
+        source[0]
+    assert open_records(folder / "a.parquet", outside_media=True)[0].image == folder / "../a.png"
+
+
+def test_a_text_that_should_have_had_a_picture_is_noticed(tmp_path):
+    path = lines(
+        tmp_path / "a.jsonl", {"img": "a.png", "text": "x"}, {"file_name": "a.png", "text": "x"}, {"text": "y"}
+    )
+    source = open_records(path)
+    assert [type(sample) for sample in source] == [Document, Pair, Document]
+    assert told(source) == {"texts beside a field 'img', which is not read": 1}
+
+
+def test_names_are_found_however_their_accents_are_written(tmp_path):
+    """macOS stores ä as a and two dots; texts mostly have one character."""
+    composed, decomposed = "\u00e4.png", "a\u0308.png"
+    write(tmp_path, {decomposed: picture()})
+    (sample,) = open_records(lines(tmp_path / "a.jsonl", {"image": composed, "caption": "x"}))
+    assert sample.image == tmp_path / decomposed
+    write(tmp_path, {composed: picture()})
+    assert open_records(tmp_path / "a.jsonl")[0].image == tmp_path / composed
+
+
+PACKED = {
+    "a.jsonl": (gzip.compress(b"{}"), "is compressed by gzip; unpack it: gunzip"),
+    "b.tar": (gzip.compress(b"{}"), "is compressed by gzip"),
+    "a.jsonl.gz": (gzip.compress(b"{}"), "is compressed by gzip"),
+    "a.zip": (b"PK\x03\x04", "is a zip file; unpack it: unzip"),
+    "u.jsonl": ('{"text": "x"}'.encode("utf-16"), "is text in UTF-16; save it as UTF-8"),
+    "array.jsonl": (b'[{"text": "x"}]', "write each object on a line of its own"),
+    "object.jsonl": (b'{\n"text": "x"\n}', "write each object on a line of its own"),
+    "t.csv": (b"image,caption\n", "mot-gen data convert image-folder"),
+    "t.json": (b"[]", "mot-gen data convert image-folder"),
+    "x.pkl": (b"", r"\.pkl is no known kind of records"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_files_of_another_kind_are_refused_with_what_to_do(tmp_path, name):
+    content, said = PACKED[name]
+    write(tmp_path, {name: content})
+    with pytest.raises(InputError, match=said):
+        open_records(tmp_path / name)
+
+
+def test_a_folder_with_a_table_below_says_how_to_convert_it(tmp_path):
+    write(tmp_path, {"train/metadata.csv": "file_name,text\n0.png,x\n", "train/0.png": picture()})
+    with pytest.raises(NoRecord, match=r"holds train/metadata\.csv; say mot-gen data convert image-folder"):
+        open_records(tmp_path)
 
 
 def test_a_lone_record_is_trained_on(tmp_path):
@@ -353,12 +419,32 @@ def test_training_says_what_becomes_of_pictures(tmp_path):
         "pictures shrunk to 8 x 8": 1,
         "pictures whose colour is taken away (tokenizers.image.color_channels is 1)": 2,
         "pictures enlarged to 8 x 8": 1,
+        "pictures cut to the shape of 8 x 8": 1,
     }
     first = stream.first_lines()
-    assert len(first) == 3 and any("0.png (28 x 28)" in line for line in first)
+    assert len(first) == 4 and any("0.png (28 x 28)" in line for line in first)
     for _ in range(3):
         list(stream.one_pass())
     assert {what: notice.count for what, notice in stream.changed.items()} == expected
+
+
+def test_what_is_cut_off_and_frames_that_are_not_read_are_named(tmp_path):
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    write(tmp_path, {"tall.png": picture(size=(8, 40), mode="L", color=3), "two.txt": "x", "tall.txt": "x"})
+    stream = loader(open_records(tmp_path))
+    list(stream.one_pass())
+    assert {what: notice.count for what, notice in stream.changed.items()} == {
+        "pictures cut to the shape of 8 x 8": 1,
+        "pictures of several frames, of which the first is taken": 1,
+    }
+
+
+def test_pictures_of_one_name_share_their_caption(tmp_path):
+    write(tmp_path, {"a.png": picture(), "a.jpg": picture("JPEG"), "a.txt": "both"})
+    source = open_records(tmp_path)
+    assert {sample.id: sample.captions for sample in source} == {"a.jpg": ("both",), "a.png": ("both",)}
+    assert not source.broken.count and not told(source)
 
 
 def test_a_modality_that_no_sample_holds_is_named(tmp_path):

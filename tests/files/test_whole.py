@@ -100,3 +100,22 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path, monkeypatch, at_once)
     with pytest.raises(RuntimeError), writing_folder(tmp_path / "model"):
         raise RuntimeError
     assert (tmp_path / "model" / "weights").read_text() == "new" and names(tmp_path) == ["model"]
+
+
+def test_a_reader_always_finds_a_folder_that_is_replaced(tmp_path):
+    """While a model is exported anew, whoever looks for its folder finds the old one or the new one."""
+    model, missing, ended = tmp_path / "model", [], threading.Event()
+
+    def look():
+        while not ended.is_set():
+            missing.extend([] if model.is_dir() else ["gone"])
+
+    for number in range(200):
+        with writing_folder(model) as part:
+            (part / "a").write_text(str(number))
+        if not number:
+            reader = threading.Thread(target=look)
+            reader.start()
+    ended.set()
+    reader.join()
+    assert not missing and (model / "a").read_text() == "199"

@@ -163,6 +163,16 @@ FAULTS = {
         lambda folder: edit(folder / "model_index.json", lambda f: f.update(x=["mot_gen.nothing", "X"])),
         r"there is no mot_gen\.nothing\.X",
     ),
+    "another pipeline": (
+        lambda folder: (folder / "model_index.json").write_text(
+            json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]})
+        ),
+        "model_index.json: is a StableDiffusionPipeline, which has no component `model`",
+    ),
+    "missing component": (
+        lambda folder: shutil.rmtree(folder / "image_tokenizer"),
+        "image_tokenizer: is missing, and model_index.json names it",
+    ),
     "kind is a number": (config(kind=5), "config.json: does not describe a model"),
     "kind is nothing": (config(kind="nothing"), "'nothing' is not a backbone"),
     "kind with dots": (config(kind="..x"), r"names the module \.\.x, which is not part of mot_gen"),

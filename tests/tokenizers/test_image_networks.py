@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_said(tmp_path):
     with pytest.raises(InputError, match=r"no config\.json"):
         LatentImageTokenizer.from_pretrained(tmp_path)
     PatchImageTokenizer(8).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="PatchImageTokenizer is no autoencoder"):
+    with pytest.raises(InputError, match=f"{tmp_path.name}: PatchImageTokenizer is no autoencoder"):
         LatentImageTokenizer.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="a VQModel is needed"):
         VQImageTokenizer.from_pretrained(tmp_path)

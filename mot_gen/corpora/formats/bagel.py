@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+from mot_gen.corpora.foreign import Media, Row, Unconvertible, convertible, image_part, rows, text_part
 from mot_gen.corpora.formats import llava
 
 __all__ = ["FIELDS", "records", "rows"]
@@ -34,6 +34,7 @@ def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
 
 
 def _pair(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    """A picture with all of its captions."""
     captions = row["captions"]
     try:
         captions = list(json.loads(captions).values())
@@ -43,15 +44,18 @@ def _pair(row: Row, media: Media) -> Iterator[dict[str, Any]]:
 
 
 def _edits(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    """A conversation for each phrasing of the instructions: what is said, and the picture that follows from it."""
     images, steps = [media.find(image) for image in row["image_list"]], row["instruction_list"]
-    if len(images) != len(steps) + 1 or not all(steps):
-        raise Unconvertible(f"{len(images)} pictures need {len(images) - 1} instructions, got {len(steps)}")
+    misfit = f"{len(images)} pictures need {len(images) - 1} instructions, got {len(steps)}"
+    convertible(len(images) == len(steps) + 1, misfit)
+    convertible(all(steps), misfit)
     for k in range(max(map(len, steps))):
         messages: list[dict[str, Any]] = []
-        for step, before, after in zip(steps, images, images[1:]):
-            shown = [image_part(before)] if not messages else []
+        shown = [image_part(images[0])]  # before the first instruction
+        for step, after in zip(steps, images[1:]):
             messages += [
                 {"role": "user", "content": [*shown, text_part(step[k % len(step)])]},
                 {"role": "assistant", "content": [image_part(after)]},
             ]
+            shown = []
         yield {"id": f"{row.id}/{k}", "messages": messages}

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+from mot_gen.corpora.foreign import Media, Row, convertible, image_part, rows, text_part
 
 __all__ = ["FIELDS", "records", "rows"]
 
@@ -34,28 +34,29 @@ PLACEHOLDER = "<image>"
 
 def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     """One conversation."""
-    if row.fields.get("video") is not None:
-        raise Unconvertible("has a video, which records cannot hold")
-    images = row.fields.get("image") or []
-    if not isinstance(images, list):
-        images = [images]
-    turns = [_turn(turn) for turn in row["conversations"]]
+    convertible(row.fields.get("video") is None, "has a video, which records cannot hold")
+    given = row.fields.get("image") or []
+    images = given if isinstance(given, list) else [given]
+    turns = list(map(_turn, row["conversations"]))
     places = sum(value.count(PLACEHOLDER) for _, value in turns)
-    if places != len(images):
-        raise Unconvertible(f"{PLACEHOLDER} stands {places} times in its conversations, for {len(images)} pictures")
-    pictures = iter([media.find(image) for image in images])
+    mismatch = f"{PLACEHOLDER} stands {places} times in its conversations, for {len(images)} pictures"
+    convertible(places == len(images), mismatch)
+    pictures = iter(list(map(media.find, images)))
     messages = [{"role": role, "content": _parts(value, pictures)} for role, value in turns]
     yield {"id": row.fields.get("id", row.id), "messages": messages}
 
 
 def _turn(turn: Any) -> tuple[str, str]:
     """Role and text."""
-    if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
-        raise Unconvertible(f"a turn must be from {', '.join(ROLES)} and have a value, got {turn!r:.80}")
+    wrong = f"a turn must be from {', '.join(ROLES)} and have a value, got {turn!r:.80}"
+    convertible(isinstance(turn, dict), wrong)
+    convertible(turn.get("from") in ROLES, wrong)
+    convertible(isinstance(turn.get("value"), str), wrong)
     return ROLES[turn["from"]], turn["value"]
 
 
 def _parts(value: str, pictures: Iterator) -> list[dict[str, Any]]:
+    """A text with its pictures in their places, blanks around them taken away."""
     first, *after = value.split(PLACEHOLDER)
     if not after:
         return [text_part(value)]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+from mot_gen.corpora.foreign import Media, Row, convertible, image_part, rows, text_part
 
 __all__ = ["FIELDS", "records", "rows"]
 
@@ -37,21 +37,24 @@ FIELDS = {
 def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     """One document."""
     sentences, pictures = row["text_list"], row["image_info"]
+    places = range(len(sentences))
     before: list[list[dict[str, Any]]] = [[] for _ in sentences]
     for picture in pictures:
         index = picture.get("matched_text_index")
-        if not isinstance(index, int) or not 0 <= index < len(sentences):
-            raise Unconvertible(f"matched_text_index {index!r} is none of its {len(sentences)} sentences")
+        convertible(index in places, f"matched_text_index {index!r} is none of its {len(sentences)} sentences")
         found = media.seek(picture.get("image_name"))
         if found is not None:
             before[index].append(image_part(found))
-    if not any(before):
-        raise Unconvertible(f"none of its {len(pictures)} pictures is there")
+    convertible(any(before), f"none of its {len(pictures)} pictures is there")
+    yield {"id": row.fields.get("url") or row.id, "content": _parts(before, sentences)}
+
+
+def _parts(before: list[list[dict[str, Any]]], sentences: list[str]) -> list[dict[str, Any]]:
+    """The sentences with the pictures that stand before each; those between two pictures become one text."""
     parts: list[dict[str, Any]] = []
     for images, sentence in zip(before, sentences):
-        parts += images
-        if parts and parts[-1]["type"] == "text":
-            parts[-1] = text_part(f"{parts[-1]['text']} {sentence}")
+        if images or not parts:
+            parts += [*images, text_part(sentence)]
         else:
-            parts.append(text_part(sentence))
-    yield {"id": row.fields.get("url") or row.id, "content": parts}
+            parts[-1] = text_part(f"{parts[-1]['text']} {sentence}")
+    return parts

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
-from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+from mot_gen.corpora.foreign import Media, Row, convertible, image_part, rows, text_part
 
 __all__ = ["FIELDS", "records", "rows"]
 
@@ -30,37 +31,34 @@ END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
 def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     """The documents of a page."""
     images, texts = row["images"], row["texts"]
-    if len(images) != len(texts):
-        raise Unconvertible(f"images and texts must be as many, got {len(images)} and {len(texts)}")
-    documents, shown = _documents(images, texts, media)
-    if not shown:
-        raise Unconvertible(f"none of its {len(images) - images.count(None)} pictures is there")
+    convertible(len(images) == len(texts), f"images and texts must be as many, got {len(images)} and {len(texts)}")
+    documents = _documents(images, texts, media)
+    named = len(images) - images.count(None)
+    shown = any(part["type"] == "image" for part in chain.from_iterable(documents))
+    convertible(shown, f"none of its {named} pictures is there")
     id = _url(row) or row.id
-    if len(documents) == 1:
-        yield {"id": id, "content": documents[0]}
-        return
-    for k, parts in enumerate(documents):
-        yield {"id": f"{id}/{k}", "content": parts}
+    names = [id] if len(documents) == 1 else [f"{id}/{number}" for number in range(len(documents))]
+    for name, parts in zip(names, documents):
+        yield {"id": name, "content": parts}
 
 
-def _documents(images: list[Any], texts: list[Any], media: Media) -> tuple[list[list[dict[str, Any]]], int]:
-    """The parts of each document of a page, and how many pictures were found."""
+def _documents(images: list[Any], texts: list[Any], media: Media) -> list[list[dict[str, Any]]]:
+    """The parts of each document of a page."""
     documents: list[list[dict[str, Any]]] = [[]]
-    shown = 0
     for image, text in zip(images, texts):
         found = None if image is None else media.seek(image)
         if found is not None:
             documents[-1].append(image_part(found))
-            shown += 1
-        if text is not None:
-            first, *after = text.split(END_OF_DOCUMENT)
-            documents[-1] += _paragraph(first)
-            documents += [_paragraph(paragraph) for paragraph in after]
-    return [parts for parts in documents if parts], shown
+        first, *after = (text or "").split(END_OF_DOCUMENT)
+        documents[-1] += _paragraph(first)
+        documents += map(_paragraph, after)
+    return list(filter(None, documents))
 
 
 def _paragraph(text: str) -> list[dict[str, Any]]:
-    return [text_part(text.strip())] if text.strip() else []
+    """A text without the blanks around it; nothing if it is blank."""
+    text = text.strip()
+    return [text_part(text)] if text else []
 
 
 def _url(row: Row) -> str | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mot_gen.corpora.foreign import Media, Row, Unconvertible, image_part, rows, text_part
+from mot_gen.corpora.foreign import Media, Row, convertible, image_part, rows, text_part
 from mot_gen.corpora.formats import llava
 
 __all__ = ["FIELDS", "records", "rows"]
@@ -34,9 +34,10 @@ def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
 
 
 def _story(row: Row, media: Media) -> Iterator[dict[str, Any]]:
+    """Each caption, then its picture."""
     images, captions = row["images"], row["captions"]
-    if len(images) != len(captions):
-        raise Unconvertible(f"images and captions must be as many, got {len(images)} and {len(captions)}")
+    mismatch = f"images and captions must be as many, got {len(images)} and {len(captions)}"
+    convertible(len(images) == len(captions), mismatch)
     for image, caption in zip(images, captions):
         yield text_part(caption)
-        yield image_part(media.find(image if image.endswith(".jpg") else f"{image}.jpg"))
+        yield image_part(media.find(f"{image.removesuffix('.jpg')}.jpg"))

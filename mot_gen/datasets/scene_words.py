@@ -1,0 +1,71 @@
+"""How scenes of emoji are said in four languages: Language, LANGUAGES, phrases; the words of PLACES and GROUNDS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+GROUNDS = {
+    "white": (255, 255, 255),
+    "red": (226, 70, 70),
+    "orange": (240, 150, 60),
+    "yellow": (246, 220, 90),
+    "green": (110, 185, 105),
+    "blue": (95, 160, 225),
+    "purple": (150, 110, 200),
+    "pink": (245, 165, 195),
+    "grey": (160, 160, 160),
+}
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a language says a scene. small and mirrored: words; places and grounds: in the order of PLACES, GROUNDS."""
+
+    small: str
+    mirrored: str
+    places: tuple[str, ...]
+    grounds: tuple[str, ...]
+
+
+LANGUAGES = {
+    "en": Language("small", "mirrored", PLACES, tuple(f"on {color}" for color in GROUNDS)),
+    "de": Language(
+        "klein",
+        "gespiegelt",
+        ("oben links", "oben rechts", "unten links", "unten rechts"),
+        tuple(f"auf {c}" for c in ("Weiß", "Rot", "Orange", "Gelb", "Grün", "Blau", "Lila", "Rosa", "Grau")),
+    ),
+    "es": Language(
+        "en pequeño",
+        "reflejado",
+        ("arriba a la izquierda", "arriba a la derecha", "abajo a la izquierda", "abajo a la derecha"),
+        tuple(
+            f"sobre {c}" for c in ("blanco", "rojo", "naranja", "amarillo", "verde", "azul", "morado", "rosa", "gris")
+        ),
+    ),
+    "fr": Language(
+        "en petit",
+        "en miroir",
+        ("en haut à gauche", "en haut à droite", "en bas à gauche", "en bas à droite"),
+        tuple(f"sur {c}" for c in ("blanc", "rouge", "orange", "jaune", "vert", "bleu", "violet", "rose", "gris")),
+    ),
+}
+PHRASINGS = ("plain", "article", "de", "es", "fr")  # the first two are English
+HELD_OUT_PHRASINGS = ("ground first", "the")
+
+
+@cache
+def phrases() -> dict[str, dict[str, Any]]:
+    """Phrase of any language -> the fields of a scene that it sets."""
+    found: dict[str, dict[str, Any]] = {}
+    for language in LANGUAGES.values():
+        found[language.small] = {"small": True}
+        found[language.mirrored] = {"mirrored": True}
+        for phrase, place in zip(language.places, PLACES):
+            found[phrase] = {"place": place}
+        for phrase, ground in zip(language.grounds, GROUNDS):
+            found[phrase] = {"ground": ground}
+    return found
