@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mot_gen.corpora.json_array import Array
-from mot_gen.corpora.media import Media, Unconvertible, convertible, image_part, text_part
+from mot_gen.corpora.media import Media, Unconvertible, as_list, convertible, image_part, text_part
 from mot_gen.errors import InputError, cause, one_line, require
 from mot_gen.files.json_files import MAX_BYTES
 from mot_gen.files.parquet_files import reading
@@ -27,6 +27,7 @@ __all__ = [
     "Media",
     "Row",
     "Unconvertible",
+    "as_list",
     "convertible",
     "files",
     "image_part",
@@ -170,5 +171,4 @@ def unknown_fields(fields: dict[str, Any], known: Collection[str], path: str = "
 
 def _objects(value: Any) -> list[dict[str, Any]]:
     """The objects of a list, or of a single one."""
-    values = value if isinstance(value, list) else [value]
-    return [each for each in values if isinstance(each, dict)]
+    return [each for each in as_list(value) if isinstance(each, dict)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from mot_gen.corpora.measured import PROBLEMS
@@ -32,13 +34,15 @@ def _spaced(name: str) -> str:
 
 def _row(title: str, sides: Mapping[str, Any], *keys: str) -> list:
     """A row of the table: what each side holds under the keys, one inside the other, or 0."""
-    row: list = [title]
-    for side in sides.values():
-        found = side
-        for key in keys:
-            found = found.get(key) or {}
-        row.append(found or 0)
-    return row
+    return [title, *(_held(side, keys) for side in sides.values())]
+
+
+def _held(side: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """What lies under the keys, one inside the other; 0 where there is nothing."""
+    try:
+        return reduce(getitem, keys, side)
+    except KeyError:
+        return 0
 
 
 def _table_rows(sides: Mapping[str, Any], named: Mapping[str, Sequence[str]]) -> list[list]:

@@ -25,6 +25,11 @@ def convertible(ok: object, reason: str) -> None:
         raise Unconvertible(reason)
 
 
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, a single thing as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
 class Media:
     """Finds the files that rows name, in `roots`, one after the other.
 
@@ -60,9 +65,9 @@ class Media:
 
     def _named(self, name: str) -> Iterator[Path]:
         """Where the file of a name may be. A name that leads out of the roots is in none of them."""
-        known = "\0" not in name and is_text(name)
-        for root in self.roots if known else ():
-            if is_inside(name, root):
+        sound = "\0" not in name and is_text(name)
+        for root in self.roots:
+            if sound and is_inside(name, root):
                 yield root / name
 
     def _downloaded(self, url: str) -> Iterator[Path]:
@@ -99,8 +104,10 @@ def _downloads(table: Path) -> dict[str, Path]:
 
 
 def text_part(text: str) -> dict[str, Any]:
+    """A part of a document that is a text."""
     return {"type": "text", "text": text}
 
 
 def image_part(image: Path | bytes) -> dict[str, Any]:
+    """A part of a document that is a picture, as file or bytes."""
     return {"type": "image", "image": image}

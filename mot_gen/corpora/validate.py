@@ -32,10 +32,10 @@ COUNTED = ("parts", "learned_parts", "tokens", "learned_tokens")
 class Side:
     """What was found in one set of samples, gathered by `add`. Of each sample a few numbers are kept."""
 
-    def __init__(self, samples: Sequence[Sample], ruler: Ruler, broken: Notice | None = None):
+    def __init__(self, samples: Sequence[Sample], ruler: Ruler, broken: Notice):
         """broken: records that could not be read to begin with."""
         self.samples, self.ruler = samples, ruler
-        self.broken = broken or Notice()
+        self.broken = broken
         self.checked = self.broken.count
         self.dropped: dict[str, Notice] = {}
         if self.broken.count:
@@ -176,7 +176,7 @@ class Report:
     @property
     def _held_out(self) -> Side:
         """What is held out; without a recipe, nothing."""
-        return self.sides.get("held_out") or Side([], self.first.ruler)
+        return self.sides.get("held_out") or Side([], self.first.ruler, Notice())
 
     @property
     def stops(self) -> str:
@@ -216,7 +216,7 @@ def validate(source: Opened, limit: int = 0, workers: int = 1) -> Report:
 def _sides(source: Opened, ruler: Ruler) -> dict[str, Side]:
     """A side of each set. Where what is held out is a share of the records, the broken ones count for training."""
     broken = {name: records.broken(source.sets[name]) for name in source.own}
-    return {name: Side(samples, ruler, broken.get(name)) for name, samples in source.sets.items()}
+    return {name: Side(samples, ruler, broken.get(name, Notice())) for name, samples in source.sets.items()}
 
 
 def _notices(source: Opened, sides: Mapping[str, Side]) -> Notices:

@@ -22,6 +22,7 @@ from mot_gen.files.image_files import Header, cut_to, header
 
 LOOKED_AT = 64  # records
 SHOWN = 3  # broken records that a line names
+COLOURLESS = "pictures whose colour is taken away (tokenizers.image.color_channels is 1)"
 
 
 @dataclass
@@ -147,16 +148,15 @@ class PictureWatch:
             width, height = self._size_for(found)
             across, down = cut_to((found.width, found.height), (width, height))
             told = f"{name} ({found.width} x {found.height})"
-            if across > width:
-                yield f"pictures shrunk to {width} x {height}", told
-            elif across < width:
-                yield f"pictures enlarged to {width} x {height}", told
-            if (across, down) != (found.width, found.height):
-                yield f"pictures cut to the shape of {width} x {height}", told
-            if self._grey and not found.grey:
-                yield "pictures whose colour is taken away (tokenizers.image.color_channels is 1)", name
-            if found.many:
-                yield "pictures of several frames, of which the first is taken", name
+            changes = {
+                f"pictures shrunk to {width} x {height}": across > width,
+                f"pictures enlarged to {width} x {height}": across < width,
+                f"pictures cut to the shape of {width} x {height}": (across, down) != (found.width, found.height),
+                "pictures whose colour is taken away (tokenizers.image.color_channels is 1)": self._grey
+                and not found.grey,
+                "pictures of several frames, of which the first is taken": found.many,
+            }
+            yield from ((what, told) for what, applies in changes.items() if applies)
 
     def _size_for(self, found: Header) -> tuple[int, int]:
         """(width, height) that a picture is brought to: of those that the tokenizer takes, the nearest in shape."""

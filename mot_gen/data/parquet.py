@@ -163,14 +163,14 @@ def _light(schema: Any) -> list[str]:
     Bytes that are all that a struct within a list holds are read too: without them it could not be seen that there is
     a medium.
     """
-    leaves = {schema.column(number).path: _is_bytes(schema.column(number)) for number in range(len(schema))}
-    parents = [path.rpartition(".")[0] for path, heavy in leaves.items() if not heavy]
+    leaves = list(map(schema.column, range(len(schema))))
+    light = [leaf.path for leaf in leaves if not _is_bytes(leaf)]
 
     def alone(path: str) -> bool:
         parent = path.rpartition(".")[0]
-        return ".list." in path and not any(f"{known}.".startswith(f"{parent}.") for known in parents)
+        return ".list." in path and not any(known.startswith(f"{parent}.") for known in light)
 
-    return [path for path, heavy in leaves.items() if not heavy or alone(path)]
+    return [leaf.path for leaf in leaves if leaf.path in light or alone(leaf.path)]
 
 
 def _is_bytes(leaf: Any) -> bool:

@@ -81,9 +81,9 @@ class Recipe(Section):
         modalities = list(self.tokenizers)
         self.objectives.setdefault(modalities[0], Objective(kind="next_token"))
         _all_known("objectives", self.objectives, modalities)
-        absent = [name for name in modalities if name not in self.objectives]
-        if absent:
-            raise InputError(f"objectives.{absent[0]} is missing; give its kind: flow, diffusion or next_token")
+        for name in modalities:
+            missing = f"objectives.{name} is missing; give its kind: flow, diffusion or next_token"
+            require(name in self.objectives, missing)
         _all_known("backbone.patch_layers", self.backbone.patch_layers, modalities)
         _all_known("backbone.token_layers", self.backbone.token_layers, modalities)
         return self
@@ -94,10 +94,10 @@ class Recipe(Section):
         if section is None:
             return self
         _all_known("reinforce.writes", section.writes, self.tokenizers)
-        if not self.training.init:
-            raise InputError("reinforce: begins with a model that was trained; give its folder by training.init")
-        if self.training.parallel in ("fsdp", "hsdp"):
-            raise InputError("training.parallel: reinforce samples from whole models; say training.parallel=ddp")
+        begun = "reinforce: begins with a model that was trained; give its folder by training.init"
+        require(self.training.init, begun)
+        whole = "training.parallel: reinforce samples from whole models; say training.parallel=ddp"
+        require(self.training.parallel not in ("fsdp", "hsdp"), whole)
         return self
 
     @model_validator(mode="after")
@@ -126,8 +126,9 @@ class Recipe(Section):
         kind, options = self.backbone.kind, self.backbone.options
         module_name, preset = PRESETS.get(kind, (kind, {}))
         module = module_of("backbone.kind", "mot_gen.backbone", module_name, PRESETS)
-        if kind == "dense" and (options.get("towers") or options.get("untied")):
-            raise InputError("backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot")
+        untied = any(map(options.get, ("towers", "untied")))
+        tied = "backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot"
+        require(kind != "dense" or not untied, tied)
         config = built("backbone", member_of("backbone", module, "Config"), {**preset, **options})
         from mot_gen.sequence import Modality  # needs torch, which a recipe with a wrong field need not wait for
 
@@ -136,10 +137,10 @@ class Recipe(Section):
         _all_known("backbone.frozen", self.backbone.frozen, towers)
         if self.backbone.lora:
             _all_known("backbone.lora.towers", self.backbone.lora.towers, towers)
-            if not self.training.init:
-                raise InputError("backbone.lora: adapts a model that was trained; give its folder by training.init")
-            if self.backbone.frozen or self.backbone.lr_factors:
-                raise InputError("backbone.lora: only adapters learn; leave out frozen and lr_factors")
+            begun = "backbone.lora: adapts a model that was trained; give its folder by training.init"
+            require(self.training.init, begun)
+            others = [*self.backbone.frozen, *self.backbone.lr_factors]
+            require(not others, "backbone.lora: only adapters learn; leave out frozen and lr_factors")
         _all_known("backbone.positions", self.backbone.positions, self.tokenizers)
         _all_known("backbone.lr_factors", self.backbone.lr_factors, towers)
         for number, phase in enumerate(self.training.phases):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.corpora import foreign
-from mot_gen.corpora.foreign import ENCODING, Media, Row, convertible
+from mot_gen.corpora.foreign import ENCODING, Media, Row, as_list, convertible
 from mot_gen.data.folder import CAPTION_SUFFIXES
 from mot_gen.data.parsing import CAPTIONS, PICTURE
 from mot_gen.files.suffixes import PICTURES, find, suffix_of
@@ -89,6 +89,5 @@ def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     """One pair."""
     given = next(filter(None, map(row.fields.get, CAPTIONS)), None)
     convertible(given, "has no caption")
-    captions = given if isinstance(given, list) else [given]
     picture = row.fields.get("image") or row["file_name"]
-    yield {"id": row.id, "image": media.find(picture), "captions": captions}
+    yield {"id": row.id, "image": media.find(picture), "captions": as_list(given)}

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mot_gen.corpora.foreign import Media, Row, convertible, image_part, rows, text_part
+from mot_gen.corpora.foreign import Media, Row, as_list, convertible, image_part, rows, text_part
 
 __all__ = ["FIELDS", "records", "rows"]
 
@@ -35,8 +35,7 @@ PLACEHOLDER = "<image>"
 def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     """One conversation."""
     convertible(row.fields.get("video") is None, "has a video, which records cannot hold")
-    given = row.fields.get("image") or []
-    images = given if isinstance(given, list) else [given]
+    images = as_list(row.fields.get("image") or [])
     turns = list(map(_turn, row["conversations"]))
     places = sum(value.count(PLACEHOLDER) for _, value in turns)
     mismatch = f"{PLACEHOLDER} stands {places} times in its conversations, for {len(images)} pictures"
