@@ -10,6 +10,7 @@ from tiny_rewards import rewarded
 from mot_gen.data.records import Splits
 from mot_gen.datasets import digits
 from mot_gen.errors import InputError
+from mot_gen.files.image_files import image_tensor
 from mot_gen.recipes.sections import Data
 from mot_gen.reinforce.rewards import Samples, made_rewards
 
@@ -42,7 +43,7 @@ def test_judges_of_two_folds_have_seen_other_pictures_and_agree():
     given = "reinforce.rewards={one: {kind: judge, fold: 0, value: right}, two: {kind: judge, fold: 1, value: right}}"
     made = made_rewards(recipe(given), splits)
     pairs = splits.held_out[:100]
-    images = torch.stack([torch.tensor(list(pair.image.getdata())).view(1, 8, 8) / 255 for pair in pairs])
+    images = torch.stack([image_tensor(pair.image, (8, 8), 1) for pair in pairs])
     names = [pair.id for pair in pairs]
     asked = Samples([pair.captions[0] for pair in pairs], [""] * 100, images, [[]] * 100, names)
     _, scores = made(asked)
