@@ -41,10 +41,6 @@ def counted(built, batch, monkeypatch):
         unseen.append(2 * found.numel() * len(weight))
         return found
 
-    def pairs(a, b, decay):
-        unseen.append(2 * decay.numel())
-        return own_pairs(a, b, decay)
-
     def solve(among_keys, wanted):
         unseen.append(wanted.numel() * among_keys.shape[-1])
         return own_solve(among_keys, wanted)
@@ -53,9 +49,8 @@ def counted(built, batch, monkeypatch):
         unseen.append(2 * (len(steps) + 1) * steps[0].numel())
         return own_fraction(steps, least)
 
-    own_pairs, own_solve, own_fraction = delta_rule.pairs, delta_rule.solve, continued_fraction.fraction
+    own_solve, own_fraction = delta_rule.solve, continued_fraction.fraction
     own_convolve = mamba_reading.convolve
-    monkeypatch.setattr(delta_rule, "pairs", pairs)
     monkeypatch.setattr(delta_rule, "solve", solve)
     monkeypatch.setattr(continued_fraction, "fraction", fraction)
     monkeypatch.setattr(mamba_reading, "convolve", convolve)

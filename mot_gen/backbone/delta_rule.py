@@ -3,10 +3,10 @@
     S_t = diag(e^{g_t}) S_{t-1};    S_t = S_t + beta_t k_t (v_t - k_t^T S_t)^T;    o_t = q_t^T S_t / sqrt(K)
 
 with S = 0 before a token that starts anew. `by_steps` is the definition. `delta_rule` takes C tokens at once: what they
-write solves a triangular system, and between them every decay is the exponential of a sum, never a quotient, so that no
-length and no decay overflows.
+write solves a triangular system, linear in the state that the chunk begins with; between them every decay is the
+exponential of a sum, never a quotient, so that no length and no decay overflows.
 
-Shapes: B rows, H heads, S steps, C steps of a chunk, K width of keys, V of values. q, k, g (B, H, S, K),
+Shapes: B rows, H heads, S steps, N chunks of C steps, K width of keys, V of values. q, k, g (B, H, S, K),
 v (B, H, S, V), beta (B, H, S), start (B, S) bool, the state (B, H, K, V).
 """
 
@@ -30,40 +30,42 @@ def delta_rule(
 
 
 def _in_chunks(given: Sequence[Tensor], start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    q = given[0]
-    outputs = []
-    for first in range(0, q.shape[2], CHUNK):
-        steps = slice(first, first + CHUNK)
-        parts = [t[:, :, steps] for t in given]
-        out, state = _chunk(parts, start[:, steps], state)
-        outputs.append(out)
-    return torch.cat(outputs, 2) * q.shape[-1] ** -0.5, state
-
-
-def _chunk(parts: Sequence[Tensor], start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    q, k, v, g, beta = parts
-    begun = start.long().cumsum(1)  # how many documents have begun in the chunk
-    same = (begun[:, :, None] == begun[:, None])[:, None]
-    old = (begun == 0)[:, None, :, None]  # tokens of the document that the state belongs to
-    total = g.cumsum(2)
-    decay = torch.exp((total[:, :, :, None] - total[:, :, None]).clamp_max(0))  # (B, H, C, C, K)
-    among_keys = pairs(k, k, decay).tril(-1) * same * beta[..., None]
+    """All that does not need the state is made for all chunks at once; then the state goes from chunk to chunk."""
+    steps = given[0].shape[2]
+    q, k, v, g, beta = (_cut(t, 2) for t in given)  # (B, H, N, C, ...)
+    begun = _cut(start, 1).long().cumsum(2)[:, None]  # how many documents have begun in the chunk
+    same = begun[..., :, None] == begun[..., None, :]
+    old = (begun == 0)[..., None]  # tokens of the document that the state belongs to
+    total = g.cumsum(3)
+    decayed = k[:, :, :, None] * torch.exp((total[:, :, :, :, None] - total[:, :, :, None]).clamp_max(0))
+    among_keys, seen = (decayed @ torch.stack([k, q], -1)).unbind(-1)  # (B, H, N, C, C) each
     reading = total.exp() * old
-    written = solve(among_keys, beta[..., None] * (v - (k * reading) @ state))
-    out = (q * reading) @ state + (pairs(q, k, decay).tril() * same) @ written
-    last = (begun == begun[:, -1:])[:, None, :, None]
-    left = (total[:, :, -1:] - total).exp() * last
-    kept = total[:, :, -1].exp() * old[:, :, -1]
-    return out, kept[..., None] * state + (k * left).transpose(2, 3) @ written
+    wanted = torch.cat([v, k * reading], -1) * beta[..., None]
+    written = solve(among_keys.tril(-1) * same * beta[..., None], wanted)
+    found = (seen.tril() * same) @ written
+    added, corrected = written.split([v.shape[-1], k.shape[-1]], -1)
+    out, read = found.split([v.shape[-1], k.shape[-1]], -1)
+    left = k * (total[..., -1:, :] - total).exp() * (begun == begun[..., -1:])[..., None]
+    kept = (total[..., -1, :].exp() * old[..., -1, :])[..., None]
+    states = []
+    for chunk in range(q.shape[2]):
+        states.append(state)
+        fed = added[:, :, chunk] - corrected[:, :, chunk] @ state
+        state = kept[:, :, chunk] * state + left[:, :, chunk].transpose(2, 3) @ fed
+    out = out + (q * reading - read) @ torch.stack(states, 2)
+    return out.flatten(2, 3)[:, :, :steps] * q.shape[-1] ** -0.5, state
 
 
-def pairs(a: Tensor, b: Tensor, decay: Tensor) -> Tensor:
-    """a, b (B, H, C, K) -> (B, H, C, C), the products of all pairs, decayed channel by channel."""
-    return (a[:, :, :, None] * b[:, :, None] * decay).sum(-1)
+def _cut(x: Tensor, dim: int) -> Tensor:
+    """A dimension of S steps in N chunks of C; steps that fill up the last one neither decay the state nor write."""
+    more = -x.shape[dim] % CHUNK
+    if more:
+        x = torch.cat([x, x.new_zeros(*x.shape[:dim], more, *x.shape[dim + 1 :])], dim)
+    return x.unflatten(dim, (-1, CHUNK))
 
 
 def solve(among_keys: Tensor, wanted: Tensor) -> Tensor:
-    """u (B, H, C, V) of (1 + among_keys) u = wanted; among_keys is strictly lower triangular."""
+    """u (..., C, V) of (1 + among_keys) u = wanted; among_keys is strictly lower triangular."""
     return torch.linalg.solve_triangular(among_keys, wanted, upper=False, unitriangular=True)
 
 

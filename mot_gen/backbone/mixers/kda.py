@@ -74,9 +74,9 @@ class Mixer(KimiOptions):
         return self._flops(block, batch, 7 * self.channels * self.width)
 
     def executed_flops(self, block: Layer, batch: Batch) -> int:
-        """Chunks of C tokens: the state is read twice and written once; pairs, what they weigh, and a solution."""
-        width, chunk = self.width, min(delta_rule.CHUNK, batch.layout.shape[1])
-        return self._flops(block, batch, self.channels * (6 * width + 3 * chunk + 4 * chunk))
+        """Chunks of C tokens: the state is read twice and written once; 4 C for the pairs, as much for what they weigh,
+        and 2 C for a solution."""
+        return self._flops(block, batch, self.channels * (6 * self.width + 10 * delta_rule.CHUNK))
 
     def _flops(self, block: Layer, batch: Batch, reading: int) -> int:
         channels, width, tokens = self.channels, self.width, batch.layout.modality.numel()
