@@ -9,7 +9,7 @@ from tiny import MODALITIES, clean, generator, mixed, model
 from mot_gen.backbone.choices import choose, chosen
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
-from mot_gen.growth import deeper, expanded, fused, joined, moefied, parents, pruned, sliced, spawned
+from mot_gen.growth import deeper, expanded, fused, joined, moefied, parents, pruned, restructured, sliced, spawned
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack
 
@@ -49,6 +49,31 @@ def test_clusters_are_even_and_find_what_belongs_together():
     found = moefied.clusters(rows[order] + 0.01 * torch.randn(24, 8, generator=generator_), 4)
     assert sorted(found.flatten().tolist()) == list(range(24))
     assert all(len({int(order[row]) // 6 for row in cluster}) == 1 for cluster in found)
+
+
+def test_a_shared_expert_and_all_routed_ones_are_the_dense_feed_forward():
+    """The most important channels are shared; the others are dealt out in turn."""
+    dense = model(backbone={"kind": "dense", "ffn_dim": 64})
+    batch = dense.corrupt(pack(mixed(4), MODALITIES, 48), generator(0))
+    important = restructured.importance(dense, [batch])
+    assert all((each > 0).all() for each in important) and dense.backbone.blocks[0].qkv.weight.grad is None
+    for grown in (
+        restructured.Growth(experts=12, top_k=12).grow(dense),
+        restructured.Growth(experts=12, top_k=12).by(dense, important),
+    ):
+        same(grown, dense)
+    best = important[0][0].argmax()
+    shared = grown.backbone.blocks[0].ffn.shared.gate_up.weight[0, 0]
+    assert torch.equal(shared, dense.backbone.blocks[0].ffn.gate_up.weight[0, best])
+    sparse = restructured.Growth().grow(dense)
+    layout = pack(mixed(4), MODALITIES, 48).layout
+    spared = 3 * 2 * 32 * (64 * 10 // 16) * 2 * layout.modality.numel()
+    assert (
+        dense.backbone.flops(layout) - sparse.backbone.flops(layout)
+        == spared - 2 * 2 * 32 * 12 * layout.modality.numel()
+    )
+    with pytest.raises(InputError, match="one for all towers"):
+        restructured.Growth().grow(model(backbone={"ffn_dim": 64}))
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
