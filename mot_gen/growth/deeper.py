@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.growth import parents
@@ -29,16 +30,20 @@ class Growth(parents.Growth):
             raise InputError(f"layers={self.layers}: must be a positive integer")
         blocks = parents.blocks_of(model)
         made = parents.rebuilt(model, layers=len(blocks) + self.layers)
-        parts = [block.parts for block in made.backbone.blocks[: len(blocks)]]
-        if parts != [block.parts for block in blocks] or any(part.depth.plans for part in parts):
+        old, new = made.backbone.blocks[: len(blocks)], made.backbone.blocks[len(blocks) :]
+        plans = any(block.parts.depth.plans for block in old)
+        if plans or [block.parts for block in old] != [block.parts for block in blocks]:
             raise InputError("--grow deeper: what a layer skips follows from the depth here; name depth=every")
-        for own in made.backbone.blocks[len(blocks) :]:
+        for own in new:
             parents.copied(own, blocks[-1])
-            written = 0
-            for name, parameter in own.named_parameters():
-                if name.endswith(WRITES) or ".sums" in name:
-                    parameter.zero_()
-                    written += 1
-            if not written:
-                raise InputError("--grow deeper: no projection of this layer is known to write to the residual stream")
+            _silence(own)
         return made
+
+
+def _silence(block: nn.Module) -> None:
+    """Let a layer write nothing."""
+    writes = [p for name, p in block.named_parameters() if name.endswith(WRITES) or ".sums" in name]
+    if not writes:
+        raise InputError("--grow deeper: no projection of this layer is known to write to the residual stream")
+    for parameter in writes:
+        parameter.zero_()

@@ -7,6 +7,7 @@ joined with itself computes what it did: every expert is there twice, with half 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,22 +25,40 @@ class Growth(parents.Growth):
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         assert other is not None, "it needs another"
-        configs = model.backbone.config, other.backbone.config
-        numbers = [config.experts for config in configs]
-        shapes = [{n: p.shape[1:] for n, p in each.named_parameters()} for each in (model, other)]
-        if shapes[0] != shapes[1] or any(not isinstance(number, int) or number < 2 for number in numbers):
-            raise InputError("--grow joined: both models need experts, and the same sizes otherwise")
-        tops = [block.parts.feed_forward.router.taken for each in (model, other) for block in each.backbone.blocks[:1]]
-        made = parents.rebuilt(model, experts=sum(numbers), router=_router(configs[0].router, sum(tops)))
-        pairs = zip(parents.blocks_of(model), parents.blocks_of(other))
-        for own, (first, second) in zip(made.backbone.blocks, pairs):
-            both = [dict(block.ffn.named_parameters()) for block in (first, second)]
-            for name, parameter in own.ffn.named_parameters():
-                if name.startswith("shared."):
-                    continue
-                pools = [part[name].unflatten(0, (len(own.experts), -1)) for part in both]
-                parameter.copy_(torch.cat(pools, 1).flatten(0, 1))
+        _check(model, other)
+        both = [parents.blocks_of(each) for each in (model, other)]
+        config = model.backbone.config
+        number = config.experts + other.backbone.config.experts
+        top_k = sum(blocks[0].parts.feed_forward.router.taken for blocks in both)
+        made = parents.rebuilt(model, experts=number, router=_router(config.router, top_k))
+        for own, first, second in zip(made.backbone.blocks, *both):
+            _join(own, first, second)
         return made
+
+
+def _join(own: Any, first: Any, second: Any) -> None:
+    """Put the experts of two layers into one, pool by pool, and their rows of the router likewise."""
+    parts = [dict(block.ffn.named_parameters()) for block in (first, second)]
+    for name, parameter in own.ffn.named_parameters():
+        if name.startswith("shared."):
+            continue
+        pools = [part[name].unflatten(0, (len(own.experts), -1)) for part in parts]
+        parameter.copy_(torch.cat(pools, 1).flatten(0, 1))
+
+
+def _check(model: MultimodalModel, other: MultimodalModel) -> None:
+    """InputError unless both have experts, and are alike but for their number."""
+    for each in (model, other):
+        number = each.backbone.config.experts
+        if not isinstance(number, int) or number < 2:
+            raise InputError("--grow joined: both models need experts, as many in every pool")
+    if _shapes(model) != _shapes(other):
+        raise InputError("--grow joined: the two models differ in their sizes; give two of one recipe")
+
+
+def _shapes(model: MultimodalModel) -> dict[str, torch.Size]:
+    """Of all parameters, without the dimension that experts are stacked along."""
+    return {name: parameter.shape[1:] for name, parameter in model.named_parameters()}
 
 
 def _router(given: str | dict, top_k: int) -> dict:

@@ -39,17 +39,22 @@ def pruned(model: MultimodalModel, keep: Sequence[Sequence[Sequence[int]]]) -> M
     """keep: for each layer of experts and each of its pools, the numbers of those that stay, as many in all."""
     layers = [block.ffn for block in parents.blocks_of(model) if block.routed]
     number = model.backbone.config.experts
-    counts = {len(pool) for layer in keep for pool in layer}
     if not layers or not isinstance(number, int):
         raise InputError("--grow pruned: is for one number of experts in every pool, backbone.experts")
-    if len(counts) != 1 or any(not 0 <= e < number for layer in keep for pool in layer for e in pool):
-        raise InputError(f"keep: must name as many experts in each pool, from 0 to {number - 1}")
-    made = parents.rebuilt(model, experts=counts.pop())
-    kept_layers = [block.ffn for block in made.backbone.blocks]
-    for own, parent, pools in zip(kept_layers, layers, keep):
-        rows = torch.tensor([place * number + expert for place, pool in enumerate(pools) for expert in pool])
-        _take(own, parent, rows)
+    made = parents.rebuilt(model, experts=_kept(keep, number))
+    for own, parent, pools in zip(made.backbone.blocks, layers, keep):
+        first = torch.arange(len(pools))[:, None] * number  # where a pool's experts stand in the stack
+        _take(own.ffn, parent, (first + torch.tensor(pools)).flatten())
     return made
+
+
+def _kept(keep: Sequence[Sequence[Sequence[int]]], number: int) -> int:
+    """How many experts stay in each pool of `number`; InputError where that differs, or one is not there."""
+    pools = [pool for layer in keep for pool in layer]
+    named = {expert for pool in pools for expert in pool}
+    if len({len(pool) for pool in pools}) != 1 or not named <= set(range(number)):
+        raise InputError(f"keep: must name as many experts in each pool, from 0 to {number - 1}")
+    return len(pools[0])
 
 
 def _take(own: Any, parent: MixtureOfExperts, rows: Tensor) -> None:
@@ -67,18 +72,18 @@ def usage(model: MultimodalModel, batches: Iterable[PackedBatch]) -> list[list[l
     """How often tokens of the batches took each expert: for each layer of experts, each pool and each expert."""
     layers = [block.ffn for block in parents.blocks_of(model) if block.routed]
     counts = [torch.zeros(sum(layer.experts), dtype=torch.long) for layer in layers]
-    hooks = []
-    for layer, total in zip(layers, counts):
+    hooks = [layer.feed_forward.register_forward_hook(_adds(to)) for layer, to in zip(layers, counts)]
+    for batch in batches:
+        model(batch)
+    for hook in hooks:
+        hook.remove()
+    return [[pool.tolist() for pool in total.split(layer.experts)] for total, layer in zip(counts, layers)]
 
-        def count(module, inputs, output, total=total):
-            total += torch.tensor(inputs[1].counts)
 
-        hooks.append(layer.feed_forward.register_forward_hook(count))
-    try:
-        for batch in batches:
-            model(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    split = zip(counts, layers)
-    return [[pool.tolist() for pool in total.split(layer.experts)] for total, layer in split]
+def _adds(total: Tensor) -> Any:
+    """A hook of stacked experts, which adds up how many tokens each was given."""
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        total.add_(torch.tensor(inputs[1].counts))
+
+    return count
