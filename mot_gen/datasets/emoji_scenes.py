@@ -1,6 +1,6 @@
 """Scenes of one or two OpenMoji emoji, some 1,600 names in four languages: the source `emoji_scenes` of a recipe.
 
-- `catalogue`: id -> names of every emoji that OpenMoji draws, without flags, families and skin tones.
+- `catalogue` (emoji_words.py): id -> names of every emoji that OpenMoji draws, without flags, families and skin tones.
 - `Scene`: one emoji, large or small and in a corner, or two beside or above one another, on a ground.
   `.picture(size)` draws it, `.caption(phrasing)` says it.
 - `read_caption`, `languages_of`: the inverse of all captions, and the languages they may be in.
@@ -25,112 +25,20 @@ from PIL import Image
 
 from mot_gen.data.samples import Arranging, Pair, Part, Samples, Splits
 from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
-from mot_gen.errors import InputError
+from mot_gen.datasets.emoji_words import (
+    GROUNDS,
+    LANGUAGES,
+    PHRASINGS,
+    PLACES,
+    RELATIONS,
+    Language,
+    catalogue,
+    language_of,
+)
+from mot_gen.errors import expect
 
 UNSEEN_NAMES = 0.04
 COMBINATIONS = 0.12  # of an emoji and a ground or a place, and of two emoji: the share that is held out
-TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
-PLACES = ("top left", "top right", "bottom left", "bottom right")
-RELATIONS = ("left of", "right of", "above", "below")  # of the emoji that is named first to the second
-GROUNDS = {
-    "white": (255, 255, 255),
-    "red": (226, 70, 70),
-    "orange": (240, 150, 60),
-    "yellow": (246, 220, 90),
-    "green": (110, 185, 105),
-    "blue": (95, 160, 225),
-    "purple": (150, 110, 200),
-    "pink": (245, 165, 195),
-    "grey": (160, 160, 160),
-}
-
-
-@dataclass(frozen=True)
-class Language:
-    """How a language says a scene. places, relations, grounds: in the order of PLACES, RELATIONS and GROUNDS.
-
-    question: asks what is in a picture.
-    """
-
-    question: str
-    small: str
-    mirrored: str
-    places: tuple[str, ...]
-    relations: tuple[str, ...]
-    grounds: tuple[str, ...]
-
-
-def _on(preposition: str, colors: str) -> tuple[str, ...]:
-    return tuple(f"{preposition} {color}" for color in colors.split())
-
-
-LANGUAGES = {
-    "en": Language("what is this?", "small", "mirrored", PLACES, RELATIONS, _on("on", " ".join(GROUNDS))),
-    "de": Language(
-        "was ist das?",
-        "klein",
-        "gespiegelt",
-        ("oben links", "oben rechts", "unten links", "unten rechts"),
-        ("links von", "rechts von", "über", "unter"),
-        _on("auf", "Weiß Rot Orange Gelb Grün Blau Lila Rosa Grau"),
-    ),
-    "es": Language(
-        "¿qué es esto?",
-        "en pequeño",
-        "reflejado",
-        ("arriba a la izquierda", "arriba a la derecha", "abajo a la izquierda", "abajo a la derecha"),
-        ("a la izquierda de", "a la derecha de", "encima de", "debajo de"),
-        _on("sobre", "blanco rojo naranja amarillo verde azul morado rosa gris"),
-    ),
-    "fr": Language(
-        "qu'est-ce que c'est ?",
-        "en petit",
-        "en miroir",
-        ("en haut à gauche", "en haut à droite", "en bas à gauche", "en bas à droite"),
-        ("à gauche de", "à droite de", "au-dessus de", "au-dessous de"),
-        _on("sur", "blanc rouge orange jaune vert bleu violet rose gris"),
-    ),
-}
-PHRASINGS = ("plain", "article", "ground first", "de", "es", "fr")  # the first three are English
-HELD_OUT_PHRASINGS = ("the", "the, ground first")
-
-
-def language_of(phrasing: str) -> str:
-    """The code of the language that a phrasing is in."""
-    return phrasing if phrasing in LANGUAGES else "en"
-
-
-@cache
-def catalogue() -> dict[str, dict[str, str]]:
-    """id -> language -> name, in the order of the package `emoji`. Raises InputError without the extra."""
-    try:
-        import emoji
-    except ImportError as error:
-        raise InputError("emoji need the extra: pip install 'mot-gen[emoji]'") from error
-    emoji.config.load_language(list(LANGUAGES))
-    drawn = set(emoji_pixels(16)[0])
-    found = {}
-    for characters, about in emoji.EMOJI_DATA.items():
-        points = [f"{ord(point):04X}" for point in characters]
-        if about["status"] != emoji.STATUS["fully_qualified"] or not LANGUAGES.keys() <= about.keys():
-            continue
-        names = {language: _plain(about[language]) for language in LANGUAGES}
-        spellings = ["-".join(points), "-".join(point for point in points if point != "FE0F")]
-        shown = [id for id in spellings if id in drawn]
-        if shown and not _left_out(points, names["en"]):
-            found[shown[0]] = names
-    return found
-
-
-def _plain(name: str) -> str:
-    """ ":love_letter:" -> "love letter". Commas part the phrases of a caption, so a name has none."""
-    return name.strip(":").replace("_", " ").replace(",", "")
-
-
-def _left_out(points: list[str], name: str) -> bool:
-    """Flags, families and skin tones."""
-    is_flag = any(0x1F1E6 <= int(point, 16) <= 0x1F1FF or 0xE0020 <= int(point, 16) <= 0xE007F for point in points)
-    return is_flag or name.startswith("family") or not TONES.isdisjoint(points)
 
 
 @dataclass(frozen=True)
@@ -300,9 +208,7 @@ def part_of(scene: Scene) -> str:
         return "names"
     if scene.relation and _chance(" ".join(sorted(scene.emoji))) < COMBINATIONS:
         return "pairs"
-    with_it = [scene.place] if scene.place else []
-    if scene.ground != "white":
-        with_it.append(scene.ground)
+    with_it = list(filter(None, (scene.place, scene.ground.removeprefix("white"))))
     rare = any(_chance(f"{id} {each}") < COMBINATIONS for id in scene.emoji for each in with_it)
     return "combinations" if rare else "train"
 
@@ -355,8 +261,7 @@ class Scenes(Samples):
     def __init__(
         self, part: str, size: int = 64, each: int = 40, seed: int = 0, kinds: Mapping[str, float] | None = None
     ):
-        if size < 4 or size % 4:
-            raise InputError(f"data.options.size: must be a multiple of 4 and at least 4, got {size}")
+        expect(size >= 4 and size % 4 == 0, "data.options.size: must be a multiple of 4 and at least 4", size)
         self.size = size
         self.scenes: list[Scene] = []
         for id in catalogue():
@@ -385,8 +290,8 @@ def load(data) -> Splits:
     """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name) and seed."""
     options = {"size": 64, "each": 40, "seed": 0}
     for name, value in data.options.items():
-        if name not in options or type(value) is not int:
-            raise InputError(f"data.options.{name}: emoji_scenes takes integers ({', '.join(options)}), got {value!r}")
-        options[name] = value
+        known = name in options and type(value) is int
+        expect(known, f"data.options.{name}: emoji_scenes takes integers ({', '.join(options)})", value)
+    options |= data.options
     size, each, seed = options["size"], options["each"], options["seed"]
     return Splits(Scenes("train", size, each, seed), Scenes("combinations", size, 1, seed))

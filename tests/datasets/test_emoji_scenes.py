@@ -11,7 +11,6 @@ pytest.importorskip("emoji", reason="the extra `emoji` is not installed")
 from mot_gen.datasets import emoji_scenes
 from mot_gen.datasets.emoji_scenes import (
     GROUNDS,
-    HELD_OUT_PHRASINGS,
     LANGUAGES,
     PHRASINGS,
     Scene,
@@ -23,6 +22,7 @@ from mot_gen.datasets.emoji_scenes import (
     part_of,
     read_caption,
 )
+from mot_gen.datasets.emoji_words import HELD_OUT_PHRASINGS
 from mot_gen.errors import InputError
 from mot_gen.recipes.sections import Data
 
