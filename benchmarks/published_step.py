@@ -15,7 +15,7 @@ from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.packing import document_length, pack_rows
 from mot_gen.sequence import Modality, Span
 
-DIM, LAYERS, HEADS, WORDS, SIDE, TEXT, ROWS, ROUNDS = 256, 6, 8, 1000, 12, 40, 4, 12
+DIM, LAYERS, HEADS, WORDS, SIDE, TEXT, ROWS, ROUNDS = 256, 6, 8, 1000, 12, 40, 4, 40
 
 
 def config(published: bool) -> MultimodalConfig:

@@ -68,7 +68,10 @@ class Loaded:
             name for name in ("image", "speech", "vector") if getattr(self.base, f"{name}_tokenizer") is not None
         }
         has = tokenizers & set(self.base.model.modality_names)
-        return tuple(direction for direction in DIRECTIONS if direction.modalities <= has)
+        found = [direction for direction in DIRECTIONS if direction.modalities <= has]
+        if not getattr(self.base.image_tokenizer, "decodes", True):  # pictures are read and not made
+            found = [direction for direction in found if direction.to not in ("image", "any")]
+        return tuple(found)
 
     def pipeline(self, direction: Direction) -> MultimodalPipeline:
         """The direction's pipeline over the components in memory."""

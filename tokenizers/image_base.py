@@ -83,6 +83,11 @@ class ImageTokenizer(NetworkTokenizer):
             raise InputError(f"image_size: {as_text(list(self.grids))} have the same grid; leave one of them out")
 
     @property
+    def decodes(self) -> bool:
+        """Whether pictures can be made of its tokens."""
+        return True
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width), the usual one of several."""
         return next(iter(self.grids))

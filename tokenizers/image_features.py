@@ -69,6 +69,10 @@ class ImageFeatureTokenizer(ImageTokenizer):
         return super().pixels_of(raw if first is None else to_pil(first.resized(raw)))
 
     @property
+    def decodes(self) -> bool:
+        return False
+
+    @property
     def color_channels(self) -> int:
         return 3
 

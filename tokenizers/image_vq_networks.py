@@ -73,6 +73,10 @@ class VQNetworkTokenizer(ImageTokenizer):
         return size[0] // shrink, size[1] // shrink
 
     @property
+    def decodes(self) -> bool:
+        return self.network.decodes
+
+    @property
     def color_channels(self) -> int:
         return 3
 
@@ -92,7 +96,7 @@ class VQNetworkTokenizer(ImageTokenizer):
 
     def pixels(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, n) ids -> (B, 3, H, W)."""
-        if not self.network.decodes:
+        if not self.decodes:
             raise InputError(
                 f"{self.config.name}: {self.config.vq_class} only reads pictures, and none can be made of its ids; "
                 "take the ids with output_type='latent'"

@@ -37,7 +37,7 @@ PASSES_OVER = ("audio_", "action_")
 BEGIN, END = "<|im_start|>", "<|im_end|>"
 BOUNDS = ("<|vision_start|>", "<|vision_end|>")
 SYSTEM = "You are a helpful assistant who will generate images from a give prompt."
-LONG, SHORT = 1280, 256  # sides of pictures
+LONG, SHORT = 40, 8  # sides of pictures in tokens: 1280 and 256 pixels
 KIND = Kind(qk_norm=True)
 READS = Names("", attention={"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out"} | {
     "q_norm": "norm_q", "k_norm": "norm_k"})  # fmt: skip
@@ -90,7 +90,7 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
     heading = "Goes on training a converted Cosmos3. Set data.records; frozen towers: backbone.frozen."
-    training = {"row_length": row_length(pipeline), "lr": 2e-5}
+    training = {"row_length": row_length(pipeline), "lr": 2e-5, "min_lr": 2e-6}
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(pipeline.config.sampling))
 
 
@@ -186,7 +186,7 @@ def _autoencoder(source: Source, config: dict[str, Any]) -> LatentImageTokenizer
     stated = {
         "vae_class": "AutoencoderKLWan",
         "vae_config": vae,
-        "image_size": {"long": LONG // stride * stride, "short": max(SHORT, stride), "stride": stride},
+        "image_size": {"long": LONG * stride, "short": SHORT * stride, "stride": stride},
         "patch_size": patch,
         "shift": vae["latents_mean"],
         "scale": [1 / deviation for deviation in vae["latents_std"]],

@@ -84,7 +84,7 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
     heading = "Goes on training a converted Emu3. Set data.records; or low-rank adapters: backbone.lora."
-    training = {"row_length": row_length(pipeline, 9216), "lr": 1e-5}
+    training = {"row_length": row_length(pipeline, 9216), "lr": 1e-5, "min_lr": 1e-6}
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
 
 

@@ -78,7 +78,7 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
     heading = "Goes on training a converted Janus. Set data.records; or low-rank adapters: backbone.lora."
-    training = {"row_length": row_length(pipeline), "lr": 2e-5}
+    training = {"row_length": row_length(pipeline), "lr": 2e-5, "min_lr": 2e-6}
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(pipeline.config.sampling))
 
 

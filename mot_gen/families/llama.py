@@ -176,7 +176,7 @@ def _context(config) -> int:
 
 
 def scheduler_of(model: MultimodalModel):
-    continuous = [m.name for m in model.modalities if not m.discrete]
+    continuous = [m.name for m in model.modalities if not (m.discrete or m.input_only)]
     return model.objectives[continuous[0]].scheduler() if continuous else None
 
 

@@ -48,7 +48,7 @@ def pipeline_of(run: Run, cls: type[P]) -> P: ...
 def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) -> MultimodalPipeline:
     """The run's averaged model, its adapters merged, with its tokenizers and its objective's own scheduler."""
     model = cast("MultimodalModel", lora.merged(run.averaged.eval()))
-    continuous = [m.name for m in model.modalities if not m.discrete]
+    continuous = [m.name for m in model.modalities if not (m.discrete or m.input_only)]
     pipe = cls(
         model,
         text_tokenizer=run.tokenizers[model.modality_names[0]],
@@ -86,7 +86,7 @@ def sample_grid(run: Run) -> None:
     seen to become better pictures."""
     prompts = run.recipe.evaluation.prompts or _held_out_captions(run)
     path = run.folder / "samples" / f"step-{run.step:08d}.png"
-    if prompts and "image" in run.tokenizers:
+    if prompts and getattr(run.tokenizers.get("image"), "decodes", False):
         seed = run.recipe.training.seed
         images = list(drawn(pipeline_of(run, TextToImagePipeline), prompts, range(seed, seed + len(prompts))))
         save_png(grid(images, columns=min(len(images), 10)), path, {"prompts": json.dumps(prompts, ensure_ascii=False)})

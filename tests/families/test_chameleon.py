@@ -100,6 +100,7 @@ def test_the_ids_of_a_picture_are_written_with_guidance(models):
         both = [theirs.lm_head(theirs.model(torch.tensor([row])).last_hidden_state[0, -1]) for row in rows]
         assert (both[1] + 3 * (both[0] - both[1]))[first:last].argmax() == id
         rows = [[*row, id + first] for row in rows]
+    assert not made.image_tokenizer.decodes
     with pytest.raises(InputError, match="only reads pictures, and none can be made of its ids"):
         made("a cat")
 
