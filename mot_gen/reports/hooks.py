@@ -86,7 +86,8 @@ def sample_grid(run: Run) -> None:
     seen to become better pictures."""
     prompts = run.recipe.evaluation.prompts or _held_out_captions(run)
     path = run.folder / "samples" / f"step-{run.step:08d}.png"
-    if prompts and getattr(run.tokenizers.get("image"), "decodes", False):
+    pictures = run.tokenizers.get("image")
+    if prompts and pictures is not None and getattr(pictures, "decodes", True):
         seed = run.recipe.training.seed
         images = list(drawn(pipeline_of(run, TextToImagePipeline), prompts, range(seed, seed + len(prompts))))
         save_png(grid(images, columns=min(len(images), 10)), path, {"prompts": json.dumps(prompts, ensure_ascii=False)})

@@ -31,9 +31,9 @@ MEASURED = 500  # held-out captions, at most, whose bits are counted
 
 
 def show(run: Run) -> None:
-    """Write `report.json`, `samples.png` and `report.html`; nothing where no held-out picture has a caption, or pictures
-    are read alone."""
-    if not run.tokenizers["image"].decodes:
+    """Write `report.json`, `samples.png` and `report.html`; nothing where no held-out picture has a caption, or where
+    pictures are only read."""
+    if not getattr(run.tokenizers["image"], "decodes", True):
         return
     held_out = HeldOut(run.splits.held_out, SHOWN)
     try:
