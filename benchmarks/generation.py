@@ -43,11 +43,11 @@ def whole_pass(built, documents, opens=None):
 def text_token(built, count: int, repeats: int) -> float:
     documents = prompts(count)
     stream = Stream(built, documents, room=repeats + 2)
-    ids, alive = torch.zeros(count, dtype=torch.long), torch.ones(count, dtype=torch.bool)
+    ids = torch.zeros(count, dtype=torch.long)
 
     def cached():
         built.head(stream.hidden)
-        stream.append(ids, alive)
+        stream.append(ids, modality="text")
 
     seconds = alternate({"cached": cached, "uncached": whole_pass(built, documents)}, repeats)
     return seconds["uncached"] / seconds["cached"]

@@ -33,10 +33,10 @@ def run(repeats: int = 20) -> Iterator[dict]:
 def decoding(model, batch: int):
     """One greedy token in each of so many documents."""
     prompts = [[Span("text", torch.randint(512, (PROMPT,)))] for _ in range(batch)]
-    stream, alive = Stream(model, prompts, room=512), torch.ones(batch, dtype=torch.bool)
+    stream = Stream(model, prompts, room=512)
 
     def step():
-        stream.append(model.head(stream.hidden)[:, :512].argmax(-1), alive)
+        stream.append(model.head(stream.hidden)[:, :512].argmax(-1), modality="text")
 
     return step
 

@@ -13,25 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # elsewhere mypy finds a dummy
 from diffusers.utils import BaseOutput
-from torch import Tensor
 
 from mot_gen.backbone.routing import store_for_decoding
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
-from mot_gen.files.image_files import to_pil
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines.chat import Reading, Talk, spans_of
 from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
-from mot_gen.pipelines.engine import Drawing, Guidance, StopStrings
 from mot_gen.pipelines.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
-from mot_gen.pipelines.options import StepOptions
-from mot_gen.pipelines.samplers import row_generators
 from mot_gen.sequence import Span
 
 
@@ -166,12 +160,11 @@ class MultimodalPipeline(DiffusionPipeline):
         """Texts -> a list of spans each; InputError for what is no text, or empty. unread: at guidance_scale 0 nothing
         of the prompt is read, so it may be empty. size: (height, width) of the picture that is drawn next."""
         texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
+        are_texts = isinstance(texts, Sequence) and len(texts) > 0 and all(isinstance(text, str) for text in texts)
+        require(are_texts, f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
         if unread:
             return [[] for _ in texts]
-        if not all(texts):
-            raise InputError(f"{name} is empty; give some text{self._without_text}")
+        require(all(texts), f"{name} is empty; give some text{self._without_text}")
         if self._talk is not None:
             return [self._message(text, size=size, negative=name == "negative_prompt") for text in texts]
         return [[span] for span in self.text_tokenizer.encode_batch(texts)]
@@ -191,28 +184,31 @@ class MultimodalPipeline(DiffusionPipeline):
     def _needs(self, modality: str, tokenizer: str) -> None:
         """InputError unless the checkpoint has this modality and its tokenizer."""
         names = self.model.modality_names
-        if modality not in names or getattr(self, tokenizer) is None:
-            raise InputError(f"this checkpoint has no {modality}; it has {', '.join(names)}")
+        has = modality in names and getattr(self, tokenizer) is not None
+        require(has, f"this checkpoint has no {modality}; it has {', '.join(names)}")
 
     def _negative(
         self, negative_prompt, prompts: list[list[Span]], what: str = "images", size: tuple[int, int] | None = None
     ) -> list[list[Span]]:
-        """A negative document for each prompt. Where nothing was said, what the checkpoint's `unconditional` says:
-        "empty", "hidden" (empty, but what follows stands where it stands after the prompt), "template" (of an empty
-        message), or {"filled": id} (the prompt, each of its ids replaced)."""
-        if negative_prompt is None:
-            negative_prompt = self._default("negative_prompt", None, None)
-        if negative_prompt is None:
-            kind = self._default("unconditional", None, "empty")
-            if kind == "template":
-                return [self._message("", negative=True, size=size) for _ in prompts]
-            if isinstance(kind, Mapping):
-                return [[self._filled(span, kind["filled"]) for span in prompt] for prompt in prompts]
-            return [[] for _ in prompts]
-        negatives = self._text(negative_prompt, "negative_prompt", size=size)
-        if len(prompts) % len(negatives):
-            raise InputError(f"negative_prompt: {len(negatives)} texts were given for {len(prompts)} {what}")
-        return repeat_each(negatives, len(prompts) // len(negatives))
+        """A negative document for each prompt; where nothing was said, the checkpoint's own."""
+        said, count = self._default("negative_prompt", negative_prompt, None), len(prompts)
+        if said is None:
+            return self._unconditional(prompts, size)
+        given = self._text(said, "negative_prompt", size=size)
+        require(count % len(given) == 0, f"negative_prompt: {len(given)} texts were given for {count} {what}")
+        return repeat_each(given, count // len(given))
+
+    def _unconditional(self, prompts: list[list[Span]], size: tuple[int, int] | None) -> list[list[Span]]:
+        """What the checkpoint's `unconditional` says: "empty", "hidden" (empty, but what follows stands where it stands
+        after the prompt), "template" (of an empty message), or {"filled": id} (the prompt, each id replaced)."""
+        kind = self._default("unconditional", None, "empty")
+        if kind == "template":
+            return [self._message("", negative=True, size=size)] * len(prompts)
+        if isinstance(kind, Mapping):
+            return [[self._filled(span, kind["filled"]) for span in prompt] for prompt in prompts]
+        return [[]] * len(prompts)
+
+    # ---------------------------------------------------------------- lengths
 
     @property
     def _context(self) -> int:
@@ -224,15 +220,13 @@ class MultimodalPipeline(DiffusionPipeline):
 
     def _check_context(self, prompts: Sequence[Sequence[Span]], room: int) -> None:
         """InputError where a prompt and what is to be written do not fit the length that the model was trained on."""
-        longest = self._longest(prompts)
-        if longest + room > self._context:
-            why = (
-                "the model was trained on" if self.model.config.context else "are taken where a model states no context"
-            )
-            raise InputError(
-                f"prompt: its {longest} tokens and the {room} to be written exceed the {self._context} that {why}; "
-                "shorten it"
-            )
+        trained, longest = self.model.config.context, self._longest(prompts)
+        why = "the model was trained on" if trained else "are taken where a model states no context"
+        require(
+            longest + room <= self._context,
+            f"prompt: its {longest} tokens and the {room} to be written exceed the {self._context} that {why}; "
+            "shorten it",
+        )
 
     def _filled(self, span: Span, id: int) -> Span:
         """A span of text with this id in every place; any other as it is."""
@@ -242,56 +236,22 @@ class MultimodalPipeline(DiffusionPipeline):
     def _new_tokens(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
         """How many tokens may be written: what was asked for (InputError if it does not fit), else the checkpoint's
         default (64 without one) as far as the context has room."""
-        if given is not None:
-            self._check_context(prompts, given)
-            return given
-        wanted = min(self._default("max_new_tokens", None, 64), self._context - self._longest(prompts))
-        self._check_context(prompts, max(1, wanted))
-        return wanted
+        if given is None:
+            room = self._context - self._longest(prompts)
+            given = max(1, min(self._default("max_new_tokens", None, 64), room))
+        self._check_context(prompts, given)
+        return given
 
-    def _stop(self, stop: str | Sequence[str] | None) -> StopStrings | None:
-        return None if stop is None else StopStrings(stop, self.text_tokenizer)
-
-    def _streamed(self, streamer, prompts: Sequence[Sequence[Span]]):
-        """A Writer's on_token that feeds a streamer of transformers: the prompt's text first, then token by token."""
-        if streamer is None:
-            return None
-        if len(prompts) != 1:
-            raise InputError(f"streamer: one document can be streamed at a time, got {len(prompts)}")
-        text = self.model.modality_names[0]
-        given = [span.values for span in prompts[0] if span.modality == text]
-        streamer.put(torch.cat(given)[None] if given else torch.zeros(1, 0, dtype=torch.long))
-
-        def on_token(number: int, modality: str, token: int) -> None:
-            if modality == text:
-                streamer.put(torch.tensor([token]))
-
-        return on_token
-
-    def _drawing(self, how: StepOptions, guidance: Guidance, samples: int) -> Drawing:
-        """How so many images are drawn here; InputError for a scheduler that does not fit. how: settled."""
-        objective: Any = self.model.objectives.get("image")
-        wanted = None
-        if self.image_tokenizer is not None and hasattr(objective, "fits"):
-            wanted = "one of diffusers" if not hasattr(self.scheduler, "config") else objective.fits(self.scheduler)
-        if wanted:
-            raise InputError(f"scheduler: {type(self.scheduler).__name__} does not fit this model; use {wanted}")
-        fewest = getattr(objective, "fewest", 1)
-        if how.steps < fewest:
-            raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {how.steps}")
-        generators, sigmas = row_generators(how.generator, samples), self._own.get("sigmas")
-        return Drawing(self.scheduler, how.steps, guidance, generators, sigmas=sigmas, stopped=self._stopped)
+    # ---------------------------------------------------------------- a call
 
     def seen(self, images: Sequence, drawn: bool) -> list[list[Span]]:
         """The spans that each picture is read as. drawn: whether pictures are drawn after it, so that it is also given
         in the tokens that they are drawn in."""
-        if self.sight_tokenizer is None:
-            return [[replace(span, learned=False)] for span in self.image_tokenizer.encode_batch(images)]
-        seen = [[replace(span, learned=False)] for span in self.sight_tokenizer.encode_batch(images)]
-        if drawn:
-            latents = self.image_tokenizer.encode_batch(images)
-            seen = [[replace(span, learned=False), *spans] for span, spans in zip(latents, seen)]
-        return seen
+        tokenizers = [self.image_tokenizer]
+        if self.sight_tokenizer is not None:
+            tokenizers = [self.image_tokenizer, self.sight_tokenizer] if drawn else [self.sight_tokenizer]
+        read = zip(*(tokenizer.encode_batch(images) for tokenizer in tokenizers))
+        return [[replace(span, learned=False) for span in spans] for spans in read]
 
     def _opens_text(self, documents: int) -> list[str | None]:
         """What stands open at the end of prompts that a text follows: where texts are wrapped, a new one."""
@@ -302,43 +262,9 @@ class MultimodalPipeline(DiffusionPipeline):
         """Whether `pipe._interrupt` was set while this call runs, which is how diffusers stops from a callback."""
         return getattr(self, "_interrupt", False)
 
-    def _decode_images(self, values: Sequence[Span], output_type: str):
-        """Image spans -> PIL images, (N, C, H, W) tensor "pt", (N, H, W, C) array "np", or the latents as they are."""
-        if output_type == "latent":
-            return _stacked([span.values for span in values])
-        return self._as(self.image_tokenizer.decode_batch(values), output_type)
-
-    @staticmethod
-    def _listed(given) -> list:
-        """One picture or many -> a list: a list or tuple as it is, a batch (N, ...) of pictures taken apart."""
-        if isinstance(given, (list, tuple)):
-            return list(given)
-        if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 4:
-            return list(given)
-        return [given]
-
-    @staticmethod
-    def _as(images: Sequence[Tensor], output_type: str):
-        """(C, H, W) in [0, 1] each -> PIL images, a tensor or an array; a list of them where sizes differ."""
-        if output_type == "pil":
-            return [to_pil(image) for image in images]
-        images = [image.cpu() for image in images]
-        if output_type == "pt":
-            return _stacked(images)
-        found = _stacked([image.permute(1, 2, 0) for image in images])
-        return found.numpy() if isinstance(found, Tensor) else [image.numpy() for image in found]
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """One tensor of tensors of one shape; a list of others."""
-    return torch.stack(list(tensors)) if len({tensor.shape for tensor in tensors}) == 1 else list(tensors)
-
 
 def repeat_each(items: Sequence, times: int) -> list:
     """[a, b], 2 -> [a, a, b, b]."""
-    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
-        raise InputError(f"the number of samples per prompt must be a positive integer, got {times!r}")
+    fits = isinstance(times, int) and not isinstance(times, bool) and times >= 1
+    require(fits, f"the number of samples per prompt must be a positive integer, got {times!r}")
     return [item for item in items for _ in range(times)]
-
-
-__all__ = ["InterleavedOutput", "MultimodalPipeline", "TextOutput", "repeat_each", "row_generators"]

@@ -8,27 +8,29 @@ Shapes: N samples, b tokens of a block, K ids of the modality, R rows of the str
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.masked import MASKED, OpenTokens, draw_masked
-from mot_gen.pipelines.stream import Grid, Stream
+from mot_gen.pipelines.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.token_spans import MASKED
 from mot_gen.sequence import PADDING, Layout
 
 
 class OpenBlock(OpenTokens):
     """One block being drawn. Its ids are those of the modality, and K for what fills it up."""
 
-    def _layout(self, grids: Sequence[Grid]) -> Layout:
-        layout = super()._layout(grids)
+    def _layout(self) -> Layout:
+        layout = super()._layout()
         return replace(layout, block=torch.where(layout.document == PADDING, PADDING, layout.span))
 
-    def _pass(self, ids: Tensor, time: Tensor | None = None, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _pass(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (r, b, K + 1), and the hidden states (r, b, D)."""
         model, name = self.stream.model, self.modality.name
         vocabulary = model.vocabulary
@@ -36,9 +38,9 @@ class OpenBlock(OpenTokens):
         joint = torch.where(ids == end - first, vocabulary.fill[name], ids + first)
         joint = torch.where(ids == MASKED, vocabulary.mask[name], joint)
         plan, cache, _ = self._plan(len(ids))
-        hidden = model.backbone(model.embedding(joint), plan, cache)
+        hidden = model.backbone(model.embed_ids(joint), plan, cache)
         own, fill = vocabulary.writable(name)[first:end].to(hidden.device), vocabulary.fill[name]
-        logits = model.head(hidden)
+        logits = model.logits(hidden)
         written = logits[..., first:end].masked_fill(~own, float("-inf"))
         return torch.cat([written, logits[..., fill : fill + 1]], -1), hidden
 
@@ -46,9 +48,11 @@ class OpenBlock(OpenTokens):
         """Let the cache keep the block as it was drawn, (R, b)."""
         stream = self.stream
         self._pass(ids)
-        stream.cache.advance(torch.where(self.alive, self.counts, 0))
-        stream.time = stream.time + torch.where(self.alive, self.counts, 0)
+        kept = [lives * size for lives, size in zip(self.alive, self.sizes)]
+        stream.cache.advance(kept)
+        stream.time.add_(upload(kept, stream.device))
         stream.spans += 1
+        stream.written_otherwise()
 
 
 def passes_of(block_size: int) -> int:
@@ -76,8 +80,7 @@ def write_blocks(
     written: list[list[int]] = [[] for _ in range(samples)]
     going = [True] * samples
     for _ in range(-(-sampling.max_new_tokens // size)):
-        alive = torch.tensor(going * branches, device=stream.device)
-        block = OpenBlock(stream, modality, [(1, size)] * stream.rows, alive)
+        block = OpenBlock(stream, modality, [(1, size)] * stream.rows, going * branches)
         own = drawing.generators and [
             each if row else torch.Generator(each.device) for each, row in zip(drawing.generators, going)
         ]

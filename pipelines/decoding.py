@@ -1,4 +1,4 @@
-"""How discrete tokens are chosen: TextSampling, choose, choose_each. How a text ends: StopStrings.
+"""How discrete tokens are chosen: TextSampling, choose, choose_each, draws, pick. How a text ends: StopStrings.
 
 Shapes: N rows, V vocabulary.
 """
@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.backbone.cache import upload
+from mot_gen.errors import require
 from mot_gen.pipelines.settings import check
 from mot_gen.sequence import Span
 
@@ -33,8 +35,8 @@ class TextSampling:
     def __post_init__(self):
         for name in ("max_new_tokens", "temperature", "top_k", "top_p"):
             check(name, getattr(self, name))
-        if not isinstance(self.processors, (list, tuple)) or not all(map(callable, self.processors)):
-            raise InputError(f"logits_processor must be a list of logits processors, got {self.processors!r:.60}")
+        callables = isinstance(self.processors, (list, tuple)) and all(map(callable, self.processors))
+        require(callables, f"logits_processor must be a list of logits processors, got {self.processors!r:.60}")
 
 
 def choose(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -42,39 +44,58 @@ def choose(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Ge
 
     Greedy choice draws no random number. Each row draws from its own generator.
     """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    own: Sequence[torch.Generator | None] = generators or [None] * len(logits)
-    uniform = torch.stack([torch.rand((), generator=g, device=g.device if g else None) for g in own])
-    return _at(uniform, logits, sampling)
+    return pick(logits, sampling, draws(1, len(logits), sampling, logits.device, generators)[:, 0])
 
 
 def choose_each(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Generator] | None = None) -> Tensor:
     """(N, n, V) logits -> (N, n) ids, chosen as by `choose`; the n of a row draw from its generator."""
+    rows, n = logits.shape[:2]
+    uniform = draws(n, rows, sampling, logits.device, generators)
+    return pick(logits.flatten(0, 1), sampling, uniform.flatten()).view(rows, n)
+
+
+def draws(
+    n: int,
+    rows: int,
+    sampling: TextSampling,
+    device: torch.device,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """(rows, n) uniform numbers in [0, 1), with which `pick` chooses n tokens of each row; each row from its own
+    generator. Greedy choice reads none, and none are drawn then."""
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    n = logits.shape[1]
-    own: Sequence[torch.Generator | None] = generators or [None] * len(logits)
-    rows = [torch.rand(n, generator=g, device=g.device if g else None) for g in own]
-    return _at(torch.cat(rows), logits.flatten(0, 1), sampling).view(-1, n)
+        return torch.empty(1, 1, device=device).expand(rows, n)
+    if generators is None:
+        return upload(torch.stack([torch.rand(n) for _ in range(rows)]), device)
+    return upload(torch.stack([torch.rand(n, generator=g, device=g.device) for g in generators]), device)
+
+
+def pick(logits: Tensor, sampling: TextSampling, uniform: Tensor) -> Tensor:
+    """(N, V) logits, and (N,) of `draws` -> (N,) ids."""
+    return logits.argmax(-1) if sampling.temperature == 0 else _at(uniform, logits, sampling)
 
 
 def _at(uniform: Tensor, logits: Tensor, sampling: TextSampling) -> Tensor:
     """uniform (N,) in [0, 1), logits (N, V) -> the ids (N,) at these shares of the mass that is sampled from."""
-    scores, ids = logits.float() / sampling.temperature, None
-    if sampling.top_p < 1 or sampling.top_k:
-        kept = min(sampling.top_k or scores.shape[-1], scores.shape[-1])
-        scores, ids = scores.topk(kept, dim=-1) if sampling.top_k else scores.sort(dim=-1, descending=True)
+    scores, ids = _likeliest(logits.float() / sampling.temperature, sampling)
     mass = scores.softmax(-1).cumsum(-1)
     if sampling.top_p < 1:
         # Keep a token when the mass before it is below top_p; the first is always kept.
-        before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], dim=-1)
+        before = F.pad(mass[:, :-1], (1, 0))
         mass = scores.masked_fill(before >= sampling.top_p, float("-inf")).softmax(-1).cumsum(-1)
     # Below the total whatever the rounding, so that the place found always has mass of its own.
     total = mass[:, -1:]
     aim = torch.minimum(uniform.to(mass)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     place = torch.searchsorted(mass, aim, right=True)
-    return (place if ids is None else ids.gather(-1, place))[:, 0]
+    return place[:, 0] if ids is None else ids.gather(-1, place)[:, 0]
+
+
+def _likeliest(scores: Tensor, sampling: TextSampling) -> tuple[Tensor, Tensor | None]:
+    """The scores (N, k) that are sampled from, the highest first, and their ids; all as they are, and None, where none
+    is left out."""
+    if sampling.top_k:
+        return scores.topk(min(sampling.top_k, scores.shape[-1]), dim=-1)
+    return scores.sort(dim=-1, descending=True) if sampling.top_p < 1 else (scores, None)
 
 
 class StopStrings:
@@ -82,9 +103,10 @@ class StopStrings:
 
     def __init__(self, stop: str | Sequence[str], tokenizer):
         """stop: one or several; InputError for what is no text, or empty."""
-        self.strings = [stop] if isinstance(stop, str) else list(stop)
-        if not self.strings or not all(isinstance(string, str) and string for string in self.strings):
-            raise InputError(f"stop must be a text or a list of texts, none empty, got {stop!r:.60}")
+        self.strings = [stop] if isinstance(stop, str) else stop
+        listed = isinstance(self.strings, (list, tuple)) and len(self.strings) > 0
+        whole = listed and all(isinstance(string, str) and string for string in self.strings)
+        require(whole, f"stop must be a text or a list of texts, none empty, got {stop!r:.60}")
         self.tokenizer = tokenizer
         tokenizer.encode_batch(self.strings)  # which refuses what no text can hold
         # A token is at least a byte, so that as many tokens as the longest string has bytes hold all of it.
@@ -97,5 +119,4 @@ class StopStrings:
 
     def cut(self, text: str) -> str:
         """The text before the first stop string in it."""
-        places = [text.find(string) for string in self.strings]
-        return text[: min((place for place in places if place >= 0), default=len(text))]
+        return min((text.partition(string)[0] for string in self.strings), key=len)

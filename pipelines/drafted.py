@@ -61,7 +61,7 @@ class EarlyLayers:
     def read(self, ids: Tensor, layout: Layout) -> Tensor:
         backbone = self.stream.model.backbone
         plan = backbone.plan(layout, self.cache)
-        hidden = backbone.early(self.stream.model.embedding(ids), plan, self.cache)[:, 0]
+        hidden = backbone.early(self.stream.model.embed_ids(ids), plan, self.cache)[:, 0]
         self.cache.advance((layout.document[:, 0] != PADDING).long())
         return hidden
 
@@ -91,7 +91,7 @@ class Narrower:
     def _pass(self, ids: Tensor, layout: Layout) -> Tensor:
         with chosen(self.model.backbone, self.width):
             plan = self.model.backbone.plan(layout, self.own.cache)
-            return self.model.backbone(self.model.embedding(ids), plan, self.own.cache)
+            return self.model.backbone(self.model.embed_ids(ids), plan, self.own.cache)
 
     def end(self) -> None:
         _take_back(self.own.cache, self.before)
@@ -145,7 +145,8 @@ def write_drafted(
             counts[row] = _take(written[row], guesses[row].tolist(), int(agree[row]) + 1, most, ends)
         drafts.keep(guesses, layout, counts)
         stream.cache.advance(counts)
-        stream.time = stream.time + counts
+        stream.time.add_(counts)
+        stream.written_otherwise()
         last = (counts - 1).clamp_min(0)[:, None]
         following = torch.where(alive, verified.gather(1, last)[:, 0], following)
         ended = [len(ids) >= most or ids[-1] in ends for ids in written]
@@ -175,7 +176,7 @@ def _guessed(stream: Stream, drafts: Drafts, rule: _Greedy, following: Tensor, a
 
 def _given(stream: Stream, ids: Tensor, layout: Layout) -> tuple[Tensor, Any, Any]:
     backbone = stream.model.backbone
-    return stream.model.embedding(ids), backbone.plan(layout, stream.cache), stream.cache
+    return stream.model.embed_ids(ids), backbone.plan(layout, stream.cache), stream.cache
 
 
 class _Greedy:
@@ -186,7 +187,7 @@ class _Greedy:
 
     def next(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (...)."""
-        return self.stream.model.head(hidden).masked_fill(self.hidden_ids, float("-inf")).argmax(-1)
+        return self.stream.model.logits(hidden).masked_fill(self.hidden_ids, float("-inf")).argmax(-1)
 
     def layout(self, number: int, alive: Tensor, after: int = 0) -> Layout:
         """The places (R, n) of the next tokens of text of each document that is alive."""

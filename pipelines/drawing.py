@@ -1,6 +1,6 @@
 """How a continuous span is drawn: Drawing, Known, draw.
 
-Shapes: N samples, n tokens of a span, C channels; B branches of guidance.
+Shapes: N samples, n tokens of a span, C channels; B branches of guidance; T evaluations of the model.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.guidance import Guidance
-from mot_gen.pipelines.samplers import Step, first_step, integrate, noise
-from mot_gen.pipelines.stream import Grid, OpenSpan
+from mot_gen.pipelines.open_span import Grid, OpenSpan
+from mot_gen.pipelines.samplers import Step, first_step, integrate, noise, set_timesteps
 
 
 @dataclass
@@ -51,6 +53,11 @@ class Known:
     strength: float = 1.0
     keep: Tensor | None = None
 
+    def like(self, x: Tensor) -> Known:
+        """On the device and in the dtype of x."""
+        keep = None if self.keep is None else self.keep.to(x.device)
+        return Known(self.values.to(x), self.strength, keep)
+
 
 def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: Known | None = None) -> Tensor:
     """Integrate an open span, whose rows are the branches of N samples, from noise to a clean (N, n, C).
@@ -58,46 +65,74 @@ def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: K
     start: (N, n, C) the noise to begin with; drawn from the generators when not given. Where spans differ in size, n is
     the longest; a scheduler that adds noise on the way then draws it for that length.
     """
-    model, scheduler, guidance = span.stream.model, drawing.scheduler, drawing.guidance
-    branches = len(guidance.branches)
-    samples = span.stream.rows // branches
-    modality = model.modalities[span.index]
-    objective, counts = model.objectives[modality.name], span.counts[:samples]
+    scheduler, steps = drawing.scheduler, drawing.num_inference_steps
+    samples = span.stream.rows // len(drawing.guidance.branches)
     if start is None:
-        shapes = [(n, modality.channels) for n in counts.tolist()]
-        rows = noise(shapes, drawing.generators, span.stream.device, torch.float32)
-        start = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
+        shapes = [(n, span.modality.channels) for n in span.sizes[:samples]]
+        start = pad_sequence(noise(shapes, drawing.generators, span.stream.device, torch.float32), batch_first=True)
+    begin, x = 0, start
     if known is not None:
-        keep = None if known.keep is None else known.keep.to(start.device)
-        known = Known(known.values.to(start), known.strength, keep)
-
-    def time_of(timestep: Tensor) -> Tensor:
-        return objective.scheduler_time(timestep, scheduler).to(start.device)
-
-    def predict(x: Tensor, timestep: Tensor) -> Tensor:
-        time = time_of(timestep)
-        step = None
-        if getattr(objective, "takes_step", False):
-            step = objective.step_size(timestep, scheduler).to(start.device)
-        if guidance.acts_at(time.item()):
-            output = guidance.combine(span(x.repeat(branches, 1, 1), time, step), counts)
-        else:
-            output = span(x, time, step)
-        return objective.scheduler_output(output, x, time)
-
-    def finish(step: Step) -> Tensor:
-        """Put what is to be kept back, as noisy as the rest is now, and show the step."""
-        if known is not None and known.keep is not None:
-            time = start.new_zeros(()) if step.next_timestep is None else time_of(step.next_timestep)
-            step.x = torch.where(known.keep[..., None], objective.add_noise(known.values, start, time), step.x)
-        step.clean = lambda: objective.clean(step.output, step.noisy, time_of(step.timestep))
-        return step.x if drawing.on_step is None else drawing.on_step(step)
-
-    begin, x, steps = 0, start, drawing.num_inference_steps
-    if known is not None:
+        known = known.like(start)
         begin = first_step(scheduler, steps, known.strength)
         if begin == len(scheduler.timesteps):
             return known.values
-        x = objective.add_noise(known.values, start, time_of(scheduler.timesteps[begin]))
+    set_timesteps(scheduler, steps, drawing.sigmas)
+    denoiser = _Denoiser(span, drawing, begin)
+    if known is not None:
+        x = denoiser.noised(known.values, start, begin)
+
+    def finish(step: Step) -> Tensor:
+        """Put what is to be kept back, as noisy as the rest is now, and show the step."""
+        number = begin + step.number
+        if known is not None and known.keep is not None:
+            step.x = torch.where(known.keep[..., None], denoiser.noised(known.values, start, number + 1), step.x)
+        step.clean = lambda: denoiser.clean(step, number)
+        return step.x if drawing.on_step is None else drawing.on_step(step)
+
+    predict = denoiser.predict
     return integrate(predict, x, scheduler, steps, drawing.generators, finish, begin, drawing.sigmas, drawing.stopped)
+
+
+class _Denoiser:
+    """The model as a sampler calls it, with guidance.
+
+    Times and steps are known before the first evaluation, so that the device is told of all of them at once: times (T,)
+    there, clock: the same for the host.
+    """
+
+    def __init__(self, span: OpenSpan, drawing: Drawing, begin: int):
+        self.span, self.guidance, self.number = span, drawing.guidance, begin
+        scheduler, device = drawing.scheduler, span.stream.device
+        self.objective = objective = span.stream.model.objectives[span.modality.name]
+        times = objective.scheduler_time(scheduler.timesteps, scheduler)
+        self.clock = times.tolist()
+        self.times = upload(times, device)
+        self.steps: Tensor | None = None
+        if getattr(objective, "takes_step", False):
+            sizes = [objective.step_size(timestep, scheduler) for timestep in scheduler.timesteps]
+            self.steps = upload(torch.stack(sizes), device)
+        self.told = span.embed(self.times, self.steps)
+        self.branches = len(self.guidance.branches)
+        self.counts = None if span.full else span.counts[: span.stream.rows // self.branches]
+
+    def predict(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """x (N, n, C) -> what the scheduler steps with, at the next of its timesteps."""
+        number = self.number
+        self.number += 1
+        time = self.times[number]
+        step = None if self.steps is None else self.steps[number]
+        told = (time, step, None if self.told is None else self.told[number])
+        if self.branches == 1 or not self.guidance.acts_at(self.clock[number]):
+            output = self.span(x, *told)
+        else:
+            output = self.guidance.combine(self.span(x.repeat(self.branches, 1, 1), *told), self.counts)
+        return self.objective.scheduler_output(output, x, time)
+
+    def noised(self, values: Tensor, noise: Tensor, number: int) -> Tensor:
+        """Clean values as noisy as x is before evaluation `number`, of which there may be no more."""
+        time = self.times[number] if number < len(self.times) else torch.zeros_like(self.times[0])
+        return self.objective.add_noise(values, noise, time)
+
+    def clean(self, step: Step, number: int) -> Tensor:
+        """The sample that the model expects at the end, by what it said in this step."""
+        return self.objective.clean(step.output, step.noisy, self.times[number])

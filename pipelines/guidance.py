@@ -5,6 +5,7 @@ Shapes: N samples; predictions of B branches are (B * N, ...), branch after bran
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,20 +77,36 @@ class Guidance:
         if len(self.branches) == 1:
             return predictions
         parts = dict(zip(self.branches, predictions.chunk(len(self.branches))))
+        guided = self._by_image(parts, self._by_text(parts))
         conditional = parts.get("conditional")
-        guided = _towards(parts.get("unconditional"), conditional, self.scale)
-        if self.renorm == "text_channel" and guided is not None:
-            assert conditional is not None  # `branches` has it where something is renormed
-            guided = self._renormed(guided, conditional)
-        guided = _towards(parts.get("without_image"), guided, self.image_scale)
-        assert guided is not None
+        if conditional is None:
+            return guided
         if self.renorm in ("global", "channel"):
-            assert conditional is not None
             guided = self._renormed(guided, conditional)
-        if self.rescale and "conditional" in parts:
-            ratio = _spread(parts["conditional"], counts) / _spread(guided, counts).clamp_min(1e-8)
+        if self.rescale:
+            ratio = _spread(conditional, counts) / _spread(guided, counts).clamp_min(1e-8)
             guided = guided * (1 + self.rescale * (ratio - 1))
         return guided
+
+    def _by_text(self, parts: Mapping[str, Tensor]) -> Tensor | None:
+        """Away from the prompt without its text. None where `image_scale` leaves all of this out."""
+        if self.image_scale == 0:
+            return None
+        if self.scale == 0:
+            guided = parts["unconditional"]
+        elif self.scale == 1:
+            guided = parts["conditional"]
+        else:
+            guided = torch.lerp(parts["unconditional"], parts["conditional"], self.scale)
+        return self._renormed(guided, parts["conditional"]) if self.renorm == "text_channel" else guided
+
+    def _by_image(self, parts: Mapping[str, Tensor], guided: Tensor | None) -> Tensor:
+        """Away from the prompt without its image."""
+        if guided is None:
+            return parts["without_image"]
+        if self.image_scale == 1:
+            return guided
+        return torch.lerp(parts["without_image"], guided, self.image_scale)
 
     def _renormed(self, guided: Tensor, conditional: Tensor) -> Tensor:
         """(N, n, C) no longer than the conditional prediction: as a whole, or token by token."""
@@ -99,13 +116,6 @@ class Guidance:
         else:
             length, wanted = guided.norm(dim=-1, keepdim=True), conditional.norm(dim=-1, keepdim=True)
         return guided * (wanted / (length + 1e-8)).clamp(self.renorm_min, 1.0)
-
-
-def _towards(start: Tensor | None, end: Tensor | None, scale: float) -> Tensor | None:
-    if scale == 0 or scale == 1:
-        return end if scale else start
-    assert start is not None and end is not None
-    return torch.lerp(start, end, scale)
 
 
 def _spread(x: Tensor, counts: Tensor | None) -> Tensor:

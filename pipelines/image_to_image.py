@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.files.image_files import center_crop_resize, load_image, to_tensor
 from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.engine import Grid, Guidance, Known
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
+from mot_gen.pipelines.pictures import as_output, listed
 from mot_gen.pipelines.settings import check
+from mot_gen.pipelines.token_spans import MASKED
 from mot_gen.sequence import Span
 
 
@@ -59,104 +61,101 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         Raises InputError, before any work, for what does not fit.
         """
         self._needs("image", "image_tokenizer")
-        if strength is not None:
-            check("strength", strength)
+        check("strength", 1.0 if strength is None else strength)
         if condition_on_image is None:
             condition_on_image = mask_image is None and strength is None
-        image_scale = self._image_scale(image_guidance_scale, condition_on_image)
-        how = options.settled(self._own)
+        how, image_scale = options.settled(self._own), self._image_scale(image_guidance_scale, condition_on_image)
         guidance = Guidance.of(how, image_scale)
-        if prompt is None and negative_prompt is None:  # nothing to be guided by
-            guidance = replace(guidance, scale=1.0)
+        if prompt is None and negative_prompt is None:
+            guidance = replace(guidance, scale=1.0)  # there is nothing to be guided by
         begun = self._begun(image, prompt, mask_image, options.num_images_per_prompt)
-        before = self._before(begun) if condition_on_image else [[] for _ in begun.spans]
-        documents = {
-            "conditional": [b + t for b, t in zip(before, begun.texts)],
-            "unconditional": [b + n for b, n in zip(before, self._negative(negative_prompt, begun.texts))],
-            "without_image": begun.texts,
-        }
-        grids = [_grid_of(span) for span in begun.spans]
-        drawn = self._draw(documents, how, guidance, grids, self._known(begun, strength, how.steps))
+        known = self._known(begun, strength, how.steps)
+        documents = self._documents(begun, negative_prompt, condition_on_image)
+        drawn = self._draw(documents, how, guidance, begun.grids, known)
         return self._as_output(self._finish(drawn, begun, options.output_type), options)
 
-    def _before(self, begun: Begun) -> list[list[Span]]:
-        """What each picture stands as before its prompt."""
-        if self.sight_tokenizer is None:
-            return [[span] for span in begun.spans]
-        return self.seen(begun.pixels, drawn=True)
+    # ---------------------------------------------------------------- check
 
     def _image_scale(self, given: float | None, conditioned: bool) -> float:
         """How strongly the picture before the prompt counts; InputError where there is none."""
         if conditioned:
             return self._default("image_guidance_scale", given, 1.0)
-        if given is not None and given != 1:
-            raise InputError("image_guidance_scale needs the picture as a condition; say condition_on_image=True")
+        off = given in (None, 1)
+        require(off, "image_guidance_scale needs the picture as a condition; say condition_on_image=True")
         return 1.0
+
+    def _pairs(self, image, prompt) -> tuple[list, list[list[Span]]]:
+        """As many pictures as texts; InputError where their numbers differ."""
+        images = [] if image is None else listed(image)
+        require(images, "image: none was given; give a picture or a list of them (or use TextToImagePipeline)")
+        texts = [[]] * len(images) if prompt is None else self._text(prompt)
+        few, many = sorted((len(texts), len(images)))
+        require(few in (1, many), f"prompt: {len(texts)} texts were given for {len(images)} pictures")
+        return images * (many // len(images)), texts * (many // len(texts))
+
+    def _masks(self, mask_image, images: list) -> list[Tensor]:
+        """(1, H, W) bool at its picture's size, True where to draw; InputError for one of another size."""
+        masks, count = listed(mask_image), len(images)
+        require(len(masks) in (1, count), f"mask_image: {len(masks)} masks were given for {count} pictures")
+        return [self._mask(mask, image) for mask, image in zip(masks * (count // len(masks)), images)]
+
+    def _mask(self, mask, image) -> Tensor:
+        mask, image = load_image(mask, "L"), load_image(image)
+        require(
+            mask.size == image.size,
+            f"mask_image: {mask.height} x {mask.width} for a picture of {image.height} x {image.width}; make them one "
+            "size",
+        )
+        return to_tensor(center_crop_resize(mask, self.image_tokenizer.size_for(image))) >= 0.5
+
+    # ---------------------------------------------------------------- prepare
 
     def _begun(self, image, prompt, mask_image, times: int) -> Begun:
         """What is given, `times` each; InputError for what does not fit together."""
         images, texts = self._pairs(image, prompt)
-        images = [load_image(each) if not isinstance(each, Tensor) else each for each in images]
-        masks = None if mask_image is None else self._masks(mask_image, images)
-        pixels = [self.image_tokenizer.pixels_of(each) for each in images]
+        images = [image if isinstance(image, Tensor) else load_image(image) for image in images]
+        masks = None if mask_image is None else repeat_each(self._masks(mask_image, images), times)
+        pixels = [self.image_tokenizer.pixels_of(image) for image in images]
         spans = [replace(span, learned=False) for span in self.image_tokenizer.encode_batch(pixels)]
-        masks = masks and repeat_each(masks, times)
         return Begun(repeat_each(texts, times), repeat_each(pixels, times), repeat_each(spans, times), masks)
 
-    def _pairs(self, image, prompt) -> tuple[list, list[list[Span]]]:
-        """As many pictures as texts; InputError where their numbers differ."""
-        images = self._listed(image)
-        if image is None or not images:
-            raise InputError("image: none was given; give a picture or a list of them (or use TextToImagePipeline)")
-        texts = [[] for _ in images] if prompt is None else self._text(prompt)
-        if len(texts) != len(images) and 1 not in (len(texts), len(images)):
-            raise InputError(f"prompt: {len(texts)} texts were given for {len(images)} pictures")
-        count = max(len(texts), len(images))
-        return images * (count // len(images)), texts * (count // len(texts))
-
-    def _masks(self, mask_image, images: list) -> list[Tensor]:
-        """(1, H, W) bool at its picture's size, True where to draw; InputError for one of another size."""
-        masks = self._listed(mask_image)
-        if len(masks) not in (1, len(images)):
-            raise InputError(f"mask_image: {len(masks)} masks were given for {len(images)} pictures")
-        made = []
-        for mask, image in zip(masks * (len(images) // len(masks)), images):
-            mask, image = load_image(mask, "L"), load_image(image)
-            if mask.size != image.size:
-                raise InputError(
-                    f"mask_image: {mask.height} x {mask.width} for a picture of {image.height} x {image.width}; make "
-                    "them one size"
-                )
-            made.append(to_tensor(center_crop_resize(mask, self.image_tokenizer.size_for(image))) >= 0.5)
-        return made
+    def _documents(self, begun: Begun, negative_prompt, conditioned: bool) -> dict[str, list[list[Span]]]:
+        """What stands before each picture in the branches of guidance. conditioned: whether its beginning does."""
+        before: list[list[Span]] = [[]] * len(begun.spans)
+        if conditioned:
+            latents = [[span] for span in begun.spans]
+            before = latents if self.sight_tokenizer is None else self.seen(begun.pixels, drawn=True)
+        negatives = self._negative(negative_prompt, begun.texts)
+        return {
+            "conditional": [image + text for image, text in zip(before, begun.texts)],
+            "unconditional": [image + text for image, text in zip(before, negatives)],
+            "without_image": begun.texts,
+        }
 
     def _known(self, begun: Begun, strength: float | None, steps: int) -> Known | None:
         """What drawing begins from, None for noise alone. A token is kept if no pixel of it is masked."""
         if strength is None and begun.masks is None:
             return None
-        if strength and int(steps * strength) < 1:
-            raise InputError(f"strength: {strength} of {steps} steps is no step at all; raise either")
-        strength, keep = 1.0 if strength is None else strength, None
+        strength = 1.0 if strength is None else strength
+        taken = strength == 0 or int(steps * strength) >= 1
+        require(taken, f"strength: {strength} of {steps} steps is no step at all; raise either")
         values = pad_sequence([span.values for span in begun.spans], batch_first=True)
-        if begun.masks is not None:
-            pairs = zip(begun.masks, begun.spans)
-            keep = pad_sequence([_kept(mask, _grid_of(span)) for mask, span in pairs], True).to(values.device)
-            if all(not mask.any() for mask in begun.masks):
-                raise InputError("mask_image: is black all over, so that nothing would be drawn; white is drawn anew")
+        keep = None if begun.masks is None else begun.kept().to(values.device)
         if values.is_floating_point():
             return Known(values, strength, keep)
-        if strength != 1:
-            self._only_continuous(strength=strength)
-        return Known(values if keep is None else values.masked_fill(~keep, -1))
+        self._only_continuous(strength=None if strength == 1 else strength)
+        return Known(values if keep is None else values.masked_fill(~keep, MASKED))
+
+    # ---------------------------------------------------------------- decode
 
     def _finish(self, drawn: list[Span], begun: Begun, output_type: str):
         """Pictures as asked for, with the pixels outside of the masks put back."""
         if begun.masks is None or output_type == "latent":
             return self._decode_images(drawn, output_type)
-        parts = zip(begun.masks, self.image_tokenizer.decode_batch(drawn), begun.pixels)
-        return self._as(
-            [torch.where(mask.to(made.device), made, own.to(made.device)) for mask, made, own in parts], output_type
-        )
+        decoded = self.image_tokenizer.decode_batch(drawn)
+        parts = zip(begun.masks, decoded, begun.pixels)
+        mended = [torch.where(mask.to(made.device), made, own.to(made.device)) for mask, made, own in parts]
+        return as_output(mended, output_type)
 
 
 @dataclass
@@ -168,6 +167,17 @@ class Begun:
     pixels: list[Tensor]
     spans: list[Span]
     masks: list[Tensor] | None
+
+    @property
+    def grids(self) -> list[Grid]:
+        return [_grid_of(span) for span in self.spans]
+
+    def kept(self) -> Tensor:
+        """(N, n) bool: the tokens without a masked pixel; InputError where nothing is masked."""
+        masks = self.masks or []
+        drawn = any(mask.any() for mask in masks)
+        require(drawn, "mask_image: is black all over, so that nothing would be drawn; white is drawn anew")
+        return pad_sequence([_kept(mask, grid) for mask, grid in zip(masks, self.grids)], batch_first=True)
 
 
 def _grid_of(span: Span) -> Grid:

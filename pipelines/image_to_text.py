@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from mot_gen.pipelines.options import TextOptions, takes
+from mot_gen.pipelines.options import AnswerOptions, takes
+from mot_gen.pipelines.pictures import listed
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 
 
@@ -18,11 +19,11 @@ class ImageToTextPipeline(TextWritingPipeline):
     """
 
     @torch.inference_mode()
-    @takes(options=TextOptions)
-    def __call__(self, image, prompt: str | Sequence[str] | None = None, *, options: TextOptions):
+    @takes(options=AnswerOptions)
+    def __call__(self, image, prompt: str | Sequence[str] | None = None, *, options: AnswerOptions):
         """One text per picture. image: a PIL image, path, bytes, (C, H, W) tensor, (H, W, C) array, or a list or batch
         of them, brought to the tokenizer's size that is nearest. prompt: text that follows each picture and is
         continued. Raises InputError for what is no image or does not fit the context."""
         self._needs("image", "image_tokenizer")
-        prompts = self._asked(self._media(self._listed(image), self.image_tokenizer, "image"), prompt, "pictures")
+        prompts = self._asked(self._media(listed(image), self.image_tokenizer, "image"), prompt, "pictures")
         return self._as_output(self._continued(prompts, options), options)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.pipelines.base import InterleavedOutput, repeat_each
 from mot_gen.pipelines.chat import Reading, documents_of, spans_of
-from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Rules, Stream, TextSampling, Writer
+from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
+from mot_gen.pipelines.text_call import TextCall
 from mot_gen.sequence import Span
 
 
@@ -46,106 +47,109 @@ class InterleavedPipeline(ImageDrawingPipeline):
         the pictures, against a document without any text; it must be above 0.
         Raises InputError, before any work, for what does not fit.
         """
-        if max_images is not None and (type(max_images) is not int or max_images < 0):
-            raise InputError(f"max_images must be a whole number of at least 0, got {max_images!r}")
+        _check_most(max_images)
         how = images.settled(self._own)
         guidance = Guidance.of(how)
-        if not guidance.scale > 0:
-            raise InputError(
-                f"guidance_scale must be above 0 here, since 0 would ignore the document, got {guidance.scale}"
-            )
+        asked = guidance.scale
+        require(asked > 0, f"guidance_scale must be above 0 here, since 0 would ignore the document, got {asked}")
         prompts = repeat_each([self._spans(document) for document in documents_of(prompt)], num_samples)
+        call = TextCall(text, self.text_tokenizer, self.model.modality_names[0])
         sampling = text.sampling(self._new_tokens(text.max_new_tokens, prompts))
         drawing = self._pictures(how, guidance, len(prompts), height, width)
-        pictures = list(drawing.grids)
-        self._check_order(modality_order, pictures)
-        ends, on_token = self._stop(text.stop), self._streamed(text.streamer, prompts)
-        room = self._room(prompts, sampling, drawing, modality_order)
-        rules = Rules(pictures, {} if max_images is None else {"image": max_images}, modality_order, room, stop=ends)
-        first = self._opened_first(modality_order, len(prompts))
-        written = self._write(prompts, first, sampling, drawing, rules, on_token)
-        if text.streamer is not None:
-            text.streamer.end()
-        documents = [self._segments(spans, images.output_type, ends) for spans in written]
+        self._check_order(modality_order, [*drawing.grids])
+        at_most = {} if max_images is None else {"image": max_images}
+        room = self._room(prompts, sampling, drawing, modality_order or ())
+        rules = Rules([*drawing.grids], at_most, modality_order, room, stop=call.stop)
+        call.begin(prompts)
+        written = Writer(self._stream(prompts, drawing, rules), len(prompts), sampling, drawing, rules, call.on_token)
+        documents = [self._segments(spans, images.output_type, call) for spans in written.run()]
+        call.end()
         self.maybe_free_model_hooks()
         return InterleavedOutput(documents=documents) if text.return_dict else (documents,)
 
-    def _pictures(self, how: StepOptions, guidance: Guidance, documents: int, height, width) -> Drawing:
-        """How pictures are drawn in so many documents, all of one size; without grids where the model has none."""
-        drawn = self.image_tokenizer is not None and "image" in self.model.modality_names
-        drawing = self._drawing(how, guidance, documents)
-        if drawn:
-            drawing.grids = {"image": self._grid(height, width)}
-        self._grids = [*drawing.grids.values()] * documents
-        drawing.on_step, drawing.tokens = self._on_step(how), self._sampling(how, 1)
-        return drawing
+    # ---------------------------------------------------------------- check, prepare
 
-    def _opened_first(self, order: Sequence[str] | None, documents: int) -> list[str | None]:
-        """What stands open at the end of the prompts; where texts are wrapped, nothing else can lead to a picture."""
-        if order and self.model.vocabulary.wraps:
-            return [order[0]] * documents
-        return self._opens_text(documents)
-
-    def _write(
-        self, prompts, first, sampling: TextSampling, drawing: Drawing, rules: Rules, on_token
-    ) -> list[list[Span]]:
-        """Rows for the documents, and for as many empty ones where pictures are guided away from no text at all."""
-        samples, pictures = len(prompts), list(drawing.grids)
-        guided = samples * (len(drawing.guidance.branches) - 1) if pictures else 0
-        opens = first + pictures[:1] * guided
-        assert rules.room is not None  # `_room` gave it
-        # A row may stand still while others fill the longest span.
-        longest = max((self._slots(name, grid) for name, grid in drawing.grids.items()), default=0)
-        stream = Stream(self.model, [*prompts, *[[]] * guided], rules.room + longest, opens)
-        return Writer(stream, samples, sampling, drawing, rules, on_token).run()
-
-    def _room(self, prompts, sampling: TextSampling, drawing: Drawing, order) -> int:
-        """Slots that each document may fill: the rest of the context, else four texts and pictures; InputError where
-        what was ordered does not fit."""
-        tokens = max((self._slots(name, grid) for name, grid in drawing.grids.items()), default=0)
-        ordered = sum(tokens + 2 for name in order or () if name in drawing.grids)
-        if self.model.config.context:
-            self._check_context(prompts, ordered)
-            return self.model.config.context - self._longest(prompts)
-        return max(4 * (sampling.max_new_tokens + tokens), ordered + sampling.max_new_tokens + len(order or ()))
-
-    def _slots(self, modality: str, grid: Grid) -> int:
-        """Of a picture of this grid, its begin and end not counted."""
-        return grid[0] * grid[1] + self.model.modalities[self.model.index_of[modality]].framed(grid)
+    def _longest_span(self, drawing: Drawing) -> int:
+        """Slots of the largest span that may be drawn, its begin and end not counted."""
+        modalities = {modality.name: modality for modality in self.model.modalities}
+        slots = [grid[0] * grid[1] + modalities[name].framed(grid) for name, grid in drawing.grids.items()]
+        return max(slots, default=0)
 
     def _check_order(self, order: Sequence[str] | None, pictures: Sequence[str]) -> None:
         if order is None:
             return
-        allowed = [self.model.modality_names[0], *pictures]
-        if isinstance(order, str) or not isinstance(order, Sequence) or not order:
-            raise InputError(f"modality_order must be a list of {', '.join(allowed)}, got {order!r}")
+        text = self.model.modality_names[0]
+        allowed = [text, *pictures]
+        listed = isinstance(order, Sequence) and not isinstance(order, str) and len(order) > 0
+        require(listed, f"modality_order must be a list of {', '.join(allowed)}, got {order!r}")
         for before, name in zip([None, *order], order):
             if name not in allowed:
                 raise InputError(f"modality_order: {name!r} cannot be written" + nearest(name, allowed))
-            if before == name == allowed[0]:
-                raise InputError(f"modality_order: {name} after {name} is one span; name it once")
+            twice = before == name == text
+            require(not twice, f"modality_order: {name} after {name} is one span; name it once")
 
     def _spans(self, document: Sequence) -> list[Span]:
-        reading = Reading(self._plain, self._seen_before_pictures, to="any")
-        return spans_of(document, self.text_tokenizer, reading)
+        """A document's beginning as the model reads it."""
+        return spans_of(document, self.text_tokenizer, Reading(self._plain, self._seen, to="any"))
 
     def _plain(self, text: str) -> list[Span]:
         """A text as it stands; InputError for an empty one."""
-        if not text:
-            raise InputError("prompt: one of its texts is empty; leave it out")
+        require(text, "prompt: one of its texts is empty; leave it out")
         return [self.text_tokenizer.encode(text)]
 
-    def _seen_before_pictures(self, picture) -> list[Span]:
+    def _seen(self, picture) -> list[Span]:
         """A picture of the prompt, after which others may be drawn."""
         self._needs("image", "image_tokenizer")
         return self.seen([picture], drawn=True)[0]
 
-    def _segments(self, spans: Sequence[Span], output_type: str, ends) -> list:
-        text = self.model.modality_names[0]
-        segments = [
-            self.text_tokenizer.decode(span) if span.modality == text else self._decode_images([span], output_type)[0]
-            for span in spans
-        ]
-        if ends is not None and spans and spans[-1].modality == text:
-            segments[-1] = ends.cut(segments[-1])
-        return [segment for segment in segments if not (isinstance(segment, str) and not segment)]
+    def _pictures(self, how: StepOptions, guidance: Guidance, documents: int, height, width) -> Drawing:
+        """How pictures are drawn in so many documents, all of one size; without grids where the model has none."""
+        drawing = self._drawing(how, guidance, documents)
+        if self.image_tokenizer is not None and "image" in self.model.modality_names:
+            drawing.grids = {"image": self._grid(height, width)}
+            if self.model.modalities[self.model.index_of["image"]].discrete:
+                self._only_continuous(guidance_renorm=guidance.renorm)
+        self._grids = [*drawing.grids.values()] * documents
+        drawing.on_step, drawing.tokens = self._on_step(how), self._sampling(how, 1)
+        return drawing
+
+    def _room(self, prompts, sampling: TextSampling, drawing: Drawing, order: Sequence[str]) -> int:
+        """Slots that each document may fill: the rest of the context, else four texts and pictures; InputError where
+        what was ordered does not fit."""
+        tokens, most = self._longest_span(drawing), sampling.max_new_tokens
+        ordered = (tokens + 2) * sum(name in drawing.grids for name in order)
+        if self.model.config.context:
+            self._check_context(prompts, ordered)
+            return self.model.config.context - self._longest(prompts)
+        return max(4 * (most + tokens), ordered + most + len(order))
+
+    def _stream(self, prompts: list[list[Span]], drawing: Drawing, rules: Rules) -> Stream:
+        """Rows for the documents, and for as many empty ones where pictures are guided away from no text at all."""
+        count, pictures = len(prompts), list(drawing.grids)
+        guided = count * (len(drawing.guidance.branches) - 1) if pictures else 0
+        opened = self._opens_text(count)
+        if rules.order and self.model.vocabulary.wraps:  # nothing else can lead to a picture there
+            opened = [rules.order[0]] * count
+        assert rules.room is not None  # `_room` gave it
+        # A row may stand still while others fill the longest span.
+        room = rules.room + self._longest_span(drawing)
+        return Stream(self.model, [*prompts, *[[]] * guided], room, [*opened, *pictures[:1] * guided])
+
+    # ---------------------------------------------------------------- decode
+
+    def _segments(self, spans: Sequence[Span], output_type: str, call: TextCall) -> list:
+        """Texts and pictures, without empty texts."""
+        segments: list = []
+        for number, span in enumerate(spans):
+            if span.modality != call.text:
+                segments.append(self._decode_images([span], output_type)[0])
+                continue
+            text = call.read(span)
+            text = call.cut(text) if number == len(spans) - 1 else text
+            segments += [text] if text else []
+        return segments
+
+
+def _check_most(max_images) -> None:
+    fits = max_images is None or (type(max_images) is int and max_images >= 0)
+    require(fits, f"max_images must be a whole number of at least 0, got {max_images!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from torch import nn
 
 from mot_gen import checkpoints
 from mot_gen.checkpoints.folders import INDEX, permission, read_json, refuse_foreign
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+
+# What goes wrong in a folder that is damaged, incomplete, or of another version.
+_FAULTS = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[str, Any]) -> Any:
@@ -38,10 +42,10 @@ def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[st
         if folder is not None:
             _check(folder, given)
         try:
-            pipe = build(name if folder is None else folder)
+            pipe = build(folder or name)
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
+        except _FAULTS as error:
             raise InputError(_reason(name, folder, error)) from error
     _refuse_damaged_values(pipe, name)
     if not _halved(given):
@@ -60,21 +64,18 @@ def _folder_of(name: str | Path) -> Path | None:
 
 def _check(folder: Path, given: Mapping[str, Any]) -> None:
     """What can be said before anything is loaded. given: components that need not be in the folder."""
-    if (folder / manifest.NAME).exists():
-        damage = manifest.damage(folder)
-        if damage:
-            raise InputError(f"{damage}; export it again, or fetch it again")
+    damage = manifest.damage(folder) if (folder / manifest.NAME).exists() else None
+    require(not damage, f"{damage}; export it again, or fetch it again")
     refuse_foreign(folder)
     index = folder / INDEX
     named = read_json(index)
     components = {name: entry for name, entry in named.items() if isinstance(entry, list) and entry[0]}
-    if "model" not in {*components, *given}:
-        kind = named.get("_class_name") or "pipeline without a class"
-        raise InputError(f"{index}: is a {kind!s:.80}, which has no component `model`; give a model of mot_gen")
+    kind, has_model = named.get("_class_name") or "pipeline without a class", "model" in {*components, *given}
+    require(has_model, f"{index}: is a {kind!s:.80}, which has no component `model`; give a model of mot_gen")
     _import_components(index, components)
     for name in sorted(components.keys() - given.keys()):
-        if not (folder / name).is_dir():
-            raise InputError(f"{folder / name}: is missing, and {INDEX} names it; fetch or export the folder again")
+        there = (folder / name).is_dir()
+        require(there, f"{folder / name}: is missing, and {INDEX} names it; fetch or export the folder again")
 
 
 def _import_components(index: Path, components: Mapping[str, Any]) -> None:
@@ -106,45 +107,39 @@ def _halved(given: Mapping[str, Any]) -> bool:
 
 def tokenizers_of(pipe: Any) -> dict[str, Any]:
     """Modality -> tokenizer, of the model's modalities whose tokenizer the pipeline has."""
-    found = {}
-    for number, name in enumerate(pipe.model.modality_names):
-        part = f"{name}_tokenizer" if number else "text_tokenizer"  # text comes first, whatever it is called
-        tokenizer = getattr(pipe, part, None)
-        if tokenizer is not None:
-            found[name] = tokenizer
-    return found
+    text, *others = pipe.model.modality_names
+    parts = {text: "text_tokenizer"} | {name: f"{name}_tokenizer" for name in others}
+    found = {name: getattr(pipe, part, None) for name, part in parts.items()}
+    return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
 
 
 def refuse_misfits(pipe: Any) -> None:
     """InputError where a tokenizer's vocabulary or channels are not as many as the model's."""
-    tokenizers = tokenizers_of(pipe)
-    for own in pipe.model.modalities:
-        if own.name not in tokenizers:
-            continue
-        theirs = tokenizers[own.name].modality
-        remedy = "give the tokenizer that the model was trained with"
-        if theirs.vocab_size != own.vocab_size:
-            raise InputError(
-                f"{own.name}_tokenizer: has a vocabulary of {theirs.vocab_size} and the model one of "
-                f"{own.vocab_size}; {remedy}"
-            )
-        if theirs.channels != own.channels:
-            raise InputError(
-                f"{own.name}_tokenizer: makes {theirs.channels} channels and the model takes {own.channels}; {remedy}"
-            )
+    modalities = {modality.name: modality for modality in pipe.model.modalities}
+    remedy = "give the tokenizer that the model was trained with"
+    for name, tokenizer in tokenizers_of(pipe).items():
+        own, theirs = modalities[name], tokenizer.modality
+        require(
+            theirs.vocab_size == own.vocab_size,
+            f"{name}_tokenizer: has a vocabulary of {theirs.vocab_size} and the model one of {own.vocab_size}; "
+            f"{remedy}",
+        )
+        require(
+            theirs.channels == own.channels,
+            f"{name}_tokenizer: makes {theirs.channels} channels and the model takes {own.channels}; {remedy}",
+        )
 
 
 def _refuse_strangers(pipe: Any, name: str | Path, given: Mapping[str, Any]) -> None:
     """InputError where a tokenizer of the folder is not the one that the model was trained with."""
     bound = pipe.model.config.tokenizers or {}
     for modality, tokenizer in tokenizers_of(pipe).items():
-        if modality not in bound or f"{modality}_tokenizer" in given:
-            continue
-        if tokenizer.fingerprint != bound[modality]:
-            raise InputError(
-                f"{name}: its {modality}_tokenizer is not the one that its model was trained with "
-                f"({tokenizer.fingerprint[:12]}, not {bound[modality][:12]}); export it again, or fetch it again"
-            )
+        wanted = None if f"{modality}_tokenizer" in given else bound.get(modality)
+        require(
+            wanted in (None, tokenizer.fingerprint),
+            f"{name}: its {modality}_tokenizer is not the one that its model was trained with "
+            f"({tokenizer.fingerprint[:12]}, not {str(wanted)[:12]}); export it again, or fetch it again",
+        )
 
 
 def bind(pipe: Any) -> None:
@@ -161,28 +156,21 @@ def bind(pipe: Any) -> None:
 # ---------------------------------------------------------------- values
 
 
-def _networks(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
-    for name, part in pipe.components.items():
-        if isinstance(part, nn.Module):
-            yield name, part
-
-
 @torch.no_grad()
 def _refuse_damaged_values(pipe: Any, name: str | Path) -> None:
     """InputError where a weight is NaN or infinite: such a model writes nonsense."""
-    for part, network in _networks(pipe):
+    networks = {part: network for part, network in pipe.components.items() if isinstance(network, nn.Module)}
+    for part, network in networks.items():
         for tensor_name, tensor in network.named_parameters():
-            if not _finite(tensor):
-                raise InputError(
-                    f"{name}: {part}: the weights {tensor_name} are not finite numbers (NaN or infinite); training "
-                    "went wrong there, give an earlier checkpoint"
-                )
+            require(
+                _finite(tensor),
+                f"{name}: {part}: the weights {tensor_name} are not finite numbers (NaN or infinite); training went "
+                "wrong there, give an earlier checkpoint",
+            )
 
 
 def _finite(tensor: torch.Tensor) -> bool:
     if tensor.is_meta or not tensor.is_floating_point():
         return True
     # The sum is one pass without a copy. It may overflow where no value does, so a bad one is looked at closely.
-    if torch.isfinite(tensor.sum(dtype=torch.float32)):
-        return True
-    return bool(torch.isfinite(tensor).all())
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all())

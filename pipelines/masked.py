@@ -9,25 +9,16 @@ Shapes: N samples, n tokens of a span, K ids of the modality, R rows of the stre
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mot_gen.backbone.cache import upload
 from mot_gen.objectives.masked import Objective
 from mot_gen.pipelines.decoding import TextSampling, choose_each
 from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.stream import OpenSpan
-
-MASKED = -1  # stands for the mask among a modality's own ids
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass as it is shown: its number, and ids (N, n), MASKED where nothing is kept yet."""
-
-    number: int
-    ids: Tensor
+from mot_gen.pipelines.open_span import OpenSpan
+from mot_gen.pipelines.token_spans import MASKED, Pass
 
 
 class OpenTokens(OpenSpan):
@@ -38,7 +29,7 @@ class OpenTokens(OpenSpan):
         """ids (r, n) of the first r rows, MASKED where hidden -> logits (r, n, K) of the modality's own ids."""
         return self._pass(ids)[0]
 
-    def _pass(self, ids: Tensor, time: Tensor | None = None, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _pass(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (r, n, K), and the hidden states (r, n, D)."""
         model = self.stream.model
         name = model.modality_names[self.index]
@@ -63,7 +54,7 @@ def draw_masked(
     """
     guidance = drawing.guidance
     branches = len(guidance.branches)
-    samples, n = span.stream.rows // branches, int(span.counts[0])
+    samples, n = span.stream.rows // branches, span.sizes[0]
     objective = span.stream.model.objectives[span.stream.model.modality_names[span.index]]
     if known is None:
         known = torch.full((samples, n), MASKED)
@@ -72,7 +63,7 @@ def draw_masked(
         return guidance.combine(span(ids.repeat(branches, 1)).float())
 
     steps, generators = drawing.num_inference_steps, drawing.generators
-    begun = known.to(span.stream.device)
+    begun = upload(known, span.stream.device)
     ids, _ = reveal(predict, begun, objective, steps, sampling, generators, on_pass, drawing.stopped)
     return ids
 
@@ -114,7 +105,7 @@ def reveal(
         ids = torch.where(shown, drawn, ids)
         total = total + torch.where(shown, log_p, 0.0).sum(1)
         if on_pass is not None:
-            on_pass(Pass(number - 1, ids))
+            on_pass(Pass(number - 1, ids.detach))
         if ends:
             break
     return ids, total

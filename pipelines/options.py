@@ -1,4 +1,5 @@
-"""The arguments that pipelines share, under the names of the field: TextOptions, StepOptions, ImageOptions; takes.
+"""The arguments that pipelines share, under the names of the field: TextOptions, AnswerOptions, StepOptions,
+ImageOptions; takes.
 
 How a picture is drawn is said by `settings.PictureSettings`, which StepOptions and ImageOptions add to.
 
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.elsewhere import refuse_unknown
-from mot_gen.pipelines.settings import PictureSettings
+from mot_gen.pipelines.settings import PictureSettings, check
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -46,10 +47,30 @@ class TextOptions:
     streamer: Any = None
     return_dict: bool = True
 
+    def __post_init__(self):
+        for name in ("max_new_tokens", "temperature", "top_k", "top_p"):
+            value = getattr(self, name)
+            if value is not None:
+                check(name, value)
+
     def sampling(self, max_new_tokens: int) -> TextSampling:
         """These as the engine's."""
         temperature = self.temperature if self.do_sample else 0.0
         return TextSampling(max_new_tokens, temperature, self.top_k, self.top_p, self.logits_processor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(TextOptions):
+    """choices: the only texts that may be written. The one that the model finds likeliest is the answer, of all of
+    them, see `choices.Choices`; it is not sampled, and max_new_tokens and stop say nothing.
+    """
+
+    choices: Sequence[str] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        chosen = self.choices is None or not self.do_sample
+        require(chosen, "choices: the likeliest is taken, and none is sampled; leave do_sample out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +90,13 @@ class StepOptions(PictureSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        callback = self.callback_on_step_end
-        if callback is not None and not callable(callback):
-            raise InputError(f"callback_on_step_end must be a function, got {callback!r:.60}")
-        if self.output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type must be pil, pt, np or latent, got {self.output_type!r}")
+        callback, inputs = self.callback_on_step_end, self.callback_on_step_end_tensor_inputs
+        function = callback is None or callable(callback)
+        require(function, f"callback_on_step_end must be a function, got {callback!r:.60}")
+        names = isinstance(inputs, (list, tuple)) and all(isinstance(name, str) for name in inputs)
+        require(names, f"callback_on_step_end_tensor_inputs must be a list of names, got {inputs!r:.60}")
+        known = isinstance(self.output_type, str) and self.output_type in OUTPUT_TYPES
+        require(known, f"output_type must be pil, pt, np or latent, got {self.output_type!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

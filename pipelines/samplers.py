@@ -56,7 +56,7 @@ def integrate(
     result. begin: the first of the scheduler's timesteps to be taken, for an x that is not all noise. sigmas: see
     `set_timesteps`. stopped: asked after every step; True leaves out those that follow.
     """
-    set_timesteps(scheduler, num_inference_steps, sigmas, x.device)
+    set_timesteps(scheduler, num_inference_steps, sigmas)
     if begin and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     accepted = inspect.signature(scheduler.step).parameters
@@ -82,13 +82,14 @@ def integrate(
     return x
 
 
-def set_timesteps(scheduler, num_inference_steps: int, sigmas: str | None = None, device=None) -> None:
-    """Prepare a scheduler of diffusers for so many steps.
+def set_timesteps(scheduler, num_inference_steps: int, sigmas: str | None = None) -> None:
+    """Prepare a scheduler of diffusers for so many steps. Its timesteps stay on the CPU: it computes with them one by
+    one, and would let the host wait for a device each time.
 
     sigmas: None for its own; "even" for those from 1 down to 1 / steps, before its shift (BAGEL), where its own end at
     its least sigma; "native" likewise, from 1 - 1 / its timesteps of training (Cosmos3)."""
     if sigmas is None:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        scheduler.set_timesteps(num_inference_steps, device="cpu")
         return
     if sigmas not in ("even", "native"):
         raise InputError(f"sampling.sigmas: {sigmas!r} is not known; it is even or native, or not given")
@@ -97,7 +98,7 @@ def set_timesteps(scheduler, num_inference_steps: int, sigmas: str | None = None
     first = 1 if sigmas == "even" else 1 - 1 / scheduler.config.num_train_timesteps
     chosen = torch.linspace(first, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
     count = {} if sigmas == "even" else {"num_inference_steps": num_inference_steps}
-    scheduler.set_timesteps(sigmas=chosen.tolist(), device=device, **count)
+    scheduler.set_timesteps(sigmas=chosen.tolist(), device="cpu", **count)
 
 
 def first_step(scheduler, num_inference_steps: int, strength: float) -> int:

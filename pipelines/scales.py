@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mot_gen.pipelines.decoding import TextSampling, choose_each
 from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.stream import Grid, OpenSpan, Stream
+from mot_gen.pipelines.open_span import OpenSpan
+from mot_gen.pipelines.stream import Stream
 from mot_gen.scales import as_scales, bounds, scale_positions
 from mot_gen.sequence import PADDING, Layout
 
@@ -33,50 +34,50 @@ class Scale:
 class OpenScales(OpenSpan):
     """A span of several scales being drawn in the rows of a stream."""
 
-    def __init__(self, stream: Stream, modality: str, alive: Tensor):
+    def __init__(self, stream: Stream, modality: str, alive: Sequence[bool] | Tensor):
         """alive: (R,) bool, the rows that draw it."""
         self.scales = as_scales(stream.model.modalities[stream.model.index_of[modality]].scales)
         self.bounds_of = bounds(self.scales)
         self.inputs = stream.model.scale_inputs[modality]
         self.begun = stream.snapshot()
         super().__init__(stream, modality, [(1, self.inputs.count)] * stream.rows, alive)
-        self.advance_time = torch.full_like(self.counts, len(self.scales))
+        self.passing = [len(self.scales)] * stream.rows
 
-    def _layout(self, grids: Sequence[Grid]) -> Layout:
+    def _layout(self) -> Layout:
         """Where the tokens of every row stand: a time and a block for each scale."""
-        stream = self.stream
-        places = scale_positions(self.scales).to(stream.device)
+        stream, places = self.stream, scale_positions(self.scales)
         position = places.repeat(stream.rows, 1, 1)
-        position[..., 0] += stream.time[:, None]
-        document = torch.where(self.alive[:, None], 0, PADDING).expand(position.shape[:2])
-        span = torch.full_like(document, stream.spans)
+        span = torch.full(position.shape[:2], stream.spans)
+        document = torch.full_like(span, PADDING).masked_fill(torch.tensor(self.alive)[:, None], 0)
         block = torch.where(document == PADDING, PADDING, stream.spans + places[:, 0])
-        return Layout(torch.full_like(span, self.index), document, span, position, block)
+        layout = Layout(torch.full_like(span, self.index), document, span, position, block).to(stream.device)
+        layout.position[..., 0].add_(stream.time[:, None])
+        return layout
 
     def predict(self, scale: int, ids: Tensor) -> Tensor:
         """ids (R, n), of which those of earlier scales count -> logits (R, n_k, K). Scales are asked for in order."""
         model, stream, (first, end) = self.stream.model, self.stream, self.bounds_of[scale]
         layout = Layout(*(getattr(self.layout, name)[:, first:end] for name in _PARTS))
         x = self._embedded(ids, predicted=True)[:, first:end]
-        hidden = model.backbone(x, model.backbone.plan(layout, stream.cache), stream.cache)
-        stream.cache.advance(torch.where(self.alive, end - first, 0))
+        hidden = model.backbone(x, model.backbone.plan(layout, stream.cache, self.index), stream.cache)
+        stream.cache.advance([(end - first) * lives for lives in self.alive])
         start, stop = model.vocabulary.range(self.modality.name)
-        return model.head(hidden)[..., start:stop]
+        return model.logits(hidden)[..., start:stop]
 
     def _embedded(self, ids: Tensor, predicted: bool) -> Tensor:
         """(R, n) ids of the modality -> (R, n, D)."""
         model = self.stream.model
-        x = model.embedding(ids + model.vocabulary.offset[self.modality.name])
+        x = model.embed_ids(ids + model.vocabulary.offset[self.modality.name])
         return self.inputs(x, torch.full((len(ids),), predicted, device=ids.device))
 
-    def _pass(self, ids: Tensor, time: Tensor | None = None, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _pass(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Read all scales, (R, n), as they are: the ids, and the hidden states (R, n, D)."""
         plan, cache, _ = self._plan(len(ids))
         return ids, self.stream.model.backbone(self._embedded(ids, predicted=False), plan, cache)
 
-    def close(self, values: Tensor, keep: Tensor) -> None:
+    def close(self, values: Tensor, keep: Sequence[bool] | Tensor) -> None:
         """Forget what was predicted from, write the ids (R, n) and the end token, in the rows to keep, (R,) bool."""
-        self.stream.restore(self.begun, torch.ones_like(self.alive))
+        self.stream.restore(self.begun, [True] * self.stream.rows)
         super().close(values, keep)
         self.stream.spans += len(self.scales)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mot_gen.pipelines.options import TextOptions, takes
+from mot_gen.pipelines.options import AnswerOptions, takes
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 
 
@@ -18,8 +18,8 @@ class SpeechToTextPipeline(TextWritingPipeline):
     """
 
     @torch.inference_mode()
-    @takes(options=TextOptions)
-    def __call__(self, audio, prompt: str | Sequence[str] | None = None, *, options: TextOptions):
+    @takes(options=AnswerOptions)
+    def __call__(self, audio, prompt: str | Sequence[str] | None = None, *, options: AnswerOptions):
         """One text per recording.
 
         audio: a path, the bytes of a file, a pair (samples, rate in Hz), or samples (T,) or (channels, T) at the

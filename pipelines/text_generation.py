@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mot_gen.pipelines.options import TextOptions, takes
+from mot_gen.pipelines.options import AnswerOptions, takes
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 
 
@@ -18,8 +18,8 @@ class TextGenerationPipeline(TextWritingPipeline):
     """
 
     @torch.inference_mode()
-    @takes(options=TextOptions)
-    def __call__(self, prompt: str | Sequence[str], return_full_text: bool = False, *, options: TextOptions):
+    @takes(options=AnswerOptions)
+    def __call__(self, prompt: str | Sequence[str], return_full_text: bool = False, *, options: AnswerOptions):
         """One text per prompt, with the prompt in front where return_full_text.
         Raises InputError for an empty prompt or one that does not fit the context."""
         texts = self._continued(self._text(prompt), options)

@@ -9,11 +9,14 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mot_gen.errors import InputError
-from mot_gen.pipelines.base import MultimodalPipeline, repeat_each, row_generators
+from mot_gen.backbone.cache import upload
+from mot_gen.errors import require
+from mot_gen.pipelines.base import MultimodalPipeline, repeat_each
 from mot_gen.pipelines.blocks import passes_of, write_blocks
 from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling, choose
 from mot_gen.pipelines.options import takes
+from mot_gen.pipelines.samplers import row_generators
+from mot_gen.pipelines.settings import check
 from mot_gen.sequence import Span
 
 MAX_UNITS = 250  # units that an utterance may have where neither the caller nor the context says less: ten seconds
@@ -49,8 +52,9 @@ class SpeechOptions:
     return_dict: bool = True
 
     def __post_init__(self):
-        if self.output_type not in ("np", "pt", "units"):
-            raise InputError(f"output_type must be np, pt or units, got {self.output_type!r}")
+        check("max_new_tokens", 1 if self.max_new_tokens is None else self.max_new_tokens)
+        known = isinstance(self.output_type, str) and self.output_type in ("np", "pt", "units")
+        require(known, f"output_type must be np, pt or units, got {self.output_type!r}")
 
 
 class TextToSpeechPipeline(MultimodalPipeline):
@@ -124,17 +128,18 @@ def write_units(
     The rows are the branches of N samples under guidance, which all are given the same tokens. A span has one token at
     least, and is cut after `sampling.max_new_tokens`. A row that has ended draws no random number.
     """
-    vocabulary, device = stream.model.vocabulary, stream.device
-    branches = len(guidance.branches)
+    vocabulary, device, samples = stream.model.vocabulary, stream.device, stream.rows // len(guidance.branches)
     first, last = vocabulary.range(modality)
-    may_follow = torch.tensor([*range(first, last), vocabulary.end[modality]], device=device)
-    written: list[list[int]] = [[] for _ in range(stream.rows // branches)]
-    writing = list(range(len(written)))
+    may_follow = upload([*range(first, last), vocabulary.end[modality]], device)
+    written: list[list[int]] = [[] for _ in range(samples)]
+    writing = list(range(samples))
     for number in range(sampling.max_new_tokens):
         logits = stream.model.logits(stream.hidden)[:, may_follow].float().log_softmax(-1)
-        logits = guidance.combine(logits)[writing]
+        logits = guidance.combine(logits)
         if not number:
             logits[:, -1] = float("-inf")
+        if len(writing) < samples:
+            logits = logits.index_select(0, upload(writing, device))
         places = choose(logits, sampling, generators and [generators[row] for row in writing]).tolist()
         chosen = {row: place for row, place in zip(writing, places) if place < last - first}
         for row, place in chosen.items():
@@ -142,7 +147,7 @@ def write_units(
         writing = list(chosen)
         if not writing:
             break
-        ids = [chosen.get(row, 0) + first for row in range(len(written))] * branches
-        alive = [row in chosen for row in range(len(written))] * branches
-        stream.append(torch.tensor(ids, device=device), torch.tensor(alive, device=device))
+        ids = [chosen.get(row, 0) + first for row in range(samples)] * len(guidance.branches)
+        alive = [row in chosen for row in range(samples)] * len(guidance.branches)
+        stream.append(ids, alive, modality)
     return [torch.tensor(ids) for ids in written]

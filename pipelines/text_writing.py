@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mot_gen.errors import InputError
-from mot_gen.pipelines.base import MultimodalPipeline, TextOutput, row_generators
+from mot_gen.errors import require
+from mot_gen.pipelines.base import MultimodalPipeline, TextOutput
 from mot_gen.pipelines.blocks import passes_of, write_blocks
+from mot_gen.pipelines.choices import Choices
 from mot_gen.pipelines.engine import Drawing, Rules, Stream, Writer
-from mot_gen.pipelines.options import TextOptions
+from mot_gen.pipelines.options import AnswerOptions, TextOptions
+from mot_gen.pipelines.samplers import row_generators
+from mot_gen.pipelines.text_call import TextCall
 from mot_gen.sequence import Span
 
 
@@ -25,15 +28,12 @@ class TextWritingPipeline(MultimodalPipeline):
         """A document of each picture or recording, or of what a tokenizer made of it; a list of them or one. InputError
         where there is none."""
         media = list(given) if isinstance(given, list) else [given]
-        if not media:
-            raise InputError(f"{name}: the list is empty; give at least one")
-        if all(isinstance(each, Span) for each in media):
-            return [[replace(each, learned=False)] for each in media]
+        require(media, f"{name}: the list is empty; give at least one")
         if are_spans(media):
             return media
-        if name == "image":
-            return self.seen(media, drawn=False)
-        return [[span] for span in tokenizer.encode_batch(media)]
+        if all(isinstance(each, Span) for each in media):
+            return [[replace(each, learned=False)] for each in media]
+        return self.seen(media, drawn=False) if name == "image" else [[s] for s in tokenizer.encode_batch(media)]
 
     def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:
         """Each document followed by its text, by the one text for all, or by none; or, where the checkpoint chats, both
@@ -42,38 +42,50 @@ class TextWritingPipeline(MultimodalPipeline):
             return [self._message(text, document) for document, text in zip(documents, self._texts(prompt, documents))]
         if prompt is None:
             return documents
-        texts = self._text(prompt)
-        if len(texts) not in (1, len(documents)):
-            raise InputError(f"prompt: {len(texts)} texts were given for {len(documents)} {what}")
-        return [document + text for document, text in zip(documents, texts * (len(documents) // len(texts)))]
+        texts, count = self._text(prompt), len(documents)
+        require(len(texts) in (1, count), f"prompt: {len(texts)} texts were given for {count} {what}")
+        return [document + text for document, text in zip(documents, texts * (count // len(texts)))]
 
     @staticmethod
     def _texts(prompt, documents: Sequence) -> list[str | None]:
         """A text for each document."""
         texts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        if len(texts) not in (1, len(documents)) or not all(text is None or isinstance(text, str) for text in texts):
-            raise InputError(f"prompt: give one text or {len(documents)}, got {prompt!r:.60}")
+        fits = len(texts) in (1, len(documents)) and all(text is None or isinstance(text, str) for text in texts)
+        require(fits, f"prompt: give one text or {len(documents)}, got {prompt!r:.60}")
         return texts * (len(documents) // len(texts))
 
-    def _continued(self, prompts: Sequence[Sequence[Span]], options: TextOptions) -> list[str]:
+    def _continued(self, prompts: Sequence[Sequence[Span]], options: AnswerOptions) -> list[str]:
         """What was written after each prompt, without the prompt and without what stopped it."""
+        call = TextCall(options, self.text_tokenizer, self.model.modality_names[0])
+        call.begin(prompts)
+        texts = self._written(prompts, options, call) if options.choices is None else self._chosen(prompts, options)
+        call.end()
+        self.maybe_free_model_hooks()
+        return texts
+
+    def _written(self, prompts: Sequence[Sequence[Span]], options: TextOptions, call: TextCall) -> list[str]:
+        """Token by token, or block by block."""
+        count, text = len(prompts), self.model.modalities[0]
         sampling = options.sampling(self._new_tokens(options.max_new_tokens, prompts))
-        drawing = Drawing(generators=row_generators(options.generator, len(prompts)), stopped=self._stopped)
-        ends, on_token = self._stop(options.stop), self._streamed(options.streamer, prompts)
-        opens = self._opens_text(len(prompts))
-        stream = Stream(self.model, prompts, room=sampling.max_new_tokens, opens=opens)
-        text = self.model.modalities[0]
+        drawing = Drawing(generators=row_generators(options.generator, count), stopped=self._stopped)
+        stream = Stream(self.model, prompts, sampling.max_new_tokens, self._opens_text(count))
         if text.block_size:
             drawing.num_inference_steps = passes_of(text.block_size)
-            ids = write_blocks(stream, text.name, drawing, sampling, on_token)
-            written = [[Span(text.name, each)] if len(each) else [] for each in ids]
-        else:
-            written = Writer(stream, len(prompts), sampling, drawing, Rules(stop=ends), on_token).run()
-        if options.streamer is not None:
-            options.streamer.end()
-        self.maybe_free_model_hooks()
-        texts = ["".join(self.text_tokenizer.decode(span) for span in spans) for spans in written]
-        return texts if ends is None else [ends.cut(text) for text in texts]
+            ids = write_blocks(stream, text.name, drawing, sampling, call.on_token)
+            return [call.cut(call.read(Span(text.name, each))) for each in ids]
+        written = Writer(stream, count, sampling, drawing, Rules(stop=call.stop), call.on_token).run()
+        return [call.cut("".join(map(call.read, spans))) for spans in written]
+
+    def _chosen(self, prompts: Sequence[Sequence[Span]], options: AnswerOptions) -> list[str]:
+        """The likeliest of the texts that were given."""
+        assert options.choices is not None
+        one_by_one = self.model.modalities[0].one_by_one
+        require(one_by_one, "choices: this checkpoint writes text in blocks, which have no likelihood token by token")
+        require(options.streamer is None, "choices: a text is chosen as a whole; leave streamer out")
+        choices = Choices(options.choices, self.text_tokenizer, self.model.vocabulary.document_end)
+        self._check_context(prompts, choices.longest)
+        stream = Stream(self.model, prompts, choices.longest, self._opens_text(len(prompts)))
+        return [choices.texts[number] for number in choices.likeliest(stream)]
 
     @staticmethod
     def _as_output(texts: list[str], options: TextOptions):

@@ -13,13 +13,15 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.base import repeat_each, row_generators
+from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.drawing import Drawing, draw
 from mot_gen.pipelines.engine import Stream
 from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.masked import OpenTokens, draw_masked
 from mot_gen.pipelines.options import StepOptions, takes
+from mot_gen.pipelines.pictures import listed
+from mot_gen.pipelines.samplers import row_generators
 from mot_gen.pipelines.scales import OpenScales, draw_scales
 from mot_gen.sequence import Span
 
@@ -73,8 +75,7 @@ class VectorPipeline(ImageDrawingPipeline):
         if foresee:
             images = self._decode_images(self._foreseen(stream, grid, generators), options.output_type)
             begin = self.model.vocabulary.begin["vector"]
-            everywhere = torch.ones(stream.rows, dtype=torch.bool, device=stream.device)
-            stream.append(torch.full((stream.rows,), begin, device=stream.device), everywhere)
+            stream.append([begin] * stream.rows, modality=self.model.modality_names[0])
         vectors = self._numbers(stream, length, how.steps, generators)
         self.maybe_free_model_hooks()
         return VectorOutput(vectors=vectors, images=images) if options.return_dict else (vectors, images)
@@ -95,7 +96,7 @@ class VectorPipeline(ImageDrawingPipeline):
         texts = self._text(prompt)
         if image is None:
             return texts
-        images = self._listed(image)
+        images = listed(image)
         if len(images) not in (1, len(texts)):
             raise InputError(f"image: {len(images)} pictures were given for {len(texts)} prompts")
         self._needs("image", "image_tokenizer")
@@ -104,8 +105,7 @@ class VectorPipeline(ImageDrawingPipeline):
 
     def _foreseen(self, stream: Stream, grid, generators) -> list[Span]:
         """One picture in each row, which the cache keeps; the most likely tokens where it is discrete."""
-        rows, device = stream.rows, stream.device
-        alive, grids = torch.ones(rows, dtype=torch.bool, device=device), [grid] * rows
+        alive, grids = [True] * stream.rows, [grid] * stream.rows
         modality = self.model.modalities[self.model.index_of["image"]]
         steps = self._own.get("num_inference_steps", 20)
         drawing = Drawing(self._scheduler_of("image"), steps, Guidance(), generators, stopped=self._stopped)
@@ -132,8 +132,7 @@ class VectorPipeline(ImageDrawingPipeline):
             raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
 
     def _numbers(self, stream: Stream, length: int, steps: int, generators) -> list[Tensor]:
-        alive = torch.ones(stream.rows, dtype=torch.bool, device=stream.device)
-        span = stream.open("vector", [(1, length)] * stream.rows, alive)
+        span = stream.open("vector", [(1, length)] * stream.rows, [True] * stream.rows)
         drawing = Drawing(self._scheduler_of("vector"), steps, Guidance(), generators, stopped=self._stopped)
         values = draw(span, drawing).float()
         return [each.cpu() for each in self.vector_tokenizer.decode_batch([Span("vector", each) for each in values])]

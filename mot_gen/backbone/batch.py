@@ -120,9 +120,16 @@ class Batch:
 
 @dataclass
 class Plan:
-    """What blocks read while they run. rows: B. made: what parts derived from the batch, by name."""
+    """What blocks read while they run. rows: B. made: what parts derived from the batch, by name. batch: None for next
+    tokens (`next_token`), which have no layout."""
 
-    batch: Batch
+    batch: Any  # a Batch
     routing: Routing
     rows: int
     made: dict[str, Any]
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, called once for all passes that read this plan."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]

@@ -1,5 +1,5 @@
 """What is remembered while generating: LayerCache (a layer's own), KeyValueCache (attention's), JoinedCache (several of
-one layer), Cache (of all layers).
+one layer), Cache (of all layers); upload, flags.
 
 A forward pass over a cache is tentative: it writes its tokens after those that are kept, and the next pass overwrites
 them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.
@@ -122,15 +122,34 @@ def differs(x: Tensor, dimension: int) -> None:
     torch._dynamo.maybe_mark_dynamic(x, dimension)
 
 
+def upload(values: Sequence | Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
+    """Values of the host as a tensor on a device; the host does not wait until they are there."""
+    given = torch.as_tensor(values, dtype=dtype)
+    if device is None or given.device == device:
+        return given
+    if device.type != "cuda":
+        return given.to(device)
+    return given.pin_memory().to(device, non_blocking=True)
+
+
+def flags(given: Sequence[bool] | Tensor) -> list[bool]:
+    """Flags on the host. Of a tensor on a device the host waits for them."""
+    return given.tolist() if isinstance(given, Tensor) else list(given)
+
+
 class Cache:
     """The caches of all layers, and what they share: how many tokens of each row are kept, and the places of all.
 
-    length: the tokens that a row may hold. lengths: (B,) those that are kept.
+    length: the tokens that a row may hold. lengths: (B,) those that are kept, a tensor that stays where it is; the host
+    knows them too, as `kept`.
     """
 
     def __init__(self, layers: Sequence[LayerCache], batch: int, length: int, device: torch.device | None = None):
         self.layers, self.capacity = list(layers), length
         self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        self.kept = [0] * batch
+        self._one = torch.ones_like(self.lengths)
+        self._row = torch.arange(batch, device=device)[:, None]
         empty = torch.full((batch, length), EMPTY, dtype=torch.long, device=device)
         index = torch.arange(length, device=device).expand(batch, length)
         self.places = Places(empty, index, empty.clone())
@@ -152,11 +171,21 @@ class Cache:
             layer.place(slots)
         return places, self.places[:, :end]
 
+    def place_next(self, document: int = 0) -> int:
+        """Reserve the next slot of every row for a token of its one document. Returns how many keys there are then."""
+        end = self.longest + 1
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, and {end} are needed")
+        self.places.document.scatter_(1, self.lengths[:, None], document)
+        slots: Slots = self.lengths[:1] if self.even else (self._row, self.lengths[:, None])
+        for layer in self.layers:
+            layer.place(slots)
+        return end
+
     def _slots(self, places: Places) -> Slots:
-        batch, n = places.index.shape
         if self.even:
-            return torch.arange(self.longest, self.longest + n, device=self.lengths.device)
-        return torch.arange(batch, device=self.lengths.device)[:, None], places.index
+            return torch.arange(self.longest, self.longest + places.index.shape[1], device=self.lengths.device)
+        return self._row[: len(places.index)], places.index
 
     def documents_before(self, count: int) -> Tensor:
         """(B, count) the documents of the last kept tokens of each row, EMPTY where there are fewer."""
@@ -164,32 +193,43 @@ class Cache:
         found = self.places.document.gather(1, at.clamp_min(0))
         return torch.where(at < 0, EMPTY, found)
 
-    def advance(self, counts: Tensor) -> None:
-        """Keep the first counts[b] of the tokens last written in row b; counts: (B,) int64."""
+    def advance(self, counts: Sequence[int] | Tensor) -> None:
+        """Keep the first counts[b] of the tokens last written in row b. Of a tensor (B,) on a device the host waits for
+        the numbers."""
+        each = counts.tolist() if isinstance(counts, Tensor) else list(counts)
+        moved = self._counted(each, counts)
         for layer in self.layers:
-            layer.advance(counts)
-        self._keep(self.lengths + counts)
+            layer.advance(moved)
+        self.lengths.add_(moved)
+        self._keep([before + count for before, count in zip(self.kept, each)])
 
-    def _keep(self, lengths: Tensor) -> None:
-        self.lengths = lengths
-        each = lengths.tolist()
-        self.longest = max(each)
-        self.even = min(each) == self.longest
+    def _counted(self, each: list[int], counts: Sequence[int] | Tensor) -> Tensor:
+        if isinstance(counts, Tensor):
+            return counts
+        return self._one if set(each) == {1} else upload(each, self.lengths.device, torch.long)
+
+    def _keep(self, lengths: list[int]) -> None:
+        self.kept = lengths
+        self.longest = max(lengths)
+        self.even = min(lengths) == self.longest
 
     def narrow(self, rows: int) -> Cache:
         """The first rows of this cache, sharing its memory; for passes that are not to be kept."""
         view = copy(self)
-        view.lengths, view.places = self.lengths[:rows], self.places[:rows]
+        view.lengths, view.places, view.kept = self.lengths[:rows], self.places[:rows], self.kept[:rows]
         view.layers = [layer.narrow(rows) for layer in self.layers]
         return view
 
-    def snapshot(self) -> tuple[Tensor, list]:
+    def snapshot(self) -> tuple[list[int], list]:
         """How much is kept of every row, for `restore`."""
-        return self.lengths, [layer.snapshot() for layer in self.layers]
+        return self.kept, [layer.snapshot() for layer in self.layers]
 
-    def restore(self, snapshot: tuple[Tensor, list], rows: Tensor) -> None:
+    def restore(self, snapshot: tuple[list[int], list], rows: Sequence[bool] | Tensor) -> None:
         """Forget what was kept since the snapshot in some rows, (B,) bool."""
         lengths, layers = snapshot
+        again = flags(rows)
+        chosen = upload(again, self.lengths.device)
         for layer, kept in zip(self.layers, layers):
-            layer.restore(kept, rows)
-        self._keep(torch.where(rows, lengths, self.lengths))
+            layer.restore(kept, chosen)
+        self._keep([old if back else new for old, new, back in zip(lengths, self.kept, again)])
+        self.lengths.copy_(upload(self.kept, self.lengths.device), non_blocking=True)

@@ -94,6 +94,11 @@ class GridTable(nn.Module):
 
 
 def by_grid(latents: Latents):
+    """What `_groups` says of them, found once."""
+    return latents.once("groups", lambda: _groups(latents))
+
+
+def _groups(latents: Latents):
     """(grid, spans, slots of their tokens) for each size of span in the batch; one empty group where there is none,
     so that the layers are called, and get zero gradients, in a batch without this modality."""
     device = latents.values.device

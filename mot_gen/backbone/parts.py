@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from mot_gen.backbone.attention import Places, attend
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import LayerCache
+from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.owners import Owners
 from mot_gen.backbone.pools import Pool
 from mot_gen.backbone.routing import Initial, Owned, Routing
@@ -99,6 +100,10 @@ class Part:
     def prepare(self, block: Layer, batch: Batch) -> None:
         """Derive what `forward` reads of a batch, with `batch.once`."""
 
+    def follow(self, block: Layer, step: NextToken) -> bool:
+        """As `prepare`, for the next token of every row, which has no layout. False where one is needed."""
+        return type(self).prepare is Part.prepare
+
     def flops(self, block: Layer, batch: Batch) -> int:
         """FLOPs of a forward pass, as a kernel takes that skips what is not needed."""
         return 0
@@ -139,7 +144,9 @@ class Mixer(Part):
 
 
 class Reach(Part):
-    """Which keys a query sees."""
+    """Which keys a query sees. grows: whether the next token sees all that is kept of its document."""
+
+    grows: ClassVar[bool] = False
 
     def sees(self, query: Places, key: Places) -> Tensor:
         """bool, of places that broadcast against one another."""
@@ -272,6 +279,10 @@ class Depth(Part):
     """Which tokens pass through a layer. plans: whether it makes the plan of its tokens while it runs."""
 
     plans: ClassVar[bool] = False
+
+    def follow(self, block: Layer, step: NextToken) -> bool:
+        """Which tokens pass may be read from the layout; a part that reads none says so."""
+        return False
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
         """x (T, D) in tower order -> (T, D)."""

@@ -33,18 +33,29 @@ from mot_gen.sequence import Latents, Modality
 
 def condition(layers: PatchLinear | PatchUNet, latents: Latents) -> Tensor:
     """(n, dim): the embedded time of every span, and where the objective takes steps that of the step's size."""
+    if latents.told is not None:
+        return latents.told
     assert latents.time is not None
-    embedded = layers.time(latents.time)
+    return embed_times(layers, latents.time, latents.step)
+
+
+def embed_times(layers: PatchLinear | PatchUNet, time: Tensor, step: Tensor | None) -> Tensor:
+    """time and step (n,) -> (n, dim); step None is 0, and is not looked at where the objective takes none."""
+    embedded = layers.time(time)
     if layers.step is None:
         return embedded
-    step = torch.zeros_like(latents.time) if latents.step is None else latents.step
-    return embedded + layers.step(step)
+    return embedded + layers.step(torch.zeros_like(time) if step is None else step)
 
 
 def condition_flops(layers: PatchLinear | PatchUNet, latents: Latents) -> int:
     """FLOPs of `condition`."""
     spans = len(latents.learned)
     return layers.time.flops(spans) + (layers.step.flops(spans) if layers.step is not None else 0)
+
+
+def _on_grid(latents: Latents, tokens: Tensor) -> Tensor:
+    """`grid_embedding` of these tokens (N, dim)."""
+    return latents.once("grid", lambda: grid_embedding(latents.grids, tokens.shape[-1], tokens.device))
 
 
 class PatchLinear(nn.Module):
@@ -87,7 +98,7 @@ class PatchLinear(nn.Module):
         if self.table is not None:
             tokens = tokens + self.table(latents.grids)
         elif self.on_grid:
-            tokens = tokens + grid_embedding(latents.grids, tokens.shape[-1], tokens.device)
+            tokens = tokens + _on_grid(latents, tokens)
         return tokens, None
 
     def decode(self, hidden: Tensor, latents: Latents, memory: None) -> Tensor:
@@ -189,7 +200,7 @@ class PatchUNet(nn.Module):
             tokens = tokens.index_copy(0, slots, self.proj_in(patchify(x, 1)[0].flatten(0, 1)).to(tokens.dtype))
         tokens = tokens + latents.per_token(time)
         if self.on_grid:
-            tokens = tokens + grid_embedding(latents.grids, tokens.shape[-1], tokens.device)
+            tokens = tokens + _on_grid(latents, tokens)
         return tokens, memory
 
     def decode(self, hidden: Tensor, latents: Latents, memory: list) -> Tensor:

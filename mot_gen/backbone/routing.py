@@ -1,5 +1,6 @@
-"""Parameters owned by groups of tokens: Routing, route, permute_rows, grouped_linear, rows_of, rows_in_sequence,
-is_adapter, Owned, UntiedLinear; and for towers of different widths UnevenLinear. `rms_norm.py` has the norms.
+"""Parameters owned by groups of tokens: Routing, route, all_to, permute_rows, grouped_linear, rows_of,
+rows_in_sequence, is_adapter, Owned, UntiedLinear; and for towers of different widths UnevenLinear. `rms_norm.py` has
+the norms.
 
 A *tower* is a group of modalities that owns parameters. Tokens are sorted by tower once per batch; while they stand in
 that order an untied projection is one grouped matrix product, and a tied one is an ordinary product over all tokens.
@@ -72,6 +73,13 @@ def route(tower: Tensor, towers: int, counts: list[int] | None = None) -> Routin
     sorted_tower = tower[order]
     members, sorted_members = ((each == numbers[:, None]).float() for each in (tower, sorted_tower))
     return Routing(order, order.argsort(), ends, counts, None, tower, sorted_tower, members, sorted_members)
+
+
+def all_to(tower: int, tokens: int, towers: int) -> Routing:
+    """Routing of tokens that all belong to one tower."""
+    counts = [tokens if number == tower else 0 for number in range(towers)]
+    ends = torch.tensor(counts, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    return Routing(None, None, ends, counts, tower)
 
 
 class _PermuteRows(torch.autograd.Function):

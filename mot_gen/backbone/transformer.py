@@ -25,7 +25,9 @@ from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.counting import Counting
 from mot_gen.backbone.layers_on_disk import LayersOnDisk
+from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
+from mot_gen.backbone.routing import all_to
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.slots import Slots
 from mot_gen.backbone.towers import tower_table, tower_widths
@@ -229,9 +231,21 @@ class Backbone(Counting):
         return -(-length // multiple) * multiple
 
     @torch.no_grad()
-    def plan(self, layout: Layout, cache: Cache | None = None) -> Plan:
-        """All that blocks read of a batch (of the cache's next tokens, where a cache is given)."""
-        return self.batch(layout, cache).plan(self.distinct)
+    def plan(self, layout: Layout, cache: Cache | None = None, modality: int | None = None) -> Plan:
+        """All that blocks read of a batch (of the cache's next tokens, where a cache is given). modality: of all its
+        tokens, where that is known; else the host waits to count those of each tower."""
+        batch = self.batch(layout, cache)
+        if modality is not None:
+            batch.routing = all_to(self.tower_numbers[modality], layout.modality.numel(), len(self.towers))
+        return batch.plan(self.distinct)
+
+    @torch.no_grad()
+    def next_token(self, cache: Cache, time: Tensor) -> NextToken | None:
+        """The pass that writes a token in every row, at the positions time (R,); None where a part needs a layout."""
+        dtype = next(self.final_norm.parameters()).dtype
+        step = NextToken(cache, time, self.tower_numbers, dtype, self.compiled)
+        follows = all(part.follow(block, step) for block in self.each_block() for part in block.parts.each())
+        return step if follows else None
 
     def forward(self, x: Tensor, layout: Layout | Plan, cache: Cache | None = None) -> Tensor:
         """x (B, S, D) -> (B, S, D), normalised. With a cache, x are the next S tokens of each of its rows."""

@@ -5,7 +5,9 @@ Shapes: B rows, S slots a row, N continuous tokens of a modality in the batch, n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ class Latents(Movable):
     learned: (n,) whether a span carries loss. leads: (n,) whether learned text follows it in its document, for which
     Transfusion caps the noise. time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
     grids: n pairs (rows, columns). step: (n,) the size of the sampler's step, for objectives that are told of it; None
-    means 0.
+    means 0. told: (n, D) what the patch layers make of time and step, where that was made before.
     """
 
     values: Tensor
@@ -33,6 +35,14 @@ class Latents(Movable):
     grids: list[tuple[int, int]] = field(default_factory=list)
     time: Tensor | None = None
     step: Tensor | None = None
+    told: Tensor | None = None
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` derives from where the spans stand, made once while these latents are read again and again."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def per_token(self, per_span: Tensor) -> Tensor:
         """(n, ...) -> (N, ...): a span's value for each of its tokens."""

@@ -1,5 +1,7 @@
 """Guidance: its formula and its parts, by text and by image; where it acts; discrete pictures under it."""
 
+from itertools import product
+
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
@@ -137,9 +139,17 @@ def test_discrete_pictures_are_edited_under_both_guidances(pipeline):
     assert torch.equal(got, greedy_choices(pipe, [[image, text], [image], [text]], Guidance(2.0, 1.5), got))
 
 
+RENORM = {"guidance_renorm": "channel"}
+
+
 def test_what_only_steps_have_is_refused_for_discrete_pictures(pipeline):
     pipe = pipeline(TextToImagePipeline, "VQImageTokenizer")
-    for given in ({"latents": torch.zeros(1, 4, 4)}, {"guidance_interval": (0.2, 0.8)}, {"guidance_rescale": 0.5}):
+    for given in (
+        {"latents": torch.zeros(1, 4, 4)},
+        {"guidance_interval": (0.2, 0.8)},
+        {"guidance_rescale": 0.5},
+        RENORM,
+    ):
         with pytest.raises(InputError, match=f"{next(iter(given))}: this checkpoint's pictures are discrete tokens"):
             pipe("a", **given)
 
@@ -171,3 +181,27 @@ def test_the_interval_does_not_include_its_lower_time():
     guidance = Guidance(2.0, interval=(0.5, 1.0))
     assert not guidance.acts_at(0.5)
     assert guidance.acts_at(1.0)
+
+
+OPTIONS = {
+    "scale": (0.0, 1.0, 3.0),
+    "image_scale": (0.0, 1.0, 2.0),
+    "interval": ((0.0, 1.0), (0.2, 0.7)),
+    "rescale": (0.0, 0.5),
+    "renorm": (None, "global", "channel", "text_channel"),
+}
+
+
+def test_all_options_go_together():
+    """Each combination computes the branches that it names, and is what the formulas say at the ends of the scales."""
+    predicted = torch.randn(3, 2, 4, 5, generator=generator(0))
+    named = dict(zip(("conditional", "unconditional", "without_image"), predicted))
+    for values in product(*OPTIONS.values()):
+        guidance = Guidance(**dict(zip(OPTIONS, values)))
+        guided = guidance.combine(torch.cat([named[branch] for branch in guidance.branches]))
+        assert guided.shape == predicted[0].shape and guided.isfinite().all()
+        plain = guidance.renorm is None and not guidance.rescale
+        if plain and guidance.image_scale == 0:
+            assert torch.equal(guided, named["without_image"])
+        if plain and guidance.image_scale == 1 and guidance.scale in (0, 1):
+            assert torch.equal(guided, named["conditional" if guidance.scale else "unconditional"])

@@ -60,7 +60,9 @@ class Depth(parts.Depth):
         return 1.0 if share > 0.85 else max(share, 0.15)
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: SkipCache | None) -> Tensor:
-        batch, shape = plan.batch, plan.batch.layout.shape
+        batch = plan.batch
+        assert batch is not None, "`follow` says that its tokens have a layout"
+        shape = batch.layout.shape
         skippable = blocks_of(batch) != PADDING
         weight = 1 + 0.2 * torch.tanh(plan.routing.unsort(block.skip(x, plan.routing)).view(*shape, 1))
         weight = torch.where(skippable[..., None], weight, 1.0)

@@ -19,7 +19,10 @@ from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import KeyValueCache, LayerCache, differs
 from mot_gen.backbone.head_norms import head_norm
 from mot_gen.backbone.head_options import HeadOptions
+from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.rms_norm import UntiedRMSNorm, norm_of_heads
+from mot_gen.backbone.routing import rows_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,14 @@ class Mixer(HeadOptions):
         batch.once(block.turning, lambda: rotary(position, block.frequencies))
         batch.once(block.sight, lambda: self.mask(block, batch))
 
+    def follow(self, block: Layer, step: NextToken) -> bool:
+        own = type(self).prepare is Mixer.prepare and type(block.parts.bias).attend is parts.Bias.attend
+        if not own or not block.parts.reach.grows or not block.parts.bias.empty:
+            return False
+        step.turn(block.turning, block.frequencies)
+        step.see(block.sight)
+        return True
+
     def mask(self, block: Layer, batch: Batch) -> Any:
         """FlexAttention's BlockMask, or a dense float mask (B, 1 or H, Q, K) with the bias in it."""
         reach, bias = block.parts.reach, block.parts.bias
@@ -92,12 +103,19 @@ class Mixer(HeadOptions):
         routing, heads, kv_heads, width = plan.routing, block.heads, block.kv_heads, block.head_dim
         # In sequence order from here on, so that one gather serves queries, keys and values.
         qkv = routing.unsort(block.qkv(x, routing)).view(-1, heads + 2 * kv_heads, width)
-        q, k, v = qkv.split_with_sizes([heads, kv_heads, kv_heads], 1)
-        q, k = q.float(), k.float()  # once for the norm and the rotation
-        if block.q_norm is not None:
-            q, k = block.q_norm.in_sequence(q, routing), block.k_norm.in_sequence(k, routing)
         rotation = plan.made[block.turning]
-        q, k = rotate(q, rotation).to(v.dtype), rotate(k, rotation).to(v.dtype)
+        if _together(block, plan):
+            qk, v = qkv.split_with_sizes([heads + kv_heads, kv_heads], 1)
+            qk = qk.float()
+            if block.q_norm is not None:
+                qk = norm_of_heads(qk, _weights(block, plan), block.q_norm.eps)
+            q, k = rotate(qk, rotation).to(v.dtype).split_with_sizes([heads, kv_heads], 1)
+        else:
+            q, k, v = qkv.split_with_sizes([heads, kv_heads, kv_heads], 1)
+            q, k = q.float(), k.float()  # once for the norm and the rotation
+            if block.q_norm is not None:
+                q, k = block.q_norm.in_sequence(q, routing), block.k_norm.in_sequence(k, routing)
+            q, k = rotate(q, rotation).to(v.dtype), rotate(k, rotation).to(v.dtype)
         return [t.reshape(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v)]
 
     def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
@@ -126,3 +144,19 @@ class Mixer(HeadOptions):
         mask = 0 if counted in batch.made else tokens * (batch.layout.shape[1] + block.owners.dim)
         batch.once(counted, lambda: True)
         return tokens * (4 * (heads + block.kv_heads) * block.head_dim + 3 * heads) + mask
+
+
+def _together(block: Layer, plan: Plan) -> bool:
+    """Whether queries and keys are normed and turned as one: they are of one tower, and no gradient is wanted."""
+    alike = block.q_norm is None or isinstance(block.q_norm, UntiedRMSNorm)
+    return alike and plan.routing.only is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _weights(block: Layer, plan: Plan) -> Tensor:
+    """(H + G, K) the norms' weights, a row a head."""
+
+    def make() -> Tensor:
+        q, k = (rows_of(norm.factors, plan.routing).float() for norm in (block.q_norm, block.k_norm))
+        return torch.cat([q.expand(block.heads, -1), k.expand(block.kv_heads, -1)])
+
+    return plan.once(f"qk_norm {block.number}", make)

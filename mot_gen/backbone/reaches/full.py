@@ -10,5 +10,7 @@ from mot_gen.backbone.attention import Places, sees
 class Reach(parts.Reach):
     """It has no options."""
 
+    grows = True
+
     def sees(self, query: Places, key: Places) -> Tensor:
         return sees(query, key)

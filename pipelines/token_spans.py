@@ -1,0 +1,131 @@
+"""How a discrete span of a given size is drawn token by token: draw_tokens, Pass, MASKED.
+
+Nothing is decided between two tokens but the tokens themselves, so the host does not wait for any of them: they stay on
+the device, and are read once the span is full.
+
+Shapes: N samples, n tokens of a span, K ids of the modality, V joint vocabulary; a stream of B * N rows, one block of N
+for each branch of guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mot_gen.backbone.cache import upload
+from mot_gen.pipelines.decoding import TextSampling, draws, pick
+from mot_gen.pipelines.drawing import Drawing
+from mot_gen.pipelines.open_span import Grid
+from mot_gen.pipelines.stream import Stream
+from mot_gen.sequence.frame import Frame
+
+MASKED = -1  # stands for what is not known among a modality's own ids
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass as it is shown: its number, and what makes the ids so far."""
+
+    number: int
+    make: Callable[[], Tensor]
+
+    @property
+    def ids(self) -> Tensor:
+        """(N, n), MASKED where nothing is kept yet; of tokens that come one by one, (N, those so far)."""
+        return self.make()
+
+
+Process = Callable[[Tensor, Tensor], Tensor]  # (scores (N, V), the joint ids (N, k) of the span so far) -> scores
+
+
+def draw_tokens(
+    stream: Stream,
+    modality: str,
+    grid: Grid,
+    drawing: Drawing,
+    sampling: TextSampling,
+    *,
+    alive: Sequence[bool] | None = None,
+    known: Tensor | None = None,
+    keep: bool = True,
+    process: Process | None = None,
+    on_pass: Callable[[Pass], None] | None = None,
+) -> Tensor:
+    """Write the n tokens of a grid of a discrete modality in the rows of a stream that have just begun it: its own ids,
+    (N, n). Where the modality has a frame, its tokens are written between them.
+
+    Guidance bears on the logits, and all branches are given the same tokens. alive: (N,) the samples that are written;
+    all by default. known: (N, n) ids that are given, MASKED where not. keep: whether something follows the span, so
+    that its last tokens are read too. process: applied to the scores of the first branch. If `drawing.stopped` says so,
+    the tokens that are missing have the id 0.
+    """
+    span, n, device = _Writing(stream, modality, drawing, alive), grid[0] * grid[1], stream.device
+    uniform = draws(n, span.samples, sampling, device, drawing.generators)
+    given = None if known is None else upload(known, device)
+    frame = _frame_tokens(stream.model.modalities[stream.model.index_of[modality]].frame, grid)
+    written: list[Tensor] = []
+    span.append_given(frame.get(0, []))
+    while len(written) < n:
+        number = len(written)
+        chosen = pick(span.logits(process), sampling, uniform[:, number])
+        if given is not None:
+            chosen = torch.where(given[:, number] == MASKED, chosen, given[:, number])
+        written.append(chosen)
+        if keep or number + 1 < n:
+            span.append(chosen)
+            span.append_given(frame.get(number + 1, []))
+        if on_pass is not None:
+            on_pass(Pass(number, lambda: torch.stack(written, 1)))
+        if drawing.stopped():
+            break
+    return F.pad(torch.stack(written, 1), (0, n - len(written)))
+
+
+def _frame_tokens(frame: Frame | None, grid: Grid) -> dict[int, list[int]]:
+    """The joint ids that stand after so many tokens of a framed picture."""
+    if frame is None:
+        return {}
+    rows, columns = grid
+    ends = {row * columns: [frame.row_end] for row in range(1, rows + 1)}
+    return {0: frame.header(grid), **ends, rows * columns: [frame.row_end, frame.closed]}
+
+
+class _Writing:
+    """The rows of a stream as branches of N samples. joint: (N,) joint ids of what was written so far."""
+
+    def __init__(self, stream: Stream, modality: str, drawing: Drawing, alive: Sequence[bool] | None):
+        self.stream, self.modality, self.guidance = stream, modality, drawing.guidance
+        self.branches = len(drawing.guidance.branches)
+        self.samples = stream.rows // self.branches
+        self.alive = [True] * stream.rows if alive is None else list(alive) * self.branches
+        self.first, self.end = stream.model.vocabulary.range(modality)
+        own = stream.model.modalities[stream.model.index_of[modality]]
+        self.only = modality if own.apart else None
+        self.joint: list[Tensor] = []
+
+    def logits(self, process: Process | None) -> Tensor:
+        """(N, K) of the next token, with guidance."""
+        logits, samples = self.stream.model.logits(self.stream.hidden, only=self.only), self.samples
+        if process is not None:
+            none = torch.zeros(samples, 0, dtype=torch.long)
+            so_far = torch.stack(self.joint, 1) if self.joint else none
+            logits = torch.cat([process(logits[:samples], so_far), logits[samples:]])
+        own = logits[:, self.first : self.end]
+        return self.guidance.combine(own.float()) if self.branches > 1 else own
+
+    def append(self, chosen: Tensor) -> None:
+        """Write tokens (N,) in all branches."""
+        joint = chosen + self.first
+        self.joint.append(joint)
+        self.stream.append(joint.repeat(self.branches) if self.branches > 1 else joint, self.alive, self.modality)
+
+    def append_given(self, ids: Sequence[int]) -> None:
+        """Write text tokens, the same in all rows."""
+        for id in ids:
+            row = upload([id] * self.stream.rows, self.stream.device)
+            self.joint.append(row[: self.samples])
+            self.stream.append(row, self.alive, self.stream.model.modality_names[0])

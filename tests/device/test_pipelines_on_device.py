@@ -1,0 +1,232 @@
+"""Every pipeline with every kind of tokenizer on the pretended device: no tensor on the wrong one, and the same results
+as on a CPU. Budgets of a decoded token and of a denoising step. Passes that a CUDA graph could record."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from pretended import pretended_cuda
+from recorded import Recorded
+from tiny import generator, model
+from tiny_pipelines import build
+from tokenizer_examples import EXAMPLES, chirp, speech_tokenizer
+
+from mot_gen.files.image_files import to_pil
+from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling
+from mot_gen.pipelines.image_to_image import ImageToImagePipeline
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.interleaved import InterleavedPipeline
+from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
+from mot_gen.pipelines.text_generation import TextGenerationPipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
+from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
+from mot_gen.pipelines.token_spans import draw_tokens
+
+PICTURE = to_pil(torch.rand(3, 16, 16, generator=generator(0)))
+MASK = Image.new("L", (16, 16))
+MASK.paste(255, (0, 0, 16, 8))
+PROMPTS = ["a seven", "a handwritten nine"]
+PICTURES = [
+    ("PatchImageTokenizer", "flow"),
+    ("LatentImageTokenizer", "diffusion"),
+    ("VQImageTokenizer", "next_token"),
+    ("VQImageTokenizer", "masked"),
+]
+SPEECH = ["units", "SpeechCodecTokenizer"]
+
+
+def components(kind: str, objective: str) -> dict:
+    return build(kind, objective, context=400)
+
+
+def speech_components(kind: str) -> dict:
+    text = EXAMPLES["TextTokenizer"][0]()
+    speech = speech_tokenizer(steps=1) if kind == "units" else EXAMPLES[kind][0]()
+    net = model([text.modality, speech.modality], context=600)
+    return {"model": net, "text_tokenizer": text, "speech_tokenizer": speech}
+
+
+def quiet(cls, parts: dict):
+    pipe = cls(**copy.deepcopy(parts))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def on_both(cls, parts: dict, call) -> tuple:
+    """What a call gives on the CPU and on the device."""
+    here = call(quiet(cls, parts))
+    with pretended_cuda():
+        there = call(quiet(cls, parts).to("cuda"))
+    return here, there
+
+
+def assert_same(here, there) -> None:
+    for one, other in zip(here, there, strict=True):
+        if isinstance(one, str):
+            assert one == other
+        else:
+            torch.testing.assert_close(torch.as_tensor(other), torch.as_tensor(one), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind, objective", PICTURES)
+def test_pictures_and_texts(kind, objective):
+    parts, steps = components(kind, objective), {"num_inference_steps": 2, "output_type": "pt"}
+
+    def seeds(n: int):
+        return [generator(seed) for seed in range(n)]
+
+    def drawn(pipe):
+        return pipe(PROMPTS, guidance_scale=3.0, generator=seeds(2), **steps).images
+
+    def inpainted(pipe):
+        return pipe("a seven", PICTURE, mask_image=MASK, generator=seeds(1), **steps).images
+
+    def edited(pipe):
+        return pipe("a seven", PICTURE, image_guidance_scale=2.0, generator=seeds(1), **steps).images
+
+    def read(pipe):
+        return pipe([PICTURE, PICTURE], ["a", "nine"], max_new_tokens=3).texts
+
+    def told(pipe):
+        order = ["text", "image", "text"]
+        return pipe(["a ", PICTURE], modality_order=order, max_new_tokens=4, generator=seeds(1), **steps).documents[0]
+
+    calls = [(TextToImagePipeline, drawn), (ImageToImagePipeline, inpainted), (ImageToImagePipeline, edited)]
+    calls += [(ImageToTextPipeline, read), (InterleavedPipeline, told)]
+    for cls, call in calls:
+        assert_same(*on_both(cls, parts, call))
+
+
+@pytest.mark.parametrize("kind", SPEECH)
+def test_speech(kind):
+    parts = speech_components(kind)
+    sound = chirp(0)[:4000]
+
+    def spoken(pipe):
+        return pipe(PROMPTS, max_new_tokens=4, guidance_scale=2.0, generator=[generator(0), generator(1)]).audios
+
+    def heard(pipe):
+        return pipe([sound, sound[:3000]], ["a", "nine"], max_new_tokens=3).texts
+
+    assert_same(*on_both(TextToSpeechPipeline, parts, spoken))
+    assert_same(*on_both(SpeechToTextPipeline, parts, heard))
+
+
+def test_texts_that_are_sampled():
+    def written(pipe):
+        return pipe(PROMPTS, max_new_tokens=5, do_sample=True, top_p=0.9, generator=[generator(0), generator(1)]).texts
+
+    assert_same(*on_both(TextGenerationPipeline, components("PatchImageTokenizer", "flow"), written))
+
+
+# ---------------------------------------------------------------- budgets
+
+LAYER, TOKEN, STEP = 16, 11, 14  # kernels of a layer, and beside the layers
+
+
+def each(launches, call, few: int, more: int) -> tuple[float, float]:
+    """Kernels and host waits of one token or step: what `more` of them take beyond `few`."""
+    seen = []
+    for count in (few, more):
+        launches.clear()
+        call(count)
+        seen.append((launches.launched, launches.waited))
+    (kernels, waits), (more_kernels, more_waits) = seen
+    return (more_kernels - kernels) / (more - few), (more_waits - waits) / (more - few)
+
+
+def test_a_decoded_token_is_waited_for_once():
+    parts = components("PatchImageTokenizer", "flow")
+    layers = len(parts["model"].backbone.blocks)
+    with pretended_cuda() as launches:
+        pipe = quiet(TextGenerationPipeline, parts).to("cuda")
+        kernels, waits = each(launches, lambda n: pipe(PROMPTS, max_new_tokens=n), 3, 7)
+    assert waits <= 1
+    assert kernels <= LAYER * layers + TOKEN
+
+
+def test_tokens_of_a_span_of_known_length_are_not_waited_for():
+    parts = components("VQImageTokenizer", "next_token")
+    with pretended_cuda() as launches:
+        pipe = quiet(TextToImagePipeline, parts).to("cuda")
+        _, waits = each(launches, lambda n: written(pipe, n), 3, 7)
+    assert waits == 0
+
+
+def written(pipe, n: int):
+    """The first n tokens of two discrete pictures under guidance."""
+    documents = [*[[span] for span in pipe.text_tokenizer.encode_batch(PROMPTS)], [], []]
+    with torch.inference_mode():
+        stream = Stream(pipe.model, documents, n, opens=["image"] * 4)
+        drawing = Drawing(guidance=Guidance(3.0), generators=[generator(0), generator(1)])
+        return draw_tokens(stream, "image", (1, n), drawing, TextSampling(n, temperature=1.0))
+
+
+@pytest.mark.parametrize("scheduler", [None, DDIMScheduler], ids=["flow", "ddim"])
+def test_a_denoising_step_is_not_waited_for(scheduler):
+    parts = components("PatchImageTokenizer", "flow" if scheduler is None else "diffusion")
+    if scheduler is not None:
+        parts["scheduler"] = scheduler.from_config(parts["scheduler"].config)
+    layers = len(parts["model"].backbone.blocks)
+    with pretended_cuda() as launches:
+        pipe = quiet(TextToImagePipeline, parts).to("cuda")
+        kernels, waits = each(launches, lambda n: pipe(PROMPTS, num_inference_steps=n), 2, 5)
+    assert waits == 0
+    assert kernels <= LAYER * layers + STEP + (0 if scheduler is None else 6)
+
+
+# ---------------------------------------------------------------- CUDA graphs
+
+
+@torch.no_grad()
+def test_decoding_can_be_recorded_and_replayed():
+    """Operations that were recorded for one token write the next ones, over the same memory, as a CUDA graph would."""
+    parts = components("PatchImageTokenizer", "flow")
+    net, documents = parts["model"], [[span] for span in parts["text_tokenizer"].encode_batch(PROMPTS)]
+
+    def begun() -> Stream:
+        return Stream(net, documents, room=30)
+
+    eager, wanted = begun(), []
+    for _ in range(12):
+        wanted.append(net.head(eager.hidden).argmax(-1))
+        eager.append(wanted[-1], None, "text")
+    stream = begun()
+    chosen = torch.zeros_like(wanted[0])
+
+    def step() -> None:
+        chosen.copy_(net.head(hidden).argmax(-1))
+        stream.append(chosen, None, "text")
+        hidden.copy_(stream.hidden)
+
+    hidden = stream.hidden.clone()
+    step()  # makes what is kept from token to token
+    found = [chosen.clone()]
+    with Recorded() as graph:
+        step()
+    found.append(chosen.clone())
+    for _ in range(10):
+        graph.replay()
+        found.append(chosen.clone())
+    assert torch.equal(torch.stack(found), torch.stack(wanted))
+
+
+@torch.no_grad()
+def test_denoising_can_be_recorded_and_replayed():
+    parts = components("PatchImageTokenizer", "flow")
+    net, documents = parts["model"], [[span] for span in parts["text_tokenizer"].encode_batch(PROMPTS)]
+    stream = Stream(net, documents, room=8, opens=["image"] * 2)
+    span = stream.open("image", [(2, 3)] * 2, [True] * 2)
+    times = torch.tensor([1.0, 0.6, 0.3])
+    told, x = span.embed(times), torch.randn(3, 2, 6, 12, generator=generator(0))
+    wanted = [span(x[n], times[n], None, told[n]) for n in range(3)]
+    given = x[0].clone(), times[0].clone(), told[0].clone()
+    with Recorded() as graph:
+        output = span(given[0], given[1], None, given[2])
+    for n in range(3):
+        for buffer, value in zip(given, (x[n], times[n], told[n])):
+            buffer.copy_(value)
+        graph.replay()
+        torch.testing.assert_close(output, wanted[n], atol=1e-6, rtol=1e-5)
