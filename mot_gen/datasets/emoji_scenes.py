@@ -89,18 +89,20 @@ class Scene:
         return ", ".join(said)
 
     def _subject(self, phrasing: str) -> str:
+        """What is shown: a name, or two with the relation between them."""
         code = language_of(phrasing)
-        language = LANGUAGES[code]
         names = [catalogue()[id][code] for id in self.emoji]
-        if code == "en" and self.place:
-            names[0] = f"{language.small} {names[0]}"
-        if phrasing == "article":
-            names = [f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}" for name in names]
-        if phrasing.startswith("the"):
-            names = [f"the {name}" for name in names]
+        if code == "en":
+            names = [self._in_english(name, phrasing) for name in names]
         if self.relation is None:
             return names[0]
-        return f" {language.relations[RELATIONS.index(self.relation)]} ".join(names)
+        return f" {LANGUAGES[code].relations[RELATIONS.index(self.relation)]} ".join(names)
+
+    def _in_english(self, name: str, phrasing: str) -> str:
+        """A name with its size and its article, which only English captions have here."""
+        said = f"{LANGUAGES['en'].small} {name}" if self.place else name
+        article = "an " if said[0] in "aeiouAEIO" else "a "
+        return {"article": article, "the": "the ", "the, ground first": "the "}.get(phrasing, "") + said
 
     def _attributes(self, language: Language, code: str) -> list[str]:
         """Size, mirroring, place and ground, those that are not as usual; the ground is last."""
@@ -142,18 +144,17 @@ def _named(code: str) -> dict[str, str]:
 
 def read_caption(text: str, code: str = "en") -> Scene | None:
     """The scene that a caption says in a language; None if it names no emoji, or says anything else besides."""
-    fields: dict[str, str | bool] = {}
-    others = []
-    for piece in text.strip().split(", "):
-        if piece in _meanings(code) and piece not in _named(code):
-            fields |= _meanings(code)[piece]
-        else:
-            others.append(piece)
+    known = _meanings(code)
+    plain = known.keys() - _named(code).keys()  # attributes that are no name as well
+    pieces = text.strip().split(", ")
     # One Spanish name is also a ground: "sobre rojo", a red envelope. What stands first is the name.
-    fields |= {key: value for piece in others[1:] for key, value in _meanings(code).get(piece, {}).items()}
-    if not others or any(piece not in _meanings(code) for piece in others[1:]):
+    name, *more = [piece for piece in pieces if piece not in plain] or [""]
+    if not known.keys() >= {*more}:
         return None
-    subject = _read_subject(others[0], code, small="place" in fields)
+    fields: dict[str, str | bool] = {}
+    for piece in [piece for piece in pieces if piece in plain] + more:
+        fields |= known[piece]
+    subject = _read_subject(name, code, small="place" in fields)
     if subject is None:
         return None
     ids, relation = subject

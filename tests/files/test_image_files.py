@@ -85,8 +85,8 @@ def test_thirty_two_bits_are_read_on_the_scale_of_sixteen(tmp_path):
 def test_a_header_says_what_the_picture_will_be():
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert header(file(Image.fromarray(RGB), "JPEG", exif=exif)) == (6, 9, False, "JPEG RGB")
-    assert header(file(Image.fromarray(RGB[..., 0].astype(np.uint16)))) == (9, 6, True, "PNG I;16")
+    assert header(file(Image.fromarray(RGB), "JPEG", exif=exif)) == (6, 9, False, "JPEG RGB", False)
+    assert header(file(Image.fromarray(RGB[..., 0].astype(np.uint16)))) == (9, 6, True, "PNG I;16", False)
     assert header(Image.fromarray(RGB).convert("LA")).grey and not header(torch.zeros(3, 2, 2)).grey
     with pytest.raises(InputError, match="no such image file"):
         header("missing.png")
