@@ -102,9 +102,10 @@ def opening_lines(samples: Sequence[Sample], tokenizers: Mapping[str, Any], watc
         lines.append(f"{broken.count:,} records that cannot be read: {broken.first(SHOWN)}")
     asked = [name for name, tokenizer in tokenizers.items() if not tokenizer.modality.input_only]
     lines += [f"no sample holds {name}, so nothing is learned of it" for name in asked if not kinds[name]]
-    for index in range(min(LOOKED_AT, len(samples))):
+    looked_at = min(LOOKED_AT, len(samples))
+    for index in range(looked_at):
         watch.look_at_sample(samples, index)
-    return lines + [f"of the first {LOOKED_AT} samples {line}" for line in watch.notices.lines(shown=1)]
+    return lines + [f"of the first {looked_at} samples {line}" for line in watch.notices.lines(shown=1)]
 
 
 class PictureWatch:

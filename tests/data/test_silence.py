@@ -422,6 +422,7 @@ def test_training_says_what_becomes_of_pictures(tmp_path):
         "pictures cut to the shape of 8 x 8": 1,
     }
     first = stream.first_lines()
+    assert all("of the first 3 samples" in line for line in first)
     assert len(first) == 4 and any("0.png (28 x 28)" in line for line in first)
     for _ in range(3):
         list(stream.one_pass())
