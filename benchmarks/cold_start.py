@@ -1,4 +1,7 @@
-"""CPU seconds from a fresh interpreter to a PNG, by stage: with the command's fast start, and without.
+"""CPU seconds of what people wait for: refusals, `info` and `plan`; and from a fresh interpreter to a PNG, by stage.
+
+Commands are measured in processes of their own, in turn with one that imports torch alone, whose time says how fast the
+machine is just now. The PNG is made with the command's fast start, and without.
 
 Stages: torch, the pipeline's import, loading the checkpoint, 20 steps with guidance of one 64-token picture at 256 x 6,
 writing it. Pixels in patches, and the latents of a small AutoencoderKL; untrained weights cost the same.
@@ -6,6 +9,7 @@ writing it. Pixels in patches, and the latents of a small AutoencoderKL; untrain
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -13,6 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 STAGES = """
 import json, sys, time
 marks = [time.process_time()]
@@ -33,7 +39,43 @@ print(json.dumps(dict(zip(stages, [b - a for a, b in zip(marks, marks[1:])])) | 
 """
 
 
+# Commands, and what they are: an input that cannot be used, or a question.
+COMMANDS = {
+    "refusal: an unknown recipe": "train no-such-recipe",
+    "refusal: an unknown field": "train digits training.epoch=3",
+    "refusal: no records there": "train pairs data.records=no/such.jsonl",
+    "refusal: no such checkpoint": "generate no/such --to image --prompt a --out a.png",
+    "refusal: a bad option": "generate openmoji --to image --prompt a --out a.png --guidance-scale -1",
+    "refusal: no pictures to measure": "eval images no/such no/other",
+    "refusal: an unknown metric": "eval text README.md --metrics bleux",
+    "info": "info openmoji",
+    "plan": "plan digits",
+}
+
+
 def run(repeats: int = 3) -> Iterator[dict]:
+    yield from _commands(repeats)
+    yield from _pictures(repeats)
+
+
+def _commands(repeats: int) -> Iterator[dict]:
+    """The median of each command, and how many imports of torch that is."""
+    torch = statistics.median(_cpu_seconds("-c", "import torch") for _ in range(repeats))
+    for what, words in COMMANDS.items():
+        seconds = statistics.median(_cpu_seconds("-m", "mot_gen", *words.split()) for _ in range(repeats))
+        ratio = round(seconds / torch, 2)
+        yield {"command": what, "cpu_seconds": round(seconds, 2), "over_importing_torch": ratio, "n": repeats}
+
+
+def _cpu_seconds(*words: str) -> float:
+    """Of a Python process, user and system, whatever its exit code is."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *words], env=ENVIRONMENT, cwd=ROOT, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def _pictures(repeats: int) -> Iterator[dict]:
     for kind in ("patches", "latents"):
         with tempfile.TemporaryDirectory() as folder:
             _checkpoint(kind).save_pretrained(folder)
@@ -54,10 +96,7 @@ def run(repeats: int = 3) -> Iterator[dict]:
 
 def _measure(folder: str, plain: bool) -> dict:
     code = STAGES.format(plain=plain, folder=folder)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[1], capture_output=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, cwd=ROOT, capture_output=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

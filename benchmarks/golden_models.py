@@ -156,6 +156,8 @@ def weights(run: str) -> dict:
     model = initial_model(recipe_of(run))
     recipe, overrides = runs()[run]
     plan = json.loads(command("plan", recipe, *overrides, "--json"))
+    for measured in ("process_bytes", "resident_bytes"):  # of the process that plans
+        del plan[measured]
     return {"parameters": parameters(model), **count_parameters(model), "plan": plan}
 
 

@@ -6,16 +6,10 @@ RUN: a run's folder, optionally NAME=FOLDER. The losses are those of its metrics
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from mot_gen.study.plot import COLOURS, Line, on_white, plot
-
-
-def points(run: Path, modality: str) -> list[tuple[float, float]]:
-    """(step, loss) of every line that has the modality."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [(line["step"], line["losses"][modality]) for line in lines if modality in line["losses"]]
+from mot_gen.reports.curves import curve, entries
+from mot_gen.reports.plot import Line, colour, on_white, plot
 
 
 def main() -> None:
@@ -24,12 +18,13 @@ def main() -> None:
     parser.add_argument("--modality", action="append", required=True, help="may be given again")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    named = [run.rpartition("=") for run in args.runs]
-    asked = [(name or Path(folder).name, Path(folder), m) for name, _, folder in named for m in args.modality]
-    lines = [
-        Line(points(folder, m), f"{name}: {m}", COLOURS[number % len(COLOURS)])
-        for number, (name, folder, m) in enumerate(asked)
-    ]
+    lines = []
+    for run in args.runs:
+        name, _, folder = run.rpartition("=")
+        logged = entries(Path(folder))
+        for modality in args.modality:
+            title = f"{name or Path(folder).name}: {modality}"
+            lines.append(Line(curve(logged, modality), title, colour(len(lines))))
     args.out.write_text(on_white(plot(lines, "step", "training loss")), encoding="utf-8")
     print(args.out)
 

@@ -1,11 +1,17 @@
-"""The peak memory of training steps over what `mot-gen plan` predicts, each in a process of its own.
+"""The peak memory of training over what `mot-gen plan` predicts: of steps alone, and of whole runs.
 
-A process is forked behind the imports and a small step, so that what libraries hold is in none of the figures; it makes
-two steps as in `training_step` and reads its peak from Linux's /proc.
+Runs are those of shipped recipes, cut short: their `memory_bytes` over the `resident_bytes` of the plan, which counts
+the process itself. Steps are measured in processes that are forked behind the imports and a small step, so that what
+libraries hold is in none of the figures; each makes two steps as in `training_step` and reads its peak from Linux's
+/proc.
 """
 
+import json
 import os
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +24,44 @@ from mot_gen.study.memory import training_memory
 CASES = [("dense", 256, 6, 8), ("mot", 256, 6, 8), ("mot", 384, 4, 8), ("mot", 256, 4, 16), ("moe4x", 256, 4, 8)]
 
 
+RECIPES = ("digits", "shortcut", "show-o", "transfusion", "chameleon")
+SHORT = ("training.steps=30", "training.log_every=10", "training.warmup_steps=1", "evaluation.report=false")
+
+
 def run() -> Iterator[dict]:
+    """measured_over_predicted of each recipe, then peak_over_predicted of steps."""
+    for recipe in RECIPES:
+        predicted, measured = planned(recipe), trained(recipe)
+        yield {
+            "recipe": recipe,
+            "predicted_mib": round(predicted / 2**20),
+            "measured_mib": round(measured / 2**20),
+            "measured_over_predicted": measured / predicted,
+        }
+    yield from steps()
+
+
+def planned(recipe: str) -> int:
+    """What `mot-gen plan` says that the process of a run will hold."""
+    return json.loads(command("plan", recipe, *SHORT, "--json"))["resident_bytes"]
+
+
+def trained(recipe: str) -> int:
+    """The largest memory that a short run logged. Its tokenizer is trained for one step."""
+    with tempfile.TemporaryDirectory() as folder:
+        quick = ["tokenizers.image.train.steps=1"] if recipe in ("show-o", "transfusion", "chameleon") else []
+        command("train", recipe, *SHORT, *quick, "--out", folder)
+        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return max(json.loads(line)["memory_bytes"] for line in lines)
+
+
+def command(*words: str) -> str:
+    """What the command prints, in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "mot_gen", *words], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def steps() -> Iterator[dict]:
     """peak_over_predicted of each backbone, width, depth and number of rows of 192."""
     measure("mot", 64, 1, 1)
     for kind, dim, layers, rows in CASES:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from mot_gen.commands.tokenizer import load_tokenizer
 from mot_gen.datasets.emoji import emoji_images, held_out
 from mot_gen.files.image_files import to_pil
 from mot_gen.files.pictures import grid, save_png
+from mot_gen.tokenizers.saved import load_tokenizer
 
 ABOUT = {"Copyright": "OpenMoji, CC BY-SA 4.0, https://openmoji.org; rows below the first are reconstructions of it"}
 

@@ -14,8 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mot_gen.eval.images.evaluate import ImageSettings, evaluate_images, reference_statistics
+    from mot_gen.eval.images.evaluate import evaluate_images, reference_statistics
     from mot_gen.eval.images.evaluate_texts import evaluate_detections, evaluate_image_text
+    from mot_gen.eval.images.settings import ImageSettings
     from mot_gen.eval.result import MetricResult, Results
     from mot_gen.eval.speech.evaluate import evaluate_speech
     from mot_gen.eval.text.evaluate import evaluate_text
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "evaluate_images": "images.evaluate",
     "reference_statistics": "images.evaluate",
-    "ImageSettings": "images.evaluate",
+    "ImageSettings": "images.settings",
     "evaluate_image_text": "images.evaluate_texts",
     "evaluate_detections": "images.evaluate_texts",
     "evaluate_text": "text.evaluate",

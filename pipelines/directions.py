@@ -1,4 +1,4 @@
-"""What a checkpoint can be asked for: Direction, DIRECTIONS, choose, OPTIONS.
+"""What a checkpoint can be asked for: Direction, DIRECTIONS, directions_of, choose, OPTIONS.
 
 A direction is data: which pipeline, which inputs it must and may be given, which of its options the command offers, and
 where the result is in what it returns. A new one is a new entry; nothing here imports torch.
@@ -175,6 +175,13 @@ DIRECTIONS = (
     ),
 )
 KINDS = tuple(dict.fromkeys(direction.to for direction in DIRECTIONS))
+
+
+def directions_of(modalities: Collection[str], draws: bool = True) -> tuple[Direction, ...]:
+    """Those that a checkpoint of text and these modalities has. draws: whether its pictures are made, and not read
+    alone."""
+    found = [direction for direction in DIRECTIONS if direction.modalities <= set(modalities)]
+    return tuple(direction for direction in found if draws or direction.to not in ("image", "any"))
 
 
 def choose(to: str, given: Collection[str], options: Collection[str] = ()) -> Direction:

@@ -1,19 +1,17 @@
-"""A checkpoint in memory: Loaded, with a pipeline for each direction that it has; load_pipeline, describe."""
+"""A checkpoint in memory: Loaded, with a pipeline for each direction that it has; load_pipeline."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mot_gen.checkpoints import DTYPES, find, fingerprint
+from mot_gen.checkpoints import DTYPES, find
 from mot_gen.errors import InputError
-from mot_gen.flops import count_parameters
 from mot_gen.pipelines.base import MultimodalPipeline
-from mot_gen.pipelines.directions import DIRECTIONS, Direction
+from mot_gen.pipelines.directions import Direction, directions_of
 
 COMPONENTS = (
     "model",
@@ -68,10 +66,8 @@ class Loaded:
             name for name in ("image", "speech", "vector") if getattr(self.base, f"{name}_tokenizer") is not None
         }
         has = tokenizers & set(self.base.model.modality_names)
-        found = [direction for direction in DIRECTIONS if direction.modalities <= has]
-        if not getattr(self.base.image_tokenizer, "decodes", True):  # pictures are read and not made
-            found = [direction for direction in found if direction.to not in ("image", "any")]
-        return tuple(found)
+        pictures = getattr(self.base.image_tokenizer, "decodes", True)
+        return directions_of(has, draws=pictures)
 
     def pipeline(self, direction: Direction) -> MultimodalPipeline:
         """The direction's pipeline over the components in memory."""
@@ -94,41 +90,3 @@ class Loaded:
         results = getattr(output, direction.result)
         rate = getattr(output, "sampling_rate", None)
         return list(results) if rate is None else [(samples, rate) for samples in results]
-
-
-def _family(folder: Path) -> dict[str, str]:
-    """The family of a converted model, and the licence that goes with its weights."""
-    about = folder / "family.json"
-    return json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-
-
-def _evaluations(model) -> dict[str, str]:
-    """For how few evaluations spans were trained, and how many they take, where an objective says so."""
-    told = [f"{name}: {o.fewest} or more" for name, o in model.objectives.items() if hasattr(o, "fewest")]
-    told += [f"{m.name}: {len(m.scales)}, one a scale" for m in model.modalities if m.scales]
-    return {"evaluations": ", ".join(told)} if told else {}
-
-
-def describe(checkpoint: str | Path) -> dict:
-    """Facts about a checkpoint: modalities, directions, backbone, parameters, sampling defaults, hash."""
-    loaded, folder = Loaded(checkpoint), find(checkpoint)
-    model, parameters = loaded.base.model, count_parameters(loaded.base.model)
-    pictures = loaded.base.image_tokenizer
-    sizes = [f"{m.name} ({m.vocab_size or m.channels} {'ids' if m.discrete else 'channels'})" for m in model.modalities]
-    objectives = ", ".join(f"{name}: {type(o).__module__.rsplit('.', 1)[-1]}" for name, o in model.objectives.items())
-    return {
-        "folder": str(folder),
-        **_family(folder),
-        "modalities": ", ".join(sizes),
-        "directions": ", ".join(direction.name for direction in loaded.directions),
-        "objectives": objectives,
-        **_evaluations(model),
-        "backbone": json.dumps(model.config.backbone),
-        "towers": ", ".join(model.backbone.towers),
-        "active_parameters": parameters.active,
-        "total_parameters": parameters.total,
-        "context": model.config.context,
-        **({"image_sizes": pictures.sizes} if pictures is not None else {}),
-        "sampling": json.dumps(loaded.base.config.sampling),
-        "model_sha256": fingerprint(folder),
-    }

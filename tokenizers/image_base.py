@@ -1,4 +1,4 @@
-"""What every image tokenizer shares: ImageTokenizer, size_pair, size_pairs, nearest_size.
+"""What every image tokenizer shares: ImageTokenizer, nearest_size.
 
 A child declares `modality` and two maps between pixels and tokens; raw pictures, batches and spans are here.
 """
@@ -16,26 +16,8 @@ from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor, load_image
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_edges import SizeRule, rule_of
+from mot_gen.tokenizers.image_sizes import as_text, size_pair, size_pairs
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
-
-
-def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) from one side or a pair; raises InputError unless both are at least 1."""
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
-        raise InputError(f"image_size must be one side or (height, width), each at least 1, got {image_size!r}")
-    return pair
-
-
-def size_pairs(image_size: int | Sequence) -> list[tuple[int, int]]:
-    """Every (height, width) of one side, a pair, or a list of pairs; raises InputError where one comes twice."""
-    if isinstance(image_size, int) or not image_size or isinstance(image_size[0], int):
-        pairs = [size_pair(image_size)]
-    else:
-        pairs = [size_pair(each) for each in image_size]
-    if len(set(pairs)) < len(pairs):
-        raise InputError(f"image_size names a size twice: {as_text(pairs)}")
-    return pairs
 
 
 def nearest_size(sizes: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
@@ -48,9 +30,7 @@ def nearest_size(sizes: Sequence[tuple[int, int]], height: int, width: int) -> t
     return min(sizes, key=distance)
 
 
-def as_text(sizes: Sequence[tuple[int, int]]) -> str:
-    """Sizes or grids for people: "16 x 8, 8 x 16"."""
-    return ", ".join(f"{height} x {width}" for height, width in sizes)
+__all__ = ["ImageTokenizer", "nearest_size", "size_pair", "size_pairs"]
 
 
 class ImageTokenizer(NetworkTokenizer):

@@ -8,112 +8,29 @@ the same with the sources and features kept, for reports.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import PAIRS, SETS, Choices, chosen, results_of
-from mot_gen.eval.images.extraction import Extraction, extract_shards
-from mot_gen.eval.images.extractors import load_extractor
+from mot_gen.eval.images.extraction import Extraction
 from mot_gen.eval.images.inception_score import InceptionScore
 from mot_gen.eval.images.moments import add_features, unpack_moments
-from mot_gen.eval.images.sources import ImageSource, open_images
+from mot_gen.eval.images.settings import ImageSettings
+from mot_gen.eval.images.sides import Side, paired, side_of
+from mot_gen.eval.images.sources import ImageSource
 from mot_gen.eval.images.statistics import ReferenceStatistics
 from mot_gen.eval.jsonl import provenance_of
 from mot_gen.eval.result import MetricResult, Results
-from mot_gen.files.progress import counted
 
 METRICS = (*SETS, "is", *PAIRS)
 DEFAULT = ("fd", "kd", "pr")
 OF_STATISTICS = ("fd", "is")  # what needs no real images beside their statistics
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How images are read and their features made.
-
-    extractor: a name or folder for `load_extractor`, an nn.Module, or an Extractor. weights: a local file for it.
-    download: fetch those of fid-inception. resize, dtype: in place of the extractor's own. device: where it runs.
-    batch_size, workers: images at a time, and threads that decode. cache: a folder where features of files are kept.
-    max_unreadable: how many files may be left out. as_stored: neither turn pictures by EXIF nor lay transparency on
-    white. confidence, seed, lpips: as in `Choices`. splits: parts of the Inception Score. held_out: real
-    images, or features, that were not trained on, for memorization. show_progress: on stderr.
-    """
-
-    extractor: str | Path | nn.Module = "efficientnet-lite0"
-    weights: str | Path | None = None
-    download: bool = False
-    resize: str | None = None
-    dtype: str | None = None
-    device: str = "cpu"
-    batch_size: int = 64
-    workers: int = min(8, os.cpu_count() or 1)
-    cache: str | Path | None = None
-    max_unreadable: int = 10
-    as_stored: bool = False
-    confidence: float | None = None
-    seed: int = 0
-    splits: int = 10
-    held_out: Any = None
-    lpips: str | None = None
-    show_progress: bool = False
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> ImageSettings:
-        """From keyword arguments; InputError for one that is not known."""
-        known = [one.name for one in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise InputError(f"option {name!r} is not known" + nearest(name, known))
-        return cls(**options)
-
-    def open(self, images: Any, name: str) -> ImageSource:
-        return open_images(images, self.max_unreadable, as_stored=self.as_stored, name=name)
-
-    def extraction(self, output: str = "features") -> Extraction:
-        """output: which output of the network is wanted, "features" or "logits"."""
-        options: dict[str, Any] = {"output": output}
-        if self.resize:
-            options["resize"] = self.resize
-        if self.dtype:
-            options["dtype"] = self.dtype
-        if self.download and self.extractor == "fid-inception":
-            options["download"] = True
-        extractor = load_extractor(self.extractor, weights=self.weights, **options).to(self.device)
-        cache = None if self.cache is None else Path(self.cache)
-        return Extraction(extractor, cache, self.batch_size, self.workers, output)
-
-    def shards(self, source: ImageSource, how: Extraction) -> Iterator[tuple[Tensor, list[int]]]:
-        """(features (n, d), numbers of their images), n > 0, of a whole source, shard by shard."""
-        shown = counted(len(source), source.path) if self.show_progress else nullcontext(lambda done: None)
-        with shown as how.on_progress:
-            for features, numbers in extract_shards(source, how):
-                if numbers:
-                    yield features, numbers
-
-
-@dataclass
-class Side:
-    """Real or fake images as they were given: a source of images, features (N, d), or statistics of real images.
-
-    path: for messages. kept: features of the source's images, and the numbers of those images, where a report wants
-    them.
-    """
-
-    path: str
-    source: ImageSource | None = None
-    features: Tensor | None = None
-    statistics: ReferenceStatistics | None = None
-    kept: tuple[Tensor, list[int]] | None = None
 
 
 @dataclass
@@ -140,40 +57,20 @@ def measure_images(
 ) -> Measured:
     """`evaluate_images` with its sources, and with features where `keep_features`."""
     names = chosen(metrics, METRICS, "metrics")
-    measured = Measured(Results(), _side(real, "real", settings), _side(fake, "fake", settings))
+    measured = Measured(Results(), side_of(real, "real", settings), side_of(fake, "fake", settings))
     _check_sides(names, measured)
     results = measured.results
-    if wanted := [name for name in names if name in SETS]:
-        results.update(_set_results(wanted, measured, settings, keep_features))
+    of_sets = [name for name in names if name in SETS]
+    if of_sets:
+        results.update(_set_results(of_sets, measured, settings, keep_features))
     if "is" in names:
         results["is"] = _inception_score(measured.fake, settings)
     for name in names:
         if name in PAIRS:
             metric = PAIRS[name](Choices(settings.confidence, settings.seed, lpips=settings.lpips))
-            results[name] = _pair_result(metric, *_paired_sources(name, measured))
+            results[name] = _pair_result(metric, *paired(name, measured.real, measured.fake))
     _add_facts(measured)
     return measured
-
-
-def _side(given: Any, name: str, settings: ImageSettings) -> Side:
-    if isinstance(given, ReferenceStatistics):
-        return Side(name, statistics=given)
-    if isinstance(given, (str, Path)) and name == "real" and is_statistics(given):
-        return Side(str(given), statistics=ReferenceStatistics.load(given))
-    if isinstance(given, np.ndarray) and given.ndim == 2:
-        given = torch.from_numpy(given)
-    if isinstance(given, Tensor) and given.ndim == 2:
-        return Side(name, features=given)
-    source = settings.open(given, name)
-    return Side(source.path, source=source)
-
-
-def is_statistics(path: str | Path) -> bool:
-    """Whether a file is one that `eval stats` made."""
-    if Path(path).suffix != ".npz" or not Path(path).is_file():
-        return False
-    with np.load(path, allow_pickle=False) as data:
-        return "header" in data
 
 
 def _check_sides(names: list[str], measured: Measured) -> None:
@@ -182,16 +79,22 @@ def _check_sides(names: list[str], measured: Measured) -> None:
     if fake.statistics is not None:
         raise InputError("fake: statistics stand in for real images only; give the generated images")
     if real.statistics is not None:
-        if other := [name for name in names if name not in OF_STATISTICS]:
-            raise InputError(f"{real.path}: statistics are enough for fd, not for {', '.join(other)}; give the images")
+        _refuse(names, OF_STATISTICS, f"{real.path}: statistics are enough for fd, not for", "give the images")
         return
     if (real.features is None) != (fake.features is None):
         raise InputError("features on one side meet images on the other; give features, or images, for both")
-    if fake.features is not None and (other := [name for name in names if name not in SETS]):
-        raise InputError(f"features are not enough for {', '.join(other)}; give images")
+    if fake.features is not None:
+        _refuse(names, SETS, "features are not enough for", "give images")
     for name in names:
         if name in PAIRS:
-            _paired_sources(name, measured)
+            paired(name, real, fake)
+
+
+def _refuse(names: list[str], enough_for: Container[str], what: str, remedy: str) -> None:
+    """InputError for metrics among `names` that need more than what was given, which is enough for some."""
+    others = [name for name in names if name not in enough_for]
+    if others:
+        raise InputError(f"{what} {', '.join(others)}; {remedy}")
 
 
 def _set_results(names: list[str], measured: Measured, settings: ImageSettings, keep: bool) -> dict[str, MetricResult]:
@@ -215,7 +118,7 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
 
 def _feed_held_out(metric: Accumulator, how: Extraction | None, settings: ImageSettings) -> list[str]:
     """Real samples that were not trained on; returns which of them could not be read."""
-    side = _side(settings.held_out, "held_out", settings)
+    side = side_of(settings.held_out, "held_out", settings)
     if side.features is not None:
         metric.update(side.features, real=True, held_out=True)
         return []
@@ -271,16 +174,6 @@ def _inception_score(fake: Side, settings: ImageSettings) -> MetricResult:
     return metric.compute()
 
 
-def _paired_sources(metric: str, measured: Measured) -> tuple[ImageSource, ImageSource]:
-    """Both sources; InputError for a name that only one of them has."""
-    real, fake = measured.real.source, measured.fake.source
-    if real is None or fake is None:
-        raise InputError(f"{metric}: compares pairs of images; give images on both sides")
-    if absent := sorted(set(real.names) ^ set(fake.names)):
-        raise InputError(f"{metric}: {absent[0]!r} is in one of {real.path} and {fake.path} only; pairs need both")
-    return real, fake
-
-
 def _pair_result(metric: Accumulator, real: ImageSource, fake: ImageSource) -> MetricResult:
     """Pairs are made by name."""
     others = {name: i for i, name in enumerate(fake.names)}
@@ -294,20 +187,25 @@ def _pair_result(metric: Accumulator, real: ImageSource, fake: ImageSource) -> M
 def _add_facts(measured: Measured) -> None:
     """Into every result: what sources say of themselves, and what could not be read."""
     results = measured.results
-    for name, side in (("real", measured.real), ("fake", measured.fake)):
-        source = side.source
-        if source is None:
-            continue
-        results.unreadable += [f"{source.path}/{note}" for note in source.unreadable]
-        for result in results.values():
-            result.provenance |= source.provenance()
-            if source.fingerprint is not None:
-                result.add_provenance(provenance_of(source.path), name)
-    if results.unreadable:
-        first = ", ".join(results.unreadable[:3])
-        note = f"{len(results.unreadable)} images could not be read and are left out: {first}"
-        for result in results.values():
-            result.warnings.append(note)
+    _add_source(results, "real", measured.real.source)
+    _add_source(results, "fake", measured.fake.source)
+    if not results.unreadable:
+        return
+    first = ", ".join(results.unreadable[:3])
+    note = f"{len(results.unreadable)} images could not be read and are left out: {first}"
+    for result in results.values():
+        result.warnings.append(note)
+
+
+def _add_source(results: Results, name: str, source: ImageSource | None) -> None:
+    """Where images of one side came from, by which rules they were read, and which could not be."""
+    if source is None:
+        return
+    results.unreadable += [f"{source.path}/{note}" for note in source.unreadable]
+    for result in results.values():
+        result.provenance |= source.provenance()
+        if source.fingerprint is not None:
+            result.add_provenance(provenance_of(source.path), name)
 
 
 def reference_statistics(source: Any, **options: Any) -> tuple[ReferenceStatistics, list[str]]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.eval.images.extractors import Extractor
-from mot_gen.eval.images.inputs import resize
+from mot_gen.eval.images.resizing import resize
 from mot_gen.eval.images.sources import ImageSource, load_all
 from mot_gen.files.whole import writing
 

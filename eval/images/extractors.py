@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.eval.images.inputs import RESIZE_MODES, resize, to_uint8
+from mot_gen.eval.images.inputs import to_uint8
+from mot_gen.eval.images.resizing import RESIZE_MODES, resize
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DTYPES = ("float32", "tf32", "bfloat16")

@@ -84,7 +84,7 @@ def _only_language_models(arguments: argparse.Namespace, family: str) -> None:
 
 
 def _tokenizers(arguments: argparse.Namespace) -> dict[str, object]:
-    from mot_gen.commands.tokenizer import load_tokenizer
+    from mot_gen.tokenizers.saved import load_tokenizer
 
     towers = "text,image" if arguments.towers is None else arguments.towers
     first, *others = towers.split(",")

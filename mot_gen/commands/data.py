@@ -196,7 +196,7 @@ def split_of(recipe: str, overrides: Sequence[str], name: str) -> Sequence[Any]:
 
 def load_tokenizers(folders: Sequence[str]) -> Mapping[str, Any]:
     """Modality -> the tokenizer saved in each of the folders; InputError for text, which stays text, and for twins."""
-    from mot_gen.commands.tokenizer import load_tokenizer
+    from mot_gen.tokenizers.saved import load_tokenizer
 
     found: dict[str, Any] = {}
     for folder in folders:

@@ -16,7 +16,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from mot_gen.commands.early import refuse_missing
 from mot_gen.pipelines.settings import PictureSettings
+
+READ = ("real", "fake", "file", "source", "prompts", "detections")  # arguments that are files or folders, if given
 
 
 def register(subparsers) -> argparse.ArgumentParser:
@@ -34,9 +37,15 @@ def register(subparsers) -> argparse.ArgumentParser:
 
 
 def lazily(target: str) -> Callable[[argparse.Namespace], int]:
-    """A function by "module:name", imported when it is called."""
+    """A function by "module:name", imported when it is called. Files that the command reads are looked for before, so
+    that a wrong path is refused at once."""
     module, name = target.split(":")
-    return lambda args: getattr(importlib.import_module(module), name)(args)
+
+    def call(args: argparse.Namespace) -> int:
+        refuse_missing(getattr(args, field, None) for field in READ)
+        return getattr(importlib.import_module(module), name)(args)
+
+    return call
 
 
 def _add_images(commands):

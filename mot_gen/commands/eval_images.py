@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mot_gen.commands.eval_report import Section, report
-from mot_gen.eval.images.evaluate import ImageSettings, Measured, measure_images, reference_statistics
+from mot_gen.eval.images.evaluate import Measured, measure_images, reference_statistics
 from mot_gen.eval.images.extraction import default_cache, thumbnails
 from mot_gen.eval.images.nearest import nearest_neighbours, worst_cases
+from mot_gen.eval.images.settings import ImageSettings
 from mot_gen.eval.images.sources import ImageSource
 from mot_gen.eval.report import picture_rows, write_json
 

@@ -10,51 +10,66 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mot_gen.commands.eval_report import report, worst_sections
-from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import Choices, results_of
-from mot_gen.eval.images.evaluate_texts import (
-    detections_metric,
-    feed_image_text,
-    image_text_metrics,
-    image_text_records,
-)
-from mot_gen.eval.jsonl import provenance_of
-from mot_gen.eval.records import Record
-from mot_gen.eval.speech.evaluate import feed_speech, speech_metrics, speech_records
-from mot_gen.eval.text.evaluate import feed_text, text_metrics, text_records
+from mot_gen.eval.by_name import IMAGE_TEXT, SPEECH, Choices, chosen, results_of
+from mot_gen.eval.jsonl import provenance_of, read_jsonl
+from mot_gen.eval.text.evaluate import chosen_texts, feed_text, text_metrics, text_records
+
+if TYPE_CHECKING:
+    from mot_gen.eval.accumulator import Accumulator
+    from mot_gen.eval.records import Record
 
 
 def text(args: argparse.Namespace) -> int:
-    """`eval text`."""
-    metrics = text_metrics(args.metrics, choices_of(args))
+    """`eval text`. Names and records are looked at before metrics are made, which brings torch."""
+    names = chosen_texts(args.metrics)
     rows = text_records(args.file)
+    metrics = text_metrics(names, choices_of(args))
     feed_text(metrics, rows)
     return finish(args, metrics, rows)
 
 
 def speech(args: argparse.Namespace) -> int:
     """`eval speech`."""
-    metrics = speech_metrics(args.metrics, choices_of(args))
-    rows = speech_records(metrics, args.file)
+    names = chosen(args.metrics, SPEECH, "metrics")
+    _check_lines(args.file)
+
+    from mot_gen.eval.speech.evaluate import feed_speech, speech_metrics, speech_records
+
+    rows = speech_records(names, args.file)
+    metrics = speech_metrics(names, choices_of(args))
     feed_speech(metrics, rows)
     return finish(args, metrics, rows)
 
 
 def image_text(args: argparse.Namespace) -> int:
     """`eval image-text`."""
-    metrics = image_text_metrics(args.metrics, args.device, choices_of(args))
+    chosen(args.metrics, IMAGE_TEXT, "metrics")
+    _check_lines(args.file)
+
+    from mot_gen.eval.images.evaluate_texts import feed_image_text, image_text_metrics, image_text_records
+
     rows = image_text_records(args.file, None)
+    metrics = image_text_metrics(args.metrics, args.device, choices_of(args))
     feed_image_text(metrics, rows)
     return finish(args, metrics, rows)
 
 
 def geneval(args: argparse.Namespace) -> int:
     """`eval geneval`."""
+    _check_lines(args.file)
+
+    from mot_gen.eval.images.evaluate_texts import detections_metric
+
     metric, rows = detections_metric(args.file, args.detector, args.confidence)
     return finish(args, {"geneval": metric}, rows)
+
+
+def _check_lines(file: str) -> None:
+    """InputError for a file that is no JSON, before torch is imported to measure what it says."""
+    for _ in read_jsonl(file):
+        pass
 
 
 def choices_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -69,6 +84,8 @@ def choices_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def finish(args: argparse.Namespace, metrics: Mapping[str, Accumulator], rows: Sequence[Record]) -> int:
     """Compute, then table, JSON, HTML."""
+    from mot_gen.commands.eval_report import report, worst_sections
+
     results = results_of(metrics)
     for result in results.values():
         result.add_provenance(provenance_of(args.file), "samples")

@@ -19,6 +19,7 @@ from pathlib import Path
 from mot_gen import __version__
 from mot_gen.checkpoints.folders import permission
 from mot_gen.commands import fast_start
+from mot_gen.commands.early import check_run
 from mot_gen.errors import Diverged, InputError, Interrupted, Lost
 from mot_gen.files.stopping import stopping_at_once
 
@@ -185,6 +186,7 @@ def _trained(arguments) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     folder = Path(arguments.out or Path("runs") / recipe.name)
+    check_run(recipe, folder)
 
     from mot_gen.reports.conclude import all_hooks, summary_of
     from mot_gen.training.loop import train
@@ -227,14 +229,18 @@ def _plan(arguments) -> int:
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise InputError(f"--{name}: must be at least 1, got {size}")
+    if arguments.flops is not None and not arguments.flops > 0:
+        raise InputError(f"--flops: must be above 0, got {arguments.flops}")
 
     from mot_gen.recipes.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    check_run(recipe)
     if recipe.auto:
         recipe = _settled(recipe)
 
     from mot_gen.study.budget import config_of, solve
+    from mot_gen.study.memory import process_memory
     from mot_gen.study.plan import plan
     from mot_gen.study.workload import Workload
 
@@ -244,6 +250,9 @@ def _plan(arguments) -> int:
         names = ("dim", "ffn_dim", "layers") if arguments.solve == "width" else ()
         solved = {f"backbone.{n}": value for n in names if (value := getattr(config_of(recipe), n, None)) is not None}
     facts = solved | plan(recipe, **sizes)
+    if arguments.processes == 1:
+        beside = process_memory(facts["total_parameters"], recipe.training)
+        facts |= {"process_bytes": beside, "resident_bytes": beside + facts["peak_bytes"]}
     if arguments.time:
         from mot_gen.training.trial import trial
 
@@ -272,7 +281,7 @@ def _info(arguments) -> int:
 
     find(arguments.checkpoint)  # what is not there is refused before torch is imported
 
-    from mot_gen.pipelines.loaded import describe
+    from mot_gen.pipelines.about import describe
 
     _print_facts(describe(arguments.checkpoint), arguments.json)
     return 0

@@ -1,24 +1,33 @@
-"""`mot-gen study`: backbones compared at equal FLOPs or parameters; register, study."""
+"""`mot-gen study`: backbones compared at equal FLOPs or parameters, or objectives at equal FLOPs; register, study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.whole import write_json
+from mot_gen.study.relatives import RELATIVES
+
+if TYPE_CHECKING:
+    from mot_gen.recipes.recipe import Recipe
 
 BACKBONES = "dense,mot,moe4x,hybrid,mamba,mom"
+EVALUATIONS = (1, 2, 4, 8, 16, 32)  # numbers of steps in which each objective's pictures are drawn
+S = "s: share of the reference's FLOPs at which its loss is reached, by steps past the warm-up; ± over seeds"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a study is asked to compare, see the command's help."""
+    """What a study is asked to compare: objectives where there are any, else backbones; see the command's help."""
 
     recipe: str
     overrides: Sequence[str] = ()
     backbones: Sequence[str] = tuple(BACKBONES.split(","))
+    objectives: Sequence[str] = ()
     match: str = "active-flops"
     seeds: int = 3
     steps: int | None = None
@@ -27,14 +36,21 @@ class Request:
     jobs: int = 1
     out: Path = Path("runs") / "study"
 
+    def __post_init__(self):
+        for name in ("seeds", "jobs"):
+            value = getattr(self, name)
+            if value < 1:
+                raise InputError(f"--{name}: must be at least 1, got {value}")
+
 
 def register(commands) -> None:
     """Add the command to mot-gen's."""
     command = commands.add_parser(
         "study",
-        help="compare backbones at equal FLOPs or parameters",
+        help="compare backbones, or objectives, at equal cost",
         description="Train every backbone on the same data in the same order, at the FLOPs a step (or the total "
-        "parameters) of the recipe's own, and match their losses by step. The same command goes on where it stopped.",
+        "parameters) of the recipe's own, and match their losses by step. With --objectives, train every objective of "
+        "the pictures at equal FLOPs, and compare what they draw. The same command goes on where it stopped.",
     )
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     command.add_argument(
@@ -42,9 +58,11 @@ def register(commands) -> None:
         nargs="*",
         default=[],
         metavar="[NAME:]KEY=VALUE",
-        help="fields of the recipe; behind a backbone's NAME, that backbone's options, as mom:bidirectional=causal",
+        help="fields of the recipe; behind the NAME of a backbone or objective, its own options, as "
+        "mom:bidirectional=causal or masked:cap=0.2",
     )
     command.add_argument("--backbones", default=BACKBONES, metavar="NAME,...", help=f"default: {BACKBONES}")
+    command.add_argument("--objectives", metavar="NAME,...", help="of pictures, as flow,diffusion,masked,shortcut")
     command.add_argument("--match", choices=("active-flops", "total-params"), default="active-flops")
     command.add_argument("--seeds", type=int, default=3, metavar="N")
     command.add_argument("--steps", type=int, metavar="N", help="as training.steps=N")
@@ -53,7 +71,7 @@ def register(commands) -> None:
         "--no-control", action="store_true", help="without the dense model of the sparse one's total parameters"
     )
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; default: 1")
-    command.add_argument("--out", metavar="DIR", help="default: runs/study")
+    command.add_argument("--out", metavar="DIR", default="runs/study", help="default: runs/study")
     command.add_argument("--json", metavar="FILE", help="write the result there too")
     command.set_defaults(func=_command)
 
@@ -62,20 +80,25 @@ def _command(arguments) -> int:
     request = Request(
         recipe=arguments.recipe,
         overrides=arguments.overrides,
-        backbones=arguments.backbones.split(","),
+        backbones=_listed(arguments.backbones),
+        objectives=_listed(arguments.objectives),
         match=arguments.match,
         seeds=arguments.seeds,
         steps=arguments.steps,
-        modalities=arguments.modalities.split(",") if arguments.modalities else (),
+        modalities=_listed(arguments.modalities),
         control=not arguments.no_control,
         jobs=arguments.jobs,
-        out=Path(arguments.out or Path("runs") / "study"),
+        out=Path(arguments.out),
     )
     found, failed = study(request)
     if arguments.json:
         write_json(arguments.json, found)
     _print(found, request.out)
     return 1 if failed else 0
+
+
+def _listed(names: str | None) -> Sequence[str]:
+    return names.split(",") if names else ()
 
 
 def study(request: Request) -> tuple[dict, int]:
@@ -88,16 +111,26 @@ def study(request: Request) -> tuple[dict, int]:
     options, overrides = _split_overrides(request.overrides)
     if request.steps is not None:
         overrides.append(f"training.steps={request.steps}")
-    for name in ("seeds", "jobs"):
-        if getattr(request, name) < 1:
-            raise InputError(f"--{name}: must be at least 1, got {getattr(request, name)}")
     recipe = load_recipe(request.recipe, overrides)
-    modalities = _modalities(request.modalities, recipe)
-    if recipe.training.steps <= recipe.training.warmup_steps:
+    training = recipe.training
+    if training.steps <= training.warmup_steps:
         raise InputError(
-            f"training.steps: {recipe.training.steps} do not go past the warm-up of {recipe.training.warmup_steps}, "
+            f"training.steps: {training.steps} do not go past the warm-up of {training.warmup_steps}, "
             "so nothing could be matched; give more steps, or fewer training.warmup_steps"
         )
+    compare = _compare_objectives if request.objectives else _compare_backbones
+    found, failed = compare(request, recipe, options)
+    write_json(request.out / "study.json", found)
+    return found, failed
+
+
+def _compare_backbones(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> tuple[dict, int]:
+    modalities = _modalities(request.modalities, recipe)
+    known = [*PRESETS, *RELATIVES]
+    for name in request.backbones:
+        stated = any(text.startswith("kind=") for text in options.get(name, ()))
+        if name not in known and not stated:
+            raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, known)}")
 
     from mot_gen.study.page import write_page
     from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
@@ -106,29 +139,49 @@ def study(request: Request) -> tuple[dict, int]:
     from mot_gen.study.workload import Workload
 
     compared = variants(recipe, request.backbones, options, request.match, Workload.of(recipe), request.control)
-    jobs = jobs_of(with_tokenizers(compared, recipe, request.out), request.seeds, request.out)
+    jobs = jobs_of(with_tokenizers(compared, request.out), request.seeds, request.out)
     failed = run_all(jobs, request.jobs)
     reference = "dense" if "dense" in request.backbones else request.backbones[0]
     found = {"recipe": recipe.name} | summary(jobs, reference, modalities, request.match)
-    write_json(request.out / "study.json", found)
     write_page(found, jobs, request.out / "study.html")
     return found, len(failed)
 
 
+def _compare_objectives(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> tuple[dict, int]:
+    from mot_gen.recipes.implementations import module_of
+
+    for name in request.objectives:
+        if not any(text.startswith("kind=") for text in options.get(name, ())):
+            module_of("--objectives", "mot_gen.objectives", name)
+
+    from mot_gen.study.objective_page import write_objective_page
+    from mot_gen.study.objective_summary import objective_summary
+    from mot_gen.study.objective_variants import objective_variants
+    from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
+    from mot_gen.study.workload import Workload
+
+    compared = objective_variants(recipe, request.objectives, options, "image", Workload.of(recipe))
+    jobs = jobs_of(with_tokenizers(compared, request.out), request.seeds, request.out)
+    failed = run_all(jobs, request.jobs, EVALUATIONS)
+    found = {"recipe": recipe.name} | objective_summary(jobs, "image")
+    write_objective_page(found, jobs, request.out / "study.html")
+    return found, len(failed)
+
+
 def _split_overrides(given: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The backbones' own options, by name, and the recipe's."""
+    """The options of single backbones or objectives, by name, and the recipe's."""
     options: dict[str, list[str]] = {}
     overrides = []
     for text in given:
-        name = text.partition("=")[0].partition(":")[0]
-        if text.startswith(f"{name}:"):
+        name, colon, _ = text.partition("=")[0].partition(":")
+        if colon:
             options.setdefault(name, []).append(text[len(name) + 1 :])
         else:
             overrides.append(text)
     return options, overrides
 
 
-def _modalities(names: Sequence[str], recipe) -> list[str]:
+def _modalities(names: Sequence[str], recipe: Recipe) -> list[str]:
     for name in names:
         if name not in recipe.tokenizers:
             raise InputError(f"--modalities: {recipe.name} has no {name!r}{nearest(name, recipe.tokenizers)}")
@@ -136,16 +189,16 @@ def _modalities(names: Sequence[str], recipe) -> list[str]:
 
 
 def _print(found: dict, out: Path) -> None:
-    from mot_gen.study.summary import table
+    from mot_gen.study.figures import text_table
 
-    rows = table(found)
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join([f"{row[0]:{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:]))]))
-    print("\ns: share of the reference's FLOPs at which its loss is reached, by steps past the warm-up; ± over seeds")
-    for each in found["backbones"]:
-        if each["note"]:
-            print(f"{each['name']}{'' if each['causal'] else '*'}: {each['note']}")
-    if found["control"] is None and found["match"] == "active-flops":
-        print("without a dense control of the sparse model's total parameters")
+    if "objectives" in found:
+        from mot_gen.study.objective_page import NOTE
+        from mot_gen.study.objective_summary import objective_table
+
+        print(f"{text_table(objective_table(found))}\n\n{NOTE}")
+    else:
+        from mot_gen.study.page import notes
+        from mot_gen.study.summary import table
+
+        print("\n".join([text_table(table(found)), "", S, *notes(found)]))
     print(f"{out / 'study.json'} has all figures, {out / 'study.html'} the curves")

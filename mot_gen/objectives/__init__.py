@@ -29,6 +29,9 @@ A continuous one whose network is told the size of the sampler's step beside the
 - `step_size(timestep, scheduler)`: what the network is told when a scheduler takes a step;
 - perhaps `time_scale`: what times are multiplied by before they are embedded, where they are not embedded as usual.
 
+One that makes forward passes over a batch beside the usual one says how many, as `extra_passes`, so that its cost is
+counted.
+
 A module without an `Objective` is a part of others.
 
 `load(kind, options)` finds one by module name in this folder or by dotted path.

@@ -60,6 +60,11 @@ class Objective(StraightPath):
             sizes.append(2 * sizes[-1])
         return sizes
 
+    @property
+    def extra_passes(self) -> float:
+        """Forward passes over a batch that training makes beside the usual one: two over a part of its rows."""
+        return 2 * self.share
+
     # ------------------------------------------------------------ training
 
     def sample_steps(

@@ -107,6 +107,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _implementations_fit(self):
+        self._kinds_are_there()
         source = module_of("data.source", "mot_gen.datasets", self.data.source, SOURCES)
         member_of("data.source", source, "load")
         if self.data.rehearsal:
@@ -120,6 +121,13 @@ class Recipe(Section):
             module = module_of(f"{field}.kind", "mot_gen.objectives", objective.kind)
             built(field, member_of(field, module, "Objective"), objective.options)
         return self
+
+    def _kinds_are_there(self) -> None:
+        """InputError for a kind that is not, before the modules of the others are imported, and torch with them."""
+        for name, objective in self.objectives.items():
+            module_of(f"objectives.{name}.kind", "mot_gen.objectives", objective.kind)
+        module, _ = PRESETS.get(self.backbone.kind, (self.backbone.kind, {}))
+        module_of("backbone.kind", "mot_gen.backbone", module, PRESETS)
 
     @model_validator(mode="after")
     def _backbone_fits(self):

@@ -30,6 +30,7 @@ from mot_gen.training.loop import Run
 from mot_gen.training.trained_tokenizers import REPORT
 
 if TYPE_CHECKING:
+    from mot_gen.eval.images.judge import Judge
     from mot_gen.reports.measure import Measured
 
 
@@ -39,13 +40,14 @@ def task_of(recipe: Recipe) -> Task | None:
     return source.task() if hasattr(source, "task") and "image" in recipe.tokenizers else None
 
 
-def judge(run: Run, task: Task) -> dict:
-    """Measure a trained run and write its report. Returns what `report.json` holds."""
+def judge(run: Run, task: Task, network: Judge | None = None) -> dict:
+    """Measure a trained run and write its report. Returns what `report.json` holds. network: what judges pictures,
+    where it has been trained already."""
     from mot_gen.reports.measure import measure_captions, measure_images, measure_text
 
     count, held_out = run.recipe.evaluation.samples, HeldOut(run.splits.held_out)
     print(f"drawing and judging {count} {task.what}", file=sys.stderr, flush=True)
-    images = measure_images(run, task, count)
+    images = measure_images(run, task, count, judge=network)
     print(f"captioning {len(run.splits.held_out)} held-out {task.what}", file=sys.stderr, flush=True)
     captions, written = measure_captions(run, task, held_out)
     found = {
@@ -111,7 +113,7 @@ def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, s
         ("Captions it wrote for pictures it never saw", f"<p>{_how_many(judged)}</p>" + report.captioned(captions)),
         ("The same noise, as training went on", progress_section(run)),
         ("Figures", report.table(_rows(found))),
-        ("Losses", losses_section(run)),
+        ("Losses", report.losses(run.folder, list(run.tokenizers))),
     ]
     made = f"{run.step} steps in {run.seconds:.0f} s; everything on this page was made by this run"
     text = report.page(f"mot_gen {run.recipe.name}: {task.what}", made, sections)
@@ -146,20 +148,6 @@ def _mixed(judged: list[tuple[Pair, str, bool]], count: int = 24) -> list[tuple[
     right = [each for each in judged if each[2]]
     stride = max(1, len(right) // (count - len(wrong)))
     return right[::stride][: count - len(wrong)] + wrong
-
-
-def losses_section(run: Run) -> str:
-    """The losses by step, as a plot."""
-    return report.curves(_losses(run))
-
-
-def _losses(run: Run) -> dict[str, list[tuple[float, float]]]:
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        for name, value in entry["losses"].items():
-            lines.setdefault(name, []).append((entry["step"], value))
-    return lines
 
 
 def _rows(found: dict) -> list[tuple[str, float | int | str, str]]:

@@ -1,4 +1,4 @@
-"""What a finished run is judged by: measure_images, measure_captions, measure_text.
+"""What a finished run is judged by: measure_images, measure_captions, measure_text; judge_of, prompts_of.
 
 A `Task`'s captions name one of a few classes, so a judge can say whether a picture is what was asked for, and a caption
 can be compared word for word with all phrasings of the right class.
@@ -43,17 +43,32 @@ def real_images(run: Run, pairs: Sequence[Pair], task: Task) -> tuple[Tensor, Te
     return torch.stack(images), torch.tensor([task.label(pair) for pair in pairs])
 
 
-def measure_images(run: Run, task: Task, count: int, seed: int = 0) -> Measured:
-    """Draw `count` pictures, all classes and phrasings in turn, and let a judge trained on the real ones name them."""
+def judge_of(run: Run, task: Task) -> Judge:
+    """A judge of the task's classes, trained on the run's training pictures."""
+    images, labels = real_images(run, cast("Sequence[Pair]", run.splits.train), task)
+    return train_judge(images, labels, classes=len(task.classes))
+
+
+def prompts_of(task: Task, count: int) -> tuple[list[str], Tensor]:
+    """`count` captions, all classes and phrasings in turn, and (count,) the classes that they name."""
+    classes = len(task.classes)
+    labels = [number % classes for number in range(count)]
+    prompts = [_in_turn(task.captions_of(label), number // classes) for number, label in enumerate(labels)]
+    return prompts, torch.tensor(labels)
+
+
+def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge | None = None) -> Measured:
+    """Draw `count` pictures, all classes and phrasings in turn, and let a judge trained on the real ones name them.
+
+    judge: of `judge_of`, where it has been trained already.
+    """
     train_set, held_out = (
         real_images(run, cast("Sequence[Pair]", pairs), task) for pairs in (run.splits.train, run.splits.held_out)
     )
-    judge = train_judge(*train_set, classes=len(task.classes))
-    labels = [number % len(task.classes) for number in range(count)]
-    prompts = [_in_turn(task.captions_of(k), number // len(task.classes)) for number, k in enumerate(labels)]
+    judge = judge or judge_of(run, task)
+    prompts, wanted = prompts_of(task, count)
     pipe = pipeline_of(run, TextToImagePipeline)
     images = torch.stack(list(drawn(pipe, prompts, range(seed, seed + count), output_type="pt")))
-    wanted = torch.tensor(labels)
     right = judge.predict(images) == wanted
     return Measured(
         figures={
@@ -75,7 +90,7 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0) -> Measured:
             "sampling": run.recipe.sampling.model_dump() | {"seed": seed},
         },
         pictures=[to_pil(image) for image in images],
-        labels=labels,
+        labels=wanted.tolist(),
     )
 
 

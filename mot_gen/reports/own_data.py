@@ -23,7 +23,7 @@ from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reports import page
 from mot_gen.reports.generated import HeldOut, drawn, pictures_of, written
 from mot_gen.reports.hooks import pipeline_of
-from mot_gen.reports.judge_run import losses_section, progress_section, train_facts
+from mot_gen.reports.judge_run import progress_section, train_facts
 from mot_gen.training.loop import REPORT, Run
 
 SHOWN = 24  # held-out pairs on the page
@@ -53,7 +53,7 @@ def show(run: Run) -> None:
         ("What it writes about them", _beside(real, None, texts)),
         ("The same noise, as training went on", progress_section(run)),
         ("Figures", page.table(_rows(found))),
-        ("Losses", losses_section(run)),
+        ("Losses", page.losses(run.folder, list(run.tokenizers))),
     ]
     made = f"{run.step} steps in {run.seconds:.0f} s; everything on this page was made by this run"
     write_text(run.folder / "report.html", page.page(f"mot_gen {run.recipe.name}", made, sections))

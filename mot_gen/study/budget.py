@@ -6,6 +6,7 @@ its width follows in proportion, and is then set so as to make up what the steps
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,11 @@ from mot_gen import backbone as backbones
 from mot_gen.backbone.comparison import feeds, ffn_step, width_steps
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import Recipe, recipe_of
-from mot_gen.study.plan import Workload
+from mot_gen.study.workload import Workload
 
 TOLERANCE = 0.05  # of the budget, beyond which a width does not meet it
 LARGEST = 2**17  # the widest model that is looked at
+WIDEST = 8  # the widest feed-forward, in widths of the model
 
 Measure = Callable[[Recipe], float]
 
@@ -40,11 +42,16 @@ def solve_width(recipe: Recipe, budget: float, measure: Measure, what: str) -> R
 
     Raises InputError where no width comes within 5%, with the nearest ones and what they give.
     """
-    config, tried = config_of(recipe), []
+    config = config_of(recipe)
+
+    def error(each: Recipe) -> float:
+        return abs(measure(each) / budget - 1)
+
+    tried: list[Recipe] = []
     for step in width_steps(config):
         tried = _around(recipe, budget, measure, step)
-        best = min(tried, key=lambda each: abs(measure(each) - budget))
-        if abs(measure(best) / budget - 1) <= TOLERANCE:
+        best = min(tried, key=error)
+        if error(best) <= TOLERANCE:
             return best
     given = "; ".join(f"width {config_of(each).dim} gives {measure(each):,.0f}" for each in tried)
     raise InputError(
@@ -56,23 +63,26 @@ def solve_width(recipe: Recipe, budget: float, measure: Measure, what: str) -> R
 def _around(recipe: Recipe, budget: float, measure: Measure, step: int) -> list[Recipe]:
     """The two widths, multiples of `step`, between which a budget lies, their feed-forwards making up the rest."""
     number = _first(lambda k: measure(resized(recipe, k * step)) >= budget, LARGEST // step)
-    tried = [resized(recipe, k * step) for k in (number - 1, number) if k >= 1]
+    tried = [resized(recipe, k * step) for k in range(max(1, number - 1), number + 1)]
     if not feeds(config_of(recipe)):
         return tried
-    return [found for each in tried if (found := _with_ffn(each, budget, measure))] or tried
+    return [found for each in tried for found in _with_ffn(each, budget, measure)] or tried
 
 
 def resized(recipe: Recipe, dim: int, ffn_dim: int | None = None) -> Recipe:
     """The recipe at another width. A feed-forward keeps its proportion to it, unless `ffn_dim` is given."""
     config, options = config_of(recipe), dict(recipe.backbone.options)
-    if options.pop("size", None):
-        named = {name: getattr(config, name, None) for name in ("layers", "heads")}
-        options |= {name: value for name, value in named.items() if value is not None}
+    if options.pop("size", None):  # a name, which says these too
+        options |= {"layers": config.layers}
+        if hasattr(config, "heads"):
+            options["heads"] = config.heads
     if ffn_dim is None and "ffn_dim" in options:
         step = ffn_step(config)
         ffn_dim = max(1, round(dim * config.ffn_dim / config.dim / step)) * step
-    changed = {"dim": dim} | ({} if ffn_dim is None else {"ffn_dim": ffn_dim})
-    return with_backbone(recipe, {**options, **changed})
+    options["dim"] = dim
+    if ffn_dim is not None:
+        options["ffn_dim"] = ffn_dim
+    return with_backbone(recipe, options)
 
 
 def with_backbone(recipe: Recipe, options: dict, kind: str | None = None) -> Recipe:
@@ -85,7 +95,7 @@ def with_backbone(recipe: Recipe, options: dict, kind: str | None = None) -> Rec
 def config_of(recipe: Recipe) -> Any:
     """The backbone's `Config`; InputError where it has no dim and layers, which are what is solved for."""
     config = backbones.load(recipe.backbone.kind, recipe.backbone.options)[1]
-    if not (hasattr(config, "dim") and hasattr(config, "layers")):
+    if not {"dim", "layers"} <= set(dir(config)):
         raise InputError(f"backbone.kind: {recipe.backbone.kind} has no dim and layers to change for a budget")
     return config
 
@@ -93,21 +103,20 @@ def config_of(recipe: Recipe) -> Any:
 def _first(holds: Callable[[int], bool], most: int) -> int:
     """The least positive integer for which a monotone condition holds, or `most`."""
     high = 1
-    while high < most and not holds(high):
+    while high < most and not holds(high):  # doubled, since a width far beyond the budget is slow to outline
         high *= 2
-    low, high = high // 2, min(high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    return 1 + bisect_left(range(1, min(high, most)), True, key=holds)
 
 
-def _with_ffn(recipe: Recipe, budget: float, measure: Measure) -> Recipe | None:
-    """The recipe with the feed-forward that makes up the rest of a budget, which is linear in its width; None where
-    that would be narrower than the model or wider than eight times."""
+def _with_ffn(recipe: Recipe, budget: float, measure: Measure) -> list[Recipe]:
+    """The recipe with the feed-forward that makes up the rest of a budget, which is linear in its width; nothing where
+    that would be narrower than the model or wider than WIDEST."""
     config = config_of(recipe)
     step = ffn_step(config)
-    here, there = (measure(resized(recipe, config.dim, config.ffn_dim + more)) for more in (0, 8 * step))
-    wanted = config.ffn_dim + (budget - here) * 8 * step / (there - here)
+    more = 8 * step
+    here = measure(resized(recipe, config.dim, config.ffn_dim))
+    there = measure(resized(recipe, config.dim, config.ffn_dim + more))
+    wanted = config.ffn_dim + (budget - here) * more / (there - here)
     width = round(wanted / step) * step
-    return resized(recipe, config.dim, width) if config.dim <= width <= 8 * config.dim else None
+    fits = config.dim <= width <= WIDEST * config.dim
+    return [resized(recipe, config.dim, width)] if fits else []

@@ -1,11 +1,14 @@
-"""The most memory that a training step takes, before anything runs: training_memory.
+"""The most memory that training takes, before anything runs: training_memory of a step, process_memory beside it.
 
 A step is fullest when the backward pass begins or when it ends: weights, their average and AdamW's two moments stay;
-what the forward pass keeps is freed while the gradients come. What the libraries and the data hold comes on top.
+what the forward pass keeps is freed while the gradients come. On a CPU, what the libraries and the data hold comes on
+top; a run's `memory_bytes` counts it too.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -19,14 +22,36 @@ from mot_gen.training.parallel import accumulation
 # MALLOC_MMAP_THRESHOLD_=65536 in the environment it is 1, and every large tensor costs page faults.
 HEAP = 1.33
 
+# What a run imports and keeps beyond what planning does: the compiler, which torch's optimizers ask for (it is there
+# already where a tokenizer is to be trained), and buffers of kernels and of checkpoints. benchmarks/memory measures it.
+COMPILER, BUFFERS = 130 << 20, 60 << 20
+
 
 def training_memory(model: MultimodalModel, batches: Sequence[PackedBatch], training: Training) -> int:
     """Bytes at the fullest moment of a step of one process. The model may be on the meta device."""
     weights = 4 * sum(p.numel() for p in model.parameters())
-    state = weights * (4 if training.ema else 3)
+    state = _state(weights, training)
     activations = max(_activations(model, batch, training) for batch in batches) * _heap(training)
     kept = weights if accumulation(training, 1) > 1 else 0  # gradients of the earlier batches of a step
     return state + max(round(activations) + kept, weights)
+
+
+def process_memory(parameters: int, training: Training) -> int:
+    """Bytes that the process of a run holds beside the step: the interpreter, the libraries, the data, its tokenizers,
+    and the copy of the state that a checkpoint is written from. 0 where a GPU's memory is counted.
+
+    Call it when a plan is made, since this process then holds the same libraries and data.
+    """
+    if not _on_cpu(training):
+        return 0
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    compiler = 0 if "torch._dynamo" in sys.modules else COMPILER
+    return here + compiler + BUFFERS + _state(4 * parameters, training)
+
+
+def _state(weights: int, training: Training) -> int:
+    """Weights, AdamW's two moments, and the average where there is one."""
+    return weights * (4 if training.ema else 3)
 
 
 def _activations(model: MultimodalModel, batch: PackedBatch, training: Training) -> int:
@@ -43,5 +68,8 @@ def _activations(model: MultimodalModel, batch: PackedBatch, training: Training)
 
 
 def _heap(training: Training) -> float:
-    on_cpu = training.device == "cpu" or (training.device == "auto" and not torch.cuda.is_available())
-    return HEAP if on_cpu else 1.0
+    return HEAP if _on_cpu(training) else 1.0
+
+
+def _on_cpu(training: Training) -> bool:
+    return training.device == "cpu" or (training.device == "auto" and not torch.cuda.is_available())

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from mot_gen.flops import by_module, count_parameters, forward_flops
+from mot_gen.flops import by_module, count_parameters
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Training
 from mot_gen.sequence import PackedBatch
 from mot_gen.study.memory import training_memory
-from mot_gen.study.workload import Workload
+from mot_gen.study.workload import Workload, training_flops
 from mot_gen.training.build import outline_model
 from mot_gen.training.parallel import accumulation, check_size
 
@@ -55,7 +55,7 @@ class Draft:
         training, batches = self.training, self.batches
         check_size(training, processes, machine)
         a_step = processes * accumulation(training, processes)
-        flops = 3 * a_step * sum(forward_flops(self.model, batch) for batch in batches) // len(batches)
+        flops = a_step * training_flops(self.model, batches)
         fill = sum(batch.fill for batch in batches) / len(batches)
         tokens = round(training.rows * training.row_length * a_step * fill)
         parameters = count_parameters(self.model)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mot_gen.errors import InputError, Interrupted
@@ -40,16 +41,29 @@ class Job:
     folder: Path
 
 
-def with_tokenizers(variants: Sequence[Variant], recipe: Recipe, out: Path) -> list[Variant]:
-    """The variants with the tokenizers that their recipe trains, trained once for all in `out`."""
-    asked = [name for name, section in recipe.tokenizers.items() if section.train is not None]
+def with_tokenizers(variants: Sequence[Variant], out: Path) -> list[Variant]:
+    """The variants with the tokenizers that their recipes train, in `out`. Variants that ask for the same ones share
+    them, so each is trained once."""
+    trained: dict[str, Path] = {}
+    return [replace(variant, recipe=_with_tokenizers(variant, out, trained)) for variant in variants]
+
+
+def _with_tokenizers(variant: Variant, out: Path, trained: dict[str, Path]) -> Recipe:
+    """trained: the folders of earlier variants, by what they asked for."""
+    recipe = variant.recipe
+    asked = {name: section for name, section in recipe.tokenizers.items() if section.train is not None}
     if not asked:
-        return list(variants)
-    build_tokenizers(recipe, load_splits(recipe), out)
-    made = {n: {"kind": recipe.tokenizers[n].kind, "path": str((out / TOKENIZERS / n).resolve())} for n in asked}
-    raws = [variant.recipe.model_dump(mode="json") for variant in variants]
-    recipes = [recipe_of({**raw, "tokenizers": {**raw["tokenizers"], **made}}, raw["name"]) for raw in raws]
-    return [replace(variant, recipe=recipe) for variant, recipe in zip(variants, recipes)]
+        return recipe
+    wanted = json.dumps({name: section.model_dump(mode="json") for name, section in asked.items()}, sort_keys=True)
+    if wanted not in trained:
+        folder = out / variant.name if trained else out
+        build_tokenizers(recipe, load_splits(recipe), folder)
+        trained[wanted] = folder
+    raw = recipe.model_dump(mode="json")
+    for name, section in asked.items():
+        path = trained[wanted] / TOKENIZERS / name
+        raw["tokenizers"][name] = {"kind": section.kind, "path": str(path.resolve())}
+    return recipe_of(raw, recipe.name)
 
 
 def jobs_of(variants: Sequence[Variant], seeds: int, out: Path) -> list[Job]:
@@ -79,9 +93,10 @@ def _recipe(variant: Variant, seed: int) -> Recipe:
     return recipe_of(raw, variant.name)
 
 
-def run_all(jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
+def run_all(jobs: Sequence[Job], at_once: int = 1, evaluations: Sequence[int] = ()) -> list[Job]:
     """Run what is not finished, shared out among `at_once` workers. Returns the jobs that failed, their reasons in the
     LOG beside their folders; a worker whose run fails is followed by another for the rest of its share.
+    evaluations: numbers of steps in which each run's pictures are drawn and judged as well.
 
     Raises InputError where a folder has a run of another recipe, or a worker refuses its input, and Interrupted when
     stopped by SIGINT or SIGTERM, after the workers have written checkpoints.
@@ -89,11 +104,11 @@ def run_all(jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
     for job in jobs:
         _check_folder(job)
     waiting = [job for job in jobs if finished(job.folder) is None]
+    begin = partial(_begin, evaluations=evaluations)
     failed: list[Job] = []
-    modalities = list(jobs[0].recipe.tokenizers)
     total = sum(job.recipe.training.steps for job in jobs)
-    with stop_signals() as stop, Progress(total, modalities, _steps(jobs), interval=LOOK) as bar:
-        workers = [_begin(share) for k in range(at_once) if (share := waiting[k::at_once])]
+    with stop_signals() as stop, Progress(total, list(jobs[0].recipe.tokenizers), _steps(jobs), interval=LOOK) as bar:
+        workers = [begin(share) for k in range(at_once) if (share := waiting[k::at_once])]
         while workers:
             time.sleep(POLL)
             if stop.requested:
@@ -101,14 +116,8 @@ def run_all(jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
                 raise Interrupted("stopped; say the same command again to go on")
             for worker in [worker for worker in workers if worker.process.poll() is not None]:
                 workers.remove(worker)
-                rest = _unfinished(worker)
-                if rest:
-                    failed.append(rest[0])
-                    bar.note(f"{rest[0].recipe.name}: failed, see {_log(rest[0])}")
-                if rest[1:]:
-                    workers.append(_begin(rest[1:]))
-            if workers and (made := _steps(jobs)) != bar.done:
-                bar.update(made, **_last(_current(workers[0]))[1])
+                workers += map(begin, _left_by(worker, failed, bar))
+            _show(workers, jobs, bar)
     return failed
 
 
@@ -119,20 +128,51 @@ class _Worker:
     process: subprocess.Popen
     jobs: list[Job]
 
+    @property
+    def unfinished(self) -> list[Job]:
+        """The first of them is the one that it is at, or failed at."""
+        return [job for job in self.jobs if finished(job.folder) is None]
+
+
+def _left_by(worker: _Worker, failed: list[Job], bar: Progress) -> list[list[Job]]:
+    """The share of the worker that is to follow one which has ended, where anything is left. The job that it failed at
+    is added to `failed`; InputError where it refused its input."""
+    rest = worker.unfinished
+    if not rest:
+        return []
+    first = rest[0]
+    if worker.process.returncode == 2:
+        reason = _log(first).read_text(encoding="utf-8").strip().splitlines()[-1]
+        raise InputError(f"{first.recipe.name}: {reason}")
+    failed.append(first)
+    bar.note(f"{first.recipe.name}: failed, see {_log(first)}")
+    return [rest[1:]] if rest[1:] else []
+
+
+def _show(workers: Sequence[_Worker], jobs: Sequence[Job], bar: Progress) -> None:
+    """All steps, and the losses of the run that the first worker is at."""
+    made = _steps(jobs)
+    if workers and made != bar.done:
+        current = [*workers[0].unfinished, workers[0].jobs[-1]][0]
+        bar.update(made, **_last(current)[1])
+
 
 def _check_folder(job: Job) -> None:
+    """InputError where the folder has a run of another recipe."""
     path = job.folder / "recipe.yaml"
-    if path.exists() and (changed := differences(load_recipe(path), job.recipe)):
+    changed = differences(load_recipe(path), job.recipe) if path.exists() else []
+    if changed:
         raise InputError(
             f"{job.folder}: was begun with another recipe ({changed[0]}); remove it, or give another --out"
         )
 
 
-def _begin(jobs: list[Job]) -> _Worker:
+def _begin(jobs: list[Job], evaluations: Sequence[int]) -> _Worker:
     for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
         job.recipe.save(job.folder / "recipe.yaml")
-    command = [sys.executable, "-m", "mot_gen.study.worker", *(str(job.folder) for job in jobs)]
+    command = [sys.executable, "-m", "mot_gen.study.worker", "--evaluations", ",".join(map(str, evaluations))]
+    command += [str(job.folder) for job in jobs]
     with open(_log(jobs[0]), "ab") as log:
         # In a session of its own: the terminal's interrupt is the study's to pass on.
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -148,19 +188,6 @@ def _end(workers: Sequence[_Worker]) -> None:
         worker.process.send_signal(signal.SIGTERM)
     for worker in workers:
         worker.process.wait()
-
-
-def _unfinished(worker: _Worker) -> list[Job]:
-    """The jobs that a worker which has ended left undone, the one that it failed at first."""
-    rest = [job for job in worker.jobs if finished(job.folder) is None]
-    if rest and worker.process.returncode == 2:
-        reason = _log(rest[0]).read_text(encoding="utf-8").strip().splitlines()[-1]
-        raise InputError(f"{rest[0].recipe.name}: {reason}")
-    return rest
-
-
-def _current(worker: _Worker) -> Job:
-    return next((job for job in worker.jobs if finished(job.folder) is None), worker.jobs[-1])
 
 
 def _steps(jobs: Sequence[Job]) -> int:

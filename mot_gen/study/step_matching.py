@@ -11,14 +11,12 @@ A run that is worse reaches only the reference's earlier losses: `window` says w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mot_gen.errors import InputError
-
-Curve = Sequence[tuple[float, float]]  # (step, loss), steps rising
+from mot_gen.reports.curves import Curve, smooth
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,6 @@ def monotone(curve: Curve, smoothing: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Steps, and running minima of the losses smoothed by a centred mean over `smoothing` points."""
     steps, losses = np.asarray(curve, dtype=float).T
     return steps, np.minimum.accumulate(smooth(losses, smoothing))
-
-
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Centred moving mean over `width` points; near the ends over as many as lie on both sides, so that a straight line
-    stays one."""
-    half = min(width, len(values)) // 2
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
-    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
 
 
 def first_reached(steps: np.ndarray, losses: np.ndarray, wanted: np.ndarray) -> np.ndarray:

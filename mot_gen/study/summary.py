@@ -1,4 +1,4 @@
-"""What a study found, from the files of its runs: summary, curve, table.
+"""What a study of backbones found, from the files of its runs: summary, table.
 
 Per backbone: its cost, the losses at the end by modality over its seeds, figures of its samples, and how its losses
 match the reference's by step, seed by seed. Spreads are standard deviations over seeds.
@@ -6,126 +6,21 @@ match the reference's by step, seed by seed. Spreads are standard deviations ove
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from operator import itemgetter
 
+from mot_gen.reports.curves import SMOOTHING, SPLITS, Curve, curve, entries, width_of
+from mot_gen.study.figures import millions, over, shown, spread
 from mot_gen.study.runs import Job
-from mot_gen.study.step_matching import Curve, match
+from mot_gen.study.step_matching import match
 from mot_gen.study.variants import CONTROL
 from mot_gen.study.worker import finished
 
-SMOOTHING = 0.05  # of a run's logged losses, averaged together
-SPLITS = ("train", "held_out")
-
-
-def summary(jobs: Sequence[Job], reference: str, modalities: Sequence[str], matched_by: str) -> dict:
-    """The study's JSON: `backbones`, in order, and what they were compared by. Runs that are not finished are left
-    out, and counted."""
-    names = list(dict.fromkeys(job.variant.name for job in jobs))
-    runs = {name: [job for job in jobs if job.variant.name == name and finished(job.folder)] for name in names}
-    first = jobs[0].recipe
-    return {
-        "match": matched_by,
-        "reference": reference,
-        "modalities": list(modalities),
-        "seeds": sorted({job.seed for job in jobs}),
-        "steps": first.training.steps,
-        "warmup_steps": first.training.warmup_steps,
-        "smoothing": SMOOTHING,
-        "finished": sum(map(len, runs.values())),
-        "runs": len(jobs),
-        "control": CONTROL if CONTROL in names else None,
-        "machine": {"processor": platform.processor() or platform.machine(), "cores_seen": os.cpu_count()},
-        "backbones": [_backbone(runs[name], runs[reference], modalities) for name in names if runs[name]],
-    }
-
-
-def _backbone(jobs: Sequence[Job], reference: Sequence[Job], modalities: Sequence[str]) -> dict:
-    variant = jobs[0].variant
-    lines = [entries(job.folder) for job in jobs]
-    steps = variant.recipe.training.steps
-    found = {
-        "name": variant.name,
-        "kind": variant.recipe.backbone.kind,
-        "options": variant.recipe.backbone.options,
-        "note": variant.note,
-        "causal": variant.cost.causal,
-        "active_parameters": variant.cost.active,
-        "total_parameters": variant.cost.total,
-        "flops_a_step": variant.cost.flops,
-        "executed_flops_a_step": variant.cost.executed,
-        "seeds": [job.seed for job in jobs],
-        "seconds_a_step": spread([each[-1]["seconds"] / steps for each in lines]),
-        "cpu_seconds_a_step": spread([each[-1]["cpu_seconds"] / steps for each in lines]),
-        "losses": {
-            name: {split: spread([final(curve(each, name, split)) for each in lines]) for split in SPLITS}
-            for name in modalities
-        },
-        "quality": _quality(jobs),
-    }
-    if reference and jobs[0].variant.name != reference[0].variant.name:
-        ratio = variant.cost.flops / reference[0].variant.cost.flops
-        found["flops_over_reference"] = ratio
-        found["matching"] = {
-            name: {split: _matching(jobs, reference, name, split, ratio) for split in SPLITS} for name in modalities
-        }
-    return found
-
-
-def _matching(jobs: Sequence[Job], reference: Sequence[Job], modality: str, split: str, flops_ratio: float) -> dict:
-    """Step matching of each seed both have, and the slopes' mean and spread, in steps and in FLOPs."""
-    theirs, by_seed = {job.seed: job for job in reference}, {}
-    for job in (job for job in jobs if job.seed in theirs):
-        first, own = (curve(entries(each.folder), modality, split) for each in (theirs[job.seed], job))
-        width = max(1, round(SMOOTHING * len(first))) if split == "train" else 1
-        matched = None
-        if len(first) > 1 and len(own) > 1:
-            matched = match(first, own, job.recipe.training.warmup_steps, width)
-        by_seed[job.seed] = matched and asdict(matched)
-    whole = [each for each in by_seed.values() if each]
-    if not whole:
-        return {"by_seed": by_seed, "slope": None}
-    return {
-        "by_seed": by_seed,
-        "slope": spread([each["slope"] for each in whole]),
-        "slope_in_flops": spread([each["slope"] * flops_ratio for each in whole]),
-        "end_point_ratio": spread([each["end_point_ratio"] for each in whole]),
-        "matched_share": spread([each["matched_share"] for each in whole]),
-    }
-
-
-def entries(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def curve(lines: Sequence[dict], modality: str, split: str, by: str = "step") -> Curve:
-    """(by, loss) of a modality: `train` losses of single steps, or `held_out` ones of the averaged model."""
-    field = "losses" if split == "train" else "held_out"
-    return [(line[by], line[field][modality]) for line in lines if modality in line.get(field, ())]
-
-
-def final(points: Curve) -> float:
-    """The mean of a curve's last points, as many as are smoothed together; of a held-out curve, which is smooth, the
-    last."""
-    width = max(1, round(SMOOTHING * len(points)))
-    return statistics.fmean(loss for _, loss in points[-width:])
-
-
-def spread(values: Sequence[float]) -> dict:
-    """mean, and sd (None of a single value), over seeds."""
-    return {
-        "mean": statistics.fmean(values),
-        "sd": statistics.stdev(values) if len(values) > 1 else None,
-        "values": list(values),
-    }
-
-
+# Figures of samples, and where report.json has them.
 QUALITY = {
     "class_accuracy": ("images", "class_accuracy"),
     "frechet": ("images", "frechet"),
@@ -134,10 +29,123 @@ QUALITY = {
 }
 
 
-def _quality(jobs: Sequence[Job]) -> dict:
+def summary(jobs: Sequence[Job], reference: str, modalities: Sequence[str], matched_by: str) -> dict:
+    """The study's JSON: `backbones`, in order, and what they were compared by. Runs that are not finished are left
+    out, and counted."""
+    runs = finished_runs(jobs)
+    training = jobs[0].recipe.training
+    compared = [_backbone(own, runs[reference], modalities) for own in runs.values() if own]
+    return {
+        "match": matched_by,
+        "reference": reference,
+        "modalities": list(modalities),
+        "steps": training.steps,
+        "warmup_steps": training.warmup_steps,
+        "smoothing": SMOOTHING,
+        **counts(jobs),
+        "control": CONTROL if CONTROL in runs else None,
+        "backbones": compared,
+    }
+
+
+def finished_runs(jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    """The finished runs of every variant, by its name and in order."""
+    runs: dict[str, list[Job]] = {job.variant.name: [] for job in jobs}
+    for job in jobs:
+        if finished(job.folder):
+            runs[job.variant.name].append(job)
+    return runs
+
+
+def counts(jobs: Sequence[Job]) -> dict:
+    """Which seeds there are, how many runs are finished, and on what machine."""
+    machine = {"processor": platform.processor() or platform.machine(), "cores_seen": os.cpu_count()}
+    done = sum(finished(job.folder) is not None for job in jobs)
+    return {"seeds": sorted({job.seed for job in jobs}), "finished": done, "runs": len(jobs), "machine": machine}
+
+
+def costs(jobs: Sequence[Job]) -> dict:
+    """What a variant is and what its steps took, over its seeds."""
+    variant = jobs[0].variant
+    steps = variant.recipe.training.steps
+    last = [entries(job.folder)[-1] for job in jobs]
+    return {
+        "active_parameters": variant.cost.active,
+        "total_parameters": variant.cost.total,
+        "flops_a_step": variant.cost.flops,
+        "executed_flops_a_step": variant.cost.executed,
+        "seeds": [job.seed for job in jobs],
+        "seconds_a_step": over(last, lambda line: line["seconds"] / steps),
+        "cpu_seconds_a_step": over(last, lambda line: line["cpu_seconds"] / steps),
+    }
+
+
+def _backbone(jobs: Sequence[Job], reference: Sequence[Job], modalities: Sequence[str]) -> dict:
+    variant = jobs[0].variant
+    found = {
+        "name": variant.name,
+        "kind": variant.recipe.backbone.kind,
+        "options": variant.recipe.backbone.options,
+        "note": variant.note,
+        "causal": variant.cost.causal,
+        **costs(jobs),
+        "losses": _by_split(modalities, lambda name, split: end_losses(jobs, name, split)),
+        "quality": quality(jobs),
+    }
+    if reference and variant.name != reference[0].variant.name:
+        ratio = variant.cost.flops / reference[0].variant.cost.flops
+        found["flops_over_reference"] = ratio
+        found["matching"] = _by_split(modalities, lambda name, split: _matching(jobs, reference, name, split, ratio))
+    return found
+
+
+def _by_split(modalities: Sequence[str], figure: Callable[[str, str], dict]) -> dict:
+    """modality -> split -> figure."""
+    return {name: {split: figure(name, split) for split in SPLITS} for name in modalities}
+
+
+def end_losses(jobs: Sequence[Job], modality: str, split: str) -> dict:
+    """The loss at the end, over seeds."""
+    return over(jobs, lambda job: final(curve(entries(job.folder), modality, split)))
+
+
+def final(points: Curve) -> float:
+    """The mean of a curve's last points, as many as are smoothed together; of a held-out curve, which is smooth, the
+    last."""
+    return statistics.fmean(loss for _, loss in points[-width_of(points) :])
+
+
+def _matching(jobs: Sequence[Job], reference: Sequence[Job], modality: str, split: str, flops_ratio: float) -> dict:
+    """Step matching of each seed both have, and the slopes' mean and spread, in steps and in FLOPs."""
+    theirs = {job.seed: job for job in reference}
+    both = [(theirs[job.seed], job) for job in jobs if job.seed in theirs]
+    by_seed = {own.seed: _matched(first, own, modality, split) for first, own in both}
+    whole = [matched for matched in by_seed.values() if matched is not None]
+    if not whole:
+        return {"by_seed": by_seed, "slope": None}
+    return {
+        "by_seed": by_seed,
+        "slope": over(whole, itemgetter("slope")),
+        "slope_in_flops": over(whole, lambda matched: matched["slope"] * flops_ratio),
+        "end_point_ratio": over(whole, itemgetter("end_point_ratio")),
+        "matched_share": over(whole, itemgetter("matched_share")),
+    }
+
+
+def _matched(reference: Job, job: Job, modality: str, split: str) -> dict | None:
+    """How one run matches the reference's of its seed; None where nothing can be matched."""
+    first, own = (curve(entries(each.folder), modality, split) for each in (reference, job))
+    if min(len(first), len(own)) < 2:
+        return None
+    width = width_of(first) if split == "train" else 1
+    found = match(first, own, job.recipe.training.warmup_steps, width)
+    return None if found is None else asdict(found)
+
+
+def quality(jobs: Sequence[Job]) -> dict:
     """Figures of samples over seeds, with N; empty where the data has no classes to judge by."""
-    results = [result for job in jobs if (result := finished(job.folder)) is not None]
-    found = [result["quality"] for result in results]
+    results = [finished(job.folder) or {} for job in jobs]
+    found = [result.get("quality", {}) for result in results]
     if not all(found):
         return {}
     figures = {name: spread([each[part][key] for each in found]) for name, (part, key) in QUALITY.items()}
@@ -149,41 +157,45 @@ def _quality(jobs: Sequence[Job]) -> dict:
 
 def table(found: dict) -> list[list[str]]:
     """Header and rows: what it costs, the losses at the end, the slopes, the samples."""
-    names = found["modalities"]
-    scored = any(each["quality"] for each in found["backbones"])
-    header = ["backbone", "active", "total", "GFLOPs/step", "executed", "CPU s/step"]
-    header += [f"{name} {split}" for name in names for split in ("train", "held-out")]
-    header += [f"s {name}{tail}" for name in names for tail in ("", " held-out")]
-    header += ["class accuracy", "captions"] if scored else []
-    rows = [_row(each, names, scored) for each in found["backbones"]]
-    return [header, *rows]
+    backbones = found["backbones"]
+    columns: dict[str, Callable[[dict], str]] = {
+        "backbone": marked,
+        "active": lambda each: millions(each["active_parameters"]),
+        "total": lambda each: millions(each["total_parameters"]),
+        "GFLOPs/step": lambda each: f"{each['flops_a_step'] / 1e9:.2f}",
+        "executed": lambda each: f"{each['executed_flops_a_step'] / 1e9:.2f}",
+        "CPU s/step": lambda each: f"{each['cpu_seconds_a_step']['mean']:.3f}",
+    }
+    for name in found["modalities"]:
+        columns |= {f"{name} {words}": _loss_of(name, split) for split, words in WORDS.items()}
+    for name in found["modalities"]:
+        columns |= {f"s {name}": _slope_of(name, "train"), f"s {name} held-out": _slope_of(name, "held_out")}
+    if any(each["quality"] for each in backbones):
+        columns |= {
+            "class accuracy": lambda each: shown(each["quality"].get("class_accuracy"), 2),
+            "captions": lambda each: shown(each["quality"].get("caption_accuracy"), 2),
+        }
+    return [list(columns), *([cell(each) for cell in columns.values()] for each in backbones)]
 
 
-def _row(each: dict, names: Sequence[str], scored: bool) -> list[str]:
-    row = [each["name"] + ("" if each["causal"] else "*"), _short(each["active_parameters"])]
-    row += [
-        _short(each["total_parameters"]),
-        f"{each['flops_a_step'] / 1e9:.2f}",
-        f"{each['executed_flops_a_step'] / 1e9:.2f}",
-        f"{each['cpu_seconds_a_step']['mean']:.3f}",
-    ]
-    row += [shown(each["losses"][name][split]) for name in names for split in SPLITS]
-    for name in names:
-        for split in SPLITS:
-            matching = each.get("matching", {}).get(name, {}).get(split)
-            row.append("1" if matching is None else shown(matching.get("slope_in_flops"), 2))
-    if scored:
-        row += [shown(each["quality"].get(key), 2) for key in ("class_accuracy", "caption_accuracy")]
-    return row
+WORDS = {"train": "train", "held_out": "held-out"}
 
 
-def shown(figure: dict | None, digits: int = 3) -> str:
-    """mean ± sd, or a dash."""
-    if figure is None:
-        return "-"
-    sd = "" if figure["sd"] is None else f" ± {figure['sd']:.{digits}f}"
-    return f"{figure['mean']:.{digits}f}{sd}"
+def marked(each: dict) -> str:
+    """A backbone's name, with a star where its likelihoods cannot be compared."""
+    return each["name"] if each["causal"] else f"{each['name']}*"
 
 
-def _short(count: int) -> str:
-    return f"{count / 1e6:.2f}M" if count < 1e8 else f"{count / 1e6:.0f}M"
+def _loss_of(modality: str, split: str) -> Callable[[dict], str]:
+    return lambda each: shown(each["losses"][modality][split])
+
+
+def _slope_of(modality: str, split: str) -> Callable[[dict], str]:
+    """The slope in FLOPs; 1 for the reference itself."""
+
+    def cell(each: dict) -> str:
+        if "matching" not in each:
+            return "1"
+        return shown(each["matching"][modality][split].get("slope_in_flops"), 2)
+
+    return cell

@@ -1,4 +1,4 @@
-"""What a study compares: Variant, variants, each backbone's recipe at the budget of the recipe's own.
+"""What a study of backbones compares: Variant, variants, each backbone's recipe at the budget of the recipe's own.
 
 A name is a kind of backbone (dense, mot, ...), one of `relatives.RELATIVES`, or any other word whose kind is given as
 an option, so that ablations are variants too: `ffn:kind=mot ffn:untied=[ffn,ffn_norm]`. Data, order, batch, schedule
@@ -23,16 +23,38 @@ from mot_gen.study.workload import Cost, Workload
 MATCHES = {"active-flops": "FLOPs a step", "total-params": "parameters in total"}
 CONTROL = "dense-total"  # a dense model with the Mixture-of-Transformers' total parameters: the paper has none
 CLOSE = 0.01  # of the budget, within which the recipe's own width is kept
+LEAKS = "sees later tokens while it learns: its likelihoods are not comparable"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One backbone of a study. recipe: with it, at the budget. note: what is to be said of it, or nothing."""
+    """One side of a study. recipe: with it, at the budget. note: what is to be said of it, or nothing."""
 
     name: str
     recipe: Recipe
     cost: Cost
     note: str = ""
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """What all variants are to have alike. match: of MATCHES; amount: how much of it."""
+
+    match: str
+    amount: int
+    workload: Workload
+
+    def of(self, recipe: Recipe) -> int:
+        """How much a recipe takes."""
+        cost = self.workload.cost(recipe)
+        return cost.flops if self.match == "active-flops" else cost.total
+
+    def met_by(self, recipe: Recipe) -> bool:
+        return abs(self.of(recipe) / self.amount - 1) <= CLOSE
+
+    def solve(self, recipe: Recipe) -> Recipe:
+        """The recipe at the width that meets the budget."""
+        return solve_width(recipe, self.amount, self.of, MATCHES[self.match])
 
 
 def variants(
@@ -48,58 +70,54 @@ def variants(
     options: name -> KEY=VALUE of that backbone. control: whether to add CONTROL where something unties parameters.
     Raises InputError for what cannot be compared: an unknown name, one given twice, a budget that no width meets.
     """
-    _check_names(names, options)
+    check_names("backbones", names, options)
     if recipe.backbone.frozen or recipe.backbone.lr_factors:
         raise InputError(
             "backbone.frozen, backbone.lr_factors: a study compares backbones that all learn alike; drop it"
         )
     if match not in MATCHES:
         raise InputError(f"match: {match!r} is not known" + nearest(match, MATCHES))
-    budget = _amount(workload.cost(recipe), match)
+    own = _Budget(match, 1, workload).of(recipe)
+    budget = _Budget(match, own, workload)
     stated = {name: [*RELATIVES.get(name, ()), *options.get(name, ())] for name in names}
-    found = [_variant(recipe, name, stated[name], match, budget, workload) for name in names]
-    largest = max(found, key=lambda v: v.cost.total)
-    dense = next((v for v in found if v.name == "dense"), None)
-    if control and match == "active-flops" and dense and largest.cost.total > (1 + CLOSE) * dense.cost.total:
-        sparse = next((v for v in found if v.name == "mot"), largest)
-        found.append(_control(dense.recipe, sparse, workload))
+    found = [_variant(recipe, name, stated[name], budget) for name in names]
+    if control and match == "active-flops":
+        found += _control(found, workload)
     return found
 
 
-def _check_names(names: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
+def check_names(what: str, names: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
+    """InputError for a name that is given twice, and for options of one that is not compared."""
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"backbones: {name!r} is given twice")
-        known = name in backbones.PRESETS or name in RELATIVES
-        if not known and not any(text.startswith("kind=") for text in options.get(name, ())):
-            raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, [*backbones.PRESETS, *RELATIVES])}")
-    for name in options:
+            raise InputError(f"{what}: {name!r} is given twice")
+    for name, given in options.items():
         if name not in names:
-            raise InputError(f"{name}:{options[name][0]}: {name!r} is not among the backbones{nearest(name, names)}")
+            raise InputError(f"{name}:{given[0]}: {name!r} is not among the {what}{nearest(name, names)}")
 
 
-def _amount(cost: Cost, match: str) -> int:
-    return cost.flops if match == "active-flops" else cost.total
+def kind_in(options: Sequence[str]) -> str | None:
+    """The KIND of an option kind=KIND, or None."""
+    kinds = [text.removeprefix("kind=") for text in options if text.startswith("kind=")]
+    return kinds[0] if kinds else None
 
 
-def _variant(recipe: Recipe, name: str, options: Sequence[str], match: str, budget: int, workload: Workload) -> Variant:
+def _variant(recipe: Recipe, name: str, options: Sequence[str], budget: _Budget) -> Variant:
     given = _of_kind(recipe, name, options)
-    fixed = {text.partition("=")[0] for text in options} & {"dim", "layers", "size"}
-    cost = workload.cost(given)
-    if abs(_amount(cost, match) / budget - 1) > CLOSE and not fixed:
-        given = solve_width(given, budget, lambda r: _amount(workload.cost(r), match), MATCHES[match])
-        cost = workload.cost(given)
-    note = "" if cost.causal else "sees later tokens while it learns: its likelihoods are not comparable"
-    return Variant(name, given, cost, note)
+    stated = {text.partition("=")[0] for text in options}
+    free = not stated & {"dim", "layers", "size"}
+    if free and not budget.met_by(given):
+        given = budget.solve(given)
+    cost = budget.workload.cost(given)
+    return Variant(name, given, cost, "" if cost.causal else LEAKS)
 
 
 def _of_kind(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:
     """The recipe with a backbone of the kind that a name stands for, of the shape of the recipe's own."""
     usual = "mot" if name in RELATIVES else name
-    kind = next((text.partition("=")[2] for text in options if text.startswith("kind=")), usual)
-    section = recipe.backbone
-    same = kind == section.kind
-    given = section.options if same else _in_shape(recipe, backbones.module_of(kind).Config)
+    kind, section = kind_in(options) or usual, recipe.backbone
+    own = kind == section.kind
+    given = section.options if own else _in_shape(recipe, backbones.module_of(kind).Config)
     changed = with_backbone(recipe, given, kind)
     return recipe_of(changed.model_dump(mode="json"), name, [f"backbone.{text}" for text in options])
 
@@ -112,8 +130,14 @@ def _in_shape(recipe: Recipe, wanted: type) -> dict[str, Any]:
     return own | shape_like(wanted, config_of(recipe))
 
 
-def _control(dense: Recipe, sparse: Variant, workload: Workload) -> Variant:
-    given = solve_width(dense, sparse.cost.total, lambda r: workload.cost(r).total, MATCHES["total-params"])
-    return Variant(
-        CONTROL, given, workload.cost(given), f"the control: dense, with the total parameters of {sparse.name}"
-    )
+def _control(found: Sequence[Variant], workload: Workload) -> list[Variant]:
+    """A dense model with the total parameters of the sparse one; none where nothing is larger than a dense one."""
+    by_name = {variant.name: variant for variant in found}
+    largest = max(found, key=lambda variant: variant.cost.total)
+    dense = by_name.get("dense")
+    if dense is None or largest.cost.total <= (1 + CLOSE) * dense.cost.total:
+        return []
+    sparse = by_name.get("mot", largest)
+    given = _Budget("total-params", sparse.cost.total, workload).solve(dense.recipe)
+    note = f"the control: dense, with the total parameters of {sparse.name}"
+    return [Variant(CONTROL, given, workload.cost(given), note)]

@@ -1,4 +1,6 @@
-"""`python -m mot_gen.study.worker FOLDER ...`: runs of a study, one after the other; main, run_once, finished.
+"""`python -m mot_gen.study.worker [--evaluations N,...] FOLDER ...`: runs of a study, one after the other.
+
+main, run_once, finished.
 
 Trains FOLDER/recipe.yaml, from its newest checkpoint where there is one, measures what it learned, and leaves
 FOLDER/result.json, which says that the run is finished. Exit codes are those of mot-gen. A process takes several runs
@@ -7,6 +9,7 @@ because importing the libraries costs as much as many small steps.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import platform
@@ -20,15 +23,21 @@ from mot_gen.files.whole import write_json
 
 RESULT = "result.json"
 SAMPLES = "samples.png"  # of `judge`
+PICTURES = 100  # drawn for each number of evaluations
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def main(folders: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run each to its end, up to the first that fails; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--evaluations", default="", metavar="N,...", help="steps in which pictures are also drawn")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    given = parser.parse_args(arguments)
+    evaluations = [int(number) for number in given.evaluations.split(",") if number]
     _end_with_parent()
     try:
-        for folder in folders:
-            run_once(Path(folder))
+        for folder in given.folders:
+            run_once(folder, evaluations)
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -37,8 +46,9 @@ def main(folders: Sequence[str]) -> int:
     return 0
 
 
-def run_once(folder: Path) -> dict:
-    """Train and measure a run's recipe; what RESULT holds."""
+def run_once(folder: Path, evaluations: Sequence[int] = ()) -> dict:
+    """Train and measure a run's recipe; what RESULT holds. evaluations: numbers of steps in which pictures are drawn
+    and judged as well."""
     from mot_gen.recipes.recipe import load_recipe
     from mot_gen.training.loop import train
 
@@ -47,7 +57,7 @@ def run_once(folder: Path) -> dict:
     if not resume:  # lines of a start that was killed before its first checkpoint
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     run = train(recipe, folder, resume)
-    found = {"steps": run.step, "tokens": run.tokens, "flops": run.flops, "quality": _quality(run)}
+    found = {"steps": run.step, "tokens": run.tokens, "flops": run.flops, **_measured(run, evaluations)}
     write_json(folder / RESULT, found)
     return found
 
@@ -58,15 +68,22 @@ def finished(folder: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _quality(run) -> dict:
+def _measured(run, evaluations: Sequence[int]) -> dict:
     """Figures of samples and captions, where the data has classes to judge them by."""
+    from mot_gen.reports.evaluations import by_evaluations
     from mot_gen.reports.judge_run import judge, task_of
+    from mot_gen.reports.measure import judge_of
 
     task = task_of(run.recipe)
     if task is None:
-        return {}
-    found = judge(run, task)
-    return {name: found[name] for name in ("images", "captions", "text")}
+        return {"quality": {}}
+    network = judge_of(run, task)
+    found = judge(run, task, network)
+    measured: dict = {"quality": {name: found[name] for name in ("images", "captions", "text")}}
+    if evaluations:
+        steps = [*evaluations, run.recipe.sampling.num_inference_steps]
+        measured["by_evaluations"] = by_evaluations(run, task, network, steps, PICTURES)
+    return measured
 
 
 def _end_with_parent() -> None:

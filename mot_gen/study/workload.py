@@ -1,16 +1,17 @@
-"""What a step of training is made of and costs, whatever the backbone: Workload, Cost.
+"""What a step of training is made of and costs, whatever the backbone: Workload, Cost, training_flops.
 
 Models are built on the meta device, so 7B fits a laptop; the data is read, since tokens and fill depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from mot_gen.data.loader import Loader
 from mot_gen.flops import count_parameters, forward_flops
+from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack_rows
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.sequence import PackedBatch
@@ -53,14 +54,19 @@ class Workload:
     def cost(self, recipe: Recipe) -> Cost:
         """Of the recipe, which may differ from the workload's in its backbone alone."""
         model = outline_model(recipe, self.tokenizers)
-        forward = sum(forward_flops(model, batch) for batch in self.batches)
-        executed = sum(forward_flops(model, batch, executed=True) for batch in self.batches)
-        parameters = count_parameters(model)
-        steps = 3 * accumulation(recipe.training, 1)
+        parameters, batches = count_parameters(model), accumulation(recipe.training, 1)
         return Cost(
-            flops=steps * forward // len(self.batches),
-            executed=steps * executed // len(self.batches),
+            flops=batches * training_flops(model, self.batches),
+            executed=batches * training_flops(model, self.batches, executed=True),
             active=parameters.active,
             total=parameters.total,
             causal=model.backbone.causal,
         )
+
+
+def training_flops(model: MultimodalModel, batches: Sequence[PackedBatch], executed: bool = False) -> int:
+    """FLOPs of learning from one batch, the mean of some: forward and backward, and the passes that an objective makes
+    beside them to say what is to be learned (`extra_passes`). executed: as they are run here."""
+    forward = sum(forward_flops(model, batch, executed) for batch in batches)
+    extra = sum(getattr(objective, "extra_passes", 0) for objective in model.objectives.values())
+    return (3 * forward + round(extra * forward)) // len(batches)

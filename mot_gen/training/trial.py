@@ -16,7 +16,7 @@ COUNTED = 4
 
 
 def trial(recipe: Recipe) -> dict[str, float | int]:
-    """`seconds_a_step` (the median), `training_seconds` of all steps, and `process_bytes`, the most that this process
+    """`seconds_a_step` (the median), `training_seconds` of all steps, and `measured_bytes`, the most that this process
     had. Tokenizers that the recipe would train are used untrained; nothing is kept."""
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(recipe, Path(folder), trained_tokenizers=False)
@@ -29,7 +29,7 @@ def trial(recipe: Recipe) -> dict[str, float | int]:
     return {
         "seconds_a_step": a_step,
         "training_seconds": a_step * recipe.training.steps,
-        "process_bytes": read["memory_bytes"],
+        "measured_bytes": read["memory_bytes"],
     }
 
 

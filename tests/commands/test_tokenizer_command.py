@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from tokenizer_examples import chirp, codec_tokenizer
 
-from mot_gen.commands.tokenizer import load_tokenizer, register
+from mot_gen.commands.tokenizer import register
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_audio, save_audio
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
+from mot_gen.tokenizers.saved import load_tokenizer
 from mot_gen.tokenizers.text import TextTokenizer
 
 TRAINING = ["--set", "steps=4", "batch_size=4", "log_every=2", "checkpoint_every=2", "warmup_steps=1"]

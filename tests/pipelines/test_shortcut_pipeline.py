@@ -7,7 +7,7 @@ from tiny_pipelines import build
 
 from mot_gen.errors import InputError
 from mot_gen.objectives.even_steps import EvenStepsScheduler
-from mot_gen.pipelines.loaded import describe
+from mot_gen.pipelines.about import describe
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mot_gen.errors import InputError
-from mot_gen.study.step_matching import first_reached, match, monotone, smooth
+from mot_gen.reports.curves import smooth
+from mot_gen.study.step_matching import first_reached, match, monotone
 
 
 def power_law(speed=1.0, steps=1000, every=1, seed=None):

@@ -10,11 +10,12 @@ from mot_gen.commands.main import main
 from mot_gen.commands.study import Request, study
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
+from mot_gen.reports.plot import Line, plot, short, ticks
 from mot_gen.study.budget import config_of, resized, solve_width
+from mot_gen.study.figures import shown
 from mot_gen.study.page import write_page
-from mot_gen.study.plot import Line, plot, short, ticks
 from mot_gen.study.runs import jobs_of, run_all
-from mot_gen.study.summary import shown, summary, table
+from mot_gen.study.summary import summary, table
 from mot_gen.study.variants import CONTROL, variants
 from mot_gen.study.worker import run_once
 from mot_gen.study.workload import Workload

@@ -22,7 +22,7 @@ def test_a_trial_measures_a_step_and_the_process():
     found = trial(load_recipe("digits", TINY))
     assert 0 < found["seconds_a_step"] < 10
     assert found["training_seconds"] == found["seconds_a_step"] * 100
-    assert found["process_bytes"] > 50 * 2**20
+    assert found["measured_bytes"] > 50 * 2**20
 
 
 def test_the_plan_has_it_on_request_alone(tmp_path, monkeypatch, capsys):

@@ -21,9 +21,10 @@ from mot_gen.eval.images.frechet_infinity import FrechetInfinity, subset_sizes
 from mot_gen.eval.images.image_pairs import LPIPS, PSNR, SSIM
 from mot_gen.eval.images.inception import ADDRESS, SHA256, inception_2015, renamed
 from mot_gen.eval.images.inception_score import InceptionScore
-from mot_gen.eval.images.inputs import check_images, resize, to_uint8
+from mot_gen.eval.images.inputs import check_images, to_uint8
 from mot_gen.eval.images.kernel import KernelDistance, squared_mmd
 from mot_gen.eval.images.precision_recall import PrecisionRecall
+from mot_gen.eval.images.resizing import resize
 
 
 def randn(n, d, seed, scale=1.0, shift=0.0):

@@ -1,0 +1,101 @@
+"""All items that `mot-gen generate` is asked for, those of a file of records with them: items_of.
+
+A line of the .jsonl file is a prompt as a JSON string, or an object with `id`, inputs, `seed` and options. Its own
+values stand before those of the command line, and its paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_file_name, listed
+from mot_gen.errors import InputError, nearest
+from mot_gen.pipelines.directions import INPUTS, OPTIONS
+from mot_gen.pipelines.settings import check
+
+TYPES: dict[str, type] = {**OPTIONS, **dict.fromkeys(("id", *INPUTS), str), "seed": int}  # what a record may hold
+
+
+def items_of(request: Request) -> list[Item]:
+    """All items of a request, in order. InputError for what concerns all of them."""
+    items = list(_records(request) if request.records else listed(request))
+    if not items:
+        raise InputError(f"{request.records or 'the input'}: holds nothing to generate from")
+    return items
+
+
+def _records(request: Request) -> Iterator[Item]:
+    """An item for every line that is not empty; what is wrong with a line is kept in its item.
+
+    InputError for a file that cannot be read."""
+    assert request.records is not None
+    path = Path(request.records)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--records {path}: cannot be read: {error}") from error
+    seen: set[str] = set()
+    for number, line in enumerate(lines):
+        if line.strip():
+            item = Item(f"{number:04d}", f"{path}, line {number + 1}", seed=request.seed, options=request.options)
+            item = _item(line, item, request, seen)
+            seen.add(item.name)
+            yield item
+
+
+def _item(line: str, item: Item, request: Request, seen: set[str]) -> Item:
+    """The item with what its line says. seen: the names of earlier ones."""
+    try:
+        read = _from_record(_record(line), item, request)
+        if read.name in seen:
+            raise InputError(f"id {read.name!r} is that of an earlier line")
+    except InputError as error:
+        return replace(item, error=str(error))
+    return read
+
+
+def _record(line: str) -> dict:
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise InputError("is not JSON: nested too deep") from None
+    except ValueError as error:
+        raise InputError(f"is not JSON: {error}") from error
+    if isinstance(record, str):
+        record = {"prompt": record}
+    if not isinstance(record, dict):
+        raise InputError(f"must be an object or a text, got {line.strip():.40}")
+    for key, value in record.items():
+        _check(key, value)
+    return record
+
+
+def _check(key: str, value: object) -> None:
+    """InputError for a field that is not known, or whose value is of another type."""
+    if key not in TYPES:
+        raise InputError(f"{key!r} is not known" + nearest(key, TYPES))
+    kind = TYPES[key]
+    wanted = (int, float) if kind is float else kind
+    fits = isinstance(value, wanted) and not isinstance(value, bool)
+    if not fits or (key == "seed" and isinstance(value, int) and value < 0):
+        raise InputError(f"{key} must be {'a text' if kind is str else 'a number'}, got {value!r:.40}")
+    check(key, value)
+
+
+def _from_record(record: dict, item: Item, request: Request) -> Item:
+    name = record.get("id", item.name)
+    if not is_file_name(name):
+        raise InputError(f"id {name!r:.80} cannot be the name of a file")
+    given = {kind: getattr(request, kind) for kind in INPUTS}
+    inputs = {kind: values[0] for kind, values in given.items() if values}
+    folder = Path(str(request.records)).parent
+    for kind in SUFFIXES:
+        if kind in record:
+            inputs[kind] = str(folder / record[kind])
+    if "prompt" in record:
+        inputs["prompt"] = record["prompt"]
+    options = item.options | {key: value for key, value in record.items() if key in OPTIONS}
+    return replace(item, name=name, inputs=inputs, seed=record.get("seed", item.seed), options=options)

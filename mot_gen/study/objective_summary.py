@@ -1,0 +1,101 @@
+"""What a study of objectives found, from the files of its runs: objective_summary, objective_table.
+
+Losses of different objectives cannot be compared; pictures can. Per objective: its cost, what a judge says of its
+pictures, its captions, and how many evaluations and seconds a picture takes, at its own setting and at others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+
+from mot_gen.study.figures import over, shown
+from mot_gen.study.objective_variants import setting_of
+from mot_gen.study.runs import Job
+from mot_gen.study.summary import costs, counts, finished_runs, quality
+from mot_gen.study.worker import finished
+
+
+def objective_summary(jobs: Sequence[Job], modality: str) -> dict:
+    """The study's JSON: `objectives`, in order, each with every seed's figures. Runs that are not finished are left
+    out, and counted."""
+    runs = finished_runs(jobs)
+    return {
+        "modality": modality,
+        **counts(jobs),
+        "objectives": [_objective(own, modality) for own in runs.values() if own],
+    }
+
+
+def _objective(jobs: Sequence[Job], modality: str) -> dict:
+    variant = jobs[0].variant
+    training, sampling = variant.recipe.training, variant.recipe.sampling
+    return {
+        "name": variant.name,
+        **setting_of(variant, modality),
+        **costs(jobs),
+        "steps": training.steps,
+        "flops": training.steps * variant.cost.flops,
+        "quality": quality(jobs),
+        "by_evaluations": _by_evaluations(jobs),
+        "own_steps": sampling.num_inference_steps,
+    }
+
+
+def _by_evaluations(jobs: Sequence[Job]) -> list[dict]:
+    """A row for each number of steps, with the spread of its figures over seeds."""
+    rows: dict[int, list[dict]] = {}
+    for job in jobs:
+        for row in (finished(job.folder) or {}).get("by_evaluations", []):
+            rows.setdefault(row["steps"], []).append(row)
+    return [
+        {
+            "steps": steps,
+            "passes": same[0]["passes"],
+            "n": same[0]["n"],
+            "class_accuracy": over(same, itemgetter("class_accuracy")),
+            "cpu_seconds": over(same, itemgetter("cpu_seconds")),
+        }
+        for steps, same in sorted(rows.items())
+    ]
+
+
+def own_row(each: dict) -> dict | None:
+    """The row at the objective's own number of steps, or at the largest below it that makes a difference."""
+    rows = [row for row in each["by_evaluations"] if row["steps"] <= each["own_steps"]]
+    return rows[-1] if rows else None
+
+
+# What a column of the table says of an objective.
+COLUMNS: dict[str, Callable[[dict], str]] = {
+    "objective": lambda each: each["name"],
+    "tokens": lambda each: each["tokenizer"]["kind"],
+    "steps": lambda each: str(each["steps"]),
+    "TFLOPs": lambda each: f"{each['flops'] / 1e12:.2f}",
+    "CPU s/step": lambda each: f"{each['cpu_seconds_a_step']['mean']:.3f}",
+    "class accuracy": lambda each: shown(each["quality"].get("class_accuracy")),
+    "Frechet": lambda each: shown(each["quality"].get("frechet"), 2),
+    "captions": lambda each: shown(each["quality"].get("caption_accuracy")),
+    "evaluations": lambda each: _of_own(each, lambda row: str(row["passes"])),
+    "CPU ms/picture": lambda each: _of_own(each, lambda row: f"{1000 * row['cpu_seconds']['mean']:.1f}"),
+}
+
+
+def _of_own(each: dict, cell: Callable[[dict], str]) -> str:
+    row = own_row(each)
+    return "-" if row is None else cell(row)
+
+
+def objective_table(found: dict) -> list[list[str]]:
+    """Header and rows: what training took, the samples at the objective's own setting, and what a picture takes."""
+    return [list(COLUMNS), *([cell(each) for cell in COLUMNS.values()] for each in found["objectives"])]
+
+
+def evaluations_table(found: dict) -> list[list[str]]:
+    """Header and rows: pictures by the number of evaluations, a row for each objective and number."""
+    rows = [["objective", "evaluations", "class accuracy", "CPU ms/picture"]]
+    for each in found["objectives"]:
+        for row in each["by_evaluations"]:
+            took = f"{1000 * row['cpu_seconds']['mean']:.1f}"
+            rows.append([each["name"], str(row["passes"]), shown(row["class_accuracy"]), took])
+    return rows
