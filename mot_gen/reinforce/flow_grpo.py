@@ -79,9 +79,13 @@ class StochasticFlow:
         clean, noise = noisy - time * velocity, noisy + (1 - time) * velocity
         return (1 - after) * clean + after * math.cos(angle) * noise, after * math.sin(angle)
 
-    def begin(self, steps: int) -> FlowPath:
-        """A sampler of so many steps, for one batch."""
-        return FlowPath(self, self.times(steps))
+    def begin(self, steps: int, drawn: Tensor) -> FlowPath:
+        """A sampler of so many steps, for one batch. drawn: see `FlowPath`."""
+        return FlowPath(self, self.times(steps), drawn)
+
+    def noisy_steps(self, steps: int) -> int:
+        """How many of so many steps have noise: all but the last of cps."""
+        return steps - (self.kind == "cps")
 
 
 class _Config(dict[str, Any]):
@@ -93,11 +97,13 @@ class _Config(dict[str, Any]):
 class FlowPath:
     """One batch being sampled, a scheduler as diffusers has them: `mot_gen.pipelines.drawing.draw` steps with it.
 
+    drawn: (N, steps) bool, which steps of each sample are drawn from their Gaussian. The others are those of Euler's
+    method, so that a sample of a few drawn steps is nearly what the flow draws by itself (MixGRPO, arXiv 2507.21802).
     noisy, after: x before and after each step, (N, n, C) each.
     """
 
-    def __init__(self, flow: StochasticFlow, times: Tensor):
-        self.flow, self.times = flow, times
+    def __init__(self, flow: StochasticFlow, times: Tensor, drawn: Tensor):
+        self.flow, self.times, self.drawn = flow, times, drawn
         self.config = _Config(num_train_timesteps=TIMESTEPS, prediction_type="flow_prediction")
         self.noisy: list[Tensor] = []
         self.after: list[Tensor] = []
@@ -112,10 +118,12 @@ class FlowPath:
         number = len(self.noisy)
         time, after, most = (self.times[place].to(sample) for place in (number, number + 1, 1))
         mean, std = self.flow.step_of(sample, output, time, after, most)
+        chosen = self.drawn[:, number, None, None].to(sample.device)
         own: Sequence[torch.Generator | None] = generator or [None] * len(sample)
         drawn = [torch.randn(x.shape, generator=g, device=g.device if g else None) for x, g in zip(sample, own)]
         self.noisy.append(sample)
-        self.after.append(mean + std * torch.stack(drawn).to(sample))
+        euler = sample + output * (after - time)
+        self.after.append(torch.where(chosen, mean + std * torch.stack(drawn).to(sample), euler))
         return SimpleNamespace(prev_sample=self.after[-1])
 
 

@@ -92,9 +92,19 @@ class Learner:
             prompts = self.prompts.take(pipe, [run.step * section.prompts + number for number in own])
             numbers = [number * section.group + member for number in own for member in range(section.group)]
             each = [prompt for prompt in prompts for _ in range(section.group)]
-            rollouts = self.sampler(pipe, each, [self.generator("rollout", number) for number in numbers])
+            generators = [self.generator("rollout", number) for number in numbers]
+            rollouts = self.sampler(pipe, each, generators, [self.drawn_steps(number) for number in numbers])
         starts = range(0, len(numbers), section.group)
         return [Group(rollouts[s : s + section.group], numbers[s : s + section.group]) for s in starts]
+
+    def drawn_steps(self, number: int) -> list[int]:
+        """The steps of a sample's picture that are drawn at random, and learned from."""
+        flow = self.sampler.flow
+        if flow is None:
+            return []
+        noisy = flow.noisy_steps(self.section.num_inference_steps)
+        count = min(self.section.learned_steps or noisy, noisy)
+        return sorted(torch.randperm(noisy, generator=self.generator("steps", number))[:count].tolist())
 
     @contextmanager
     def _sampling(self) -> Any:

@@ -30,6 +30,7 @@ WRITABLE = ("text", "image")
 class Rollout:
     """One sample. spans: what was written. ended: whether the end of its text was chosen, and not forced by the most
     tokens that were allowed. noisy, after: (T, n, C) x before and after each step of its continuous picture, or None.
+    steps: those that were drawn at random, and can be learned from.
     text, image: what the spans say: the text, and the picture (C, H, W) in [0, 1]; None where nothing was written."""
 
     prompt: Prompt
@@ -37,6 +38,7 @@ class Rollout:
     ended: bool
     noisy: Tensor | None = None
     after: Tensor | None = None
+    steps: Sequence[int] = ()
     text: str | None = None
     image: Tensor | None = None
 
@@ -82,11 +84,17 @@ class Sampler:
 
     @torch.no_grad()
     def __call__(
-        self, pipe: MultimodalPipeline, prompts: Sequence[Prompt], generators: list[torch.Generator]
+        self,
+        pipe: MultimodalPipeline,
+        prompts: Sequence[Prompt],
+        generators: list[torch.Generator],
+        steps: Sequence[Sequence[int]] | None = None,
     ) -> list[Rollout]:
-        """A sample of each prompt, from its own generator, all in one batch."""
+        """A sample of each prompt, from its own generator, all in one batch. steps: of each one's continuous picture,
+        those that are drawn at random; none of them where that is not given."""
         section, model = self.section, pipe.model
-        path = self.flow.begin(section.num_inference_steps) if self.flow else None
+        steps = steps or [()] * len(prompts)
+        path = self._path(steps)
         scheduler = path or pipe.scheduler
         tokens = max((rows * columns for rows, columns in self.grids.values()), default=0)
         sampling = TextSampling(section.max_new_tokens, section.temperature)
@@ -98,10 +106,23 @@ class Sampler:
         opens = [first if first != self.text or model.vocabulary.wraps else None] * len(prompts)
         stream = Stream(model, read, room + tokens, opens)
         written = Writer(stream, len(prompts), sampling, drawing, Rules(order=self.writes, room=room)).run()
-        return self._collected(pipe, prompts, written, path)
+        return self._collected(pipe, prompts, written, path, steps)
+
+    def _path(self, steps: Sequence[Sequence[int]]) -> FlowPath | None:
+        if self.flow is None:
+            return None
+        drawn = torch.zeros(len(steps), self.section.num_inference_steps, dtype=torch.bool)
+        for row, own in zip(drawn, steps):
+            row[list(own)] = True
+        return self.flow.begin(self.section.num_inference_steps, drawn)
 
     def _collected(
-        self, pipe: MultimodalPipeline, prompts: Sequence[Prompt], written: list[list[Span]], path: FlowPath | None
+        self,
+        pipe: MultimodalPipeline,
+        prompts: Sequence[Prompt],
+        written: list[list[Span]],
+        path: FlowPath | None,
+        steps: Sequence[Sequence[int]],
     ) -> list[Rollout]:
         """What was written, with the texts and pictures that it says."""
         pictures = [span for spans in written for span in spans if span.modality == "image"]
@@ -120,6 +141,7 @@ class Sampler:
                     ended=sum(map(len, texts)) < self.section.max_new_tokens,
                     noisy=None if noisy is None else noisy[number],
                     after=None if after is None else after[number],
+                    steps=steps[number],
                     text="".join(map(pipe.text_tokenizer.decode, texts)) if self.text in self.writes else None,
                     image=next(images) if any(span.modality == "image" for span in spans) else None,
                 )

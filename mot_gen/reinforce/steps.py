@@ -81,9 +81,9 @@ def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list
     run, section, flow = learner.run, learner.section, learner.sampler.flow
     chosen: list[Chosen] = []
     for group, row, gains in zip(groups, rewards.tolist(), advantages(rewards, section.divide).tolist()):
-        for rollout, number, reward, gain in zip(group.rollouts, group.numbers, row, gains):
+        for rollout, reward, gain in zip(group.rollouts, row, gains):
             if math.isfinite(reward):
-                chosen.append(Chosen(rollout, gain, _learned_steps(learner, number)))
+                chosen.append(Chosen(rollout, gain, rollout.steps))
     times = flow.times(section.num_inference_steps) if flow else None
     weighing = Weighing(run.model, times, section.average == "answer")
     rows, slots = learner.shape
@@ -93,16 +93,6 @@ def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list
         made.append(weighing.empty(slots))
     share = 1 / (len(made) * run.world.size)
     return [_Batch(actions.to(run.world.device), share) for actions in made]
-
-
-def _learned_steps(learner: Learner, number: int) -> list[int]:
-    """The steps of a sample's picture that are learned from; those without noise chose nothing."""
-    section, flow = learner.section, learner.sampler.flow
-    if flow is None:
-        return []
-    noisy = section.num_inference_steps - (flow.kind == "cps")
-    count = min(section.learned_steps or noisy, noisy)
-    return sorted(torch.randperm(noisy, generator=learner.generator("steps", number))[:count].tolist())
 
 
 def _totals(run: Run, batches: Sequence[_Batch]) -> dict[str, float]:

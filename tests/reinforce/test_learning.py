@@ -176,3 +176,18 @@ def test_a_reference_of_another_vocabulary_is_refused(origin, tmp_path):
     other = begin(tmp_path / "other", "tokenizers.text.vocab_size=300")
     with pytest.raises(InputError, match=r"reinforce\.reference: .* has another vocabulary"):
         learn(bright(origin, f"reinforce.reference={other}"), tmp_path / "run")
+
+
+def test_steps_that_are_not_learned_from_are_those_of_the_flow_itself(origin, tmp_path):
+    """One step of three has noise, another one from picture to picture; the others follow the velocity."""
+    learner = Learner(prepare(bright(origin, "reinforce.learned_steps=1"), tmp_path))
+    rollouts = [rollout for group in learner.groups() for rollout in group.rollouts]
+    assert {len(rollout.steps) for rollout in rollouts} == {1} and {r.steps[0] for r in rollouts} == {0, 1}
+    times = learner.sampler.flow.times(3)
+    for rollout in rollouts:
+        for step in range(3):
+            weighing = Weighing(learner.run.model, times, per_answer=True)
+            (actions,) = weighing.batches([Chosen(rollout, 1.0, [step])], 8, 64)
+            velocity = learner.run.model(actions.batch).latents["image"]
+            euler = actions.batch.latents["image"].values + velocity * (times[step + 1] - times[step])
+            assert torch.allclose(euler, actions.after, atol=1e-4) == (step not in rollout.steps)
