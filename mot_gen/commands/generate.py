@@ -23,6 +23,20 @@ from mot_gen.commands.generate_samples import Known, Sample, examined, is_made, 
 from mot_gen.errors import InputError, one_line
 from mot_gen.pipelines.directions import INPUTS, KINDS, OPTIONS, flag
 
+# What the options of the pipelines say, in the words of the command's help.
+HELP = {
+    "negative_prompt": "what guidance leads away from",
+    "height": "of the pictures, in pixels; default: the checkpoint's",
+    "width": "of the pictures, in pixels; default: the checkpoint's",
+    "num_inference_steps": "steps in which a picture is drawn; default: the checkpoint's",
+    "guidance_scale": "how strongly the prompt counts; 1 is off; default: the checkpoint's",
+    "image_guidance_scale": "how strongly a picture that is edited counts; 1 is off",
+    "strength": "how much of a given picture is drawn anew, from 0 to 1",
+    "max_new_tokens": "the longest text, or speech, in tokens",
+    "temperature": "how random texts are; 0 is greedy, which is the default",
+    "top_p": "the likeliest tokens that together are this likely; default: all",
+}
+METAVARS = {str: "TEXT", int: "N", float: "X"}
 # Fields of a Request that are arguments of the same names, taken as they are.
 PLAIN = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "dtype", "compile", "weights")
 
@@ -136,27 +150,33 @@ def register(commands) -> None:
     command.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/ folder, or a shipped name"
     )
-    command.add_argument("--to", required=True, choices=KINDS)
+    command.add_argument("--to", required=True, choices=KINDS, help="what to make; any is texts and pictures")
     command.add_argument("--prompt", metavar="TEXT", action="append", help="may be given many times")
     for kind in SUFFIXES:
         command.add_argument(f"--{kind}", metavar="PATH", nargs="+", help="files, or a folder of them")
     command.add_argument(
         "--records", metavar="FILE", help="a .jsonl of prompts or of objects: inputs, id, seed, options"
     )
-    command.add_argument("--out", metavar="PATH", help="a file; or a folder, which is gone on with where it was left")
+    command.add_argument("--out", metavar="PATH", help="a file; or a folder, whose missing files are made")
     command.add_argument("--num", type=int, default=1, metavar="N", help="samples of each input; seeds count up")
-    command.add_argument("--seed", type=int, default=0, metavar="N")
-    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="results do not depend on it")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn at random; default: 0")
+    command.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="samples at a time; results do not depend on it"
+    )
     command.add_argument("--max-failures", type=int, default=10, metavar="N", help="inputs that may fail; default: 10")
-    command.add_argument("--redo", action="store_true", help="also what is in the folder already")
+    command.add_argument("--redo", action="store_true", help="make also what is in the folder already")
     command.add_argument("--dtype", **DTYPE)
-    command.add_argument("--weights", choices=("memory", "disk", "int8"), default="memory", help="how they are held")
+    command.add_argument(
+        "--weights",
+        choices=("memory", "disk", "int8"),
+        default="memory",
+        help="where the model's weights are held; default: memory",
+    )
     command.add_argument(
         "--compile", action="store_true", help="with torch.compile first: half a minute that pays for many samples"
     )
     for name, type_ in OPTIONS.items():
-        note = "0 is greedy" if name == "temperature" else None
-        command.add_argument(flag(name), type=type_, metavar={str: "TEXT", int: "N", float: "X"}[type_], help=note)
+        command.add_argument(flag(name), type=type_, metavar=METAVARS[type_], help=HELP.get(name))
     command.add_argument("--json", action="store_true", help="a JSON object a line for each sample")
     command.set_defaults(func=_generate)
 

@@ -212,15 +212,17 @@ def _trained(arguments) -> int:
 
 def _plan_arguments(commands) -> None:
     command = commands.add_parser("plan", help="parameters, FLOPs, memory and tokens of a recipe, before anything runs")
-    command.add_argument("recipe", metavar="RECIPE")
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     _overrides(command)
     command.add_argument("--processes", type=int, default=1, metavar="N", help="how many train together; default: 1")
     command.add_argument("--machine", type=int, default=8, metavar="N", help="how many share a machine; default: 8")
     command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")
     command.add_argument("--flops", type=float, metavar="F", help="a budget for the whole training, as 1e18")
-    command.add_argument("--solve", choices=("steps", "width"), default="steps", help="what meets it; default: steps")
+    command.add_argument(
+        "--solve", choices=("steps", "width"), default="steps", help="what is changed to meet it; default: steps"
+    )
     command.add_argument("--time", action="store_true", help="make some steps, to measure seconds and memory")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print the facts as JSON")
     command.set_defaults(func=_plan)
 
 
@@ -270,9 +272,9 @@ def _settled(recipe):
 
 
 def _info_arguments(commands) -> None:
-    command = commands.add_parser("info", help="what a checkpoint is")
+    command = commands.add_parser("info", help="what a checkpoint is and can do")
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/, or a shipped name")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print the facts as JSON")
     command.set_defaults(func=_info)
 
 

@@ -63,8 +63,10 @@ def register(commands) -> None:
     )
     command.add_argument("--backbones", default=BACKBONES, metavar="NAME,...", help=f"default: {BACKBONES}")
     command.add_argument("--objectives", metavar="NAME,...", help="of pictures, as flow,diffusion,masked,shortcut")
-    command.add_argument("--match", choices=("active-flops", "total-params"), default="active-flops")
-    command.add_argument("--seeds", type=int, default=3, metavar="N")
+    command.add_argument(
+        "--match", choices=("active-flops", "total-params"), default="active-flops", help="of backbones"
+    )
+    command.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each; default: 3")
     command.add_argument("--steps", type=int, metavar="N", help="as training.steps=N")
     command.add_argument("--modalities", metavar="NAME,...", help="whose losses are matched; default: all")
     command.add_argument(

@@ -12,6 +12,7 @@ from typing import Any
 from mot_gen.commands.early import refuse_missing
 from mot_gen.tokenizers.saved import home_of
 
+KINDS = ("text", "vq", "scales", "kl", "speech")
 SHIPPED = ("emoji", "spoken-digits")  # data that comes with the package or its extras
 
 
@@ -21,51 +22,74 @@ def register(subparsers) -> None:
     commands = parser.add_subparsers(dest="tokenizer_command", required=True)
     _train_arguments(commands.add_parser("train", help="train a tokenizer of text, images or speech"))
     encode = commands.add_parser("encode", help="texts, pictures or recordings to tokens (jsonl)")
-    encode.add_argument("tokenizer", metavar="FOLDER")
+    encode.add_argument("tokenizer", metavar="FOLDER", help="of the tokenizer")
     encode.add_argument("inputs", nargs="+", metavar="FILE", help="pictures or recordings, folders of them; text files")
-    encode.add_argument("--out", type=Path, required=True, metavar="JSONL")
-    encode.add_argument("--max-skipped", type=int, default=20, help="inputs that may fail before it stops")
+    encode.add_argument("--out", type=Path, required=True, metavar="JSONL", help="where the tokens go")
+    encode.add_argument("--max-skipped", type=int, default=20, metavar="N", help="inputs that may fail; default: 20")
     encode.set_defaults(func=_encode)
     decode = commands.add_parser("decode", help="tokens (jsonl) to pictures, recordings or a text file")
-    decode.add_argument("tokenizer", metavar="FOLDER")
-    decode.add_argument("tokens", type=Path, metavar="JSONL")
-    decode.add_argument("--out", type=Path, required=True, help="folder of pictures or recordings, or text file")
+    decode.add_argument("tokenizer", metavar="FOLDER", help="of the tokenizer")
+    decode.add_argument("tokens", type=Path, metavar="JSONL", help="a file that encode wrote")
+    decode.add_argument(
+        "--out", type=Path, required=True, metavar="PATH", help="folder of pictures or recordings, or text file"
+    )
     decode.set_defaults(func=_decode)
     evaluate = commands.add_parser("evaluate", help="what of pictures or recordings a tokenizer keeps")
-    evaluate.add_argument("tokenizer", metavar="FOLDER")
+    evaluate.add_argument("tokenizer", metavar="FOLDER", help="of the tokenizer")
     evaluate.add_argument("--data", required=True, help="a folder, or emoji or spoken-digits (held-out part)")
-    evaluate.add_argument("--extractor", help="also the reconstruction Frechet distance in its features")
+    evaluate.add_argument(
+        "--extractor", metavar="NAME", help="also the reconstruction Frechet distance in its features"
+    )
     evaluate.add_argument("--recognizer", metavar="NAME", help="speech: sphinx, or a model of transformers")
-    evaluate.add_argument("--json", type=Path, metavar="FILE")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     evaluate.set_defaults(func=_evaluate)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("text", "vq", "scales", "kl", "speech"))
+    parser.add_argument("kind", choices=KINDS, help="what it makes tokens of, and how")
     parser.add_argument(
-        "--data", required=True, help="text: files, comma separated; else a folder, emoji or spoken-digits"
+        "--data",
+        required=True,
+        metavar="PATH",
+        help="text: files, comma separated; else a folder, emoji or spoken-digits",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder: the tokenizer, its checkpoint, report.json")
-    parser.add_argument("--vocab-size", type=int, default=4096, help="text")
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--color-channels", type=int, choices=(1, 3), default=3)
-    parser.add_argument("--entries", type=int, default=1024, help="vq, scales: size of the codebook")
     parser.add_argument(
-        "--scales", type=_integers, default=[1, 2, 3, 4, 6, 8], help="scales: sides, from coarse to fine"
+        "--out", type=Path, required=True, metavar="DIR", help="folder: the tokenizer, its checkpoint, report.json"
     )
-    parser.add_argument("--levels", type=_integers, help="vq: finite scalar quantisation instead, as in 8,5,5,5")
-    parser.add_argument("--latent-channels", type=int, default=8, help="kl")
-    parser.add_argument("--fold", type=int, default=4, help="pixels a side that the network sees as one")
-    parser.add_argument("--widths", type=_integers, default=[128], help="channels at each resolution, as in 64,128")
+    parser.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="text: tokens; default: 4096")
+    parser.add_argument("--image-size", type=int, default=32, metavar="N", help="pixels a side; default: 32")
+    parser.add_argument("--color-channels", type=int, choices=(1, 3), default=3, help="1 is grey; default: 3")
+    parser.add_argument("--entries", type=int, default=1024, metavar="N", help="vq, scales: size of the codebook")
     parser.add_argument(
-        "--variants", type=int, default=8, help="emoji: more drawings of each, moved, turned and scaled"
+        "--scales",
+        type=_integers,
+        default=[1, 2, 3, 4, 6, 8],
+        metavar="N,...",
+        help="scales: sides, from coarse to fine",
     )
-    parser.add_argument("--extractor", help="also report the reconstruction Frechet distance in its features")
-    parser.add_argument("--units", type=int, default=500, help="speech: clusters")
-    parser.add_argument("--context", type=int, default=1, help="speech: log-mel frames on either side of a unit's four")
+    parser.add_argument(
+        "--levels", type=_integers, metavar="N,...", help="vq: finite scalar quantisation instead, as in 8,5,5,5"
+    )
+    parser.add_argument(
+        "--latent-channels", type=int, default=8, metavar="N", help="kl: channels of a latent; default: 8"
+    )
+    parser.add_argument("--fold", type=int, default=4, metavar="N", help="pixels a side that the network sees as one")
+    parser.add_argument(
+        "--widths", type=_integers, default=[128], metavar="N,...", help="channels at each resolution, as in 64,128"
+    )
+    parser.add_argument(
+        "--variants", type=int, default=8, metavar="N", help="emoji: more drawings of each, moved, turned and scaled"
+    )
+    parser.add_argument(
+        "--extractor", metavar="NAME", help="also report the reconstruction Frechet distance in its features"
+    )
+    parser.add_argument("--units", type=int, default=500, metavar="N", help="speech: clusters")
+    parser.add_argument(
+        "--context", type=int, default=1, metavar="N", help="speech: log-mel frames on either side of a unit's four"
+    )
     parser.add_argument("--collapse", action="store_true", help="speech: write a unit once however long it lasts")
     parser.add_argument("--encoder", metavar="FOLDER", help="speech: HuBERT, wav2vec2 or WavLM instead of log-mels")
-    parser.add_argument("--layer", type=int, default=-1, help="speech: of the encoder; -1 is the last")
+    parser.add_argument("--layer", type=int, default=-1, metavar="N", help="speech: of the encoder; -1 is the last")
     fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
     parser.add_argument("--set", **fields, help="fields of its training, as in steps=4000 lr=0.001")
     parser.set_defaults(func=_train)

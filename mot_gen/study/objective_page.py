@@ -46,7 +46,7 @@ def by(found: dict, what: str, axis: str) -> str:
         points = [(_taken(row, what), row["class_accuracy"]["mean"]) for row in each["by_evaluations"]]
         lines.append(Line(points, each["name"], colour(number), dots=True))
     title = f"pictures of the class asked for, by {axis}"
-    return plot(lines, axis, "class accuracy", title, (0.0, 1.0), "below", log_x=True)
+    return plot(lines, axis, "class accuracy", title, (0.0, 1.02), "below", log_x=True)
 
 
 def _taken(row: dict, what: str) -> float:
