@@ -75,7 +75,8 @@ def _images(args: argparse.Namespace) -> int:
     if is_checkpoint(args.fake):
         settings = PictureSettings(num_inference_steps=args.num_inference_steps, guidance_scale=args.guidance_scale)
 
-        from mot_gen.reports.kept_samples import Order, draw_images, prompts_of
+        from mot_gen.reports.kept_samples import Order, draw_images
+        from mot_gen.reports.prompts import prompts_of
 
         order = Order(args.fake, args.seed, args.batch_size, args.samples, settings)
         args.fake = str(draw_images(order, prompts_of(args.prompts, args.real), args.num))
@@ -84,7 +85,8 @@ def _images(args: argparse.Namespace) -> int:
 
 def _text(args: argparse.Namespace) -> int:
     if args.checkpoint:
-        from mot_gen.reports.kept_samples import Order, pairs_of, write_captions
+        from mot_gen.reports.kept_samples import Order, write_captions
+        from mot_gen.reports.prompts import pairs_of
 
         args.file = str(write_captions(Order(args.checkpoint, folder=args.samples), pairs_of(args.file)))
     return lazily("mot_gen.commands.eval_text:text")(args)

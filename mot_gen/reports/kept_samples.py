@@ -12,14 +12,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
 from mot_gen.checkpoints import find, fingerprint
-from mot_gen.data.records import Pair, open_records, sample_key
+from mot_gen.data.records import Pair, sample_key
 from mot_gen.errors import InputError
 from mot_gen.eval.images.extraction import default_cache
-from mot_gen.eval.jsonl import provenance_file, provenance_of, read_jsonl
+from mot_gen.eval.jsonl import provenance_file, provenance_of
 from mot_gen.files.pictures import save_png
 from mot_gen.files.progress import counted
 from mot_gen.files.whole import write_json, write_text
@@ -85,8 +86,8 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
     for chunk in _batches(missing, order.batch_size, "drawing"):
         images = drawn(
             pipe,
-            [row["prompt"] for row in chunk],
-            [row["seed"] for row in chunk],
+            list(map(itemgetter("prompt"), chunk)),
+            list(map(itemgetter("seed"), chunk)),
             order.batch_size,
             **settings.given(),
         )
@@ -121,41 +122,6 @@ def _whole_lines(path: Path) -> int:
     if not content.endswith(b"\n"):
         path.write_bytes(content[: content.rfind(b"\n") + 1])
     return content.count(b"\n")
-
-
-def prompts_of(file: str | None, real: str) -> list[str]:
-    """Prompts of a .txt (one a line) or .jsonl ("prompt", "caption" or "text") file, or the captions of REAL."""
-    if file is None:
-        return [pair.captions[0] for pair in pairs_of(real, "--prompts: give a file of them, since ")]
-    if Path(file).suffix == ".jsonl":
-        keys = ("prompt", "caption", "text")
-        found = [(line, next((row[key] for key in keys if key in row), None)) for line, row in read_jsonl(file)]
-        for line, prompt in found:
-            if not isinstance(prompt, str) or not prompt:
-                raise InputError(f"{file}:{line}: has no text in any of {', '.join(keys)}; add one")
-        prompts = [cast("str", prompt) for _, prompt in found]
-    else:
-        try:
-            prompts = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: prompts cannot be read ({error}); give a .txt or .jsonl file") from error
-    if not prompts:
-        raise InputError(f"{file}: holds no prompts; write one a line")
-    return prompts
-
-
-def pairs_of(path: str, why: str = "") -> list[Pair]:
-    """Pictures with captions: a .jsonl, .parquet or .tar file, or a folder with a .txt beside each picture."""
-    try:
-        records = open_records(path)
-        pairs = [pair for pair in (records[i] for i in range(len(records))) if isinstance(pair, Pair) and pair.captions]
-    except InputError as error:
-        raise InputError(f"{why}{error}") from error
-    if not pairs:
-        raise InputError(f"{why}{path}: holds no picture with a caption")
-    if records.broken.count:
-        print(f"{records.broken.count} records cannot be read: {records.broken.first(3)}", file=sys.stderr)
-    return pairs
 
 
 def _seed(seed: int, number: int) -> int:

@@ -14,7 +14,8 @@ from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports import kept_samples
 from mot_gen.reports.hooks import export, pipeline_of
-from mot_gen.reports.kept_samples import Order, draw_images, prompts_of, write_captions
+from mot_gen.reports.kept_samples import Order, draw_images, write_captions
+from mot_gen.reports.prompts import prompts_of
 from mot_gen.training.loop import prepare
 
 

@@ -1,0 +1,59 @@
+"""What a checkpoint is asked to draw or to caption by `mot-gen eval`: prompts_of, pairs_of."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mot_gen.data.records import Pair, open_records
+from mot_gen.errors import InputError
+from mot_gen.eval.jsonl import read_jsonl
+
+KEYS = ("prompt", "caption", "text")  # under which a .jsonl file may have its prompts
+
+
+def prompts_of(file: str | None, real: str) -> list[str]:
+    """Prompts of a .txt (one a line) or .jsonl ("prompt", "caption" or "text") file, or the captions of REAL."""
+    if file is None:
+        return [pair.captions[0] for pair in pairs_of(real, "--prompts: give a file of them, since ")]
+    prompts = _of_records(file) if Path(file).suffix == ".jsonl" else _of_lines(file)
+    if not prompts:
+        raise InputError(f"{file}: holds no prompts; write one a line")
+    return prompts
+
+
+def _of_records(file: str) -> list[str]:
+    prompts = []
+    for line, row in read_jsonl(file):
+        named = [row[key] for key in KEYS if key in row]
+        prompt = named[0] if named else None
+        if not isinstance(prompt, str) or not prompt:
+            raise InputError(f"{file}:{line}: has no text in any of {', '.join(KEYS)}; add one")
+        prompts.append(prompt)
+    return prompts
+
+
+def _of_lines(file: str) -> list[str]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: prompts cannot be read ({error}); give a .txt or .jsonl file") from error
+    return list(filter(None, map(str.strip, lines)))
+
+
+def pairs_of(path: str, why: str = "") -> list[Pair]:
+    """Pictures with captions: a .jsonl, .parquet or .tar file, or a folder with a .txt beside each picture.
+
+    why: stands before the reason, where there are none.
+    """
+    try:
+        records = open_records(path)
+        samples = list(map(records.__getitem__, range(len(records))))
+    except InputError as error:
+        raise InputError(f"{why}{error}") from error
+    pairs = [sample for sample in samples if isinstance(sample, Pair) and sample.captions]
+    if not pairs:
+        raise InputError(f"{why}{path}: holds no picture with a caption")
+    if records.broken.count:
+        print(f"{records.broken.count} records cannot be read: {records.broken.first(3)}", file=sys.stderr)
+    return pairs
