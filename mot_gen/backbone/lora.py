@@ -39,6 +39,9 @@ class LowRank(nn.Module):
         device = layer.weight.device
         self.a = nn.Parameter(torch.empty(len(places), rank, in_features, device=device))
         self.b = nn.Parameter(torch.empty(len(places), out_features, rank, device=device))
+        for name, parameter in self.named_parameters(recurse=False):
+            if not parameter.is_meta:
+                parameter.data.copy_(initial_value(f".{name}", parameter.shape))
 
     def beside(self, x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
         """x (T, in) sorted by tower -> (T, out): the frozen projection, and what is added. weight: (E, out, in)."""

@@ -82,6 +82,10 @@ def all_to(tower: int, tokens: int, towers: int) -> Routing:
     return Routing(None, None, ends, counts, tower)
 
 
+# Functions that end in `WithTangents` add the forward mode to those before them. The compiler breaks off at a Function
+# that has one, so compiled programs take the plain ones.
+
+
 class _PermuteRows(torch.autograd.Function):
     # The gradient of a permutation is the inverse permutation, a gather; autograd's own would be a scatter-add.
     @staticmethod
@@ -91,18 +95,21 @@ class _PermuteRows(torch.autograd.Function):
         return x.index_select(0, order)
 
     @staticmethod
-    def jvp(ctx, x_tangent, *_):
-        return x_tangent.index_select(0, ctx.order)
-
-    @staticmethod
     def backward(ctx, grad):
         _order, inverse = ctx.saved_tensors
         return grad.index_select(0, inverse), None, None
 
 
+class _PermuteRowsWithTangents(_PermuteRows):
+    @staticmethod
+    def jvp(ctx, x_tangent, *_):
+        return x_tangent.index_select(0, ctx.order)
+
+
 def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """x[order] along the first dimension, for a permutation whose inverse is known."""
-    return _PermuteRows.apply(x, order, inverse)
+    function = _PermuteRows if torch.compiler.is_compiling() else _PermuteRowsWithTangents
+    return function.apply(x, order, inverse)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
@@ -119,7 +126,8 @@ def grouped_linear(x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     if _has_grouped_mm(x, weight):
-        return _GroupedProduct.apply(x, weight, routing.ends)
+        function = _GroupedProduct if torch.compiler.is_compiling() else _GroupedProductWithTangents
+        return function.apply(x, weight, routing.ends)
     if torch.compiler.is_compiling():
         return torch.cat([F.linear(part, w) for part, w in zip(x.split(routing.counts), weight.unbind(0))])
     return _ProductsByTower.apply(x, weight, routing.counts)
@@ -138,16 +146,7 @@ class _GroupedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, ends):
         ctx.save_for_backward(x, weight, ends)
-        ctx.save_for_forward(x, weight, ends)
         return F.grouped_mm(x, weight.transpose(-2, -1), offs=ends)
-
-    @staticmethod
-    def jvp(ctx, x_tangent, weight_tangent, *_):
-        x, weight, ends = ctx.saved_tensors
-        of_x = F.grouped_mm(x_tangent.contiguous(), weight.transpose(-2, -1), offs=ends)
-        if weight_tangent is None:
-            return of_x
-        return of_x + F.grouped_mm(x, weight_tangent.transpose(-2, -1), offs=ends)
 
     @staticmethod
     def backward(ctx, grad):
@@ -156,6 +155,21 @@ class _GroupedProduct(torch.autograd.Function):
         grad_x = F.grouped_mm(grad, weight, offs=ends) if ctx.needs_input_grad[0] else None
         grad_weight = F.grouped_mm(grad.t(), x, offs=ends) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None
+
+
+class _GroupedProductWithTangents(_GroupedProduct):
+    @staticmethod
+    def forward(ctx, x, weight, ends):
+        ctx.save_for_forward(x, weight, ends)
+        return _GroupedProduct.forward(ctx, x, weight, ends)
+
+    @staticmethod
+    def jvp(ctx, x_tangent, weight_tangent, *_):
+        x, weight, ends = ctx.saved_tensors
+        of_x = F.grouped_mm(x_tangent.contiguous(), weight.transpose(-2, -1), offs=ends)
+        if weight_tangent is None:
+            return of_x
+        return of_x + F.grouped_mm(x, weight_tangent.transpose(-2, -1), offs=ends)
 
 
 class _ProductsByTower(torch.autograd.Function):
@@ -210,14 +224,19 @@ def rows_of(table: Tensor, routing: Routing) -> Tensor:
     if routing.sorted_tower is None:  # of experts, whose tokens come sorted
         lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
         return table.repeat_interleave(lengths, dim=0, output_size=sum(routing.counts))
-    return _Rows.apply(table, routing.sorted_tower, routing.sorted_members)
+    return _rows(table, routing.sorted_tower, routing.sorted_members)
 
 
 def rows_in_sequence(table: Tensor, routing: Routing) -> Tensor:
     """As `rows_of`, in sequence order."""
     if len(table) == 1 or routing.only is not None:
         return rows_of(table, routing)
-    return _Rows.apply(table, routing.tower, routing.members)
+    return _rows(table, routing.tower, routing.members)
+
+
+def _rows(table: Tensor, tower: Tensor | None, members: Tensor | None) -> Tensor:
+    function = _Rows if torch.compiler.is_compiling() else _RowsWithTangents
+    return function.apply(table, tower, members)
 
 
 class _Rows(torch.autograd.Function):
@@ -229,14 +248,16 @@ class _Rows(torch.autograd.Function):
         return table.index_select(0, tower)
 
     @staticmethod
-    def jvp(ctx, table_tangent, *_):
-        return table_tangent.index_select(0, ctx.tower)
-
-    @staticmethod
     def backward(ctx, grad):
         (members,) = ctx.saved_tensors
         grad_table = members.to(grad.dtype) @ grad.flatten(1)
         return grad_table.view(-1, *grad.shape[1:]), None, None
+
+
+class _RowsWithTangents(_Rows):
+    @staticmethod
+    def jvp(ctx, table_tangent, *_):
+        return table_tangent.index_select(0, ctx.tower)
 
 
 Initial = Callable[..., object]  # writes the initial value of the parameter that it is given

@@ -51,7 +51,12 @@ def tower_widths(config: Any, towers: Sequence[str]) -> list[int] | None:
             raise InputError(f"backbone.widths: {name!r} is not a tower" + nearest(name, towers))
         if not 1 <= width <= config.dim:
             raise InputError(f"backbone.widths: {name} must be from 1 to backbone.dim, {config.dim}, got {width}")
-    return [config.widths.get(name, config.dim) for name in towers]
+    widths = [config.widths.get(name, config.dim) for name in towers]
+    if max(widths) < config.dim:
+        raise InputError(
+            f"backbone.widths: no tower is as wide as backbone.dim, {config.dim}; say backbone.dim={max(widths)}"
+        )
+    return widths
 
 
 def active_parameters(backbone: Any, tower: int) -> int:

@@ -191,6 +191,7 @@ class Backbone(Counting):
         self.register_buffer("bidirectional", torch.tensor(bidirectional, device="cpu"), persistent=False)
         on_grid = torch.tensor([m.position == "grid" for m in modalities], device="cpu")
         self.register_buffer("on_grid", on_grid, persistent=False)
+        self.tables_on_host = [table.clone() for table in self._tables()]
         owners = config.owners(self.towers)
         self.blocks = nn.ModuleList(Block(config, owners, number) for number in range(config.layers))
         self.final_norm = owners.norm("final_norm")
@@ -220,10 +221,14 @@ class Backbone(Counting):
         return Cache(layers, batch, length, like.device)
 
     def batch(self, layout: Layout, cache: Cache | None = None) -> Batch:
+        table = self.tables_on_host if layout.modality.device.type == "cpu" else self._tables()
         towers, numbers = len(self.towers), self.tower_numbers
-        return Batch(
-            layout, towers, self.tower_of, self.bidirectional, cache, self.compiled, self.on_grid, tower_numbers=numbers
-        )
+        return Batch(layout, towers, *table[:2], cache, self.compiled, table[2], tower_numbers=numbers)
+
+    def _tables(self) -> list[Tensor]:
+        """What is known of each modality, on the model's device. A layout on the host is asked beside copies there,
+        `tables_on_host`: its costs are counted while the model stands on a GPU."""
+        return [self.tower_of, self.bidirectional, self.on_grid]
 
     def slots(self, length: int, device: torch.device) -> int:
         """How many slots a row of so many tokens should have on a device."""

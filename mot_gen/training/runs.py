@@ -100,6 +100,8 @@ def prepare(
     world = world or World(device=parallel.device(training.device))
     if training.threads:
         torch.set_num_threads(training.threads)
+    if world.device.type == "cuda" and training.tf32:
+        torch.set_float32_matmul_precision("high")
     origin = _origin(recipe, folder)
     splits = splits or load_splits(recipe)
     kept = folder if trained_tokenizers else None

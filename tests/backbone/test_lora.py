@@ -204,3 +204,12 @@ def test_frozen_weights_get_no_gradients_and_averages_share_them(tmp_path):
         assert (parameter is own) != is_adapter(name)
     assert set(run.optimizer.moments) == {name for name, _ in run.model.named_parameters() if is_adapter(name)}
     run.close()
+
+
+def test_adapters_that_are_added_to_a_model_change_nothing_at_first():
+    net, batch = model(), clean(pack(mixed(3), MODALITIES, 64))
+    before = net(batch).logits
+    lora.add(net, ["text", "image"], rank=2, alpha=4.0)
+    torch.testing.assert_close(net(batch).logits, before)
+    for adapter in lora.adapters(net).values():
+        assert not adapter.b.any() and adapter.a.std() > 0

@@ -230,6 +230,7 @@ def test_a_narrow_tower_is_the_model_of_its_width():
     [
         ({"widths": {"imag": 16}}, "backbone.widths: 'imag' is not a tower.*did you mean 'image'"),
         ({"widths": {"image": 64}}, "backbone.widths: image must be from 1 to backbone.dim, 32, got 64"),
+        ({"widths": {"text": 8, "image": 16, "speech": 16}}, "no tower is as wide as backbone.dim, 32; say .*=16"),
         ({"widths": {"image": 16}, "untied": ["ffn"]}, "backbone.widths: .*untie attention_norm, qkv, out"),
         ({"widths": {"image": 16}, "experts": 2}, "backbone.widths: .*drop experts"),
     ],
