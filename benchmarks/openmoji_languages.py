@@ -21,11 +21,19 @@ from mot_gen.datasets.openmoji import GROUNDS, LANGUAGES, PLACES, Scene, Scenes,
 SIZE = 32
 
 
+def phrasing(language: str) -> str:
+    """In which a language is learned; English without articles."""
+    return "plain" if language == "en" else language
+
+
 def captions(language: str) -> list[str]:
     """All that may be said in a language."""
     sizes = [(False, None), *((True, place) for place in PLACES)]
     scenes = product(catalogue(), sizes, GROUNDS, (False, True))
-    said = {Scene(id, small, place, ground, turned).caption(language) for id, (small, place), ground, turned in scenes}
+    said = {
+        Scene(id, small, place, ground, turned).caption(phrasing(language))
+        for id, (small, place), ground, turned in scenes
+    }
     return sorted(said)
 
 
@@ -39,7 +47,7 @@ def measured(model: Model, scenes: list[Scene], language: str | None) -> dict:
     found = {"choices": len(choices or ()), "name": share(named)}
     if language is None:
         return found | {"languages": Counter(language_of(text, scene) for text, scene in pairs)}
-    return found | {"all": share(torch.tensor([text == scene.caption(language) for text, scene in pairs]))}
+    return found | {"all": share(torch.tensor([text == scene.caption(phrasing(language)) for text, scene in pairs]))}
 
 
 def language_of(text: str, scene: Scene) -> str:
@@ -51,11 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="?", default="openmoji")
     parser.add_argument("--limit", type=int, default=128, help="pictures")
+    parser.add_argument("--language", action="append", help="one of them; may be given many times")
     options = parser.parse_args()
     model = Model(options.checkpoint, {})
     scenes = Scenes("combinations", SIZE, 1).scenes
     scenes = scenes[:: max(1, len(scenes) // options.limit)][: options.limit]
-    for language in (None, *LANGUAGES):
+    for language in options.language or (None, *LANGUAGES):
         print(json.dumps({"language": language or "free", **measured(model, scenes, language)}), flush=True)
 
 
