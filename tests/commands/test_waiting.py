@@ -57,4 +57,4 @@ def test_plan_imports_what_it_needs():
 
 
 def test_info_imports_what_it_needs():
-    assert command("info openmoji --json", (*NEVER, "diffusers", "transformers", "pydantic"))[:2] == (0, [])
+    assert command("info openmoji --json", (*NEVER, "diffusers", "transformers"))[:2] == (0, [])
