@@ -136,6 +136,7 @@ LAYER, TOKEN, STEP = 16, 11, 14  # kernels of a layer, and beside the layers
 
 def each(launches, call, few: int, more: int) -> tuple[float, float]:
     """Kernels and host waits of one token or step: what `more` of them take beyond `few`."""
+    call(few)  # brings to the device what stays there
     seen = []
     for count in (few, more):
         launches.clear()
