@@ -38,7 +38,7 @@ def _convert_arguments(commands) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".jsonl, or .parquet with its media")
     command.add_argument("--media", type=Path, action="append", default=[], metavar="DIR", help="where pictures are")
     command.add_argument("--max-skipped", type=int, default=20, metavar="N", help="rows that may be left out")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print what was found as JSON")
     command.set_defaults(func=convert_command)
 
 
@@ -85,7 +85,7 @@ def _look_arguments(commands) -> None:
         )
         command.add_argument("--limit", type=int, default=0, metavar="N", help="samples of each set, drawn at random")
         _outside_argument(command)
-        command.add_argument("--json", action="store_true")
+        command.add_argument("--json", action="store_true", help="print what was found as JSON")
         command.set_defaults(func=func)
         if name == "validate":
             command.add_argument("--workers", type=int, default=_cores(), metavar="N", help="threads; default: cores")

@@ -1,5 +1,6 @@
 """The command as people meet it: exit codes, one line for bad input, a tiny quickstart and what is made from it."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mot_gen.commands.main import main
+from mot_gen.commands.main import _parser, main
 
 TINY = [
     "backbone.dim=32",
@@ -215,6 +216,18 @@ def test_help_is_quick_and_loads_nothing_heavy():
     code = "import sys; from mot_gen.commands.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "sys.exit(any(name in sys.modules for name in ('diffusers', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_every_argument_says_what_it_is():
+    """Of all commands, and of the commands of commands."""
+    without, parsers = [], [_parser()]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            elif not action.help:
+                without.append(f"{parser.prog} {action.dest}")
+    assert len(parsers) > 20 and not without
 
 
 def test_overrides_may_stand_behind_options(tmp_path, capsys):
