@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install quickstart gallery test bench lint types docs notebooks clean
+.PHONY: install quickstart gallery test bench gpu lint types docs notebooks clean
 
 install: $(STAMP)
 
@@ -26,6 +26,10 @@ test: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+# What only a GPU can show; writes docs/gpu.md. Without a GPU it ends at once.
+gpu: install
+	$(BIN)/python -m benchmarks.gpu
 
 lint: install
 	$(BIN)/ruff check .

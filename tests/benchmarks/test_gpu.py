@@ -1,0 +1,61 @@
+"""`python -m benchmarks.gpu`: every measurement with tiny sizes on a CPU, the page, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.gpu.__main__ import main, measurements
+from benchmarks.gpu.rows import Row, measured
+from benchmarks.gpu.setting import Setting, Skipped
+
+CPU = Setting(torch.device("cpu"), quick=True)
+
+
+def test_every_measurement_gives_figures_or_a_reason(tmp_path, capsys):
+    page = tmp_path / "quick.md"
+    code = main(["--quick", "--device", "cpu", "--out", str(page)])
+    rows = {row["title"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert list(rows) == list(measurements())
+    assert {title: row["error"] for title, row in rows.items() if row["error"]} == {}
+    assert code == 0
+    skipped = {title for title, row in rows.items() if row["skipped"]}
+    assert all(rows[title]["figures"] for title in rows.keys() - skipped)
+    # What cannot be tested on a CPU, torch-fidelity being an optional package.
+    assert skipped - {"FID's features beside torch-fidelity", "Two processes over NCCL"} == {
+        "Training at 443M, compiled blocks",
+        "Training at 760M, compiled blocks",
+    }
+    text = page.read_text()
+    assert all(f"## {title}\n" in text for title in rows)
+    assert "A test of the command with tiny sizes" in text
+    assert all(f"- skipped: {title} (" in text for title in skipped)
+
+
+def test_an_error_is_a_row():
+    def broken(setting):
+        raise RuntimeError("out of memory\nand more")
+
+    def without(setting):
+        raise Skipped("it needs two GPUs")
+
+    assert measured("a", broken, CPU) == Row("a", error="RuntimeError: out of memory")
+    assert measured("b", without, CPU) == Row("b", skipped="it needs two GPUs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--device", "cpu"], "add --quick"),
+        (["--quick", "--device", "cpu", "--out", "docs/gpu.md"], "give another file"),
+        pytest.param(
+            [],
+            "no CUDA device is found",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here"),
+        ),
+    ],
+)
+def test_what_measures_nothing_is_refused(arguments, reason, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert reason in said and said.count("\n") == 1
