@@ -221,9 +221,10 @@ class Backbone(Counting):
         return Cache(layers, batch, length, like.device)
 
     def batch(self, layout: Layout, cache: Cache | None = None) -> Batch:
-        table = self.tables_on_host if layout.modality.device.type == "cpu" else self._tables()
+        on_host = layout.modality.device.type == "cpu"
+        tower_of, bidirectional, on_grid = self.tables_on_host if on_host else self._tables()
         towers, numbers = len(self.towers), self.tower_numbers
-        return Batch(layout, towers, *table[:2], cache, self.compiled, table[2], tower_numbers=numbers)
+        return Batch(layout, towers, tower_of, bidirectional, cache, self.compiled, on_grid, tower_numbers=numbers)
 
     def _tables(self) -> list[Tensor]:
         """What is known of each modality, on the model's device. A layout on the host is asked beside copies there,
