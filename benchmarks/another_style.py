@@ -41,8 +41,7 @@ JUDGE_STEPS = 1500
 def new_names(svgs: Path, count: int | None = None) -> list[Scene]:
     """The names that the model knows and the other style draws, evenly taken."""
     known = [scene for scene in alone("train") if _file(svgs, scene).is_file()]
-    places = np.linspace(0, len(known) - 1, count or len(known)).round().astype(int)
-    return [known[place] for place in places]
+    return [known[place] for place in _evenly(len(known), count or len(known))]
 
 
 def _file(svgs: Path, scene: Scene) -> Path:
@@ -88,21 +87,27 @@ def style_judge(pictures: Tensor) -> AttributeJudge:
 
 
 def measure(checkpoint: str, svgs: Path, count: int | None, options: dict, sheet: Path | None) -> dict:
-    """The figures in this module's first lines."""
-    model, scenes = Model(checkpoint, options), new_names(svgs, count)
+    """The figures in this module's first lines; the judge knows all names, `count` of them are drawn."""
+    model, scenes = Model(checkpoint, options), new_names(svgs)
     real = _stack([rendered(svgs, scene) for scene in scenes])
-    drawn = model.draw([caption(scene) for scene in scenes])
-    wanted, judge = torch.arange(len(scenes)), style_judge(real)
-    shown = {"generated": drawn, "renderings": real, "tokenizer": model.round_trip(real)}
+    judge = style_judge(real)
+    asked = _evenly(len(scenes), count or len(scenes))
+    drawn = model.draw([caption(scenes[place]) for place in asked])
+    shown = {"generated": drawn, "renderings": real[asked], "tokenizer": model.round_trip(real[asked])}
+    wanted = torch.tensor(asked)
     new = {name: share(judge.predict(pictures)["name"] == wanted) for name, pictures in shown.items()}
     if sheet:
-        _sheet(drawn, real, sheet)
+        _sheet(drawn, real[asked], sheet)
     return {"checkpoint": checkpoint, "new": new, "old": _old(model)}
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    return np.linspace(0, length - 1, count).round().astype(int).tolist()
 
 
 def _old(model: Model, count: int = 150) -> dict:
     names = alone("train")
-    scenes = [names[place] for place in np.linspace(0, len(names) - 1, count).round().astype(int)]
+    scenes = [names[place] for place in _evenly(len(names), count)]
     wanted, judge = labels_of(scenes)["name"], scene_judge(SIZE)
     shown = {"generated": model.draw([s.caption("plain") for s in scenes]), "renderings": pictures_of(scenes, SIZE)}
     return {name: share(judge.predict(pictures)["name"] == wanted) for name, pictures in shown.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from mot_gen.backbone import parts
+from mot_gen.backbone.named_parts import read_part
 from mot_gen.errors import nearest
 
 
@@ -29,8 +30,8 @@ class ExpertOptions(parts.FeedForward):
         return self.unit.ffn_dim
 
     def fit(self, config: Any) -> Self:
-        router = parts.read_part("router", self.router, vars(config), f"{self.where}.router")
-        unit = parts.read_part("feed_forward", self.unit, vars(config), f"{self.where}.unit")
+        router = read_part("router", self.router, vars(config), f"{self.where}.router")
+        unit = read_part("feed_forward", self.unit, vars(config), f"{self.where}.unit")
         return replace(self, router=router.fit(config), unit=unit.fit(config))
 
     def check(self, config: Any, towers: Sequence[str]) -> None:

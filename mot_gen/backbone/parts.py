@@ -1,31 +1,23 @@
-"""The parts of a block, and how a recipe names them: Part, a class for each slot, Parts, Layer; SLOTS, read_pattern.
+"""The parts of a block: Part, a class for each slot, Parts, Layer.
 
 A *slot* is a choice that every block makes: how tokens are mixed, what the feed-forward is, where the norm stands. A
 *part* fills a slot. It is a class in a file of the slot's folder, or of a package of your own, and is named as the slot
-is (`Mixer`, `FeedForward`, ...): a frozen dataclass whose fields are its options. A recipe names a part by its file, by
-`{kind: file, option: value}`, or names several in a list, which layers take in turn.
+is (`Mixer`, `FeedForward`, ...): a frozen dataclass whose fields are its options. How recipes name it: named_parts.py.
 
 A part holds no weights. `modules` says what it adds to a block, and the other methods are given that block. So a
 parameter's name says what it is and not which part asked for it, and equal parts of several layers share what they
 derive from a batch.
-
-An option of a mixer, a feed-forward or a router that has the name of a field of the backbone's `Config` takes the value
-of that field unless it is given.
 
 Shapes: T tokens in tower order, D width, H heads, K head width.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from mot_gen.backbone.attention import Places, attend
@@ -35,7 +27,7 @@ from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.owners import Owners
 from mot_gen.backbone.pools import Pool
 from mot_gen.backbone.routing import Initial, Owned, Routing
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
 from mot_gen.sequence import Modality
 
 Modules = Mapping[str, nn.Module | nn.Parameter | None]
@@ -353,85 +345,3 @@ class Layer(Owned):
 
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
-
-
-# ---------------------------------------------------------------- reading
-
-
-class Slot(NamedTuple):
-    """package: the folder of the parts that are shipped. member: the class that each file has."""
-
-    package: str
-    member: str
-
-
-SLOTS = {
-    "mixer": Slot("mot_gen.backbone.mixers", "Mixer"),
-    "reach": Slot("mot_gen.backbone.reaches", "Reach"),
-    "bias": Slot("mot_gen.backbone.biases", "Bias"),
-    "head_choice": Slot("mot_gen.backbone.head_choices", "HeadChoice"),
-    "feed_forward": Slot("mot_gen.backbone.feed_forwards", "FeedForward"),
-    "activation": Slot("mot_gen.backbone.activations", "Activation"),
-    "router": Slot("mot_gen.backbone.routers", "Router"),
-    "norm": Slot("mot_gen.backbone.norms", "Norm"),
-    "depth": Slot("mot_gen.backbone.depths", "Depth"),
-    "residual": Slot("mot_gen.backbone.residuals", "Residual"),
-}
-
-
-def kinds(slot: str) -> list[str]:
-    """The parts of a slot that are shipped."""
-    return [module.name for module in pkgutil.iter_modules(importlib.import_module(SLOTS[slot].package).__path__)]
-
-
-def read_pattern(slot: str, given: Any, config: Mapping[str, Any]) -> list[Any]:
-    """The parts that a recipe names for a slot, to be taken in turn by layer. config: the backbone's flat fields."""
-    named = given if isinstance(given, list) else [given]
-    if not named:
-        raise InputError(f"backbone.{slot}: an empty list names nothing; give a kind")
-    return [read_part(slot, each, config, f"backbone.{slot}") for each in named]
-
-
-def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> Any:
-    """One part, of a kind or of {kind, options}; a part as it is. InputError for what is unknown or no option."""
-    if isinstance(given, Part):
-        return given
-    options = {"kind": given} if isinstance(given, str) else given
-    if not isinstance(options, Mapping) or not isinstance(options.get("kind"), str):
-        raise InputError(f"{where}: should be a kind, or a kind with its options, got {given!r}")
-    cls = _class_of(slot, options["kind"], where)
-    names = [f.name for f in fields(cls) if f.init and f.name not in ("where", "flat")]
-    own = {name: value for name, value in options.items() if name != "kind"}
-    _check_options(cls, own, names, where)
-    shares = slot in ("mixer", "feed_forward", "router")
-    flat = {name: config[name] for name in names if shares and name in config and name not in own}
-    given = {name: value for name, value in flat.items() if value is not None}
-    return cls(**own, **given, where=where, flat=frozenset(flat))
-
-
-def _class_of(slot: str, kind: str, where: str) -> type:
-    package, member = SLOTS[slot]
-    name = kind if "." in kind else f"{package}.{kind}"
-    try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise InputError(f"{where}: {kind!r} is not known" + nearest(kind, kinds(slot)))
-    module = importlib.import_module(name)
-    if not hasattr(module, member):
-        raise InputError(f"{where}: module {name} has no {member}")
-    return getattr(module, member)
-
-
-def _check_options(cls: type, options: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Hold options to the names and types of a part's fields."""
-    hints = get_type_hints(cls)
-    for name, value in options.items():
-        if name not in names:
-            raise InputError(f"{where}.{name} is not known" + nearest(name, names))
-        try:
-            TypeAdapter(hints[name], config=ConfigDict(strict=True)).validate_python(value)
-        except ValidationError as error:
-            expected = error.errors(include_url=False)[0]["msg"].replace("Input should", "should")
-            raise InputError(f"{where}.{name} {expected}, got {value!r}") from None

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from mot_gen.backbone.parts import Part, Parts, read_part, read_pattern
+from mot_gen.backbone.named_parts import read_part, read_pattern
+from mot_gen.backbone.parts import Part, Parts
 from mot_gen.errors import InputError, nearest
 
 EVEN = 4  # floats: grouped products want rows of whole 16 bytes

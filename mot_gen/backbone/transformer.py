@@ -1,4 +1,4 @@
-"""The backbone as a stack of blocks made of parts: Config, Block, Backbone.
+"""The backbone as a stack of blocks made of parts: Config, Backbone. One block is in block.py.
 
     x -> norm -> mixer -> + -> norm -> feed_forward -> +
 
@@ -13,15 +13,15 @@ Shapes: B rows, S slots, T = B * S tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.block import Block, distinct
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.counting import Counting
 from mot_gen.backbone.layers_on_disk import LayersOnDisk
@@ -121,60 +121,6 @@ class Config:
         return owners
 
 
-class Block(parts.Layer):
-    """One layer: a mixer and a feed-forward, each with its norm, joined to the residual stream."""
-
-    def __init__(self, config: Config, owners: Owners, number: int):
-        super().__init__()
-        self.parts, self.owners = config.slots.of_layer(number), owners
-        self.number, self.layers = number, config.layers or 0
-        mixer, feed_forward = self.parts.mixer, self.parts.feed_forward
-        self.add_module(mixer.norm, owners.norm(mixer.norm))
-        self._add(mixer, self.parts.bias, self.parts.head_choice, self.parts.depth, self.parts.residual)
-        if not feed_forward.empty:
-            self.ffn_norm = owners.norm("ffn_norm")
-            self._add(feed_forward)
-
-    def _add(self, *added: parts.Part) -> None:
-        for part in added:
-            for name, module in part.modules(self).items():
-                add = self.register_parameter if isinstance(module, nn.Parameter) else self.register_module
-                add(name, module)  # type: ignore[arg-type] # each takes the kind that it is chosen for
-            self.initial = {**self.initial, **part.initial(self)}
-            self.owned_by = {**self.owned_by, **part.owned_by(self)}
-
-    def forward(self, x: Tensor, plan: Plan, cache: Any = None) -> Tensor:
-        """x (T, D) in tower order -> the same."""
-        return self.parts.depth.forward(self, x, plan, cache)
-
-    def mix(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
-        """x and what its tokens read of one another."""
-        chosen, norm = self.parts, getattr(self, self.parts.mixer.norm)
-        read = chosen.residual.read(self, x, "mixer")
-        y = chosen.mixer.forward(self, chosen.norm.before(norm, read, plan.routing), plan, cache)
-        return chosen.residual.add(self, x, chosen.norm.after(norm, y, plan.routing), "mixer")
-
-    def feed(self, x: Tensor, plan: Plan, weight: Tensor | None = None) -> Tensor:
-        """x and what the feed-forward makes of it, times (T, 1) weights."""
-        chosen = self.parts
-        if chosen.feed_forward.empty:
-            return x
-        read = chosen.residual.read(self, x, "feed_forward")
-        y = chosen.feed_forward.forward(self, chosen.norm.before(self.ffn_norm, read, plan.routing), plan)
-        y = chosen.norm.after(self.ffn_norm, y, plan.routing)
-        return chosen.residual.add(self, x, y if weight is None else y * weight, "feed_forward")
-
-
-def distinct(blocks: Iterable[parts.Layer]) -> list[parts.Layer]:
-    """One block for each set of parts, which derives from a batch what all of them read; a layer that some tokens skip
-    derives it itself, from those that stay."""
-    found: list[parts.Layer] = []
-    for block in blocks:
-        if not block.parts.depth.plans and all(block.parts != other.parts for other in found):
-            found.append(block)
-    return found
-
-
 class Backbone(Counting):
     """A stack of blocks over packed rows; see the contract in `mot_gen.backbone`."""
 
@@ -193,7 +139,8 @@ class Backbone(Counting):
         self.register_buffer("on_grid", on_grid, persistent=False)
         self.tables_on_host = [table.clone() for table in self._tables()]
         owners = config.owners(self.towers)
-        self.blocks = nn.ModuleList(Block(config, owners, number) for number in range(config.layers))
+        layers = config.layers
+        self.blocks = nn.ModuleList(Block(config.slots, owners, number, layers) for number in range(layers))
         self.final_norm = owners.norm("final_norm")
         for _, part in self.each_part():
             part.check_modalities(modalities)

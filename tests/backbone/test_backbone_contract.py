@@ -10,7 +10,7 @@ import torch
 from tiny import MODALITIES, generator, mixed, picture, rounded, speech, words
 
 from mot_gen import backbone as backbones
-from mot_gen.backbone import parts
+from mot_gen.backbone import named_parts
 from mot_gen.backbone.half_storage import HalfStorage, has_fbgemm, store_in_half
 from mot_gen.backbone.transformer import Config
 from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
@@ -49,8 +49,8 @@ BESIDE = {"mixer": "attention", "depth": "every", "reach": "full"}
 def by_file() -> dict:
     """Every part of every slot that is not the default, as a statement: a file is tried on arrival."""
     found = {}
-    for slot in parts.SLOTS:
-        for kind in parts.kinds(slot):
+    for slot in named_parts.SLOTS:
+        for kind in named_parts.kinds(slot):
             named = {"kind": kind} | EXAMPLES.get(kind, {})
             if slot == "router":
                 found[f"{slot} {kind}"] = ("mot", {"experts": 2, slot: named})

@@ -12,6 +12,7 @@ from tiny import MODALITIES, mixed, picture, words
 from mot_gen.backbone import load, parts
 from mot_gen.backbone.attention import Places
 from mot_gen.backbone.depths import token_skip
+from mot_gen.backbone.named_parts import SLOTS
 from mot_gen.backbone.reaches.window import Reach
 from mot_gen.backbone.routing import Routing
 from mot_gen.errors import InputError
@@ -190,6 +191,7 @@ BIAS = '''
 """Scores fall with distance (ALiBi, arXiv 2108.12409)."""
 
 from mot_gen.backbone import parts
+from mot_gen.backbone.named_parts import SLOTS
 
 
 class Bias(parts.Bias):
@@ -247,8 +249,8 @@ def test_what_cannot_be_is_refused_by_name(options, complaint):
         build("mot", **options)
 
 
-@pytest.mark.parametrize("slot", parts.SLOTS)
+@pytest.mark.parametrize("slot", SLOTS)
 def test_no_file_of_a_part_is_long(slot):
-    folder = Path(parts.__file__).parent / parts.SLOTS[slot].package.rpartition(".")[2]
+    folder = Path(parts.__file__).parent / SLOTS[slot].package.rpartition(".")[2]
     lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in folder.glob("*.py")}
     assert max(lengths.values()) <= 120, lengths

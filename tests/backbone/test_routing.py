@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from tiny import generator
 
 from mot_gen.backbone.feed_forwards.gated import _Gated
-from mot_gen.backbone.parts import read_part
+from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.rms_norm import UntiedRMSNorm, _RMSNorm, _RMSNormOfHeads
 from mot_gen.backbone.routing import (
     UntiedLinear,

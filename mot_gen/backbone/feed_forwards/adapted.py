@@ -16,6 +16,7 @@ from torch import Tensor
 from mot_gen.backbone import parts
 from mot_gen.backbone.adapters import GatedAdapter, RoutedAdapter, beside
 from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Owned
 from mot_gen.errors import nearest
@@ -46,7 +47,7 @@ class FeedForward(parts.FeedForward):
             raise self.refuse("adapter", f"{self.adapter!r} is not known" + nearest(self.adapter, ADAPTERS))
         if self.chosen > self.choices:
             raise self.refuse("chosen", f"must be from 1 to choices, {self.choices}, got {self.chosen}")
-        unit = parts.read_part("feed_forward", self.unit, vars(config), f"{self.where}.unit")
+        unit = read_part("feed_forward", self.unit, vars(config), f"{self.where}.unit")
         if not unit.matrices:
             raise self.refuse("unit", "takes gated or plain")
         return replace(self, unit=unit.fit(config))

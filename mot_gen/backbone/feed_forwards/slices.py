@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from mot_gen.backbone import parts
 from mot_gen.backbone.feed_forwards import experts
+from mot_gen.backbone.named_parts import read_part
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FeedForward(experts.FeedForward):
         self.refuse_experts(config)
         if self.used > self.slices:
             raise self.refuse("used", f"must be from 1 to the number of slices, {self.slices}, got {self.used}")
-        whole = parts.read_part("feed_forward", self.unit, vars(config) | {"ffn_dim": self.ffn_dim}, self.where)
+        whole = read_part("feed_forward", self.unit, vars(config) | {"ffn_dim": self.ffn_dim}, self.where)
         width = whole.fit(config).ffn_dim
         if width % self.slices:
             raise self.refuse("slices", f"{self.slices} must divide the width, {width}")

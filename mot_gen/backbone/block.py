@@ -1,0 +1,67 @@
+"""A block made of parts, and the blocks that stand for all others: Block, distinct."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from mot_gen.backbone import parts
+from mot_gen.backbone.batch import Plan
+from mot_gen.backbone.owners import Owners
+from mot_gen.backbone.slots import Slots
+
+
+class Block(parts.Layer):
+    """One layer: a mixer and a feed-forward, each with its norm, joined to the residual stream."""
+
+    def __init__(self, slots: Slots, owners: Owners, number: int, layers: int):
+        super().__init__()
+        self.parts, self.owners = slots.of_layer(number), owners
+        self.number, self.layers = number, layers
+        mixer, feed_forward = self.parts.mixer, self.parts.feed_forward
+        self.add_module(mixer.norm, owners.norm(mixer.norm))
+        self._add(mixer, self.parts.bias, self.parts.head_choice, self.parts.depth, self.parts.residual)
+        if not feed_forward.empty:
+            self.ffn_norm = owners.norm("ffn_norm")
+            self._add(feed_forward)
+
+    def _add(self, *added: parts.Part) -> None:
+        for part in added:
+            for name, module in part.modules(self).items():
+                add = self.register_parameter if isinstance(module, nn.Parameter) else self.register_module
+                add(name, module)  # type: ignore[arg-type] # each takes the kind that it is chosen for
+            self.initial = {**self.initial, **part.initial(self)}
+            self.owned_by = {**self.owned_by, **part.owned_by(self)}
+
+    def forward(self, x: Tensor, plan: Plan, cache: Any = None) -> Tensor:
+        """x (T, D) in tower order -> the same."""
+        return self.parts.depth.forward(self, x, plan, cache)
+
+    def mix(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
+        """x and what its tokens read of one another."""
+        chosen, norm = self.parts, getattr(self, self.parts.mixer.norm)
+        read = chosen.residual.read(self, x, "mixer")
+        y = chosen.mixer.forward(self, chosen.norm.before(norm, read, plan.routing), plan, cache)
+        return chosen.residual.add(self, x, chosen.norm.after(norm, y, plan.routing), "mixer")
+
+    def feed(self, x: Tensor, plan: Plan, weight: Tensor | None = None) -> Tensor:
+        """x and what the feed-forward makes of it, times (T, 1) weights."""
+        chosen = self.parts
+        if chosen.feed_forward.empty:
+            return x
+        read = chosen.residual.read(self, x, "feed_forward")
+        y = chosen.feed_forward.forward(self, chosen.norm.before(self.ffn_norm, read, plan.routing), plan)
+        y = chosen.norm.after(self.ffn_norm, y, plan.routing)
+        return chosen.residual.add(self, x, y if weight is None else y * weight, "feed_forward")
+
+
+def distinct(blocks: Iterable[parts.Layer]) -> list[parts.Layer]:
+    """One block for each set of parts, which derives from a batch what all of them read; a layer that some tokens skip
+    derives it itself, from those that stay."""
+    found: list[parts.Layer] = []
+    for block in blocks:
+        if not block.parts.depth.plans and all(block.parts != other.parts for other in found):
+            found.append(block)
+    return found

@@ -1,0 +1,101 @@
+"""How a recipe names the parts of a block: SLOTS, kinds, read_pattern, read_part.
+
+A recipe names a part by its file, by `{kind: file, option: value}`, or names several in a list, which layers take in
+turn. A file stands in its slot's folder, or in a package of your own.
+
+An option of a mixer, a feed-forward or a router that has the name of a field of the backbone's `Config` takes the value
+of that field unless it is given.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from mot_gen.backbone.parts import Part
+from mot_gen.errors import InputError, nearest
+
+
+class Slot(NamedTuple):
+    """package: the folder of the parts that are shipped. member: the class that each file has."""
+
+    package: str
+    member: str
+
+
+SLOTS = {
+    "mixer": Slot("mot_gen.backbone.mixers", "Mixer"),
+    "reach": Slot("mot_gen.backbone.reaches", "Reach"),
+    "bias": Slot("mot_gen.backbone.biases", "Bias"),
+    "head_choice": Slot("mot_gen.backbone.head_choices", "HeadChoice"),
+    "feed_forward": Slot("mot_gen.backbone.feed_forwards", "FeedForward"),
+    "activation": Slot("mot_gen.backbone.activations", "Activation"),
+    "router": Slot("mot_gen.backbone.routers", "Router"),
+    "norm": Slot("mot_gen.backbone.norms", "Norm"),
+    "depth": Slot("mot_gen.backbone.depths", "Depth"),
+    "residual": Slot("mot_gen.backbone.residuals", "Residual"),
+}
+
+
+def kinds(slot: str) -> list[str]:
+    """The parts of a slot that are shipped."""
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(SLOTS[slot].package).__path__)]
+
+
+def read_pattern(slot: str, given: Any, config: Mapping[str, Any]) -> list[Any]:
+    """The parts that a recipe names for a slot, to be taken in turn by layer. config: the backbone's flat fields."""
+    named = given if isinstance(given, list) else [given]
+    if not named:
+        raise InputError(f"backbone.{slot}: an empty list names nothing; give a kind")
+    return [read_part(slot, each, config, f"backbone.{slot}") for each in named]
+
+
+def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> Any:
+    """One part, of a kind or of {kind, options}; a part as it is. InputError for what is unknown or no option."""
+    if isinstance(given, Part):
+        return given
+    options = {"kind": given} if isinstance(given, str) else given
+    if not isinstance(options, Mapping) or not isinstance(options.get("kind"), str):
+        raise InputError(f"{where}: should be a kind, or a kind with its options, got {given!r}")
+    cls = _class_of(slot, options["kind"], where)
+    names = [f.name for f in fields(cls) if f.init and f.name not in ("where", "flat")]
+    own = {name: value for name, value in options.items() if name != "kind"}
+    _check_options(cls, own, names, where)
+    shares = slot in ("mixer", "feed_forward", "router")
+    flat = {name: config[name] for name in names if shares and name in config and name not in own}
+    given = {name: value for name, value in flat.items() if value is not None}
+    return cls(**own, **given, where=where, flat=frozenset(flat))
+
+
+def _class_of(slot: str, kind: str, where: str) -> type:
+    package, member = SLOTS[slot]
+    name = kind if "." in kind else f"{package}.{kind}"
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise InputError(f"{where}: {kind!r} is not known" + nearest(kind, kinds(slot)))
+    module = importlib.import_module(name)
+    if not hasattr(module, member):
+        raise InputError(f"{where}: module {name} has no {member}")
+    return getattr(module, member)
+
+
+def _check_options(cls: type, options: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Hold options to the names and types of a part's fields."""
+    hints = get_type_hints(cls)
+    for name, value in options.items():
+        if name not in names:
+            raise InputError(f"{where}.{name} is not known" + nearest(name, names))
+        try:
+            TypeAdapter(hints[name], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            expected = error.errors(include_url=False)[0]["msg"].replace("Input should", "should")
+            raise InputError(f"{where}.{name} {expected}, got {value!r}") from None
