@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,7 +23,6 @@ class Row:
 
 def measured(title: str, measurement: Measurement, setting: Setting) -> Row:
     """The row of one measurement. An error is its row: it does not end the others."""
-    gc.collect()
     try:
         setting.free()
         return Row(title, measurement(setting))

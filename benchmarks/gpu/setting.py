@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -45,6 +46,7 @@ class Setting:
     def free(self) -> None:
         """Give memory that nothing holds back to the device, and begin to watch its peak anew."""
         if self.on_gpu:
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
