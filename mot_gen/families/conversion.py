@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mot_gen.errors import InputError
 from mot_gen.families.table import Entry, check_table, our_specs, restored, values
 from mot_gen.files import manifest
-from mot_gen.files.tensors import Shards, Spec, refuse_without_weights, write_tensors
+from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors
 from mot_gen.files.whole import writing_folder
 from mot_gen.pipelines.base import MultimodalPipeline
 
@@ -42,8 +42,8 @@ class Source:
     """A published folder: its configs as dicts, and its weights, which are opened when they are asked for."""
 
     def __init__(self, folder: str | Path, files: Sequence[str] = (), passes_over: Sequence[str] = ()):
-        """files: those that hold its weights; by default all safetensors of the folder. A name with `*` stands for all
-        that it matches. passes_over: beginnings of names of tensors that are not read."""
+        """files: those that hold its weights; by default `weight_files` of the folder. A name that ends in `*.safetensors`
+        stands for those of its own folder. passes_over: beginnings of names of tensors that are not read."""
         self.folder, self._files, self.passes_over = Path(folder), files, tuple(passes_over)
 
     def config(self, name: str = "config.json") -> dict:
@@ -62,10 +62,8 @@ class Source:
             return Shards.of(self.folder)
         found: list[Path] = []
         for name in self._files:
-            matching = sorted(self.folder.glob(name)) if "*" in name else [self.folder / name]
-            if not matching:
-                refuse_without_weights((self.folder / name).parent)
-            found += matching
+            path = self.folder / name
+            found += weight_files(path.parent) if "*" in name else [path]
         return Shards(found)
 
     def close(self) -> None:
@@ -180,10 +178,12 @@ class _One:
 
 
 def _copy_others(like: Source, out: Path) -> None:
-    """The published files that hold no weights: configs, tokenizers, the index of shards."""
-    weights = {*like.weights.file_of.values()}
+    """The published files that hold no weights: configs, tokenizers, the index of shards. A second form of the weights
+    stays behind: beside trained ones it would be the old model."""
+    written = {path.parent for path in like.weights.file_of.values()}
     for path in sorted(like.folder.rglob("*")):
-        if path.is_file() and path not in weights and path.suffix not in manifest.PICKLES:
+        old = path.suffix in manifest.PICKLES or (path.suffix == ".safetensors" and path.parent in written)
+        if path.is_file() and not old:
             target = out / path.relative_to(like.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)

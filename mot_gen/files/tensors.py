@@ -66,15 +66,8 @@ class Shards:
 
     @classmethod
     def of(cls, folder: Path) -> Shards:
-        """All weights of a folder: those that its index names, else every safetensors file there.
-
-        InputError for a shard that is missing, for pickled weights, and where there are none."""
-        files = sorted(folder.glob("*.safetensors"))
-        for index in sorted(folder.glob("*.safetensors.index.json")):
-            files = _named_in(index)
-        if not files:
-            refuse_without_weights(folder)
-        return cls(files)
+        """All weights of a folder, see `weight_files`; InputError where there are none."""
+        return cls(weight_files(folder))
 
     def _add(self, path: Path) -> None:
         """Open a file, and note the dtype and shape of each of its tensors."""
@@ -101,6 +94,20 @@ class Shards:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's weights: those that its index names, else `model.safetensors`, else every safetensors
+    file. So a second form of the weights beside them, as `consolidated.safetensors` is, stays unread.
+
+    InputError for a shard that is missing, for pickled weights, and where there are none."""
+    if indices := sorted(folder.glob("*.safetensors.index.json")):
+        return _named_in(indices[-1])
+    single = folder / "model.safetensors"
+    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        refuse_without_weights(folder)
+    return files
 
 
 def _named_in(index: Path) -> list[Path]:

@@ -33,11 +33,11 @@ CONFIDENCE = 0.95
 
 @dataclass
 class Measured:
-    """scores: name -> mean, and the bounds of its interval. spread: how different the samples are. frechet: of
-    pictures, in pixels, to real ones. samples: what was measured."""
+    """scores: name -> mean, and the bounds of its interval. spread: how different the samples are, None where
+    no prompt has two of them. frechet: of pictures, in pixels, to real ones. samples: what was measured."""
 
     scores: dict[str, tuple[float, float, float]]
-    spread: float
+    spread: float | None
     frechet: float | None
     samples: Samples = field(repr=False)
 
@@ -108,16 +108,16 @@ def _interval(scores: Tensor) -> tuple[float, float, float]:
     return (mean, *(low_high or (mean, mean)))
 
 
-def _spread(samples: Samples) -> float:
-    """Pictures: the mean root-mean-square distance between two samples of one prompt. Texts alone: the share of them
-    that differ; of documents, the share of texts that are not the commonest one."""
+def _spread(samples: Samples) -> float | None:
+    """Pictures: the mean root-mean-square distance between two samples of one prompt, None where none has two. Texts
+    alone: the share of them that differ."""
     if samples.images is None:
         return len(set(samples.texts)) / len(samples.texts)
     groups: dict[str, list[Tensor]] = {}
     for prompt, image in zip(samples.prompts, samples.images):
         groups.setdefault(prompt, []).append(image.flatten())
     distances = [torch.pdist(torch.stack(own)) / own[0].numel() ** 0.5 for own in groups.values() if len(own) > 1]
-    return float(torch.cat(distances).mean()) if distances else 0.0
+    return float(torch.cat(distances).mean()) if distances else None
 
 
 def commonest(samples: Samples) -> tuple[str, float]:

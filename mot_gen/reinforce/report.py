@@ -78,7 +78,7 @@ def signs(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[st
     for name, (value, *_) in after.scores.items():
         if name not in rewarded and rose and value < before.scores[name][1]:
             said.append(f"{name}, which is not rewarded, fell from {before.scores[name][0]:.3f} to {value:.3f}")
-    if after.spread < SPREAD_KEPT * before.spread:
+    if before.spread and after.spread is not None and after.spread < SPREAD_KEPT * before.spread:
         said.append(f"samples of one prompt differ less: {before.spread:.3f} before, {after.spread:.3f} after")
     if before.frechet and after.frechet and after.frechet > FRECHET_KEPT * before.frechet:
         said.append(f"the Frechet distance grew from {before.frechet:.3f} to {after.frechet:.3f}")
@@ -122,7 +122,8 @@ def _table(found: Mapping[str, Measured], rewarded: Sequence[str]) -> str:
         label = f"{name}{' (rewarded)' if name in rewarded else ''}"
         cells = [each.scores[name] for each in found.values()]
         rows.append([html.escape(label), *(f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in cells)])
-    rows.append(["how samples of a prompt differ", *(f"{each.spread:.3f}" for each in found.values())])
+    if any(each.spread is not None for each in found.values()):
+        rows.append(["how samples of a prompt differ", *(f"{each.spread or 0:.3f}" for each in found.values())])
     if any(each.frechet is not None for each in found.values()):
         rows.append(["Frechet distance to real pictures", *(f"{each.frechet or 0:.3f}" for each in found.values())])
     count = len(next(iter(found.values())).samples.names)
@@ -150,7 +151,8 @@ def summary(folder: Path) -> str | None:
     before, after = found["reinforce"]["before"], found["reinforce"]["after"]
     shown = partial("{:24}  {:.3f} before, {:.3f} after".format)
     lines = [shown(name, before["scores"][name]["value"], each["value"]) for name, each in after["scores"].items()]
-    lines.append(shown("spread", before["spread"], after["spread"]))
+    if after["spread"] is not None:
+        lines.append(shown("spread", before["spread"], after["spread"]))
     if after["frechet"] is not None:
         lines.append(shown("Frechet distance", before["frechet"], after["frechet"]))
     lines += [f"look out: {each}" for each in found["signs"]]

@@ -153,6 +153,17 @@ def test_a_missing_shard_is_named(tmp_path):
         Shards.of(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["llama", "janusflow"])
+def test_a_second_form_of_the_weights_is_neither_read_nor_given_back(name, published, converted, tmp_path):
+    both = shutil.copytree(published(name), tmp_path / "both")
+    save_file({"other": torch.ones(1)}, both / "consolidated.safetensors")
+    with opened(name, both) as weights, opened(name, published(name)) as alone:
+        assert weights.specs == alone.specs
+    assert main(["convert", str(converted(name)), str(tmp_path / "back"), "--like", str(both)]) == 0
+    given_back = {path.name for path in (tmp_path / "back").rglob("*.safetensors")}
+    assert given_back == {path.name for path in published(name).rglob("*.safetensors")}
+
+
 def pickled(folder):
     for path in folder.rglob("*.safetensors"):
         path.rename(path.with_suffix(".bin"))

@@ -10,7 +10,7 @@ from tiny_rewards import begin, rewarded
 from mot_gen.eval.images.judge import train_judge
 from mot_gen.recipes.recipe import load_recipe, shipped
 from mot_gen.reinforce.hooks import reinforced
-from mot_gen.reinforce.measured import Measured
+from mot_gen.reinforce.measured import Measured, _spread
 from mot_gen.reinforce.report import signs, summary
 from mot_gen.reinforce.reward_kinds import judge
 from mot_gen.reinforce.rewards import Samples
@@ -47,6 +47,16 @@ def measured(value, watched, spread=1.0, frechet=1.0, text="a"):
     samples = Samples(["p"] * 4, [text, "b", "c", "d"], torch.zeros(4, 1, 2, 2), [[]] * 4, list("1234"))
     scores = {"judge": (value, value - 0.1, value + 0.1), "other": (watched, watched - 0.1, watched + 0.1)}
     return Measured(scores, spread, frechet, samples)
+
+
+def test_one_sample_of_each_prompt_says_nothing_of_how_they_differ():
+    images = torch.arange(16.0).view(4, 1, 2, 2)
+    alone = Samples(list("pqrs"), [""] * 4, images, [[]] * 4, list("1234"))
+    assert _spread(alone) is None
+    pairs = Samples(["p", "q", "p", "q"], [""] * 4, images, [[]] * 4, list("1234"))
+    assert _spread(pairs) == 8.0  # each picture is 8 brighter than the one before of its prompt
+    before, after = measured(0.5, 0.5, spread=None), measured(0.9, 0.8, spread=None)
+    assert signs(before, after, ["judge"]) == []
 
 
 def test_signs_of_a_fooled_reward_are_named():

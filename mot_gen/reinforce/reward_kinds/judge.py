@@ -6,6 +6,8 @@ different folds saw different pictures, so that one can be rewarded and another 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -72,6 +74,8 @@ class _Judged:
             channels, height, width = shape
             real = torch.stack([image_tensor(pair.image, (height, width), channels) for pair in self.pairs])
             wanted = torch.tensor([self.task.label(pair) for pair in self.pairs])
+            if not int(os.environ.get("RANK", 0)):  # it takes some seconds
+                print(f"training a judge on {len(self.pairs):,} pictures", file=sys.stderr, flush=True)
             with torch.enable_grad():
                 self.judges[shape] = train_judge(real, wanted, len(self.task.classes), seed=self.seed)
         return self.judges[shape]
