@@ -45,7 +45,8 @@ LOADING = ("train", "info", "generate", "demo", "eval", "convert", "export", "to
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+        command = self.prog.removeprefix("mot-gen").strip()  # the line begins with mot-gen anyway
+        raise InputError(f"{command}: {message}; see {self.prog} --help" if command else f"{message}; see mot-gen --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,8 +42,9 @@ class Source:
     """A published folder: its configs as dicts, and its weights, which are opened when they are asked for."""
 
     def __init__(self, folder: str | Path, files: Sequence[str] = (), passes_over: Sequence[str] = ()):
-        """files: those that hold its weights; by default `weight_files` of the folder. A name that ends in `*.safetensors`
-        stands for those of its own folder. passes_over: beginnings of names of tensors that are not read."""
+        """files: those that hold its weights; by default `weight_files` of the folder. A name that ends in
+        `*.safetensors` stands for those of its own folder. passes_over: beginnings of names of tensors that are not
+        read."""
         self.folder, self._files, self.passes_over = Path(folder), files, tuple(passes_over)
 
     def config(self, name: str = "config.json") -> dict:

@@ -235,4 +235,9 @@ def test_overrides_may_stand_behind_options(tmp_path, capsys):
     assert main(command) == 2 and "training.stepz" in capsys.readouterr().err
     assert main([*command[:-1], "training.steps"]) == 2
     assert "unrecognized arguments: training.steps" in capsys.readouterr().err
+    assert main(["info", str(tmp_path), "--odd"]) == 2
+    assert capsys.readouterr().err == "mot-gen: unrecognized arguments: --odd; see mot-gen --help\n"
+    assert main(["info"]) == 2
+    asked = "mot-gen: info: the following arguments are required: CHECKPOINT; see mot-gen info --help\n"
+    assert capsys.readouterr().err == asked
     assert main(["info", str(tmp_path), "a=b"]) == 2 and "unrecognized arguments: a=b" in capsys.readouterr().err
