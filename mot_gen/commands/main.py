@@ -46,7 +46,7 @@ LOADING = ("train", "info", "generate", "demo", "eval", "convert", "export", "to
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         command = self.prog.removeprefix("mot-gen").strip()  # the line begins with mot-gen anyway
-        raise InputError(f"{command}: {message}; see {self.prog} --help" if command else f"{message}; see mot-gen --help")
+        raise InputError(f"{command and command + ': '}{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
