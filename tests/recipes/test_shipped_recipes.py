@@ -44,7 +44,7 @@ def tiny(name: str):
     if recipe.data.rehearsal:
         recipe.data.rehearsal.options["each"] = recipe.data.options["each"] = 2
     for tokenizer in recipe.tokenizers.values():
-        if tokenizer.train:
+        if tokenizer.train or (tokenizer.train is not None and tokenizer.kind.startswith("image")):
             tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}
             if tokenizer.kind.startswith("image"):
                 tokenizer.widths = [8]
