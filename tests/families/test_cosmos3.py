@@ -98,8 +98,10 @@ def without_margin(model):
 
 
 def causal_generator(model):
-    model.backbone.bidirectional[1] = False
-    return lambda: model.backbone.bidirectional.__setitem__(1, True)
+    tables = (model.backbone.bidirectional, model.backbone.tables_on_host[1])
+    for table in tables:
+        table[1] = False
+    return lambda: [table.__setitem__(1, True) for table in tables]
 
 
 @pytest.mark.parametrize("left_out", [by_time_alone, without_margin, causal_generator])
