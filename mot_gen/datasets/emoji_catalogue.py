@@ -1,4 +1,4 @@
-"""The emoji of OpenMoji that have a name in English, German, Spanish and French: Emoji, catalogue.
+"""The emoji of OpenMoji that have a name in English, German, Spanish and French: Emoji, catalogue, qualified_names.
 
 Needs the extra `emoji`.
 """
@@ -36,7 +36,7 @@ class Emoji:
 @cache
 def catalogue() -> dict[str, Emoji]:
     """id -> emoji, in the order of BLOCKS, each followed by its skin tones. Raises InputError without the extra."""
-    drawn, names = set(emoji_pixels(16)[0]), _names()
+    drawn, names = set(emoji_pixels(16)[0]), qualified_names()
     found: dict[str, Emoji] = {}
     for base in _bases():
         toned = [(f"{base}-{tone}",) for tone in TONES]
@@ -55,8 +55,9 @@ def _bases() -> Iterator[str]:
         yield from map("{:04X}".format, range(int(first, 16), int(last, 16) + 1))
 
 
-def _names() -> dict[str, dict[str, str]]:
-    """id -> language -> name, of the emoji that have one in all languages."""
+def qualified_names() -> dict[str, dict[str, str]]:
+    """id -> language -> name, of the fully qualified emoji with a name in all languages, in the order of the package
+    `emoji`. InputError without the extra."""
     try:
         import emoji
     except ImportError as error:

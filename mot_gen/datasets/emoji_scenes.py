@@ -25,16 +25,8 @@ from PIL import Image
 
 from mot_gen.data.samples import Arranging, Pair, Part, Samples, Splits
 from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
-from mot_gen.datasets.emoji_words import (
-    GROUNDS,
-    LANGUAGES,
-    PHRASINGS,
-    PLACES,
-    RELATIONS,
-    Language,
-    catalogue,
-    language_of,
-)
+from mot_gen.datasets.emoji_words import PHRASINGS, QUESTIONS, RELATION_WORDS, RELATIONS, catalogue, language_of
+from mot_gen.datasets.scene_words import GROUNDS, LANGUAGES, PLACES, Language
 from mot_gen.errors import expect
 
 UNSEEN_NAMES = 0.04
@@ -96,7 +88,7 @@ class Scene:
             names = [self._in_english(name, phrasing) for name in names]
         if self.relation is None:
             return names[0]
-        return f" {LANGUAGES[code].relations[RELATIONS.index(self.relation)]} ".join(names)
+        return f" {RELATION_WORDS[code][RELATIONS.index(self.relation)]} ".join(names)
 
     def _in_english(self, name: str, phrasing: str) -> str:
         """A name with its size and its article, which only English captions have here."""
@@ -168,7 +160,7 @@ def languages_of(text: str) -> list[str]:
 
 def _read_subject(text: str, code: str, small: bool) -> tuple[tuple[str, ...], str | None] | None:
     """The ids and the relation of "a red apple left of a blue fish"."""
-    for word, relation in zip(LANGUAGES[code].relations, RELATIONS):
+    for word, relation in zip(RELATION_WORDS[code], RELATIONS):
         first, _, second = text.partition(f" {word} ")
         ids = (_read_name(first, code, small), _read_name(second, code, small))
         if ids[0] and ids[1]:
@@ -253,7 +245,7 @@ class Described(Pair):
         answer = Part("text", self.captions[self.spoken.index(code or "en")])
         if not code:
             return [image, answer]
-        return [Part("text", LANGUAGES[code].question, loss=False), image, answer]
+        return [Part("text", QUESTIONS[code], loss=False), image, answer]
 
 
 class Scenes(Samples):

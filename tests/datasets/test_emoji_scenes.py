@@ -22,7 +22,7 @@ from mot_gen.datasets.emoji_scenes import (
     part_of,
     read_caption,
 )
-from mot_gen.datasets.emoji_words import HELD_OUT_PHRASINGS
+from mot_gen.datasets.emoji_words import HELD_OUT_PHRASINGS, QUESTIONS
 from mot_gen.errors import InputError
 from mot_gen.recipes.sections import Data
 
@@ -119,9 +119,7 @@ def test_a_question_is_answered_in_its_language():
     for index in range(60):
         *question, image, answer = splits.train[index].arrange(rng, data)
         assert image.kind == "image" and image.value.size == (16, 16)
-        code = next(
-            (code for code, language in LANGUAGES.items() if question and question[0].value == language.question), ""
-        )
+        code = next((code for code, words in QUESTIONS.items() if question and question[0].value == words), "")
         asked.add(code)
         assert not any(part.loss for part in question)
         assert code or not question
