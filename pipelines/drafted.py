@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone.cache import Cache
-from mot_gen.backbone.choices import chosen
+from mot_gen.backbone.width_and_experts import chosen
 from mot_gen.errors import InputError
 from mot_gen.pipelines.stream import Stream
 from mot_gen.sequence import PADDING, Layout

@@ -1,6 +1,6 @@
-"""What growths share: Growth, read (by name), rebuilt, copied, layers_of, require_gated; and grow_folder.
+"""What growths share: Growth, names, read (by name), rebuilt, copied, blocks_of, require_gated; and grow_folder.
 
-Shapes: D width, F feed-forward width.
+Shapes: F feed-forward width.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from mot_gen.checkpoints.folders import refuse_foreign
 from mot_gen.errors import InputError, nearest
 from mot_gen.files import manifest
 from mot_gen.files.whole import writing_folder
-from mot_gen.model import MultimodalModel
+from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.recipes.recipe import read_mapping
+
+# Of a recipe's section `backbone`, what says nothing of the blocks. Adapters (lora) learn alone, and so are not kept.
+KEPT = ("frozen", "lr_factors", "patch_layers", "token_layers", "embedding_scale", "positions")
 
 
 class Growth:
@@ -67,10 +70,10 @@ def rebuilt(model: MultimodalModel, **backbone: Any) -> MultimodalModel:
     """A model of the same config but for these options of its backbone; of None an option is left out. Its weights are
     those of `model` where name and shape are the same, and initial ones elsewhere."""
     config: dict[str, Any] = dict(model.config)
+    given = {field.name: config[field.name] for field in fields(MultimodalConfig) if field.name in config}
     stated = {**stated_options(config["backbone"]), **backbone}
-    stated = {name: value for name, value in stated.items() if value is not None}
-    kept = {name: config.get(name) for name in ("objectives", "patch_layers", "context", "tokenizers")}
-    made = MultimodalModel(modalities=config["modalities"], backbone=stated, **kept)
+    given["backbone"] = {name: value for name, value in stated.items() if value is not None}
+    made = MultimodalModel(**given)
     dtype = next(model.parameters()).dtype
     if dtype != next(made.parameters()).dtype:
         made.to(dtype)
@@ -131,7 +134,7 @@ def _recipe(source: Path, out: Path, grown: MultimodalModel) -> Mapping[str, Any
         return None
     recipe = read_mapping(path)
     section = recipe.get("backbone") or {}
-    kept = {name: section[name] for name in ("frozen", "lr_factors", "patch_layers", "positions") if name in section}
+    kept = {name: section[name] for name in KEPT if name in section}
     recipe["backbone"] = {**stated_options(dict(grown.config)["backbone"]), **kept}
     recipe["training"] = {**(recipe.get("training") or {}), "init": str(out.resolve())}
     return recipe

@@ -1,12 +1,13 @@
 """Models made of trained ones: each begins as what it is made from, by the claim of its file; and the command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny import MODALITIES, clean, generator, mixed, model
+from tiny import IMAGE, MODALITIES, SPEECH, TEXT, clean, generator, mixed, model
 
-from mot_gen.backbone.choices import choose, chosen
+from mot_gen.backbone.width_and_experts import choose, chosen
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.growth import deeper, expanded, fused, joined, moefied, parents, pruned, restructured, sliced, spawned
@@ -86,22 +87,31 @@ def test_spawned_experts_begin_as_their_parent(top_k):
 
 
 def test_an_expert_that_no_token_takes_may_go():
+    """Of three experts the first two have opposite logits and the third has 0, which is never the largest."""
     built = model(backbone={"experts": 3, "router": {"kind": "token_choice", "weight": "one"}})
-    layers = [block.ffn for block in built.backbone.blocks]
     with torch.no_grad():
-        for layer in layers:
-            layer.router[2::3] = 0
-            layer.router[2::3, 0] = -1e4
-            layer.router[:, 1:] *= 0.1
+        for block in built.backbone.blocks:
+            block.ffn.router[1::3] = -block.ffn.router[0::3]
+            block.ffn.router[2::3] = 0
     batches = [clean(pack(mixed(4), MODALITIES, 48), 0.5)]
     counts = pruned.usage(built, batches)
     tokens = batches[0].layout.modality.numel()
     assert all(sum(sum(pool) for pool in layer) == tokens for layer in counts)
-    keep = [[sorted(range(3), key=lambda e: -pool[e])[:2] for pool in layer] for layer in counts]
-    if all(pool[e] == 0 for layer, kept in zip(counts, keep) for pool, k in zip(layer, kept) for e in {0, 1, 2} - {*k}):
-        same(pruned.pruned(built, keep), built)
+    assert all(pool[2] == 0 for layer in counts for pool in layer)
+    same(pruned.Growth(keep=[0, 1]).grow(built), built)
+    assert differ(pruned.Growth(keep=[0, 2]).grow(built), built)
     alone = pruned.Growth(keep=[0]).grow(built)
     assert not any(block.routed for block in alone.backbone.blocks)
+
+
+def test_all_that_a_model_is_made_of_is_kept():
+    """Outside of the blocks too: scaled embeddings (Gemma), and layers of a modality that is apart (Janus)."""
+    speech = replace(SPEECH, apart=True)
+    built = model([TEXT, IMAGE, speech], embedding_scale=3.0, token_layers={"speech": {"width": 4}}, context=48)
+    grown = deeper.Growth(layers=1).grow(built)
+    batch = clean(pack(mixed(4), built.modalities, 48), 0.5)
+    assert torch.equal(grown(batch).logits, built(batch).logits)
+    assert grown.config.embedding_scale == 3 and grown.config.context == 48
 
 
 def test_a_model_joined_with_itself_is_itself():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import model, picture, words
 
-from mot_gen.backbone.choices import chosen
+from mot_gen.backbone.width_and_experts import chosen
 from mot_gen.errors import InputError
 from mot_gen.pipelines.drafted import EarlyLayers, Narrower, Written, write_drafted
 from mot_gen.pipelines.engine import Stream

@@ -1,5 +1,4 @@
-"""What may be chosen of a trained backbone at call time: choose, chosen, width (of nested feed-forwards) and experts
-(that a token takes).
+"""The width of nested feed-forwards, and the experts that a token takes, as chosen at call time: choose, chosen.
 
 A model whose feed-forwards are nested has every width up to its own (MatFormer, arXiv 2310.07707), each tower another
 if one likes; and of routed experts a token may take fewer or more than in training (Dense2MoE, arXiv 2510.09094).
