@@ -10,7 +10,8 @@ A family is a module here, or a user's own by its dotted name. It has
 - `pipeline(source, parts)` -> `MultimodalPipeline` over those modules, whatever their device: tokenizers, scheduler and
   the published defaults of sampling;
 - `recipe(pipeline, out)` -> the text of a recipe that goes on training it, see `mot_gen.families.recipes`;
-- `parts_like(source, folder)` -> the same parts as they are in a converted, perhaps trained, folder of ours;
+- `parts_like(source, folder)`, if a converted, perhaps trained, folder of ours may have other parts than the published
+  model: those;
 - `tiny(folder)`: writes a small random model in the published layout there, every weight random, for tests.
 
 `mot_gen.families.conversion` does the rest, alike for all.
@@ -43,7 +44,7 @@ def by_name(name: str) -> ModuleType:
     if ("." not in name and name not in names()) or not _exists(dotted):
         raise InputError(f"family: {name!r} is not known{nearest(name, names())}; there are {', '.join(names())}")
     family = importlib.import_module(dotted)
-    for required in ("recognises", "parts", "pipeline", "parts_like", "LICENCE"):
+    for required in ("recognises", "parts", "pipeline", "LICENCE"):
         if not hasattr(family, required):
             raise InputError(f"family: {name} has no {required}; see mot_gen/families/__init__.py for what one has")
     return family

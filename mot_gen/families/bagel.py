@@ -23,12 +23,12 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Part, Source, outline
+from mot_gen.families.conversion import Part, Source, assembled, outline
 from mot_gen.families.latent_diffusion import autoencoder_config, vae_names
 from mot_gen.families.random_weights import byte_tokenizer, published_shapes, random_tensors
 from mot_gen.families.recipes import row_length, training_recipe
-from mot_gen.families.table import Entry
-from mot_gen.families.towers import Kind, Names, missing_ids, tower
+from mot_gen.families.table import Entry, layer_entries
+from mot_gen.families.towers import Kind, Names, published_text, tower
 from mot_gen.families.transformers_folders import special_ids
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -79,9 +79,7 @@ def parts(source: Source) -> list[Part]:
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
     """Over the modules of `parts`, with the published sampler and defaults."""
-    modules: dict[str, Any] = {part.name: part.outline for part in parts}
-    scheduler = modules["model"].objectives["image"].scheduler()
-    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), scheduler=scheduler, sampling=SAMPLING, **modules)
+    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
@@ -108,11 +106,10 @@ def parts_like(source: Source, folder: Path) -> list[Part]:
 
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Qwen2's, with texts wrapped in the ids that the published tokenizer gives <|im_start|> and <|im_end|>."""
-    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
     size = source.config("llm_config.json")["vocab_size"]
     begin, end = special_ids(source, BOUNDS["text"])
     bounds = {"begin": begin, "end": end, "wraps": True}  # in place of a chat template
-    return text.with_layout(vocab_size=size, **bounds, unused=missing_ids(text, size)).with_chat_template(None)
+    return published_text(source.folder, size, **bounds).with_chat_template(None)
 
 
 # ---------------------------------------------------------------- the model
@@ -170,9 +167,7 @@ def _model_table(model: MultimodalModel) -> list[Entry]:
         "patch_layers.sight.fc1": "connector.fc1",
         "patch_layers.sight.fc2": "connector.fc2",
     }
-    for ours, theirs in layers.items():
-        names |= {f"{ours}.{leaf}": f"{theirs}.{leaf}" for leaf in ("weight", "bias")}
-    return entries + [Entry(ours, theirs) for ours, theirs in names.items()]
+    return [*entries, *(Entry(ours, theirs) for ours, theirs in names.items()), *layer_entries(layers)]
 
 
 # ---------------------------------------------------------------- pictures that are read

@@ -18,12 +18,20 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mot_gen.families.conversion import Part, Source, outline
-from mot_gen.families.random_weights import byte_tokenizer, randomise
+from mot_gen.families.conversion import Part, Source, assembled, outline
+from mot_gen.families.random_weights import byte_tokenizer, write_tiny
 from mot_gen.families.recipes import row_length, training_recipe, without_chat
-from mot_gen.families.table import Entry, Rows
-from mot_gen.families.towers import Kind, missing_ids, text_options, tower
-from mot_gen.families.transformers_folders import codes_in_one_range, colours, config_of, special_ids
+from mot_gen.families.table import Entry
+from mot_gen.families.towers import Kind, published_text, text_options, tower
+from mot_gen.families.transformers_folders import (
+    codes_in_one_range,
+    colours,
+    config_of,
+    in_order_of_ids,
+    model_type,
+    special_ids,
+    vq_table,
+)
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
@@ -41,8 +49,7 @@ SAMPLING = {"guidance_scale": 1.0, "chat": True}
 
 def recognises(folder: Path) -> bool:
     """Whether config.json is a Chameleon's."""
-    config = folder / "config.json"
-    return config.is_file() and Source(folder).config().get("model_type") == "chameleon"
+    return model_type(folder) == "chameleon"
 
 
 def parts(source: Source) -> list[Part]:
@@ -52,16 +59,16 @@ def parts(source: Source) -> list[Part]:
     pictures = _pictures(source, config, ids)
     model = outline(MultimodalModel, _model_config(config, text, pictures).to_dict())
     table = [*tower(model, KIND, 0), *_rows()]
+    codes = vq_table(pictures, "model.vqmodel.", (in_order_of_ids(ids),))
     return [
         Part("model", model, table),
-        Part("image_tokenizer", cast(nn.Module, pictures), _codes(pictures, config, ids)),
+        Part("image_tokenizer", cast(nn.Module, pictures), codes),
     ]
 
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
     """Over the modules of `parts`."""
-    modules: dict[str, Any] = {part.name: part.outline for part in parts}
-    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), sampling=SAMPLING, **modules)
+    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
@@ -71,18 +78,11 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
 
 
-def parts_like(source: Source, folder: Path) -> list[Part]:
-    """The parts of a folder of ours, which are those of the published model."""
-    return parts(source)
-
-
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer; texts have neither the ids of pictures nor those that no token has."""
     config = config_of(source.folder, "chameleon")
-    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
-    unused = missing_ids(text, config.vocab_size)
     bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
-    return text.with_layout(vocab_size=config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+    return published_text(source.folder, config.vocab_size, **bounds).with_chat_template(TEMPLATE)
 
 
 # ---------------------------------------------------------------- the model
@@ -133,17 +133,6 @@ def _pictures(source: Source, config: Any, ids: list[int]) -> VQNetworkTokenizer
     )
 
 
-def _codes(pictures: VQNetworkTokenizer, config: Any, ids: list[int]) -> list[Entry]:
-    """The VQ network's tensors. Our codes are numbered as their ids are, so that rows of the codebook change places."""
-    order = tuple(sorted(range(len(ids)), key=lambda code: ids[code]))
-    entries = []
-    for name in pictures.state_dict():
-        theirs = f"model.vqmodel.{name.removeprefix('vq.')}"
-        how = (Rows(order),) if name == "vq.quantize.embedding.weight" else ()
-        entries.append(Entry(name, theirs, how))
-    return entries
-
-
 # ---------------------------------------------------------------- a small one
 
 
@@ -173,8 +162,6 @@ def tiny(folder: Path, swin_norm: bool = False) -> None:
                    "channel_multiplier": [1, 1], "num_res_blocks": 1},
     )  # fmt: skip
     model = transformers.ChameleonForConditionalGeneration(config)
-    randomise(model, torch.Generator().manual_seed(0))
-    model.save_pretrained(folder)
-    text.save_pretrained(folder)
+    write_tiny(folder, model, text)
     about = {"rescale_factor": RESCALE, "image_mean": [1.0] * 3, "image_std": [1.0] * 3, "size": {"shortest_edge": 8}}
     (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")

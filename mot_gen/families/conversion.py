@@ -1,4 +1,4 @@
-"""From a published folder to ours and back: Source, Part, load, convert, restore.
+"""From a published folder to ours and back: Source, Part, assembled, load, convert, restore.
 
 Weights are never all in memory: they are read tensor by tensor, and written as soon as one of ours is whole.
 """
@@ -22,7 +22,9 @@ from mot_gen.families.table import Entry, check_table, our_specs, restored, valu
 from mot_gen.files import manifest
 from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors
 from mot_gen.files.whole import writing_folder
+from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.tokenizers.text import TextTokenizer
 
 M = TypeVar("M", bound=nn.Module)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -80,6 +82,20 @@ def opened(folder: str | Path, family: Any) -> Iterator[Source]:
         yield source
     finally:
         source.close()
+
+
+def assembled(parts: Sequence[Part], text: TextTokenizer, **options: Any) -> MultimodalPipeline:
+    """A pipeline over the modules of `parts`. options: its scheduler, by default that of what it draws by steps, if it
+    does; the published defaults of `sampling`; and tokenizers that are no parts."""
+    modules: dict[str, Any] = {part.name: part.outline for part in parts}
+    stated = {"scheduler": _scheduler_of(modules["model"]), **options}
+    return MultimodalPipeline(text_tokenizer=text, **modules, **stated)
+
+
+def _scheduler_of(model: MultimodalModel) -> Any:
+    """That of the first modality which is drawn by steps; None where there is none."""
+    continuous = [m.name for m in model.modalities if not (m.discrete or m.input_only)]
+    return model.objectives[continuous[0]].scheduler() if continuous else None
 
 
 # Buffers that old files hold, and that follow from the config.
@@ -140,7 +156,7 @@ def write_frame(family: Any, source: Source, parts: Sequence[Part], folder: Path
 
 def restore(family: Any, folder: Path, like: Source, out: Path) -> None:
     """Write a converted, perhaps trained, folder of ours as `like`: its file names, tensors and other files."""
-    parts = family.parts_like(like, folder)
+    parts = _parts_like(family, like, folder)
     check_parts(parts, like)
     with writing_folder(out) as made:
         _copy_others(like, made)
@@ -152,6 +168,13 @@ def restore(family: Any, folder: Path, like: Source, out: Path) -> None:
             target = made / path.relative_to(like.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(target, specs, _restored(parts, folder, like, specs), {"format": "pt"})
+
+
+def _parts_like(family: Any, like: Source, folder: Path) -> Sequence[Part]:
+    """Those of our folder; of a family that does not say, those of the published model."""
+    if hasattr(family, "parts_like"):
+        return family.parts_like(like, folder)
+    return family.parts(like)
 
 
 def _restored(

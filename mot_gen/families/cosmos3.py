@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Part, Source, outline
+from mot_gen.families.conversion import Part, Source, assembled, outline
 from mot_gen.families.random_weights import byte_tokenizer, randomise
 from mot_gen.families.recipes import row_length, training_recipe, without_chat
-from mot_gen.families.table import Entry
-from mot_gen.families.towers import Kind, Names, missing_ids, tower
+from mot_gen.families.table import Entry, layer_entries
+from mot_gen.families.towers import Kind, Names, published_text, tower
 from mot_gen.families.transformers_folders import special_ids
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -80,11 +80,10 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
     """Over the modules of `parts`, with the published sampler and defaults."""
     from diffusers import UniPCMultistepScheduler
 
-    modules: dict[str, Any] = {part.name: part.outline for part in parts}
     scheduler = UniPCMultistepScheduler.from_pretrained(source.folder / "scheduler")
     native = source.config("model_index.json").get("use_native_flow_schedule", False)
     sampling = SAMPLING | ({"sigmas": "native"} if native else {})
-    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), scheduler=scheduler, sampling=sampling, **modules)
+    return assembled(parts, text_tokenizer(source), scheduler=scheduler, sampling=sampling)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
@@ -94,23 +93,17 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(pipeline.config.sampling))
 
 
-def parts_like(source: Source, folder: Path) -> list[Part]:
-    """The parts of a folder of ours, which are those of the published model."""
-    return parts(source)
-
-
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer. A document begins with the <|im_start|> that its chat template begins with, and a picture follows
     the end of text that the pipeline puts after the template."""
-    text = TextTokenizer.from_pretrained(source.folder / "text_tokenizer", local_files_only=True)
+    size = source.config("transformer/config.json").get("vocab_size", 151_936)
+    begin, end = _special(source, [BEGIN, END])
+    text = published_text(source.folder / "text_tokenizer", size, begin=begin, end=end)
     template = text.chat_template
     if not isinstance(template, str):
         raise InputError(f"{source.folder / 'text_tokenizer'}: has no chat template; fetch it again")
-    size = source.config("transformer/config.json").get("vocab_size", 151_936)
-    begin, end = _special(source, [BEGIN, END])
     whole = f"{{% set whole %}}{template}{{% endset %}}{{{{ whole.removeprefix('{BEGIN}') }}}}{END}"
-    unused = missing_ids(text, size)
-    return text.with_layout(vocab_size=size, begin=begin, end=end, unused=unused).with_chat_template(whole)
+    return text.with_chat_template(whole)
 
 
 def _special(source: Source, names: Sequence[str]) -> list[int]:
@@ -168,9 +161,7 @@ def _table(model: MultimodalModel) -> list[Entry]:
         "patch_layers.image.time.mlp.0": "time_embedder.linear_1",
         "patch_layers.image.time.mlp.2": "time_embedder.linear_2",
     }
-    for ours, theirs in layers.items():
-        entries += [Entry(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in ("weight", "bias")]
-    return entries
+    return entries + layer_entries(layers)
 
 
 # ---------------------------------------------------------------- pictures

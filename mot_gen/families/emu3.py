@@ -19,12 +19,20 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Part, Source, outline
-from mot_gen.families.random_weights import byte_tokenizer, randomise
+from mot_gen.families.conversion import Part, Source, assembled, outline
+from mot_gen.families.random_weights import byte_tokenizer, write_tiny
 from mot_gen.families.recipes import row_length, training_recipe, without_chat
-from mot_gen.families.table import Entry, Rows
-from mot_gen.families.towers import Kind, Names, missing_ids, text_options, tower
-from mot_gen.families.transformers_folders import codes_in_one_range, colours, config_of, special_ids
+from mot_gen.families.table import Entry
+from mot_gen.families.towers import Kind, Names, published_text, text_options, tower
+from mot_gen.families.transformers_folders import (
+    codes_in_one_range,
+    colours,
+    config_of,
+    in_order_of_ids,
+    model_type,
+    special_ids,
+    vq_table,
+)
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
@@ -54,8 +62,7 @@ KIND = Kind()
 
 def recognises(folder: Path) -> bool:
     """Whether config.json is an Emu3's."""
-    config = folder / "config.json"
-    return config.is_file() and Source(folder).config().get("model_type") == "emu3"
+    return model_type(folder) == "emu3"
 
 
 def parts(source: Source) -> list[Part]:
@@ -71,14 +78,13 @@ def parts(source: Source) -> list[Part]:
     ]
     return [
         Part("model", model, [*tower(model, KIND, 0, Names(prefix)), *rows]),
-        Part("image_tokenizer", cast(nn.Module, pictures), _vq_table(pictures, ids)),
+        Part("image_tokenizer", cast(nn.Module, pictures), vq_table(pictures, "vqmodel.", (in_order_of_ids(ids),))),
     ]
 
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
     """Over the modules of `parts`, with the published defaults."""
-    modules: dict[str, Any] = {part.name: part.outline for part in parts}
-    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), sampling=SAMPLING, **modules)
+    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
@@ -88,18 +94,11 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
 
 
-def parts_like(source: Source, folder: Path) -> list[Part]:
-    """The parts of a folder of ours, which are those of the published model."""
-    return parts(source)
-
-
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer; texts have neither the codes of pictures nor ids that no token has."""
     config = config_of(source.folder, "emu3").text_config
-    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
     bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
-    unused = missing_ids(text, config.vocab_size)
-    return text.with_layout(vocab_size=config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+    return published_text(source.folder, config.vocab_size, **bounds).with_chat_template(TEMPLATE)
 
 
 def _model_config(config: Any, text: TextTokenizer, pictures: VQNetworkTokenizer) -> MultimodalConfig:
@@ -154,16 +153,6 @@ def _frame(source: Source, text: TextTokenizer) -> dict[str, Any]:
     }
 
 
-def _vq_table(pictures: VQNetworkTokenizer, ids: list[int]) -> list[Entry]:
-    """The VQ network's tensors. Our codes are numbered as their ids are, so that rows of the codebook change places."""
-    order = Rows(tuple(sorted(range(len(ids)), key=lambda code: ids[code])))
-    entries = []
-    for name in pictures.state_dict():
-        how = (order,) if name == "vq.quantize.embedding.weight" else ()
-        entries.append(Entry(name, f"vqmodel.{name.removeprefix('vq.')}", how))
-    return entries
-
-
 # ---------------------------------------------------------------- a small one
 
 
@@ -185,8 +174,6 @@ def tiny(folder: Path) -> None:
                    "temporal_downsample_factor": 2},
     )  # fmt: skip
     model = transformers.Emu3ForConditionalGeneration(config)
-    randomise(model, torch.Generator().manual_seed(0))
-    model.save_pretrained(folder)
-    text.save_pretrained(folder)
+    write_tiny(folder, model, text)
     about = {"min_pixels": 16, "max_pixels": 64, "spatial_factor": 2, "image_processor_type": "Emu3ImageProcessor"}
     (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")

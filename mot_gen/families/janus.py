@@ -16,16 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Part, Source, outline
-from mot_gen.families.random_weights import byte_tokenizer, randomise
+from mot_gen.families.conversion import Part, Source, assembled, outline
+from mot_gen.families.random_weights import byte_tokenizer, write_tiny
 from mot_gen.families.recipes import row_length, training_recipe, without_chat
-from mot_gen.families.table import Entry, Permuted
-from mot_gen.families.towers import Kind, Names, missing_ids, text_options, tower
-from mot_gen.families.transformers_folders import colours, config_of, special_ids
+from mot_gen.families.table import Entry, Permuted, layer_entries
+from mot_gen.families.towers import Kind, Names, published_text, text_options, tower
+from mot_gen.families.transformers_folders import colours, config_of, model_type, special_ids, vq_table
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
@@ -40,20 +39,28 @@ SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language.\n\n"
 )
-# Newlines stand in expressions, since transformers' templates drop those that follow a block.
-TEMPLATE = (
-    "{% if to != 'image' %}{{ '" + SYSTEM.replace("\n", "\\n") + "' }}{% endif %}"
-    "{% for message in messages %}{% if message['role'] == 'user' %}<|User|>: {% else %}<|Assistant|>: {% endif %}"
-    "{% for part in message['parts'] %}{{ part['text'] }}{% if part['type'] == 'image' %}{{ '\\n' }}{% endif %}"
-    "{% endfor %}{{ '\\n\\n' }}{% endfor %}<|Assistant|>:"
-)
+
+
+def conversation(user: str, assistant: str) -> str:
+    """The chat template of the Janus family, with its names of the two who speak."""
+    # Newlines stand in expressions, since transformers' templates drop those that follow a block.
+    system = "{{ '" + SYSTEM.replace("\n", "\\n") + "' }}"
+    return (
+        f"{{% if to != 'image' %}}{system}{{% endif %}}"
+        "{% for message in messages %}"
+        f"{{% if message['role'] == 'user' %}}{user}: {{% else %}}{assistant}: {{% endif %}}"
+        "{% for part in message['parts'] %}{{ part['text'] }}{% if part['type'] == 'image' %}{{ '\\n' }}{% endif %}"
+        "{% endfor %}{{ '\\n\\n' }}{% endfor %}" + f"{assistant}:"
+    )
+
+
+TEMPLATE = conversation("<|User|>", "<|Assistant|>")
 KIND = Kind()
 
 
 def recognises(folder: Path) -> bool:
     """Whether config.json is a Janus'."""
-    config = folder / "config.json"
-    return config.is_file() and Source(folder).config().get("model_type") == "janus"
+    return model_type(folder) == "janus"
 
 
 def parts(source: Source) -> list[Part]:
@@ -64,15 +71,14 @@ def parts(source: Source) -> list[Part]:
     model = outline(MultimodalModel, _model_config(config, modalities).to_dict())
     return [
         Part("model", model, _table(source, model, config)),
-        Part("image_tokenizer", cast(nn.Module, drawn), [_vq_entry(name) for name in drawn.state_dict()]),
-        Part("sight_tokenizer", cast(nn.Module, read), vision_table(read)),
+        Part("image_tokenizer", cast(nn.Module, drawn), vq_table(drawn, "model.vqmodel.")),
+        Part("sight_tokenizer", cast(nn.Module, read), _vision_table(read)),
     ]
 
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
     """Over the modules of `parts`, with the published defaults."""
-    modules: dict[str, Any] = {part.name: part.outline for part in parts}
-    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), sampling=_sampling(source), **modules)
+    return assembled(parts, text_tokenizer(source), sampling=_sampling(source))
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
@@ -82,18 +88,11 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(pipeline.config.sampling))
 
 
-def parts_like(source: Source, folder: Path) -> list[Part]:
-    """The parts of a folder of ours, which are those of the published model."""
-    return parts(source)
-
-
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer, with the conversation of the published code as chat template."""
     text_config = config_of(source.folder, "janus").text_config
-    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
     bounds = {"begin": text_config.bos_token_id, "end": text_config.eos_token_id}
-    unused = missing_ids(text, text_config.vocab_size)
-    return text.with_layout(vocab_size=text_config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+    return published_text(source.folder, text_config.vocab_size, **bounds).with_chat_template(TEMPLATE)
 
 
 def _sampling(source: Source) -> dict[str, Any]:
@@ -130,15 +129,13 @@ def _table(source: Source, model: MultimodalModel, config: Any) -> list[Entry]:
     prefix = "model.language_model."
     embedding = f"{prefix}embed_tokens.weight"
     tied = "lm_head.weight" not in source.weights.specs
-    entries = [
+    return [
         *tower(model, KIND, 0, Names(prefix)),
         Entry("embedding.weight", embedding),
         Entry("head.weight", embedding if tied else "lm_head.weight", copy=tied),
         Entry("token_layers.image.codes.weight", "model.generation_embeddings.weight"),
+        *layer_entries(LAYERS),
     ]
-    for ours, theirs in LAYERS.items():
-        entries += [Entry(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in ("weight", "bias")]
-    return entries
 
 
 # ---------------------------------------------------------------- pictures
@@ -153,10 +150,6 @@ def _drawn(source: Source, config: Any) -> VQNetworkTokenizer:
     return outline(
         VQNetworkTokenizer, stated | {"layout": {"begin": begin, "end": end, "apart": True}, "mean": mean, "std": std}
     )
-
-
-def _vq_entry(name: str) -> Entry:
-    return Entry(name, f"model.vqmodel.{name.removeprefix('vq.')}")
 
 
 def _read(source: Source, config: Any) -> ImageFeatureTokenizer:
@@ -180,8 +173,9 @@ def _read(source: Source, config: Any) -> ImageFeatureTokenizer:
     return outline(ImageFeatureTokenizer, stated | {"image_size": size, "layout": layout, "mean": mean, "std": std})
 
 
-def vision_table(read: ImageFeatureTokenizer, prefix: str = "model.vision_model.") -> list[Entry]:
+def _vision_table(read: ImageFeatureTokenizer) -> list[Entry]:
     """The encoder's tensors. The patch embedding is a convolution (c p q) there, and a product over (p q c) here."""
+    prefix = "model.vision_model."
     entries = []
     for name, own in read.state_dict().items():
         how: tuple = ()
@@ -225,9 +219,7 @@ def tiny(folder: Path, tied: bool = False) -> None:
         tie_word_embeddings=tied,
     )  # fmt: skip
     model = transformers.JanusForConditionalGeneration(config)
-    randomise(model, torch.Generator().manual_seed(0))
-    model.save_pretrained(folder)
-    text.save_pretrained(folder)
+    write_tiny(folder, model, text)
     about = {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.4, 0.5, 0.6]}
     about |= {"image_processor_type": "JanusImageProcessor", "size": {"height": 12, "width": 12}, "min_size": 2}
     (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")

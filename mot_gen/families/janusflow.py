@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Part, Source, outline
-from mot_gen.families.janus import SYSTEM, of_convolution
+from mot_gen.families.conversion import Part, Source, assembled, outline
+from mot_gen.families.janus import conversation, of_convolution
 from mot_gen.families.random_weights import byte_tokenizer, published_shapes, random_tensors
 from mot_gen.families.recipes import row_length, training_recipe, without_chat
-from mot_gen.families.table import Entry
-from mot_gen.families.towers import Kind, Names, missing_ids, text_options, tower
+from mot_gen.families.table import Entry, layer_entries
+from mot_gen.families.towers import Kind, Names, published_text, text_options, tower
 from mot_gen.families.transformers_folders import colours, special_ids
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -39,12 +39,7 @@ VAE = "vae/diffusion_pytorch_model.safetensors"
 WEIGHTS = ("*.safetensors", VAE)
 PASSES_OVER = ("vision_und_enc_model.vision_tower.attn_pool.",)
 READ, DRAWN = ("<begin_of_image>", "<end_of_image>"), "<｜begin▁of▁generation｜>"
-TEMPLATE = (
-    "{% if to != 'image' %}{{ '" + SYSTEM.replace("\n", "\\n") + "' }}{% endif %}"
-    "{% for message in messages %}{% if message['role'] == 'user' %}User: {% else %}Assistant: {% endif %}"
-    "{% for part in message['parts'] %}{{ part['text'] }}{% if part['type'] == 'image' %}{{ '\\n' }}{% endif %}"
-    "{% endfor %}{{ '\\n\\n' }}{% endfor %}Assistant:"
-)
+TEMPLATE = conversation("User", "Assistant")
 SAMPLING = {
     "num_inference_steps": 30,
     "sigmas": "even",
@@ -79,9 +74,7 @@ def parts(source: Source) -> list[Part]:
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
     """Over the modules of `parts`, with the published sampler and defaults."""
-    modules: dict[str, Any] = {part.name: part.outline for part in parts}
-    scheduler = modules["model"].objectives["image"].scheduler()
-    return MultimodalPipeline(text_tokenizer=text_tokenizer(source), scheduler=scheduler, sampling=SAMPLING, **modules)
+    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
@@ -91,18 +84,11 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
 
 
-def parts_like(source: Source, folder: Path) -> list[Part]:
-    """The parts of a folder of ours, which are those of the published model."""
-    return parts(source)
-
-
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer, with the conversation of the published code as chat template."""
     config = _language_config(source.config())
-    text = TextTokenizer.from_pretrained(source.folder, local_files_only=True)
     bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
-    unused = missing_ids(text, config.vocab_size)
-    return text.with_layout(vocab_size=config.vocab_size, **bounds, unused=unused).with_chat_template(TEMPLATE)
+    return published_text(source.folder, config.vocab_size, **bounds).with_chat_template(TEMPLATE)
 
 
 # ---------------------------------------------------------------- the model
@@ -164,18 +150,14 @@ def _table(model: MultimodalModel, begin: int) -> Iterator[Entry]:
         yield Entry("embedding.weight", embedding, place=rows, taken=rows)
     yield Entry("embedding.weight", "beg_of_und_embed", place=(slice(begin, begin + 1),))
     yield Entry("head.weight", "language_model.lm_head.weight")
-    named = {ours: f"{theirs}.weight" for ours, theirs in (NORMS | LAYERS).items()}
-    for ours, theirs in named.items():
-        yield Entry(f"patch_layers.{ours}.weight", theirs)
-        if ours in LAYERS:
-            yield Entry(f"patch_layers.{ours}.bias", theirs.replace(".weight", ".bias"))
+    for ours, theirs in NORMS.items():
+        yield Entry(f"patch_layers.{ours}.weight", f"{theirs}.weight")
+    yield from layer_entries({f"patch_layers.{ours}": theirs for ours, theirs in LAYERS.items()})
     for side, theirs in (("before", "vision_gen_enc_model"), ("after", "vision_gen_dec_model")):
         for number in range(len(getattr(model.patch_layers["image"], side))):
             ours, block = f"patch_layers.image.{side}.{number}", f"{theirs}.mid_block.res_blocks.{number}"
             yield Entry(f"{ours}.norm.weight", f"{block}.norm.weight")
-            for mine, name in BLOCK.items():
-                yield Entry(f"{ours}.{mine}.weight", f"{block}.{name}.weight")
-                yield Entry(f"{ours}.{mine}.bias", f"{block}.{name}.bias")
+            yield from layer_entries({f"{ours}.{mine}": f"{block}.{name}" for mine, name in BLOCK.items()})
 
 
 # ---------------------------------------------------------------- pictures

@@ -11,13 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mot_gen.errors import InputError, nearest
-from mot_gen.families.conversion import Part, Source, outline
-from mot_gen.families.random_weights import byte_tokenizer, randomise
+from mot_gen.families.conversion import Part, Source, assembled, outline
+from mot_gen.families.random_weights import byte_tokenizer, write_tiny
 from mot_gen.families.table import Entry, First, MeanOfRows
-from mot_gen.families.towers import KINDS, Kind, backbone_options, missing_ids, tower
+from mot_gen.families.towers import KINDS, Kind, backbone_options, published_text, tower
+from mot_gen.families.transformers_folders import model_type
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.text import TextTokenizer
@@ -32,8 +31,7 @@ STARTS = ("copy", "fresh")
 
 def recognises(folder: Path) -> bool:
     """Whether config.json is that of a language model of one of these kinds."""
-    config = folder / "config.json"
-    return config.is_file() and Source(folder).config().get("model_type") in KINDS
+    return model_type(folder) in KINDS
 
 
 def parts(
@@ -55,10 +53,8 @@ def parts(
 
 def pipeline(source: Source, parts: Sequence[Part], **tokenizers) -> MultimodalPipeline:
     """Over the model of `parts`. tokenizers: image_tokenizer and speech_tokenizer."""
-    (part,) = parts
-    model, text = part.outline, text_tokenizer(source.folder, language_config(source.folder))
-    assert isinstance(model, MultimodalModel)
-    return MultimodalPipeline(model, text, scheduler=scheduler_of(model), **tokenizers)
+    text = text_tokenizer(source.folder, language_config(source.folder))
+    return assembled(parts, text, **tokenizers)
 
 
 def parts_like(source: Source, folder: Path) -> list[Part]:
@@ -87,9 +83,7 @@ def tiny(folder: Path) -> None:
         tie_word_embeddings=False,
     )
     model = transformers.AutoModelForCausalLM.from_config(config)
-    randomise(model, torch.Generator().manual_seed(0))
-    model.save_pretrained(folder)
-    byte_tokenizer(["<|endoftext|>"]).save_pretrained(folder)
+    write_tiny(folder, model, byte_tokenizer(["<|endoftext|>"]))
 
 
 # ---------------------------------------------------------------- table
@@ -122,12 +116,10 @@ def _vocabulary(model: MultimodalModel, config, kind: Kind) -> Iterator[Entry]:
 # ---------------------------------------------------------------- what a language model is
 
 
-def text_tokenizer(folder: str | Path, config, local_files_only: bool = True) -> TextTokenizer:
+def text_tokenizer(folder: str | Path, config) -> TextTokenizer:
     """Its tokenizer, which states the bounds of a document and the ids that no text has."""
-    text = TextTokenizer.from_pretrained(folder, local_files_only=local_files_only)
     begin, end = _bounds(config)
-    unused = missing_ids(text, config.vocab_size)
-    return text.with_layout(vocab_size=config.vocab_size, begin=begin, end=end, unused=unused)
+    return published_text(folder, config.vocab_size, begin=begin, end=end)
 
 
 def _bounds(config) -> tuple[int, int]:
@@ -173,11 +165,6 @@ def _context(config) -> int:
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         windows.append(config.sliding_window)
     return min(windows)
-
-
-def scheduler_of(model: MultimodalModel):
-    continuous = [m.name for m in model.modalities if not (m.discrete or m.input_only)]
-    return model.objectives[continuous[0]].scheduler() if continuous else None
 
 
 def check_same(model: MultimodalModel, config, kind: Kind, like: str | Path) -> None:

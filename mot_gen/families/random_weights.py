@@ -1,4 +1,5 @@
-"""What the tiny models of families are made of: byte_tokenizer, random_tensors, published_shapes.
+"""What the tiny models of families are made of: byte_tokenizer, published_shapes, random_tensors, randomise;
+and write_tiny.
 
 Every number is random, norms and biases too: at their initial values a tensor that nobody reads would not show.
 """
@@ -6,6 +7,8 @@ Every number is random, norms and biases too: at their initial values a tensor t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,3 +63,10 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
     for name, tensor in sorted(model.state_dict().items()):
         if tensor.is_floating_point():
             tensor.copy_(random_tensors({name: tensor.shape}, generator)[name])
+
+
+def write_tiny(folder: Path, model: Any, text: Any) -> None:
+    """Write a model of transformers, every weight random, and its tokenizer."""
+    randomise(model, torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
+    text.save_pretrained(folder)

@@ -1,4 +1,5 @@
-"""Tables of names, read both ways: Entry, and the steps between a published tensor and ours; values, restored.
+"""Tables of names, read both ways: Entry and layer_entries, and the steps between a published tensor and ours;
+values, restored.
 
 An entry says that one published tensor is one region of one of our parameters, after steps that can be undone. Read
 forwards a table converts a published model; read backwards it gives the published tensors again, bit for bit.
@@ -129,6 +130,12 @@ class Entry:
         for step in reversed(self.how):
             tensor = step.backward(tensor)
         return tensor
+
+
+def layer_entries(names: Mapping[str, str]) -> list[Entry]:
+    """names: {our layer: the published one}. The entries of their weights and biases, which stand as they are."""
+    leaves = ("weight", "bias")
+    return [Entry(f"{ours}.{leaf}", f"{theirs}.{leaf}") for ours, theirs in names.items() for leaf in leaves]
 
 
 def check_table(table: Sequence[Entry], outline: nn.Module, theirs: Mapping[str, Spec], where: str) -> None:

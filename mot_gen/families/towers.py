@@ -1,6 +1,7 @@
 """The tower of a Llama-like language model: Kind (what differs among them), its options, and its table of names.
 
-`backbone_options` and `text_options` state the tower, `tower` is the table, `missing_ids` the rows without a token.
+`backbone_options` and `text_options` state the tower, `tower` is the table. `published_text` reads the tokenizer, and
+`missing_ids` finds the rows without a token.
 
 Differences of form, not of function: Hugging Face rotates the halves of a head and we its neighbouring pairs, so the
 rows of q and k are permuted.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +84,14 @@ def text_options(config: Any, kind: Kind) -> dict[str, Any]:
     options = backbone_options(config, kind, [])
     del options["rope_frequencies"]
     return options | {"rope_theta": float(rope["rope_theta"])}
+
+
+def published_text(folder: str | Path, size: int, **bounds: Any) -> TextTokenizer:
+    """The tokenizer in `folder` over `size` ids, of which those that no token has are unused.
+
+    bounds: begin and end, the ids around a document, and further fields of its modality, see `sequence.Modality`."""
+    text = TextTokenizer.from_pretrained(folder, local_files_only=True)
+    return text.with_layout(vocab_size=size, **bounds, unused=missing_ids(text, size))
 
 
 def missing_ids(text: TextTokenizer, size: int) -> list[tuple[int, int]]:

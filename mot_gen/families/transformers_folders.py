@@ -1,4 +1,6 @@
-"""What families in transformers' layout read of a folder: config_of, special_ids, codes_in_one_range, colours."""
+"""What families in transformers' layout read of a folder: model_type, config_of, special_ids, colours; and of VQ
+networks whose codes stand in the vocabulary codes_in_one_range, in_order_of_ids and vq_table.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,15 @@ from typing import Any
 
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Source
+from mot_gen.families.table import Entry, Rows
+from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
+
+
+def model_type(folder: Path) -> str | None:
+    """What the folder's config.json says that it is of; None where there is no such file, or it does not say."""
+    if not (folder / "config.json").is_file():
+        return None
+    return Source(folder).config().get("model_type")
 
 
 def config_of(folder: Path, kind: str) -> Any:
@@ -40,6 +51,18 @@ def codes_in_one_range(source: Source, found: Mapping[int, int], size: int) -> l
         where = source.folder / "config.json"
         raise InputError(f"{where}: vocabulary_map does not name one range of ids for the {size} codes of pictures")
     return ids
+
+
+def in_order_of_ids(ids: Sequence[int]) -> Rows:
+    """The rows of a codebook whose codes are numbered as their ids are. ids: of each published code."""
+    return Rows(tuple(sorted(range(len(ids)), key=lambda code: ids[code])))
+
+
+def vq_table(pictures: VQNetworkTokenizer, prefix: str, codebook: Sequence[Any] = ()) -> list[Entry]:
+    """The tensors of a VQ network, whose published names begin with `prefix`. codebook: steps from its codebook to
+    ours."""
+    steps = {"vq.quantize.embedding.weight": codebook}
+    return [Entry(name, prefix + name.removeprefix("vq."), steps.get(name, ())) for name in pictures.state_dict()]
 
 
 def colours(source: Source, rescale: float = 1 / 255, mean: Any = 0.5, std: Any = 0.5) -> tuple[list, list]:

@@ -1,9 +1,17 @@
-"""What the tests of families share: convert, pipelines over one another's parts, and how far two arrays are apart."""
+"""What the tests of families share: a picture, converting, pipelines over one another's parts, and how far two arrays
+are apart."""
 
 import torch
+from PIL import Image
 
 from mot_gen.commands.main import main
 from mot_gen.pipelines.base import MultimodalPipeline
+
+
+def picture_of(rows, columns):
+    """A picture of so many pixels, of many colours."""
+    bytes_of = torch.arange(rows * columns * 3, dtype=torch.uint8).view(rows, columns, 3)
+    return Image.fromarray((bytes_of * 5 % 251).numpy())
 
 
 def far(found, want):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from comparing import Noted, converted, far, over
-from PIL import Image
+from comparing import Noted, converted, far, over, picture_of
 
 from mot_gen.errors import InputError
 from mot_gen.families import chameleon
@@ -30,8 +29,7 @@ def models(tmp_path_factory):
 
 
 def picture():
-    rows = torch.arange(8 * 8 * 3, dtype=torch.uint8).view(8, 8, 3)
-    return Image.fromarray((rows * 5 % 251).numpy())
+    return picture_of(8, 8)
 
 
 def theirs_see(theirs):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from comparing import Noted, converted, far, over
-from PIL import Image
+from comparing import Noted, converted, far, over, picture_of
 from transformers.models.emu3.image_processing_emu3 import smart_resize
 
 from mot_gen.errors import InputError
@@ -36,8 +35,7 @@ def pipe(folder, theirs):
 
 def picture():
     """6 x 10 pixels, which are 3 x 5 tokens."""
-    rows = torch.arange(6 * 10 * 3, dtype=torch.uint8).view(6, 10, 3)
-    return Image.fromarray((rows * 5 % 251).numpy())
+    return picture_of(6, 10)
 
 
 def seen_by(theirs):

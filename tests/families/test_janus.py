@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from comparing import Noted, converted, far, over
-from PIL import Image
+from comparing import Noted, converted, far, over, picture_of
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from mot_gen.families import janus
@@ -33,8 +32,7 @@ def pipe(folder, theirs):
 
 
 def picture():
-    rows = torch.arange(20 * 30 * 3, dtype=torch.uint8).view(20, 30, 3)
-    return Image.fromarray((rows * 5 % 251).numpy())
+    return picture_of(20, 30)
 
 
 def pixel_values(folder):
