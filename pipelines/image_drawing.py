@@ -21,7 +21,7 @@ from mot_gen.pipelines.pictures import as_output, stacked
 from mot_gen.pipelines.samplers import Step, evaluations, row_generators
 from mot_gen.pipelines.scales import OpenScales, Scale, draw_scales
 from mot_gen.pipelines.settings import USUAL
-from mot_gen.pipelines.token_spans import Pass, draw_tokens
+from mot_gen.pipelines.token_spans import Begun, Pass, draw_tokens
 from mot_gen.sequence import Span
 
 
@@ -123,8 +123,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
         sampling = self._sampling(how, tokens)
         with self.progress_bar(total=tokens) as bar:
             stream = Stream(self.model, rows, room, opens=["image"] * len(rows))
-            shown = self._on_pass(how, bar)
-            ids = draw_tokens(stream, "image", grid, drawing, sampling, known=given, keep=False, on_pass=shown)
+            begun, shown = Begun(stream, "image", grid), self._on_pass(how, bar)
+            ids = draw_tokens(begun, drawing, sampling, known=given, keep=False, on_pass=shown)
         return _spans(ids, self._grids)
 
     def _draw_masked(

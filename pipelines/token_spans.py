@@ -1,4 +1,4 @@
-"""How a discrete span of a given size is drawn token by token: draw_tokens, Pass, MASKED.
+"""How a discrete span of a given size is drawn token by token: draw_tokens, Begun, Pass, MASKED.
 
 Nothing is decided between two tokens but the tokens themselves, so the host does not wait for any of them: they stay on
 the device, and are read once the span is full.
@@ -19,6 +19,7 @@ from torch import Tensor
 from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling, draws, pick
 from mot_gen.pipelines.drawing import Drawing
+from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.open_span import Grid
 from mot_gen.pipelines.stream import Stream
 from mot_gen.sequence.frame import Frame
@@ -42,31 +43,40 @@ class Pass:
 Process = Callable[[Tensor, Tensor], Tensor]  # (scores (N, V), the joint ids (N, k) of the span so far) -> scores
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A span of a discrete modality whose begin token is the last that a stream holds: its n tokens stand in a grid.
+
+    alive: (N,) the samples in which it is written; all by default.
+    """
+
+    stream: Stream
+    modality: str
+    grid: Grid
+    alive: Sequence[bool] | None = None
+
+
 def draw_tokens(
-    stream: Stream,
-    modality: str,
-    grid: Grid,
+    begun: Begun,
     drawing: Drawing,
     sampling: TextSampling,
     *,
-    alive: Sequence[bool] | None = None,
     known: Tensor | None = None,
     keep: bool = True,
     process: Process | None = None,
     on_pass: Callable[[Pass], None] | None = None,
 ) -> Tensor:
-    """Write the n tokens of a grid of a discrete modality in the rows of a stream that have just begun it: its own ids,
-    (N, n). Where the modality has a frame, its tokens are written between them.
+    """Write the tokens of a span that has begun: ids of its modality (N, n). Where the modality has a frame, its tokens
+    are written between them.
 
-    Guidance bears on the logits, and all branches are given the same tokens. alive: (N,) the samples that are written;
-    all by default. known: (N, n) ids that are given, MASKED where not. keep: whether something follows the span, so
-    that its last tokens are read too. process: applied to the scores of the first branch. If `drawing.stopped` says so,
-    the tokens that are missing have the id 0.
+    Guidance bears on the logits, and all branches are given the same tokens. known: (N, n) ids that are given, MASKED
+    where not. keep: whether something follows the span, so that its last tokens are read too. process: applied to the
+    scores of the first branch. If `drawing.stopped` says so, the tokens that are missing have the id 0.
     """
-    span, n, device = _Writing(stream, modality, drawing, alive), grid[0] * grid[1], stream.device
+    span, n, device = _Writing(begun, drawing.guidance), begun.grid[0] * begun.grid[1], begun.stream.device
     uniform = draws(n, span.samples, sampling, device, drawing.generators)
     given = None if known is None else upload(known, device)
-    frame = _frame_tokens(stream.model.modalities[stream.model.index_of[modality]].frame, grid)
+    frame = _frame_tokens(span.own.frame, begun.grid)
     written: list[Tensor] = []
     span.append_given(frame.get(0, []))
     while len(written) < n:
@@ -97,14 +107,15 @@ def _frame_tokens(frame: Frame | None, grid: Grid) -> dict[int, list[int]]:
 class _Writing:
     """The rows of a stream as branches of N samples. joint: (N,) joint ids of what was written so far."""
 
-    def __init__(self, stream: Stream, modality: str, drawing: Drawing, alive: Sequence[bool] | None):
-        self.stream, self.modality, self.guidance = stream, modality, drawing.guidance
-        self.branches = len(drawing.guidance.branches)
-        self.samples = stream.rows // self.branches
-        self.alive = [True] * stream.rows if alive is None else list(alive) * self.branches
-        self.first, self.end = stream.model.vocabulary.range(modality)
-        own = stream.model.modalities[stream.model.index_of[modality]]
-        self.only = modality if own.apart else None
+    def __init__(self, begun: Begun, guidance: Guidance):
+        self.stream, self.modality, self.guidance = begun.stream, begun.modality, guidance
+        self.branches = len(guidance.branches)
+        self.samples = self.stream.rows // self.branches
+        self.alive = [True] * self.stream.rows if begun.alive is None else list(begun.alive) * self.branches
+        model = self.stream.model
+        self.first, self.end = model.vocabulary.range(self.modality)
+        self.own = model.modalities[model.index_of[self.modality]]
+        self.only = self.modality if self.own.apart else None
         self.joint: list[Tensor] = []
 
     def logits(self, process: Process | None) -> Tensor:

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.files.json_files import read
 
-# Class name in a saved config -> module of the tokenizer that reads such a folder, and its class.
-HOMES = {
-    "TextTokenizer": ("text", "TextTokenizer"),
-    "PatchImageTokenizer": ("image_patch", "PatchImageTokenizer"),
-    "LatentImageTokenizer": ("image_latent", "LatentImageTokenizer"),
-    "VQImageTokenizer": ("image_vq", "VQImageTokenizer"),
-    "ScalesImageTokenizer": ("image_scales", "ScalesImageTokenizer"),
-    "VQModel": ("image_vq", "VQImageTokenizer"),
-    "AutoencoderKL": ("image_latent", "LatentImageTokenizer"),
-    "AutoencoderTiny": ("image_latent", "LatentImageTokenizer"),
-    "AutoencoderDC": ("image_latent", "LatentImageTokenizer"),
-    "SpeechUnitTokenizer": ("speech_units", "SpeechUnitTokenizer"),
-    "SpeechCodecTokenizer": ("speech_codec", "SpeechCodecTokenizer"),
+# Networks of diffusers, and the class that makes a tokenizer of each.
+NETWORKS = {
+    "VQModel": "VQImageTokenizer",
+    "AutoencoderKL": "LatentImageTokenizer",
+    "AutoencoderTiny": "LatentImageTokenizer",
+    "AutoencoderDC": "LatentImageTokenizer",
 }
 
 
 def home_of(folder: str) -> tuple[str, str]:
     """The module and class that read a tokenizer's folder. InputError where there is none, or none that is known."""
+    homes = _homes()
     config = Path(folder) / "config.json"
     if config.is_file():
-        name = json.loads(config.read_text("utf-8")).get("_class_name")
-        if name not in HOMES:
-            raise InputError(f"{config}: _class_name {name!r} is not a tokenizer" + nearest(str(name), HOMES))
+        stated = read(config).get("_class_name")
+        name = NETWORKS.get(stated, stated)
+        if name not in homes:
+            known = {*homes, *NETWORKS}
+            raise InputError(f"{config}: _class_name {stated!r} is not a tokenizer" + nearest(str(stated), known))
     elif (Path(folder) / "tokenizer_config.json").is_file():
         name = "TextTokenizer"
     else:
         raise InputError(f"{folder}: no tokenizer in this folder (no config.json, no tokenizer_config.json)")
-    return HOMES[name]
+    return homes[name], name
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -44,3 +42,19 @@ def load_tokenizer(folder: str) -> Any:
     InputError as of `home_of`."""
     module, kind = home_of(folder)
     return getattr(importlib.import_module(f"mot_gen.tokenizers.{module}"), kind).from_pretrained(folder)
+
+
+def _homes() -> dict[str, str]:
+    """Class -> module of every tokenizer of this folder, read from the sources: to import them would load torch."""
+    return {name: file.stem for file in Path(__file__).parent.glob("*.py") for name in _stated(file)}
+
+
+def _stated(file: Path) -> Iterator[str]:
+    """The tokenizers that a file defines: the classes that state the modality of their spans."""
+    for statement in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(statement, ast.ClassDef) and any(map(_states_modality, statement.body)):
+            yield statement.name
+
+
+def _states_modality(member: ast.stmt) -> bool:
+    return isinstance(member, ast.FunctionDef) and member.name == "modality"

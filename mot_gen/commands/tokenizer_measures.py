@@ -24,7 +24,9 @@ def measures(folder: str, data: str, extractor: str | None = None, recognizer: s
     if hasattr(tokenizer, "sample_rate"):
         return _speech(tokenizer, data, recognizer)
     if not hasattr(tokenizer, "color_channels"):
-        raise InputError(f"{folder}: text comes back exactly; evaluate measures tokenizers of images or speech")
+        raise InputError(
+            f"{folder}: evaluate measures tokenizers of images or speech; text and plain numbers lose nothing"
+        )
     size, channels = tokenizer.size, tokenizer.color_channels
     if data == "emoji":
         images = image_sets(data, size, channels)[1]

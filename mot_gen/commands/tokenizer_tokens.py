@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mot_gen.commands.tokenizer_measures import lines_of, warn
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.audio_files import save_audio
 from mot_gen.files.image_files import to_pil
 from mot_gen.files.whole import write_text
@@ -27,7 +27,7 @@ from mot_gen.tokenizers.speech_corpus import find_recordings
 def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> None:
     """Write the tokens of every picture, recording or line of text. InputError where more than `max_skipped` of them
     cannot be encoded; fewer are named."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer = _loaded(folder)
     fingerprint, lines, skipped = tokenizer.fingerprint, [], []
     for name, raw in _raws(tokenizer, inputs):
         try:
@@ -45,7 +45,7 @@ def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> N
 
 def decode(folder: str, tokens: Path, out: Path) -> None:
     """Write what the tokens in a file stand for: pictures or recordings into the folder `out`, or a text file."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer = _loaded(folder)
     fingerprint = tokenizer.fingerprint
     rows = [_row(line, f"{tokens}:{number}", fingerprint) for number, line in enumerate(lines_of(tokens), 1)]
     decoded = [tokenizer.decode(span) for _, span in rows]
@@ -59,6 +59,14 @@ def decode(folder: str, tokens: Path, out: Path) -> None:
             to_pil(made).save(out / f"{stem}.png")
         else:
             save_audio(out / f"{stem}.wav", made, tokenizer.sample_rate)
+
+
+def _loaded(folder: str) -> Any:
+    """The tokenizer in a folder. InputError for one of plain numbers, which no file of its own holds."""
+    tokenizer = load_tokenizer(folder)
+    is_file = tokenizer.modality.discrete or hasattr(tokenizer, "color_channels")
+    require(is_file, f"{folder}: plain numbers stand in records, and training encodes them; give a tokenizer of files")
+    return tokenizer
 
 
 def _raws(tokenizer: Any, inputs: Sequence[str]) -> Iterator[tuple[str, object]]:

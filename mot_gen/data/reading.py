@@ -23,7 +23,7 @@ from mot_gen.data.samples import UNUSABLE, Part, Sample
 from mot_gen.data.spans import Pending
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.image_files import load_image
-from mot_gen.recipes.sections import Data
+from mot_gen.recipes.sections import Augment, Data
 from mot_gen.sequence import Span
 
 
@@ -103,28 +103,30 @@ class SampleReader:
 
     def _pending(self, part: Part, showing: Showing, place: int, number: int) -> Pending:
         """number: how many parts of this kind came before it, which names it in any arrangement."""
-        kind, value, augment = part.kind, part.value, self.data.augment
-        made, variant = isinstance(value, Encoded), 0
-        key: tuple[Any, ...] = (kind, showing.index, number)
-        changed = kind == "image" and augment.active
-        if changed:  # a variant that comes again is kept
-            variant = showing.turn % augment.variants if augment.variants else showing.turn
-            key = (*key, variant)
-        elif isinstance(value, str):
-            key = (kind, value)
+        augment = self.data.augment
+        changed = part.kind == "image" and augment.active
+        variant = _variant(augment, showing.turn) if changed else None
+        length, grid = self._size(part)
         return Pending(
-            kind,
-            key,
+            part.kind,
+            _key(part, showing, number, variant),
             showing,
             place,
             part.loss,
-            length=value.count if made else fixed_length(self.tokenizers[kind]),
-            grid=value.grid if made else fixed_grid(self.tokenizers[kind]),
+            length=length,
+            grid=grid,
             kept=not changed or augment.variants > 0,
-            raw=value if _is_kept_raw(value) else None,
+            raw=part.value if _is_kept_raw(part.value) else None,
             number=number,
-            variant=variant,
+            variant=variant or 0,
         )
+
+    def _size(self, part: Part) -> tuple[int | None, tuple[int, int] | None]:
+        """Tokens and grid of a part's span, as far as they are known before it is made."""
+        if isinstance(part.value, Encoded):
+            return part.value.count, part.value.grid
+        tokenizer = self.tokenizers[part.kind]
+        return fixed_length(tokenizer), fixed_grid(tokenizer)
 
     # ---------------------------------------------------------------- raw media
 
@@ -155,6 +157,20 @@ class SampleReader:
             largest = int(encoded.read().max())
             require(largest < size, f"its {modality} tokens go up to {largest}, their vocabulary to {size - 1}")
         return encoded
+
+
+def _variant(augment: Augment, turn: int) -> int:
+    """The number of the change that a picture gets in this turn; one that comes again is kept."""
+    return turn % augment.variants if augment.variants else turn
+
+
+def _key(part: Part, showing: Showing, number: int, variant: int | None) -> tuple[Any, ...]:
+    """Equal for equal spans. variant: None for what is not changed."""
+    if variant is not None:
+        return part.kind, showing.index, number, variant
+    if isinstance(part.value, str):
+        return part.kind, part.value
+    return part.kind, showing.index, number
 
 
 def _is_kept_raw(value: Any) -> bool:

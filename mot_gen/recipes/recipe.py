@@ -210,11 +210,21 @@ def recipe_of(raw: Any, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that a mapping states, as `load_recipe`; `source` is what messages call it. `raw` is changed."""
     require(isinstance(raw, dict), f"{source}: {NO_MAPPING}, got {type(raw).__name__}")
     overridden = [override(raw, text) for text in overrides]
+    _check_emptied(raw, overridden)
     _take_auto(raw)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise InputError(_one_line(error, source, overridden)) from None
+
+
+def _check_emptied(raw: dict, overridden: Sequence[str]) -> None:
+    """Who asks for no records at all is not given the recipe's usual data without a word."""
+    emptied = "data.records" in overridden and field_of(raw, "data.records") == []
+    require(
+        not emptied or "data.source" in overridden,
+        "override data.records: names no file; give FILE, or data.source=NAME for data that come with the package",
+    )
 
 
 def _take_auto(raw: dict) -> None:

@@ -15,6 +15,7 @@ from mot_gen.files.audio_files import load_audio, save_audio
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.saved import load_tokenizer
 from mot_gen.tokenizers.text import TextTokenizer
+from mot_gen.tokenizers.vector import VectorTokenizer
 
 TRAINING = ["--set", "steps=4", "batch_size=4", "log_every=2", "checkpoint_every=2", "warmup_steps=1"]
 NETWORK = ["--image-size", "16", "--fold", "2", "--widths", "16,16"]
@@ -128,6 +129,15 @@ def test_bad_input_is_one_line(pictures, tmp_path, capsys):
         with pytest.raises(InputError, match=match) as error:
             command(*words)
         assert "\n" not in str(error.value) and not out.exists(), match
+
+
+def test_plain_numbers_are_no_files(tmp_path):
+    VectorTokenizer(2).save_pretrained(tmp_path / "numbers")
+    (tmp_path / "rows.jsonl").write_text("")
+    for name in ("encode", "decode"):
+        with pytest.raises(InputError, match="plain numbers stand in records"):
+            command(name, tmp_path / "numbers", tmp_path / "rows.jsonl", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_another_model_is_named(tmp_path):

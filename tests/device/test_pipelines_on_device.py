@@ -22,7 +22,7 @@ from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
-from mot_gen.pipelines.token_spans import draw_tokens
+from mot_gen.pipelines.token_spans import Begun, draw_tokens
 
 PICTURE = to_pil(torch.rand(3, 16, 16, generator=generator(0)))
 MASK = Image.new("L", (16, 16))
@@ -170,7 +170,7 @@ def written(pipe, n: int):
     with torch.inference_mode():
         stream = Stream(pipe.model, documents, n, opens=["image"] * 4)
         drawing = Drawing(guidance=Guidance(3.0), generators=[generator(0), generator(1)])
-        return draw_tokens(stream, "image", (1, n), drawing, TextSampling(n, temperature=1.0))
+        return draw_tokens(Begun(stream, "image", (1, n)), drawing, TextSampling(n, temperature=1.0))
 
 
 @pytest.mark.parametrize("scheduler", [None, DDIMScheduler], ids=["flow", "ddim"])

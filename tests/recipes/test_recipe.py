@@ -89,6 +89,7 @@ WRONG = {
     "objectives.image.weight=-1": ("override objectives.image.weight", "greater than or equal to 0", "got -1"),
     "objectives.image.kind=fow": ("objectives.image.kind", "'fow'", "did you mean 'flow'?"),
     "objectives={}": ("objectives.image is missing",),
+    "data.records=[]": ("override data.records", "names no file"),
     "training.steps=-3": ("override training.steps", "greater than or equal to 1", "got -3"),
     "training.steps=ten": ("override training.steps", "valid integer", "got 'ten'"),
     "training.steps=true": ("override training.steps", "got True"),
