@@ -116,6 +116,8 @@ def test_a_config_builds_its_model():
             MultimodalModel(**config.to_dict() | {section: {"imagge": {"kind": "linear"}}})
     with pytest.raises(InputError, match=r"patch_layers.image.kind: 'unett'.*did you mean 'unet'"):
         MultimodalModel(**config.to_dict() | {"patch_layers": {"image": {"kind": "unett"}}})
+    with pytest.raises(InputError, match=r"patch_layers.image: unet has no option 'widht'.*did you mean 'width'"):
+        MultimodalModel(**config.to_dict() | {"patch_layers": {"image": {"kind": "unet", "widht": 8}}})
     with pytest.raises(InputError, match="patch_size 4 must be a power of two whose square divides the 4 channels"):
         MultimodalModel(**config.to_dict() | {"patch_layers": {"image": {"kind": "unet", "patch_size": 4}}})
 

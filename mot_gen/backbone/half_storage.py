@@ -58,7 +58,7 @@ class HalfStorage(nn.Module):
 
     @property
     def in_half(self) -> bool:
-        """Whether a product goes to the matrices in fp16 now."""
+        """Whether a product goes to the matrices in fp16, or in 8 bits, now."""
         return self.halves is not None and not torch.is_grad_enabled()
 
     def train(self, mode: bool = True):

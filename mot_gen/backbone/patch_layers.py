@@ -2,15 +2,16 @@
 `shallow_uvit.ShallowUViT`.
 
 All have `encode(latents) -> (tokens (N, dim), memory)`, `decode(hidden (N, dim), latents, memory) -> (N, C)`, and
-`flops(latents)` and `activations(latents)`, the numbers kept for the backward pass, of both together; a
-`Connector`, whose tokens are only read, has no `decode`. The time of a
-span is embedded once per span and added to each of its tokens (Transfusion, section 3).
+`flops(latents)` and `activations(latents)`, the numbers kept for the backward pass, of both together. A `Connector`,
+whose tokens are only read, has no `decode`. The time of a span is embedded once per span. `PatchLinear` and `PatchUNet`
+add it to each of the span's tokens (Transfusion, section 3).
 
 Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -272,13 +273,17 @@ def build(
     **options,
 ) -> nn.Module:
     """The patch layers of a modality by kind: "linear", "unet", "shallow_uvit", or "connector" for what is only read.
-    takes_step: they are told the sampler's step too. usual_scale: of times, where no option says `time_scale`."""
+    takes_step: they are told the sampler's step too. usual_scale: of times, where no option says `time_scale`.
+    InputError for a kind or an option that is not known, and for a connector of what is not only read."""
+    where = f"patch_layers.{modality.name}"
     if kind not in KINDS:
-        raise InputError(f"patch_layers.{modality.name}.kind: {kind!r} is not known" + nearest(kind, KINDS))
+        raise InputError(f"{where}.kind: {kind!r} is not known" + nearest(kind, KINDS))
     if (kind == "connector") != modality.input_only:
-        raise InputError(
-            f"patch_layers.{modality.name}.kind: connector is for input_only modalities, which have no other"
-        )
+        raise InputError(f"{where}.kind: connector is for input_only modalities, which have no other")
+    known = _options_of(KINDS[kind])
+    for name in options:
+        if name not in known:
+            raise InputError(f"{where}: {kind} has no option {name!r}" + nearest(name, known))
     if kind == "connector":
         return Connector(dim, modality, **options)
     layers = KINDS[kind](dim, modality, takes_step=takes_step, **options)
@@ -287,3 +292,9 @@ def build(
             if embedding is not None:
                 embedding.scale = usual_scale
     return layers
+
+
+def _options_of(layers: Any) -> list[str]:
+    """The names of the options that a recipe may give to a kind of patch layers."""
+    given = ("dim", "modality", "takes_step")  # by the model
+    return [name for name in inspect.signature(getattr(layers, "Options", layers)).parameters if name not in given]

@@ -1,4 +1,4 @@
-"""ShallowUViT: patch layers of ConvNeXt blocks with one skip, as JanusFlow's (arXiv 2411.07975).
+"""ShallowUViT, with its Options: patch layers of ConvNeXt blocks with one skip, as JanusFlow's (arXiv 2411.07975).
 
     latents -> convolution -> blocks -> linear -> tokens         hidden states -> norm -> linear -> norm -> (with the
                             \\____________________________________ skip) -> blocks -> norm -> convolution -> latents
@@ -10,6 +10,7 @@ Shapes: N tokens of n spans, C channels of a token, D width of the backbone, W c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,42 +71,47 @@ class TimedBlock(nn.Module):
         return (x + y) * (1 + scale) + shift
 
 
-class ShallowUViT(nn.Module):
+@dataclass(frozen=True)
+class Options:
     """width: W. blocks: before and after the backbone. patch_size: side of the patches that make a token. eps: of its
     norms; head_eps: of the norm of hidden states. reversed_time: the network is told 1 - t, and says the velocity
     towards the data (JanusFlow)."""
 
-    step = None  # it is not told the sampler's step
+    width: int = 768
+    blocks: int = 2
+    patch_size: int = 2
+    eps: float = 1e-6
+    head_eps: float = 1e-6
+    reversed_time: bool = False
 
-    def __init__(
-        self,
-        dim: int,
-        modality: Modality,
-        width: int = 768,
-        blocks: int = 2,
-        patch_size: int = 2,
-        eps: float = 1e-6,
-        head_eps: float = 1e-6,
-        reversed_time: bool = False,
-        takes_step: bool = False,
-    ):
+
+class ShallowUViT(nn.Module):
+    """What it has to have is said in `patch_layers`; its options are those of `Options`. InputError where the patches
+    do not divide the modality's channels, and for an objective whose network is told the sampler's step."""
+
+    step = None  # it is not told the sampler's step
+    Options = Options
+
+    def __init__(self, dim: int, modality: Modality, takes_step: bool = False, **options: Any):
         super().__init__()
         assert modality.channels is not None
+        stated = Options(**options)
+        width, eps, patch_size = stated.width, stated.eps, stated.patch_size
         if takes_step or modality.channels % patch_size**2:
             raise InputError(
                 f"patch_layers.{modality.name}: shallow_uvit needs a patch_size whose square divides "
                 f"{modality.channels} channels, and an objective that is not told the sampler's step"
             )
-        self.patch_size, self.reversed_time = patch_size, reversed_time
+        self.patch_size, self.reversed_time = patch_size, stated.reversed_time
         channels = modality.channels // patch_size**2
         self.time = TimeEmbedding(dim, frequencies=width)
         self.conv_in = nn.Conv2d(channels, width, patch_size, stride=patch_size)
-        self.before = nn.ModuleList(TimedBlock(width, dim, eps) for _ in range(blocks))
+        self.before = nn.ModuleList(TimedBlock(width, dim, eps) for _ in range(stated.blocks))
         self.proj_in = nn.Linear(width, dim)
-        self.head_norm = nn.RMSNorm(dim, head_eps)
+        self.head_norm = nn.RMSNorm(dim, stated.head_eps)
         self.proj_out = nn.Linear(dim, width)
         self.norm_in = ChannelNorm(width, eps)
-        self.after = nn.ModuleList(TimedBlock(2 * width, dim, eps) for _ in range(blocks))
+        self.after = nn.ModuleList(TimedBlock(2 * width, dim, eps) for _ in range(stated.blocks))
         self.norm_out = ChannelNorm(2 * width, eps)
         self.conv_out = nn.Conv2d(2 * width, modality.channels, 1)
 

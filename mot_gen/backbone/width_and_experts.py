@@ -6,26 +6,33 @@ if one likes; and of routed experts a token may take fewer or more than in train
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import nn
 
 from mot_gen.backbone.feed_forwards.nested import NestedUnit
 from mot_gen.backbone.moe import MixtureOfExperts
 from mot_gen.errors import InputError, nearest
 
+M = TypeVar("M", bound=nn.Module)
+
 
 @contextmanager
 def chosen(backbone: Any, width: int | Mapping[str, int] | None = None, experts: int | None = None) -> Iterator[None]:
-    """Within, the backbone is as `choose` makes it."""
-    before = [(module, dict(vars(module))) for module in backbone.modules() if _is_chosen(module)]
+    """Within, the backbone is as `choose` makes it, and afterwards as it was before."""
+    units, layers = _all(backbone, NestedUnit), _all(backbone, MixtureOfExperts)
+    widths, routers = [unit.widths for unit in units], [layer.choose for layer in layers]
     try:
         choose(backbone, width, experts)
         yield
     finally:
-        for module, attributes in before:
-            vars(module).update({name: attributes[name] for name in ("widths", "choose") if name in attributes})
+        for unit, before in zip(units, widths):
+            unit.widths = before
+        for layer, router in zip(layers, routers):
+            layer.choose = router
 
 
 def choose(backbone: Any, width: int | Mapping[str, int] | None = None, experts: int | None = None) -> None:
@@ -37,29 +44,33 @@ def choose(backbone: Any, width: int | Mapping[str, int] | None = None, experts:
         _choose_experts(backbone, experts)
 
 
-def _is_chosen(module: Any) -> bool:
-    return isinstance(module, NestedUnit | MixtureOfExperts)
+def _all(backbone: Any, kind: type[M]) -> list[M]:
+    return [module for module in backbone.modules() if isinstance(module, kind)]
 
 
 def _choose_width(backbone: Any, width: int | Mapping[str, int]) -> None:
-    units = [module for module in backbone.modules() if isinstance(module, NestedUnit)]
+    units, towers = _all(backbone, NestedUnit), backbone.towers
     if not units:
         raise InputError("width: this model has no nested feed-forward; train it with backbone.feed_forward=nested")
-    towers, whole = backbone.towers, units[0].hidden
+    if any(getattr(unit.gate_up, "adapter", None) is not None for unit in units):
+        raise InputError("width: adapters stand beside whole projections; merge them first")
     given = dict(width) if isinstance(width, Mapping) else dict.fromkeys(towers, width)
+    _check_widths(given, towers, units[0].hidden)
+    for unit in units:
+        unit.widths = [given.get(tower, before) for tower, before in zip(towers, unit.widths)]
+
+
+def _check_widths(given: Mapping[str, int], towers: Sequence[str], whole: int) -> None:
+    """InputError for a tower that is not there, and for a width beyond that of its parent."""
     for tower, channels in given.items():
         if tower not in towers:
             raise InputError(f"width: {tower!r} is not a tower" + nearest(tower, towers))
         if not 1 <= channels <= whole:
             raise InputError(f"width: {tower} must be from 1 to {whole}, that of its parent, got {channels}")
-    for unit in units:
-        if getattr(unit.gate_up, "adapter", None) is not None:
-            raise InputError("width: adapters stand beside whole projections; merge them first")
-        unit.widths = [given.get(tower, before) for tower, before in zip(towers, unit.widths)]
 
 
 def _choose_experts(backbone: Any, number: int) -> None:
-    layers = [module for module in backbone.modules() if isinstance(module, MixtureOfExperts)]
+    layers = _all(backbone, MixtureOfExperts)
     routers = [layer.choose for layer in layers]
     if not layers or not all(hasattr(router, "top_k") for router in routers):
         raise InputError("experts: for layers whose tokens choose; train with backbone.router=token_choice")

@@ -29,19 +29,17 @@ def byte_tokenizer(first: Sequence[str]):
 
 
 def published_shapes(module: nn.Module, table: Sequence[Entry]) -> dict[str, torch.Size]:
-    """The shape of every published tensor of a module of ours. Of one that is taken in parts along its first dimension
-    they are added up; an index in place of a part stands for a dimension of 1."""
+    """The shape of every published tensor of a module of ours. One that is taken in parts along its first dimension has
+    as many rows as they reach; an index in place of a part stands for one row."""
     ours = {name: torch.zeros(own.shape) for name, own in module.state_dict().items()}
     found: dict[str, torch.Size] = {}
     for entry in table:
-        shape = entry.back(ours[entry.ours]).shape
-        if entry.taken and isinstance(entry.taken[0], int):
-            shape = torch.Size([1, *shape])
-        last = entry.taken[0].stop if entry.taken and isinstance(entry.taken[0], slice) else None
-        rows = max(last or 0, found.get(entry.theirs, [0])[0], shape[0])
-        if entry.taken and isinstance(entry.taken[0], slice) and last is None:
-            rows = (entry.taken[0].start or 0) + shape[0]
-        found[entry.theirs] = torch.Size([rows, *shape[1:]]) if shape else shape
+        part, taken = entry.back(ours[entry.ours]), entry.taken[0] if entry.taken else 0
+        if entry.taken and isinstance(taken, int):
+            part = part[None]
+        first = (taken.start or 0) if isinstance(taken, slice) else taken
+        before = found.get(entry.theirs, part.shape)
+        found[entry.theirs] = torch.Size([max(before[0], first + len(part)), *part.shape[1:]])
     return found
 
 

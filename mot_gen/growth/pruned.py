@@ -30,14 +30,17 @@ class Growth(parents.Growth):
     keep: Sequence[int] = (0,)
 
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        blocks = parents.blocks_of(model)
-        return pruned(model, [[list(self.keep)] * len(block.experts) for block in blocks if block.routed])
+        return pruned(model, [[self.keep] * len(layer.experts) for layer in _layers_of_experts(model)])
+
+
+def _layers_of_experts(model: MultimodalModel) -> list[MixtureOfExperts]:
+    return [block.ffn for block in parents.blocks_of(model) if block.routed]
 
 
 @torch.no_grad()
 def pruned(model: MultimodalModel, keep: Sequence[Sequence[Sequence[int]]]) -> MultimodalModel:
     """keep: for each layer of experts and each of its pools, the numbers of those that stay, as many in all."""
-    layers = [block.ffn for block in parents.blocks_of(model) if block.routed]
+    layers = _layers_of_experts(model)
     number = model.backbone.config.experts
     if not layers or not isinstance(number, int):
         raise InputError("--grow pruned: is for one number of experts in every pool, backbone.experts")
@@ -70,7 +73,7 @@ def _take(own: Any, parent: MixtureOfExperts, rows: Tensor) -> None:
 @torch.no_grad()
 def usage(model: MultimodalModel, batches: Iterable[PackedBatch]) -> list[list[list[int]]]:
     """How often tokens of the batches took each expert: for each layer of experts, each pool and each expert."""
-    layers = [block.ffn for block in parents.blocks_of(model) if block.routed]
+    layers = _layers_of_experts(model)
     counts = [torch.zeros(sum(layer.experts), dtype=torch.long) for layer in layers]
     hooks = [layer.feed_forward.register_forward_hook(_adds(to)) for layer, to in zip(layers, counts)]
     for batch in batches:

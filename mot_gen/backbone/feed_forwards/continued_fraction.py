@@ -47,7 +47,7 @@ class FeedForward(parts.FeedForward):
         if config.widths:
             raise self.refuse("kind", "continued_fraction is of one width; drop backbone.widths")
 
-    def unit(self, block: Layer, owners: Owners, times: int = 1) -> nn.Module:
+    def unit(self, block: Layer, owners: Owners) -> nn.Module:
         return Ladders(owners, self)
 
     def flops(self, block: Layer, batch: Batch) -> int:

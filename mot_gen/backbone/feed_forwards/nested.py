@@ -4,7 +4,7 @@
 
 While it learns, every batch draws one of the widths, for all layers; the published recipe instead adds up the gradients
 of all widths, at their whole cost. Afterwards a model has any width that one asks for, each tower its own: see
-`backbone.chosen`. `flops` of a model that learns is the mean of its widths.
+`width_and_experts`. `flops` of a model that learns is the mean of its widths.
 
 Shapes: n tokens, D width of the model, F width of the unit, m the width in use.
 """

@@ -28,7 +28,8 @@ from mot_gen.backbone.running_cache import RunningCache, last_of
 
 @dataclass(frozen=True)
 class Mixer(parts.Mixer):
-    """size: of the square on a picture's grid, odd. last: tokens of other documents' parts."""
+    """size: of the square on a picture's grid, odd. last: how many tokens of its document any other token is
+    mixed with, itself among them."""
 
     size: int = 3
     last: int = 4

@@ -38,10 +38,9 @@ class Residual(parts.Residual):
 
     def check(self, config: Any, towers: Sequence[str]) -> None:
         for option in ("mixer", "feed_forward"):
-            if getattr(self, option) not in STREAMS:
-                raise self.refuse(
-                    option, f"{getattr(self, option)!r} is not known" + nearest(getattr(self, option), STREAMS)
-                )
+            stream = getattr(self, option)
+            if stream not in STREAMS:
+                raise self.refuse(option, f"{stream!r} is not known" + nearest(stream, STREAMS))
         if len(config.slots.found["residual"]) > 1 or config.depth != "every" or config.widths:
             raise self.refuse("kind", "dual is for all layers and tokens and one width; drop depth, widths or the list")
         if self.mixer == "context":
