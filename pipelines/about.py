@@ -50,9 +50,17 @@ def _facts(folder: Path, index: dict[str, Any], config: dict[str, Any]) -> dict[
         **_backbone(folder / "model", config, modalities),
         "context": config.get("context"),
         **_image_sizes(folder, index),
-        "sampling": json.dumps(index.get("sampling")),
+        "sampling": json.dumps(_sampling(index, has)),
         "model_sha256": fingerprint(folder),
     }
+
+
+def _sampling(index: dict[str, Any], has: set[str]) -> dict[str, Any] | None:
+    """The checkpoint's own settings of sampling, but for those of speech where it has none."""
+    stated = index.get("sampling")
+    if stated is None or "speech" in has:
+        return stated
+    return {name: value for name, value in stated.items() if not name.startswith("speech_")}
 
 
 def _family(folder: Path) -> dict[str, str]:

@@ -106,6 +106,7 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
     extractor = None if how is None else how.extractor
     choices = Choices(settings.confidence, settings.seed, extractor=extractor, reference=statistics)
     metrics = {name: SETS[name](choices) for name in names}
+    _refuse_few(metrics, measured)
     for real, side in ((True, measured.real), (False, measured.fake)):
         if side.features is not None:
             _feed(metrics.values(), side.features, real)
@@ -114,6 +115,22 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
     if "memorization" in metrics and settings.held_out is not None:
         measured.results.unreadable += _feed_held_out(metrics["memorization"], how, settings)
     return results_of(metrics)
+
+
+def _refuse_few(metrics: dict[str, Accumulator], measured: Measured) -> None:
+    """InputError for metrics that need more samples than a side has, before any is read."""
+    for side in (measured.real, measured.fake):
+        given = side.features if side.source is None else side.source
+        if given is None:  # statistics
+            continue
+        needs = {name: getattr(metric, "least", 1) for name, metric in metrics.items()}
+        lacking = [name for name, least in needs.items() if least > len(given)]
+        if lacking:
+            enough = ",".join(name for name in metrics if name not in lacking) or "fd"
+            raise InputError(
+                f"{side.path}: N = {len(given)}, and {lacking[0]} needs at least {needs[lacking[0]]} a side; give more "
+                f"images, or ask for what needs fewer, --metrics {enough}"
+            )
 
 
 def _feed_held_out(metric: Accumulator, how: Extraction | None, settings: ImageSettings) -> list[str]:

@@ -21,12 +21,13 @@ BLOCK = 2048  # rows of a kernel or distance matrix held at once
 
 
 class FeatureSetMetric(Accumulator):
-    """Keeps all features of both sides in float64; `sides()` gives them to `compute`.
+    """Keeps all features of both sides in float64; `sides()` gives them to `compute`. least: the samples a side needs.
 
     `update(batch, real=...)` takes features (N, d), or with a `feature_extractor` also images (N, 3, H, W).
     """
 
     takes = "features"
+    least = 2
 
     def __init__(self, feature_extractor=None, *, clamp: bool = False, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
@@ -39,12 +40,13 @@ class FeatureSetMetric(Accumulator):
             raise InputError("features hold NaN or infinity; check the images and the extractor's dtype (use float32)")
         self.append("real" if real else "fake", features)
 
-    def sides(self, least: int) -> tuple[Tensor, Tensor]:
-        """(m, d) and (n, d) in canonical order; InputError where a side has fewer than `least`."""
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """(m, d) and (n, d) in canonical order; InputError where a side has fewer than `least`, or dimensions differ."""
         real, fake = canonical(self.rows("real")), canonical(self.rows("fake"))
         for side, rows in (("real", real), ("fake", fake)):
-            if len(rows) < least:
-                raise InputError(f"{side}: N = {len(rows)}, but {type(self).__name__} needs at least {least} a side")
+            if len(rows) < self.least:
+                name = type(self).__name__
+                raise InputError(f"{side}: N = {len(rows)}, but {name} needs at least {self.least} a side")
         if real.shape[1] != fake.shape[1]:
             raise InputError(
                 f"real features have {real.shape[1]} dimensions, fake ones {fake.shape[1]}; use one extractor"

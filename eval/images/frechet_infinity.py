@@ -58,9 +58,10 @@ class FrechetInfinity(FeatureSetMetric):
         if spacing not in SPACINGS:
             raise InputError(f"spacing {spacing!r} is not known" + nearest(spacing, SPACINGS))
         self.points, self.spacing = points, spacing
+        self.least = 2 * points
 
     def compute(self) -> MetricResult:
-        real, fake = self.sides(least=2 * self.points)
+        real, fake = self.sides()
         sizes, reference = subset_sizes(len(fake), self.points, self.spacing), moments_of(real)
         generator = torch.Generator().manual_seed(self.seed)
         distances = [frechet_compute(reference, moments_of(subset(fake, size, generator))) for size in sizes]

@@ -140,7 +140,7 @@ class KernelDistance(FeatureSetMetric):
         self.confidence = checked_confidence(confidence)
 
     def compute(self) -> MetricResult:
-        real, fake = self.sides(least=2)
+        real, fake = self.sides()
         estimates, used = self._estimates(real, fake)
         facts, details = {}, {}
         if len(estimates) > 1:

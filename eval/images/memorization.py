@@ -75,7 +75,7 @@ class Memorization(FeatureSetMetric):
             self.append("held_out", self.source(batch))
 
     def compute(self) -> dict[str, MetricResult]:
-        train, fake = self.sides(least=2)
+        train, fake = self.sides()
         held_out = canonical(self.rows("held_out"))
         n = {"real": len(train), "fake": len(fake)}
         found = {"authenticity": self._result("authenticity", authenticity(train, fake), n)}

@@ -75,9 +75,10 @@ class PrecisionRecall(FeatureSetMetric):
         if min(nearest_k, density_k) < 1:
             raise InputError(f"nearest_k and density_k must be at least 1, got {nearest_k} and {density_k}")
         self.nearest_k, self.density_k = nearest_k, density_k
+        self.least = max(nearest_k, density_k) + 1
 
     def compute(self) -> dict[str, MetricResult]:
-        real, fake = self.sides(least=max(self.nearest_k, self.density_k) + 1)
+        real, fake = self.sides()
         found = manifold_scores(real, fake, self.nearest_k, self.density_k)
         values = {
             "precision": found.inside.double().mean(),

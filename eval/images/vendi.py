@@ -28,6 +28,7 @@ class VendiScore(FeatureSetMetric):
     """`update(batch, real=...)`: the score of the fakes; that of the real samples stands in the details."""
 
     higher_is_better = True
+    least = 1
 
     def compute(self) -> MetricResult:
         real, fake = canonical(self.rows("real")), canonical(self.rows("fake"))

@@ -50,7 +50,10 @@ def tower_widths(config: Any, towers: Sequence[str]) -> list[int] | None:
         if name not in towers:
             raise InputError(f"backbone.widths: {name!r} is not a tower" + nearest(name, towers))
         if not 1 <= width <= config.dim:
-            raise InputError(f"backbone.widths: {name} must be from 1 to backbone.dim, {config.dim}, got {width}")
+            raise InputError(
+                f"backbone.widths: {name} must be from 1 to backbone.dim, {config.dim}, got {width}; give narrower "
+                f"backbone.widths too, or backbone.dim={width}"
+            )
     widths = [config.widths.get(name, config.dim) for name in towers]
     if max(widths) < config.dim:
         raise InputError(

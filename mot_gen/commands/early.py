@@ -32,9 +32,21 @@ def check_run(recipe: Recipe, out: Path | None = None) -> None:
     refuse_missing(given, " (data.records)")
     init = recipe.training.init
     if init and not Path(init).exists() and init not in checkpoints.names():
-        raise InputError(f"training.init: {init} holds no model; give the folder of a run, or of its model")
+        raise InputError(f"training.init: {init} holds no model; {_remedy(recipe.name, init)}")
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out}: cannot be written to: File exists")
+
+
+def _remedy(name: str, init: str) -> str:
+    """What to do where a model to begin with is not there: the command that makes it, where a shipped recipe's first
+    lines say it."""
+    from mot_gen.recipes.yaml_files import read_recipe, shipped  # which the commands without a recipe do not need
+
+    if name in shipped():
+        for line in read_recipe(name).splitlines():
+            if line.startswith("#") and line.endswith(f"--out {init}"):
+                return f"make it with: {line.lstrip('# ')}"
+    return "give the folder of a run, or of its model"
 
 
 def _is_one_path(path: str) -> bool:

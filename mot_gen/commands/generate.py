@@ -153,7 +153,7 @@ def register(commands) -> None:
     command.add_argument("--to", required=True, choices=KINDS, help="what to make; any is texts and pictures")
     command.add_argument("--prompt", metavar="TEXT", action="append", help="may be given many times")
     for kind in SUFFIXES:
-        command.add_argument(f"--{kind}", metavar="PATH", nargs="+", help="files, or a folder of them")
+        command.add_argument(f"--{kind}", metavar="PATH", nargs="+", action="extend", help="files, or a folder of them")
     command.add_argument(
         "--records", metavar="FILE", help="a .jsonl of prompts or of objects: inputs, id, seed, options"
     )

@@ -30,7 +30,7 @@ class DpoStep:
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Take or make pairs, and make the optimizer's updates. Returns the line of metrics.jsonl."""
-        clock, learner = Clock(), self._of(run)
+        clock, learner = Clock(), self.learner(run)
         preferences, logged = self._preferences(learner)
         batches = batches_of(learner, preferences)
         (total,) = run.world.sum([sum(batch.pairs for batch in batches)])
@@ -50,7 +50,8 @@ class DpoStep:
         )
         return {**_line(line, sums, list(measures[0]), list(logged), total, learner), "lr": rate, "grad_norm": size}
 
-    def _of(self, run: Run) -> Learner:
+    def learner(self, run: Run) -> Learner:
+        """What these steps learn with, made when it is first asked for. InputError for preferences that do not fit."""
         if self._learner is None:
             self._learner = learner = Learner(run)
             if len(learner.section.writes) > 1:

@@ -17,4 +17,5 @@ def reinforced(recipe: Recipe, hooks: Hooks) -> Hooks:
     step = GrpoStep() if recipe.reinforce.method == "grpo" else DpoStep()
     if not recipe.evaluation.report:
         return replace(hooks, step=step)
-    return replace(hooks, step=step, conclude=conclude)
+    # The page takes the learner of the steps, whose judges are trained and whose reference is loaded.
+    return replace(hooks, step=step, conclude=lambda run: conclude(run, step.learner(run)))

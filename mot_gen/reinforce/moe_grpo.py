@@ -60,6 +60,7 @@ class Routes:
             layers.append(torch.cat(parts))
         return torch.stack(layers).mean(0)
 
+    @torch.no_grad()
     def entropy(self) -> float:
         """Of the routers' scores, in nats, averaged over the tokens that had a choice; 0 where none had."""
         found = [-(s.exp() * s).sum(1).mean() for layer in self.scores for s in layer if s is not None and len(s)]

@@ -32,9 +32,11 @@ SHOWN = 40  # samples on the page
 SPREAD_KEPT, FRECHET_KEPT = 0.8, 1.3  # shares of the reference's, beyond which a loss is named
 
 
-def conclude(run: Run) -> dict:
-    """Measure the reference and the model; write `report.json` and `report.html`. Returns what the first holds."""
-    learner = Learner(run)
+def conclude(run: Run, learner: Learner) -> dict:
+    """Measure the reference and the model; write `report.json` and `report.html`. Returns what the first holds.
+
+    run: with its averaged model whole. learner: that of its steps, with rewards that are made already.
+    """
     scores = _scores(learner)
     before_run = replace(run, averaged=learner.reference)
     guidances: list[float | None] = [None, GUIDED] if learner.section.writes == ["image"] else [None]

@@ -49,14 +49,12 @@ class Samples:
     @classmethod
     def of(cls, rollouts: Sequence[Rollout]) -> Samples:
         """All of them have a picture, or none has."""
+        prompts = [rollout.prompt for rollout in rollouts]
+        texts = [rollout.text or "" for rollout in rollouts]
         drawn = [rollout.image for rollout in rollouts if rollout.image is not None]
-        return cls(
-            [rollout.prompt.text for rollout in rollouts],
-            [rollout.text or "" for rollout in rollouts],
-            torch.stack(drawn) if drawn else None,
-            [rollout.prompt.references for rollout in rollouts],
-            [rollout.prompt.name for rollout in rollouts],
-        )
+        images = torch.stack(drawn) if drawn else None
+        names = [prompt.name for prompt in prompts]
+        return cls([prompt.text for prompt in prompts], texts, images, [prompt.references for prompt in prompts], names)
 
     def one(self, number: int) -> Samples:
         """A single sample."""

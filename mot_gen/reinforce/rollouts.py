@@ -125,28 +125,35 @@ class Sampler:
         steps: Sequence[Sequence[int]],
     ) -> list[Rollout]:
         """What was written, with the texts and pictures that it says."""
-        pictures = [span for spans in written for span in spans if span.modality == "image"]
-        decoded = pipe.image_tokenizer.decode_batch(pictures) if pictures else []
-        images = iter([image.cpu().float() for image in decoded])
-        noisy = after = None
-        if path is not None and path.noisy:
-            noisy, after = torch.stack(path.noisy, 1).cpu(), torch.stack(path.after, 1).cpu()
         rollouts = []
-        for number, (prompt, spans) in enumerate(zip(prompts, written)):
+        for prompt, spans, drawn, image in zip(prompts, written, steps, _pictures(pipe, written)):
             texts = [span for span in spans if span.modality == self.text]
-            rollouts.append(
-                Rollout(
-                    prompt,
-                    spans,
-                    ended=sum(map(len, texts)) < self.section.max_new_tokens,
-                    noisy=None if noisy is None else noisy[number],
-                    after=None if after is None else after[number],
-                    steps=steps[number],
-                    text="".join(map(pipe.text_tokenizer.decode, texts)) if self.text in self.writes else None,
-                    image=next(images) if any(span.modality == "image" for span in spans) else None,
-                )
-            )
-        return rollouts
+            rollout = Rollout(prompt, spans, self._ended(texts), steps=drawn, image=image)
+            if self.text in self.writes:
+                rollout = replace(rollout, text="".join(map(pipe.text_tokenizer.decode, texts)))
+            rollouts.append(rollout)
+        if path is None or not path.noisy:
+            return rollouts
+        noisy, after = torch.stack(path.noisy, 1).cpu(), torch.stack(path.after, 1).cpu()
+        return [replace(each, noisy=before, after=then) for each, before, then in zip(rollouts, noisy, after)]
+
+    def _ended(self, texts: Sequence[Span]) -> bool:
+        """Whether the end of these texts was chosen, and not forced by the most tokens that are allowed."""
+        return sum(map(len, texts)) < self.section.max_new_tokens
+
+
+def _pictures(pipe: MultimodalPipeline, written: Sequence[Sequence[Span]]) -> list[Tensor | None]:
+    """The picture of each sample, (C, H, W) in [0, 1], None where none was drawn; all are decoded in one batch."""
+    drawn: dict[int, Span] = {}
+    for number, spans in enumerate(written):
+        for span in spans:
+            if span.modality == "image":
+                drawn[number] = span
+    images: list[Tensor | None] = [None] * len(written)
+    if drawn:
+        for number, image in zip(drawn, pipe.image_tokenizer.decode_batch(list(drawn.values()))):
+            images[number] = image.cpu().float()
+    return images
 
 
 def _is_flow(objective: Any) -> bool:

@@ -48,7 +48,7 @@ class GrpoStep:
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Sample groups, reward them, and make the optimizer's updates. Returns the line of metrics.jsonl."""
-        clock, learner = Clock(), self._of(run)
+        clock, learner = Clock(), self.learner(run)
         groups = learner.groups()
         total, scores = learner.rewards(Samples.of([rollout for group in groups for rollout in group.rollouts]))
         rewards = total.view(len(groups), -1)
@@ -70,7 +70,8 @@ class GrpoStep:
             del line["routing_entropy"]
         return line | {"lr": rate, "grad_norm": size}
 
-    def _of(self, run: Run) -> Learner:
+    def learner(self, run: Run) -> Learner:
+        """What these steps learn with, made when it is first asked for."""
         if self._learner is None:
             self._learner = Learner(run)
         return self._learner

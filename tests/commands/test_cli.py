@@ -38,6 +38,14 @@ def refused(capsys, *arguments) -> str:
     return lines[0]
 
 
+def test_a_missing_model_to_begin_with_is_named_with_the_command_that_makes_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = "make it with: mot-gen train digits training.steps=400 --out runs/digits-early"
+    for recipe in ("think-then-draw", "digits-reward", "captions-reward", "preferences"):
+        assert refused(capsys, "plan", recipe).endswith(f"runs/digits-early holds no model; {made}")
+    assert "give the folder of a run" in refused(capsys, "plan", "think-then-draw", "training.init=elsewhere")
+
+
 def test_quickstart_leaves_all_that_is_promised(run):
     for name in ("recipe.yaml", "metrics.jsonl", "report.json", "report.html", "samples.png", "model/model_index.json"):
         assert (run / name).is_file(), name

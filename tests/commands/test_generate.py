@@ -90,6 +90,12 @@ def test_a_folder_is_captioned_and_gone_on_with(generate, pictures, tmp_path):
     assert json.loads((tmp_path / "texts" / "b.json").read_text()) == said
 
 
+def test_an_option_of_files_that_is_given_again_adds_files(generate, pictures):
+    each = ["--image", pictures / "a.png", "--image", pictures / "b.png"]
+    made = generate("--to", "text", *each, "--max-new-tokens", 2)
+    assert [Path(sample["image"]).name for sample in made] == ["a.png", "b.png"]
+
+
 def test_other_settings_are_refused_or_redone(generate, tmp_path):
     ask = ["--to", "image", "--prompt", "nine", "--prompt", "seven", "--out", tmp_path]
     generate(*ask)

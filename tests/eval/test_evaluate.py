@@ -20,6 +20,7 @@ from mot_gen.eval import (
 )
 from mot_gen.eval.images.frechet import FrechetDistance
 from mot_gen.eval.images.image_pairs import PSNR
+from mot_gen.eval.images.settings import ImageSettings
 from mot_gen.eval.text.edits import WordErrorRate
 from mot_gen.eval.text.mt import BLEU
 
@@ -53,6 +54,14 @@ def test_images_as_paths_tensors_arrays_and_lists_are_one(tmp_path):
         result = evaluate_images(one, two, metrics=["fd"], extractor="pixels")["fd"]
         assert result.value == pytest.approx(expected, rel=1e-12)
         assert result.name == "FD[pixels]" and result.n == {"real": 40, "fake": 30}
+
+
+def test_too_few_images_are_refused_before_any_is_read(tmp_path, monkeypatch):
+    real, fake = (folder(tmp_path / name, pictures(2, seed)) for seed, name in enumerate(("real", "fake")))
+    assert evaluate_images(real, fake, metrics="fd,vendi", extractor="pixels")["fd"].n == {"real": 2, "fake": 2}
+    monkeypatch.setattr(ImageSettings, "shards", None)
+    with pytest.raises(InputError, match="real: N = 2, and pr needs at least 6 a side; .* --metrics fd,kd$"):
+        evaluate_images(real, fake, extractor="pixels")
 
 
 def test_features_in_place_of_images():

@@ -30,7 +30,7 @@ def pipeline(backbone):
         context=64,
     )
     parts = {"text_tokenizer": text, "image_tokenizer": images, "scheduler": model.objectives["image"].scheduler()}
-    return TextToImagePipeline(model, **parts, sampling={"guidance_scale": 2.0})
+    return TextToImagePipeline(model, **parts, sampling={"guidance_scale": 2.0, "speech_temperature": 1.0})
 
 
 @pytest.mark.filterwarnings("ignore:this backbone's experts")

@@ -1,7 +1,6 @@
 """The page of a run that learned from rewards, the signs of a fooled reward, and every shipped recipe at tiny size."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -27,7 +26,13 @@ def origin(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(judge, "train_judge", partial(train_judge, epochs=1))
+    trained = []
+
+    def trained_once(images, labels, classes, seed):
+        trained.append((float(images.sum()), seed))
+        return train_judge(images, labels, classes, epochs=1, seed=seed)
+
+    monkeypatch.setattr(judge, "train_judge", trained_once)
     shown = ["training.steps=2", "evaluation.report=true", "evaluation.samples=6", "reinforce.least_gap=0.0"]
     recipe = rewarded(name, origin, *shown)
     train(recipe, tmp_path, hooks=reinforced(recipe, hooks(recipe)))
@@ -41,6 +46,7 @@ def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, monkeypatch, name):
     assert "What it was rewarded for" in page and ("<img" in page) == ("image" in recipe.reinforce.writes)
     assert str(tmp_path) in summary(tmp_path)
     assert (tmp_path / "model" / "model_index.json").exists()
+    assert len(set(trained)) == len(trained), "the page takes the judges of training"
 
 
 def measured(value, watched, spread=1.0, frechet=1.0, text="a"):
