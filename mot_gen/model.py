@@ -33,8 +33,7 @@ from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign,
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.learning.corruption import Corruption
-from mot_gen.learning.masking import in_spans
-from mot_gen.learning.supervision import Losses, Supervision, supervise
+from mot_gen.learning.supervision import Losses, Supervision, loss_masks, supervise
 from mot_gen.learning.token_losses import Head, token_losses
 from mot_gen.sequence import Modality, PackedBatch, Vocabulary
 
@@ -122,7 +121,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             if not m.input_only
         }
         for modality in self.modalities:
-            _check_reading(modality, self.objectives.get(modality.name))
+            objective_kinds.check_reading(modality, self.objectives.get(modality.name))
         module, config = backbones.load(**_kind_and_options(backbone, "mot"))
         self.backbone = module.Backbone(config, self.modalities)
         dim = self.backbone.dim
@@ -239,10 +238,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         embedding               normal, std 1
         head                    normal, std 1 / sqrt(D)
         scale_inputs            normal, std 1, as the embedding that they are added to
-        patch_layers, linear    normal, std 1 / sqrt(fan in), bias 0; token_layers likewise
-        their other layers      PyTorch's own
-        their last layer        0, so that an untrained model predicts the mean of its targets
-        the step's last layer   0, so that a flow model which begins to learn steps is still that flow
+        token_layers            normal, std 1 / sqrt(fan in), bias 0
+        patch_layers            see `patch_layers.init_weights`
 
         Parameters on the meta device are passed over: that is how a large model is given its values one by one.
         """
@@ -255,20 +252,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         for layers in self.token_layers.values():
             layers.init_weights()
         for layers in self.patch_layers.values():
-            for module in layers.modules():
-                if isinstance(module, nn.Linear):
-                    module.weight.normal_(std=1 / math.sqrt(module.in_features))
-                    module.bias.zero_()
-                elif hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
-            last = getattr(layers, "conv_out", None) or getattr(layers, "proj_out", None)
-            if last is not None:  # what is only read has none
-                last.weight.zero_()
-                last.bias.zero_()
-            step = getattr(layers, "step", None)
-            if step is not None:
-                step.mlp[-1].weight.zero_()
-                step.mlp[-1].bias.zero_()
+            patches.init_weights(layers)
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """Joint ids, any shape -> (..., D)."""
@@ -400,24 +384,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
         Special tokens count as text. A continuous span at time 0 has nothing to denoise and does not count.
         """
-        target_modality = self.vocabulary.modality_of(batch.target_ids)
-        for name in self.vocabulary.fill:  # what fills up blocks is one of the text's ids, and learned with its block
-            inside = in_spans(batch.layout, self.index_of[name]).flatten()[batch.target_slots]
-            target_modality = target_modality.masked_fill(inside, self.index_of[name])
-        masks = {}
-        for index, modality in enumerate(self.modalities):
-            if modality.input_only:
-                continue
-            if modality.discrete:
-                mask = target_modality == index
-                if modality.whole and batch.masking is not None:
-                    mask = mask & batch.masking.counted.flatten()[batch.target_slots]
-                masks[modality.name] = mask.float()
-            else:
-                latents = batch.latents[modality.name]
-                assert latents.time is not None
-                masks[modality.name] = latents.per_token(latents.learned & (latents.time > 0)).float()
-        return masks
+        return loss_masks(self.modalities, self.vocabulary, batch)
 
     def losses(self, batch: PackedBatch, output: Output, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per modality the unreduced losses, before `loss_masks`: (M,) for discrete ones, (N,) for continuous."""
@@ -439,22 +406,6 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         latents = batch.latents[name]
         assert latents.time is not None
         return self.objectives[name].loss(output, target, latents.per_token(latents.time))
-
-
-def _check_reading(modality: Modality, objective) -> None:
-    """InputError where an objective of discrete tokens needs spans that are read the other way."""
-    block = getattr(objective, "block", 0)
-    wanted = getattr(objective, "bidirectional", False) and not block
-    if objective is not None and modality.block_size != block:
-        raise InputError(f"modality {modality.name!r}: block_size must be masked.block, {block}")
-    if objective is not None and bool(modality.scales) != getattr(objective, "by_scales", False):
-        raise InputError(
-            f"modality {modality.name!r}: "
-            + ("has scales, which are predicted by next_scale" if modality.scales else "next_scale needs its scales")
-        )
-    if modality.discrete and modality.bidirectional != wanted:
-        why = "masked tokens see all of their span" if wanted else "tokens come one by one"
-        raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")
 
 
 def _kind_and_options(given: dict, default_kind: str) -> dict:

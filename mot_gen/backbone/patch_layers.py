@@ -1,5 +1,5 @@
 """How continuous tokens enter and leave the backbone: PatchLinear, PatchUNet, Connector; build, which also knows
-`shallow_uvit.ShallowUViT`.
+`shallow_uvit.ShallowUViT`; init_weights of all of them.
 
 All have `encode(latents) -> (tokens (N, dim), memory)`, `decode(hidden (N, dim), latents, memory) -> (N, C)`, and
 `flops(latents)` and `activations(latents)`, the numbers kept for the backward pass, of both together. A `Connector`,
@@ -12,6 +12,7 @@ Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -298,3 +299,26 @@ def _options_of(layers: Any) -> list[str]:
     """The names of the options that a recipe may give to a kind of patch layers."""
     given = ("dim", "modality", "takes_step")  # by the model
     return [name for name in inspect.signature(getattr(layers, "Options", layers)).parameters if name not in given]
+
+
+@torch.no_grad()
+def init_weights(layers: nn.Module) -> None:
+    """Initial values of the patch layers of a modality:
+
+    linear layers           normal, std 1 / sqrt(fan in), bias 0
+    other layers            PyTorch's own
+    the last layer          0, so that an untrained model predicts the mean of its targets
+    the step's last layer   0, so that a flow model which begins to learn steps is still that flow
+    """
+    for module in layers.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(std=1 / math.sqrt(module.in_features))
+            module.bias.zero_()
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    last = getattr(layers, "conv_out", None) or getattr(layers, "proj_out", None)
+    step = getattr(layers, "step", None)
+    for layer in (last, None if step is None else step.mlp[-1]):
+        if layer is not None:  # what is only read has no last one
+            layer.weight.zero_()
+            layer.bias.zero_()

@@ -1,4 +1,5 @@
-"""Supervision: which outputs for a corrupted batch are learned, and what they should be; and the `Losses` that follow.
+"""Supervision: which outputs for a corrupted batch are learned (`loss_masks`), and what they should be (`supervise`);
+and the `Losses` that follow.
 
 It is listed on the host, where the batch is: the model then computes logits for the tokens that count and for no
 others, and the host knows how many they are without asking the device.
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mot_gen.sequence import Modality, PackedBatch
+from mot_gen.learning.masking import in_spans
+from mot_gen.sequence import Modality, PackedBatch, Vocabulary
 from mot_gen.sequence.moving import Movable
 
 
@@ -77,6 +79,30 @@ def supervise(
         tokens[name] = TokenTargets(slots, batch.target_ids[counted], weight)
     counts = {name: float(mask.sum().double()) for name, mask in masks.items()}
     return Supervision(tokens, latents, counts)
+
+
+def loss_masks(modalities: Sequence[Modality], vocabulary: Vocabulary, batch: PackedBatch) -> dict[str, Tensor]:
+    """Of a corrupted batch, as `MultimodalModel.loss_masks` says."""
+    owner = vocabulary.modality_of(batch.target_ids)
+    masks = {}
+    for number, modality in enumerate(modalities):
+        # What fills up blocks is one of the text's ids, and learned with its block.
+        if modality.name in vocabulary.fill:
+            inside = in_spans(batch.layout, number).flatten()[batch.target_slots]
+            owner = owner.masked_fill(inside, number)
+    for number, modality in enumerate(modalities):
+        if modality.input_only:
+            continue
+        if not modality.discrete:
+            latents = batch.latents[modality.name]
+            assert latents.time is not None
+            masks[modality.name] = latents.per_token(latents.learned & (latents.time > 0)).float()
+            continue
+        mask = owner == number
+        if modality.whole and batch.masking is not None:
+            mask = mask & batch.masking.counted.flatten()[batch.target_slots]
+        masks[modality.name] = mask.float()
+    return masks
 
 
 def factors_of(weights: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:

@@ -26,6 +26,7 @@ A continuous one whose network is told the size of the sampler's step beside the
 - `fewest`: the fewest evaluations that it was trained for;
 - `share`, `sample_steps(latents, time, chosen, generator)` and `teach(latents, target, predict)`: which part of a batch
   learns steps, which ones, and what the network should say of them, given the flow's target (see `shortcut`);
+- `teacher_passes`: how many forward passes over those rows `teach` costs;
 - `step_size(timestep, scheduler)`: what the network is told when a scheduler takes a step;
 - perhaps `time_scale`: what times are multiplied by before they are embedded, where they are not embedded as usual.
 
@@ -34,14 +35,19 @@ counted.
 
 A module without an `Objective` is a part of others.
 
-`load(kind, options)` finds one by module name in this folder or by dotted path.
+`load(kind, options)` finds one by module name in this folder or by dotted path. `check_reading(modality, objective)`
+refuses one that needs a modality's spans to be read in another way.
 """
 
 import importlib
 import importlib.util
 import inspect
+from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from mot_gen.sequence import Modality  # needs torch
 
 NAMES = ("next_token", "diffusion", "flow", "shortcut", "mean_flow", "masked", "next_scale")
 
@@ -57,3 +63,20 @@ def load(kind: str, options: dict | None = None):
         if name not in allowed:
             raise InputError(f"objectives: {kind} has no option {name!r}" + nearest(name, allowed))
     return objective(**(options or {}))
+
+
+def check_reading(modality: "Modality", objective: Any) -> None:
+    """InputError where an objective of discrete tokens needs spans that are read the other way. objective: None for a
+    modality that is only read."""
+    block = getattr(objective, "block", 0)
+    wanted = getattr(objective, "bidirectional", False) and not block
+    if objective is not None and modality.block_size != block:
+        raise InputError(f"modality {modality.name!r}: block_size must be masked.block, {block}")
+    if objective is not None and bool(modality.scales) != getattr(objective, "by_scales", False):
+        raise InputError(
+            f"modality {modality.name!r}: "
+            + ("has scales, which are predicted by next_scale" if modality.scales else "next_scale needs its scales")
+        )
+    if modality.discrete and modality.bidirectional != wanted:
+        why = "masked tokens see all of their span" if wanted else "tokens come one by one"
+        raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")

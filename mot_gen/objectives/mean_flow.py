@@ -17,37 +17,34 @@ Shapes: N tokens, n spans, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.objectives.forward_mode import derivative
-from mot_gen.objectives.straight_path import Predict, StraightPath, is_kind_of
+from mot_gen.objectives.stepping_path import SteppingPath
+from mot_gen.objectives.straight_path import Predict, is_kind_of
 from mot_gen.sequence import Latents
 
 
 @dataclass(frozen=True)
-class Objective(StraightPath):
-    """The options of `StraightPath`, of which prediction must be "velocity", and:
+class Objective(SteppingPath):
+    """The options of `SteppingPath`, of which prediction must be "velocity", and:
 
-    share: the part of a batch's rows that learns steps, and not the flow. The paper has a quarter.
     time_scale: what times and steps are multiplied by before they are embedded.
     """
 
-    share: float = 0.25
     time_scale: float = 10.0
-    takes_step = True  # not a field: the network is told the size of the step
-    teacher_calls = 1  # evaluations of the teacher for each target
-    fewest = 1
+    teacher_passes: ClassVar[int] = 2  # of a forward-mode product: the values, and their derivative
+    fewest: ClassVar[int] = 1
 
     def __post_init__(self):
         super().__post_init__()
         self._check_number("time_scale", 0, float("inf"))
         if self.prediction != "velocity":
             raise InputError(f"objectives: mean_flow.prediction must be 'velocity', got {self.prediction!r}")
-        if not 0 <= self.share <= 1:
-            raise InputError(f"objectives: mean_flow.share must be in [0, 1], got {self.share!r}")
 
     def sample_steps(
         self, latents: Latents, time: Tensor, chosen: Tensor, generator: torch.Generator | None = None
@@ -69,12 +66,6 @@ class Objective(StraightPath):
         tangents = (target.to(values.dtype), torch.ones_like(time), torch.ones_like(step))
         _, slope = derivative(predict, (values, time, step), tangents)
         return target - latents.per_token(step)[:, None] * slope.to(target.dtype)
-
-    def scheduler(self):
-        """Steps of equal size by Euler's method, shifted as in training."""
-        from mot_gen.objectives.even_steps import EvenStepsScheduler
-
-        return EvenStepsScheduler(num_train_timesteps=1000, shift=self.shift)
 
     def step_size(self, timestep: Tensor, scheduler) -> Tensor:
         """(): the size of the step that the scheduler takes from this timestep; 0, the flow, for schedulers that do not

@@ -21,8 +21,8 @@ from mot_gen.objectives.cross_entropy import CrossEntropy
 
 @dataclass(frozen=True)
 class Objective(CrossEntropy):
-    """The options of `CrossEntropy`. With `replaced` above 0, scales are also predicted from
-    earlier ones that have errors in them, as they have while generating.
+    """The options of `CrossEntropy`. With `replaced` above 0, scales are also predicted from earlier ones that have
+    errors in them, as they have while generating.
 
     leading: the share of spans which are predicted although learned tokens follow them in their document. Those tokens
     then read what the scales before the last have built; else they read the span as it is, and it is not predicted

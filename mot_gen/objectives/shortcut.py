@@ -13,31 +13,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor, log2
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.objectives.straight_path import Predict, StraightPath, is_kind_of
+from mot_gen.objectives.stepping_path import SteppingPath
+from mot_gen.objectives.straight_path import Predict, is_kind_of
 from mot_gen.sequence import Latents
 
 
 @dataclass(frozen=True)
-class Objective(StraightPath):
-    """The options of `StraightPath`, and:
+class Objective(SteppingPath):
+    """The options of `SteppingPath`, and:
 
     finest: into how many steps the path is cut at its finest. Steps of 1 / finest are taken by the flow itself; steps
     of 2 / finest, 4 / finest, ... are learned from two of half the size. The paper has 128.
     fewest: how many evaluations are enough; 1 / fewest is the largest step that is learned.
-    share: the part of a batch's rows that learns steps, and not the flow. The paper has a quarter.
     """
 
     min_time: float = 0.01
     finest: int = 32
     fewest: int = 1
-    share: float = 0.25
-    takes_step = True  # not a field: the network is told the size of the step
-    teacher_calls = 2  # evaluations of the teacher for each target
+    teacher_passes: ClassVar[int] = 2  # the two half steps
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,8 +48,6 @@ class Objective(StraightPath):
             raise InputError(f"objectives: shortcut needs fewest below finest, got {self.fewest} and {self.finest}")
         if self.prediction == "sample" and self.min_time > 1 / self.finest:
             raise InputError(f"objectives: shortcut.min_time must be at most 1 / finest, got {self.min_time!r}")
-        if not 0 <= self.share <= 1:
-            raise InputError(f"objectives: shortcut.share must be in [0, 1], got {self.share!r}")
 
     @property
     def steps(self) -> list[float]:
@@ -59,11 +56,6 @@ class Objective(StraightPath):
         while sizes[-1] < 1 / self.fewest:
             sizes.append(2 * sizes[-1])
         return sizes
-
-    @property
-    def extra_passes(self) -> float:
-        """Forward passes over a batch that training makes beside the usual one: two over a part of its rows."""
-        return 2 * self.share
 
     # ------------------------------------------------------------ training
 
@@ -89,8 +81,7 @@ class Objective(StraightPath):
         """(N, C) what the network should say of noised latents whose step is not 0: where two half steps lead.
 
         target: what the flow's would be, which is not used here. predict: the teacher, which is the model itself with
-        averaged weights. What is returned for spans at step 0 is
-        not to be used.
+        averaged weights. What is returned for spans at step 0 is not to be used.
         """
         assert latents.time is not None and latents.step is not None
         time, values = latents.time, latents.values
@@ -109,12 +100,6 @@ class Objective(StraightPath):
         return self.scheduler_output(output, values, latents.per_token(time)[:, None])
 
     # ------------------------------------------------------------ sampling
-
-    def scheduler(self):
-        """Steps of equal size by Euler's method, shifted as in training."""
-        from mot_gen.objectives.even_steps import EvenStepsScheduler
-
-        return EvenStepsScheduler(num_train_timesteps=1000, shift=self.shift)
 
     def step_size(self, timestep: Tensor, scheduler) -> Tensor:
         """(): what the network is told of the step that the scheduler takes from this timestep.

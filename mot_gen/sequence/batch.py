@@ -6,7 +6,7 @@ Shapes: B rows, S slots a row, N continuous tokens of a modality in the batch, n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ class PackedBatch(Movable):
             kept = torch.zeros_like(each.learned).index_put_((each.span,), row != PADDING)
             slots = (row * length + each.slots % length)[row != PADDING]
             latents[name] = each.select(kept, slots)
-        layout = replace(self.layout.with_tensors(lambda part: part[rows]), counts=None)
+        layout = self.layout.select_rows(rows)
         none = self.target_slots[:0]
         by_scales = None if self.by_scales is None else self.by_scales[rows]
         return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none, by_scales=by_scales)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,3 +37,11 @@ class Layout(Movable):
     @property
     def shape(self) -> torch.Size:
         return self.modality.shape
+
+    def select_rows(self, rows: Tensor) -> Layout:
+        """Some rows alone, (R,). Where the slots were counted, those of these rows are counted."""
+        chosen = self.with_tensors(lambda part: part[rows])
+        if self.counts is None:
+            return chosen
+        counts = torch.bincount(chosen.modality.flatten(), minlength=len(self.counts)).tolist()
+        return replace(chosen, counts=counts)

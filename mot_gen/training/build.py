@@ -283,6 +283,6 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
         return replace(
             modality, objective=kind, position=position, bidirectional=whole, scales=scales, block_size=block
         )
-    fitting = "next_token, masked or next_scale" if modality.discrete else "flow, shortcut or diffusion"
+    fitting = "next_token, masked or next_scale" if modality.discrete else "flow, shortcut, mean_flow or diffusion"
     sort = "discrete" if modality.discrete else "continuous"
     raise InputError(f"objectives.{name}.kind: {kind} does not fit the {sort} tokens of {name}; give {fitting}")

@@ -55,9 +55,9 @@ def _lesson(batch: PackedBatch, name: str) -> Lesson:
 
 
 def lesson_flops(model: MultimodalModel, lessons: Mapping[str, Lesson]) -> int:
-    """FLOPs of the teacher, who reads each lesson as often as the objective asks."""
+    """FLOPs of the teacher: as many forward passes over each lesson as the objective states."""
     return sum(
-        model.objectives[name].teacher_calls * forward_flops(model, lesson.rows) for name, lesson in lessons.items()
+        model.objectives[name].teacher_passes * forward_flops(model, lesson.rows) for name, lesson in lessons.items()
     )
 
 
