@@ -18,7 +18,7 @@ told apart by a function mode, which also does autocast again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -26,11 +26,11 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from driver import replaced
+from kernels import ON_DEVICE, DeviceMismatch
 from launches import INDEXING, Launches, operation_name
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -42,10 +42,6 @@ LOW = {F.linear, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, 
 LOW |= {F.conv_transpose1d, F.conv_transpose2d, F.scaled_dot_product_attention, T.matmul, T.mm, T.bmm, T.__matmul__}
 HIGH = {F.softmax, torch.softmax, T.softmax, F.log_softmax, T.log_softmax, F.cross_entropy, F.layer_norm, F.group_norm}
 HIGH |= {F.mse_loss, torch.exp, T.exp, torch.pow, T.pow, T.square, T.cumsum, torch.sum, T.sum, T.rsqrt, T.logsumexp}
-
-
-class DeviceMismatch(RuntimeError):
-    """What CUDA would have refused."""
 
 
 class PretendedTensor(torch.Tensor):
@@ -118,9 +114,10 @@ class _Device(TorchDispatchMode):
 
     def call(self, func, args: tuple, kwargs: dict):
         """One operation of ATen."""
-        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        ours = [x for x in tensors if isinstance(x, PretendedTensor)]
-        others = [x for x in tensors if not isinstance(x, PretendedTensor)]
+        ours: list[Tensor] = []
+        others: list[Tensor] = []
+        for tensor in _tensors_in((*args, *kwargs.values())):
+            (ours if isinstance(tensor, PretendedTensor) else others).append(tensor)
         wanted = self._wanted(kwargs, ours, others)
         on_device = bool(ours) if wanted is None else wanted.type == "cuda"
         if not ours and not on_device:
@@ -162,24 +159,25 @@ class _Device(TorchDispatchMode):
 
     def _computed(self, func, args: tuple, kwargs: dict):
         """The result on the CPU."""
-        args, kwargs = tree_map(lambda x: x.held if isinstance(x, PretendedTensor) else x, (args, kwargs))
+        args, kwargs = _each((args, kwargs), lambda x: x.held if isinstance(x, PretendedTensor) else x)
         if kwargs.get("device") is not None:
             kwargs["device"] = CPU
         return ON_DEVICE.get(operation_name(func), func)(*args, **kwargs)
 
     def _wrapped(self, result, func, args: tuple, ours: list, on_device: bool):
         """The result as tensors of the device. An operation in place gives back the tensor that it was given."""
-        outs, spec = tree_flatten(result)
         owner = {id(x.held): x for x in ours}
-        for number, out in enumerate(outs):
-            if isinstance(out, Tensor) and on_device:
-                outs[number] = owner[id(out)] if id(out) in owner else PretendedTensor(out)
-                if outs[number].shape != out.shape:  # after `squeeze_` and the like the wrapper follows
-                    with torch._C._DisableTorchDispatch():
-                        func(outs[number], *args[1:])
-            elif id(out) in owner:
-                outs[number] = out.clone()
-        return tree_unflatten(outs, spec)
+
+        def wrapped(out):
+            if not isinstance(out, Tensor) or not on_device:
+                return out.clone() if id(out) in owner else out
+            outer = owner[id(out)] if id(out) in owner else PretendedTensor(out)
+            if outer.shape != out.shape:  # after `squeeze_` and the like the wrapper follows
+                with torch._C._DisableTorchDispatch():
+                    func(outer, *args[1:])
+            return outer
+
+        return _each(result, wrapped)
 
     def _check(self, name: str, args: tuple, ours: list, others: list, kwargs: dict) -> None:
         """Refuse what CUDA refuses."""
@@ -194,37 +192,6 @@ class _Device(TorchDispatchMode):
             strangers = [x for x in strangers if id(x) not in allowed]
         if any(x.dim() for x in strangers) or (strangers and name.startswith("_fused_adam")):
             raise DeviceMismatch(f"{name}: tensors of {[tuple(x.shape) for x in strangers]} on the CPU beside cuda:0")
-
-
-def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor, bias=None, out_dtype=None) -> Tensor:
-    """PyTorch's CUDA kernel: its rules, and its result, one product after the other."""
-    for x in (a, b):
-        wide, last, other = 16 // x.element_size(), x.stride(-1), x.stride(-2)
-        rows = last == 1 and other % wide == 0 and other >= x.shape[-1]
-        columns = other == 1 and last % wide == 0 and last >= x.shape[-2]
-        if x.dtype != torch.bfloat16 or x.data_ptr() % 16 or not (rows or columns):
-            raise DeviceMismatch(f"grouped_mm: {x.dtype} of {tuple(x.shape)} with strides {x.stride()}")
-    if offs.dtype != torch.int32:
-        raise DeviceMismatch("grouped_mm: offs must be int32")
-    ends = offs.tolist()
-    parts = list(zip([0, *ends], ends))
-    if b.dim() == 3:
-        return torch.cat([a[i:j] @ w for (i, j), w in zip(parts, b)])
-    return torch.stack([a[:, i:j] @ b[i:j] for i, j in parts])
-
-
-def _rms_norm_backward(
-    grad: Tensor, x: Tensor, shape: list[int], scale: Tensor, weight: Tensor | None, wanted: list[bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """PyTorch's CUDA kernel of this name, which a CPU has not. scale: 1 / rms(x). shape: one dimension, the last."""
-    normed = x * scale
-    weighted = grad if weight is None else grad * weight
-    grad_x = (weighted - normed * (weighted * normed).mean(-1, keepdim=True)) * scale
-    grad_weight = None if weight is None else (grad * normed).flatten(0, -2).sum(0)
-    return grad_x if wanted[0] else None, grad_weight if wanted[1] else None
-
-
-ON_DEVICE = {"_grouped_mm": _grouped_mm, "_fused_rms_norm_backward": _rms_norm_backward}
 
 
 class _Functions(TorchFunctionMode):
@@ -247,7 +214,7 @@ class _Functions(TorchFunctionMode):
             if not torch.is_autocast_enabled("cuda") or func not in LOW | HIGH:
                 return func(*args, **kwargs)
             dtype = torch.get_autocast_dtype("cuda") if func in LOW else torch.float32
-            args, kwargs = tree_map(lambda x: x.to(dtype) if _casts(x) else x, (args, kwargs))
+            args, kwargs = _each((args, kwargs), lambda x: x.to(dtype) if _casts(x) else x)
             with torch.autocast("cuda", enabled=False):
                 return func(*args, **kwargs)
 
@@ -267,6 +234,24 @@ class _Functions(TorchFunctionMode):
         if func is F.scaled_dot_product_attention and isinstance(args[0], PretendedTensor):
             return self.device.counted_as("scaled_dot_product_attention")
         return nullcontext()
+
+
+def _tensors_in(values: Iterable) -> Iterator[Tensor]:
+    """All tensors in arguments; operations take them alone and in lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors_in(value)
+
+
+def _each(value: Any, change: Callable) -> Any:
+    """Arguments or results with all that is no list, tuple or dict changed."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each(item, change) for item in value])
+    if isinstance(value, dict):
+        return {name: _each(item, change) for name, item in value.items()}
+    return change(value)
 
 
 def _pinned(x: Tensor) -> Tensor:
