@@ -52,7 +52,7 @@ def measure(device, quick: bool, out: Path) -> int:
     from benchmarks.gpu.setting import Setting
 
     setting, rows = Setting(device, quick), []
-    for title, measurement in measurements().items():
+    for title, measurement in measurements(quick).items():
         row = measured(title, measurement, setting)
         print(json.dumps(vars(row)), flush=True)
         rows.append(row)
@@ -62,8 +62,8 @@ def measure(device, quick: bool, out: Path) -> int:
     return int(any(row.error for row in rows))
 
 
-def measurements() -> dict:
-    """Title of a row -> what gives it, a function of the setting."""
+def measurements(quick: bool) -> dict:
+    """Title of a row -> what gives it, a function of the setting. A quick run trains one size: all would be tiny."""
     from benchmarks.gpu import attention, budgets, features, generation, processes, products, training
 
     found = {
@@ -72,7 +72,7 @@ def measurements() -> dict:
         "Budget of a training step": budgets.training_budget,
         "Budget of a decoded token and a denoising step": budgets.generation_budget,
     }
-    for size in SIZES:
+    for size in SIZES[:1] if quick else SIZES:
         found[f"Training at {size}"] = partial(training.training, size, False)
         found[f"Training at {size}, compiled blocks"] = partial(training.training, size, True)
     return found | {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mot_gen.recipes.data_section import Augment, Data, Records, Rehearsal, one_or_many
 from mot_gen.recipes.values import Component, Count, Decay, NonNegative, Positive, Real, Section, Switch, Whole
@@ -49,10 +49,8 @@ class Objective(Component):
     weight: NonNegative = 1.0  # of this modality's loss in the sum; Transfusion gives images 5
 
 
-class Lora(BaseModel):
+class Lora(Section):
     """In a recipe: adapters that learn in the place of everything else."""
-
-    model_config = ConfigDict(extra="forbid")
 
     towers: Annotated[list[str], Field(min_length=1)]
     rank: Annotated[int, Field(strict=True, ge=1)] = 8
@@ -74,10 +72,8 @@ class Backbone(Component):
     positions: dict[str, Literal["sequence", "grid"]] = {}  # modality: one position a token, or one a span (BAGEL)
 
 
-class Teacher(BaseModel):
+class Teacher(Section):
     """In a recipe: a trained model that the trained one learns from, see `mot_gen.training.further_losses`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str  # a model's folder, or a shipped checkpoint's name
     data: NonNegative = 1.0  # weight of the data's own losses
@@ -90,10 +86,8 @@ class Teacher(BaseModel):
     where: Literal["mixer", "layer"] = "mixer"  # what a mixer writes, or the residual stream after the layer
 
 
-class Phase(BaseModel):
+class Phase(Section):
     """In a recipe: what does not learn, and at which rate towers learn, up to a step (Symbiotic-MoE's shielding)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     until: Count  # the first step that is of the next phase
     frozen: list[str] = []

@@ -1,5 +1,4 @@
-"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: lessons_of, taught,
-self_taught.
+"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: lessons_of, taught.
 
 `MultimodalModel.corrupt` has chosen spans that learn a step of the sampler (`Latents.step` above 0), in some rows of
 the batch. A teacher, the model with averaged weights, says what the target is, as the objective asks it. Which rows
@@ -78,11 +77,3 @@ def _targets(teacher: MultimodalModel, name: str, lesson: Lesson, target: Tensor
     kept = target.index_select(0, places)
     found = teacher.objectives[name].teach(latents, kept, predict).to(target.dtype)
     return target.index_copy(0, places, torch.where(lesson.learns[:, None], found, kept))
-
-
-def self_taught(
-    teacher: MultimodalModel, batch: PackedBatch, targets: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], int]:
-    """The targets (N, C) by modality with those of spans that learn a step in place, and the FLOPs that it took."""
-    lessons = lessons_of(teacher, batch)
-    return targets | taught(teacher, lessons, targets), lesson_flops(teacher, lessons)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_shortcut import MEANS, SPREAD, mixture_step, mixture_velocity
+from test_shortcut import MEANS, SPREAD, mixture_step, mixture_velocity, self_taught
 from tiny import TEXT, generator, model, picture, words
 
 from mot_gen.errors import InputError
@@ -13,7 +13,6 @@ from mot_gen.objectives.forward_mode import derivative
 from mot_gen.objectives.mean_flow import Objective
 from mot_gen.packing import pack
 from mot_gen.sequence import Latents, Modality
-from mot_gen.training.self_teaching import self_taught
 
 IMAGE = Modality("image", channels=4, bidirectional=True, objective="mean_flow")
 
