@@ -41,7 +41,7 @@ class FeatureSetMetric(Accumulator):
         self.append("real" if real else "fake", features)
 
     def sides(self) -> tuple[Tensor, Tensor]:
-        """(m, d) and (n, d) in canonical order; InputError where a side has fewer than `least`, or dimensions differ."""
+        """(m, d) and (n, d) in canonical order; InputError where a side has too few, or other dimensions."""
         real, fake = canonical(self.rows("real")), canonical(self.rows("fake"))
         for side, rows in (("real", real), ("fake", fake)):
             if len(rows) < self.least:

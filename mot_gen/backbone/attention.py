@@ -1,5 +1,4 @@
-"""Global attention: Places, sees (the mask rule), dense_mask, block_mask, attend, scores_of, weigh, and
-rotary positions.
+"""Global attention: Places, in_one_block, sees (the mask rule), dense_mask, block_mask, attend, scores_of, weigh.
 
 The rule (Transfusion, Figure 4): a query sees a key of the same document that does not come later, or that belongs to
 the same block: a bidirectional span, or one scale of a span that has several. It is written once, as `sees`: of places
@@ -134,25 +133,3 @@ def _create_block_mask(compiled: bool):
 
     # Eager, it would evaluate the rule for every pair of slots, in memory.
     return torch.compile(create_block_mask) if compiled else create_block_mask
-
-
-def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
-    """(D/2,) RoFormer's frequency of each pair, theta ** (-2i / D)."""
-    return theta ** (-torch.arange(0, head_dim, 2, device="cpu", dtype=torch.float32) / head_dim)
-
-
-def rotary(time: Tensor, frequencies: Tensor) -> Tensor:
-    """(T,) positions, or (T, D/2) of each pair -> (T, 1, D/2, 2) cosines and sines, RoFormer's pairs interleaved:
-    (x0, x1), (x2, x3), ..."""
-    angle = time.float().view(len(time), 1, -1) * frequencies
-    return torch.stack([angle.cos(), angle.sin()], -1)
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Apply `rotary` to x (T, H, D)."""
-    if torch.compiler.is_compiling():  # the compiler has no complex kernels; written out it fuses them
-        cos, sin = rotation.unbind(-1)
-        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], x.shape[-1] // 2, 2))  # half the time of `unflatten`
-    return torch.view_as_real(pairs * torch.view_as_complex(rotation)).flatten(-2).to(x.dtype)

@@ -52,6 +52,12 @@ class Batch:
             self.made[name] = make()
         return self.made[name]
 
+    def first(self, name: str) -> bool:
+        """Whether no part has given this name before: what is kept once for all layers is counted once."""
+        new = name not in self.made
+        self.made[name] = None
+        return new
+
     @cached_property
     def routing(self) -> Routing:
         """Where each tower's tokens are."""

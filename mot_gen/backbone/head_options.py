@@ -1,6 +1,6 @@
 """Options of the mixer `attention`: HeadOptions, with what follows from them and what does not fit.
 
-Shapes: D width, H heads, K head width.
+Shapes: D width, H heads, G key/value heads, K head width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import torch
+
 from mot_gen.backbone import parts
+from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.rotary import rotary_frequencies
 from mot_gen.errors import InputError, nearest
 
 KERNELS = ("auto", "sdpa", "flex")
@@ -70,3 +74,15 @@ class HeadOptions(parts.Mixer):
 
     def width_step(self) -> int:
         return 2 * (self.heads or 1)
+
+    def shape(self, block: Layer) -> tuple[int, int, int]:
+        """H, G, K. block.sight, block.turning: the names of the mask and of the rotation that it reads."""
+        heads, kv_heads, width = self.heads, self.kv_heads, self.head_dim
+        assert heads is not None and kv_heads is not None and width is not None, "fit sets them"
+        block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width
+        block.sight = f"mask {self.attention} {block.parts.reach!r} {block.parts.bias!r}"
+        block.turning = f"rotation {width} {self.rope_theta} {self.rope_frequencies} {self.rope_axes}"
+        frequencies = self.rope_frequencies or rotary_frequencies(width, self.rope_theta).tolist()
+        # No buffer: a model that is cast to bf16 would round them, and with them every position.
+        block.frequencies = torch.tensor(frequencies, device="cpu", dtype=torch.float32)
+        return heads, kv_heads, width

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.attention import rotary
 from mot_gen.backbone.batch import Plan
 from mot_gen.backbone.cache import Cache, differs
+from mot_gen.backbone.rotary import rotary
 from mot_gen.backbone.routing import all_to
 
 EXTENT = 64  # keys by which those in reach grow

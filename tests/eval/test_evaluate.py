@@ -60,7 +60,7 @@ def test_too_few_images_are_refused_before_any_is_read(tmp_path, monkeypatch):
     real, fake = (folder(tmp_path / name, pictures(2, seed)) for seed, name in enumerate(("real", "fake")))
     assert evaluate_images(real, fake, metrics="fd,vendi", extractor="pixels")["fd"].n == {"real": 2, "fake": 2}
     monkeypatch.setattr(ImageSettings, "shards", None)
-    with pytest.raises(InputError, match="real: N = 2, and pr needs at least 6 a side; .* --metrics fd,kd$"):
+    with pytest.raises(InputError, match=r"real: N = 2, and pr needs at least 6 a side; .* --metrics fd,kd$"):
         evaluate_images(real, fake, extractor="pixels")
 
 

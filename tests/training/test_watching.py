@@ -121,7 +121,10 @@ def test_numbers_are_flat_and_have_no_texts():
 def test_a_spike_is_skipped_once_the_usual_is_known():
     from mot_gen.training.optimizer import SETTLED, Optimizer
 
-    guarded = SimpleNamespace(training=SimpleNamespace(spike=3.0), updates=SETTLED, usual_norm=2.0)
-    assert [Optimizer._usable(guarded, norm) for norm in (5.9, 6.1, float("nan"))] == [True, False, False]
-    guarded.updates = SETTLED - 1
-    assert Optimizer._usable(guarded, 6.1)
+    def usable(norm, updates):
+        state = torch.tensor([updates, 0.0, 2.0])
+        guarded = SimpleNamespace(training=SimpleNamespace(spike=3.0), state=state)
+        return bool(Optimizer._usable(guarded, torch.tensor(norm)))
+
+    assert [usable(norm, SETTLED) for norm in (5.9, 6.1, float("nan"))] == [True, False, False]
+    assert usable(6.1, SETTLED - 1)

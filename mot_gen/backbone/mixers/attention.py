@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.attention import block_mask, dense_mask, rotary, rotary_frequencies, rotate
+from mot_gen.backbone.attention import block_mask, dense_mask
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import KeyValueCache, LayerCache, differs
 from mot_gen.backbone.head_norms import head_norm
 from mot_gen.backbone.head_options import HeadOptions
 from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.rms_norm import UntiedRMSNorm, norm_of_heads
-from mot_gen.backbone.routing import rows_of
+from mot_gen.backbone.queries_and_keys import queries_keys_values
+from mot_gen.backbone.rotary import rotary
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,6 @@ class Mixer(HeadOptions):
             "k_norm": head_norm(self.qk_norm, owners, kv_heads, width),
             "out": owners.outward("out", heads * width),
         }
-
-    def shape(self, block: Layer) -> tuple[int, int, int]:
-        """H, G, K. block.sight, block.turning: the names of the mask and of the rotation that it reads."""
-        heads, kv_heads, width = self.heads, self.kv_heads, self.head_dim
-        assert heads is not None and kv_heads is not None and width is not None, "fit sets them"
-        block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width
-        block.sight = f"mask {self.attention} {block.parts.reach!r} {block.parts.bias!r}"
-        block.turning = f"rotation {width} {self.rope_theta} {self.rope_frequencies} {self.rope_axes}"
-        frequencies = self.rope_frequencies or rotary_frequencies(width, self.rope_theta).tolist()
-        # No buffer: a model that is cast to bf16 would round them, and with them every position.
-        block.frequencies = torch.tensor(frequencies, device="cpu", dtype=torch.float32)
-        return heads, kv_heads, width
 
     def row_multiple(self, device: torch.device) -> int:
         """FlexAttention works in blocks of 128."""
@@ -100,23 +88,10 @@ class Mixer(HeadOptions):
 
     def project(self, block: Layer, x: Tensor, plan: Plan) -> list[Tensor]:
         """x (T, D) in tower order -> q (B, H, S, K), k and v (B, G, S, K), normed and turned."""
-        routing, heads, kv_heads, width = plan.routing, block.heads, block.kv_heads, block.head_dim
         # In sequence order from here on, so that one gather serves queries, keys and values.
-        qkv = routing.unsort(block.qkv(x, routing)).view(-1, heads + 2 * kv_heads, width)
-        rotation = plan.made[block.turning]
-        if _together(block, plan):
-            qk, v = qkv.split_with_sizes([heads + kv_heads, kv_heads], 1)
-            qk = qk.float()
-            if block.q_norm is not None:
-                qk = norm_of_heads(qk, _weights(block, plan), block.q_norm.eps)
-            q, k = rotate(qk, rotation).to(v.dtype).split_with_sizes([heads, kv_heads], 1)
-        else:
-            q, k, v = qkv.split_with_sizes([heads, kv_heads, kv_heads], 1)
-            q, k = q.float(), k.float()  # once for the norm and the rotation
-            if block.q_norm is not None:
-                q, k = block.q_norm.in_sequence(q, routing), block.k_norm.in_sequence(k, routing)
-            q, k = rotate(q, rotation).to(v.dtype), rotate(k, rotation).to(v.dtype)
-        return [t.reshape(plan.rows, -1, t.shape[1], width).transpose(1, 2) for t in (q, k, v)]
+        qkv = plan.routing.unsort(block.qkv(x, plan.routing))
+        found = queries_keys_values(block, qkv.view(len(qkv), -1, block.head_dim), plan)
+        return [t.reshape(plan.rows, -1, t.shape[1], block.head_dim).transpose(1, 2) for t in found]
 
     def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
         """What the heads find, (B, H, Q, K), of q (B, H, Q, K), k and v (B, G, N, K)."""
@@ -140,23 +115,5 @@ class Mixer(HeadOptions):
         """Queries before and after their rotation and the output, 4 as wide as q and k; 3 statistics a head; and once
         for all layers that see the same the mask, with the input of the norm that follows them."""
         tokens, heads = batch.layout.modality.numel(), block.heads
-        counted = f"counted {block.sight}"
-        mask = 0 if counted in batch.made else tokens * (batch.layout.shape[1] + block.owners.dim)
-        batch.once(counted, lambda: True)
+        mask = tokens * (batch.layout.shape[1] + block.owners.dim) if batch.first(f"counted {block.sight}") else 0
         return tokens * (4 * (heads + block.kv_heads) * block.head_dim + 3 * heads) + mask
-
-
-def _together(block: Layer, plan: Plan) -> bool:
-    """Whether queries and keys are normed and turned as one: they are of one tower, and no gradient is wanted."""
-    alike = block.q_norm is None or isinstance(block.q_norm, UntiedRMSNorm)
-    return alike and plan.routing.only is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def _weights(block: Layer, plan: Plan) -> Tensor:
-    """(H + G, K) the norms' weights, a row a head."""
-
-    def make() -> Tensor:
-        q, k = (rows_of(norm.factors, plan.routing).float() for norm in (block.q_norm, block.k_norm))
-        return torch.cat([q.expand(block.heads, -1), k.expand(block.kv_heads, -1)])
-
-    return plan.once(f"qk_norm {block.number}", make)

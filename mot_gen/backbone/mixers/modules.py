@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.attention import rotate
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import KeyValueCache
 from mot_gen.backbone.mixers import attention, stick_breaking
 from mot_gen.backbone.owners import ExpertOwners, normal
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.rotary import rotate
 from mot_gen.backbone.routing import Initial, Routing, permute_rows
 from mot_gen.errors import nearest
 
