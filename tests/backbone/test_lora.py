@@ -63,11 +63,11 @@ def test_an_adapter_that_has_learned_nothing_changes_nothing():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_it_is_the_same(kind):
-    made = adapted(kind)
+    made = adapted(kind).double()  # norms and Mamba's states are in float32 all the same
     merged = lora.merged(made)
     assert not lora.adapters(merged) and len(lora.adapters(made)) >= 4
     assert [name for name, _ in merged.named_parameters()] == [name for name, _ in model(kind).named_parameters()]
-    assert (hidden(made) - hidden(model(kind))).abs().max() > 1e-2
+    assert (hidden(made) - hidden(model(kind).double())).abs().max() > 1e-2
     assert (hidden(made) - hidden(merged)).abs().max() < 1e-5
 
 
