@@ -10,11 +10,9 @@ from mot_gen.backbone.attention import (
     attend,
     block_mask,
     dense_mask,
-    rotary,
-    rotary_frequencies,
-    rotate,
 )
 from mot_gen.backbone.cache import Cache, KeyValueCache
+from mot_gen.backbone.rotary import rotary, rotary_frequencies, rotate
 from mot_gen.packing import pack, pack_rows
 from mot_gen.sequence import PADDING, Layout
 
