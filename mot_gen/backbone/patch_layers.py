@@ -311,11 +311,12 @@ def init_weights(layers: nn.Module) -> None:
     the step's last layer   0, so that a flow model which begins to learn steps is still that flow
     """
     for module in layers.modules():
+        reset: Any = getattr(module, "reset_parameters", None)
         if isinstance(module, nn.Linear):
             module.weight.normal_(std=1 / math.sqrt(module.in_features))
             module.bias.zero_()
-        elif hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        elif reset is not None:
+            reset()
     last = getattr(layers, "conv_out", None) or getattr(layers, "proj_out", None)
     step = getattr(layers, "step", None)
     for layer in (last, None if step is None else step.mlp[-1]):

@@ -56,7 +56,7 @@ class FeedForward(plain.FeedForward):
         if config.widths:
             raise self.refuse("kind", "hidden_groups is of one width; drop backbone.widths")
 
-    def unit(self, block: Layer, owners: Owners) -> nn.Module:
+    def unit(self, block: Layer, owners: Owners, times: int = 1) -> nn.Module:
         return Groups(self, block.parts.activation, owners)
 
     def flops(self, block: Layer, batch: Batch) -> int:
