@@ -141,7 +141,7 @@ def test_a_usual_modality_is_saved_as_before():
     [
         ({"begin": 1}, "give both begin and end"),
         ({"wraps": True}, "wraps needs the ids"),
-        ({"alone": True}, "are of continuous modalities"),
+        ({"alone": True}, "alone needs continuous tokens"),
     ],
 )
 def test_a_layout_that_means_nothing_is_refused(wrong, message):

@@ -5,11 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.sequence.frame import Frame
+
+POSITIONS = ("sequence", "grid")
+
+# What an option needs of the modality's other properties, where it is not at its default.
+NEEDS: Mapping[str, Mapping[str, Any]] = {
+    "block": {"bidirectional": True, "position": "grid"},
+    "alone": {"discrete": False},
+    "input_only": {"discrete": False},
+    "first": {"discrete": True, "apart": False},
+    "apart": {"discrete": True},
+    "frame": {"discrete": True, "bidirectional": False},
+    "timed": {"discrete": False, "block": False, "input_only": False, "position": "sequence"},
+    "ends": {"discrete": False, "block": False},
+    "scales": {"discrete": True, "bidirectional": False},
+    "block_size": {"discrete": True, "bidirectional": False, "scales": (), "wraps": False},
+}
 
 
 @dataclass(frozen=True)
@@ -68,53 +85,50 @@ class Modality:
 
     def __post_init__(self):
         where = f"modality {self.name!r}"
-        if (self.vocab_size is None) == (self.channels is None):
-            raise InputError(f"{where}: give either vocab_size (discrete) or channels (continuous)")
-        size_name, size = ("vocab_size", self.vocab_size) if self.discrete else ("channels", self.channels)
-        assert size is not None
-        if size < 1:
-            raise InputError(f"{where}: {size_name} must be at least 1, got {size}")
-        if self.position not in ("sequence", "grid"):
-            raise InputError(
-                f"{where}: position {self.position!r} is not known" + nearest(self.position, ["sequence", "grid"])
-            )
-        if self.discrete and self.position == "grid":
-            raise InputError(f"{where}: discrete tokens have a position each: position 'sequence'")
-        # JSON has no tuples; as tuples the fields of two modalities compare, and hash, as their values do.
-        object.__setattr__(self, "unused", tuple(tuple(each) for each in self.unused))
-        if isinstance(self.frame, Mapping):
-            object.__setattr__(self, "frame", Frame(**self.frame))
-        self._check_layout(where)
-        self._check_scales(where)
-
-    def _check_scales(self, where: str) -> None:
-        pairs = scale_pairs(self.scales, f"{where}: scales") if self.scales else ()
-        object.__setattr__(self, "scales", pairs)  # JSON has lists
-        for name, given in (("scales", pairs), ("block_size", self.block_size)):
-            if given and (not self.discrete or self.bidirectional):
-                raise InputError(f"{where}: {name} are of discrete modalities that are not bidirectional")
-        if self.block_size < 0 or (self.block_size and (pairs or self.wraps)):
-            raise InputError(f"{where}: block_size must be at least 0, and 0 beside scales or wraps")
-
-    def _check_layout(self, where: str) -> None:
-        if (self.begin is None) != (self.end is None):
-            raise InputError(f"{where}: give both begin and end, or neither")
+        self._check_size(where)
+        self._check_position(where)
+        self._store_as_values(where)
+        require(self.block_size >= 0, f"{where}: block_size must be at least 0, got {self.block_size}")
+        require((self.begin is None) == (self.end is None), f"{where}: give both begin and end, or neither")
         if self.wraps and self.begin is None:
             raise InputError(f"{where}: wraps needs the ids begin and end")
-        if self.block and not (self.bidirectional and self.position == "grid"):
-            raise InputError(f"{where}: block needs bidirectional true and position 'grid'")
-        if self.discrete and (self.alone or self.input_only):
-            raise InputError(f"{where}: alone and input_only are of continuous modalities")
-        if not self.discrete and (self.apart or self.first is not None):
-            raise InputError(f"{where}: first and apart are of discrete modalities")
-        if self.apart and self.first is not None:
-            raise InputError(f"{where}: ids inside the text vocabulary (first) are not apart from it")
-        if self.frame is not None and (not self.discrete or self.bidirectional):
-            raise InputError(f"{where}: a frame is of discrete tokens that come one by one")
-        if self.timed and (self.discrete or self.block or self.input_only or self.position == "grid"):
-            raise InputError(f"{where}: timed is of continuous spans that are drawn, of position 'sequence'")
-        if not self.ends and (self.discrete or self.block):
-            raise InputError(f"{where}: only a continuous span without block can have no end token")
+        for option, needs in NEEDS.items():
+            self._check_needs(where, option, needs)
+
+    def _check_size(self, where: str) -> None:
+        """InputError unless one size is given, of at least 1."""
+        sizes = {"vocab_size": self.vocab_size, "channels": self.channels}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        require(len(given) == 1, f"{where}: give either vocab_size (discrete) or channels (continuous)")
+        [(name, size)] = given.items()
+        require(size >= 1, f"{where}: {name} must be at least 1, got {size}")
+
+    def _check_position(self, where: str) -> None:
+        """InputError unless the kind of position is known and fits the tokens."""
+        if self.position not in POSITIONS:
+            raise InputError(f"{where}: position {self.position!r} is not known" + nearest(self.position, POSITIONS))
+        if self.discrete and self.position == "grid":
+            raise InputError(f"{where}: discrete tokens have a position each: position 'sequence'")
+
+    def _store_as_values(self, where: str) -> None:
+        """Lists and mappings, as JSON has them, become tuples and a Frame: so two modalities compare, and hash, by
+        their values."""
+        object.__setattr__(self, "unused", tuple(tuple(ids) for ids in self.unused))
+        if self.scales:
+            object.__setattr__(self, "scales", scale_pairs(self.scales, f"{where}: scales"))
+        else:
+            object.__setattr__(self, "scales", ())
+        if isinstance(self.frame, Mapping):
+            object.__setattr__(self, "frame", Frame(**self.frame))
+
+    def _check_needs(self, where: str, option: str, needs: Mapping[str, Any]) -> None:
+        """InputError where an option is not at its default and another property is not what it needs."""
+        if getattr(self, option) == getattr(Modality, option):
+            return
+        for name, needed in needs.items():
+            found = getattr(self, name)
+            if found != needed:
+                raise InputError(f"{where}: {option} needs {_in_words(name, needed)}, not {_in_words(name, found)}")
 
     def framed(self, grid: tuple[int, int] | None) -> int:
         """How many tokens a frame adds to a span of this grid."""
@@ -140,23 +154,42 @@ class Modality:
 
     def slots(self, tokens: int) -> int:
         """How many slots a span of so many tokens takes, its bounds not counted."""
-        return tokens if not self.block_size else (tokens // self.block_size + 1) * self.block_size
+        if not self.block_size:
+            return tokens
+        return (tokens // self.block_size + 1) * self.block_size
+
+
+def _in_words(name: str, value: object) -> str:
+    """A property of a modality, as a message says it."""
+    if name == "discrete":
+        return "discrete tokens (vocab_size)" if value else "continuous tokens (channels)"
+    return f"{name} {value!r}"
 
 
 def scale_pairs(scales: Sequence[int | Sequence[int]], where: str) -> tuple[tuple[int, int], ...]:
-    """Sides, or (rows, columns), of each scale as pairs. InputError, which begins with `where`, unless there are two or
-    more and each is larger than the one before in one direction at least and smaller in none."""
-    pairs = []
-    for scale in scales:
-        sides = [scale, scale] if isinstance(scale, int) else list(scale)
-        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-            raise InputError(f"{where}: a scale is one side or (rows, columns), each at least 1, got {scale!r}")
-        pairs.append((sides[0], sides[1]))
-    rising = all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(pairs))
-    if len(pairs) < 2 or not rising:
+    """The sides of each scale, or its (rows, columns), as pairs (rows, columns).
+
+    InputError, which begins with `where`, unless there are two scales or more, and each is larger than the one before
+    in at least one direction and smaller in none.
+    """
+    pairs = [_scale_pair(scale, where) for scale in scales]
+    if len(pairs) < 2 or not all(_larger(*neighbours) for neighbours in pairwise(pairs)):
         got = ", ".join(f"{rows} x {columns}" for rows, columns in pairs) or "none"
         raise InputError(f"{where}: needs two scales or more, each larger than the one before, got {got}")
     return tuple(pairs)
+
+
+def _scale_pair(scale: int | Sequence[int], where: str) -> tuple[int, int]:
+    """One scale as (rows, columns)."""
+    sides = [scale, scale] if isinstance(scale, int) else list(scale)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise InputError(f"{where}: a scale is one side or (rows, columns), each at least 1, got {scale!r}")
+    return sides[0], sides[1]
+
+
+def _larger(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Whether a scale is larger than the one before in one direction at least, and smaller in none."""
+    return before != after and before[0] <= after[0] and before[1] <= after[1]
 
 
 @dataclass

@@ -19,10 +19,11 @@ class Movable:
         """The same on a device. From the CPU to a GPU all tensors travel in one buffer of pinned memory, in one copy
         for which the host does not wait."""
         found = self.tensors()
-        if torch.device(device).type == "cuda" and all(tensor.device.type == "cpu" for tensor in found):
-            moved = iter(_in_one_copy(found, device))
-            return self.with_tensors(lambda tensor: next(moved))
-        return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        on_cpu = all(tensor.device.type == "cpu" for tensor in found)
+        if not on_cpu or torch.device(device).type != "cuda":
+            return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        moved = iter(_in_one_copy(found, device))
+        return self.with_tensors(lambda tensor: next(moved))
 
     def tensors(self) -> list[Tensor]:
         """All tensors, in the order in which `with_tensors` replaces them."""
@@ -38,7 +39,10 @@ class Movable:
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A copy in which each tensor is what `change` makes of it."""
         whole: Any = self  # a dataclass, as each of its children is
-        changed = {f.name: _changed(getattr(self, f.name), change) for f in fields(whole) if f.init}
+        changed = {}
+        for each in fields(whole):
+            if each.init:
+                changed[each.name] = _changed(getattr(self, each.name), change)
         return replace(whole, **changed)
 
 

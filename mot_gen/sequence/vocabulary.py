@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.sequence.modality import Modality
 
 
@@ -25,60 +25,87 @@ class Vocabulary:
     """
 
     def __init__(self, modalities: Sequence[Modality]):
-        if not modalities or not modalities[0].discrete:
-            raise InputError("the first modality must be discrete (text): special tokens are routed as it")
-        if modalities[0].bidirectional or modalities[0].scales:
-            what = "no scales" if modalities[0].scales else "bidirectional false"
-            raise InputError(f"modality {modalities[0].name!r} is the first and comes one by one, or in blocks: {what}")
-        names = [m.name for m in modalities]
-        if len(set(names)) != len(names):
-            raise InputError(f"modality names must differ, got {', '.join(names)}")
+        _check_order(modalities)
         text, *others = modalities
         assert text.vocab_size is not None
         self.wraps = text.wraps
         self.size = text.vocab_size
-        self.document_begin, self.document_end = self._bounds(text, text)
-        self.begin, self.end = {}, {}
-        for m in others:
-            self.begin[m.name], self.end[m.name] = self._bounds(m, text)
         self._text = text.name
-        self.offset = {text.name: 0}
-        self.mask: dict[str, int] = {}
-        for m in modalities:
-            if m.discrete and (m.bidirectional or m.block_size):
-                self.mask[m.name] = self.size
-                self.size += 1
-        ends = {text.name: self.document_end, **self.end}
-        self.fill = {m.name: ends[m.name] for m in modalities if m.block_size}
+        # Ids are given out in this order, which stored tokens and weights rely on.
+        self.document_begin, self.document_end = self._bounds(text, text)
+        self._add_bounds(text, others)
+        self._add_masks(modalities)
         self._inside = _ranges_inside(modalities)
-        first_ids = []  # of each further modality; one without new ids has an empty range
-        self.shared = 0
-        for m in others:
-            first_ids.append(self.size)
-            if m.vocab_size is not None:
-                self._place(m)
-        self.shared = self.shared or self.size
-        self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
+        self._add_codes(text, others)
+
+        self.fill = self._fill_tokens(modalities)
         self._sizes = {m.name: m.vocab_size for m in modalities if m.vocab_size is not None}
         self._input_only = {m.name for m in others if m.input_only}
-        bounds = {*self.begin.values(), *self.end.values(), self.document_begin, self.document_end}
-        framing = {id for m in others if m.frame is not None for id in m.frame.special}
-        self.special = bounds | {*self.mask.values()} | framing
-        unwritten = {id for first, end in (*text.unused, *self._inside.values()) for id in range(first, end)}
-        self._unwritten = sorted(unwritten | {id for id in self.special if id < text.vocab_size})
+        self.special = self._special_tokens(others)
+        self._unwritten = self._never_written(text)
+
+    def _add_bounds(self, text: Modality, others: Sequence[Modality]) -> None:
+        """Set `begin` and `end`: modality name -> the token before and after its spans."""
+        self.begin: dict[str, int] = {}
+        self.end: dict[str, int] = {}
+        for modality in others:
+            self.begin[modality.name], self.end[modality.name] = self._bounds(modality, text)
+
+    def _add_masks(self, modalities: Sequence[Modality]) -> None:
+        """Set `mask`: name of a modality that is masked -> its mask token."""
+        self.mask: dict[str, int] = {}
+        for modality in modalities:
+            if modality.discrete and (modality.bidirectional or modality.block_size):
+                self.mask[modality.name] = self.size
+                self.size += 1
+
+    def _add_codes(self, text: Modality, others: Sequence[Modality]) -> None:
+        """Set `offset`, discrete modality name -> the first of its ids, and `shared`."""
+        self.offset = {text.name: 0}
+        self.shared = 0
+        first_ids = []  # a modality without new ids has an empty range
+        for modality in others:
+            first_ids.append(self.size)
+            if modality.discrete:
+                self._place(modality)
+        if not self.shared:
+            self.shared = self.size
+        self._first_ids = torch.tensor(first_ids, device="cpu")  # also where a model is made on meta
+
+    def _fill_tokens(self, modalities: Sequence[Modality]) -> dict[str, int]:
+        """Name of a modality in blocks -> the token that fills up its last block: its end, or the document's."""
+        ends = {self._text: self.document_end, **self.end}
+        return {m.name: ends[m.name] for m in modalities if m.block_size}
+
+    def _special_tokens(self, others: Sequence[Modality]) -> set[int]:
+        """All tokens that no tokenizer produces."""
+        special = {self.document_begin, self.document_end}
+        special.update(self.begin.values(), self.end.values(), self.mask.values())
+        for modality in others:
+            if modality.frame is not None:
+                special |= modality.frame.special
+        return special
+
+    def _never_written(self, text: Modality) -> list[int]:
+        """The ids below the text's size that no text has, ascending."""
+        assert text.vocab_size is not None
+        found = {id for id in self.special if id < text.vocab_size}
+        for first, end in (*text.unused, *self._inside.values()):
+            found.update(range(first, end))
+        return sorted(found)
 
     def _bounds(self, modality: Modality, text: Modality) -> tuple[int, int]:
         """The begin and end of a modality: its own ids inside the text's, or two new ones."""
-        if modality.begin is not None and modality.end is not None:
-            assert text.vocab_size is not None
-            for id in (modality.begin, modality.end):
-                if not 0 <= id < text.vocab_size:
-                    raise InputError(
-                        f"modality {modality.name!r}: bound {id} is outside the text vocabulary of {text.vocab_size}"
-                    )
-            return modality.begin, modality.end
-        self.size += 2
-        return self.size - 2, self.size - 1
+        if modality.begin is None or modality.end is None:
+            self.size += 2
+            return self.size - 2, self.size - 1
+        assert text.vocab_size is not None
+        for id in (modality.begin, modality.end):
+            if not 0 <= id < text.vocab_size:
+                raise InputError(
+                    f"modality {modality.name!r}: bound {id} is outside the text vocabulary of {text.vocab_size}"
+                )
+        return modality.begin, modality.end
 
     def _place(self, modality: Modality) -> None:
         """Give a further discrete modality its ids: inside the text's, or new ones."""
@@ -115,12 +142,27 @@ class Vocabulary:
 
     def opened_by(self, token: int) -> str | None:
         """The modality whose span a token begins, or None. What is only read is never opened."""
-        return next((name for name, begin in self.opens.items() if begin == token), None)
+        for name, begin in self.opens.items():
+            if begin == token:
+                return name
+        return None
 
     @property
     def opens(self) -> dict[str, int]:
         """The begin token of every modality whose spans the model may write."""
         return {name: begin for name, begin in self.begin.items() if name not in self._input_only}
+
+
+def _check_order(modalities: Sequence[Modality]) -> None:
+    """InputError unless the first modality can be the text, and all names differ."""
+    if not modalities or not modalities[0].discrete:
+        raise InputError("the first modality must be discrete (text): special tokens are routed as it")
+    text = modalities[0]
+    refused = f"modality {text.name!r} is the first and comes one by one, or in blocks"
+    require(not text.scales, f"{refused}: no scales")
+    require(not text.bidirectional, f"{refused}: bidirectional false")
+    names = [m.name for m in modalities]
+    require(len(set(names)) == len(names), f"modality names must differ, got {', '.join(names)}")
 
 
 def _ranges_inside(modalities: Sequence[Modality]) -> dict[int, tuple[int, int]]:

@@ -176,14 +176,14 @@ def test_recipes_say_how_long_a_block_is():
     "make, complaint",
     [
         (lambda: load("masked", {"block": -1}), "masked.block must be a whole number of at least 0, got -1"),
-        (lambda: Modality("x", channels=3, block_size=4), "block_size are of discrete modalities"),
+        (lambda: Modality("x", channels=3, block_size=4), "block_size needs discrete tokens"),
         (
             lambda: Modality("x", vocab_size=3, block_size=4, bidirectional=True),
-            "block_size are of discrete modalities",
+            "block_size needs bidirectional False, not bidirectional True",
         ),
         (
             lambda: Modality("x", vocab_size=3, block_size=4, scales=[1, 2]),
-            "block_size must be at least 0, and 0 beside",
+            r"block_size needs scales \(\), not scales",
         ),
         (lambda: model([TEXT, UNITS]), "block_size must be masked.block, 0"),
         (

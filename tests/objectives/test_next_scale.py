@@ -288,8 +288,8 @@ def test_what_does_not_fit_is_refused(parts):
 @pytest.mark.parametrize(
     "modality, complaint",
     [
-        ({"channels": 4, "scales": SCALES}, "scales are of discrete modalities"),
-        ({"vocab_size": 4, "scales": SCALES, "bidirectional": True}, "scales are of discrete modalities"),
+        ({"channels": 4, "scales": SCALES}, "scales needs discrete tokens"),
+        ({"vocab_size": 4, "scales": SCALES, "bidirectional": True}, "scales needs bidirectional False"),
         ({"vocab_size": 4, "scales": [[2, 2], [1, 3]]}, "image': scales: needs two scales or more, each larger"),
         (
             {"vocab_size": 4, "scales": SCALES, "objective": "next_token"},
