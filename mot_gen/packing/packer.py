@@ -21,7 +21,8 @@ def pack(
     plan = plan_rows([document_length(sample, modalities) for sample in samples], row_length)
     if rows is not None and len(plan) > rows:
         raise InputError(f"{len(samples)} samples need {len(plan)} rows of {row_length}, but rows is {rows}")
-    plan += [[] for _ in range((rows or 0) - len(plan))]
+    missing = (rows or 0) - len(plan)
+    plan += [[] for _ in range(missing)]
     return pack_rows([[samples[i] for i in row] for row in plan], modalities, row_length)
 
 
@@ -52,15 +53,21 @@ def pack_prompts(
     the (B,) lengths.
     """
     opens = opens or [None] * len(prompts)
-    in_block = {m.name for m in modalities if m.block or m.timed}
-    document_end = 0 if modalities[0].wraps else 1
-    lengths = [
-        document_length(prompt, modalities) - document_end + (opened is not None and opened not in in_block)
-        for prompt, opened in zip(prompts, opens)
-    ]
+    lengths = [_prompt_length(prompt, modalities, opened) for prompt, opened in zip(prompts, opens)]
     writer = Writer(modalities, max(lengths))
     for number, (prompt, modality) in enumerate(zip(prompts, opens)):
         writer.open_row()
         writer.prompt(prompt, modality, f"prompt {number}")
         writer.close_row()
     return writer.batch(), torch.tensor(lengths)
+
+
+def _prompt_length(prompt: Sample, modalities: Sequence[Modality], opens: str | None) -> int:
+    """Slots of a document without its end, with the begin token of the span that it opens."""
+    length = document_length(prompt, modalities)
+    if not modalities[0].wraps:
+        length -= 1
+    if opens is None:
+        return length
+    opened = next(m for m in modalities if m.name == opens)
+    return length + opened.begin_is_apart

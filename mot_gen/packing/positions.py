@@ -9,7 +9,9 @@ from torch import Tensor
 def span_positions(n: int, grid: tuple[int, int] | None, time: int, kind: str) -> Tensor:
     """(n, 3) positions of a span whose first token stands at `time`: see `Modality.position`."""
     index = torch.arange(n)
-    columns = grid[1] if grid else n
-    row, column = (index // columns, index % columns) if grid else (torch.zeros_like(index), torch.zeros_like(index))
+    if grid is None:
+        row = column = torch.zeros_like(index)
+    else:
+        row, column = index // grid[1], index % grid[1]
     when = torch.full_like(index, time) if kind == "grid" else time + index
     return torch.stack([when, row, column], dim=1)

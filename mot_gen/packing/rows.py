@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from mot_gen.errors import InputError
@@ -26,13 +26,19 @@ def document_length(sample: Sequence[Sized], modalities: Sequence[Modality]) -> 
     """Slots that a sample takes: its tokens, a begin and an end around each non-text span and what frames it, and two
     bounds of the document, or of every text where the model wraps texts."""
     text = modalities[0]
-    added = {m.name: 1 + m.ends for m in modalities} | {text.name: 2 * text.wraps}
-    bounds = sum(added.get(span.modality, 2) for span in sample) + 2 * (not text.wraps)
-    blocks = {m.name: m for m in modalities if m.block_size}
-    tokens = sum(blocks[s.modality].slots(len(s)) if s.modality in blocks else len(s) for s in sample)
-    framed = {m.name: m for m in modalities if m.frame is not None}
-    frames = sum(framed[span.modality].framed(span.grid) for span in sample if span.modality in framed)
-    return tokens + bounds + frames
+    by_name = {m.name: m for m in modalities}
+    length = 0 if text.wraps else 2
+    for span in sample:
+        length += _span_length(span, by_name.get(span.modality), text)
+    return length
+
+
+def _span_length(span: Sized, modality: Modality | None, text: Modality) -> int:
+    """Slots that a span takes with its bounds and frame. A modality that the model has not is refused by the writer."""
+    if modality is None:
+        return len(span) + 2
+    bounds = 2 * text.wraps if modality is text else 1 + modality.ends
+    return modality.slots(len(span)) + modality.framed(span.grid) + bounds
 
 
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -48,29 +54,46 @@ def best_fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """Best-fit-decreasing: indices of documents per row. It is poor where a row holds a few documents of about one
     length, such as pictures with captions: the longest of them end up together."""
     rows: list[list[int]] = []
-    rooms: list[int] = []  # what is left in the rows, each number once, ascending
-    rows_by_room: dict[int, list[int]] = {}
+    open_rows = _OpenRows()
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         need = lengths[index]
         if need > row_length:
             raise InputError(
                 f"sample {index}: {need} tokens do not fit a row of {row_length}; raise training.row_length"
             )
-        tightest = bisect_left(rooms, need)
-        if tightest == len(rooms):
-            row, room = len(rows), row_length
+        found = open_rows.take(need)
+        if found is None:
+            found = len(rows), row_length
             rows.append([])
-        else:
-            room = rooms[tightest]
-            row = rows_by_room[room].pop()
-            if not rows_by_room[room]:
-                del rooms[tightest], rows_by_room[room]
+        row, room = found
         rows[row].append(index)
-        if room - need not in rows_by_room:
-            insort(rooms, room - need)
-            rows_by_room[room - need] = []
-        rows_by_room[room - need].append(row)
+        open_rows.put(row, room - need)
     return rows
+
+
+class _OpenRows:
+    """Numbers of rows by the room that is left in them, in slots."""
+
+    def __init__(self) -> None:
+        self._rooms: list[int] = []  # each number once, ascending
+        self._rows: dict[int, list[int]] = {}
+
+    def take(self, need: int) -> tuple[int, int] | None:
+        """The row with the least room that is enough, and its room; None where there is no such row."""
+        tightest = bisect_left(self._rooms, need)
+        if tightest == len(self._rooms):
+            return None
+        room = self._rooms[tightest]
+        row = self._rows[room].pop()
+        if not self._rows[room]:
+            del self._rooms[tightest], self._rows[room]
+        return row, room
+
+    def put(self, row: int, room: int) -> None:
+        if room not in self._rows:
+            insort(self._rooms, room)
+            self._rows[room] = []
+        self._rows[room].append(row)
 
 
 def fullest_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -83,26 +106,40 @@ def fullest_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     while left:
         longest = next(iter(left))
         rows.append([left[longest].pop()])
-        for length in _fullest({n: len(found) for n, found in left.items()}, row_length - longest):
+        counts = {length: len(found) for length, found in left.items()}
+        for length in _fullest(counts, row_length - longest):
             rows[-1].append(left[length].pop())
-        left = {n: found for n, found in left.items() if found}
+        left = {length: found for length, found in left.items() if found}
     return rows
 
 
 def _fullest(counts: dict[int, int], room: int) -> list[int]:
-    """The lengths, of so many of each, whose sum is the largest that is not above `room`. The sums that can be reached
-    are the bits of an integer, to which each length is added once, twice, four times, ... so often as it is there."""
-    sums, within, steps = 1, (1 << room + 1) - 1, []
+    """The lengths whose sum is the largest that is not above `room`. counts: how many there are of each length.
+
+    Bit k of an integer says whether the sum k can be reached. Each length is added once, then twice, four times, ...
+    as often as it is there; so a few steps make all sums, and going back over them finds the lengths.
+    """
+    sums, within = 1, (1 << room + 1) - 1
+    steps: list[tuple[int, int, int]] = []  # a length, how often it is added, the sums before
     for length, count in counts.items():
-        count, times = min(count, room // length), 1
-        while count and not sums >> room:
-            times = min(times, count)
+        for times in _doubling(min(count, room // length)):
+            if sums >> room:
+                break
             steps.append((length, times, sums))
             sums |= (sums << length * times) & within
-            count, times = count - times, 2 * times
-    total, chosen = sums.bit_length() - 1, []
+    total = sums.bit_length() - 1
+    chosen: list[int] = []
     for length, times, before in reversed(steps):
         if not before >> total & 1:
             chosen += [length] * times
             total -= length * times
     return chosen
+
+
+def _doubling(count: int) -> Iterator[int]:
+    """1, 2, 4, ... and what is left of `count`: every number up to it is a sum of some of them."""
+    times = 1
+    while count:
+        times = min(times, count)
+        yield times
+        count, times = count - times, 2 * times

@@ -20,24 +20,28 @@ def unpack(batch: PackedBatch, modalities: Sequence[Modality]) -> list[list[Span
     Adjacent spans of text come back as one, since nothing stands between them; so does a grid of 1 x 1 as none.
     """
     samples: list[list[Span]] = []
+    reader = _Reader(batch, modalities)
     frames = _Frames(modalities)
-    taken = dict.fromkeys(batch.latents, 0)
     for row in range(batch.layout.shape[0]):
         previous = PADDING
-        for start, end in _runs(batch.layout.span[row]):
-            document = int(batch.layout.document[row, start])
-            if document == PADDING:
-                continue
+        for document, start, end in _pieces(batch, row):
             if document != previous:
                 samples.append([])
                 previous = document
-            first = int(batch.ids[row, start])
-            if batch.layout.modality[row, start] == 0 and frames.holds(first):
+            if reader.is_text(row, start) and frames.holds(int(batch.ids[row, start])):
                 continue
-            span = _span(batch, modalities, row, start, end, taken)
+            span = reader.span(row, start, end)
             if span is not None and not frames.takes(span):
                 samples[-1].append(span)
     return samples
+
+
+def _pieces(batch: PackedBatch, row: int) -> Iterator[tuple[int, int, int]]:
+    """(document, first slot, one past the last) of each span and special token of a row, in order."""
+    for start, end in _runs(batch.layout.span[row]):
+        document = int(batch.layout.document[row, start])
+        if document != PADDING:
+            yield document, start, end
 
 
 class _Frames:
@@ -45,8 +49,12 @@ class _Frames:
 
     def __init__(self, modalities: Sequence[Modality]):
         begin = vocabulary_of(tuple(modalities)).begin
-        self._framed = {m.name for m in modalities if m.frame is not None}
-        self._opened_by = {begin[m.name]: m.frame.opened for m in modalities if m.frame is not None}
+        self._opened_by: dict[int, int] = {}  # the begin token of a framed modality -> the last one of its header
+        self._framed: set[str] = set()
+        for modality in modalities:
+            if modality.frame is not None:
+                self._framed.add(modality.name)
+                self._opened_by[begin[modality.name]] = modality.frame.opened
         self._header: int | None = None  # the token that ends the header at hand
         self._picture: Span | None = None  # that at hand
 
@@ -80,32 +88,56 @@ def _runs(span: Tensor) -> Iterator[tuple[int, int]]:
     return pairwise(bounds)
 
 
-def _span(
-    batch: PackedBatch, modalities: Sequence[Modality], row: int, start: int, end: int, taken: dict[str, int]
-) -> Span | None:
-    """What stands in some slots of a row; None where it is a special token. taken: continuous tokens before them."""
-    vocabulary = vocabulary_of(tuple(modalities))
-    modality = modalities[int(batch.layout.modality[row, start])]
-    if modality.discrete:
-        ids = batch.ids[row, start:end]
-        if modality.block_size and _in_block(batch, row, start):
-            ids = ids[ids != vocabulary.fill[modality.name]]
-        elif modality is modalities[0] and int(ids[0]) in vocabulary.special:
+class _Reader:
+    """Reads the spans of a batch one after the other, in the order of their slots."""
+
+    def __init__(self, batch: PackedBatch, modalities: Sequence[Modality]):
+        self.batch, self.modalities = batch, modalities
+        self.vocabulary = vocabulary_of(tuple(modalities))
+        self.taken = dict.fromkeys(batch.latents, 0)  # of each continuous modality, the tokens that were read
+
+    def is_text(self, row: int, slot: int) -> bool:
+        return int(self.batch.layout.modality[row, slot]) == 0
+
+    def span(self, row: int, start: int, end: int) -> Span | None:
+        """What stands in some slots of a row; None where it is a special token."""
+        modality = self.modalities[int(self.batch.layout.modality[row, start])]
+        if modality.discrete:
+            values = self._ids(modality, row, start, end)
+        else:
+            values = self._next_latents(modality.name, end - start)
+        if values is None:
             return None
-        values = ids - vocabulary.offset[modality.name]
-    else:
-        first = taken[modality.name]
-        taken[modality.name] = first + end - start
-        values = batch.latents[modality.name].values[first : taken[modality.name]]
-    grid = (1, end - start) if modality.scales else _grid(batch.layout.position[row, start : start + len(values)])
-    return Span(modality.name, values, grid, bool(batch.learned[row, start]))
+        if modality.scales:
+            grid = (1, end - start)
+        else:
+            grid = _grid(self.batch.layout.position[row, start : start + len(values)])
+        return Span(modality.name, values, grid, bool(self.batch.learned[row, start]))
 
+    def _ids(self, modality: Modality, row: int, start: int, end: int) -> Tensor | None:
+        """(n,) ids in the modality's own vocabulary; None for a special token."""
+        ids = self.batch.ids[row, start:end]
+        if modality.block_size and self._in_block(row, start):
+            ids = ids[ids != self.vocabulary.fill[modality.name]]
+        elif self.is_text(row, start) and int(ids[0]) in self.vocabulary.special:
+            return None
+        return ids - self.vocabulary.offset[modality.name]
 
-def _in_block(batch: PackedBatch, row: int, slot: int) -> bool:
-    """Whether a slot belongs to a block; special tokens do not."""
-    return batch.layout.block is not None and int(batch.layout.block[row, slot]) != PADDING
+    def _next_latents(self, name: str, count: int) -> Tensor:
+        """(count, C), those that follow what was read before."""
+        first = self.taken[name]
+        self.taken[name] = first + count
+        return self.batch.latents[name].values[first : first + count]
+
+    def _in_block(self, row: int, slot: int) -> bool:
+        """Whether a slot belongs to a block; special tokens do not."""
+        block = self.batch.layout.block
+        return block is not None and int(block[row, slot]) != PADDING
 
 
 def _grid(position: Tensor) -> tuple[int, int] | None:
+    """(rows, columns) of a span's positions, (n, 3); None for a grid of 1 x 1."""
     rows, columns = (position[:, 1:].amax(0) + 1).tolist()
-    return (rows, columns) if rows > 1 or columns > 1 else None
+    if rows == columns == 1:
+        return None
+    return rows, columns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,11 +10,13 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.packing.latent_spans import LatentSpans
 from mot_gen.packing.positions import span_positions
 from mot_gen.packing.rows import document_length
+from mot_gen.packing.span_checks import check_span
 from mot_gen.packing.targets import token_targets
-from mot_gen.scales import as_scales, bounds, scale_positions, token_count
-from mot_gen.sequence.batch import Latents, PackedBatch
+from mot_gen.scales import as_scales, bounds, scale_positions
+from mot_gen.sequence.batch import PackedBatch
 from mot_gen.sequence.frame import Frame
 from mot_gen.sequence.layout import PADDING, Layout
 from mot_gen.sequence.modality import Modality, Span
@@ -36,17 +37,6 @@ class _Piece(NamedTuple):
     alone: bool = False
 
 
-@dataclass
-class _Continuous:
-    """The spans of a continuous modality that were written so far, and the slot that each begins in."""
-
-    values: list[Tensor] = field(default_factory=list)
-    start: list[int] = field(default_factory=list)
-    learned: list[bool] = field(default_factory=list)
-    leads: list[bool] = field(default_factory=list)
-    grids: list[tuple[int, int]] = field(default_factory=list)
-
-
 class Writer:
     """Collects the slots of a batch as lists of pieces, and makes the batch once.
 
@@ -63,7 +53,7 @@ class Writer:
         self.pieces: list[_Piece] = []
         self.positions: list[Tensor] = []  # of each piece (n, 3), from time 0 on
         self.ids: list[Tensor] = []  # of each piece (n,)
-        self.continuous = {m.name: _Continuous() for m in modalities if not m.discrete}
+        self.continuous = {m.name: LatentSpans(m.channels) for m in modalities if m.channels is not None}
         self.counts = [0] * len(self.modalities)  # of the slots of each modality
         self.tokens = 0
 
@@ -95,7 +85,7 @@ class Writer:
             return
         if opens == self.modalities[0].name:
             self._special(self.vocabulary.document_begin, learned=False)
-        elif not (self.modalities[self.index[opens]].block or self.modalities[self.index[opens]].timed):
+        elif self.modalities[self.index[opens]].begin_is_apart:
             self._special(self.vocabulary.begin[opens], learned=False)
 
     def batch(self) -> PackedBatch:
@@ -108,7 +98,7 @@ class Writer:
         position[..., 0] += time
         layout = Layout(modality, document, span, position, block, alone, self.counts)
         ids = torch.cat(self.ids).view(shape)
-        latents = {name: self._latents(name, spans) for name, spans in self.continuous.items()}
+        latents = {name: spans.latents() for name, spans in self.continuous.items()}
         whole = torch.tensor([m.whole for m in self.modalities])
         slots, targets = token_targets(layout, ids, learned, latents, whole)
         return PackedBatch(layout, ids, learned, latents, slots, targets, tokens=self.tokens)
@@ -116,17 +106,23 @@ class Writer:
     # ---------------------------------------------------------------- spans
 
     def _spans(self, sample: Sample, name: str) -> None:
+        """Write the begin of a document and its spans. name: of the document in messages."""
         for number, span in enumerate(sample):
             self._check(span, f"{name}, span {number}")
         self.time = 0
         if not self.vocabulary.wraps:
             self._special(self.vocabulary.document_begin, learned=False)
-        last_learned = max((n for n, span in enumerate(sample) if self._is_learned_token(span)), default=-1)
+        last_learned = self._last_learned(sample)
         for number, span in enumerate(sample):
             self._span(span, leads=number < last_learned)
 
-    def _is_learned_token(self, span: Span) -> bool:
-        return span.learned and self._modality(span).discrete
+    def _last_learned(self, sample: Sample) -> int:
+        """The number of the last discrete span that is learned; -1 where there is none."""
+        last = -1
+        for number, span in enumerate(sample):
+            if span.learned and self._modality(span).discrete:
+                last = number
+        return last
 
     def _modality(self, span: Span) -> Modality:
         return self.modalities[self.index[span.modality]]
@@ -137,76 +133,93 @@ class Writer:
             raise InputError(
                 f"{where}: modality {span.modality!r} is not one of the model's" + nearest(span.modality, self.index)
             )
-        where = f"{where} ({span.modality})"
-        if len(span) == 0:
-            raise InputError(f"{where}: is empty; leave the span out")
-        if span.grid is not None and span.grid[0] * span.grid[1] != len(span):
-            raise InputError(f"{where}: a grid of {span.grid[0]} x {span.grid[1]} does not hold {len(span)} tokens")
-        modality = self._modality(span)
-        if modality.scales and len(span) != (count := token_count(as_scales(modality.scales))):
-            raise InputError(f"{where}: {len(span)} tokens are not the {count} of its scales")
-        modality.framed(span.grid)  # which refuses a span without a grid
-        if modality.vocab_size is not None:
-            _check_ids(span.values, modality.vocab_size, where)
-        else:
-            _check_latents(span.values, modality.channels, where)
+        check_span(span, self._modality(span), f"{where} ({span.modality})")
 
     def _span(self, span: Span, leads: bool) -> None:
-        modality, n = self._modality(span), len(span)
-        positions = _positions(n, tuple(span.grid) if span.grid else None, modality.position)
+        """Write a span in the way of its modality. leads: whether learned text follows in its document."""
+        modality = self._modality(span)
         if modality.block:
-            self._block(span, leads, positions)
-            return
-        if modality.scales or modality.block_size:
-            self._in_blocks(span)
-            return
-        begin_end = self._bounds_of(modality)
-        if begin_end is not None:
-            self._special(begin_end[0], span.learned and not (modality is self.modalities[0] or modality.timed))
-        if modality.frame is not None:
+            self._block(span, leads)
+        elif modality.scales:
+            self._scales(span)
+        elif modality.block_size:
+            self._blocks(span)
+        elif modality.frame is not None:
             self._framed(span, modality.frame)
-            return
+        else:
+            self._plain(span, leads)
+
+    def _plain(self, span: Span, leads: bool) -> None:
+        """A span between its bounds."""
+        modality = self._modality(span)
+        bounds_of_span = self._bounds_of(modality)
+        if bounds_of_span is not None:
+            given = modality is self.modalities[0] or modality.timed
+            self._special(bounds_of_span[0], span.learned and not given)
         self.time += modality.margin
         if modality.discrete:
             ids = self._ids(span)
         else:
-            ids = _zeros(n)
+            ids = _zeros(len(span))
             self._keep(span, leads)
         block = self.spans if modality.bidirectional else PADDING
-        self._piece(self.index[span.modality], positions, ids, span.learned, block)
-        self.time += 1 if modality.position == "grid" else n
-        if begin_end is not None and modality.ends:
-            self._special(begin_end[1], span.learned and modality.one_by_one)
+        self._piece(self.index[span.modality], self._positions(span), ids, span.learned, block)
+        self.time += 1 if modality.position == "grid" else len(span)
+        if bounds_of_span is not None and modality.ends:
+            self._special(bounds_of_span[1], span.learned and modality.one_by_one)
+
+    def _positions(self, span: Span) -> Tensor:
+        """(n, 3), from time 0 on."""
+        grid = tuple(span.grid) if span.grid else None
+        return _positions(len(span), grid, self._modality(span).position)
+
+    def _keep(self, span: Span, leads: bool) -> None:
+        """Note a continuous span that begins in the next slot."""
+        self.continuous[span.modality].add(span, self.rows * self.slots + self.used, leads)
 
     def _ids(self, span: Span) -> Tensor:
         """The joint ids of a discrete span. A tokenizer on a device gives ids there; a batch is put together on the CPU
         and moved as one."""
         return span.values.long().cpu() + self.vocabulary.offset[span.modality]
 
-    def _in_blocks(self, span: Span) -> None:
-        """A span of several blocks, its scales or as many tokens each, all under one number."""
-        modality, name, ids = self._modality(span), span.modality, self._ids(span)
-        if modality.scales:
-            scales = as_scales(modality.scales)
-            positions, blocks, time = scale_positions(scales), bounds(scales), len(scales)
-        else:
-            time, size = modality.slots(len(span)), modality.block_size
-            positions, blocks = _positions(time, None, "sequence"), [(n, n + size) for n in range(0, time, size)]
-            ids = torch.nn.functional.pad(ids, (0, time - len(span)), value=self.vocabulary.fill[name])
-        begin_end = self._bounds_of(modality)
-        if begin_end is not None:
-            self._special(begin_end[0], span.learned)
-        index, number = self.index[name], self.spans
+    def _scales(self, span: Span) -> None:
+        """A span of several scales, each a block."""
+        scales = as_scales(self._modality(span).scales)
+        self._in_blocks(span, self._ids(span), scale_positions(scales), bounds(scales))
+        self.time += len(scales)
+        self._end_of_blocks(span)
+
+    def _blocks(self, span: Span) -> None:
+        """A span of blocks of as many tokens each; the last one is filled up."""
+        modality = self._modality(span)
+        size, length = modality.block_size, modality.slots(len(span))
+        fill = self.vocabulary.fill[modality.name]
+        ids = torch.nn.functional.pad(self._ids(span), (0, length - len(span)), value=fill)
+        blocks = [(first, first + size) for first in range(0, length, size)]
+        self._in_blocks(span, ids, _positions(length, None, "sequence"), blocks)
+        self.time += length
+        self._end_of_blocks(span)
+
+    def _in_blocks(self, span: Span, ids: Tensor, positions: Tensor, blocks: Sequence[tuple[int, int]]) -> None:
+        """The begin of a span and its blocks, all under one number. ids: (n,). positions: (n, 3). blocks: the first
+        token of each, and the one after its last."""
+        bounds_of_span = self._bounds_of(self._modality(span))
+        if bounds_of_span is not None:
+            self._special(bounds_of_span[0], span.learned)
+        index, number = self.index[span.modality], self.spans
         for first, end in blocks:
             block = self.spans
             self._piece(index, positions[first:end], ids[first:end], span.learned, block, number=number)
-        self.time += time
-        if begin_end is not None:
-            self._special(begin_end[1], learned=False)
+
+    def _end_of_blocks(self, span: Span) -> None:
+        bounds_of_span = self._bounds_of(self._modality(span))
+        if bounds_of_span is not None:
+            self._special(bounds_of_span[1], learned=False)
 
     def _framed(self, span: Span, frame: Frame) -> None:
         """A picture row by row, with what says its shape. Its size is given, and all that follows is learned."""
-        assert span.grid is not None, "_check has seen it"
+        assert span.grid is not None, "check_span has seen it"
+        self._special(self.vocabulary.begin[span.modality], span.learned)
         for token in frame.header(span.grid):
             self._special(token, learned=False)
         for row in self._ids(span).split(span.grid[1]):
@@ -224,7 +237,7 @@ class Writer:
             return self.vocabulary.document_begin, self.vocabulary.document_end
         return None
 
-    def _block(self, span: Span, leads: bool, positions: Tensor) -> None:
+    def _block(self, span: Span, leads: bool) -> None:
         """A span whose bounds see all of it and stand at its position; nothing of it is a target of next tokens."""
         modality = self._modality(span)
         alone = modality.alone and span.learned
@@ -232,6 +245,7 @@ class Writer:
         bound = _positions(1, None, "sequence")
         self._piece(0, bound, _token(self.vocabulary.begin[span.modality]), False, block, alone)
         self._keep(span, leads)
+        positions = self._positions(span)
         self._piece(self.index[span.modality], positions, _zeros(len(span)), span.learned, block, alone)
         self._piece(0, bound, _token(self.vocabulary.end[span.modality]), False, block, alone)
         self.time += 0 if alone else 1
@@ -263,49 +277,6 @@ class Writer:
         self.positions.append(positions)
         self.ids.append(ids)
         self.counts[piece.modality] += len(ids)
-
-    # ---------------------------------------------------------------- continuous tokens
-
-    def _keep(self, span: Span, leads: bool) -> None:
-        """Note a continuous span that begins in the next slot."""
-        kept = self.continuous[span.modality]
-        kept.values.append(span.values.cpu())
-        kept.start.append(self.rows * self.slots + self.used)
-        kept.learned.append(span.learned)
-        kept.leads.append(leads)
-        kept.grids.append((span.grid[0], span.grid[1]) if span.grid else (1, len(span)))
-
-    def _latents(self, name: str, kept: _Continuous) -> Latents:
-        channels = self.modalities[self.index[name]].channels
-        assert channels is not None
-        lengths = torch.tensor(list(map(len, kept.values)), dtype=torch.long)
-        span = torch.arange(len(lengths)).repeat_interleave(lengths)
-        start = torch.tensor(kept.start, dtype=torch.long)
-        within = torch.arange(len(span)) - (lengths.cumsum(0) - lengths)[span]
-        return Latents(
-            values=torch.cat(kept.values) if kept.values else torch.zeros(0, channels),
-            slots=start[span] + within,
-            span=span,
-            learned=torch.tensor(kept.learned, dtype=torch.bool),
-            leads=torch.tensor(kept.leads, dtype=torch.bool),
-            grids=kept.grids,
-        )
-
-
-def _check_ids(values: Tensor, size: int, where: str) -> None:
-    if values.dim() != 1 or values.is_floating_point():
-        raise InputError(f"{where}: needs integer ids of shape (n,), got {values.dtype} {tuple(values.shape)}")
-    low, high = (value.item() for value in values.aminmax())
-    if low < 0 or high >= size:
-        worst = low if low < 0 else high
-        raise InputError(f"{where}: id {worst} is outside the vocabulary of {size}")
-
-
-def _check_latents(values: Tensor, channels: int | None, where: str) -> None:
-    if values.dim() != 2 or values.shape[1] != channels:
-        raise InputError(f"{where}: needs latents of shape (n, {channels}), got {tuple(values.shape)}")
-    if not torch.isfinite(values).all():
-        raise InputError(f"{where}: latents hold NaN or infinity")
 
 
 @lru_cache(maxsize=64)

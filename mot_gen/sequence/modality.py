@@ -152,6 +152,11 @@ class Modality:
         """Whether its tokens are discrete, and each stands where it is predicted, several at once."""
         return self.discrete and not self.one_by_one
 
+    @property
+    def begin_is_apart(self) -> bool:
+        """Whether its begin token is written before its span is made, and is no part of the span's block or time."""
+        return not (self.block or self.timed)
+
     def slots(self, tokens: int) -> int:
         """How many slots a span of so many tokens takes, its bounds not counted."""
         if not self.block_size:
