@@ -27,8 +27,16 @@ from types import ModuleType
 
 from mot_gen.errors import InputError, nearest
 
+# Modules of this folder that are no families.
 MACHINERY = (
-    *("conversion", "language_models", "latent_diffusion", "random_weights", "recipes", "table", "towers"),
+    "conversion",
+    "language_models",
+    "latent_diffusion",
+    "random_weights",
+    "recipes",
+    "siglip",
+    "table",
+    "towers",
     "transformers_folders",
 )
 
@@ -40,8 +48,10 @@ def names() -> list[str]:
 
 def by_name(name: str) -> ModuleType:
     """The family of that name, or of a dotted name in a package of the user's."""
-    dotted = name if "." in name else f"{__name__}.{name}"
-    if ("." not in name and name not in names()) or not _exists(dotted):
+    a_users_own = "." in name
+    dotted = name if a_users_own else f"{__name__}.{name}"
+    known = _exists(dotted) if a_users_own else name in names()
+    if not known:
         raise InputError(f"family: {name!r} is not known{nearest(name, names())}; there are {', '.join(names())}")
     family = importlib.import_module(dotted)
     for required in ("recognises", "parts", "pipeline", "LICENCE"):

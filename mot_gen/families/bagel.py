@@ -25,8 +25,9 @@ from torch import nn
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Part, Source, assembled, outline
 from mot_gen.families.latent_diffusion import autoencoder_config, vae_names
-from mot_gen.families.random_weights import byte_tokenizer, published_shapes, random_tensors
+from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, published_shapes, random_tensors, write_configs
 from mot_gen.families.recipes import row_length, training_recipe
+from mot_gen.families.siglip import siglip_name
 from mot_gen.families.table import Entry, layer_entries
 from mot_gen.families.towers import Kind, Names, published_text, tower
 from mot_gen.families.transformers_folders import special_ids
@@ -68,7 +69,7 @@ def parts(source: Source) -> list[Part]:
     sight = _vision(source, image.config.image_size)
     model = outline(MultimodalModel, _model_config(source, [text.modality, image.modality, sight.modality]).to_dict())
     image_table = [Entry(ours, theirs, how) for ours, theirs, how in vae_names(image)]
-    sight_table = [Entry(name, _vision_name(name)) for name in sight.state_dict()]
+    sight_table = [Entry(name, siglip_name(name, "vit_model.vision_model.")) for name in sight.state_dict()]
     # mypy does not see that diffusers' ModelMixin, which is imported lazily, is a Module.
     return [
         Part("model", model, _model_table(model)),
@@ -195,18 +196,6 @@ def _vision(source: Source, first_size: dict[str, int]) -> ImageFeatureTokenizer
     )
 
 
-def _vision_name(ours: str) -> str:
-    """Our name in the encoder -> the published one."""
-    prefix = "vit_model.vision_model."
-    if ours == "positions":
-        return f"{prefix}embeddings.position_embedding.weight"
-    if ours.startswith("embed."):
-        return f"{prefix}embeddings.patch_embedding.{ours.removeprefix('embed.')}"
-    if ours.startswith("norm."):
-        return f"{prefix}post_layernorm.{ours.removeprefix('norm.')}"
-    return prefix + ours
-
-
 # ---------------------------------------------------------------- pictures that are drawn
 
 
@@ -233,9 +222,7 @@ def tiny(folder: Path) -> None:
     """A BAGEL of random weights, with a tokenizer of bytes and four special tokens."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, config in _TINY.items():
-        (folder / name).write_text(json.dumps(config), encoding="utf-8")
+    write_configs(folder, _TINY)
     byte_tokenizer([*BOUNDS["text"], *BOUNDS["picture"]]).save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
     save_file(random_tensors(_tiny_autoencoder(), generator), folder / "ae.safetensors")
@@ -262,11 +249,7 @@ _TINY: dict[str, dict[str, Any]] = {
         "timestep_shift": 2.0,
     },
     "llm_config.json": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **TINY_TOWER,
         "max_position_embeddings": 512,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1e6,

@@ -10,7 +10,6 @@ norms after attention and feed-forward (`swin_norm`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +18,10 @@ import torch
 from torch import nn
 
 from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.random_weights import byte_tokenizer, write_tiny
-from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
+from mot_gen.families.recipes import whole_model_recipe
 from mot_gen.families.table import Entry
-from mot_gen.families.towers import Kind, published_text, text_options, tower
+from mot_gen.families.towers import Kind, conversing_text, one_tower, tower
 from mot_gen.families.transformers_folders import (
     codes_in_one_range,
     colours,
@@ -30,9 +29,10 @@ from mot_gen.families.transformers_folders import (
     in_order_of_ids,
     model_type,
     special_ids,
+    vq_network,
     vq_table,
 )
-from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
@@ -57,11 +57,16 @@ def parts(source: Source) -> list[Part]:
     config, text = config_of(source.folder, "chameleon"), text_tokenizer(source)
     ids = _picture_ids(source, config)
     pictures = _pictures(source, config, ids)
-    model = outline(MultimodalModel, _model_config(config, text, pictures).to_dict())
-    table = [*tower(model, KIND, 0), *_rows()]
-    codes = vq_table(pictures, "model.vqmodel.", (in_order_of_ids(ids),))
+    norm = "output" if config.swin_norm else "pre"
+    stated = one_tower(config, KIND, [text.modality, pictures.modality], {"norm": norm})
+    model = outline(MultimodalModel, stated.to_dict())
+    codes = vq_table(pictures, "model.vqmodel.", [in_order_of_ids(ids)])
+    rows = [
+        Entry("embedding.weight", "model.embed_tokens.weight"),
+        Entry("head.weight", "lm_head.weight"),
+    ]
     return [
-        Part("model", model, table),
+        Part("model", model, [*tower(model, KIND, 0), *rows]),
         Part("image_tokenizer", cast(nn.Module, pictures), codes),
     ]
 
@@ -73,34 +78,12 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
-    heading = "Goes on training a converted Chameleon. Set data.records; or low-rank adapters: backbone.lora."
-    training = {"row_length": row_length(pipeline), "lr": 1e-5, "min_lr": 1e-6}
-    return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
+    return whole_model_recipe(pipeline, out, "Chameleon", {"lr": 1e-5, "min_lr": 1e-6})
 
 
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer; texts have neither the ids of pictures nor those that no token has."""
-    config = config_of(source.folder, "chameleon")
-    bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
-    return published_text(source.folder, config.vocab_size, **bounds).with_chat_template(TEMPLATE)
-
-
-# ---------------------------------------------------------------- the model
-
-
-def _model_config(config: Any, text: TextTokenizer, pictures: VQNetworkTokenizer) -> MultimodalConfig:
-    backbone = {
-        "kind": "mot",
-        **text_options(config, KIND),
-        "norm": "output" if config.swin_norm else "pre",
-        "towers": {"all": ["text", "image"]},
-    }
-    return MultimodalConfig([text.modality, pictures.modality], backbone, context=config.max_position_embeddings)
-
-
-def _rows() -> list[Entry]:
-    """Embedding and head, whose rows stand as they are."""
-    return [Entry("embedding.weight", "model.embed_tokens.weight"), Entry("head.weight", "lm_head.weight")]
+    return conversing_text(source.folder, config_of(source.folder, "chameleon"), TEMPLATE)
 
 
 # ---------------------------------------------------------------- pictures
@@ -108,29 +91,21 @@ def _rows() -> list[Entry]:
 
 def _picture_ids(source: Source, config: Any) -> list[int]:
     """The id of each code of the VQ network: of names IMGIMG and the code, with letters A to J for its digits."""
-    digits = {chr(ord("A") + digit): str(digit) for digit in range(10)}
+    digits = str.maketrans("ABCDEFGHIJ", "0123456789")
     found = {}
     for name, id in (config.vocabulary_map or {}).items():
         if name.startswith("IMGIMG"):
-            found[int("".join(digits.get(letter, letter) for letter in name[len("IMGIMG") : -1]))] = id
+            letters = name.removeprefix("IMGIMG")[:-1]  # the last stands for the end of the name
+            found[int(letters.translate(digits))] = id
     return codes_in_one_range(source, found, config.vq_config.num_embeddings)
 
 
 def _pictures(source: Source, config: Any, ids: list[int]) -> VQNetworkTokenizer:
     begin, end = special_ids(source, BOUNDS)
+    layout = {"first": min(ids), "begin": begin, "end": end}
+    standard = colours(source, rescale=RESCALE, mean=1.0, std=1.0)
     vq = config.vq_config
-    mean, std = colours(source, rescale=RESCALE, mean=1.0, std=1.0)
-    return outline(
-        VQNetworkTokenizer,
-        {
-            "vq_class": "ChameleonVQVAE",
-            "vq_config": vq.to_diff_dict(),
-            "image_size": vq.resolution,
-            "layout": {"first": min(ids), "begin": begin, "end": end},
-            "mean": mean,
-            "std": std,
-        },
-    )
+    return vq_network("ChameleonVQVAE", vq, vq.resolution, layout, standard)
 
 
 # ---------------------------------------------------------------- a small one
@@ -147,11 +122,7 @@ def tiny(folder: Path, swin_norm: bool = False) -> None:
     vocabulary = {name: len(text) + place for name, place in zip(names, order)}
     config = transformers.ChameleonConfig(
         vocab_size=350,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **TINY_TOWER,
         max_position_embeddings=128,
         bos_token_id=0,
         eos_token_id=1,
@@ -164,4 +135,4 @@ def tiny(folder: Path, swin_norm: bool = False) -> None:
     model = transformers.ChameleonForConditionalGeneration(config)
     write_tiny(folder, model, text)
     about = {"rescale_factor": RESCALE, "image_mean": [1.0] * 3, "image_std": [1.0] * 3, "size": {"shortest_edge": 8}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    write_configs(folder, {"preprocessor_config.json": about})

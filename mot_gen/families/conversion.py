@@ -94,8 +94,10 @@ def assembled(parts: Sequence[Part], text: TextTokenizer, **options: Any) -> Mul
 
 def _scheduler_of(model: MultimodalModel) -> Any:
     """That of the first modality which is drawn by steps; None where there is none."""
-    continuous = [m.name for m in model.modalities if not (m.discrete or m.input_only)]
-    return model.objectives[continuous[0]].scheduler() if continuous else None
+    for modality in model.modalities:
+        if not modality.discrete and not modality.input_only:
+            return model.objectives[modality.name].scheduler()
+    return None
 
 
 # Buffers that old files hold, and that follow from the config.
@@ -105,13 +107,14 @@ PASSED_OVER = ("rotary_emb.inv_freq", "position_ids")
 def check_parts(parts: Sequence[Part], source: Source) -> None:
     """InputError unless the tables of all parts together use every published tensor, each in its shape."""
     specs = source.weights.specs
-    taken: set[str] = set()
+    left = {*specs}
     for part in parts:
         mine = {entry.theirs for entry in part.table} & specs.keys()
         check_table(part.table, part.outline, {name: specs[name] for name in mine}, str(source.folder))
-        taken |= mine
-    for name in sorted(specs.keys() - taken):
-        if not name.endswith(PASSED_OVER) and not name.startswith(source.passes_over):
+        left -= mine
+    for name in sorted(left):
+        passed_over = name.endswith(PASSED_OVER) or name.startswith(source.passes_over)
+        if not passed_over:
             raise InputError(f"{source.folder}: holds the tensor {name}, which this family does not have")
 
 
@@ -205,9 +208,14 @@ def _copy_others(like: Source, out: Path) -> None:
     """The published files that hold no weights: configs, tokenizers, the index of shards. A second form of the weights
     stays behind: beside trained ones it would be the old model."""
     written = {path.parent for path in like.weights.file_of.values()}
+
+    def holds_weights(path: Path) -> bool:
+        if path.suffix == ".safetensors":
+            return path.parent in written
+        return path.suffix in manifest.PICKLES
+
     for path in sorted(like.folder.rglob("*")):
-        old = path.suffix in manifest.PICKLES or (path.suffix == ".safetensors" and path.parent in written)
-        if path.is_file() and not old:
+        if path.is_file() and not holds_weights(path):
             target = out / path.relative_to(like.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)

@@ -10,7 +10,6 @@ and the text. Rows and columns turn queries and keys as time does, each some of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +19,9 @@ from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.random_weights import byte_tokenizer, randomise
-from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.latent_diffusion import diffusers_table, diffusers_vae
+from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, randomise, write_configs
+from mot_gen.families.recipes import whole_model_recipe
 from mot_gen.families.table import Entry, layer_entries
 from mot_gen.families.towers import Kind, Names, published_text, tower
 from mot_gen.families.transformers_folders import special_ids
@@ -69,10 +69,9 @@ def parts(source: Source) -> list[Part]:
     _check(source, config)
     pictures = _autoencoder(source, config)
     model = outline(MultimodalModel, _model_config(config, text, pictures).to_dict())
-    table = [Entry(name, name.removeprefix("vae.")) for name in pictures.state_dict()]
     return [
         Part("model", model, _table(model)),
-        Part("image_tokenizer", cast(nn.Module, pictures), table),
+        Part("image_tokenizer", cast(nn.Module, pictures), diffusers_table(pictures)),
     ]
 
 
@@ -88,9 +87,8 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
-    heading = "Goes on training a converted Cosmos3. Set data.records; frozen towers: backbone.frozen."
-    training = {"row_length": row_length(pipeline), "lr": 2e-5, "min_lr": 2e-6}
-    return training_recipe(pipeline, out, heading, training, sampling=without_chat(pipeline.config.sampling))
+    training = {"lr": 2e-5, "min_lr": 2e-6}
+    return whole_model_recipe(pipeline, out, "Cosmos3", training, cheaper="frozen towers: backbone.frozen")
 
 
 def text_tokenizer(source: Source) -> TextTokenizer:
@@ -169,7 +167,7 @@ def _table(model: MultimodalModel) -> list[Entry]:
 
 def _autoencoder(source: Source, config: dict[str, Any]) -> LatentImageTokenizer:
     """Wan's. A picture stands some way after its text, and nothing after it."""
-    vae = {name: value for name, value in source.config("vae/config.json").items() if not name.startswith("_")}
+    vae = diffusers_vae(source)
     patch = config["latent_patch_size"]
     begin, end = _special(source, BOUNDS)
     margin = config["unified_3d_mrope_temporal_modality_margin"]
@@ -197,8 +195,7 @@ def tiny(folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     # mypy does not see that diffusers' classes, which are imported lazily, save themselves.
     transformer: Any = Cosmos3OmniTransformer(
-        head_dim=12, hidden_size=32, intermediate_size=48, latent_channel=4, patch_latent_dim=16,
-        num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2, vocab_size=280, rope_axes_dim=(2, 2, 2),
+        head_dim=12, latent_channel=4, patch_latent_dim=16, **TINY_TOWER, vocab_size=280, rope_axes_dim=(2, 2, 2),
         rope_theta=5e6, rms_norm_eps=1e-6, sound_gen=True, sound_dim=6, dtype="float32",
     )  # fmt: skip
     vae: Any = diffusers.AutoencoderKLWan(
@@ -218,4 +215,4 @@ def tiny(folder: Path) -> None:
     options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
     scheduler: Any = diffusers.UniPCMultistepScheduler(**options)
     scheduler.save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "Cosmos3OmniPipeline"}), encoding="utf-8")
+    write_configs(folder, {"model_index.json": {"_class_name": "Cosmos3OmniPipeline"}})

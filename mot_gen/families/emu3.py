@@ -9,9 +9,8 @@ digits, and marks the end of each row; so pictures of any shape are read and dra
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,20 +19,22 @@ from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.random_weights import byte_tokenizer, write_tiny
-from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
+from mot_gen.families.recipes import row_length, whole_model_recipe
 from mot_gen.families.table import Entry
-from mot_gen.families.towers import Kind, Names, published_text, text_options, tower
+from mot_gen.families.towers import Kind, Names, conversing_text, one_tower, tower
 from mot_gen.families.transformers_folders import (
     codes_in_one_range,
     colours,
     config_of,
     in_order_of_ids,
     model_type,
+    preprocessor,
     special_ids,
+    vq_network,
     vq_table,
 )
-from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
@@ -70,7 +71,8 @@ def parts(source: Source) -> list[Part]:
     config, text = config_of(source.folder, "emu3"), text_tokenizer(source)
     ids = _picture_ids(source, config)
     pictures = _pictures(source, config, ids, text)
-    model = outline(MultimodalModel, _model_config(config.text_config, text, pictures).to_dict())
+    stated = one_tower(config.text_config, KIND, [text.modality, pictures.modality])
+    model = outline(MultimodalModel, stated.to_dict())
     prefix = "text_model.model."
     rows = [
         Entry("embedding.weight", f"{prefix}embed_tokens.weight"),
@@ -78,7 +80,7 @@ def parts(source: Source) -> list[Part]:
     ]
     return [
         Part("model", model, [*tower(model, KIND, 0, Names(prefix)), *rows]),
-        Part("image_tokenizer", cast(nn.Module, pictures), vq_table(pictures, "vqmodel.", (in_order_of_ids(ids),))),
+        Part("image_tokenizer", cast(nn.Module, pictures), vq_table(pictures, "vqmodel.", [in_order_of_ids(ids)])),
     ]
 
 
@@ -89,21 +91,13 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
-    heading = "Goes on training a converted Emu3. Set data.records; or low-rank adapters: backbone.lora."
     training = {"row_length": row_length(pipeline, 9216), "lr": 1e-5, "min_lr": 1e-6}
-    return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
+    return whole_model_recipe(pipeline, out, "Emu3", training)
 
 
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer; texts have neither the codes of pictures nor ids that no token has."""
-    config = config_of(source.folder, "emu3").text_config
-    bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
-    return published_text(source.folder, config.vocab_size, **bounds).with_chat_template(TEMPLATE)
-
-
-def _model_config(config: Any, text: TextTokenizer, pictures: VQNetworkTokenizer) -> MultimodalConfig:
-    backbone = {"kind": "mot", **text_options(config, KIND), "towers": {"all": ["text", "image"]}}
-    return MultimodalConfig([text.modality, pictures.modality], backbone, context=config.max_position_embeddings)
+    return conversing_text(source.folder, config_of(source.folder, "emu3").text_config, TEMPLATE)
 
 
 # ---------------------------------------------------------------- pictures
@@ -111,29 +105,25 @@ def _model_config(config: Any, text: TextTokenizer, pictures: VQNetworkTokenizer
 
 def _picture_ids(source: Source, config: Any) -> list[int]:
     """The id of each code of the VQ network, of the names of the vocabulary."""
-    named = {name: CODE.fullmatch(name) for name in config.vocabulary_map or {}}
-    found = {int(match[1]): config.vocabulary_map[name] for name, match in named.items() if match}
+    found = {}
+    for name, id in (config.vocabulary_map or {}).items():
+        if match := CODE.fullmatch(name):
+            found[int(match[1])] = id
     return codes_in_one_range(source, found, config.vq_config.codebook_size)
 
 
 def _pictures(source: Source, config: Any, ids: list[int], text: TextTokenizer) -> VQNetworkTokenizer:
     begin, end = special_ids(source, BOUNDS)
-    stated = _preprocessor(source)
+    stated = preprocessor(source)
     sizes = {
         "least": stated.get("min_pixels", SIZES["least"]),
         "most": stated.get("max_pixels", SIZES["most"]),
         "stride": stated.get("spatial_factor", SIZES["stride"]),
         "drawn": SIZES["drawn"],
     }
-    mean, std = colours(source, mean=[0.48145466, 0.4578275, 0.40821073], std=[0.26862954, 0.26130258, 0.27577711])
+    standard = colours(source, mean=[0.48145466, 0.4578275, 0.40821073], std=[0.26862954, 0.26130258, 0.27577711])
     layout = {"first": min(ids), "begin": begin, "end": end, "frame": _frame(source, text)}
-    vq = {"vq_class": "Emu3VQVAE", "vq_config": config.vq_config.to_diff_dict()}
-    return outline(VQNetworkTokenizer, vq | {"image_size": sizes, "layout": layout, "mean": mean, "std": std})
-
-
-def _preprocessor(source: Source) -> Mapping[str, Any]:
-    path = source.folder / "preprocessor_config.json"
-    return source.config(path.name) if path.is_file() else {}
+    return vq_network("Emu3VQVAE", config.vq_config, sizes, layout, standard)
 
 
 def _frame(source: Source, text: TextTokenizer) -> dict[str, Any]:
@@ -165,8 +155,7 @@ def tiny(folder: Path) -> None:
     vocabulary = {f"<|visual token {code:06d}|>": len(text) + place for code, place in enumerate(order)}
     config = transformers.Emu3Config(
         vocabulary_map={"<image>": 3, ROW_END: 7, CLOSED: 8, **vocabulary},
-        text_config={"vocab_size": 340, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+        text_config={"vocab_size": 340, **TINY_TOWER, "max_position_embeddings": 256,
                      "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
                      "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         vq_config={"codebook_size": 64, "embed_dim": 4, "latent_channels": 4, "base_channels": 32,
@@ -176,4 +165,4 @@ def tiny(folder: Path) -> None:
     model = transformers.Emu3ForConditionalGeneration(config)
     write_tiny(folder, model, text)
     about = {"min_pixels": 16, "max_pixels": 64, "spatial_factor": 2, "image_processor_type": "Emu3ImageProcessor"}
-    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    write_configs(folder, {"preprocessor_config.json": about})

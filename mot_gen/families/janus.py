@@ -11,7 +11,6 @@ are ids of a VQ network, which enter and leave by layers of their own. All token
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +19,20 @@ from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.random_weights import byte_tokenizer, write_tiny
-from mot_gen.families.recipes import row_length, training_recipe, without_chat
-from mot_gen.families.table import Entry, Permuted, layer_entries
-from mot_gen.families.towers import Kind, Names, published_text, text_options, tower
-from mot_gen.families.transformers_folders import colours, config_of, model_type, special_ids, vq_table
+from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
+from mot_gen.families.recipes import whole_model_recipe
+from mot_gen.families.siglip import of_convolution, siglip_name
+from mot_gen.families.table import Entry, layer_entries
+from mot_gen.families.towers import Kind, Names, conversing_text, one_tower, tower
+from mot_gen.families.transformers_folders import (
+    causal_layout,
+    colours,
+    config_of,
+    model_type,
+    special_ids,
+    vq_network,
+    vq_table,
+)
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
@@ -83,16 +91,12 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
-    heading = "Goes on training a converted Janus. Set data.records; or low-rank adapters: backbone.lora."
-    training = {"row_length": row_length(pipeline), "lr": 2e-5, "min_lr": 2e-6}
-    return training_recipe(pipeline, out, heading, training, sampling=without_chat(pipeline.config.sampling))
+    return whole_model_recipe(pipeline, out, "Janus", {"lr": 2e-5, "min_lr": 2e-6})
 
 
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer, with the conversation of the published code as chat template."""
-    text_config = config_of(source.folder, "janus").text_config
-    bounds = {"begin": text_config.bos_token_id, "end": text_config.eos_token_id}
-    return published_text(source.folder, text_config.vocab_size, **bounds).with_chat_template(TEMPLATE)
+    return conversing_text(source.folder, config_of(source.folder, "janus").text_config, TEMPLATE)
 
 
 def _sampling(source: Source) -> dict[str, Any]:
@@ -105,14 +109,12 @@ def _sampling(source: Source) -> dict[str, Any]:
 
 
 def _model_config(config: Any, modalities: list) -> MultimodalConfig:
-    text, vq = config.text_config, config.vq_config
+    vq = config.vq_config
     if config.vision_config.depth != 2 or vq.num_hidden_layers != 2:
         raise InputError("config.json: depth and num_hidden_layers of the aligners must be 2")
-    backbone = {"kind": "mot", **text_options(text, KIND), "towers": {"all": ["text", "sight", "image"]}}
     layers = {"sight": {"kind": "connector", "hidden": config.vision_config.projection_dim, "gelu": "none"}}
     own = {"width": vq.embed_dim, "hidden": vq.projection_dim, "head_hidden": vq.projection_dim}
-    context = text.max_position_embeddings
-    return MultimodalConfig(modalities, backbone, patch_layers=layers, token_layers={"image": own}, context=context)
+    return one_tower(config.text_config, KIND, modalities, patch_layers=layers, token_layers={"image": own})
 
 
 LAYERS = {
@@ -145,16 +147,13 @@ def _drawn(source: Source, config: Any) -> VQNetworkTokenizer:
     """The VQ network, over pictures of the one size that it draws."""
     begin, end = special_ids(source, BOUNDS)
     side = config.vq_config.num_patches * 2 ** (len(config.vq_config.channel_multiplier) - 1)
-    mean, std = colours(source)
-    stated = {"vq_class": "JanusVQVAE", "vq_config": config.vq_config.to_diff_dict(), "image_size": side}
-    return outline(
-        VQNetworkTokenizer, stated | {"layout": {"begin": begin, "end": end, "apart": True}, "mean": mean, "std": std}
-    )
+    layout = {"begin": begin, "end": end, "apart": True}
+    return vq_network("JanusVQVAE", config.vq_config, side, layout, colours(source))
 
 
 def _read(source: Source, config: Any) -> ImageFeatureTokenizer:
     """The encoder, over pictures that are filled up to a square of their mean colour."""
-    given, (begin, end) = config.vision_config, special_ids(source, BOUNDS)
+    given = config.vision_config
     if given.use_qk_norm:
         raise InputError("config.json: use_qk_norm of the vision tower is not supported")
     mean, std = colours(source)
@@ -166,7 +165,7 @@ def _read(source: Source, config: Any) -> ImageFeatureTokenizer:
         "hidden_act": given.hidden_act,
         "layer_norm_eps": given.layer_norm_eps,
     }
-    layout = {"begin": begin, "end": end, "bidirectional": False, "position": "sequence"}
+    layout = causal_layout(source, BOUNDS)
     stated = {"vision": vision, "patch_size": given.patch_size, "side": given.image_size // given.patch_size}
     least = source.config("preprocessor_config.json").get("min_size", 14)
     size = {"square": given.image_size, "fill": [int(255 * colour) for colour in mean], "least": least}
@@ -175,26 +174,13 @@ def _read(source: Source, config: Any) -> ImageFeatureTokenizer:
 
 def _vision_table(read: ImageFeatureTokenizer) -> list[Entry]:
     """The encoder's tensors. The patch embedding is a convolution (c p q) there, and a product over (p q c) here."""
-    prefix = "model.vision_model."
+    tensors = read.state_dict()
+    steps = {"embed.weight": [of_convolution(len(tensors["embed.weight"]), 3, read.config.patch_size)]}
     entries = []
-    for name, own in read.state_dict().items():
-        how: tuple = ()
-        theirs = prefix + name.replace("self_attn.out_proj", "self_attn.projection_layer")
-        if name == "positions":
-            theirs = f"{prefix}embeddings.position_embedding.weight"
-        elif name.startswith("embed."):
-            theirs = f"{prefix}embeddings.patch_embedding.{name.removeprefix('embed.')}"
-            how = (of_convolution(len(own), 3, read.config.patch_size),) if name.endswith("weight") else ()
-        elif name.startswith("norm."):
-            theirs = f"{prefix}post_layernorm.{name.removeprefix('norm.')}"
-        entries.append(Entry(name, theirs, how))
+    for name in tensors:
+        theirs = siglip_name(name, "model.vision_model.").replace("self_attn.out_proj", "self_attn.projection_layer")
+        entries.append(Entry(name, theirs, steps.get(name, ())))
     return entries
-
-
-def of_convolution(out: int, channels: int, patch: int) -> Permuted:
-    """The weight (out, c, p, q) of a convolution over patches as that of a product over (p q c)."""
-    whole = (out, channels, patch, patch)
-    return Permuted(whole, (0, 2, 3, 1), (out, channels * patch**2), whole)
 
 
 # ---------------------------------------------------------------- a small one
@@ -206,9 +192,8 @@ def tiny(folder: Path, tied: bool = False) -> None:
 
     text = byte_tokenizer(["<bos>", "<eos>", PAD, "<image_placeholder>", *BOUNDS, "<|User|>", "<|Assistant|>"])
     config = transformers.JanusConfig(
-        text_config={"vocab_size": 280, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-                     "rms_norm_eps": 1e-6, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1,
+        text_config={"vocab_size": 280, **TINY_TOWER, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+                     "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1,
                      "model_type": "llama"},
         vision_config={"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 12,
                        "patch_size": 4, "projection_dim": 32, "num_image_tokens": 9},
@@ -222,4 +207,4 @@ def tiny(folder: Path, tied: bool = False) -> None:
     write_tiny(folder, model, text)
     about = {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.4, 0.5, 0.6]}
     about |= {"image_processor_type": "JanusImageProcessor", "size": {"height": 12, "width": 12}, "min_size": 2}
-    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    write_configs(folder, {"preprocessor_config.json": about})

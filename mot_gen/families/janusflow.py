@@ -11,7 +11,7 @@ features of a SigLIP encoder; the token that begins one has an embedding of its 
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,12 +21,14 @@ from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.janus import conversation, of_convolution
-from mot_gen.families.random_weights import byte_tokenizer, published_shapes, random_tensors
-from mot_gen.families.recipes import row_length, training_recipe, without_chat
+from mot_gen.families.janus import conversation
+from mot_gen.families.latent_diffusion import diffusers_table, diffusers_vae
+from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, published_shapes, random_tensors, write_configs
+from mot_gen.families.recipes import whole_model_recipe
+from mot_gen.families.siglip import of_convolution
 from mot_gen.families.table import Entry, layer_entries
-from mot_gen.families.towers import Kind, Names, published_text, text_options, tower
-from mot_gen.families.transformers_folders import colours, special_ids
+from mot_gen.families.towers import Kind, Names, conversing_text, one_tower, tower
+from mot_gen.families.transformers_folders import causal_layout, colours, special_ids
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_features import ImageFeatureTokenizer
@@ -67,7 +69,7 @@ def parts(source: Source) -> list[Part]:
     (begin,) = special_ids(source, READ[:1])
     return [
         Part("model", model, [*tower(model, KIND, 0, Names("language_model.model.")), *_table(model, begin)]),
-        Part("image_tokenizer", cast(nn.Module, drawn), [Entry(n, n.removeprefix("vae.")) for n in drawn.state_dict()]),
+        Part("image_tokenizer", cast(nn.Module, drawn), diffusers_table(drawn)),
         Part("sight_tokenizer", cast(nn.Module, read), list(_vision_table(read))),
     ]
 
@@ -79,16 +81,12 @@ def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     """A recipe that goes on training the whole model in the folder `out`."""
-    heading = "Goes on training a converted JanusFlow. Set data.records; or low-rank adapters: backbone.lora."
-    training = {"row_length": row_length(pipeline), "lr": 2e-5, "min_lr": 2e-6}
-    return training_recipe(pipeline, out, heading, training, sampling=without_chat(SAMPLING))
+    return whole_model_recipe(pipeline, out, "JanusFlow", {"lr": 2e-5, "min_lr": 2e-6})
 
 
 def text_tokenizer(source: Source) -> TextTokenizer:
     """Its tokenizer, with the conversation of the published code as chat template."""
-    config = _language_config(source.config())
-    bounds = {"begin": config.bos_token_id, "end": config.eos_token_id}
-    return published_text(source.folder, config.vocab_size, **bounds).with_chat_template(TEMPLATE)
+    return conversing_text(source.folder, _language_config(source.config()), TEMPLATE)
 
 
 # ---------------------------------------------------------------- the model
@@ -103,7 +101,6 @@ def _language_config(config: dict[str, Any]) -> Any:
 
 def _model_config(config: dict[str, Any], modalities: list) -> MultimodalConfig:
     text, drawn = _language_config(config), config["vision_gen_dec_config"]["params"]
-    backbone = {"kind": "mot", **text_options(text, KIND), "towers": {"all": ["text", "sight", "image"]}}
     encoder = config["vision_gen_enc_config"]["params"]
     uvit = {
         "kind": "shallow_uvit",
@@ -116,7 +113,7 @@ def _model_config(config: dict[str, Any], modalities: list) -> MultimodalConfig:
     }
     layers = {"image": uvit, "sight": {"kind": "connector", "layers": 1}}
     objectives = {"image": {"kind": "flow", "cap": 1.0}}
-    return MultimodalConfig(modalities, backbone, objectives, layers, text.max_position_embeddings)
+    return one_tower(text, KIND, modalities, objectives=objectives, patch_layers=layers)
 
 
 LAYERS = {
@@ -165,10 +162,8 @@ def _table(model: MultimodalModel, begin: int) -> Iterator[Entry]:
 
 def _autoencoder(source: Source, config: dict[str, Any]) -> LatentImageTokenizer:
     """SDXL's. The token before a picture is its time, and nothing stands after it."""
-    stated = source.config("vae/config.json")
-    vae = {name: value for name, value in stated.items() if not name.startswith("_") and value is not None}
-    begin, (_, end) = special_ids(source, [DRAWN])[0], special_ids(source, READ)
-    layout = {"begin": begin, "end": end, "ends": False, "timed": True, "bidirectional": False, "position": "sequence"}
+    vae = {name: value for name, value in diffusers_vae(source).items() if value is not None}
+    layout = causal_layout(source, [DRAWN, READ[1]]) | {"ends": False, "timed": True}
     channels = vae["latent_channels"]
     made = {
         "vae_class": "AutoencoderKL",
@@ -191,7 +186,6 @@ def _read(source: Source, config: dict[str, Any]) -> ImageFeatureTokenizer:
             raise InputError(f"{source.folder}: the vision tower {given['model_name']!r} is not known; it is {known}")
     stated = source.config("preprocessor_config.json")
     mean, std = colours(source)
-    begin, end = special_ids(source, READ)
     vision = {
         "hidden_size": sizes["width"],
         "intermediate_size": int(sizes["width"] * sizes["mlp_ratio"]),
@@ -203,7 +197,7 @@ def _read(source: Source, config: dict[str, Any]) -> ImageFeatureTokenizer:
     fill = stated.get("background_color", [127, 127, 127])
     square = {"square": given["image_size"], "fill": fill, "least": stated.get("min_size", 14), "rounds": False}
     made = {"vision": vision, "patch_size": sizes["patch_size"], "side": given["image_size"] // sizes["patch_size"]}
-    layout = {"begin": begin, "end": end, "bidirectional": False, "position": "sequence"}
+    layout = causal_layout(source, READ)
     return outline(ImageFeatureTokenizer, made | {"image_size": square, "layout": layout, "mean": mean, "std": std})
 
 
@@ -211,19 +205,33 @@ def _vision_table(read: ImageFeatureTokenizer) -> Iterator[Entry]:
     """The encoder's tensors, in timm's names, whose queries, keys and values are one matrix."""
     prefix, width = "vision_und_enc_model.vision_tower.", read.positions.shape[1]
     for name, own in read.state_dict().items():
-        theirs = name.replace("encoder.layers.", "blocks.").replace("layer_norm", "norm").replace("out_proj", "proj")
-        theirs = theirs.replace("self_attn", "attn").replace("embed.", "patch_embed.proj.")
+        theirs = name
+        for mine, timms in _TIMM:
+            theirs = theirs.replace(mine, timms)
         how: tuple = ()
         taken: tuple = ()
-        for place, letter in enumerate("qkv"):
-            if f".{letter}_proj." in theirs:
-                taken = (slice(place * width, (place + 1) * width),)
-                theirs = theirs.replace(f"{letter}_proj", "qkv")
         if name == "positions":
-            theirs, taken = "pos_embed", (0,)
+            taken = (0,)
         elif name == "embed.weight":
             how = (of_convolution(len(own), 3, read.config.patch_size),)
+        elif match := re.search(r"\.([qkv])_proj\.", name):
+            place = "qkv".index(match[1])
+            taken = (slice(place * width, (place + 1) * width),)
         yield Entry(name, prefix + theirs, how, taken=taken)
+
+
+# What names of `ImageFeatureTokenizer` hold -> what timm's have in its place.
+_TIMM = (
+    ("positions", "pos_embed"),
+    ("embed.", "patch_embed.proj."),
+    ("encoder.layers.", "blocks."),
+    ("layer_norm", "norm"),
+    ("out_proj", "proj"),
+    ("self_attn", "attn"),
+    ("q_proj", "qkv"),
+    ("k_proj", "qkv"),
+    ("v_proj", "qkv"),
+)
 
 
 # ---------------------------------------------------------------- a small one
@@ -234,10 +242,8 @@ def tiny(folder: Path) -> None:
     import diffusers
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_TINY), encoding="utf-8")
     about = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "min_size": 2, "background_color": [127, 127, 127]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    write_configs(folder, {"config.json": _TINY, "preprocessor_config.json": about})
     byte_tokenizer(["<bos>", "<eos>", "<image_placeholder>", *READ, DRAWN]).save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
@@ -260,11 +266,7 @@ _TINY: dict[str, Any] = {
     "model_type": "multi_modality",
     "language_config": {
         "vocab_size": 270,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **TINY_TOWER,
         "max_position_embeddings": 512,
         "rms_norm_eps": 1e-6,
         "bos_token_id": 0,

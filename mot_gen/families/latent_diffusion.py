@@ -1,11 +1,13 @@
-"""The autoencoder of latent diffusion and FLUX, as BAGEL's `ae.safetensors` has it: autoencoder_config, vae_names."""
+"""Autoencoders of latents: autoencoder_config and vae_names of latent diffusion and FLUX, as BAGEL's `ae.safetensors`
+has theirs; diffusers_vae and diffusers_table of one in diffusers' own layout."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from mot_gen.families.table import Permuted
+from mot_gen.families.conversion import Source
+from mot_gen.families.table import Entry, Permuted
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 
 SHIFT, SCALE = 0.1159, 0.3611  # of FLUX's latents, which no file states
@@ -35,6 +37,17 @@ def autoencoder_config(widths: list[int], blocks: int, channels: int, patch: int
         "shift": [SHIFT] * channels,
         "scale": [SCALE] * channels,
     }
+
+
+def diffusers_vae(source: Source) -> dict[str, Any]:
+    """What vae/config.json states of an autoencoder, without the notes of diffusers itself."""
+    stated = source.config("vae/config.json")
+    return {name: value for name, value in stated.items() if not name.startswith("_")}
+
+
+def diffusers_table(tokenizer: LatentImageTokenizer) -> list[Entry]:
+    """Every tensor of an autoencoder that is published in diffusers' own names."""
+    return [Entry(name, name.removeprefix("vae.")) for name in tokenizer.state_dict()]
 
 
 def vae_names(tokenizer: LatentImageTokenizer) -> list[tuple[str, str, tuple]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.random_weights import byte_tokenizer, write_tiny
+from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, write_tiny
 from mot_gen.families.table import Entry, First, MeanOfRows
 from mot_gen.families.towers import KINDS, Kind, backbone_options, published_text, tower
 from mot_gen.families.transformers_folders import model_type
@@ -72,11 +72,7 @@ def tiny(folder: Path) -> None:
 
     config = transformers.Qwen2Config(
         vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **TINY_TOWER,
         max_position_embeddings=64,
         bos_token_id=None,
         eos_token_id=0,
@@ -92,8 +88,9 @@ def tiny(folder: Path) -> None:
 def table(model: MultimodalModel, config, kind: Kind, start: str) -> list[Entry]:
     """Every tensor of the language model. Towers beyond the text's are copies where `start` says so."""
     entries = list(tower(model, kind, 0))
-    for number in range(1, len(model.backbone.towers) if start == "copy" else 1):
-        entries += tower(model, kind, number, copy=True)
+    if start == "copy":
+        for number in range(1, len(model.backbone.towers)):
+            entries += tower(model, kind, number, copy=True)
     return entries + list(_vocabulary(model, config, kind))
 
 

@@ -1,11 +1,12 @@
-"""What the tiny models of families are made of: byte_tokenizer, published_shapes, random_tensors, randomise;
-and write_tiny.
+"""What the tiny models of families are made of: TINY_TOWER, byte_tokenizer, published_shapes, random_tensors,
+randomise; and write_tiny, write_configs.
 
 Every number is random, norms and biases too: at their initial values a tensor that nobody reads would not show.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.families.table import Entry
+
+# The language model of a tiny model, in the words of transformers.
+TINY_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def byte_tokenizer(first: Sequence[str]):
@@ -34,13 +44,19 @@ def published_shapes(module: nn.Module, table: Sequence[Entry]) -> dict[str, tor
     ours = {name: torch.zeros(own.shape) for name, own in module.state_dict().items()}
     found: dict[str, torch.Size] = {}
     for entry in table:
-        part, taken = entry.back(ours[entry.ours]), entry.taken[0] if entry.taken else 0
-        if entry.taken and isinstance(taken, int):
-            part = part[None]
-        first = (taken.start or 0) if isinstance(taken, slice) else taken
-        before = found.get(entry.theirs, part.shape)
-        found[entry.theirs] = torch.Size([max(before[0], first + len(part)), *part.shape[1:]])
+        shape = _shape_reached(entry, ours[entry.ours])
+        before = found.get(entry.theirs, shape)
+        found[entry.theirs] = max(before, shape, key=lambda size: size[:1])
     return found
+
+
+def _shape_reached(entry: Entry, ours: Tensor) -> torch.Size:
+    """The smallest shape of a published tensor that has the part which an entry takes."""
+    part = entry.back(ours)
+    taken = entry.taken[0] if entry.taken else slice(None)
+    if isinstance(taken, int):
+        return torch.Size([taken + 1, *part.shape])
+    return torch.Size([(taken.start or 0) + len(part), *part.shape[1:]])
 
 
 def random_tensors(shapes: Mapping[str, torch.Size], generator: torch.Generator) -> dict[str, Tensor]:
@@ -68,3 +84,10 @@ def write_tiny(folder: Path, model: Any, text: Any) -> None:
     randomise(model, torch.Generator().manual_seed(0))
     model.save_pretrained(folder)
     text.save_pretrained(folder)
+
+
+def write_configs(folder: Path, configs: Mapping[str, Any]) -> None:
+    """Write JSON files, by their names, into a folder that is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, config in configs.items():
+        (folder / name).write_text(json.dumps(config), encoding="utf-8")

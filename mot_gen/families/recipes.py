@@ -1,5 +1,7 @@
-"""The recipe that stands beside a converted model, by which `mot-gen train` goes on training it: training_recipe,
-with row_length and without_chat."""
+"""The recipe that stands beside a converted model, by which `mot-gen train` goes on training it.
+
+`training_recipe` writes any, `whole_model_recipe` that of a whole model; `row_length` and `without_chat` are fields.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +40,21 @@ def training_recipe(
         **more,
     }
     return f"# {heading}\n" + yaml.safe_dump(stated, sort_keys=False, width=120)
+
+
+def whole_model_recipe(
+    pipeline: MultimodalPipeline,
+    out: Path,
+    name: str,
+    training: dict[str, Any],
+    cheaper: str = "or low-rank adapters: backbone.lora",
+) -> str:
+    """A recipe that goes on training the whole model in the folder `out`, without the conversation around prompts.
+
+    name: of the family. training: fields of that section. cheaper: how to train less of it, for the first line."""
+    heading = f"Goes on training a converted {name}. Set data.records; {cheaper}."
+    sampling = without_chat(pipeline.config.sampling)
+    return training_recipe(pipeline, out, heading, {"row_length": row_length(pipeline)} | training, sampling=sampling)
 
 
 def without_chat(sampling: dict[str, Any]) -> dict[str, Any]:

@@ -118,15 +118,14 @@ class Entry:
     taken: Place = ()
 
     def read(self, reader: Reader) -> Tensor:
-        tensor = reader.get(self.theirs)
-        tensor = tensor[self.taken] if self.taken else tensor
+        tensor = _region(reader.get(self.theirs), self.taken)
         for step in self.how:
             tensor = step.forward(tensor)
         return tensor
 
     def back(self, ours: Tensor) -> Tensor:
         """Our parameter -> the published tensor, or the region of it that is taken."""
-        tensor = ours[self.place] if self.place else ours
+        tensor = _region(ours, self.place)
         for step in reversed(self.how):
             tensor = step.backward(tensor)
         return tensor
@@ -143,30 +142,32 @@ def check_table(table: Sequence[Entry], outline: nn.Module, theirs: Mapping[str,
 
     outline: our module, on any device. where: begins the message."""
     ours = outline.state_dict()
-    used = {entry.theirs for entry in table}
     for entry in table:
         if entry.theirs not in theirs:
             raise InputError(f"{where}: {entry.theirs} is missing; fetch all of its files")
-        spec = theirs[entry.theirs]
-        if not spec.dtype.is_floating_point and not entry.theirs.endswith(COUNTS):
-            raise InputError(f"{where}: {entry.theirs} is of {spec.dtype}; quantised weights are not read")
-        region = ours[entry.ours].to("meta")
-        wanted = tuple((region[entry.place] if entry.place else region).shape)
-        made = _shape_after(entry, spec)
-        if made != wanted:
-            raise InputError(
-                f"{where}: {entry.theirs} is of shape {spec.shape}, which gives {made} in place of {wanted}"
-            )
-    if foreign := sorted(theirs.keys() - used):
+        _check_entry(entry, ours[entry.ours], theirs[entry.theirs], where)
+    foreign = sorted(theirs.keys() - {entry.theirs for entry in table})
+    if foreign:
         raise InputError(f"{where}: holds {foreign[0]}, which this family does not have")
+
+
+def _check_entry(entry: Entry, ours: Tensor, spec: Spec, where: str) -> None:
+    """InputError unless a published tensor holds fractions, or counts, and has the shape that ours takes."""
+    counts = entry.theirs.endswith(COUNTS)
+    if not (counts or spec.dtype.is_floating_point):
+        raise InputError(f"{where}: {entry.theirs} is of {spec.dtype}; quantised weights are not read")
+    wanted = tuple(_region(ours.to("meta"), entry.place).shape)
+    made = _shape_after(entry, spec)
+    if made != wanted:
+        raise InputError(f"{where}: {entry.theirs} is of shape {spec.shape}, which gives {made} in place of {wanted}")
 
 
 def _shape_after(entry: Entry, spec: Spec) -> tuple[int, ...] | None:
     """The shape of a published tensor after the entry's steps; None where they do not fit it."""
-    tensor = _weightless(spec.shape)
     try:
-        tensor = tensor[entry.taken] if entry.taken else tensor
+        tensor = _region(_weightless(spec.shape), entry.taken)
         for step in entry.how:
+            # Bytes have no mean.
             tensor = tensor[:1].expand(step.rows, -1) if isinstance(step, MeanOfRows) else step.forward(tensor)
     except (RuntimeError, IndexError):
         return None
@@ -249,7 +250,7 @@ def _put_together(entries: Sequence[Entry], ours: Reader, like: Reader) -> Tenso
     whole = like.get(name).clone()
     for entry in entries:
         value = entry.back(ours.get(entry.ours)).to(spec.dtype)
-        region = whole[entry.taken] if entry.taken else whole
+        region = _region(whole, entry.taken)
         region[: len(value)] = value  # of `First`, the first rows alone are ours
     return whole
 
@@ -271,6 +272,11 @@ def _is_still(entry: Entry, theirs: Tensor, ours: Reader) -> bool:
     for step in entry.how:
         theirs = step.forward(theirs)
     return torch.equal(theirs.to(region.dtype), region)
+
+
+def _region(tensor: Tensor, place: Place) -> Tensor:
+    """A tensor at an index; () is all of it."""
+    return tensor[place] if place else tensor
 
 
 def _weightless(shape: tuple[int, ...]) -> Tensor:

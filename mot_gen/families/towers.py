@@ -1,7 +1,7 @@
 """The tower of a Llama-like language model: Kind (what differs among them), its options, and its table of names.
 
-`backbone_options` and `text_options` state the tower, `tower` is the table. `published_text` reads the tokenizer, and
-`missing_ids` finds the rows without a token.
+`backbone_options` and `text_options` state the tower, `one_tower` a model that has no other, `tower` is the table.
+`published_text` and `conversing_text` read the tokenizer, and `missing_ids` finds the rows without a token.
 
 Differences of form, not of function: Hugging Face rotates the halves of a head and we its neighbouring pairs, so the
 rows of q and k are permuted.
@@ -18,7 +18,8 @@ import torch
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.families.table import Entry, Permuted, Rows
-from mot_gen.model import MultimodalModel
+from mot_gen.model import MultimodalConfig, MultimodalModel
+from mot_gen.sequence import Modality
 from mot_gen.tokenizers.text import TextTokenizer
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma")  # SmolLM and SmolLM2 are of the kind llama
@@ -86,6 +87,24 @@ def text_options(config: Any, kind: Kind) -> dict[str, Any]:
     return options | {"rope_theta": float(rope["rope_theta"])}
 
 
+def one_tower(
+    config: Any, kind: Kind, modalities: Sequence[Modality], backbone: Mapping[str, Any] | None = None, **more: Any
+) -> MultimodalConfig:
+    """A model whose one tower, a language model's, reads all modalities.
+
+    config: of the language model, as transformers has it. backbone: options beyond the config's. more: further fields
+    of `MultimodalConfig`."""
+    tower_of_all = {"all": [modality.name for modality in modalities]}
+    stated = {"kind": "mot", **text_options(config, kind), **(backbone or {}), "towers": tower_of_all}
+    return MultimodalConfig(list(modalities), stated, context=config.max_position_embeddings, **more)
+
+
+def conversing_text(folder: str | Path, config: Any, template: str) -> TextTokenizer:
+    """`published_text`, bounded as a language model's config says, with a chat template."""
+    text = published_text(folder, config.vocab_size, begin=config.bos_token_id, end=config.eos_token_id)
+    return text.with_chat_template(template)
+
+
 def published_text(folder: str | Path, size: int, **bounds: Any) -> TextTokenizer:
     """The tokenizer in `folder` over `size` ids, of which those that no token has are unused.
 
@@ -96,16 +115,9 @@ def published_text(folder: str | Path, size: int, **bounds: Any) -> TextTokenize
 
 def missing_ids(text: TextTokenizer, size: int) -> list[tuple[int, int]]:
     """[first, past the last] ranges of the ids below `size` that no text has."""
-    held = {*text.get_vocab().values()}
-    ranges: list[tuple[int, int]] = []
-    for id in range(size):
-        if id in held:
-            continue
-        if ranges and ranges[-1][1] == id:
-            ranges[-1] = (ranges[-1][0], id + 1)
-        else:
-            ranges.append((id, id + 1))
-    return ranges
+    held = sorted({id for id in text.get_vocab().values() if id < size})
+    bounds = zip([-1, *held], [*held, size])
+    return [(before + 1, after) for before, after in bounds if after > before + 1]
 
 
 def pairs(heads: int, head_dim: int) -> Rows:
@@ -145,37 +157,58 @@ def tower(
 ) -> Iterator[Entry]:
     """The entries of one tower of the backbone."""
     for layer in range(model.backbone.config.layers):
-        for entry in _attention(model, kind, number, layer, names):
-            yield replace(entry, copy=copy)
-        for entry in _feed_forward(model, kind, number, layer, names):
+        attention = _attention(model, kind, number, layer, names)
+        feed_forward = _feed_forward(model, kind, number, layer, names)
+        for entry in (*attention, *feed_forward):
             yield replace(entry, copy=copy)
     theirs = f"{names.prefix}norm{names.suffix}.weight"
     yield Entry("backbone.final_norm.weight", theirs, (), (number,), copy)
 
 
 def _attention(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:
-    c, ours = model.backbone.config, f"backbone.blocks.{layer}"
-    widths = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim)
-    orders = ((pairs(c.heads, c.head_dim),), (pairs(c.kv_heads, c.head_dim),), ())
-    for leaf in ("weight", "bias") if kind.qkv_bias else ("weight",):
-        first = 0
-        for name, width, order in zip("qkv", widths, orders):
-            place = (number, slice(first, first + width))
-            theirs = names.of_attention(layer, name, leaf)
-            yield Entry(f"{ours}.qkv.{leaf}", theirs, order, place)
-            first += width
+    yield from _qkv(model, kind, number, layer, names)
     if kind.qk_norm == "layer":
-        for name, heads in (("q_norm", c.heads), ("k_norm", c.kv_heads)):
-            halves, ours_shape = (heads, 2, c.head_dim // 2), (heads, c.head_dim)
-            swapped = Permuted(halves, (0, 2, 1), ours_shape, ours_shape)
-            for leaf in ("weight", "bias"):
-                yield Entry(f"{ours}.{name}.{leaf}", names.of_attention(layer, name, leaf), (swapped,), (number,))
+        yield from _layer_norms_of_heads(model, number, layer, names)
     elif kind.qk_norm:
-        one = (pairs(1, c.head_dim),)
-        for name in ("q_norm", "k_norm"):
-            theirs = names.of_attention(layer, name, "weight")
-            yield Entry(f"{ours}.{name}.weight", theirs, one, (number,))
-    yield Entry(f"{ours}.out.weight", names.of_attention(layer, "out", "weight"), (), (number,))
+        yield from _norms_of_heads(model, number, layer, names)
+    ours = f"backbone.blocks.{layer}.out.weight"
+    yield Entry(ours, names.of_attention(layer, "out", "weight"), (), (number,))
+
+
+def _qkv(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:
+    """Queries, keys and values, which are rows of one matrix of ours."""
+    c = model.backbone.config
+    rows, kv_rows = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    places = {
+        "q": (number, slice(0, rows)),
+        "k": (number, slice(rows, rows + kv_rows)),
+        "v": (number, slice(rows + kv_rows, rows + 2 * kv_rows)),
+    }
+    orders = {"q": [pairs(c.heads, c.head_dim)], "k": [pairs(c.kv_heads, c.head_dim)], "v": []}
+    leaves = ("weight", "bias") if kind.qkv_bias else ("weight",)
+    for leaf in leaves:
+        for name, place in places.items():
+            theirs = names.of_attention(layer, name, leaf)
+            yield Entry(f"backbone.blocks.{layer}.qkv.{leaf}", theirs, orders[name], place)
+
+
+def _layer_norms_of_heads(model: MultimodalModel, number: int, layer: int, names: Names) -> Iterator[Entry]:
+    """Layer norms of queries and keys, with weights and biases of each head."""
+    c = model.backbone.config
+    for name, heads in (("q_norm", c.heads), ("k_norm", c.kv_heads)):
+        shape = (heads, c.head_dim)
+        swapped = Permuted((heads, 2, c.head_dim // 2), (0, 2, 1), shape, shape)
+        for leaf in ("weight", "bias"):
+            ours = f"backbone.blocks.{layer}.{name}.{leaf}"
+            yield Entry(ours, names.of_attention(layer, name, leaf), (swapped,), (number,))
+
+
+def _norms_of_heads(model: MultimodalModel, number: int, layer: int, names: Names) -> Iterator[Entry]:
+    """Norms of queries and keys, whose weights all heads share."""
+    one_head = pairs(1, model.backbone.config.head_dim)
+    for name in ("q_norm", "k_norm"):
+        ours = f"backbone.blocks.{layer}.{name}.weight"
+        yield Entry(ours, names.of_attention(layer, name, "weight"), (one_head,), (number,))
 
 
 def _feed_forward(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:

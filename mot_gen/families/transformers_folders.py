@@ -1,5 +1,7 @@
-"""What families in transformers' layout read of a folder: model_type, config_of, special_ids, colours; and of VQ
-networks whose codes stand in the vocabulary codes_in_one_range, in_order_of_ids and vq_table.
+"""What families in transformers' layout read of a folder: model_type, config_of, special_ids, preprocessor, colours.
+
+Pictures whose tokens come one by one: causal_layout. VQ networks: vq_network and vq_table; where their codes stand in
+the vocabulary, codes_in_one_range and in_order_of_ids.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Source
+from mot_gen.families.conversion import Source, outline
 from mot_gen.families.table import Entry, Rows
 from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
 
@@ -58,6 +60,24 @@ def in_order_of_ids(ids: Sequence[int]) -> Rows:
     return Rows(tuple(sorted(range(len(ids)), key=lambda code: ids[code])))
 
 
+def causal_layout(source: Source, bounds: Sequence[str]) -> dict[str, Any]:
+    """The layout of a picture whose tokens come one by one, each seeing what came before it. bounds: names of the
+    special tokens around it."""
+    begin, end = special_ids(source, bounds)
+    return {"begin": begin, "end": end, "bidirectional": False, "position": "sequence"}
+
+
+def vq_network(
+    vq_class: str, config: Any, image_size: Any, layout: Mapping[str, Any], colours: tuple[list, list]
+) -> VQNetworkTokenizer:
+    """The outline of a VQ network of transformers. config: its own, of the class `vq_class`. image_size and layout: as
+    `VQNetworkTokenizer` takes them. colours: the mean and std of pictures, see `colours`."""
+    mean, std = colours
+    network = {"vq_class": vq_class, "vq_config": config.to_diff_dict()}
+    pictures = {"image_size": image_size, "layout": dict(layout), "mean": mean, "std": std}
+    return outline(VQNetworkTokenizer, network | pictures)
+
+
 def vq_table(pictures: VQNetworkTokenizer, prefix: str, codebook: Sequence[Any] = ()) -> list[Entry]:
     """The tensors of a VQ network, whose published names begin with `prefix`. codebook: steps from its codebook to
     ours."""
@@ -65,16 +85,24 @@ def vq_table(pictures: VQNetworkTokenizer, prefix: str, codebook: Sequence[Any] 
     return [Entry(name, prefix + name.removeprefix("vq."), steps.get(name, ())) for name in pictures.state_dict()]
 
 
+def preprocessor(source: Source) -> dict[str, Any]:
+    """preprocessor_config.json; empty where there is none."""
+    path = source.folder / "preprocessor_config.json"
+    return source.config(path.name) if path.is_file() else {}
+
+
 def colours(source: Source, rescale: float = 1 / 255, mean: Any = 0.5, std: Any = 0.5) -> tuple[list, list]:
     """Mean and std of colours in [0, 1] by which the published preprocessor standardises pictures.
 
     It takes bytes times `rescale_factor`, minus `image_mean`, by `image_std`, of preprocessor_config.json; the
     arguments are what holds where that file does not say."""
-    path = source.folder / "preprocessor_config.json"
-    stated = source.config(path.name) if path.is_file() else {}
+    stated = preprocessor(source)
     factor = 255 * stated.get("rescale_factor", rescale)
-    shifts, scales = (
-        value if isinstance(value, (list, tuple)) else [value] * 3
-        for value in (stated.get("image_mean", mean), stated.get("image_std", std))
-    )
+    shifts = _of_channels(stated.get("image_mean", mean))
+    scales = _of_channels(stated.get("image_std", std))
     return [shift / factor for shift in shifts], [scale / factor for scale in scales]
+
+
+def _of_channels(value: Any) -> Sequence[float]:
+    """A number for each of three channels, of one for all or of three."""
+    return value if isinstance(value, (list, tuple)) else [value] * 3

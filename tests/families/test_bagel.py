@@ -18,6 +18,7 @@ from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.families import bagel, conversion, latent_diffusion
 from mot_gen.families.random_weights import published_shapes, random_tensors
+from mot_gen.families.siglip import siglip_name
 from mot_gen.families.table import Entry
 from mot_gen.packing import document_length, pack
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -174,7 +175,8 @@ def check_gradients(pipe):
     wanted = [name.removeprefix("train.grad.") for name in GOLDEN if name.startswith("train.grad.")]
     table = {entry.theirs: (pipe.model, entry) for entry in bagel._model_table(pipe.model)}
     for name, _ in pipe.sight_tokenizer.named_parameters():
-        table[bagel._vision_name(name)] = (pipe.sight_tokenizer, Entry(name, bagel._vision_name(name)))
+        theirs = siglip_name(name, "vit_model.vision_model.")
+        table[theirs] = (pipe.sight_tokenizer, Entry(name, theirs))
     assert len(wanted) == 9
     for name in wanted:
         module, entry = table[name]

@@ -1,17 +1,26 @@
 """Chameleon against transformers' own, on tiny random models, with norms before (7B) and after (30B)."""
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from comparing import Noted, converted, far, over, picture_of
+from comparing import (
+    Noted,
+    check_greedy_text,
+    check_guided_ids,
+    converted,
+    far,
+    ids_of,
+    over,
+    packed,
+    picture_of,
+    standardised,
+    words_of,
+)
 
 from mot_gen.errors import InputError
 from mot_gen.families import chameleon
-from mot_gen.packing import document_length, pack
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.sequence import Span
 
 SIZES = [False, True]
 
@@ -34,16 +43,14 @@ def picture():
 
 def theirs_see(theirs):
     """The published ids of the picture."""
-    bytes_of = torch.from_numpy(np.array(picture())).float().permute(2, 0, 1)[None]
+    bytes_of = standardised(picture(), 0.0, 1 / 255)
     with torch.no_grad():
         return theirs.model.get_image_tokens(bytes_of * chameleon.RESCALE - 1)[0].long()
 
 
 def batch_of(pipe):
-    """A document of text, picture and text; its ids."""
-    words = pipe.text_tokenizer.encode("a cat ").values, pipe.text_tokenizer.encode("sleeps").values
-    sample = [Span("text", words[0]), pipe.image_tokenizer.encode(picture()), Span("text", words[1])]
-    return pack([sample], pipe.model.modalities, document_length(sample, pipe.model.modalities))
+    """A document of text, picture and text."""
+    return packed(pipe, words_of(pipe, "a cat "), pipe.image_tokenizer.encode(picture()), words_of(pipe, "sleeps"))
 
 
 def hidden_of(pipe, batch):
@@ -75,15 +82,14 @@ def test_a_question_about_a_picture_is_answered_as_published(models, swin):
     made = over(pipe, ImageToTextPipeline)
     made(picture(), "what?", max_new_tokens=6, logits_processor=[note])
     begin, end = (pipe.model.vocabulary.begin["image"], pipe.model.vocabulary.end["image"])
-    question = pipe.text_tokenizer.encode("what?").values.tolist()
-    prompt = [0, begin, *theirs_see(theirs).tolist(), end, *question, pipe.text_tokenizer.specials["<reserved08706>"]]
-    ids = torch.tensor([prompt])
-    writable = pipe.model.vocabulary.writable("text")
-    writable[pipe.model.vocabulary.document_end] = True
-    for scores in note:
-        logits = theirs.lm_head(theirs.model(ids).last_hidden_state[:, -1])
-        assert far(scores, logits[0]) < 1e-5
-        ids = torch.cat([ids, logits.masked_fill(~writable, -torch.inf).argmax(-1, keepdim=True)], 1)
+    question = [*ids_of(pipe, "what?"), pipe.text_tokenizer.specials["<reserved08706>"]]
+    ids = torch.tensor([[0, begin, *theirs_see(theirs).tolist(), end, *question]])
+    check_greedy_text(pipe, note, ids, lambda ids: next_logits(theirs, ids))
+
+
+def next_logits(theirs, ids):
+    """(1, n) -> (1, V): of what follows."""
+    return theirs.lm_head(theirs.model(ids).last_hidden_state[:, -1])
 
 
 @torch.no_grad()
@@ -91,13 +97,9 @@ def test_the_ids_of_a_picture_are_written_with_guidance(models):
     theirs, pipe = models[False]
     made = over(pipe, TextToImagePipeline, chat=False)
     (found,) = made("a cat", guidance_scale=3.0, temperature=0.0, output_type="latent").images
-    begin, words = pipe.model.vocabulary.begin["image"], pipe.text_tokenizer.encode("a cat").values.tolist()
-    rows = [[0, *words, begin], [0, begin]]
-    first, last = pipe.model.vocabulary.range("image")
-    for id in found.tolist():
-        both = [theirs.lm_head(theirs.model(torch.tensor([row])).last_hidden_state[0, -1]) for row in rows]
-        assert (both[1] + 3 * (both[0] - both[1]))[first:last].argmax() == id
-        rows = [[*row, id + first] for row in rows]
+    begin = pipe.model.vocabulary.begin["image"]
+    rows = [[0, *ids_of(pipe, "a cat"), begin], [0, begin]]
+    check_guided_ids(pipe, found, rows, lambda row: next_logits(theirs, torch.tensor([row]))[0])
     assert not made.image_tokenizer.decodes
     with pytest.raises(InputError, match="only reads pictures, and none can be made of its ids"):
         made("a cat")

@@ -1,34 +1,18 @@
 """Janus against transformers' own, on a tiny random model: pictures that are read, and that are drawn."""
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from comparing import Noted, converted, far, over, picture_of
+from comparing import Noted, converted, far, ids_of, of_channels, over, packed, picture_of, standardised, words_of
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from mot_gen.families import janus
-from mot_gen.packing import document_length, pack
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    found = tmp_path_factory.mktemp("janus")
-    janus.tiny(found / "published")
-    return found
-
-
-@pytest.fixture(scope="module")
-def theirs(folder):
-    return transformers.JanusForConditionalGeneration.from_pretrained(folder / "published").eval()
-
-
-@pytest.fixture(scope="module")
-def pipe(folder, theirs):
-    return converted(folder / "published", folder / "ours")
+FAMILY, THEIRS = janus, transformers.JanusForConditionalGeneration
+STD = [0.4, 0.5, 0.6]  # of the pictures' colours, about 0.5
 
 
 def picture():
@@ -49,16 +33,16 @@ def test_a_picture_is_filled_up_and_read_as_published(folder, theirs, pipe):
     span = sight.encode(picture())
     seen = theirs.model.get_image_features(want)
     assert far(span.values, seen.last_hidden_state[0]) < 1e-5
-    tokens, _ = pipe.model.patch_layers["sight"].encode(pack([[span]], pipe.model.modalities, 13).latents["sight"])
+    tokens, _ = pipe.model.patch_layers["sight"].encode(packed(pipe, span).latents["sight"])
     assert far(tokens, seen.pooler_output[0]) < 1e-5
 
 
 def question(pipe):
     """The published conversation around a picture, in parts: before it, and after it."""
-    system, user = pipe.text_tokenizer.encode(janus.SYSTEM).values, pipe.text_tokenizer.specials["<|User|>"]
-    rest = pipe.text_tokenizer.encode("\nwhat is it?\n\n").values.tolist()
-    assistant = [pipe.text_tokenizer.specials["<|Assistant|>"], *pipe.text_tokenizer.encode(":").values.tolist()]
-    return [*system.tolist(), user, *pipe.text_tokenizer.encode(": ").values.tolist()], [*rest, *assistant]
+    specials = pipe.text_tokenizer.specials
+    before = [*ids_of(pipe, janus.SYSTEM), specials["<|User|>"], *ids_of(pipe, ": ")]
+    after = [*ids_of(pipe, "\nwhat is it?\n\n"), specials["<|Assistant|>"], *ids_of(pipe, ":")]
+    return before, after
 
 
 @torch.no_grad()
@@ -77,9 +61,8 @@ def test_a_question_about_a_picture_is_answered_as_published(folder, theirs, pip
 
 
 def prompt_ids(pipe, text):
-    specials, encode = pipe.text_tokenizer.specials, pipe.text_tokenizer.encode
-    middle = encode(f": {text}\n\n").values.tolist()
-    ends = [specials["<|Assistant|>"], *encode(":").values.tolist(), pipe.model.vocabulary.begin["image"]]
+    specials, middle = pipe.text_tokenizer.specials, ids_of(pipe, f": {text}\n\n")
+    ends = [specials["<|Assistant|>"], *ids_of(pipe, ":"), pipe.model.vocabulary.begin["image"]]
     return torch.tensor([[0, specials["<|User|>"], *middle, *ends]])
 
 
@@ -100,8 +83,7 @@ def test_pictures_are_drawn_as_published(theirs, pipe):
     (ids,) = made("a red house", temperature=0.0, output_type="latent").images
     assert torch.equal(ids, want[0])
     (pixels,) = made("a red house", temperature=0.0, output_type="pt").images
-    std, mean = torch.tensor([0.4, 0.5, 0.6])[:, None, None], 0.5
-    shown = theirs.model.vqmodel.decode(want)[0] * std + mean
+    shown = theirs.model.vqmodel.decode(want)[0] * of_channels(STD) + 0.5
     assert far(pixels, shown.clamp(0, 1)) < 1e-5
     assert len(want[0].unique()) > 3
 
@@ -115,8 +97,7 @@ def test_an_empty_unconditional_prompt_is_another(theirs, pipe):
 
 def drawn_sample(pipe):
     codes = torch.arange(9) * 7 % 50
-    sample = [Span("text", pipe.text_tokenizer.encode("a red house").values), Span("image", codes, (3, 3))]
-    return pack([sample], pipe.model.modalities, document_length(sample, pipe.model.modalities)), codes
+    return packed(pipe, words_of(pipe, "a red house"), Span("image", codes, (3, 3))), codes
 
 
 def hidden_by(theirs, batch, codes):
@@ -173,8 +154,7 @@ def test_what_is_left_out_of_the_ids_own_layers_shows(theirs, pipe, left_out):
 @torch.no_grad()
 def test_the_codes_of_a_picture_are_the_published_ones(theirs, pipe):
     small = picture().resize((12, 12))
-    bytes_of = torch.from_numpy(np.array(small)).float().permute(2, 0, 1)[None] / 255
-    given = (bytes_of - 0.5) / torch.tensor([0.4, 0.5, 0.6])[:, None, None]
+    given = standardised(small, 0.5, STD)
     assert torch.equal(pipe.image_tokenizer.encode(small).values, theirs.model.vqmodel.encode(given).image_tokens)
 
 
