@@ -1,4 +1,4 @@
-"""One model over one sequence: embed -> backbone -> heads. MultimodalConfig, MultimodalModel, Output.
+"""One model over one sequence: embed -> backbone -> heads. MultimodalModel, Output; also MultimodalConfig.
 
 Discrete tokens enter through one embedding of the joint vocabulary and leave through one head over it, or both through
 token layers of their modality. Every continuous modality enters and leaves through its own patch layers. The model
@@ -10,8 +10,8 @@ Shapes: B rows, S slots, D width, V joint vocabulary, M slots that predict, N to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -27,54 +27,20 @@ from mot_gen import objectives as objective_kinds
 from mot_gen.backbone import patch_layers as patches
 from mot_gen.backbone.half_storage import Projection, store_in_half
 from mot_gen.backbone.outline import outlining
-from mot_gen.backbone.scale_inputs import ScaleInputs
-from mot_gen.backbone.token_layers import TokenLayers
-from mot_gen.checkpoints.folders import permission, read_config, refuse_foreign, refuse_misfit, tensor_shapes
+from mot_gen.backbone.scale_inputs import build_scale_inputs
+from mot_gen.backbone.token_layers import apart_from_others, build_token_layers
+from mot_gen.checkpoints.folders import permission
+from mot_gen.checkpoints.model_folder import check_model_folder
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.learning.corruption import Corruption
+from mot_gen.learning.losses import learned_losses, unreduced_losses
 from mot_gen.learning.supervision import Losses, Supervision, loss_masks, supervise
-from mot_gen.learning.token_losses import Head, token_losses
+from mot_gen.learning.token_losses import Head
+from mot_gen.model_config import MultimodalConfig
 from mot_gen.sequence import Modality, PackedBatch, Vocabulary
 
-# The fields of a modality that say how a published model lays out its sequences, and their usual values.
-LAYOUT = {f.name: f.default for f in fields(Modality)[6:]}
-
-
-@dataclass
-class MultimodalConfig:
-    """What a model is made of; `MultimodalModel(**config.to_dict())` builds it.
-
-    modalities: the first is text. backbone: {"kind": "mot", "dim": ..., ...}, see `mot_gen.backbone`.
-    objectives: {modality: {"kind": "flow", ...}} where an option differs from the default of the modality's objective.
-    patch_layers: {modality: {"kind": "linear" or "unet", ...}} for continuous modalities; linear by default.
-    token_layers: {modality: options of `TokenLayers`} of discrete modalities that are apart.
-    embedding_scale: what embedded tokens are multiplied by (Gemma: the root of its width).
-    context: the longest document it is trained on, in tokens; pipelines refuse what is longer.
-    tokenizers: {modality: fingerprint} of the tokenizers that it was trained with, written when a pipeline is saved.
-    """
-
-    modalities: list[Modality]
-    backbone: dict
-    objectives: dict[str, dict] = field(default_factory=dict)
-    patch_layers: dict[str, dict] = field(default_factory=dict)
-    context: int | None = None
-    tokenizers: dict[str, str] | None = None
-    token_layers: dict[str, dict] = field(default_factory=dict)
-    embedding_scale: float = 1.0
-
-    def to_dict(self) -> dict:
-        """JSON-able keyword arguments of `MultimodalModel`; of a modality's layout only what differs from the usual."""
-        stated = asdict(self)
-        for modality in stated["modalities"]:
-            for name, usual in LAYOUT.items():
-                if modality[name] == usual:
-                    del modality[name]
-        if not self.token_layers:
-            del stated["token_layers"]
-        if self.embedding_scale == 1:
-            del stated["embedding_scale"]
-        return stated
+__all__ = ["MultimodalConfig", "MultimodalModel", "Output", "outlining"]
 
 
 @dataclass
@@ -110,48 +76,27 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         self.register_to_config(backbone=backbones.saved_options(backbone))
         self.modalities = [Modality(**m) for m in modalities]
         self.vocabulary = Vocabulary(self.modalities)
-        sections = (("objectives", objectives), ("patch_layers", patch_layers), ("token_layers", token_layers))
-        for section, given in sections:
-            for name in given or {}:
-                if name not in self.modality_names:
-                    raise InputError(f"{section}: {name!r} is not a modality" + nearest(name, self.modality_names))
-        self.objectives = {
-            m.name: objective_kinds.load(**_kind_and_options((objectives or {}).get(m.name, {}), m.objective))
-            for m in self.modalities
-            if not m.input_only
-        }
-        for modality in self.modalities:
-            objective_kinds.check_reading(modality, self.objectives.get(modality.name))
-        module, config = backbones.load(**_kind_and_options(backbone, "mot"))
-        self.backbone = module.Backbone(config, self.modalities)
+        objectives, patch_layers, token_layers = objectives or {}, patch_layers or {}, token_layers or {}
+        sections = {"objectives": objectives, "patch_layers": patch_layers, "token_layers": token_layers}
+        for section, given in sections.items():
+            self._check_names(section, given)
+        self.objectives = objective_kinds.load_all(self.modalities, objectives)
+        self.backbone = backbones.build(backbone, self.modalities)
         dim = self.backbone.dim
+        # Modules are made in this order, by which parameters are listed and initial values drawn.
         self.embedding = nn.Embedding(self.vocabulary.shared, dim)
         self.embedding_scale = embedding_scale
         self.head = Projection(dim, self.vocabulary.shared)
-        self.token_layers: Any = nn.ModuleDict(
-            {
-                m.name: TokenLayers(dim, m.vocab_size, **(token_layers or {}).get(m.name, {}))
-                for m in self.modalities
-                if m.apart and m.vocab_size is not None
-            }
-        )
-        self.patch_layers: Any = nn.ModuleDict(
-            {
-                m.name: patches.build(
-                    dim,
-                    m,
-                    takes_step=getattr(self.objectives.get(m.name), "takes_step", False),
-                    usual_scale=getattr(self.objectives.get(m.name), "time_scale", None),
-                    **(patch_layers or {}).get(m.name, {}),
-                )
-                for m in self.modalities
-                if not m.discrete
-            }
-        )
-        self.scale_inputs: Any = nn.ModuleDict(
-            {m.name: ScaleInputs(dim, m.scales) for m in self.modalities if m.scales}
-        )
+        self.token_layers: Any = build_token_layers(dim, self.modalities, token_layers)
+        self.patch_layers: Any = patches.build_all(dim, self.modalities, self.objectives, patch_layers)
+        self.scale_inputs: Any = build_scale_inputs(dim, self.modalities)
         self.init_weights()
+
+    def _check_names(self, section: str, given: Iterable[str]) -> None:
+        """InputError for a section of the config that names no modality."""
+        for name in given:
+            if name not in self.modality_names:
+                raise InputError(f"{section}: {name!r} is not a modality" + nearest(name, self.modality_names))
 
     def __getattr__(self, name: str):
         # ModelMixin would answer with the config's entry, a dict, where a submodule has the same name.
@@ -176,19 +121,12 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     @classmethod
     def _check_folder(cls, folder: Path) -> None:
         """InputError unless the folder's config describes the weights beside it; takes no memory for them."""
-        refuse_foreign(folder)
-        path = folder / cls.config_name
-        config, shapes = read_config(path), tensor_shapes(folder)
-        layers = (config.get("backbone") or {}).get("layers", 0)
-        if isinstance(layers, int) and layers > len(shapes) > 0:
-            raise InputError(f"{path}: backbone.layers: {layers} layers are more than the {len(shapes)} tensors there")
-        options = {name: value for name, value in config.items() if not name.startswith("_")}
-        try:
+
+        def outline(options: dict[str, Any]) -> nn.Module:
             with outlining():
-                outline = cls(**options)
-        except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: does not describe a model: {error}") from error
-        refuse_misfit(folder, {name: tuple(p.shape) for name, p in outline.named_parameters()})
+                return cls(**options)
+
+        check_model_folder(folder, outline)
 
     def compile_repeated_blocks(self, *args, **kwargs) -> None:
         """As in diffusers, arguments as of `torch.compile`: one program for all blocks, made when it is first needed.
@@ -279,21 +217,14 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     def _over_their_own(self, logits: Tensor, ids: Tensor) -> Tensor:
         """(M, V) logits of targets (M,), with -inf where a target's softmax does not reach: ids apart from it."""
         for name in self.token_layers:
-            first, end = self.vocabulary.range(name)
-            target = (ids >= first) & (ids < end)
-            place = torch.arange(logits.shape[-1], device=ids.device)
-            apart = (place >= first) & (place < end)
-            logits = logits.masked_fill(target[:, None] != apart, float("-inf"))
+            logits = apart_from_others(logits, ids, self.vocabulary.range(name))
         return logits
 
     def embed(self, batch: PackedBatch) -> tuple[Tensor, dict]:
         """The batch's inputs, continuous ones corrupted already -> (B, S, D), and what each patch layer remembers."""
         x = self.embed_ids(batch.ids)
         for name, inputs in self.scale_inputs.items():
-            own = batch.layout.modality == self.index_of[name]
-            predicted = torch.zeros_like(own) if batch.by_scales is None else batch.by_scales
-            tokens = inputs(x[own].view(-1, inputs.count, x.shape[-1]), predicted[own].view(-1, inputs.count)[:, 0])
-            x = x.index_put((own,), tokens.flatten(0, 1).to(x.dtype))
+            x = inputs.within(x, batch.layout.modality == self.index_of[name], batch.by_scales)
         shape, x, memory = x.shape, x.flatten(0, 1), {}
         for name, layers in self.patch_layers.items():
             latents = batch.latents[name]
@@ -331,39 +262,16 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             logits = self._over_their_own(self.logits(hidden[batch.target_slots]), batch.target_ids)
             return Output(logits, latents)
         assert factors is not None
-        return self._learn(batch, hidden, latents, supervision, factors)
+        return learned_losses(self, batch, hidden, latents, supervision, factors)
 
-    def _learn(
-        self,
-        batch: PackedBatch,
-        hidden: Tensor,
-        latents: Mapping[str, Tensor],
-        supervision: Supervision,
-        factors: Mapping[str, float],
-    ) -> Losses:
-        """The losses, from what the backbone (B * S, D) and the patch layers say."""
-        total, by_token = hidden.new_zeros(()), {}
-        for name, tokens in supervision.tokens.items():
-            own, loss = hidden.index_select(0, tokens.slots), self.objectives[name].loss
-            head, ids = self._head_of(name), tokens.ids - self._first_of(name)
-            part, by_token[name] = token_losses(head, loss, own, ids, tokens.weight, factors[name])
-            total = total + part
-        for name, wanted in supervision.latents.items():
-            losses = self._latent_losses(batch, name, latents[name], wanted.values) * wanted.counted
-            total = total + losses.sum() * factors[name]
-            by_token[name] = losses.detach()
-        return Losses(total, by_token)
-
-    def _head_of(self, name: str) -> Head:
-        """What turns hidden states into the logits of a discrete modality, from its first id on."""
-        if name in self.token_layers:
-            layers, (first, end) = self.token_layers[name], self.vocabulary.range(name)
-            return Head(layers.logits, list(layers.parameters()), end - first)
-        return Head(self.head, list(self.head.parameters()), self.vocabulary.shared)
-
-    def _first_of(self, name: str) -> int:
-        """The joint id of the first logit of `_head_of`."""
-        return self.vocabulary.range(name)[0] if name in self.token_layers else 0
+    def head_of(self, name: str) -> Head:
+        """What turns hidden states into the logits of a discrete modality: the shared ids, or its own where it is
+        apart."""
+        if name not in self.token_layers:
+            return Head(self.head, list(self.head.parameters()), self.vocabulary.shared)
+        layers = self.token_layers[name]
+        first, end = self.vocabulary.range(name)
+        return Head(layers.logits, list(layers.parameters()), end - first, first)
 
     def corrupt(
         self, batch: PackedBatch, generator: torch.Generator | None = None, tokens: bool = False
@@ -388,26 +296,4 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
     def losses(self, batch: PackedBatch, output: Output, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per modality the unreduced losses, before `loss_masks`: (M,) for discrete ones, (N,) for continuous."""
-        found = {}
-        for modality in self.modalities:
-            name = modality.name
-            if modality.input_only:
-                continue
-            if not modality.discrete:
-                found[name] = self._latent_losses(batch, name, output.latents[name], targets[name])
-                continue
-            found[name] = self.objectives[name].loss(output.logits, batch.target_ids)
-            if modality.whole and batch.masking is not None:
-                found[name] = found[name] * batch.masking.weight.flatten()[batch.target_slots]
-        return found
-
-    def _latent_losses(self, batch: PackedBatch, name: str, output: Tensor, target: Tensor) -> Tensor:
-        """(N,) of one continuous modality."""
-        latents = batch.latents[name]
-        assert latents.time is not None
-        return self.objectives[name].loss(output, target, latents.per_token(latents.time))
-
-
-def _kind_and_options(given: dict, default_kind: str) -> dict:
-    options = dict(given)
-    return {"kind": options.pop("kind", default_kind), "options": options}
+        return unreduced_losses(self, batch, output.logits, output.latents, targets)

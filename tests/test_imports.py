@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mot_gen"
 FLOORS = [
     {"errors"},
     {"sequence", "files", "patches", "scales"},
-    {"checkpoints", "backbone", "learning", "packing", "objectives", "tokenizers", "eval"},
+    {"checkpoints", "backbone", "learning", "packing", "objectives", "tokenizers", "eval", "model_config"},
     {"model", "recipes"},
     {"flops"},
     {"data", "pipelines"},

@@ -15,15 +15,18 @@
 - `causal`: False where, without a cache, later tokens bear on earlier ones (expert choice), so that likelihoods leak;
 - documents never see each other, a span never sees a later one, and any modality may be absent.
 
-`load(kind)` finds a backbone by a preset's name, by module name in this folder, or by dotted path.
+`load(kind)` finds a backbone by a preset's name, by module name in this folder, or by dotted path; `build` makes one.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from mot_gen.sequence import Modality  # needs torch
 
 # Names for statements about what is untied, and which feed-forwards are experts.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,6 +47,13 @@ def load(kind: str, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """The module of a backbone, and its `Config` made of the preset's and the given options."""
     module, (_, preset) = module_of(kind), PRESETS.get(kind, ("", {}))
     return module, module.Config(**{**preset, **stated_options(options or {})})
+
+
+def build(section: Mapping[str, Any], modalities: "Sequence[Modality]") -> Any:
+    """The `Backbone` that a section of a config describes: its kind, "mot" by default, beside its options."""
+    options = dict(section)
+    module, config = load(options.pop("kind", "mot"), options)
+    return module.Backbone(config, modalities)
 
 
 def saved_options(backbone: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What tokens of a span of several scales enter the backbone as: ScaleInputs."""
+"""What tokens of a span of several scales enter the backbone as: ScaleInputs, build_scale_inputs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.scales import as_scales, built_from, token_count
+from mot_gen.sequence import Modality
 
 
 class ScaleInputs(nn.Module):
@@ -28,8 +29,22 @@ class ScaleInputs(nn.Module):
         self.places = nn.Embedding(2 * self.count, dim)  # of spans that are read, then of those that are predicted
         self.register_buffer("built", built_from(scales), persistent=False)
 
+    def within(self, x: Tensor, own: Tensor, predicted: Tensor | None) -> Tensor:
+        """A batch's embedded tokens (B, S, D), with those of the spans in `own`, (B, S) bool, as the backbone reads
+        them. predicted: (B, S) bool, whether a token's span is predicted; None: none is."""
+        if predicted is None:
+            predicted = torch.zeros_like(own)
+        spans = x[own].view(-1, self.count, x.shape[-1])
+        tokens = self(spans, predicted[own].view(-1, self.count)[:, 0])
+        return x.index_put((own,), tokens.flatten(0, 1).to(x.dtype))
+
     def forward(self, x: Tensor, predicted: Tensor) -> Tensor:
         """x (m, n, D) embedded tokens, predicted (m,) bool -> (m, n, D)."""
         places = self.places.weight.view(2, self.count, -1)[predicted.long()]
         built = torch.matmul(self.built.to(x.dtype), x)
         return torch.where(predicted[:, None, None], built, x) + places
+
+
+def build_scale_inputs(dim: int, modalities: Sequence[Modality]) -> nn.ModuleDict:
+    """Modality name -> its `ScaleInputs`, of those with several scales. dim: D."""
+    return nn.ModuleDict({m.name: ScaleInputs(dim, m.scales) for m in modalities if m.scales})

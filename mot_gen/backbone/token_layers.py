@@ -1,4 +1,5 @@
-"""TokenLayers: how the ids of a modality that is apart enter and leave the model.
+"""TokenLayers: how the ids of a modality that is apart enter and leave the model; build_token_layers;
+apart_from_others, of its logits.
 
     read     id -> code (`width`) -> linear -> GELU -> linear -> D
     written  D -> linear -> GELU -> linear -> logits of its own ids
@@ -10,9 +11,13 @@ Shapes: n tokens, K ids, D width of the backbone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mot_gen.sequence import Modality
 
 
 class TokenLayers(nn.Module):
@@ -52,3 +57,26 @@ class TokenLayers(nn.Module):
     def input_weights(self) -> int:
         """Multiplications of a token that is read."""
         return self.fc1.weight.numel() + self.fc2.weight.numel()
+
+
+def build_token_layers(dim: int, modalities: Sequence[Modality], given: Mapping[str, dict]) -> nn.ModuleDict:
+    """Modality name -> its `TokenLayers`, of those that are apart. dim: D. given: their options, by name."""
+    layers = nn.ModuleDict()
+    for modality in modalities:
+        if modality.apart and modality.vocab_size is not None:
+            options = given.get(modality.name, {})
+            layers[modality.name] = TokenLayers(dim, modality.vocab_size, **options)
+    return layers
+
+
+def apart_from_others(logits: Tensor, ids: Tensor, own: tuple[int, int]) -> Tensor:
+    """Logits (M, V) of targets (M,), with -inf for all ids in whose softmax a target has no part.
+
+    own: the first of the modality's joint ids, and the one after its last. Targets among them keep these logits alone,
+    all others lose them.
+    """
+    first, end = own
+    is_own = (ids >= first) & (ids < end)
+    place = torch.arange(logits.shape[-1], device=ids.device)
+    is_apart = (place >= first) & (place < end)
+    return logits.masked_fill(is_own[:, None] != is_apart, float("-inf"))

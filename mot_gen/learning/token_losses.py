@@ -23,11 +23,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # logits (m, V) and ids (m,) -> (m,)
 
 @dataclass
 class Head:
-    """logits: hidden states (m, D) -> (m, size), by way of the parameters."""
+    """logits: hidden states (m, D) -> (m, size), by way of the parameters. first: the joint id of the first logit."""
 
     logits: Callable[[Tensor], Tensor]
     parameters: Sequence[nn.Parameter]
     size: int
+    first: int = 0
 
     @property
     def at_once(self) -> int:

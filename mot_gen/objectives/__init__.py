@@ -35,13 +35,14 @@ counted.
 
 A module without an `Objective` is a part of others.
 
-`load(kind, options)` finds one by module name in this folder or by dotted path. `check_reading(modality, objective)`
-refuses one that needs a modality's spans to be read in another way.
+`load(kind, options)` finds one by module name in this folder or by dotted path, `load_all` all of a model.
+`check_reading(modality, objective)` refuses one that needs a modality's spans to be read in another way.
 """
 
 import importlib
 import importlib.util
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest
@@ -63,6 +64,23 @@ def load(kind: str, options: dict | None = None):
         if name not in allowed:
             raise InputError(f"objectives: {kind} has no option {name!r}" + nearest(name, allowed))
     return objective(**(options or {}))
+
+
+def load_all(modalities: "Sequence[Modality]", sections: Mapping[str, dict]) -> dict[str, Any]:
+    """Modality name -> its objective, of all that are predicted.
+
+    sections: by name, a kind in place of the modality's own, beside options. InputError for a kind, an option or a
+    modality's fields that do not fit.
+    """
+    found = {}
+    for modality in modalities:
+        if not modality.input_only:
+            options = dict(sections.get(modality.name, {}))
+            kind = options.pop("kind", modality.objective)
+            found[modality.name] = load(kind, options)
+    for modality in modalities:
+        check_reading(modality, found.get(modality.name))
+    return found
 
 
 def check_reading(modality: "Modality", objective: Any) -> None:

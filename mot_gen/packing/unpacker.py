@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mot_gen.packing.writer import vocabulary_of
+from mot_gen.packing.cached import vocabulary_of
 from mot_gen.sequence.batch import PackedBatch
 from mot_gen.sequence.layout import PADDING
 from mot_gen.sequence.modality import Modality, Span

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.packing.cached import one_token, positions_from_zero, vocabulary_of, zeros
 from mot_gen.packing.latent_spans import LatentSpans
-from mot_gen.packing.positions import span_positions
 from mot_gen.packing.rows import document_length
 from mot_gen.packing.span_checks import check_span
 from mot_gen.packing.targets import token_targets
@@ -20,7 +19,6 @@ from mot_gen.sequence.batch import PackedBatch
 from mot_gen.sequence.frame import Frame
 from mot_gen.sequence.layout import PADDING, Layout
 from mot_gen.sequence.modality import Modality, Span
-from mot_gen.sequence.vocabulary import Vocabulary
 
 Sample = Sequence[Span]
 
@@ -49,7 +47,6 @@ class Writer:
         self.vocabulary = vocabulary_of(tuple(modalities))
         self.row_length, self.slots = row_length, slots or row_length
         self.rows = 0
-        # Tensors of a few values are made once for all pieces: each would cost as much as many slots.
         self.pieces: list[_Piece] = []
         self.positions: list[Tensor] = []  # of each piece (n, 3), from time 0 on
         self.ids: list[Tensor] = []  # of each piece (n,)
@@ -63,7 +60,7 @@ class Writer:
     def close_row(self) -> None:
         padding = self.slots - self.used
         if padding:
-            self._write(_Piece(), torch.zeros(padding, 3, dtype=torch.long), _zeros(padding))
+            self._write(_Piece(), torch.zeros(padding, 3, dtype=torch.long), zeros(padding))
         self.rows += 1
 
     def document(self, sample: Sample, name: str) -> None:
@@ -160,7 +157,7 @@ class Writer:
         if modality.discrete:
             ids = self._ids(span)
         else:
-            ids = _zeros(len(span))
+            ids = zeros(len(span))
             self._keep(span, leads)
         block = self.spans if modality.bidirectional else PADDING
         self._piece(self.index[span.modality], self._positions(span), ids, span.learned, block)
@@ -171,7 +168,7 @@ class Writer:
     def _positions(self, span: Span) -> Tensor:
         """(n, 3), from time 0 on."""
         grid = tuple(span.grid) if span.grid else None
-        return _positions(len(span), grid, self._modality(span).position)
+        return positions_from_zero(len(span), grid, self._modality(span).position)
 
     def _keep(self, span: Span, leads: bool) -> None:
         """Note a continuous span that begins in the next slot."""
@@ -196,7 +193,7 @@ class Writer:
         fill = self.vocabulary.fill[modality.name]
         ids = torch.nn.functional.pad(self._ids(span), (0, length - len(span)), value=fill)
         blocks = [(first, first + size) for first in range(0, length, size)]
-        self._in_blocks(span, ids, _positions(length, None, "sequence"), blocks)
+        self._in_blocks(span, ids, positions_from_zero(length, None, "sequence"), blocks)
         self.time += length
         self._end_of_blocks(span)
 
@@ -223,7 +220,7 @@ class Writer:
         for token in frame.header(span.grid):
             self._special(token, learned=False)
         for row in self._ids(span).split(span.grid[1]):
-            self._piece(self.index[span.modality], _positions(len(row), None, "sequence"), row, span.learned)
+            self._piece(self.index[span.modality], positions_from_zero(len(row), None, "sequence"), row, span.learned)
             self.time += len(row)
             self._special(frame.row_end, span.learned)
         self._special(frame.closed, span.learned)
@@ -242,16 +239,16 @@ class Writer:
         modality = self._modality(span)
         alone = modality.alone and span.learned
         block = self.spans
-        bound = _positions(1, None, "sequence")
-        self._piece(0, bound, _token(self.vocabulary.begin[span.modality]), False, block, alone)
+        bound = positions_from_zero(1, None, "sequence")
+        self._piece(0, bound, one_token(self.vocabulary.begin[span.modality]), False, block, alone)
         self._keep(span, leads)
         positions = self._positions(span)
-        self._piece(self.index[span.modality], positions, _zeros(len(span)), span.learned, block, alone)
-        self._piece(0, bound, _token(self.vocabulary.end[span.modality]), False, block, alone)
+        self._piece(self.index[span.modality], positions, zeros(len(span)), span.learned, block, alone)
+        self._piece(0, bound, one_token(self.vocabulary.end[span.modality]), False, block, alone)
         self.time += 0 if alone else 1
 
     def _special(self, token: int, learned: bool) -> None:
-        self._piece(0, _positions(1, None, "sequence"), _token(token), learned)
+        self._piece(0, positions_from_zero(1, None, "sequence"), one_token(token), learned)
         self.time += 1
 
     def _piece(
@@ -277,24 +274,3 @@ class Writer:
         self.positions.append(positions)
         self.ids.append(ids)
         self.counts[piece.modality] += len(ids)
-
-
-@lru_cache(maxsize=64)
-def vocabulary_of(modalities: tuple[Modality, ...]) -> Vocabulary:
-    """The vocabulary of some modalities, made once and not for every batch."""
-    return Vocabulary(modalities)
-
-
-@lru_cache(maxsize=4096)
-def _positions(n: int, grid: tuple[int, int] | None, kind: str) -> Tensor:
-    return span_positions(n, grid, 0, kind)
-
-
-@lru_cache(maxsize=4096)
-def _zeros(n: int) -> Tensor:
-    return torch.zeros(n, dtype=torch.long)
-
-
-@lru_cache(maxsize=4096)
-def _token(token: int) -> Tensor:
-    return torch.tensor([token])

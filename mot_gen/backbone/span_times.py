@@ -1,0 +1,55 @@
+"""What is added to the continuous tokens of a span: condition, its embedded time; on_grid, where its tokens stand.
+
+embed_times is what a sampler asks for, condition_flops what `condition` costs.
+
+Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone.embeddings import TimeEmbedding, grid_embedding
+from mot_gen.sequence import Latents
+
+
+class Timed(Protocol):
+    """Patch layers that embed a span's time, and perhaps the size of the sampler's step."""
+
+    time: TimeEmbedding
+    step: TimeEmbedding | None
+
+
+def condition(layers: Timed, latents: Latents) -> Tensor:
+    """(n, D): the embedded time of every span, and where the objective takes steps that of the step's size."""
+    if latents.told is not None:
+        return latents.told
+    assert latents.time is not None
+    return embed_times(layers, latents.time, latents.step)
+
+
+def embed_times(layers: Timed, time: Tensor, step: Tensor | None) -> Tensor:
+    """time and step (n,) -> (n, D); step None is 0, and is not looked at where the objective takes none."""
+    embedded = layers.time(time)
+    if layers.step is None:
+        return embedded
+    if step is None:
+        step = torch.zeros_like(time)
+    return embedded + layers.step(step)
+
+
+def condition_flops(layers: Timed, latents: Latents) -> int:
+    """FLOPs of `condition`."""
+    spans = len(latents.learned)
+    flops = layers.time.flops(spans)
+    if layers.step is not None:
+        flops += layers.step.flops(spans)
+    return flops
+
+
+def on_grid(latents: Latents, tokens: Tensor) -> Tensor:
+    """`grid_embedding` of these tokens (N, D): (N, D)."""
+    return latents.once("grid", lambda: grid_embedding(latents.grids, tokens.shape[-1], tokens.device))
