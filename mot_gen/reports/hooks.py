@@ -24,8 +24,8 @@ from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.generated import HeldOut, Make, drawn
 from mot_gen.reports.guidance import choose_guidance, pairs_of
-from mot_gen.training.checkpoint import random_state, set_random_state
 from mot_gen.training.loop import Hooks, Run
+from mot_gen.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
     from mot_gen.model import MultimodalModel

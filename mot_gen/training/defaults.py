@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,21 @@ class Seen:
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Seen:
         """Of samples spread evenly; a picture that cannot be read is passed over here and counted in training."""
-        stride = max(1, len(samples) // LOOKED_AT)
-        chosen = [samples[number] for number in range(0, len(samples), stride)]
-        pictures = [picture for sample in chosen for picture in _pictures(sample)]
-        texts = [text for sample in chosen for text in _texts(sample)]
-        longest = max((len(text.encode("utf-8", "replace")) for text in texts), default=0)
-        words = {word for text in texts for word in text.split()}
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        return cls(sizes, any(map(_has_colour, pictures)), longest, len(words), len(samples))
+        pictures: list[Image.Image] = []
+        texts: list[str] = []
+        for sample in _spread(samples, LOOKED_AT):
+            pictures += _pictures(sample)
+            texts += _texts(sample)
+        words: set[str] = set()
+        for text in texts:
+            words.update(text.split())
+        return cls(
+            sizes=[(picture.height, picture.width) for picture in pictures],
+            coloured=any(map(_has_colour, pictures)),
+            text=max(map(_bytes_of, texts), default=0),
+            words=len(words),
+            samples=len(samples),
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,14 +67,26 @@ class Seen:
         return int(statistics.median(heights)), int(statistics.median(widths))
 
 
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """About so many samples, at equal distances; all of them where there are no more."""
+    stride = max(1, len(samples) // count)
+    return [samples[number] for number in range(0, len(samples), stride)]
+
+
+def _bytes_of(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
 def _pictures(sample: Sample) -> list[Image.Image]:
-    parts = [sample.image] if isinstance(sample, Pair) else [p.value for p in sample.parts if p.kind == "image"]
+    """A sample's pictures, without those that cannot be read."""
+    if isinstance(sample, Pair):
+        given = [sample.image]
+    else:
+        given = [part.value for part in sample.parts if part.kind == "image"]
     found = []
-    for part in parts:
-        try:
-            found.append(load_image(part, "RGB"))
-        except (InputError, TypeError):
-            continue
+    for picture in given:
+        with suppress(InputError, TypeError):
+            found.append(load_image(picture, "RGB"))
     return found
 
 
@@ -100,40 +120,42 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
     values: dict[str, Any] = {}
     for field in recipe.auto:
         kept = field_of(known, field)
-        values[field] = kept if kept not in (None, AUTO) else _value(field, recipe, seen, values)
+        if kept in (None, AUTO):
+            kept = CHOICES[field](recipe, seen, values)
+        values[field] = kept
     values |= _image_options(recipe, values)
     for field, value in values.items():
         say(f"{field}: {value}")
     return with_fields(recipe, values)
 
 
-def _value(field: str, recipe: Recipe, seen: Seen, settled_before: Mapping[str, Any]) -> Any:
-    """One field's, given those that were settled before it."""
-    if field == "tokenizers.text.vocab_size":
-        return vocabulary(seen.words)
-    if field == "tokenizers.image.image_size":
-        return list(picture_size(seen.size))
-    if field == "tokenizers.image.patch_size":
-        return patch_size(_size(recipe, settled_before))
-    if field == "tokenizers.image.color_channels":
-        return 3 if seen.coloured else 1
-    if field == "training.row_length":
-        return row_length(seen.text, _size(recipe, settled_before))
-    assert field == "training.precision", field
-    return precision(recipe.training.device)
+# A recipe's field -> what chooses its value, given the recipe, the data and the values that were chosen before.
+CHOICES: Mapping[str, Callable[[Recipe, Seen, Mapping[str, Any]], Any]] = {
+    "tokenizers.text.vocab_size": lambda recipe, seen, chosen: vocabulary(seen.words),
+    "tokenizers.image.image_size": lambda recipe, seen, chosen: list(picture_size(seen.size)),
+    "tokenizers.image.patch_size": lambda recipe, seen, chosen: patch_size(_size(recipe, chosen)),
+    "tokenizers.image.color_channels": lambda recipe, seen, chosen: 3 if seen.coloured else 1,
+    "training.row_length": lambda recipe, seen, chosen: row_length(seen.text, _size(recipe, chosen)),
+    "training.precision": lambda recipe, seen, chosen: precision(recipe.training.device),
+}
 
 
-def _size(recipe: Recipe, settled_before: Mapping[str, Any]) -> tuple[int, int]:
-    field = "tokenizers.image.image_size"
-    given = settled_before.get(field) or recipe.tokenizers["image"].options.get("image_size", SMALL)
-    sides = [given, given] if isinstance(given, int) else given
-    return sides[0], sides[1]
+def _size(recipe: Recipe, chosen: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of the pictures, in pixels: what was chosen, else what the recipe states."""
+    given = chosen.get("tokenizers.image.image_size")
+    if not given:
+        given = recipe.tokenizers["image"].options.get("image_size", SMALL)
+    if isinstance(given, int):
+        return given, given
+    return given[0], given[1]
 
 
 def _image_options(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """Pictures larger than SMALL are modelled in the latents of an autoencoder, which is trained first."""
     size = values.get("tokenizers.image.image_size")
-    if size is None or max(size) <= SMALL or "tokenizers.image.patch_size" not in recipe.auto:
+    if size is None or max(size) <= SMALL:
+        return {}
+    if "tokenizers.image.patch_size" not in recipe.auto:
         return {}
     return {"tokenizers.image.kind": "image_latent", "tokenizers.image.patch_size": 2, "tokenizers.image.train": {}}
 
@@ -142,7 +164,9 @@ def vocabulary(words: int) -> int:
     """Ids of text, at most: more where there are more words to be told apart."""
     if words < 200:
         return 512
-    return 2048 if words < 4000 else 8192
+    if words < 4000:
+        return 2048
+    return 8192
 
 
 def picture_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -173,5 +197,6 @@ def precision(device: str) -> str:
     """`bf16` where the processor multiplies it faster than fp32: on GPUs, and on CPUs with instructions for it."""
     if device != "cpu" and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    has = (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
-    return "bf16" if any(supported() for supported in has) else "fp32"
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return "bf16"
+    return "fp32"

@@ -1,4 +1,4 @@
-"""AdamW or Muon over towers and shards: Optimizer (groups, schedule, clipping, skipped steps), learning_rate.
+"""AdamW or Muon over towers and shards: Optimizer (clipping, steps, skipped steps) and its Pieces.
 
 An optimizer is given *pieces*: a parameter's share on this process, or, since untied parameters are stacked tower by
 tower, the slices of it that Muon orthogonalises or that towers with another learning rate own. What is not given does
@@ -9,40 +9,24 @@ same on every process.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mot_gen.errors import Diverged, InputError
+from mot_gen.errors import Diverged, InputError, require
 from mot_gen.model import MultimodalModel
-from mot_gen.recipes.sections import Backbone, Phase, Training
-from mot_gen.tokenizers.muon import LEAST, muon
+from mot_gen.recipes.sections import Backbone, Training
+from mot_gen.tokenizers.muon import muon
+from mot_gen.training.learning_rate import Group, decays, is_stack_of_matrices, learning_rate, learns, rate_factors
 from mot_gen.training.parallel import first_index, local
 
 MAX_SKIPPED = 20  # steps in a row that were not used, at which a run ends
 SETTLED = 50  # used steps after which the mean gradient norm is worth a comparison
-
-
-def learning_rate(step: int, training: Training) -> float:
-    """Of the step-th step, from 0: linear warm-up to lr, then a cosine to min_lr at the last step."""
-    if step < training.warmup_steps:
-        return training.lr * (step + 1) / training.warmup_steps
-    done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return training.min_lr + (training.lr - training.min_lr) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-
-
-class _Group(NamedTuple):
-    """What the values of one group of an optimizer share. matrices: whether they are Muon's. factors: on the rate, in
-    each of `training.phases` and after them."""
-
-    matrices: bool
-    decay: float
-    factors: tuple[float, ...]
 
 
 @dataclass
@@ -74,41 +58,46 @@ class Optimizer:
     """
 
     def __init__(self, model: MultimodalModel, training: Training, backbone: Backbone):
-        self.training, self.parameters = training, [p for p in model.parameters() if p.requires_grad]
+        self.training = training
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.state = torch.zeros(3, dtype=torch.float64, device=local(self.parameters[0]).device)
         self.pieces: list[Piece] = []
         self.moments: dict[str, tuple[Tensor, Tensor]] = {}
-        sharded = next((p for p in self.parameters if isinstance(p, DTensor)), None)
-        self._shards = None if sharded is None else sharded.device_mesh.get_group("shard")
         by_muon = training.optimizer == "muon"
-        if by_muon and sharded is not None:
+        self._shards = self._shard_group()
+        if by_muon and self._shards is not None:
             raise InputError(
                 "training.optimizer=muon: it steps whole matrices, and a sharded model has none; say "
                 "training.parallel=ddp or training.optimizer=adamw"
             )
         groups = self._groups(model, backbone, by_muon)
-        if not groups:
-            raise InputError("backbone.frozen, training.learns: nothing would be learned; leave something to learn")
+        require(groups, "backbone.frozen, training.learns: nothing would be learned; leave something to learn")
         self.optimizers = []
-        for kind in sorted({key.matrices for key in groups}):
-            own = {key: values for key, values in groups.items() if key.matrices is kind}
-            self.optimizers.append(_torch_optimizer(kind, training, own))
+        for matrices in (False, True):
+            own = {group: values for group, values in groups.items() if group.matrices is matrices}
+            if own:
+                self.optimizers.append(_torch_optimizer(matrices, training, own))
         self._link_moments()
 
-    def _groups(self, model: MultimodalModel, backbone: Backbone, by_muon: bool) -> dict[_Group, list[Tensor]]:
+    def _shard_group(self) -> dist.ProcessGroup | None:
+        """The processes that share the parameters out; None where each has them whole."""
+        for parameter in self.parameters:
+            if isinstance(parameter, DTensor):
+                return parameter.device_mesh.get_group("shard")
+        return None
+
+    def _groups(self, model: MultimodalModel, backbone: Backbone, by_muon: bool) -> dict[Group, list[Tensor]]:
         """The values of all pieces that learn, by what they have in common."""
-        groups: dict[_Group, list[Tensor]] = {}
+        groups: dict[Group, list[Tensor]] = {}
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or not learns(name, self.training):
                 continue
-            if not _learns(name, self.training):
-                continue
-            decay = self.training.weight_decay if _decays(name, parameter) else 0.0
-            matrices = by_muon and _stacked_matrices(name, parameter)
-            for place, factors in _factors(name, model, backbone, self.training.phases):
+            decay = self.training.weight_decay if decays(name, parameter) else 0.0
+            matrices = by_muon and is_stack_of_matrices(name, parameter)
+            for place, factors in rate_factors(name, model, backbone, self.training.phases):
                 if not any(factors):
                     continue
-                group = groups.setdefault(_Group(matrices, decay, factors), [])
+                group = groups.setdefault(Group(matrices, decay, factors), [])
                 # Muon steps one matrix at a time, so a stack of them is taken apart.
                 places = range(len(parameter)) if matrices and place is None else [place]
                 for each in places:
@@ -182,8 +171,10 @@ class Optimizer:
     def _use(self, gradients: list[Tensor], norm: Tensor, step: int, unless: Tensor | None = None) -> None:
         """Clip and step. unless: () bool on the device, whether to leave everything as it is after all.
 
-        At a rate of zero a value does not move, nor decay."""
-        rate, phase = learning_rate(step, self.training), sum(step >= phase.until for phase in self.training.phases)
+        At a rate of zero a value neither moves nor decays.
+        """
+        rate = learning_rate(step, self.training)
+        phase = sum(step >= phase.until for phase in self.training.phases)
         if self.training.clip:
             torch._foreach_mul_(gradients, (self.training.clip / (norm + 1e-6)).clamp(max=1.0))
         for optimizer in self.optimizers:
@@ -243,7 +234,7 @@ class Optimizer:
         self._link_moments()
 
 
-def _torch_optimizer(matrices: bool, training: Training, groups: dict[_Group, list[Tensor]]) -> torch.optim.Optimizer:
+def _torch_optimizer(matrices: bool, training: Training, groups: dict[Group, list[Tensor]]) -> torch.optim.Optimizer:
     """PyTorch's Muon or AdamW over groups of values."""
     listed = []
     for group, values in groups.items():
@@ -255,58 +246,3 @@ def _torch_optimizer(matrices: bool, training: Training, groups: dict[_Group, li
 
 def _is_muon(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(optimizer, torch.optim.Muon)
-
-
-def _stacked_matrices(name: str, parameter: Tensor) -> bool:
-    """Projections of the backbone: (towers or experts, out, in)."""
-    return name.startswith("backbone.") and parameter.dim() == 3 and min(parameter.shape[1:]) >= LEAST
-
-
-def _learns(name: str, training: Training) -> bool:
-    """Whether a parameter is among `training.learns` and above `training.frozen_layers`."""
-    path = name.split(".")
-    if training.frozen_layers:
-        below = path[:2] == ["backbone", "blocks"] and int(path[2]) < training.frozen_layers
-        if below or path[0] == "embedding":
-            return False
-    return not training.learns or any(part in training.learns for part in path)
-
-
-def _factors(
-    name: str, model: MultimodalModel, backbone: Backbone, phases: Sequence[Phase]
-) -> Iterator[tuple[int | None, tuple[float, ...]]]:
-    """(place, factors on the rate by phase): of the whole parameter, or of its slices where their towers' differ."""
-    stated: list[Backbone | Phase] = [*phases, backbone]
-    factors = [tuple(_factor(tower, each) for each in stated) for tower in model.backbone.towers]
-    if len(set(factors)) == 1:
-        yield None, factors[0]
-        return
-    owners = model.backbone.untied_parameters().get(name.removeprefix("backbone."))
-    if owners:
-        for place, tower in enumerate(owners):
-            yield place, factors[tower]
-        return
-    owner = _owner(name, model)
-    yield None, (1.0,) * (len(phases) + 1) if owner is None else factors[owner]
-
-
-def _factor(tower: str, stated: Backbone | Phase) -> float:
-    """On the learning rate of a tower; 0 where it is frozen."""
-    return 0.0 if tower in stated.frozen else stated.lr_factors.get(tower, 1.0)
-
-
-def _decays(name: str, parameter: Tensor) -> bool:
-    """Matrices decay; norms, biases and embeddings do not."""
-    if parameter.dim() < 2 or "norm" in name:
-        return False
-    return not name.endswith("bias") and not name.startswith("embedding") and ".codes." not in name
-
-
-def _owner(name: str, model: MultimodalModel) -> int | None:
-    """Tower of a parameter outside the untied ones: patch and token layers have their modality's, the embedding and the
-    head the text's, a tied one none."""
-    if name.startswith("backbone."):
-        return None
-    own = name.startswith(("patch_layers.", "token_layers."))
-    modality = name.split(".")[1] if own else model.modality_names[0]
-    return int(model.backbone.tower_of[model.index_of[modality]])

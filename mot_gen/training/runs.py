@@ -29,6 +29,8 @@ from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import World
+from mot_gen.training.random_state import random_state, set_random_state
+from mot_gen.training.saver import Saver
 
 COUNTERS = ("tokens", "flops", "seconds", "cpu_seconds")
 
@@ -56,7 +58,7 @@ class Run:
     batches: Batches
     optimizer: Optimizer
     accumulate: int
-    saver: checkpoint.Saver
+    saver: Saver
     meter: Meter
     further: FurtherLosses
     origin: Origin | None = None  # the checkpoint that a new run begins with
@@ -128,7 +130,7 @@ def prepare(
         batches=Batches(loader, model, training, world, meter, further, accumulate),
         optimizer=Optimizer(model, training, recipe.backbone),
         accumulate=accumulate,
-        saver=checkpoint.Saver(folder, world, training.keep_checkpoints),
+        saver=Saver(folder, world, training.keep_checkpoints),
         meter=meter,
         origin=origin,
         further=further,
@@ -220,7 +222,7 @@ def save(run: Run) -> None:
         "counters": {name: getattr(run, name) for name in COUNTERS},
         "processes": run.world.size,
     }
-    states = run.world.gather(checkpoint.random_state())
+    states = run.world.gather(random_state())
     random = {f"{rank}.{name}": value for rank, named in enumerate(states) for name, value in named.items()}
     run.saver.save(run.step, {**_tensors(run), "random": random}, state)
 
@@ -242,7 +244,7 @@ def restore(run: Run) -> None:
     mine = f"{run.world.rank}."
     random = {name.removeprefix(mine): value for name, value in checkpoint.read_group(newest, "random").items()}
     if "cpu" in random:  # not where more processes go on than stopped
-        checkpoint.set_random_state(random)
+        set_random_state(random)
     run.step = saved.step
     for name, value in state["counters"].items():
         setattr(run, name, value)

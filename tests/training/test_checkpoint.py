@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.training import checkpoint
+from mot_gen.training import checkpoint, random_state, saver
 
 TENSORS = {
     "model": {"weight": torch.arange(6.0).view(2, 3), "bias": torch.zeros(0)},
@@ -22,7 +22,7 @@ MODEL = "shard-00001-model-00001-of-00002.safetensors"
 
 
 def save(run: Path, step: int, **options) -> Path:
-    return checkpoint.save(run, step, TENSORS, {"epoch": step / 10}, {"recipe.yaml": b"name: x\n"}, **options)
+    return saver.save(run, step, TENSORS, {"epoch": step / 10}, {"recipe.yaml": b"name: x\n"}, **options)
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -41,7 +41,7 @@ def test_what_is_saved_comes_back(tmp_path):
 def test_shared_and_strided_tensors_are_saved_whole(tmp_path):
     flat = torch.arange(12.0)
     tied = {"a": flat[:6], "b": flat, "c": flat.view(3, 4).T}
-    back = checkpoint.load(checkpoint.save(tmp_path, 1, {"model": tied}, {})).tensors["model"]
+    back = checkpoint.load(saver.save(tmp_path, 1, {"model": tied}, {})).tensors["model"]
     assert all(torch.equal(back[name], tied[name]) for name in tied)
 
 
@@ -53,7 +53,7 @@ def test_only_the_newest_are_kept(tmp_path):
 
 def test_a_step_saved_again_is_replaced(tmp_path):
     save(tmp_path, 3)
-    folder = checkpoint.save(tmp_path, 3, TENSORS, {"second": True})
+    folder = saver.save(tmp_path, 3, TENSORS, {"second": True})
     assert checkpoint.load(folder).state == {"second": True}
     assert sorted(p.name for p in folder.parent.iterdir()) == ["latest", "step-00000003"]
 
@@ -92,7 +92,7 @@ def test_damaged_manifest(tmp_path, content):
 
 def test_shards_of_two_steps_do_not_mix(tmp_path):
     other = {"model": {"weight": torch.ones(2, 3)}, "rng": TENSORS["rng"]}
-    one, two = save(tmp_path, 1), checkpoint.save(tmp_path, 2, other, {})
+    one, two = save(tmp_path, 1), saver.save(tmp_path, 2, other, {})
     (two / MODEL).write_bytes((one / MODEL).read_bytes())
     with pytest.raises(InputError, match=f"step-00000002/{MODEL}"):
         checkpoint.load(two)
@@ -106,7 +106,7 @@ def test_nothing_there_yet(tmp_path):
 
 # A server that has imported torch once forks the processes that are to be starved, killed and locked out.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["mot_gen.training.checkpoint"])
+FORKS.set_forkserver_preload(["mot_gen.training.saver"])
 
 
 def start(target, *arguments):
@@ -120,7 +120,7 @@ def start(target, *arguments):
 def save_with_little_room(connection, run: Path, limit: int):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        checkpoint.save(run, 2, {"model": {"w": torch.ones(300_000)}}, {"note": "x" * 3_000_000})
+        saver.save(run, 2, {"model": {"w": torch.ones(300_000)}}, {"note": "x" * 3_000_000})
     except InputError as error:
         connection.send(str(error))
 
@@ -141,7 +141,7 @@ def save_forever(connection, run: Path):
     """Steps repeat on purpose, so that replacing a checkpoint is interrupted as well as adding one."""
     for turn in itertools.count(1):
         tensors = {"model": {"w": torch.full((50_000,), turn)}, "ema": {"w": torch.full((50_000,), -turn)}}
-        checkpoint.save(run, turn % 7, tensors, {"turn": turn}, keep=2)
+        saver.save(run, turn % 7, tensors, {"turn": turn}, keep=2)
         connection.send(turn)
 
 
@@ -195,9 +195,9 @@ def test_lock_names_a_folder_that_is_none(tmp_path):
 
 
 def test_random_state_repeats_the_draws():
-    state = checkpoint.random_state()
+    state = random_state.random_state()
     drawn = torch.rand(5)
-    checkpoint.set_random_state(state)
+    random_state.set_random_state(state)
     assert torch.equal(torch.rand(5), drawn)
 
 

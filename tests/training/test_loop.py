@@ -11,8 +11,9 @@ import torch
 from mot_gen.errors import Diverged, InputError, Interrupted
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training import checkpoint
+from mot_gen.training.learning_rate import learning_rate
 from mot_gen.training.loop import Hooks, prepare, train, training_step
-from mot_gen.training.optimizer import MAX_SKIPPED, learning_rate
+from mot_gen.training.optimizer import MAX_SKIPPED
 
 TINY = [
     "data.window=48",

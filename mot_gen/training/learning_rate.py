@@ -1,0 +1,101 @@
+"""At which rate a parameter learns, and whether it does: learning_rate, learns, decays, rate_factors, and the Group
+that pieces of equal answers form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mot_gen.model import MultimodalModel
+from mot_gen.recipes.sections import Backbone, Phase, Training
+from mot_gen.tokenizers.muon import LEAST
+
+
+def learning_rate(step: int, training: Training) -> float:
+    """Of the step-th step, from 0: linear warm-up to lr, then a cosine to min_lr at the last step."""
+    if step < training.warmup_steps:
+        return training.lr * (step + 1) / training.warmup_steps
+    done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return training.min_lr + (training.lr - training.min_lr) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+class Group(NamedTuple):
+    """What the values of one group of an optimizer share. matrices: whether they are Muon's. factors: on the rate, in
+    each of `training.phases` and after them."""
+
+    matrices: bool
+    decay: float
+    factors: tuple[float, ...]
+
+
+def is_stack_of_matrices(name: str, parameter: Tensor) -> bool:
+    """Projections of the backbone: (towers or experts, out, in)."""
+    return name.startswith("backbone.") and parameter.dim() == 3 and min(parameter.shape[1:]) >= LEAST
+
+
+def learns(name: str, training: Training) -> bool:
+    """Whether a parameter is among `training.learns` and above `training.frozen_layers`."""
+    path = name.split(".")
+    if training.frozen_layers and _is_below(path, training.frozen_layers):
+        return False
+    return not training.learns or any(part in training.learns for part in path)
+
+
+def _is_below(path: list[str], layers: int) -> bool:
+    """Whether a parameter belongs to the embedding or to one of the first layers. path: its name's parts."""
+    if path[0] == "embedding":
+        return True
+    return path[:2] == ["backbone", "blocks"] and int(path[2]) < layers
+
+
+def rate_factors(
+    name: str, model: MultimodalModel, backbone: Backbone, phases: Sequence[Phase]
+) -> Iterator[tuple[int | None, tuple[float, ...]]]:
+    """(place, factors on the rate by phase): of the whole parameter, or of its slices where their towers' differ.
+
+    The factors are those in each of the phases, and after the last.
+    """
+    sections: list[Backbone | Phase] = [*phases, backbone]
+    factors = [tuple(_factor(tower, section) for section in sections) for tower in model.backbone.towers]
+    if len(set(factors)) == 1:
+        yield None, factors[0]
+        return
+    owners = model.backbone.untied_parameters().get(name.removeprefix("backbone."))
+    if owners:
+        for place, tower in enumerate(owners):
+            yield place, factors[tower]
+        return
+    owner = _owner(name, model)
+    if owner is None:
+        yield None, (1.0,) * len(sections)
+    else:
+        yield None, factors[owner]
+
+
+def _factor(tower: str, section: Backbone | Phase) -> float:
+    """What a section of the recipe multiplies a tower's learning rate by; 0 where the tower is frozen."""
+    if tower in section.frozen:
+        return 0.0
+    return section.lr_factors.get(tower, 1.0)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Matrices decay; norms, biases and embeddings do not."""
+    if parameter.dim() < 2 or "norm" in name:
+        return False
+    return not name.endswith("bias") and not name.startswith("embedding") and ".codes." not in name
+
+
+def _owner(name: str, model: MultimodalModel) -> int | None:
+    """The tower of a parameter outside the untied ones. Patch and token layers have their modality's, the embedding and
+    the head the text's; a tied parameter of the backbone has none."""
+    section, _, rest = name.partition(".")
+    if section == "backbone":
+        return None
+    modality = model.modality_names[0]
+    if section in ("patch_layers", "token_layers"):
+        modality = rest.partition(".")[0]
+    return int(model.backbone.tower_of[model.index_of[modality]])
