@@ -16,7 +16,7 @@ import torch
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.sections import Training
 from mot_gen.sequence import PackedBatch
-from mot_gen.training.parallel import accumulation
+from mot_gen.training.world import accumulation
 
 # On a CPU: glibc's heap keeps holes between tensors whose sizes differ. `python -m benchmarks memory` measures it; with
 # MALLOC_MMAP_THRESHOLD_=65536 in the environment it is 1, and every large tensor costs page faults.

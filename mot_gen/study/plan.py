@@ -18,7 +18,7 @@ from mot_gen.sequence import PackedBatch
 from mot_gen.study.memory import training_memory
 from mot_gen.study.workload import Workload, training_flops
 from mot_gen.training.build import outline_model
-from mot_gen.training.parallel import accumulation, check_size
+from mot_gen.training.world import accumulation, check_size
 
 
 def plan(recipe: Recipe, processes: int = 1, machine: int = 8, vocabulary: int | None = None) -> dict:

@@ -16,7 +16,7 @@ from mot_gen.packing import pack_rows
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.sequence import PackedBatch
 from mot_gen.training.build import build_tokenizers, load_splits, outline_model
-from mot_gen.training.parallel import accumulation
+from mot_gen.training.world import accumulation
 
 SAMPLED = 4  # batches that are packed to learn how full the rows get
 

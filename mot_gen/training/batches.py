@@ -26,8 +26,8 @@ from mot_gen.sequence import PackedBatch
 from mot_gen.sequence.moving import Movable
 from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.meters import Meter
-from mot_gen.training.parallel import World
 from mot_gen.training.self_teaching import Lesson, lesson_flops, lessons_of
+from mot_gen.training.world import World
 
 
 @dataclass

@@ -26,7 +26,7 @@ from mot_gen.errors import InputError
 from mot_gen.files import manifest
 from mot_gen.files.lock import lock as files_lock
 from mot_gen.training.checkpoint_folders import steps_of, sweep
-from mot_gen.training.parallel import World
+from mot_gen.training.world import World
 
 STATE = "state.json"
 FORMAT = 2  # 1 had a whole tensor a name

@@ -20,16 +20,16 @@ from mot_gen.files.progress import Progress
 from mot_gen.files.room import written_to
 from mot_gen.files.stopping import stop_signals, stopping_at_once
 from mot_gen.recipes.recipe import Recipe, field_of, read_mapping
-from mot_gen.training import checkpoint, parallel
+from mot_gen.training import checkpoint
 from mot_gen.training.build import check_parts, load_splits
 from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.defaults import settled
 from mot_gen.training.origin import Origin
-from mot_gen.training.parallel import World
 from mot_gen.training.resume import refuse_other_recipe
 from mot_gen.training.runs import Run, drop_later_metrics, prepare, restore, whole
 from mot_gen.training.step import held_out_losses, training_step
 from mot_gen.training.stepping import Hooks, data_changed, make_steps
+from mot_gen.training.world import World, join
 
 __all__ = ["REPORT", "Hooks", "held_out_losses", "prepare", "train", "training_step"]
 
@@ -52,7 +52,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     begun = bool(steps_of(folder))
     if begun and not resume:
         raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
-    with parallel.join(recipe.training) as world, stopping_at_once(_again(folder, begun)), written_to(folder):
+    with join(recipe.training) as world, stopping_at_once(_again(folder, begun)), written_to(folder):
         said = partial(print, file=sys.stderr, flush=True) if world.first else lambda line: None
         splits = load_splits(recipe)
         recipe = settled(recipe, splits, folder, said)

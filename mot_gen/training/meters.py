@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mot_gen.learning.supervision import Supervision
 from mot_gen.sequence import PackedBatch
-from mot_gen.training.parallel import World
+from mot_gen.training.world import World
 
 
 class Meter:

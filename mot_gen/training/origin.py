@@ -80,11 +80,12 @@ class Origin:
         if self.pipeline is None or name not in self.modalities:
             return None
         part = "text_tokenizer" if name == self.modalities[0] else f"{name}_tokenizer"
-        module, kind = read_json(self.pipeline / INDEX).get(part) or (None, None)
+        module, class_name = read_json(self.pipeline / INDEX).get(part) or (None, None)
         if module is None:
             return None
         refuse_foreign(self.pipeline)
-        return getattr(importlib.import_module(module), cast("str", kind)).from_pretrained(self.pipeline / part)
+        kind = getattr(importlib.import_module(module), cast("str", class_name))
+        return kind.from_pretrained(self.pipeline / part)
 
     def refuse_other(self, name: str, section: Tokenizer, own: Any, asked: Any | None) -> None:
         """InputError where the recipe asks for another tokenizer than the checkpoint's `own`.
@@ -138,23 +139,31 @@ class Origin:
         wanted = {name: tuple(p.shape) for name, p in outline.named_parameters() if not is_adapter(name)}
         there = tensor_shapes(self.model)
         for name, shape in wanted.items():
-            if name not in there and _is_of_step(name):
-                continue
-            if there.get(name) != shape:
-                found = as_text(there[name]) if name in there else "not there"
-                raise InputError(
-                    f"training.init: {name} of {self.name} is {found}, this recipe's {as_text(shape)}; its backbone "
-                    "and tokenizers must be those of that model"
-                )
+            if name in there or not _is_of_step(name):
+                self._refuse_other_shape(name, there.get(name), shape)
         self._refuse_other_times(outline)
-        if foreign := there.keys() - wanted.keys():
+        foreign = there.keys() - wanted.keys()
+        if foreign:
             raise InputError(f"training.init: {self.name} has {min(foreign)}, which this recipe's model has not")
+
+    def _refuse_other_shape(self, name: str, there: tuple[int, ...] | None, wanted: tuple[int, ...]) -> None:
+        """InputError where a weight has another shape than the recipe's. there: None where the checkpoint lacks it."""
+        if there == wanted:
+            return
+        found = "not there" if there is None else as_text(there)
+        raise InputError(
+            f"training.init: {name} of {self.name} is {found}, this recipe's {as_text(wanted)}; its backbone "
+            "and tokenizers must be those of that model"
+        )
 
     def _refuse_other_times(self, outline: MultimodalModel) -> None:
         """InputError where times are embedded at another scale, which no shape tells."""
         for name, layers in outline.patch_layers.items():
             embedding = getattr(layers, "time", None)
-            if embedding is not None and embedding.scale != (there := self._time_scale(name)):
+            if embedding is None:
+                continue
+            there = self._time_scale(name)
+            if embedding.scale != there:
                 raise InputError(
                     f"training.init: {self.name} embeds the times of {name} at a scale of {there:g}, this recipe at "
                     f"{embedding.scale:g}; say objectives.{name}.time_scale={there:g}, or train without training.init"
@@ -188,21 +197,30 @@ class Origin:
         loaded, adapters, steps = self._counted(model)
         said = [f"{name} ({_said(tokenizer)})" for name, tokenizer in tokenizers.items()]
         whose = "its own tokenizers" if self.pipeline else "the recipe's tokenizers"
-        frozen = "nothing"
-        if recipe.backbone.lora:
-            frozen = f"all {loaded:,} of them"
-        elif recipe.backbone.frozen:
-            frozen = "the towers " + ", ".join(recipe.backbone.frozen)
-        new = []
-        if adapters:
-            new.append(f"{adapters:,} weights of adapters")
-        if steps:
-            new.append(f"{steps:,} weights that embed the sampler's step")
         return [
             f"training begins with {self.name} ({self.model}), by training.init",
             f"loaded: {loaded:,} weights, and {whose}: {', '.join(said)}",
-            f"frozen: {frozen}; new: {', '.join(new) or 'nothing'}",
+            f"frozen: {_frozen_in_words(recipe, loaded)}; new: {_new_in_words(adapters, steps)}",
         ]
+
+
+def _frozen_in_words(recipe: Recipe, loaded: int) -> str:
+    """Which of the loaded weights do not learn."""
+    if recipe.backbone.lora:
+        return f"all {loaded:,} of them"
+    if recipe.backbone.frozen:
+        return "the towers " + ", ".join(recipe.backbone.frozen)
+    return "nothing"
+
+
+def _new_in_words(adapters: int, steps: int) -> str:
+    """Which weights the checkpoint has not. adapters, steps: how many of either there are."""
+    new = []
+    if adapters:
+        new.append(f"{adapters:,} weights of adapters")
+    if steps:
+        new.append(f"{steps:,} weights that embed the sampler's step")
+    return ", ".join(new) or "nothing"
 
 
 def _model_folder(given: Path) -> Path:
@@ -233,7 +251,7 @@ def _outline_of(tokenizer: Any) -> tuple:
 def _said(tokenizer: Any) -> str:
     """A tokenizer in a few words."""
     modality = tokenizer.modality
-    size = f"{modality.vocab_size} ids" if modality.discrete else f"{modality.channels} channels"
-    grids = getattr(tokenizer, "grids", None)
-    pictures = [f"{height} x {width} pixels" for height, width in grids] if grids else []
-    return ", ".join([size, *pictures, tokenizer.fingerprint[:8]])
+    words = [f"{modality.vocab_size} ids" if modality.discrete else f"{modality.channels} channels"]
+    for height, width in getattr(tokenizer, "grids", None) or ():
+        words.append(f"{height} x {width} pixels")
+    return ", ".join([*words, tokenizer.fingerprint[:8]])

@@ -28,9 +28,9 @@ from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.origin import Origin
-from mot_gen.training.parallel import World
 from mot_gen.training.random_state import random_state, set_random_state
 from mot_gen.training.saver import Saver
+from mot_gen.training.world import World, accumulation, choose, device
 
 COUNTERS = ("tokens", "flops", "seconds", "cpu_seconds")
 
@@ -99,7 +99,7 @@ def prepare(
     write nothing.
     """
     training = recipe.training
-    world = world or World(device=parallel.device(training.device))
+    world = world or World(device=device(training.device))
     if training.threads:
         torch.set_num_threads(training.threads)
     if world.device.type == "cuda" and training.tf32:
@@ -109,12 +109,12 @@ def prepare(
     kept = folder if trained_tokenizers else None
     tokenizers = world.first_then_others(lambda: build_tokenizers(recipe, splits, kept, origin))
     outline = outline_model(recipe, tokenizers)
-    kind = parallel.choose(training, world, sum(p.numel() for p in outline.parameters()))
+    kind = choose(training, world, sum(p.numel() for p in outline.parameters()))
     model = _placed(recipe, outline, world, kind, origin)
     loader = Loader(splits.train, tokenizers, recipe.data, training, world.rank, world.size)
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     meter = Meter(world, model.modality_names, loader.sources, training.peak_flops, dtype)
-    accumulate, further = parallel.accumulation(training, world.size), FurtherLosses(training, model, world.device)
+    accumulate, further = accumulation(training, world.size), FurtherLosses(training, model, world.device)
     return Run(
         recipe=recipe,
         folder=folder,

@@ -26,7 +26,7 @@ from mot_gen.errors import InputError
 from mot_gen.files import manifest, whole
 from mot_gen.training import checkpoint_folders
 from mot_gen.training.checkpoint import FORMAT, STATE, Groups, newest_good, quiet
-from mot_gen.training.parallel import World
+from mot_gen.training.world import World
 
 
 class Saver:

@@ -14,6 +14,7 @@ from mot_gen.errors import InputError, Interrupted, Lost
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.sequence import Span
 from mot_gen.training import parallel, stepping
+from mot_gen.training import world as worlds
 from mot_gen.training.loop import Hooks, held_out_losses, train, training_step
 from mot_gen.training.runs import Run, prepare, restore, save
 
@@ -109,7 +110,7 @@ def state_of(run: Run) -> dict:
 def every_kind(rank: int, folder: Path) -> dict:
     """Four steps of each kind, what each process then holds, and a NaN that only the last process meets."""
     found = {}
-    with parallel.join(tiny().training) as world:
+    with worlds.join(tiny().training) as world:
         for kind in KINDS:
             run = prepare(tiny_of(kind), folder / kind, world)
             shares = sum(parallel.local(p).numel() for p in run.model.parameters())
@@ -139,7 +140,7 @@ def _times_nan(module, given, losses):
 def resumed(rank: int, folder: Path, kinds: list[str]) -> dict:
     """What comes back from each kind's checkpoint, on fully sharded processes or on one."""
     found, recipe = {}, tiny("training.global_rows=0", "training.parallel=fsdp")
-    with parallel.join(recipe.training) as world:
+    with worlds.join(recipe.training) as world:
         for kind in kinds:
             run = prepare(recipe, folder / kind, world)
             restore(run)

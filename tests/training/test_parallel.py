@@ -13,8 +13,9 @@ from ranks import launch, start
 
 from mot_gen.errors import InputError
 from mot_gen.training import checkpoint, parallel
-from mot_gen.training.parallel import World
+from mot_gen.training import world as worlds
 from mot_gen.training.runs import prepare
+from mot_gen.training.world import World
 
 EXACT = [kind for kind in KINDS if "bf16" not in kind]
 
@@ -156,10 +157,10 @@ def test_a_dead_process_ends_the_others_with_a_line(tmp_path):
 
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(InputError, match=r"training.global_rows: 4 rows a step do not divide.*rows=2 on 3 processes"):
-        parallel.check_size(tiny().training, 3, 3)
+        worlds.check_size(tiny().training, 3, 3)
     with pytest.raises(InputError, match=r"training.shard: 6 processes cannot form groups of 4"):
-        parallel.check_size(tiny("training.parallel=hsdp", "training.shard=4", "training.global_rows=0").training, 6, 8)
-    assert [parallel.accumulation(tiny("training.global_rows=12").training, size) for size in (1, 2, 3, 6)] == [
+        worlds.check_size(tiny("training.parallel=hsdp", "training.shard=4", "training.global_rows=0").training, 6, 8)
+    assert [worlds.accumulation(tiny("training.global_rows=12").training, size) for size in (1, 2, 3, 6)] == [
         6,
         3,
         2,
@@ -192,7 +193,7 @@ def test_ddp_sums_once_a_step(monkeypatch):
 
 def test_one_process_is_a_world_of_one(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with parallel.join(tiny().training) as world:
+    with worlds.join(tiny().training) as world:
         assert (world.size, world.first, world.sum([1.5, 2]), world.gather("x")) == (1, True, [1.5, 2], ["x"])
-        assert parallel.choose(tiny("training.parallel=fsdp").training, world, 10) == "plain"
+        assert worlds.choose(tiny("training.parallel=fsdp").training, world, 10) == "plain"
     assert os.environ.get("RANK") is None or dist.is_initialized() is False

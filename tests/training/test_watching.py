@@ -11,8 +11,8 @@ from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training.loop import train
 from mot_gen.training.meters import Meter, measured_peak
-from mot_gen.training.parallel import World
 from mot_gen.training.watch import numbers
+from mot_gen.training.world import World
 
 TINY = [
     "tokenizers.text.vocab_size=270",

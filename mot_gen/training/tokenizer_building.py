@@ -1,0 +1,178 @@
+"""The tokenizers that a recipe names: build_tokenizers, which trains those that learn, and untrained_tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mot_gen import checkpoints
+from mot_gen.data.records import Pair, Splits
+from mot_gen.errors import InputError
+from mot_gen.recipes.implementations import check_options, locate
+from mot_gen.recipes.recipe import Recipe
+from mot_gen.recipes.sections import Tokenizer
+from mot_gen.training.checkpoint_folders import steps_of
+from mot_gen.training.origin import Origin
+from mot_gen.training.trained_tokenizers import INPUTS, trained, untrained
+
+T = TypeVar("T")
+TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that it trained
+
+
+def build_tokenizers(
+    recipe: Recipe, splits: Splits, folder: Path | None = None, origin: Origin | None = None
+) -> dict[str, Any]:
+    """Modality name -> tokenizer.
+
+    It is loaded where the recipe gives a path, the origin's where training begins with a checkpoint, trained where the
+    recipe has a section `train`, else made from its options. Text is trained on the captions and texts of the training
+    split, once: a run that goes on has the vocabulary that it began with, also where its data grew.
+
+    folder: of the run; without one, nothing is written, and what would be trained is given untrained.
+    """
+    begun = folder is not None and bool(steps_of(folder))
+    made = {}
+    for name, section in recipe.tokenizers.items():
+        kept = folder / TOKENIZERS / name if folder else None
+        made[name] = _tokenizer(_Asked(name, section, splits, kept, begun), origin)
+    return made
+
+
+def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any]:
+    """As `build_tokenizers`, before any data is read: none is trained, and a new text tokenizer knows bytes alone."""
+    made = {}
+    for name, section in recipe.tokenizers.items():
+        asked = _Asked(name, section, Splits([], []), None, False)
+        if section.kind == "text" and not section.path and origin is None:
+            made[name] = _bytes(asked)
+        else:
+            made[name] = _tokenizer(asked, origin)
+    return made
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A tokenizer that a recipe asks for. kept: its folder in the run's. begun: whether the run has a checkpoint."""
+
+    name: str
+    section: Tokenizer
+    splits: Splits
+    kept: Path | None
+    begun: bool
+
+    @property
+    def field(self) -> str:
+        return f"tokenizers.{self.name}"
+
+    @property
+    def kind(self) -> type[Any]:
+        """The class of the section's kind."""
+        module = locate("mot_gen.tokenizers", self.section.kind)
+        classes = [each for each in vars(module).values() if isinstance(each, type)]
+        [found] = [c for c in classes if c.__module__ == module.__name__ and hasattr(c, "modality")]
+        return found
+
+    @property
+    def learns(self) -> bool:
+        """Whether making it is training: a vocabulary, or what has a section `train`."""
+        return self.section.train is not None or self.section.kind == "text"
+
+
+def _tokenizer(asked: _Asked, origin: Origin | None) -> Any:
+    if asked.begun and not asked.section.path and _was_brought(asked.kept):
+        return asked.kind.from_pretrained(asked.kept)
+    if origin is None:
+        return _made(asked)
+    own = origin.tokenizer(asked.name)
+    if own is not None:
+        return _brought(asked, origin, own)
+    if asked.learns and not asked.section.path:
+        origin.refuse_new(asked.name)
+    made = _made(asked)
+    origin.refuse_unbound(asked.name, made)
+    return made
+
+
+def _was_brought(kept: Path | None) -> bool:
+    """Whether a run's folder has a finished tokenizer that it did not train: a vocabulary, or an origin's."""
+    return kept is not None and kept.exists() and not (kept / INPUTS).exists()
+
+
+def _brought(asked: _Asked, origin: Origin, own: Any) -> Any:
+    """The origin's tokenizer, written into the run's folder, so that the run does without the origin from now on."""
+    origin.refuse_other(asked.name, asked.section, own, _asked_for(asked))
+    if asked.kept is not None and not asked.kept.exists():
+        own.save_pretrained(asked.kept)
+    return own
+
+
+def _asked_for(asked: _Asked) -> Any | None:
+    """What the section describes, as far as that can be had without training; None for a vocabulary."""
+    if asked.section.path:
+        return _made(asked)
+    if asked.section.kind == "text":
+        return None
+    if asked.section.train is not None:
+        return untrained(asked.section)
+    return _made(asked)
+
+
+def _made(asked: _Asked) -> Any:
+    section = asked.section
+    if section.train is not None and asked.kept is None:
+        return untrained(section)
+    if section.train is not None:
+        return trained(asked.name, section, asked.splits, asked.kept)
+    if section.path:
+        return asked.kind.from_pretrained(checkpoints.located(section.path))
+    if section.kind == "text":
+        return _trained_text(asked)
+    check_options(asked.field, asked.kind, section.options)
+    return _named(asked.field, lambda: asked.kind(**section.options))
+
+
+def _trained_text(asked: _Asked) -> Any:
+    options = {"texts": _texts(asked.splits), "vocab_size": 8192, **asked.section.options}
+    check_options(asked.field, asked.kind.train, options)
+    tokenizer = _named(asked.field, lambda: asked.kind.train(**options))
+    if asked.kept:
+        tokenizer.save_pretrained(asked.kept)
+    return tokenizer
+
+
+def _named(field: str, make: Callable[[], T]) -> T:
+    """What `make` gives; its InputError begins with the dotted field of the recipe."""
+    try:
+        return make()
+    except InputError as error:
+        message = str(error)
+        if not message.startswith("tokenizers."):
+            message = f"{field}.{message}"
+        raise InputError(message) from None
+
+
+def _bytes(asked: _Asked) -> Any:
+    """A text tokenizer that has learned nothing yet."""
+    options = {"vocab_size": 8192, **asked.section.options, "texts": []}
+    check_options(asked.field, asked.kind.train, options)
+    return _named(asked.field, lambda: asked.kind.train(**options))
+
+
+def _texts(splits: Splits) -> list[str]:
+    """All texts of the training split in order of appearance, each once."""
+    found: dict[str, None] = {}
+    for sample in splits.train:
+        if isinstance(sample, Pair):
+            found |= dict.fromkeys(sample.captions)
+        else:
+            found |= dict.fromkeys(part.value for part in sample.parts if part.kind == "text")
+    if not len(splits.train) and len(splits.held_out):
+        raise InputError(
+            f"data.held_out: all {len(splits.held_out)} samples are held out, so none is left to train on; give "
+            "data.held_out=0, or more samples"
+        )
+    if not found:
+        raise InputError("data: no sample has any text to train the text tokenizer on; give captions")
+    return list(found)
