@@ -5,7 +5,6 @@ small_vq, small_scales, small_kl: untrained networks for small images, which a C
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,12 +15,17 @@ from mot_gen.errors import InputError
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_scales import ScalesImageTokenizer
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
+from mot_gen.tokenizers.pretrained import stated_config
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
+from mot_gen.tokenizers.training_loop import TrainingSettings
+
+# The words that a field may have.
+_WORDS = {"precision": ("bf16", "fp32"), "augment": ("none", "flip", "strong")}
 
 
 @dataclass(frozen=True)
-class ImageTraining:
-    """steps of batch_size images; the learning rate rises over warmup_steps and falls to zero as a cosine.
+class ImageTraining(TrainingSettings):
+    """`TrainingSettings` of images, and how they are learned.
 
     augment: "none"; "flip" mirrors half of the images; "strong" also turns them and permutes their channels.
     commitment, kl, perceptual, adversarial: weights beside a reconstruction of weight 1; the last joins after
@@ -30,10 +34,6 @@ class ImageTraining:
 
     steps: int = 5000
     batch_size: int = 32
-    lr: float = 2e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
-    clip: float = 1.0
     commitment: float = 0.25
     kl: float = 1e-6
     perceptual: float = 0.0
@@ -43,21 +43,13 @@ class ImageTraining:
     average_decay: float = 0.998
     augment: str = "flip"
     precision: str = "bf16"
-    seed: int = 0
-    checkpoint_every: int = 500
-    log_every: int = 50
 
     def __post_init__(self):
-        for field in ("steps", "batch_size", "lr", "checkpoint_every", "log_every"):
-            if not getattr(self, field) > 0:
-                raise InputError(f"{field} must be positive, got {getattr(self, field)}")
-        for field, allowed in (("precision", ("bf16", "fp32")), ("augment", ("none", "flip", "strong"))):
-            if getattr(self, field) not in allowed:
-                raise InputError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
-
-    def lr_at(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        super().__post_init__()
+        for field, allowed in _WORDS.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise InputError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,7 @@ def small_scales(
 ) -> ScalesImageTokenizer:
     """An untrained ScalesImageTokenizer that shrinks by 4: 130 ids in six scales of a 32 x 32 image."""
     network = ResidualAutoencoder(color_channels * fold**2, 8, list(widths), encoder_layers, decoder_layers, False)
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    tokenizer = ScalesImageTokenizer(config, image_size, scales, entries, fold)
+    tokenizer = ScalesImageTokenizer(stated_config(network), image_size, scales, entries, fold)
     tokenizer.network.load_state_dict(network.state_dict())
     return tokenizer.eval()
 
@@ -128,9 +119,11 @@ def augmented(pixels: Tensor, augment: str, generator: torch.Generator) -> Tenso
     if augment == "none":
         return pixels
     pixels = half(pixels.flip(-1))
-    if augment == "strong":
-        pixels = half(pixels.flip(-2))
-        pixels = half(pixels.mT) if pixels.shape[-1] == pixels.shape[-2] else pixels
-        orders = torch.rand(pixels.shape[:2], generator=generator).argsort(1)
-        pixels = pixels.gather(1, orders[:, :, None, None].expand_as(pixels))
-    return pixels
+    if augment == "flip":
+        return pixels
+    pixels = half(pixels.flip(-2))
+    square = pixels.shape[-1] == pixels.shape[-2]
+    if square:
+        pixels = half(pixels.mT)
+    orders = torch.rand(pixels.shape[:2], generator=generator).argsort(1)
+    return pixels.gather(1, orders[:, :, None, None].expand_as(pixels))

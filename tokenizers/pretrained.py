@@ -1,4 +1,4 @@
-"""What tokenizers that can be saved and loaded share: NetworkTokenizer, pretrained_class, loading."""
+"""What tokenizers that can be saved and loaded share: NetworkTokenizer, pretrained_class, loading, stated_config."""
 
 from __future__ import annotations
 
@@ -72,5 +72,9 @@ class NetworkTokenizer(ConfiguredModel):
     @property
     def fingerprint(self) -> str:
         """sha256 over config and weights, in hex: what stored tokens were made by. The device does not count."""
-        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        return fingerprint([type(self).__name__, config], self.state_dict())
+        return fingerprint([type(self).__name__, stated_config(self)], self.state_dict())
+
+
+def stated_config(network: Any) -> dict[str, Any]:
+    """The config of a diffusers model, without the notes of diffusers itself."""
+    return {key: value for key, value in network.config.items() if not key.startswith("_")}

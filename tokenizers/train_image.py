@@ -9,7 +9,6 @@ divergence from a unit Gaussian (KL), plus a perceptual and an adversarial loss 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -22,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from mot_gen.errors import InputError, Interrupted
-from mot_gen.files.whole import writing
+from mot_gen.errors import InputError
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_losses import (
     CodebookAverage,
+    Pass,
     PatchDiscriminator,
     adaptive_weight,
     hinge_loss,
@@ -43,10 +42,13 @@ from mot_gen.tokenizers.image_training import (
     small_vq,
 )
 from mot_gen.tokenizers.muon import MuonAdamW
-from mot_gen.tokenizers.pretrained import NetworkTokenizer
+from mot_gen.tokenizers.pretrained import NetworkTokenizer, stated_config
+from mot_gen.tokenizers.training_loop import run_steps
+from mot_gen.tokenizers.training_state import load_state, save_state
 
 __all__ = ["ImageTrainer", "ImageTraining", "VQTraining", "small_kl", "small_scales", "small_vq"]
 
+STATE = "training.pt"
 MEASURED = 4096  # images, at most, that tell the scale of the latents
 MAX_SKIPPED = 20  # steps in a row without a finite gradient
 
@@ -97,22 +99,16 @@ class ImageTrainer:
     def run(
         self, report: Callable[[dict], None] = lambda row: None, stop: Callable[[], bool] = lambda: False
     ) -> NetworkTokenizer:
-        """All steps that are left; `report` receives step, losses and images per second every log_every steps.
-
-        Where `stop` says so after a step, a checkpoint is written and Interrupted raised.
-        """
+        """All steps that are left, see `run_steps`; rows for `report` also have images_per_second."""
+        torch.manual_seed(self.options.seed)
         self._resume()
         began, first = time.perf_counter(), self.step
-        while self.step < self.options.steps:
-            losses = self._one_step()
-            self.step += 1
-            if self.step % self.options.log_every == 0:
-                rate = (self.step - first) * self.options.batch_size / (time.perf_counter() - began)
-                report({"step": self.step, **{k: v.item() for k, v in losses.items()}, "images_per_second": rate})
-            if self.folder and (self.step % self.options.checkpoint_every == 0 or self.step == self.options.steps):
-                self._save()
-            if self.step < self.options.steps and stop():
-                self._stop()
+
+        def report_with_rate(row: dict) -> None:
+            images = (self.step - first) * self.options.batch_size
+            report(row | {"images_per_second": images / (time.perf_counter() - began)})
+
+        run_steps(self, report_with_rate, self._save, stop)
         self.tokenizer.load_state_dict(self.average.module.state_dict())
         self.tokenizer.eval()
         if isinstance(self.tokenizer, LatentImageTokenizer):
@@ -120,19 +116,14 @@ class ImageTrainer:
             self.tokenizer.measure(self.images[::apart].float() / 255)
         return self.tokenizer
 
-    def _stop(self) -> None:
-        if self.folder:
-            self._save()
-        raise Interrupted(
-            f"stopped at step {self.step} of the {self.tokenizer.config.name} tokenizer; the same command goes on"
-        )
-
     def batch(self, step: int) -> Tensor:
         """(B, C, H, W) in [-1, 1]: a function of seed and step alone, every image once an epoch."""
         n, size = len(self.images), self.options.batch_size
-        places = range(step * size, (step + 1) * size)
-        orders = {epoch: self._shuffled(epoch) for epoch in {place // n for place in places}}
-        pixels = self.images[[orders[place // n][place % n] for place in places]].float() / 127.5 - 1
+        first, last = step * size, (step + 1) * size - 1
+        epochs = range(first // n, last // n + 1)
+        order = [number for epoch in epochs for number in self._shuffled(epoch)]
+        begin = first % n
+        pixels = self.images[order[begin : begin + size]].float() / 127.5 - 1
         return augmented(pixels, self.options.augment, self._generator(1, step)).to(self.tokenizer.device)
 
     def _shuffled(self, epoch: int) -> list[int]:
@@ -143,38 +134,55 @@ class ImageTrainer:
         key = f"{self.options.seed} {stream} {number}".encode()
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:4]))
 
-    def _one_step(self) -> dict[str, Tensor]:
+    def one_step(self) -> dict[str, Tensor]:
+        """One batch; its losses by name, each with its weight."""
         options, pixels = self.options, self.batch(self.step)
-        for optimizer in filter(None, (self.optimizer, self.critic_optimizer)):
-            optimizer.set_lr(options.lr_at(self.step))
+        lr = options.lr_at(self.step)
+        self.optimizer.set_lr(lr)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             made = self.run_pass(self.tokenizer, pixels, options)
-        images = made.images.float()
-        losses = {"reconstruction": F.mse_loss(images, pixels), "penalty": made.penalty.float()}
-        if options.perceptual:
-            assert self.perceptual is not None
-            losses["perceptual"] = options.perceptual * self.perceptual(images.clamp(-1, 1), pixels)
-        if self.critic is not None and self.step >= options.adversarial_start:
-            losses["adversarial"] = self._adversarial(losses["reconstruction"], images)
+        losses = self._losses(made, pixels)
         finite = self._descend(self.optimizer, cast(Tensor, sum(losses.values())))
         if "adversarial" in losses:
-            assert self.critic is not None and self.critic_optimizer is not None
-            losses["critic"] = hinge_loss(self.critic(pixels), self.critic(images.detach()))
-            self._descend(self.critic_optimizer, losses["critic"])
+            losses["critic"] = self._train_critic(pixels, made.images.float().detach(), lr)
         if self.codebook is not None and finite:
             assert made.vectors is not None and made.ids is not None
             self.codebook.update(made.vectors, made.ids)
         self.average.update_parameters(self.tokenizer)
-        self.skipped = 0 if finite else self.skipped + 1
-        if self.skipped > MAX_SKIPPED:
-            raise InputError(f"lr {options.lr}: {self.skipped} steps in a row had no finite gradient; give a lower one")
+        self._count_skipped(finite)
         return losses
 
-    def _adversarial(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        assert self.critic is not None
-        loss = -self.critic(images).mean()
+    def _losses(self, made: Pass, pixels: Tensor) -> dict[str, Tensor]:
+        """What the tokenizer learns from, of what it made of pixels (B, C, H, W)."""
+        images = made.images.float()
+        losses = {"reconstruction": F.mse_loss(images, pixels), "penalty": made.penalty.float()}
+        if self.options.perceptual:
+            assert self.perceptual is not None
+            losses["perceptual"] = self.options.perceptual * self.perceptual(images.clamp(-1, 1), pixels)
+        if self.critic is not None and self.step >= self.options.adversarial_start:
+            losses["adversarial"] = self._adversarial(self.critic, losses["reconstruction"], images)
+        return losses
+
+    def _adversarial(self, critic: PatchDiscriminator, reconstruction: Tensor, images: Tensor) -> Tensor:
+        """How well the critic tells images from real ones, weighted by the two gradients at the last layer."""
+        loss = -critic(images).mean()
         last = [part for part in self.network.decoder.modules() if isinstance(part, nn.Conv2d)][-1]
         return self.options.adversarial * adaptive_weight(reconstruction, loss, last.weight) * loss
+
+    def _train_critic(self, real: Tensor, fake: Tensor, lr: float) -> Tensor:
+        """One step of the critic; its loss."""
+        assert self.critic is not None and self.critic_optimizer is not None
+        self.critic_optimizer.set_lr(lr)
+        loss = hinge_loss(self.critic(real), self.critic(fake))
+        self._descend(self.critic_optimizer, loss)
+        return loss
+
+    def _count_skipped(self, finite: bool) -> None:
+        """InputError where too many steps in a row had no finite gradient."""
+        self.skipped = 0 if finite else self.skipped + 1
+        if self.skipped > MAX_SKIPPED:
+            lr = self.options.lr
+            raise InputError(f"lr {lr}: {self.skipped} steps in a row had no finite gradient; give a lower one")
 
     def _descend(self, optimizer: MuonAdamW, loss: Tensor) -> bool:
         """One step of an optimizer, unless a gradient is not finite: one bad batch must not spread to every weight."""
@@ -185,39 +193,30 @@ class ImageTrainer:
             optimizer.step()
         return finite
 
-    def _run(self) -> str:
+    def _run(self) -> dict[str, Any]:
         """What has to be the same for a checkpoint to be gone on with."""
-        config = {key: value for key, value in self.tokenizer.config.items() if not key.startswith("_")}
         digest = hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
-        return json.dumps(asdict(self.options) | {"network": config, "images": digest}, sort_keys=True)
+        return asdict(self.options) | {"network": stated_config(self.tokenizer), "images": digest}
 
-    def _parts(self) -> dict:
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds the state of."""
         parts = {"tokenizer": self.tokenizer, "average": self.average, "optimizer": self.optimizer}
         parts |= {"codebook": self.codebook, "critic": self.critic, "critic_optimizer": self.critic_optimizer}
         return {name: part for name, part in parts.items() if part is not None}
 
     def _save(self) -> None:
-        """Written aside and renamed, so that a kill at any moment leaves a whole checkpoint."""
-        assert self.folder is not None
+        """Write a checkpoint, where there is a folder for it."""
+        if self.folder is None:
+            return
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        state |= {"step": self.step, "run": self._run(), "random": torch.get_rng_state()}
-        with writing(self.folder / "training.pt") as part:
-            torch.save(state, part)
+        state |= {"step": self.step, "random": torch.get_rng_state()}
+        save_state(self.folder / STATE, self._run(), state)
 
     def _resume(self) -> None:
-        file = self.folder and self.folder / "training.pt"
-        torch.manual_seed(self.options.seed)
-        if not file or not file.is_file():
+        """Go on from the checkpoint of the folder, if there is one."""
+        state = None if self.folder is None else load_state(self.folder / STATE, self._run())
+        if state is None:
             return
-        try:
-            state = torch.load(file, weights_only=True)
-            saved = json.loads(state["run"])
-        except Exception as error:  # a broken archive fails in as many ways as it can be broken
-            raise InputError(f"{file}: not a checkpoint that can be read; remove it to begin again") from error
-        now = json.loads(self._run())
-        for key in now:
-            if saved.get(key) != now[key]:
-                raise InputError(f"{file}: has {key} {saved.get(key)}, not {now[key]}; give that, or another folder")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.step = state["step"]

@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mot_gen.errors import InputError, Interrupted
+from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_sounds
+from mot_gen.tokenizers.pretrained import stated_config
 from mot_gen.tokenizers.speech_features import log_mel
 from mot_gen.tokenizers.speech_measures import speech_report
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
+from mot_gen.tokenizers.training_loop import TrainingSettings, check_positive, run_steps
 from mot_gen.tokenizers.training_state import load_state, save_state
 
 log = logging.getLogger(__name__)
@@ -37,32 +39,22 @@ MEASURED = 50  # recordings that a report is made of: nearly all of its time is 
 
 
 @dataclass(frozen=True)
-class SpeechTraining:
-    """steps of batch_size crops of crop_units units; the learning rate rises, then falls to zero as a cosine.
+class SpeechTraining(TrainingSettings):
+    """`TrainingSettings` of a decoder that learns from crops of crop_units units.
 
     max_vectors: units' time, drawn from all recordings, that the clusters are learned from.
     """
 
     steps: int = 800
-    batch_size: int = 16
-    crop_units: int = 50
-    lr: float = 2e-3
     warmup_steps: int = 50
     weight_decay: float = 0.01
-    clip: float = 1.0
-    max_vectors: int = 200_000
-    seed: int = 0
-    log_every: int = 50
     checkpoint_every: int = 200
+    crop_units: int = 50
+    max_vectors: int = 200_000
 
     def __post_init__(self):
-        for field in ("steps", "batch_size", "crop_units", "lr", "max_vectors", "log_every", "checkpoint_every"):
-            if not getattr(self, field) > 0:
-                raise InputError(f"{field} must be positive, got {getattr(self, field)}")
-
-    def lr_at(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        super().__post_init__()
+        check_positive(self, ("crop_units", "max_vectors"))
 
 
 class Example(NamedTuple):
@@ -76,7 +68,7 @@ def train_speech_units(
     tokenizer: SpeechUnitTokenizer,
     recordings: Sequence,
     options: SpeechTraining | None = None,
-    report: Report | None = None,
+    report: Report = lambda row: None,
     folder: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> SpeechUnitTokenizer:
@@ -87,14 +79,15 @@ def train_speech_units(
     """
     options = options or SpeechTraining()
     waveforms = [tokenizer.waveform(raw) for raw in recordings]
-    run = {"options": asdict(options), "config": _config(tokenizer), "recordings": _digest(waveforms)}
+    run = {"options": asdict(options), "config": stated_config(tokenizer), "recordings": _digest(waveforms)}
     state = load_state(folder / _STATE, run) if folder else None
     vectors = tokenizer.vectors(waveforms)
     centres = state["units"] if state else fit_units(vectors, tokenizer.config.vocab_size, options)
     tokenizer.codebook.embedding.weight.data.copy_(centres)
-    examples = [
-        Example(tokenizer.codebook.ids(v), log_mel(w[None], tokenizer.mel)[0]) for v, w in zip(vectors, waveforms)
-    ]
+    examples = []
+    for vector, waveform in zip(vectors, waveforms):
+        log_mels = log_mel(waveform[None], tokenizer.mel)[0]
+        examples.append(Example(tokenizer.codebook.ids(vector), log_mels))
     trainer = DecoderTrainer(tokenizer, examples, options)
     if state:
         trainer.load_state_dict(state)
@@ -105,10 +98,6 @@ def train_speech_units(
 
     trainer.run(report, save, stop)
     return tokenizer.eval()
-
-
-def _config(tokenizer: SpeechUnitTokenizer) -> dict:
-    return {key: value for key, value in tokenizer.config.items() if not key.startswith("_")}
 
 
 def _digest(waveforms: Sequence[Tensor]) -> str:
@@ -141,24 +130,14 @@ class DecoderTrainer:
         self.trained = [p for p in self.decoder.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=options.lr, weight_decay=options.weight_decay)
 
-    def run(self, report: Report | None, save: Callable[[], None], stop: Callable[[], bool]) -> None:
-        """All steps that are left; `save` is called every checkpoint_every steps, and before it is stopped."""
-        options = self.options
+    def run(self, report: Report, save: Callable[[], None], stop: Callable[[], bool]) -> None:
+        """All steps that are left, see `run_steps`."""
         self.decoder.train()
-        while self.step < options.steps:
-            losses = self._one_step()
-            self.step += 1
-            if report and self.step % options.log_every == 0:
-                report({"step": self.step, **{name: loss.item() for name, loss in losses.items()}})
-            stopped = self.step < options.steps and stop()
-            if stopped or self.step % options.checkpoint_every == 0:
-                save()
-            if stopped:
-                name = self.tokenizer.config.name
-                raise Interrupted(f"stopped at step {self.step} of the {name} tokenizer; the same command goes on")
+        run_steps(self, report, save, stop)
         self.decoder.eval()
 
-    def _one_step(self) -> dict[str, Tensor]:
+    def one_step(self) -> dict[str, Tensor]:
+        """One batch; its two losses."""
         self.optimizer.param_groups[0]["lr"] = self.options.lr_at(self.step)
         batch = draw(self.examples, self.tokenizer, self.options, self.generator)
         mel, duration = decoder_losses(self.tokenizer, batch)

@@ -50,17 +50,17 @@ def test_stopped_and_gone_on_is_the_same_to_the_bit(splits, tmp_path, monkeypatc
     whole = make(vq(), splits, tmp_path / "whole")
     from mot_gen.tokenizers.train_image import ImageTrainer
 
-    step = ImageTrainer._one_step
+    step = ImageTrainer.one_step
 
     def stop_after(trainer):
         if trainer.step == 2:
             signal.raise_signal(signal.SIGINT)
         return step(trainer)
 
-    monkeypatch.setattr(ImageTrainer, "_one_step", stop_after)
+    monkeypatch.setattr(ImageTrainer, "one_step", stop_after)
     with pytest.raises(Interrupted, match="step 3"):
         make(vq(), splits, tmp_path / "stopped")
-    monkeypatch.setattr(ImageTrainer, "_one_step", step)
+    monkeypatch.setattr(ImageTrainer, "one_step", step)
     assert make(vq(), splits, tmp_path / "stopped").fingerprint == whole.fingerprint
 
 
@@ -108,7 +108,7 @@ def test_without_a_folder_nothing_is_trained(splits, tmp_path, monkeypatch):
 def test_a_run_stopped_in_its_tokenizer_resumes_and_trains(tmp_path, monkeypatch):
     from mot_gen.tokenizers.train_image import ImageTrainer
 
-    monkeypatch.setattr(ImageTrainer, "_one_step", lambda trainer: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(ImageTrainer, "one_step", lambda trainer: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
         train(vq(log_every=100), tmp_path / "run", resume=True)
     monkeypatch.undo()
