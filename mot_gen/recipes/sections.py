@@ -202,7 +202,7 @@ Rewards = Annotated[dict[str, Reward], BeforeValidator(weighed)]
 
 
 class Reinforce(Section):
-    """Learning from rewards, in the place of the objectives' own losses; docs/reinforce.md."""
+    """Learning from rewards, in the place of the objectives' own losses or beside them; docs/reinforce.md."""
 
     method: Literal["grpo", "dpo"] = "grpo"
     writes: Annotated[list[str], Field(min_length=1)] = ["image"]  # what is sampled, in order
@@ -220,6 +220,7 @@ class Reinforce(Section):
     clip_high: Positive | None = None  # and above; None = as below
     penalty: NonNegative = 0.02  # on the distance to the reference; 0 = none
     velocity_penalty: Switch = False  # of pictures: on the velocity (UniGRPO) and not on the sampler's Gaussians
+    data_weight: NonNegative = 0.0  # of the objectives' own losses on the data, learned beside (PPO-ptx)
     beta: Positive = 0.1  # dpo: of texts
     image_beta: Positive = 50.0  # dpo: of pictures, by their errors of denoising
     least_gap: NonNegative = 0.0  # dpo: by which the rewards of a judged pair must differ at least

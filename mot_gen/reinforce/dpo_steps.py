@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.lines import mean, spent, sums_of
@@ -35,7 +36,9 @@ class DpoStep:
         batches = batches_of(learner, preferences)
         (total,) = run.world.sum([sum(batch.pairs for batch in batches)])
         references: dict[int, Tensor] = {}
+        data = DataLosses(run, learner.section.data_weight)
         for _ in range(learner.section.updates):
+            data.add()
             measures: list[dict[str, Tensor]] = []
             for place, batch in enumerate(batches):
                 if place not in references:
@@ -45,10 +48,10 @@ class DpoStep:
             rate, norm = run.optimizer.step(run.step)
         size = read_norm(run, norm)
         average(run)
-        line, sums = close_step(
-            run, clock, spent(run, [b.packed.batch for b in batches]), [*sums_of(measures), *sums_of([logged])]
-        )
-        return {**_line(line, sums, list(measures[0]), list(logged), total, learner), "lr": rate, "grad_norm": size}
+        used = spent(run, [batch.packed.batch for batch in batches], data)
+        line, sums = close_step(run, clock, used, [*sums_of(measures), *sums_of([logged])])
+        line = _line(line, sums, list(measures[0]), list(logged), total, learner)
+        return line | data.means() | {"lr": rate, "grad_norm": size}
 
     def learner(self, run: Run) -> Learner:
         """What these steps learn with, made when it is first asked for. InputError for preferences that do not fit."""

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from mot_gen.flops import forward_flops
+from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.sequence import PADDING, PackedBatch
 from mot_gen.training.runs import Run
 
 
-def spent(run: Run, batches: Sequence[PackedBatch]) -> list[float]:
-    """Tokens, FLOPs and slots of a step's updates on this process; what sampling took is not counted."""
+def spent(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> list[float]:
+    """Tokens, FLOPs and slots of an update on this process, those of the data beside it among them; what sampling took
+    is not counted."""
     tokens = sum(int((batch.layout.document != PADDING).sum()) for batch in batches)
     flops = sum(3 * forward_flops(run.model, batch) for batch in batches)
-    return [tokens, flops, sum(batch.ids.numel() for batch in batches)]
+    slots = sum(batch.ids.numel() for batch in batches)
+    return [own + beside for own, beside in zip((tokens, flops, slots), data.spent)]
 
 
 def sums_of(measures: Sequence[Mapping[str, Tensor]]) -> list[float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mot_gen.reinforce.actions import Actions, Chosen, Weighing
 from mot_gen.reinforce.advantages import advantages, equal_groups
+from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.learner import Group, Learner
 from mot_gen.reinforce.lines import mean, spent, sums_of
 from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
@@ -55,7 +56,9 @@ class GrpoStep:
         batches = _batches(learner, groups, rewards)
         policy = Policy(learner.section, learner.ids, learner.sampler.flow, run.model)
         totals = _totals(run, batches)
+        data = DataLosses(run, learner.section.data_weight)
         for _ in range(learner.section.updates):
+            data.add()
             measures = [_backward(learner, policy, each, totals, each is batches[-1]) for each in batches]
             rate, norm = run.optimizer.step(run.step)
         size = read_norm(run, norm)
@@ -64,11 +67,12 @@ class GrpoStep:
         known = {"reward": total, **scores}
         counts = [equal_groups(rewards), float(total.isnan().sum()), sum(each.entropy * each.share for each in batches)]
         mine = [*counts, *sums_of([known]), *(value for each in learned.values() for value in each)]
-        line, sums = close_step(run, clock, spent(run, [each.actions.batch for each in batches]), mine)
+        used = spent(run, [each.actions.batch for each in batches], data)
+        line, sums = close_step(run, clock, used, mine)
         line |= _logged(sums, list(known), {name: totals[name] for name in learned})
         if not learner.section.experts:
             del line["routing_entropy"]
-        return line | {"lr": rate, "grad_norm": size}
+        return line | data.means() | {"lr": rate, "grad_norm": size}
 
     def learner(self, run: Run) -> Learner:
         """What these steps learn with, made when it is first asked for."""

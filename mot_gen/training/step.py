@@ -1,5 +1,5 @@
 """One optimizer step over the batches of all processes: training_step; and held_out_losses. For steps of other kinds:
-Clock, close_step, read_norm, autocast, average.
+Clock, close_step, read_norm, autocast, average, add_gradients.
 
 The loss of a modality is its sum over all batches of a step on all processes, divided by the global count, times its
 weight. Nothing here waits for a GPU but the reading of what a step gave, which is one copy; the loop asks for it every
@@ -87,22 +87,29 @@ def _make(run: Run) -> _Made:
     """Everything that a step changes; the host waits for none of it."""
     set_progress(run.model.backbone, run.step / run.recipe.training.steps)
     work = run.batches.take(run.step)
-    weights = {name: objective.weight for name, objective in run.recipe.objectives.items()}
-    factors = factors_of(weights, {name: work.counts[name] for name in weights})
-    names = run.model.modality_names
-    sums = torch.zeros(len(names), dtype=torch.float64, device=run.world.device)
-    for made in work.batches:
-        losses = _backward(run, made, factors, last=made is work.batches[-1])
-        sums += _sums(names, losses, sums)
+    sums = add_gradients(run, work)
     rate, norm = run.optimizer.step(run.step)
     average(run)
     run.batches.fetch(run.step + 1)
     return _Made(work, sums, norm, rate)
 
 
-def _backward(run: Run, made: StepBatch, factors: dict[str, float], last: bool) -> Losses:
+def add_gradients(run: Run, work: Work, weight: float = 1.0, more: bool = False) -> Tensor:
+    """Forward and backward of all batches of a step. weight: of their losses, all modalities alike. more: whether other
+    batches follow before the optimizer's step. Returns the sums of losses, (modalities,), on this process."""
+    weights = {name: weight * objective.weight for name, objective in run.recipe.objectives.items()}
+    factors = factors_of(weights, {name: work.counts[name] for name in weights})
+    names = run.model.modality_names
+    sums = torch.zeros(len(names), dtype=torch.float64, device=run.world.device)
+    for made in work.batches:
+        last = made is work.batches[-1] and not more
+        sums += _sums(names, _backward(run, made, factors, weight, last), sums)
+    return sums
+
+
+def _backward(run: Run, made: StepBatch, factors: dict[str, float], weight: float, last: bool) -> Losses:
     """Forward and backward of one batch. Every tower is called, with no rows where the batch has none of its modality,
-    so that processes whose batches differ make the same collectives."""
+    so that processes whose batches differ make the same collectives. weight: of the auxiliary losses."""
     targets = {name: wanted.values for name, wanted in made.supervision.latents.items()}
     with autocast(run):
         supervision = with_targets(made, taught(run.averaged, made.lessons, targets))
@@ -110,7 +117,7 @@ def _backward(run: Run, made: StepBatch, factors: dict[str, float], last: bool) 
         with autocast(run):
             losses = _losses(run, made, supervision, factors)
         run.meter.lost(made.batch, made.source, supervision, losses.by_token)
-        auxiliary = run.model.backbone.auxiliary_loss() / (run.accumulate * run.world.size)
+        auxiliary = weight * run.model.backbone.auxiliary_loss() / (run.accumulate * run.world.size)
         (losses.total + auxiliary).backward()
     return losses
 

@@ -16,7 +16,7 @@ from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.policy import Policy
 from mot_gen.training.runs import prepare
 
-KINDS = {"pictures": BRIGHT, "texts": WORDS, "both": BOTH}
+KINDS = {"pictures": BRIGHT, "texts": WORDS, "both": BOTH, "beside data": [*BRIGHT, "reinforce.data_weight=0.5"]}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,8 @@ def test_six_steps_are_three_and_three_more(origin, tmp_path, kind):
         assert torch.equal(one, other), name
     for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one["rewards"] == other["rewards"] and one["losses"] == other["losses"]
+        assert one.get("data_losses") == other.get("data_losses")
+        assert set(one.get("data_losses", {})) == ({"text", "image"} if kind == "beside data" else set())
 
 
 def test_two_processes_are_one(origin, tmp_path):

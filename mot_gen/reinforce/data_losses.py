@@ -1,0 +1,43 @@
+"""The objectives' own losses on the recipe's data, learned beside rewards: DataLosses.
+
+A model that learns from rewards alone forgets what it does not need for them. InstructGPT adds the gradients of
+pretraining to those of the reward for this reason (PPO-ptx; Ouyang et al. 2022, arXiv 2203.02155, equation 2).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mot_gen.training.runs import Run
+from mot_gen.training.step import add_gradients
+
+
+class DataLosses:
+    """The batches of one step. weight: of their losses; with 0 none is read."""
+
+    def __init__(self, run: Run, weight: float):
+        self._run, self._weight = run, weight
+        self._work = run.batches.take(run.step) if weight else None
+        self._sums: Tensor | None = None
+
+    def add(self) -> None:
+        """Add their gradients to those of an update. The batches of the reward follow."""
+        if self._work is not None:
+            self._sums = add_gradients(self._run, self._work, self._weight, more=True)
+
+    @property
+    def spent(self) -> list[float]:
+        """Tokens, FLOPs and slots of one update, this process's share."""
+        if self._work is None:
+            return [0.0, 0.0, 0.0]
+        size = self._run.world.size
+        return [self._work.tokens / size, self._work.flops / size, self._work.slots / size]
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """`data_losses` of a line of metrics.jsonl, by modality; nothing where no data are learned. All processes call
+        it."""
+        if self._work is None or self._sums is None:
+            return {}
+        sums = dict(zip(self._run.model.modality_names, self._run.world.sum(self._sums.tolist())))
+        counted = {name: count for name, count in self._work.counts.items() if count}
+        return {"data_losses": {name: sums[name] / count for name, count in counted.items()}}
