@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mot_gen.datasets.task import Task
 from mot_gen.eval.images.judge import Judge
+from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reports.generated import drawn
 from mot_gen.reports.hooks import pipeline_of
@@ -42,16 +43,13 @@ def by_evaluations(run: Run, task: Task, judge: Judge, steps: Sequence[int], cou
     """For each number of steps: `steps`, `passes` a picture, `class_accuracy` of `n` pictures, and `cpu_seconds` a
     picture, at the recipe's own guidance.
 
-    Numbers that change nothing are left out, as where a picture is drawn token by token; so are those below the fewest
-    that the objective was trained for.
+    Numbers that change nothing are left out, as where a picture is drawn token by token; so are those that the model
+    cannot draw in.
     """
     pipe = pipeline_of(run, TextToImagePipeline)
-    fewest = getattr(pipe.model.objectives["image"], "fewest", 1)
     prompts, wanted = prompts_of(task, count)
     found: list[dict] = []
-    for number in sorted(set(steps)):
-        if number < fewest:
-            continue
+    for number in _possible(pipe.model, steps):
         _, passes, _ = _draw(pipe, prompts[:1], number)
         if found and found[-1]["passes"] == passes:
             continue
@@ -60,6 +58,16 @@ def by_evaluations(run: Run, task: Task, judge: Judge, steps: Sequence[int], cou
         row = {"steps": number, "passes": passes, "class_accuracy": accuracy, "cpu_seconds": seconds / count}
         found.append(row | {"n": count})
     return found
+
+
+def _possible(model: MultimodalModel, steps: Sequence[int]) -> list[int]:
+    """Those of the numbers of steps in which the model draws pictures, in order. Scale by scale there is one alone, a
+    step a scale; an objective may have a least number that it was trained for."""
+    scales = model.modalities[model.index_of["image"]].scales
+    if scales:
+        return [len(scales)]
+    fewest = getattr(model.objectives["image"], "fewest", 1)
+    return [number for number in sorted(set(steps)) if number >= fewest]
 
 
 def _draw(pipe: TextToImagePipeline, prompts: Sequence[str], steps: int) -> tuple[Tensor, int, float]:

@@ -70,13 +70,14 @@ def finished(folder: Path) -> dict | None:
 
 def _measured(run, evaluations: Sequence[int]) -> dict:
     """Figures of samples and captions, where the data has classes to judge them by."""
-    from mot_gen.reports.evaluations import by_evaluations
     from mot_gen.reports.judge_run import judge, task_of
-    from mot_gen.reports.measure import judge_of
 
     task = task_of(run.recipe)
     if task is None:
         return {"quality": {}}
+    from mot_gen.reports.evaluations import by_evaluations  # here, since pipelines import most of diffusers
+    from mot_gen.reports.measure import judge_of
+
     network = judge_of(run, task)
     found = judge(run, task, network)
     measured: dict = {"quality": {name: found[name] for name in ("images", "captions", "text")}}

@@ -94,9 +94,10 @@ def test_too_little_for_the_warm_up_is_refused(recipe, workload):
         objective_variants(short, ["shortcut"], {}, "image", workload)
 
 
-@pytest.mark.parametrize("objective", ["flow", "next_token"])
+@pytest.mark.parametrize("objective", ["flow", "next_token", "next_scale"])
 def test_passes_are_counted_and_numbers_that_change_nothing_are_left_out(objective, recipe, workload, tmp_path):
-    """A flow takes one more pass for each step; a picture of 16 tokens, one by one, takes the same number always."""
+    """A flow takes one more pass for each step; a picture of 16 tokens, one by one, takes the same number always, and
+    one of several scales can be drawn in no other number of steps."""
     (variant,) = objective_variants(recipe, [objective], {}, "image", workload)
     run = loop.prepare(variant.recipe, tmp_path, trained_tokenizers=False)
     judge = SimpleNamespace(predict=lambda images: torch.zeros(len(images), dtype=torch.long))
@@ -106,8 +107,11 @@ def test_passes_are_counted_and_numbers_that_change_nothing_are_left_out(objecti
     if objective == "flow":
         assert [row["steps"] for row in rows] == [1, 2, 4]
         assert [row["passes"] - rows[0]["passes"] for row in rows] == [0, 1, 3]
-    else:
+    elif objective == "next_token":
         assert len(rows) == 1 and rows[0]["passes"] >= 16
+    else:
+        (row,) = rows
+        assert row["steps"] == len(run.model.modalities[run.model.index_of["image"]].scales) <= row["passes"] <= 6
 
 
 def test_figures_of_all_seeds_are_found_and_shown(compared, tmp_path):
