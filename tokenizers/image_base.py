@@ -18,6 +18,7 @@ from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_edges import SizeRule, rule_of
 from mot_gen.tokenizers.image_sizes import as_text, size_pair, size_pairs
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
+from mot_gen.tokenizers.span_ids import check_ids
 
 
 def nearest_size(sizes: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
@@ -55,10 +56,11 @@ class ImageTokenizer(NetworkTokenizer):
         image_size: one size, several, or the fields of a rule in `image_edges`."""
         self.rule = rule_of(image_size)
         if self.rule is not None:
-            self.grids = {self.rule.usual: self.grid_of(self.rule.usual)}
-            return
-        assert not isinstance(image_size, Mapping)
-        self.grids = {size: self.grid_of(size) for size in size_pairs(image_size)}
+            sizes = [self.rule.usual]
+        else:
+            assert not isinstance(image_size, Mapping)
+            sizes = size_pairs(image_size)
+        self.grids = {size: self.grid_of(size) for size in sizes}
         if len(set(self.grids.values())) < len(self.grids):
             raise InputError(f"image_size: {as_text(list(self.grids))} have the same grid; leave one of them out")
 
@@ -75,8 +77,8 @@ class ImageTokenizer(NetworkTokenizer):
     @property
     def grid(self) -> tuple[int, int] | None:
         """(rows, columns) of every picture; None where there are several sizes."""
-        several = len(self.grids) > 1 if self.rule is None else not self.rule.fixed
-        return None if several else self.grids[self.size]
+        one_size = len(self.grids) == 1 if self.rule is None else self.rule.fixed
+        return self.grids[self.size] if one_size else None
 
     @property
     def sizes(self) -> str:
@@ -104,10 +106,10 @@ class ImageTokenizer(NetworkTokenizer):
 
     def drawn_grid(self, height: int | None, width: int | None) -> tuple[int, int] | None:
         """The grid of a picture of this size, the first that fits where a side is left open; None where none is."""
-        if self.rule is not None and (height, width) != (None, None):
-            high, wide = height or width, width or height
-            assert high is not None and wide is not None
-            return self.grid_of((high, wide)) if self.rule.allows(high, wide) else None
+        given = height or width
+        if self.rule is not None and given is not None:
+            size = (height or given, width or given)
+            return self.grid_of(size) if self.rule.allows(*size) else None
         for (rows, columns), grid in self.grids.items():
             if height in (None, rows) and width in (None, columns):
                 return grid
@@ -117,9 +119,11 @@ class ImageTokenizer(NetworkTokenizer):
         """A PIL image, path, bytes or tensor as it will be seen: (C, H, W) in [0, 1], of one of the sizes."""
         if self.rule is not None:
             return self.rule.resized(raw)
-        if not self.grid and not (isinstance(raw, Tensor) and raw.ndim == 3):
-            raw = load_image(raw, "L" if self.color_channels == 1 else "RGB")
-        return image_tensor(raw, self.size if self.grid else self.size_for(raw), self.color_channels)
+        if self.grid:
+            return image_tensor(raw, self.size, self.color_channels)
+        is_picture = isinstance(raw, Tensor) and raw.ndim == 3
+        picture = raw if is_picture else load_image(raw, "L" if self.color_channels == 1 else "RGB")
+        return image_tensor(picture, self.size_for(picture), self.color_channels)
 
     def encode(self, raw) -> Span:
         """A PIL image, path, bytes or tensor (C, H, W), cropped to a size -> a span of rows * columns tokens."""
@@ -130,14 +134,14 @@ class ImageTokenizer(NetworkTokenizer):
         """Many raw images, those of one size in one pass of the network; the same spans as one by one."""
         pictures = [self.pixels_of(raw).to(self.device) for raw in raws]
         spans: dict[int, Span] = {}
-        sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
-        for size in dict.fromkeys(sizes):
+        for size, places in _places_of([(picture.shape[1], picture.shape[2]) for picture in pictures]).items():
             grid = self.grids.get(size) or self.grid_of(size)
-            places = [place for place, own in enumerate(sizes) if own == size]
             pixels = torch.stack([pictures[place] for place in places])
             tokens = self.tokens((pixels * 2 - 1).to(self.dtype))
-            tokens = tokens.float() if tokens.is_floating_point() else tokens
-            spans |= zip(places, (Span(self.config.name, values, grid) for values in tokens))
+            if tokens.is_floating_point():
+                tokens = tokens.float()
+            for place, values in zip(places, tokens):
+                spans[place] = Span(self.config.name, values, grid)
         return [spans[place] for place in range(len(pictures))]
 
     def decode(self, span: Span) -> Tensor:
@@ -147,29 +151,38 @@ class ImageTokenizer(NetworkTokenizer):
     @torch.no_grad()
     def decode_batch(self, spans: Sequence[Span]) -> list[Tensor]:
         """Many spans, those of one grid in one pass of the network; the same images as one by one."""
-        grids = [self._checked(span) for span in spans]
         images: dict[int, Tensor] = {}
-        for grid in dict.fromkeys(grids):
-            places = [place for place, own in enumerate(grids) if own == grid]
+        for grid, places in _places_of([self._checked(span) for span in spans]).items():
             tokens = torch.stack([spans[place].values.to(self.device) for place in places])
-            tokens = tokens.to(self.dtype) if tokens.is_floating_point() else tokens
+            if tokens.is_floating_point():
+                tokens = tokens.to(self.dtype)
             images |= zip(places, self.pixels(tokens, grid).float().add(1).div(2).clamp(0, 1))
         return [images[place] for place in range(len(spans))]
 
     def _checked(self, span: Span) -> tuple[int, int]:
         """The grid of a span of this tokenizer; InputError for any other."""
-        name, modality, grids = self.config.name, self.modality, list(self.grids.values())
-        grid = tuple(span.grid or grids[0])
-        largest = grids[0]
-        known = grid in grids or (self.rule is not None and self.rule.holds(grid, largest))
-        if not known or len(span) != grid[0] * grid[1]:
-            expected = as_text(grids).replace(", ", " or ")
+        name, modality = self.config.name, self.modality
+        rows, columns = span.grid or self.grids[self.size]
+        if not self._has_grid((rows, columns)) or len(span) != rows * columns:
+            expected = as_text(list(self.grids.values())).replace(", ", " or ")
             raise InputError(f"{name} span of {len(span)} tokens, grid {span.grid}; expected {expected}")
         if modality.discrete:
-            low, high = span.values.min().item(), span.values.max().item()
-            if low < 0 or high >= modality.vocab_size:
-                raise InputError(f"{name} ids {low} to {high} lie outside 0 to {modality.vocab_size - 1}")
+            check_ids(span, modality.vocab_size, name)
         elif span.values.shape[1:] != (modality.channels,):
             shape = tuple(span.values.shape)
             raise InputError(f"{name} span of shape {shape}; expected {modality.channels} channels a token")
-        return grid
+        return rows, columns
+
+    def _has_grid(self, grid: tuple[int, int]) -> bool:
+        """Whether a picture can have this many rows and columns of tokens."""
+        if self.rule is not None and self.rule.holds(grid, self.grids[self.size]):
+            return True
+        return grid in self.grids.values()
+
+
+def _places_of(keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """Where each of these sizes or grids stands, in the order in which they first come."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return places

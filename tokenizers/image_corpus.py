@@ -44,11 +44,14 @@ def read_images(
             images.append((image_tensor(raw, size, channels) * 255).round().to(torch.uint8))
             names.append(name)
         except InputError as error:
-            skipped.append(str(error) if name in str(error) else f"{name}: {error}")
+            reason = str(error)
+            skipped.append(reason if name in reason else f"{name}: {reason}")
         if len(skipped) > max_skipped:
             raise InputError(f"more than {max_skipped} pictures cannot be read; the last: {skipped[-1]}")
+    if not images and not skipped:
+        raise InputError("no pictures were given")
     if not images:
-        raise InputError(f"no picture could be read; the first: {skipped[0]}" if skipped else "no pictures were given")
+        raise InputError(f"no picture could be read; the first: {skipped[0]}")
     return ImageSet(names, torch.stack(images), skipped)
 
 
@@ -62,9 +65,9 @@ def split(pictures: ImageSet, held_out: Callable[[str], bool] = by_hash) -> tupl
 
     Raises InputError when a side is empty.
     """
-    aside = [held_out(name) for name in pictures.names]
-    unseen = {image.numpy().tobytes() for image, out in zip(pictures.images, aside) if out}
+    aside = torch.tensor([held_out(name) for name in pictures.names])
+    unseen = {image.numpy().tobytes() for image in pictures.images[aside]}
     learned = [image for image in pictures.images if image.numpy().tobytes() not in unseen]
     if not unseen or not learned:
         raise InputError(f"{len(aside)} pictures are too few to hold a tenth out: give more")
-    return torch.stack(learned), pictures.images[torch.tensor(aside)]
+    return torch.stack(learned), pictures.images[aside]

@@ -163,7 +163,8 @@ def _mode(encoded) -> Tensor:
     """The latents (B, L, h, w) in what an autoencoder's `encode` returns; each class has its own name for them."""
     if "latent_dist" in encoded:
         return encoded.latent_dist.mode()
-    return encoded["latents" if "latents" in encoded else "latent"]
+    name = "latents" if "latents" in encoded else "latent"
+    return encoded[name]
 
 
 def _autoencoder_class(name: str | None, where: str = "") -> Any:
@@ -197,14 +198,18 @@ def _latent_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[
 
 def _halving_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:
     shrink = 2 ** (len(config["block_out_channels"]) - 1)
-    fits = all(side % shrink == 0 for side in size)
-    return (config["latent_channels"], size[0] // shrink, size[1] // shrink) if fits else None
+    return _shrunk(config["latent_channels"], size, shrink)
 
 
 def _video_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:
-    shrink = config["scale_factor_spatial"]
-    fits = all(side % shrink == 0 for side in size)
-    return (config["z_dim"], size[0] // shrink, size[1] // shrink) if fits else None
+    return _shrunk(config["z_dim"], size, config["scale_factor_spatial"])
+
+
+def _shrunk(channels: int, size: tuple[int, int], shrink: int) -> tuple[int, int, int] | None:
+    height, width = size
+    if height % shrink or width % shrink:
+        return None
+    return channels, height // shrink, width // shrink
 
 
 def _traced_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[int, int, int] | None:

@@ -13,18 +13,21 @@ from mot_gen.errors import InputError
 
 def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from one side or a pair; raises InputError unless both are at least 1."""
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
+    sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) != 2 or not all(map(_is_side, sides)):
         raise InputError(f"image_size must be one side or (height, width), each at least 1, got {image_size!r}")
-    return pair
+    height, width = sides
+    return height, width
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, int) and side >= 1
 
 
 def size_pairs(image_size: int | Sequence) -> list[tuple[int, int]]:
     """Every (height, width) of one side, a pair, or a list of pairs; raises InputError where one comes twice."""
-    if isinstance(image_size, int) or not image_size or isinstance(image_size[0], int):
-        pairs = [size_pair(image_size)]
-    else:
-        pairs = [size_pair(each) for each in image_size]
+    several = not isinstance(image_size, int) and len(image_size) > 0 and not isinstance(image_size[0], int)
+    pairs = list(map(size_pair, image_size)) if several else [size_pair(image_size)]
     if len(set(pairs)) < len(pairs):
         raise InputError(f"image_size names a size twice: {as_text(pairs)}")
     return pairs

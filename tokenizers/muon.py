@@ -31,12 +31,11 @@ class MuonAdamW:
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float):
         parameters = list(parameters)
-        self.kernels = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) >= LEAST]
-        chosen = set(map(id, self.kernels))
+        self.kernels = [p for p in parameters if _is_large_kernel(p)]
         # Muon takes matrices: views, which see every change of the kernels and hand theirs back.
         self.matrices = [p.detach().view(len(p), -1).requires_grad_() for p in self.kernels]
         self.parameters = parameters
-        rest = [p for p in parameters if id(p) not in chosen]
+        rest = [p for p in parameters if not _is_large_kernel(p)]
         self.parts: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(rest, lr, (0.9, 0.99), weight_decay=weight_decay, fused=True)
         }
@@ -64,3 +63,8 @@ class MuonAdamW:
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+
+
+def _is_large_kernel(parameter: Tensor) -> bool:
+    """Whether Muon steps it."""
+    return parameter.ndim == 4 and min(parameter.shape[:2]) >= LEAST

@@ -46,7 +46,10 @@ def load_tokenizer(folder: str) -> Any:
 
 def _homes() -> dict[str, str]:
     """Class -> module of every tokenizer of this folder, read from the sources: to import them would load torch."""
-    return {name: file.stem for file in Path(__file__).parent.glob("*.py") for name in _stated(file)}
+    homes: dict[str, str] = {}
+    for file in Path(__file__).parent.glob("*.py"):
+        homes |= dict.fromkeys(_stated(file), file.stem)
+    return homes
 
 
 def _stated(file: Path) -> Iterator[str]:

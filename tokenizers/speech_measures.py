@@ -31,18 +31,23 @@ def speech_report(tokenizer, recordings: Sequence) -> dict[str, float]:
     deep, over the time both have. codebook_use and codebook_perplexity; recordings; seconds; units_per_second.
     """
     sounds = [load_audio(raw, tokenizer.sample_rate)[0] for raw in recordings]
-    ids = [span.values for span in tokenizer.encode_batch(sounds)]
+    spans = tokenizer.encode_batch(sounds)
+    ids = [span.values for span in spans]
     quieter = [(sound.clamp(-1, 1) * QUIETER * 2**15).round().to(torch.int16) for sound in sounds]
-    decoded = [sound.cpu() for sound in tokenizer.decode_batch(tokenizer.encode_batch(sounds))]
+    decoded = [sound.cpu() for sound in tokenizer.decode_batch(spans)]
     n = torch.tensor([float(len(i)) for i in ids])
     seconds = sum(map(len, sounds)) / tokenizer.sample_rate
 
     def mean(values: list[float]) -> float:
         return ((torch.tensor(values) * n).sum() / n.sum()).item()
 
+    def mean_agreement(others: list[Tensor]) -> float:
+        units = tokenizer.encode_batch(others)
+        return mean([agreement(span.values, own) for span, own in zip(units, ids)])
+
     return {
-        "gain_agreement": mean([agreement(s.values, i) for s, i in zip(tokenizer.encode_batch(quieter), ids)]),
-        "reencoding_agreement": mean([agreement(s.values, i) for s, i in zip(tokenizer.encode_batch(decoded), ids)]),
+        "gain_agreement": mean_agreement(quieter),
+        "reencoding_agreement": mean_agreement(decoded),
         "mel_distance": mean([mel_distance(*pair, tokenizer.sample_rate) for pair in zip(decoded, sounds)]),
         **codebook_use(torch.cat(ids), tokenizer.modality.vocab_size),
         "recordings": len(sounds),

@@ -19,6 +19,7 @@ from mot_gen.files.audio_files import load_audio
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry
+from mot_gen.tokenizers.span_ids import check_ids
 from mot_gen.tokenizers.speech_decoder import DecoderConfig, UnitDecoder
 from mot_gen.tokenizers.speech_features import EncoderFeatures, LogMelFeatures, MelSettings, at_level, of_equal_length
 from mot_gen.tokenizers.speech_vocoder import TransformersVocoder, griffin_lim
@@ -145,6 +146,4 @@ class SpeechUnitTokenizer(NetworkTokenizer):
             raise InputError(
                 f"{self.config.name} span of shape {tuple(span.values.shape)}; expected (n,), n at least 1"
             )
-        low, high = span.values.min().item(), span.values.max().item()
-        if low < 0 or high >= self.config.vocab_size:
-            raise InputError(f"{self.config.name} ids {low} to {high} lie outside 0 to {self.config.vocab_size - 1}")
+        check_ids(span, self.config.vocab_size, self.config.name)

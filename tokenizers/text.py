@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 from mot_gen.errors import InputError
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.fingerprint import fingerprint
+from mot_gen.tokenizers.span_ids import check_ids
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -98,16 +99,22 @@ class TextTokenizer(PreTrainedTokenizerFast):
             raise
         except Exception as error:  # the tokenizers library raises bare Exception for what it cannot read
             raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
-        own = saved.get("tokenizer_class") == cls.__name__
-        layout = saved.get("layout") if own else None
-        specials = saved.get("specials") if own else _specials(file)
+        if saved.get("tokenizer_class") == cls.__name__:
+            own = {field: saved.get(field) for field in ("name", "layout", "specials")}
+        else:
+            own = {"name": None, "layout": None, "specials": _specials(file)}
+        own["name"] = name or own["name"] or "text"
         template = _chat_template(saved, str(pretrained_model_name_or_path), **kwargs)
-        named = name or (saved.get("name") if own else None) or "text"
-        tokenizer = cls(backend, named, layout, specials, chat_template=template)
-        probe = "".join(character for character in _PROBE if tokenizer.missing_bytes.isdisjoint(character.encode()))
-        if tokenizer.decode(tokenizer.encode(probe)) != probe:
+        tokenizer = cls(backend, **own, chat_template=template)
+        if not tokenizer._keeps_texts():
             raise InputError(f"{file}: text does not survive this tokenizer; give a byte-level BPE, as GPT-2's is")
         return tokenizer
+
+    def _keeps_texts(self) -> bool:
+        """Whether a text of all kinds of characters is the same after encoding and decoding, but for those that need
+        missing bytes."""
+        probe = "".join(character for character in _PROBE if self._can_write(character))
+        return self.decode(self.encode(probe)) == probe
 
     @cached_property
     def vocab_size(self) -> int:
@@ -153,13 +160,15 @@ class TextTokenizer(PreTrainedTokenizerFast):
         """What a template wrote -> its ids. Special tokens that it spells become theirs; `texts` then stand for their
         keys, so that what a user wrote stays text even where it spells a special token."""
         ids: list[int] = []
-        for place, piece in enumerate(re.split(self._special_pattern, text) if self.specials else [text]):
-            if place % 2:
+        pieces = re.split(self._special_pattern, text) if self.specials else [text]
+        for place, piece in enumerate(pieces):
+            if place % 2:  # what the pattern matched stands at every second place
                 ids.append(self.specials[piece])
                 continue
             for key, value in texts.items():
                 piece = piece.replace(key, value)
-            ids += self.encode(piece).values.tolist() if piece else []
+            if piece:
+                ids += self.encode(piece).values.tolist()
         return Span(self.name, torch.tensor(ids, dtype=torch.int64))
 
     @cached_property
@@ -175,14 +184,17 @@ class TextTokenizer(PreTrainedTokenizerFast):
 
     def _writable(self, text: str) -> str:
         """The text; InputError where a character needs a byte that the vocabulary does not have."""
-        if self.missing_bytes and not self.missing_bytes.isdisjoint(text.encode()):
-            for place, character in enumerate(text):
-                if not self.missing_bytes.isdisjoint(character.encode()):
-                    raise InputError(
-                        f"text holds U+{ord(character):04X} at character {place}, which this tokenizer cannot write: "
-                        "a byte of it is not in the vocabulary; leave the character out, or use another tokenizer"
-                    )
-        return text
+        if self._can_write(text):
+            return text
+        place = next(place for place, character in enumerate(text) if not self._can_write(character))
+        raise InputError(
+            f"text holds U+{ord(text[place]):04X} at character {place}, which this tokenizer cannot write: "
+            "a byte of it is not in the vocabulary; leave the character out, or use another tokenizer"
+        )
+
+    def _can_write(self, text: str) -> bool:
+        """Whether the vocabulary has all bytes of a text."""
+        return not self.missing_bytes or self.missing_bytes.isdisjoint(text.encode())
 
     def decode(self, token_ids, *args, **kwargs) -> str:
         """Span -> str; also what transformers takes: ids, a tensor of them, or a batch of either -> list[str].
@@ -190,10 +202,9 @@ class TextTokenizer(PreTrainedTokenizerFast):
         Bytes that are not UTF-8 together become U+FFFD. Raises InputError for a span with ids out of the vocabulary.
         """
         if isinstance(token_ids, Span):
+            if len(token_ids):
+                check_ids(token_ids, self.vocab_size, self.name)
             token_ids = token_ids.values.tolist()
-            if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
-                low, high = min(token_ids), max(token_ids)
-                raise InputError(f"{self.name} ids {low} to {high} lie outside 0 to {self.vocab_size - 1}")
         return cast(str, super().decode(token_ids, *args, **kwargs))
 
     def decode_batch(self, spans: Sequence[Span]) -> list[str]:
@@ -258,8 +269,7 @@ def _neutralised(spec: dict, file: str) -> dict:
     printing = {chr(byte) for byte in range(0x21, 0x7F)}
     if not printing <= spec["model"]["vocab"].keys():
         raise InputError(f"{file}: not all of printing ASCII is in the vocabulary, so few texts can be written with it")
-    merges = spec["model"].get("merges", [])
-    made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges}
+    made = {_merged(pair) for pair in spec["model"].get("merges", [])}
     added = {token["content"] for token in spec.get("added_tokens") or []} - alphabet - made
     vocab = {token: index for token, index in spec["model"]["vocab"].items() if token not in added}
     model = spec["model"] | {"vocab": vocab, "unk_token": None, "dropout": None}
@@ -268,14 +278,23 @@ def _neutralised(spec: dict, file: str) -> dict:
     return spec | stripped | {"added_tokens": [], "model": model, "pre_tokenizer": pre_tokenizer}
 
 
+def _merged(pair: str | Sequence[str]) -> str:
+    """The token that a merge makes: of two tokens, in older files with a space between."""
+    parts = pair.split(" ") if isinstance(pair, str) else pair
+    return "".join(parts)
+
+
 def _byte_level(part: dict | None) -> bool:
     part = part or {}
     return part.get("type") == "ByteLevel" or any(_byte_level(inner) for inner in part.get("decoders", []))
 
 
 def _without_prefix_space(part: dict | None) -> dict | None:
+    """A pre-tokenizer that begins no text with a space of its own."""
     if part is None:
         return None
     if part.get("type") == "Sequence":
         return part | {"pretokenizers": [_without_prefix_space(inner) for inner in part["pretokenizers"]]}
-    return part | ({"add_prefix_space": False} if "add_prefix_space" in part else {})
+    if "add_prefix_space" in part:
+        return part | {"add_prefix_space": False}
+    return part

@@ -34,10 +34,11 @@ class VectorTokenizer(NetworkTokenizer):
         name: str = "vector",
     ):
         super().__init__()
-        for field, value in (("width", width), ("length", length)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"{field} must be a whole number of at least 1, got {value!r}")
-        mean, deviation = mean or [0.0] * width, deviation or [1.0] * width
+        _check_count("width", width)
+        if length is not None:
+            _check_count("length", length)
+        mean = mean or [0.0] * width
+        deviation = deviation or [1.0] * width
         if not len(mean) == len(deviation) == width:
             raise InputError(f"mean and deviation need {width} numbers each, got {len(mean)} and {len(deviation)}")
         if min(deviation) <= 0:
@@ -67,7 +68,7 @@ class VectorTokenizer(NetworkTokenizer):
     def decode(self, span: Span) -> Tensor:
         """A span to (n, d) numbers; InputError for one that is not of this tokenizer."""
         values = span.values.to(self.device, torch.float32)
-        if values.dim() != 2 or values.shape[1] != self.config.width:
+        if not self._are_rows(values):
             shape = tuple(values.shape)
             raise InputError(f"{self.config.name} span of shape {shape}; expected {self.config.width} channels a token")
         mean, deviation = self._moments()
@@ -87,6 +88,10 @@ class VectorTokenizer(NetworkTokenizer):
         self.register_to_config(mean=numbers.mean(0).tolist(), deviation=deviation.tolist())
         return self
 
+    def _are_rows(self, values: Tensor) -> bool:
+        """Whether these are rows of as many numbers as a token has."""
+        return values.dim() == 2 and values.shape[1] == self.config.width
+
     def _moments(self) -> Tensor:
         return torch.tensor([self.config.mean, self.config.deviation], device=self.device)
 
@@ -96,10 +101,16 @@ class VectorTokenizer(NetworkTokenizer):
             values = torch.as_tensor(raw, dtype=torch.float32, device=self.device)
         except (TypeError, ValueError, RuntimeError):
             raise InputError(f"{config.name}: needs rows of {config.width} numbers, got {raw!r:.60}") from None
-        if values.dim() != 2 or values.shape[1] != config.width or not len(values):
+        if not self._are_rows(values) or not len(values):
             raise InputError(f"{config.name}: needs rows of {config.width} numbers, got shape {tuple(values.shape)}")
         if config.length is not None and len(values) != config.length:
             raise InputError(f"{config.name}: needs {config.length} rows of numbers, got {len(values)}")
         if not torch.isfinite(values).all():
             raise InputError(f"{config.name}: holds NaN or infinity")
         return values
+
+
+def _check_count(field: str, value: object) -> None:
+    """InputError unless a value is a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{field} must be a whole number of at least 1, got {value!r}")
