@@ -73,7 +73,7 @@ class Backbone(Component):
 
 
 class Teacher(Section):
-    """In a recipe: a trained model that the trained one learns from, see `mot_gen.training.further_losses`."""
+    """In a recipe: a trained model that the trained one learns from, see `mot_gen.training.teacher`."""
 
     model: str  # a model's folder, or a shipped checkpoint's name
     data: NonNegative = 1.0  # weight of the data's own losses

@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 
 from mot_gen.data.records import Splits
@@ -49,16 +48,30 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     folder, hooks, recipe = Path(folder), hooks or Hooks(), recipe.model_copy(deep=True)
     if recipe.reinforce and hooks.step is None:
         raise InputError("reinforce: learning from rewards needs the hooks of mot_gen.reinforce; use mot-gen train")
-    begun = bool(steps_of(folder))
-    if begun and not resume:
-        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
+    begun = _begun(folder, resume)
     with join(recipe.training) as world, stopping_at_once(_again(folder, begun)), written_to(folder):
-        said = partial(print, file=sys.stderr, flush=True) if world.first else lambda line: None
+        said = _to_stderr if world.first else _to_nobody
         splits = load_splits(recipe)
         recipe = settled(recipe, splits, folder, said)
         check_parts(recipe, None if begun else Origin.of(recipe))
         with _locked(folder, world):
             return _trained(recipe, splits, folder, world, hooks, resume, said)
+
+
+def _begun(folder: Path, resume: bool) -> bool:
+    """Whether a folder has a checkpoint; InputError where it has one and is not to be gone on with."""
+    begun = bool(steps_of(folder))
+    if begun and not resume:
+        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
+    return begun
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _to_nobody(line: str) -> None:
+    """What processes other than the first have to say."""
 
 
 def _trained(
@@ -70,9 +83,8 @@ def _trained(
     resume: bool,
     said: Callable[[str], None],
 ) -> Run:
-    begun = bool(steps_of(folder))  # once more: another may have begun before this process held the folder
-    if begun and not resume:
-        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
+    """As `train`, while this world holds the folder. said: is told what a user should know."""
+    begun = _begun(folder, resume)  # once more: another may have begun before this process held the folder
     if begun:
         refuse_other_recipe(folder, recipe, said)
     elif resume:
@@ -93,8 +105,9 @@ def _run(run: Run, hooks: Hooks, begun: bool, said: Callable[[str], None]) -> Ru
         (run.folder / REPORT).unlink(missing_ok=True)  # of fewer steps
     names = list(run.tokenizers)
     with stop_signals() as stop, Progress(run.recipe.training.steps, names, run.step, shown=run.world.first) as bar:
-        for line in run.loader.first_lines() if run.world.first else ():
-            bar.note(line)
+        if run.world.first:
+            for line in run.loader.first_lines():
+                bar.note(line)
         make_steps(run, hooks, stop, bar)
         for line in data_changed(run):
             bar.note(line)
@@ -137,7 +150,8 @@ def _settle_steps(run: Run, said: Callable[[str], None]) -> None:
     training, before = run.recipe.training, run.folder / "recipe.yaml"
     if not training.epochs:
         return
-    known = read_mapping(before) if run.step and before.exists() else {}
+    goes_on = run.step and before.exists()
+    known = read_mapping(before) if goes_on else {}
     if field_of(known, "training.epochs") == training.epochs:
         training.steps = field_of(known, "training.steps")
     else:

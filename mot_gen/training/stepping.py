@@ -71,14 +71,23 @@ class _Due:
 
     @classmethod
     def after(cls, run: Run, step: int) -> _Due:
-        training, evaluation = run.recipe.training, run.recipe.evaluation
-        last = step == training.steps
-        evaluate = bool(evaluation.every) and (last or step % evaluation.every == 0)
-        line = last or evaluate or step % training.log_every == 0
-        sample = bool(training.sample_every) and (last or step % training.sample_every == 0)
-        saved = last or step % training.checkpoint_every == 0
-        read = line or saved or run.world.device.type == "cpu"
-        return cls(line, evaluate, sample, saved, last, read)
+        training, last = run.recipe.training, step == run.recipe.training.steps
+
+        def due(every: int) -> bool:
+            return every > 0 and (last or step % every == 0)
+
+        evaluation = due(run.recipe.evaluation.every)
+        line = evaluation or due(training.log_every)
+        saved = due(training.checkpoint_every)
+        on_host = run.world.device.type == "cpu"
+        return cls(
+            line=line,
+            evaluation=evaluation,
+            sample=due(training.sample_every),
+            checkpoint=saved,
+            last=last,
+            read=line or saved or on_host,
+        )
 
 
 def make_steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
@@ -86,10 +95,7 @@ def make_steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
     with _writers(run) as write:
         while run.step < run.recipe.training.steps:
             due = _Due.after(run, run.step + 1)
-            try:
-                line = training_step(run, due.read) if hooks.step is None else hooks.step(run)
-            except Diverged as error:
-                raise _diverged(run, error) from None
+            line = _one_step(run, hooks, due)
             bar.update(run.step, **line.get("losses", {}))
             if due.evaluation:
                 line |= _evaluated(run, hooks)
@@ -100,6 +106,16 @@ def make_steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
             _keep(run, stop, due)
             if run.step % TRIM_EVERY == 0:
                 _release_free_memory()
+
+
+def _one_step(run: Run, hooks: Hooks, due: _Due) -> dict[str, Any]:
+    """Make a step, by the hooks' way where they have one: its line of metrics."""
+    try:
+        if hooks.step is not None:
+            return hooks.step(run)
+        return training_step(run, due.read)
+    except Diverged as error:
+        raise _diverged(run, error) from None
 
 
 def _evaluated(run: Run, hooks: Hooks) -> dict[str, Any]:
@@ -147,12 +163,13 @@ def _keep(run: Run, stop: Stop, due: _Due) -> None:
         run.saver.wait()
     if not due.read and not stopping:
         return
-    sound = (run.skipped if due.read else run.optimizer.skipped) == 0
+    skipped = run.skipped if due.read else run.optimizer.skipped
+    sound, ending = skipped == 0, due.last or stopping
     if sound:
         run.saver.rotate()
-    if (due.checkpoint and sound) or due.last or stopping:
+    if ending or (due.checkpoint and sound):
         save(run)
-    if due.last or stopping:
+    if ending:
         run.saver.wait()
     if due.last and sound:
         run.saver.rotate()
@@ -163,11 +180,11 @@ def _keep(run: Run, stop: Stop, due: _Due) -> None:
 def _diverged(run: Run, error: Diverged) -> Diverged:
     """The error, with the checkpoint to go on from: the newest whose weights are all finite."""
     run.saver.wait()
-    good = next((folder for folder in steps_of(run.folder) if checkpoint.finite(folder)), None)
-    advice = "no checkpoint was written before; begin anew with a smaller training.lr"
-    if good is not None:
-        advice = f"the last good checkpoint is {good}; go on from it with --resume and a smaller training.lr"
-    return Diverged(f"{error}; {advice}")
+    for folder in steps_of(run.folder):
+        if checkpoint.finite(folder):
+            advice = f"the last good checkpoint is {folder}; go on from it with --resume and a smaller training.lr"
+            return Diverged(f"{error}; {advice}")
+    return Diverged(f"{error}; no checkpoint was written before; begin anew with a smaller training.lr")
 
 
 def data_changed(run: Run) -> list[str]:

@@ -9,8 +9,9 @@ from mot_gen.errors import InputError
 from mot_gen.model import Output
 from mot_gen.packing import pack
 from mot_gen.recipes.sections import Teacher, Training
-from mot_gen.training.further_losses import FurtherLosses, distances
+from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.loop import prepare, training_step
+from mot_gen.training.teacher import distance
 
 CPU = torch.device("cpu")
 
@@ -66,12 +67,11 @@ def test_distances_are_their_formulas():
     first = Output(torch.tensor([[2.0, 0.0]]), {"image": torch.tensor([[1.0, 3.0]])})
     second = Output(torch.tensor([[0.0, 0.0]]), {"image": torch.tensor([[1.0, 1.0]])})
     p, q = first.logits.softmax(-1), second.logits.softmax(-1)
-    built = model()
-    assert distances(second, first, "kl")("text", built).item() == pytest.approx((p * (p / q).log()).sum().item())
+    assert distance("text", second, first, "kl").item() == pytest.approx((p * (p / q).log()).sum().item())
     want = ((p - q) * (p.log() - q.log())).sum().item() / 2
-    assert distances(first, second, "symmetric")("text", built).item() == pytest.approx(want)
-    assert distances(first, second, "mse")("image", built).item() == pytest.approx(2.0)
-    warm = distances(second, first, "kl", temperature=2.0)("text", built)
+    assert distance("text", first, second, "symmetric").item() == pytest.approx(want)
+    assert distance("image", first, second, "mse").item() == pytest.approx(2.0)
+    warm = distance("text", second, first, "kl", temperature=2.0)
     p = (first.logits / 2).softmax(-1)
     assert warm.item() == pytest.approx(4 * (p * (p / q).log()).sum().item())
 
