@@ -6,7 +6,7 @@ from test_backbone_contract import STATED
 from tiny import IMAGE, MODALITIES, TEXT, generator, mixed, model, picture, words
 from torch.utils.flop_counter import FlopCounterMode
 
-from mot_gen.backbone import PRESETS, attention, delta_rule, mamba_reading, parts, routing
+from mot_gen.backbone import PRESETS, attention, delta_rule, grouped_products, mamba_reading, parts
 from mot_gen.backbone.feed_forwards import continued_fraction
 from mot_gen.backbone.mixers import mamba as mamba_mixer
 from mot_gen.backbone.selective_scan import selective_scan
@@ -54,7 +54,7 @@ def counted(built, batch, monkeypatch):
     monkeypatch.setattr(delta_rule, "solve", solve)
     monkeypatch.setattr(continued_fraction, "fraction", fraction)
     monkeypatch.setattr(mamba_reading, "convolve", convolve)
-    monkeypatch.setattr(routing, "_has_grouped_mm", lambda x, weight: False)
+    monkeypatch.setattr(grouped_products, "_has_grouped_mm", lambda x, weight: False)
     monkeypatch.setattr(parts, "attend", attend)
     monkeypatch.setattr(mamba_reading, "_scan", scan)
     monkeypatch.setattr(mamba_mixer, "convolve", convolve)

@@ -21,7 +21,9 @@ def width_steps(config: Any) -> tuple[int, ...]:
     """Steps in which `dim` may change; a smaller one is for where no multiple of the one before it fits."""
     if hasattr(config, "slots"):
         return config.slots.width_steps()
-    return (2 * config.heads,) if hasattr(config, "heads") else (4, 1)
+    if hasattr(config, "heads"):
+        return (2 * config.heads,)
+    return (4, 1)
 
 
 def feeds(config: Any) -> bool:
@@ -33,8 +35,10 @@ def feeds(config: Any) -> bool:
 
 def ffn_step(config: Any) -> int:
     """What `ffn_dim` must be a multiple of."""
-    slots = getattr(config, "slots", None)
-    return math.lcm(EVEN, *(part.step for part in slots.found["feed_forward"])) if slots is not None else EVEN
+    if not hasattr(config, "slots"):
+        return EVEN
+    steps = [part.step for part in config.slots.found["feed_forward"]]
+    return math.lcm(EVEN, *steps)
 
 
 def sublayers(config: Any) -> int:

@@ -49,16 +49,22 @@ class ExpertOptions(parts.FeedForward):
 
     def table(self, pools: Sequence[str]) -> list[int]:
         """The number of experts of each pool."""
+        self._check_pools("experts", pools)
+        self._check_pools("balance_weight", pools)
         given = self.experts if isinstance(self.experts, dict) else dict.fromkeys(pools, self.experts)
-        weights = self.balance_weight if isinstance(self.balance_weight, dict) else {}
-        for option, names in (("experts", given), ("balance_weight", weights)):
-            for name in names:
-                if name not in pools:
-                    raise self.refuse(option, f"{name!r} owns no feed-forward" + nearest(name, pools))
         for name, number in given.items():
             if number < 1:
                 raise self.refuse("experts", f"{name} needs at least 1, got {number}")
         return [given.get(name, 1) for name in pools]
+
+    def _check_pools(self, option: str, pools: Sequence[str]) -> None:
+        """InputError where an option names a tower that has no pool."""
+        given = getattr(self, option)
+        if not isinstance(given, dict):
+            return
+        for name in given:
+            if name not in pools:
+                raise self.refuse(option, f"{name!r} owns no feed-forward" + nearest(name, pools))
 
     def balance_weights(self, pools: Sequence[str]) -> list[float]:
         """Of each pool; a tower that is not named has none."""

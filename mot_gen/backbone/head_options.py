@@ -44,31 +44,40 @@ class HeadOptions(parts.Mixer):
     def fit(self, config: Any) -> Self:
         self.require_counts("heads", remedy=" (or name backbone.size)")
         assert self.heads is not None, "it is a count"
-        fitted = replace(self, kv_heads=self.heads) if self.kv_heads is None else self
-        if fitted.head_dim is None:
-            if config.dim % self.heads or (config.dim // self.heads) % 2:
+        kv_heads, head_dim = self.kv_heads, self.head_dim
+        if kv_heads is None:
+            kv_heads = self.heads
+        if head_dim is None:
+            if config.dim % (2 * self.heads):
                 raise InputError(f"backbone.dim: {config.dim} must be an even multiple of backbone.heads, {self.heads}")
-            fitted = replace(fitted, head_dim=config.dim // self.heads)
-        fitted._check(self.heads)
+            head_dim = config.dim // self.heads
+        fitted = replace(self, kv_heads=kv_heads, head_dim=head_dim)
+        fitted._check(self.heads, kv_heads)
+        fitted._check_rotation(head_dim)
         return fitted
 
-    def _check(self, heads: int) -> None:
-        assert self.head_dim is not None and self.kv_heads is not None, "fit sets them"
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise self.refuse("head_dim", f"must be even and positive, got {self.head_dim}")
-        pairs = self.head_dim // 2
+    def _check_rotation(self, head_dim: int) -> None:
+        """InputError for options of rotary positions that do not fit heads of this width."""
+        pairs = head_dim // 2
         if self.rope_frequencies is not None and len(self.rope_frequencies) != pairs:
             complaint = f"one for each of the {pairs} pairs of a head, got {len(self.rope_frequencies)}"
             raise self.refuse("rope_frequencies", complaint)
-        if self.rope_axes is not None and (len(self.rope_axes) != pairs or not {*self.rope_axes} <= {0, 1, 2}):
+        axes = self.rope_axes
+        if axes is not None and (len(axes) != pairs or not {*axes} <= {0, 1, 2}):
             raise self.refuse("rope_axes", f"one of 0, 1, 2 for each of the {pairs} pairs of a head")
+        if not 0 < self.rope_theta < math.inf:
+            raise self.refuse("rope_theta", f"must be positive and finite, got {self.rope_theta!r}")
+
+    def _check(self, heads: int, kv_heads: int) -> None:
+        """InputError for heads, norms and kernels that cannot be."""
+        assert self.head_dim is not None, "fit sets it"
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise self.refuse("head_dim", f"must be even and positive, got {self.head_dim}")
         if not isinstance(self.qk_norm, bool) and self.qk_norm != "layer":
             raise self.refuse("qk_norm", f"is true, false or layer, got {self.qk_norm!r}")
         self.require_counts("kv_heads")
-        if heads % self.kv_heads:
-            raise self.refuse("kv_heads", f"{self.kv_heads} must divide backbone.heads, {heads}")
-        if not 0 < self.rope_theta < math.inf:
-            raise self.refuse("rope_theta", f"must be positive and finite, got {self.rope_theta!r}")
+        if heads % kv_heads:
+            raise self.refuse("kv_heads", f"{kv_heads} must divide backbone.heads, {heads}")
         if self.attention not in KERNELS:
             raise self.refuse("attention", f"{self.attention!r} is not known" + nearest(self.attention, KERNELS))
 

@@ -43,6 +43,9 @@ SLOTS = {
 }
 
 
+SHARING = ("mixer", "feed_forward", "router")  # slots whose parts' options may be fields of the `Config`
+
+
 def kinds(slot: str) -> list[str]:
     """The parts of a slot that are shipped."""
     return [module.name for module in pkgutil.iter_modules(importlib.import_module(SLOTS[slot].package).__path__)]
@@ -60,17 +63,27 @@ def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> A
     """One part, of a kind or of {kind, options}; a part as it is. InputError for what is unknown or no option."""
     if isinstance(given, Part):
         return given
+    kind, own = _kind_and_options(given, where)
+    cls = _class_of(slot, kind, where)
+    names = [f.name for f in fields(cls) if f.init and f.name not in ("where", "flat")]
+    _check_options(cls, own, names, where)
+    flat = _flat_fields(config, names, own) if slot in SHARING else {}
+    stated = {name: value for name, value in flat.items() if value is not None}
+    return cls(**own, **stated, where=where, flat=frozenset(flat))
+
+
+def _kind_and_options(given: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """A part's kind and its own options, of a kind or of {kind, options}."""
     options = {"kind": given} if isinstance(given, str) else given
     if not isinstance(options, Mapping) or not isinstance(options.get("kind"), str):
         raise InputError(f"{where}: should be a kind, or a kind with its options, got {given!r}")
-    cls = _class_of(slot, options["kind"], where)
-    names = [f.name for f in fields(cls) if f.init and f.name not in ("where", "flat")]
-    own = {name: value for name, value in options.items() if name != "kind"}
-    _check_options(cls, own, names, where)
-    shares = slot in ("mixer", "feed_forward", "router")
-    flat = {name: config[name] for name in names if shares and name in config and name not in own}
-    given = {name: value for name, value in flat.items() if value is not None}
-    return cls(**own, **given, where=where, flat=frozenset(flat))
+    own = dict(options)
+    return own.pop("kind"), own
+
+
+def _flat_fields(config: Mapping[str, Any], names: Sequence[str], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the `Config` that a part's options take over: those of `names` that are not given as its own."""
+    return {name: config[name] for name in names if name in config and name not in own}
 
 
 def _class_of(slot: str, kind: str, where: str) -> type:

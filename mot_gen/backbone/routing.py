@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mot_gen.backbone.grouped_products import product_by_group
 from mot_gen.backbone.half_storage import HalfStorage
 
 
@@ -66,9 +67,8 @@ def route(tower: Tensor, towers: int, counts: list[int] | None = None) -> Routin
         counts = torch.bincount(tower, minlength=towers).tolist()
     numbers = torch.arange(towers, device=tower.device)
     ends = (tower <= numbers[:, None]).sum(1).to(torch.int32)
-    only = next((number for number, count in enumerate(counts) if count == tower.numel()), None)
-    if only is not None:
-        return Routing(None, None, ends, counts, only)
+    if tower.numel() in counts:
+        return Routing(None, None, ends, counts, only=counts.index(tower.numel()))
     order = torch.argsort(tower, stable=True)
     sorted_tower = tower[order]
     members, sorted_members = ((each == numbers[:, None]).float() for each in (tower, sorted_tower))
@@ -77,7 +77,8 @@ def route(tower: Tensor, towers: int, counts: list[int] | None = None) -> Routin
 
 def all_to(tower: int, tokens: int, towers: int) -> Routing:
     """Routing of tokens that all belong to one tower."""
-    counts = [tokens if number == tower else 0 for number in range(towers)]
+    counts = [0] * towers
+    counts[tower] = tokens
     ends = torch.tensor(counts, dtype=torch.int32).cumsum(0, dtype=torch.int32)
     return Routing(None, None, ends, counts, tower)
 
@@ -115,99 +116,13 @@ def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
 def grouped_linear(x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
     """x (T, in) sorted by tower, weight (E, out, in) -> (T, out): every token times its own tower's matrix.
 
-    E = 1 is a tied projection. `F.grouped_mm` serves the eager CPU in fp32 and the GPU in bf16, the two cases where it
-    exists and wins; elsewhere (compiled CPU, fp64, fp32 on a GPU) the towers are multiplied one after the other.
+    E = 1 is a tied projection.
     """
     if weight.shape[0] == 1:
         return F.linear(x, weight[0])
     if routing.only is not None:
         return F.linear(x, weight[routing.only])
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-    if _has_grouped_mm(x, weight):
-        function = _GroupedProduct if torch.compiler.is_compiling() else _GroupedProductWithTangents
-        return function.apply(x, weight, routing.ends)
-    if torch.compiler.is_compiling():
-        return torch.cat([F.linear(part, w) for part, w in zip(x.split(routing.counts), weight.unbind(0))])
-    return _ProductsByTower.apply(x, weight, routing.counts)
-
-
-def _has_grouped_mm(x: Tensor, weight: Tensor) -> bool:
-    if any(size * weight.element_size() % 16 for size in weight.shape[1:]):  # it wants rows of whole 16 bytes
-        return False
-    if x.is_cuda:
-        return x.dtype == torch.bfloat16
-    return x.dtype == torch.float32 and not torch.compiler.is_compiling()
-
-
-class _GroupedProduct(torch.autograd.Function):
-    # grouped_mm refuses the stride-0 gradient that sum().backward() sends, hence the contiguous().
-    @staticmethod
-    def forward(ctx, x, weight, ends):
-        ctx.save_for_backward(x, weight, ends)
-        return F.grouped_mm(x, weight.transpose(-2, -1), offs=ends)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight, ends = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_x = F.grouped_mm(grad, weight, offs=ends) if ctx.needs_input_grad[0] else None
-        grad_weight = F.grouped_mm(grad.t(), x, offs=ends) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, None
-
-
-class _GroupedProductWithTangents(_GroupedProduct):
-    @staticmethod
-    def forward(ctx, x, weight, ends):
-        ctx.save_for_forward(x, weight, ends)
-        return _GroupedProduct.forward(ctx, x, weight, ends)
-
-    @staticmethod
-    def jvp(ctx, x_tangent, weight_tangent, *_):
-        x, weight, ends = ctx.saved_tensors
-        of_x = F.grouped_mm(x_tangent.contiguous(), weight.transpose(-2, -1), offs=ends)
-        if weight_tangent is None:
-            return of_x
-        return of_x + F.grouped_mm(x, weight_tangent.transpose(-2, -1), offs=ends)
-
-
-class _ProductsByTower(torch.autograd.Function):
-    # Each product is written where it belongs: autograd's own way has a copy for every split and cat.
-    @staticmethod
-    def forward(ctx, x, weight, counts):
-        ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
-        ctx.counts = counts
-        return _by_towers(x, weight, counts)
-
-    @staticmethod
-    def jvp(ctx, x_tangent, weight_tangent, *_):
-        x, weight = ctx.saved_tensors
-        of_x = _by_towers(x_tangent, weight, ctx.counts)
-        return of_x if weight_tangent is None else of_x + _by_towers(x, weight_tangent, ctx.counts)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        grad_x = grad_weight = None
-        grads = grad.contiguous().split(ctx.counts)
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.empty_like(x)
-            for own, matrix, place in zip(grads, weight.unbind(0), grad_x.split(ctx.counts)):
-                torch.mm(own, matrix, out=place)
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.empty_like(weight)
-            for own, tokens, place in zip(grads, x.split(ctx.counts), grad_weight.unbind(0)):
-                torch.mm(own.t(), tokens, out=place)
-        return grad_x, grad_weight, None
-
-
-def _by_towers(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
-    y = x.new_empty(len(x), weight.shape[1])
-    for own, matrix, place in zip(x.split(counts), weight.unbind(0), y.split(counts)):
-        torch.mm(own, matrix.t(), out=place)
-    return y
+    return product_by_group(x, weight, routing.ends, routing.counts)
 
 
 def is_adapter(name: str) -> bool:
@@ -282,13 +197,19 @@ class UntiedLinear(HalfStorage, Owned):
         self.adapter: Any = None  # a `lora.LowRank`, which stands on this file
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        y = self._products(x, routing)
+        if self.bias is None:
+            return y
+        return y + rows_of(self.bias, routing)
+
+    def _products(self, x: Tensor, routing: Routing) -> Tensor:
+        """The tokens times their matrices, with what the adapter adds."""
         if self.adapter is not None and self._learns_beside():
-            y = self.adapter.beside(x, self.weight, routing)
-        else:
-            y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
-            if self.adapter is not None:
-                y = y + self.adapter(x, routing)
-        return y if self.bias is None else y + rows_of(self.bias, routing)
+            return self.adapter.beside(x, self.weight, routing)
+        y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
+        if self.adapter is None:
+            return y
+        return y + self.adapter(x, routing)
 
     def _learns_beside(self) -> bool:
         """Whether an adapter learns beside frozen weights, which is cheaper in one operation."""

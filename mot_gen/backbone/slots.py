@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 from mot_gen.backbone.named_parts import read_part, read_pattern
@@ -24,6 +25,7 @@ class Slots:
         self.found: dict[str, list[Any]] = {f.name: self._read(f.name) for f in fields(Parts)}
 
     def _read(self, slot: str) -> list[Any]:
+        """The parts that fill a slot, to be taken in turn by layer."""
         found = read_pattern(slot, self.flat[slot], self.flat)
         if slot == "feed_forward":
             read_part("router", self.flat["router"], self.flat, "backbone.router")
@@ -32,6 +34,7 @@ class Slots:
         return [part.fit(self.config) for part in found]
 
     def _asks_for_experts(self) -> bool:
+        """Whether one of the flat fields of experts is not at its default."""
         flat = self.flat
         return flat["experts"] != 1 or flat["shared_experts"] > 0 or flat["router"] != "expert_choice"
 
@@ -42,14 +45,16 @@ class Slots:
         return read_part("feed_forward", {"kind": "experts", "unit": unit}, self.flat, "backbone")
 
     def __iter__(self) -> Iterator[Part]:
-        return (part for found in self.found.values() for part in found)
+        return chain.from_iterable(self.found.values())
 
     def of_layer(self, layer: int) -> Parts:
+        """The parts of one layer, counted from 0: each slot's in turn."""
         return Parts(**{slot: found[layer % len(found)] for slot, found in self.found.items()})
 
     def sublayers(self, layers: int) -> int:
         """How many mixers and feed-forwards so many layers have together."""
-        return sum(1 if self.of_layer(layer).feed_forward.empty else 2 for layer in range(layers))
+        empty = sum(self.of_layer(layer).feed_forward.empty for layer in range(layers))
+        return 2 * layers - empty
 
     def width_steps(self) -> tuple[int, ...]:
         """Steps in which the width may change; a smaller one is for where no multiple of the one before it fits."""
@@ -59,25 +64,29 @@ class Slots:
     def take_over(self, slot: str, *options: str) -> None:
         """Set fields of the config that were not given to what a part found for them."""
         for option in options:
-            values = [getattr(part, option, None) for part in self.found[slot]]
-            known = [value for value in values if value is not None]
-            if getattr(self.config, option) is None and known:
-                setattr(self.config, option, known[0])
+            for part in self.found[slot]:
+                if getattr(self.config, option) is None:
+                    setattr(self.config, option, getattr(part, option, None))
 
     def owned_names(self) -> list[str]:
         """The names of all that towers may own, in the order in which a token meets them."""
-        names = ["attention_norm"] if any(mixer.norm == "attention_norm" for mixer in self.found["mixer"]) else []
+        names: dict[str, None] = {}  # each once
+        if "attention_norm" in [mixer.norm for mixer in self.found["mixer"]]:
+            names["attention_norm"] = None
         for slot in ("mixer", "bias", "head_choice", "depth", "residual"):
             for part in self.found[slot]:
-                names += part.untied
+                names |= dict.fromkeys(part.untied)
         for feed_forward in self.found["feed_forward"]:
-            names += [] if feed_forward.empty else ["ffn_norm", *feed_forward.untied]
-        return list(dict.fromkeys([*names, "final_norm"]))
+            if not feed_forward.empty:
+                names |= dict.fromkeys(["ffn_norm", *feed_forward.untied])
+        return [*names, "final_norm"]
 
     def untied(self, given: Sequence[str] | None) -> tuple[str, ...]:
         """Those that are to be untied, in order; all where none are given. InputError for an unknown one."""
         known = self.owned_names()
-        for name in known if given is None else given:
+        if given is None:
+            return tuple(known)
+        for name in given:
             if name not in known:
                 raise InputError(f"backbone.untied: {name!r} is not a part of this backbone" + nearest(name, known))
-        return tuple(name for name in known if given is None or name in given)
+        return tuple(name for name in known if name in given)

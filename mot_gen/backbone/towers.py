@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.sequence import Modality
 
 
@@ -19,6 +19,14 @@ def tower_table(
     """
     names = [m.name for m in modalities]
     towers = towers or {name: [name] for name in names}
+    owner = _owners(towers, names)
+    if not untied:
+        return ["all"], [0] * len(names)
+    return list(towers), [owner[name] for name in names]
+
+
+def _owners(towers: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, int]:
+    """The number of each modality's tower; InputError unless each of `names` is in exactly one."""
     owner: dict[str, int] = {}
     for number, (tower, members) in enumerate(towers.items()):
         for member in members:
@@ -28,24 +36,19 @@ def tower_table(
                 raise InputError(f"backbone.towers.{tower}: {member!r} is in another tower already")
             owner[member] = number
     missing = [name for name in names if name not in owner]
-    if missing:
-        raise InputError(f"backbone.towers: no tower has {', '.join(missing)}; add it to one")
-    if not untied:
-        return ["all"], [0] * len(names)
-    return list(towers), [owner[name] for name in names]
+    require(not missing, f"backbone.towers: no tower has {', '.join(missing)}; add it to one")
+    return owner
 
 
 def tower_widths(config: Any, towers: Sequence[str]) -> list[int] | None:
-    """The width of each tower, by the config's `widths`; None where all are as wide as the model."""
+    """The width of each tower, by the config's `widths`; None where all are as wide as the model.
+
+    InputError for a tower that is not there, a width beyond the model's, and what towers of different widths cannot
+    share.
+    """
     if not config.widths:
         return None
-    tied = [name for name in config.slots.owned_names() if name not in (*config.untied, "qk_norm")]
-    if tied:
-        raise InputError(
-            f"backbone.widths: towers of different widths share attention alone; untie {', '.join(tied)} too"
-        )
-    if config.experts != 1 or config.qkv_bias:
-        raise InputError("backbone.widths: towers of different widths share attention alone; drop experts and qkv_bias")
+    _refuse_shared(config)
     for name, width in config.widths.items():
         if name not in towers:
             raise InputError(f"backbone.widths: {name!r} is not a tower" + nearest(name, towers))
@@ -62,10 +65,20 @@ def tower_widths(config: Any, towers: Sequence[str]) -> list[int] | None:
     return widths
 
 
+def _refuse_shared(config: Any) -> None:
+    """InputError where towers of different widths would share more than attention."""
+    why = "backbone.widths: towers of different widths share attention alone"
+    own = (*config.untied, "qk_norm")
+    tied = [name for name in config.slots.owned_names() if name not in own]
+    require(not tied, f"{why}; untie {', '.join(tied)} too")
+    require(config.experts == 1 and not config.qkv_bias, f"{why}; drop experts and qkv_bias")
+
+
 def active_parameters(backbone: Any, tower: int) -> int:
     """Parameters of a backbone without those that only other towers own."""
     owners = backbone.untied_parameters()
-    return sum(
-        p.numel() * owners[name].count(tower) // len(owners[name]) if name in owners else p.numel()
-        for name, p in backbone.named_parameters()
-    )
+    total = 0
+    for name, parameter in backbone.named_parameters():
+        slices = owners.get(name, [tower])
+        total += parameter.numel() * slices.count(tower) // len(slices)
+    return total

@@ -52,9 +52,10 @@ def _choose_width(backbone: Any, width: int | Mapping[str, int]) -> None:
     units, towers = _all(backbone, NestedUnit), backbone.towers
     if not units:
         raise InputError("width: this model has no nested feed-forward; train it with backbone.feed_forward=nested")
-    if any(getattr(unit.gate_up, "adapter", None) is not None for unit in units):
-        raise InputError("width: adapters stand beside whole projections; merge them first")
-    given = dict(width) if isinstance(width, Mapping) else dict.fromkeys(towers, width)
+    for unit in units:
+        if getattr(unit.gate_up, "adapter", None) is not None:
+            raise InputError("width: adapters stand beside whole projections; merge them first")
+    given = width if isinstance(width, Mapping) else dict.fromkeys(towers, width)
     _check_widths(given, towers, units[0].hidden)
     for unit in units:
         unit.widths = [given.get(tower, before) for tower, before in zip(towers, unit.widths)]
@@ -70,13 +71,24 @@ def _check_widths(given: Mapping[str, int], towers: Sequence[str], whole: int) -
 
 
 def _choose_experts(backbone: Any, number: int) -> None:
+    """Let every token take so many experts; InputError where it cannot."""
     layers = _all(backbone, MixtureOfExperts)
-    routers = [layer.choose for layer in layers]
-    if not layers or not all(hasattr(router, "top_k") for router in routers):
+    tokens_choose = [hasattr(layer.choose, "top_k") for layer in layers]
+    if not layers or not all(tokens_choose):
         raise InputError("experts: for layers whose tokens choose; train with backbone.router=token_choice")
-    fewest = min(count for layer in layers for count in layer.experts if count > 1)
-    least = 0 if all(layer.shared is not None for layer in layers) else 1
-    if not least <= number <= fewest:
-        raise InputError(f"experts: must be from {least} to {fewest}, the number of experts, got {number}")
+    least = max(_least_experts(layer) for layer in layers)
+    most = min(_fewest_experts(layer) for layer in layers)
+    if not least <= number <= most:
+        raise InputError(f"experts: must be from {least} to {most}, the number of experts, got {number}")
     for layer in layers:
         layer.choose = replace(layer.choose, top_k=number)  # type: ignore[call-arg] # a token-choice router's field
+
+
+def _least_experts(layer: MixtureOfExperts) -> int:
+    """How many experts a token must take: none where shared ones stand beside them."""
+    return 1 if layer.shared is None else 0
+
+
+def _fewest_experts(layer: MixtureOfExperts) -> int:
+    """The number of experts in the smallest pool that has a choice."""
+    return min(count for count in layer.experts if count > 1)

@@ -6,16 +6,10 @@ import torch.nn.functional as F
 from tiny import generator
 
 from mot_gen.backbone.feed_forwards.gated import _Gated
+from mot_gen.backbone.grouped_products import _ProductsOneByOne
 from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.rms_norm import UntiedRMSNorm, _RMSNorm, _RMSNormOfHeads
-from mot_gen.backbone.routing import (
-    UntiedLinear,
-    _ProductsByTower,
-    grouped_linear,
-    permute_rows,
-    route,
-    store_for_decoding,
-)
+from mot_gen.backbone.routing import UntiedLinear, grouped_linear, permute_rows, route, store_for_decoding
 
 MIXES = {
     "all towers": [0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 2],
@@ -134,7 +128,7 @@ def test_the_norm_of_heads_is_the_same_in_sequence_order(mix, eager, monkeypatch
 
 def test_products_tower_by_tower_have_their_gradients():
     x, weight = double(5, 4), double(3, 6, 4)
-    assert torch.autograd.gradcheck(lambda x, w: _ProductsByTower.apply(x, w, [3, 0, 2]), (x, weight))
+    assert torch.autograd.gradcheck(lambda x, w: _ProductsOneByOne.apply(x, w, [3, 0, 2]), (x, weight))
 
 
 def test_counts_that_the_host_knows_change_nothing():

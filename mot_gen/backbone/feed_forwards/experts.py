@@ -71,9 +71,10 @@ class FeedForward(ExpertOptions):
         pools, dim = self._pools(block, batch), block.owners.dim
         passes = assignments(pools, block.experts, partial(self.router.charged, learns=block.training))
         passes += batch.layout.modality.numel() * self.shared_experts
-        scored = self.router.scores * sum(
-            count * number for count, number in zip(pools.counts, block.experts) if number > 1
-        )
+        scored = 0
+        if self.router.scores:
+            for count, number in zip(pools.counts, block.experts):
+                scored += count * number * (number > 1)
         return 2 * (passes * self.unit.matrices * dim * self.unit.ffn_dim + scored * dim)
 
     def activations(self, block: Layer, batch: Batch) -> float:
@@ -81,9 +82,8 @@ class FeedForward(ExpertOptions):
         kept = self.unit.activations(block, batch)
         if not block.routed:
             return kept
-        return (self.router.taken + self.shared_experts) * kept + (
-            batch.layout.modality.numel() * 3 * self.router.taken * block.owners.dim
-        )
+        moved = batch.layout.modality.numel() * 3 * self.router.taken * block.owners.dim
+        return (self.router.taken + self.shared_experts) * kept + moved
 
     def auxiliary_loss(self, block: Layer) -> Tensor | float:
         return block.ffn.auxiliary_loss() if block.routed else 0.0
