@@ -76,7 +76,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         self.register_to_config(backbone=backbones.saved_options(backbone))
         self.modalities = [Modality(**m) for m in modalities]
         self.vocabulary = Vocabulary(self.modalities)
-        objectives, patch_layers, token_layers = objectives or {}, patch_layers or {}, token_layers or {}
+        objectives = objectives or {}
+        patch_layers = patch_layers or {}
+        token_layers = token_layers or {}
         sections = {"objectives": objectives, "patch_layers": patch_layers, "token_layers": token_layers}
         for section, given in sections.items():
             self._check_names(section, given)

@@ -34,7 +34,9 @@ class HalfMatrix:
         self.alone = _pack_for_one_thread(weight) if weight.numel() < FEW else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.alone is not None and (x.numel() * self.out_features < FEW or torch.get_num_threads() == 1):
+        if self.alone is None:
+            return torch.ops.quantized.linear_dynamic_fp16(x, self.shared)
+        if x.numel() * self.out_features < FEW or torch.get_num_threads() == 1:
             return torch.fbgemm_linear_fp16_weight_fp32_activation(x, self.alone, None)
         return torch.ops.quantized.linear_dynamic_fp16(x, self.shared)
 

@@ -58,15 +58,16 @@ class HeadOptions(parts.Mixer):
 
     def _check_rotation(self, head_dim: int) -> None:
         """InputError for options of rotary positions that do not fit heads of this width."""
+        if not 0 < self.rope_theta < math.inf:
+            raise self.refuse("rope_theta", f"must be positive and finite, got {self.rope_theta!r}")
         pairs = head_dim // 2
         if self.rope_frequencies is not None and len(self.rope_frequencies) != pairs:
             complaint = f"one for each of the {pairs} pairs of a head, got {len(self.rope_frequencies)}"
             raise self.refuse("rope_frequencies", complaint)
-        axes = self.rope_axes
-        if axes is not None and (len(axes) != pairs or not {*axes} <= {0, 1, 2}):
+        if self.rope_axes is None:
+            return
+        if len(self.rope_axes) != pairs or not {*self.rope_axes} <= {0, 1, 2}:
             raise self.refuse("rope_axes", f"one of 0, 1, 2 for each of the {pairs} pairs of a head")
-        if not 0 < self.rope_theta < math.inf:
-            raise self.refuse("rope_theta", f"must be positive and finite, got {self.rope_theta!r}")
 
     def _check(self, heads: int, kv_heads: int) -> None:
         """InputError for heads, norms and kernels that cannot be."""

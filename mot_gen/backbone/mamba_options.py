@@ -61,12 +61,14 @@ class Reads(parts.Mixer):
         return super().fit(config)
 
     def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        twice = [m.name for m in modalities if m.bidirectional or m.scales]
-        if twice and self.bidirectional == "refuse":
-            raise InputError(
-                f"{self.where}.bidirectional: {self.reader} reads one way and tokens of {twice[0]!r} see later ones; "
-                f"make the modality causal, or say {self.where}.bidirectional=causal, or two_pass"
-            )
+        if self.bidirectional != "refuse":
+            return
+        for modality in modalities:
+            if modality.bidirectional or modality.scales:
+                raise InputError(
+                    f"{self.where}.bidirectional: {self.reader} reads one way and tokens of {modality.name!r} see "
+                    f"later ones; make the modality causal, or say {self.where}.bidirectional=causal, or two_pass"
+                )
 
     def twice(self, batch: Batch) -> Tensor:
         """(B, S) bool, the tokens that are read backwards too."""

@@ -65,11 +65,17 @@ def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> A
         return given
     kind, own = _kind_and_options(given, where)
     cls = _class_of(slot, kind, where)
-    names = [f.name for f in fields(cls) if f.init and f.name not in ("where", "flat")]
+    names = _option_names(cls)
     _check_options(cls, own, names, where)
     flat = _flat_fields(config, names, own) if slot in SHARING else {}
     stated = {name: value for name, value in flat.items() if value is not None}
     return cls(**own, **stated, where=where, flat=frozenset(flat))
+
+
+def _option_names(cls: type[Any]) -> list[str]:
+    """The fields of a part that a recipe may give: not those that this file fills in."""
+    names = [each.name for each in fields(cls) if each.init]
+    return [name for name in names if name not in ("where", "flat")]
 
 
 def _kind_and_options(given: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -83,7 +89,8 @@ def _kind_and_options(given: Any, where: str) -> tuple[str, dict[str, Any]]:
 
 def _flat_fields(config: Mapping[str, Any], names: Sequence[str], own: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the `Config` that a part's options take over: those of `names` that are not given as its own."""
-    return {name: config[name] for name in names if name in config and name not in own}
+    shared = [name for name in names if name in config]
+    return {name: config[name] for name in shared if name not in own}
 
 
 def _class_of(slot: str, kind: str, where: str) -> type:

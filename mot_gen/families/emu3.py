@@ -132,7 +132,7 @@ def _frame(source: Source, text: TextTokenizer) -> dict[str, Any]:
     digits = [text.encode(str(digit)).values.tolist() for digit in range(10)]
     times = text.encode("*").values.tolist()
     written = text.encode("90*128").values.tolist()
-    if written != [id for sign in "90*128" for id in (times if sign == "*" else digits[int(sign)])]:
+    if written != [*digits[9], *digits[0], *times, *digits[1], *digits[2], *digits[8]]:
         raise InputError(f"{source.folder}: its tokenizer does not write 90*128 digit by digit, as Emu3's does")
     return {
         "digits": [id for ids in digits for id in ids],

@@ -57,16 +57,22 @@ class Latents(Movable):
         """The spans in `kept`, (n,) bool, alone. slots: (N',) where their tokens stand now."""
         tokens = self.per_token(kept)
         renumbered = kept.long().cumsum(0) - 1
+        grids = [grid for grid, held in zip(self.grids, kept.tolist()) if held]
         return Latents(
             values=self.values[tokens],
             slots=slots,
             span=renumbered[self.span[tokens]],
             learned=self.learned[kept],
             leads=self.leads[kept],
-            grids=[grid for grid, held in zip(self.grids, kept.tolist()) if held],
-            time=None if self.time is None else self.time[kept],
-            step=None if self.step is None else self.step[kept],
+            grids=grids,
+            time=_rows_of(self.time, kept),
+            step=_rows_of(self.step, kept),
         )
+
+
+def _rows_of(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Some rows of what may not be there. rows: an index, or one bool a row."""
+    return None if values is None else values[rows]
 
 
 @dataclass
@@ -122,5 +128,5 @@ class PackedBatch(Movable):
             latents[name] = each.select(kept, slots)
         layout = self.layout.select_rows(rows)
         none = self.target_slots[:0]
-        by_scales = None if self.by_scales is None else self.by_scales[rows]
+        by_scales = _rows_of(self.by_scales, rows)
         return PackedBatch(layout, self.ids[rows], self.learned[rows], latents, none, none, by_scales=by_scales)

@@ -153,6 +153,11 @@ class Modality:
         return self.discrete and not self.one_by_one
 
     @property
+    def masks(self) -> bool:
+        """Whether masks may stand in the place of its tokens, so that the vocabulary has one for it."""
+        return self.discrete and (self.bidirectional or self.block_size > 0)
+
+    @property
     def begin_is_apart(self) -> bool:
         """Whether its begin token is written before its span is made, and is no part of the span's block or time."""
         return not (self.block or self.timed)
@@ -178,7 +183,8 @@ def scale_pairs(scales: Sequence[int | Sequence[int]], where: str) -> tuple[tupl
     in at least one direction and smaller in none.
     """
     pairs = [_scale_pair(scale, where) for scale in scales]
-    if len(pairs) < 2 or not all(_larger(*neighbours) for neighbours in pairwise(pairs)):
+    growing = all(_larger(*neighbours) for neighbours in pairwise(pairs))
+    if len(pairs) < 2 or not growing:
         got = ", ".join(f"{rows} x {columns}" for rows, columns in pairs) or "none"
         raise InputError(f"{where}: needs two scales or more, each larger than the one before, got {got}")
     return tuple(pairs)
@@ -187,9 +193,10 @@ def scale_pairs(scales: Sequence[int | Sequence[int]], where: str) -> tuple[tupl
 def _scale_pair(scale: int | Sequence[int], where: str) -> tuple[int, int]:
     """One scale as (rows, columns)."""
     sides = [scale, scale] if isinstance(scale, int) else list(scale)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    sizes = [side for side in sides if isinstance(side, int) and side >= 1]
+    if len(sides) != 2 or sizes != sides:
         raise InputError(f"{where}: a scale is one side or (rows, columns), each at least 1, got {scale!r}")
-    return sides[0], sides[1]
+    return sizes[0], sizes[1]
 
 
 def _larger(before: tuple[int, int], after: tuple[int, int]) -> bool:

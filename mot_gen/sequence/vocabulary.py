@@ -55,7 +55,7 @@ class Vocabulary:
         """Set `mask`: name of a modality that is masked -> its mask token."""
         self.mask: dict[str, int] = {}
         for modality in modalities:
-            if modality.discrete and (modality.bidirectional or modality.block_size):
+            if modality.masks:
                 self.mask[modality.name] = self.size
                 self.size += 1
 

@@ -19,7 +19,8 @@ _STEP = re.compile(r"step-\d{8,}")
 def steps_of(run: str | Path) -> list[Path]:
     """The checkpoints of a run, newest first, good or not; copies with other names are none of them."""
     parent = Path(run) / "checkpoints"
-    folders = [folder for folder in parent.glob("step-*") if _STEP.fullmatch(folder.name) and folder.is_dir()]
+    named = [path for path in parent.glob("step-*") if _STEP.fullmatch(path.name)]
+    folders = [path for path in named if path.is_dir()]
     return sorted(folders, key=step_of, reverse=True)
 
 

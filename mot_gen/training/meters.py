@@ -82,12 +82,19 @@ class Meter:
         }
         sums, counts = torch.tensor(by_source).view(self._by_source.shape)
         if len(self.sources) > 1:
-            line["losses_by_source"] = {
-                source: {n: (s / c).item() for n, s, c in zip(self.names, sums[:, i], counts[:, i]) if c}
-                for i, source in enumerate(self.sources)
-            }
+            line["losses_by_source"] = {}
+            for number, source in enumerate(self.sources):
+                line["losses_by_source"][source] = self._means(sums[:, number], counts[:, number])
         self._reset()
         return line
+
+    def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
+        """Modality -> sum over count, of those that have any. sums, counts: (modalities,)."""
+        means = {}
+        for name, total, count in zip(self.names, sums, counts):
+            if count:
+                means[name] = (total / count).item()
+        return means
 
 
 def _memory(device: torch.device) -> int:

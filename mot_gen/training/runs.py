@@ -208,9 +208,9 @@ def _tensors(run: Run, saved: Collection[str] = ()) -> dict[str, dict[str, torch
     groups["model"] = dict(run.model.named_parameters())
     groups["optimizer"] = run.optimizer.tensors()
     if run.averaged is not run.model:
-        learned = {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
-        averages = run.averaged.named_parameters()
-        groups["ema"] = {name: p for name, p in averages if name in learned or f"ema.{name}" in saved}
+        kept = {f"ema.{name}" for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+        kept.update(saved)
+        groups["ema"] = {name: p for name, p in run.averaged.named_parameters() if f"ema.{name}" in kept}
     return groups
 
 

@@ -167,7 +167,8 @@ def _keep(run: Run, stop: Stop, due: _Due) -> None:
     sound, ending = skipped == 0, due.last or stopping
     if sound:
         run.saver.rotate()
-    if ending or (due.checkpoint and sound):
+    worth_keeping = due.checkpoint and sound
+    if ending or worth_keeping:
         save(run)
     if ending:
         run.saver.wait()

@@ -117,7 +117,7 @@ def _written_with(block: Any, number: int) -> Any:
 def _check(section: Teacher, model: MultimodalModel, teacher: MultimodalModel) -> None:
     """InputError where the teacher has other modalities, tokenizers or layers than are to be compared."""
     where = f"training.teacher.model: {section.model}"
-    if [vars(m) for m in model.modalities] != [vars(m) for m in teacher.modalities]:
+    if model.modalities != teacher.modalities:
         raise InputError(f"{where} has other modalities or another vocabulary; give one that was trained on the same")
     own, other = model.config.get("tokenizers") or {}, teacher.config.get("tokenizers") or {}
     for name in own.keys() & other.keys():

@@ -71,7 +71,8 @@ class _Asked:
         """The class of the section's kind."""
         module = locate("mot_gen.tokenizers", self.section.kind)
         classes = [each for each in vars(module).values() if isinstance(each, type)]
-        [found] = [c for c in classes if c.__module__ == module.__name__ and hasattr(c, "modality")]
+        own = [each for each in classes if each.__module__ == module.__name__]
+        [found] = [each for each in own if hasattr(each, "modality")]
         return found
 
     @property

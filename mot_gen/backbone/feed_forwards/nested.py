@@ -39,7 +39,9 @@ class FeedForward(gated.FeedForward):
         self.refuse_experts(config)
         if config.widths:
             raise self.refuse("kind", "nested slices matrices that are as wide as the model; drop backbone.widths")
-        if not self.divisors or min(self.divisors) < 1 or max(self.divisors) > (self.ffn_dim or 0):
+        most = self.ffn_dim or 0
+        fitting = [divisor for divisor in self.divisors if 1 <= divisor <= most]
+        if not fitting or fitting != list(self.divisors):
             complaint = f"must be from 1 to the width, {self.ffn_dim}, got {list(self.divisors)}"
             raise self.refuse("divisors", complaint)
 

@@ -35,7 +35,8 @@ class Mixer(attention.Mixer):
 
     def check(self, config: Any, towers: Sequence[str]) -> None:
         self.require_counts("segment")
-        if config.reach != "full" or any(not bias.empty for bias in config.slots.found["bias"]):
+        biased = not all(bias.empty for bias in config.slots.found["bias"])
+        if biased or config.reach != "full":
             raise self.refuse("kind", "combiner says itself what a query sees; leave backbone.reach and bias out")
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> KeyValueCache:
