@@ -1,11 +1,13 @@
-"""outlining: models without values, to ask for their shapes."""
+"""Models without values: outlining, to ask for their shapes; initial_value, of one of their parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
@@ -24,3 +26,17 @@ def outlining() -> Iterator[None]:
     """Within, a model is made on the meta device: every shape, no value, no memory."""
     with torch.device("meta"), _NoInitialValues():
         yield
+
+
+def initial_value(model: nn.Module, name: str) -> Tensor:
+    """The value that a parameter of a model on the meta device begins at, in fp32 on the CPU. It alone is in memory
+    while its model draws it, so that a large model can be given its values one by one."""
+    path, _, leaf = name.rpartition(".")
+    owner, empty = model.get_submodule(path), model.get_parameter(name)
+    drawing: Any = model.backbone if name.startswith("backbone.") else model
+    try:
+        setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape, device="cpu")))
+        drawing.init_weights()
+        return getattr(owner, leaf).detach()
+    finally:
+        setattr(owner, leaf, empty)

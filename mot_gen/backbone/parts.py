@@ -27,6 +27,7 @@ from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.owners import Owners
 from mot_gen.backbone.pools import Pool
 from mot_gen.backbone.routing import Initial, Owned, Routing
+from mot_gen.backbone.sizes import is_count
 from mot_gen.errors import InputError
 from mot_gen.sequence import Modality
 
@@ -52,7 +53,7 @@ class Part:
         """InputError for the first of these options that is no positive integer."""
         for option in options:
             value = getattr(self, option)
-            if not isinstance(value, int) or value < 1:
+            if not is_count(value):
                 raise self.refuse(option, f"must be a positive integer{remedy}, got {value!r}")
 
     def fit(self, config: Any) -> Self:

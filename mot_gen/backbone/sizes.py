@@ -1,6 +1,6 @@
 """Named sizes as data: SIZES, of the Mixture-of-Transformers paper (arXiv 2411.04996), by activated parameters;
 MAMBA_SIZES, of the published Mambas (arXiv 2312.00752), by all parameters; fill_size; and what numbers of a config must
-be: require_counts, require_at_least_0."""
+be: is_count, require_counts, require_at_least_0."""
 
 from __future__ import annotations
 
@@ -41,11 +41,16 @@ def fill_size(config, sizes: Mapping[str, Mapping[str, int]]) -> None:
             setattr(config, name, value)
 
 
+def is_count(value: object) -> bool:
+    """Whether a value is a positive integer."""
+    return isinstance(value, int) and value > 0
+
+
 def require_counts(config, *names: str, remedy: str = "") -> None:
     """InputError for the first of these fields that is no positive integer."""
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
+        if not is_count(value):
             raise InputError(f"backbone.{name}: must be a positive integer{remedy}, got {value!r}")
 
 

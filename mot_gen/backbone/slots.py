@@ -8,11 +8,10 @@ from dataclasses import fields
 from itertools import chain
 from typing import Any
 
+from mot_gen.backbone.comparison import EVEN
 from mot_gen.backbone.named_parts import read_part, read_pattern
 from mot_gen.backbone.parts import Part, Parts
 from mot_gen.errors import InputError, nearest
-
-EVEN = 4  # floats: grouped products want rows of whole 16 bytes
 
 
 class Slots:
@@ -59,7 +58,9 @@ class Slots:
     def width_steps(self) -> tuple[int, ...]:
         """Steps in which the width may change; a smaller one is for where no multiple of the one before it fits."""
         step = math.lcm(*(mixer.width_step() for mixer in self.found["mixer"]))
-        return (step,) if step > 1 else (EVEN, 1)
+        if step == 1:
+            return EVEN, 1
+        return (step,)
 
     def take_over(self, slot: str, *options: str) -> None:
         """Set fields of the config that were not given to what a part found for them."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mot_gen.backbone.outline import initial_value
 from mot_gen.errors import InputError
 from mot_gen.files.tensors import Spec
 
@@ -204,19 +205,6 @@ def values(outline: nn.Module, table: Sequence[Entry], reader: Reader) -> Iterat
 def _covered(entries: Sequence[Entry], shape: tuple[int, ...]) -> int:
     whole = _weightless(shape)
     return sum(whole[entry.place].numel() for entry in entries)
-
-
-def initial_value(outline: nn.Module, name: str) -> Tensor:
-    """The value that a parameter of a module on the meta device begins at, in fp32."""
-    path, _, leaf = name.rpartition(".")
-    owner, empty = outline.get_submodule(path), outline.get_parameter(name)
-    try:
-        setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape), requires_grad=False))
-        initialised: Any = outline.backbone if name.startswith("backbone.") else outline
-        initialised.init_weights()
-        return getattr(owner, leaf).detach()
-    finally:
-        setattr(owner, leaf, empty)
 
 
 def restored(table: Sequence[Entry], ours: Reader, like: Reader, where: str) -> Iterator[tuple[str, Tensor]]:

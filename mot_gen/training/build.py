@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mot_gen import objectives
 from mot_gen.backbone import lora
+from mot_gen.backbone.outline import initial_value
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.data.records import Splits, sample_key
 from mot_gen.data.rehearsal import rehearsed
@@ -111,25 +112,12 @@ def initial_values(recipe: Recipe, outline: MultimodalModel, origin: Origin | No
     for name, _ in list(outline.named_parameters()):
         if name not in begun and not is_adapter(name):
             _seed(seed, name)
-            yield name, _drawn(outline, name)
+            yield name, initial_value(outline, name)
 
 
 def _seed(seed: int, name: str) -> None:
     """Let torch draw what belongs to a parameter of this name."""
     torch.manual_seed(sample_key(f"init/{seed}/{name}") >> 1)
-
-
-def _drawn(outline: MultimodalModel, name: str) -> Tensor:
-    """The initial value of one parameter, which alone is not on the meta device while its model draws it."""
-    path, _, leaf = name.rpartition(".")
-    owner = outline.get_submodule(path)
-    empty = getattr(owner, leaf)
-    setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape, device="cpu")))
-    part: Any = outline.backbone if name.startswith("backbone.") else outline
-    part.init_weights()
-    value = getattr(owner, leaf).detach()
-    setattr(owner, leaf, empty)
-    return value
 
 
 def build_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalModel:

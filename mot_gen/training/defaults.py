@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mot_gen.data.records import Document, Pair, Sample, Splits
+from mot_gen.data.records import Pair, Sample, Splits
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import load_image
 from mot_gen.recipes.recipe import AUTO, Recipe, field_of, read_mapping, with_fields
@@ -79,22 +79,19 @@ def _bytes_of(text: str) -> int:
 
 def _pictures(sample: Sample) -> list[Image.Image]:
     """A sample's pictures, without those that cannot be read."""
-    if isinstance(sample, Pair):
-        given = [sample.image]
-    else:
-        given = [part.value for part in sample.parts if part.kind == "image"]
     found = []
-    for picture in given:
-        with suppress(InputError, TypeError):
-            found.append(load_image(picture, "RGB"))
+    for part in sample.parts:
+        if part.kind == "image":
+            with suppress(InputError, TypeError):
+                found.append(load_image(part.value, "RGB"))
     return found
 
 
 def _texts(sample: Sample) -> Sequence[str]:
+    """What may stand in one row: each caption of a pair, all texts of a document together."""
     if isinstance(sample, Pair):
         return sample.captions
-    assert isinstance(sample, Document)
-    return ["".join(part.value for part in sample.parts if part.kind == "text")]
+    return ["".join(sample.texts)]
 
 
 def _has_colour(picture: Image.Image) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mot_gen import checkpoints
-from mot_gen.data.records import Pair, Splits
+from mot_gen.data.records import Splits
 from mot_gen.errors import InputError
 from mot_gen.recipes.implementations import check_options, locate
 from mot_gen.recipes.recipe import Recipe
@@ -165,10 +165,7 @@ def _texts(splits: Splits) -> list[str]:
     """All texts of the training split in order of appearance, each once."""
     found: dict[str, None] = {}
     for sample in splits.train:
-        if isinstance(sample, Pair):
-            found |= dict.fromkeys(sample.captions)
-        else:
-            found |= dict.fromkeys(part.value for part in sample.parts if part.kind == "text")
+        found |= dict.fromkeys(sample.texts)
     if not len(splits.train) and len(splits.held_out):
         raise InputError(
             f"data.held_out: all {len(splits.held_out)} samples are held out, so none is left to train on; give "
