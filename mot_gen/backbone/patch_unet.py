@@ -55,21 +55,21 @@ class PatchUNet(nn.Module):
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.down = nn.ModuleList()
         for level, (narrow, wide) in enumerate(pairwise([width, *widths])):
-            block = DownBlock2D(in_channels=narrow, out_channels=wide, add_downsample=level < levels, **common)
-            self.down.append(block)
+            down = DownBlock2D(in_channels=narrow, out_channels=wide, add_downsample=level < levels, **common)
+            self.down.append(down)
         self.proj_in = nn.Linear(widths[-1], dim)
         self.proj_out = nn.Linear(dim, widths[-1])
         common["num_layers"] = layers + 1
         self.up = nn.ModuleList()
         for level in reversed(range(levels + 1)):
-            block = UpBlock2D(
+            up = UpBlock2D(
                 in_channels=widths[max(level - 1, 0)],
                 prev_output_channel=widths[min(level + 1, levels)],
                 out_channels=widths[level],
                 add_upsample=level > 0,
                 **common,
             )
-            self.up.append(block)
+            self.up.append(up)
         self.norm_out = nn.GroupNorm(8, width)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
 

@@ -108,9 +108,8 @@ class _Reader:
             values = self._next_latents(modality.name, end - start)
         if values is None:
             return None
-        if modality.scales:
-            grid = (1, end - start)
-        else:
+        grid: tuple[int, int] | None = (1, end - start)
+        if not modality.scales:
             grid = _grid(self.batch.layout.position[row, start : start + len(values)])
         return Span(modality.name, values, grid, bool(self.batch.learned[row, start]))
 

@@ -122,9 +122,9 @@ def _asked_for(asked: _Asked) -> Any | None:
 
 def _made(asked: _Asked) -> Any:
     section = asked.section
-    if section.train is not None and asked.kept is None:
-        return untrained(section)
     if section.train is not None:
+        if asked.kept is None:
+            return untrained(section)
         return trained(asked.name, section, asked.splits, asked.kept)
     if section.path:
         return asked.kind.from_pretrained(checkpoints.located(section.path))
