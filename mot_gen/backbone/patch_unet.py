@@ -5,7 +5,7 @@ Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -44,8 +44,6 @@ class PatchUNet(nn.Module):
                 f"patch_layers.{modality.name}: patch_size {patch_size} must be a power of two whose square divides "
                 f"the {modality.channels} channels, and width {width} a multiple of 8"
             )
-        from diffusers.models.unets.unet_2d_blocks import DownBlock2D, UpBlock2D
-
         self.patch_size, self.on_grid = patch_size, modality.position == "grid"
         channels = modality.channels // patch_size**2
         widths = [width * 2**level for level in range(levels + 1)]
@@ -53,23 +51,10 @@ class PatchUNet(nn.Module):
         self.time = TimeEmbedding(dim)
         self.step = TimeEmbedding(dim) if takes_step else None
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
-        self.down = nn.ModuleList()
-        for level, (narrow, wide) in enumerate(pairwise([width, *widths])):
-            down = DownBlock2D(in_channels=narrow, out_channels=wide, add_downsample=level < levels, **common)
-            self.down.append(down)
+        self.down = _down_blocks(widths, common)
         self.proj_in = nn.Linear(widths[-1], dim)
         self.proj_out = nn.Linear(dim, widths[-1])
-        common["num_layers"] = layers + 1
-        self.up = nn.ModuleList()
-        for level in reversed(range(levels + 1)):
-            up = UpBlock2D(
-                in_channels=widths[max(level - 1, 0)],
-                prev_output_channel=widths[min(level + 1, levels)],
-                out_channels=widths[level],
-                add_upsample=level > 0,
-                **common,
-            )
-            self.up.append(up)
+        self.up = _up_blocks(widths, {**common, "num_layers": layers + 1})
         self.norm_out = nn.GroupNorm(8, width)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
 
@@ -103,6 +88,7 @@ class PatchUNet(nn.Module):
         return kept + tokens * (self.proj_in.in_features + self.proj_out.in_features)
 
     def encode(self, latents: Latents) -> tuple[Tensor, list]:
+        """Tokens (N, D), and of each grid the embedded times and the skips."""
         time = condition(self, latents)
         values = latents.values.to(self.proj_in.weight.dtype)
         tokens = values.new_zeros(len(values), self.proj_in.out_features)
@@ -123,6 +109,7 @@ class PatchUNet(nn.Module):
         return tokens, memory
 
     def decode(self, hidden: Tensor, latents: Latents, memory: list) -> Tensor:
+        """hidden (N, D), with what `encode` remembered -> (N, C)."""
         up: list[Any] = list(self.up)
         values = hidden.new_zeros(len(hidden), latents.values.shape[1])
         for (grid, spans, slots), (temb, skips) in zip(by_grid(latents), memory):
@@ -135,3 +122,30 @@ class PatchUNet(nn.Module):
             picture = self.conv_out(F.silu(self.norm_out(x)))
             values = values.index_copy(0, slots, patchify(picture, self.patch_size)[0].flatten(0, 1).to(values.dtype))
         return values
+
+
+def _down_blocks(widths: Sequence[int], options: Mapping[str, Any]) -> nn.ModuleList:
+    """A block a level, each but the last of which halves the picture. widths: channels, from full resolution down."""
+    from diffusers.models.unets.unet_2d_blocks import DownBlock2D
+
+    blocks, last = nn.ModuleList(), len(widths) - 1
+    for level, (narrow, wide) in enumerate(pairwise([widths[0], *widths])):
+        blocks.append(DownBlock2D(in_channels=narrow, out_channels=wide, add_downsample=level < last, **options))
+    return blocks
+
+
+def _up_blocks(widths: Sequence[int], options: Mapping[str, Any]) -> nn.ModuleList:
+    """The way back, from the lowest level up; each block but the last of the list doubles the picture."""
+    from diffusers.models.unets.unet_2d_blocks import UpBlock2D
+
+    blocks, last = nn.ModuleList(), len(widths) - 1
+    for level in reversed(range(len(widths))):
+        block = UpBlock2D(
+            in_channels=widths[max(level - 1, 0)],
+            prev_output_channel=widths[min(level + 1, last)],
+            out_channels=widths[level],
+            add_upsample=level > 0,
+            **options,
+        )
+        blocks.append(block)
+    return blocks

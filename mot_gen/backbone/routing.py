@@ -197,18 +197,21 @@ class UntiedLinear(HalfStorage, Owned):
         self.adapter: Any = None  # a `lora.LowRank`, which stands on this file
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        y = self._products(x, routing)
+        if self.adapter is not None:
+            y = self._with_adapter(x, routing)
+        elif self.in_half:
+            y = self._half_products(x, routing)
+        else:
+            y = grouped_linear(x, self.weight, routing)
         if self.bias is None:
             return y
         return y + rows_of(self.bias, routing)
 
-    def _products(self, x: Tensor, routing: Routing) -> Tensor:
-        """The tokens times their matrices, with what the adapter adds."""
-        if self.adapter is not None and self._learns_beside():
+    def _with_adapter(self, x: Tensor, routing: Routing) -> Tensor:
+        """The products and what the adapter adds to them."""
+        if self._learns_beside():
             return self.adapter.beside(x, self.weight, routing)
         y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
-        if self.adapter is None:
-            return y
         return y + self.adapter(x, routing)
 
     def _learns_beside(self) -> bool:
