@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mot_gen.families.table import Entry
 
 # The language model of a tiny model, in the words of transformers.
-TINY_TOWER = {
+TINY_TOWER: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,

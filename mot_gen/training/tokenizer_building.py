@@ -121,11 +121,9 @@ def _asked_for(asked: _Asked) -> Any | None:
 
 
 def _made(asked: _Asked) -> Any:
-    section = asked.section
+    section, kept = asked.section, asked.kept
     if section.train is not None:
-        if asked.kept is None:
-            return untrained(section)
-        return trained(asked.name, section, asked.splits, asked.kept)
+        return untrained(section) if kept is None else trained(asked.name, section, asked.splits, kept)
     if section.path:
         return asked.kind.from_pretrained(checkpoints.located(section.path))
     if section.kind == "text":
