@@ -26,8 +26,10 @@ def _is_side(side: object) -> bool:
 
 def size_pairs(image_size: int | Sequence) -> list[tuple[int, int]]:
     """Every (height, width) of one side, a pair, or a list of pairs; raises InputError where one comes twice."""
-    several = not isinstance(image_size, int) and len(image_size) > 0 and not isinstance(image_size[0], int)
-    pairs = list(map(size_pair, image_size)) if several else [size_pair(image_size)]
+    if isinstance(image_size, int) or not image_size or isinstance(image_size[0], int):
+        pairs = [size_pair(image_size)]
+    else:
+        pairs = [size_pair(each) for each in image_size]
     if len(set(pairs)) < len(pairs):
         raise InputError(f"image_size names a size twice: {as_text(pairs)}")
     return pairs

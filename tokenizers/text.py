@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -100,7 +100,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
         except Exception as error:  # the tokenizers library raises bare Exception for what it cannot read
             raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
         if saved.get("tokenizer_class") == cls.__name__:
-            own = {field: saved.get(field) for field in ("name", "layout", "specials")}
+            own: dict[str, Any] = {field: saved.get(field) for field in ("name", "layout", "specials")}
         else:
             own = {"name": None, "layout": None, "specials": _specials(file)}
         own["name"] = name or own["name"] or "text"
