@@ -26,7 +26,7 @@ from PIL import Image
 from mot_gen.data.samples import Arranging, Pair, Part, Samples, Splits
 from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
 from mot_gen.datasets.emoji_words import PHRASINGS, QUESTIONS, RELATION_WORDS, RELATIONS, catalogue, language_of
-from mot_gen.datasets.scene_words import GROUNDS, LANGUAGES, PLACES, Language
+from mot_gen.datasets.scene_words import GROUNDS, LANGUAGES, PLACES, Language, attributes
 from mot_gen.errors import expect
 
 UNSEEN_NAMES = 0.04
@@ -98,16 +98,8 @@ class Scene:
 
     def _attributes(self, language: Language, code: str) -> list[str]:
         """Size, mirroring, place and ground, those that are not as usual; the ground is last."""
-        said = []
-        if self.place and code != "en":
-            said.append(language.small)
-        if self.mirrored:
-            said.append(language.mirrored)
-        if self.place:
-            said.append(language.places[PLACES.index(self.place)])
-        if self.ground != "white":
-            said.append(language.grounds[list(GROUNDS).index(self.ground)])
-        return said
+        said = attributes(self, language)
+        return [language.small, *said] if self.place and code != "en" else said
 
 
 @cache

@@ -32,7 +32,7 @@ from mot_gen.datasets.scene_words import (
     LANGUAGES,
     PHRASINGS,
     PLACES,
-    Language,
+    attributes,
     phrases,
 )
 from mot_gen.errors import expect, require
@@ -90,9 +90,9 @@ class Scene:
         if phrasing in LANGUAGES:
             language, name = LANGUAGES[phrasing], self.about.names[phrasing]
             small = [language.small] if self.small else []
-            return ", ".join([name, *small, *self._attributes(language)])
+            return ", ".join([name, *small, *attributes(self, language)])
         language, name = LANGUAGES["en"], self.about.names["en"]
-        said = self._attributes(language)
+        said = attributes(self, language)
         head = f"{language.small} {name}" if self.small else name
         article = "an" if head[0] in "aeiouAEIO" else "a"
         orders = {
@@ -102,17 +102,6 @@ class Scene:
             "the": [f"the {head}", *said],
         }
         return ", ".join(orders[phrasing])
-
-    def _attributes(self, language: Language) -> list[str]:
-        """Mirroring, place and ground in a language, those that are not as usual."""
-        said = []
-        if self.mirrored:
-            said.append(language.mirrored)
-        if self.place:
-            said.append(language.places[PLACES.index(self.place)])
-        if self.ground != "white":
-            said.append(language.grounds[list(GROUNDS).index(self.ground)])
-        return said
 
     def captions(self) -> tuple[str, ...]:
         """All phrasings that are trained on; the plain one first."""

@@ -1,10 +1,11 @@
-"""How scenes of emoji are said in four languages: Language, LANGUAGES, phrases; the words of PLACES and GROUNDS."""
+"""How scenes of emoji are said in four languages: Language, LANGUAGES, attributes, phrases; the words of PLACES and
+GROUNDS."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 GROUNDS = {
@@ -55,6 +56,31 @@ LANGUAGES = {
 }
 PHRASINGS = ("plain", "article", "de", "es", "fr")  # the first two are English
 HELD_OUT_PHRASINGS = ("ground first", "the")
+
+
+class Described(Protocol):
+    """A scene of either source."""
+
+    @property
+    def mirrored(self) -> bool: ...
+
+    @property
+    def place(self) -> str | None: ...
+
+    @property
+    def ground(self) -> str: ...
+
+
+def attributes(scene: Described, language: Language) -> list[str]:
+    """Mirroring, place and ground in a language, those that are not as usual; the ground is last."""
+    said = []
+    if scene.mirrored:
+        said.append(language.mirrored)
+    if scene.place:
+        said.append(language.places[PLACES.index(scene.place)])
+    if scene.ground != "white":
+        said.append(language.grounds[list(GROUNDS).index(scene.ground)])
+    return said
 
 
 @cache

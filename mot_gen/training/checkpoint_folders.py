@@ -8,10 +8,11 @@ halves: begin, put_in_place, discard, sweep. Apart from checkpoint.py, which imp
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
+
+from mot_gen.files.whole import flush
 
 _STEP = re.compile(r"step-\d{8,}")
 
@@ -70,12 +71,3 @@ def discard(folder: Path) -> None:
     trash = folder.with_name(f".trash-{folder.name}")
     folder.rename(trash)
     shutil.rmtree(trash)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -168,7 +168,7 @@ def _finish(saving: Path, final: Path, step: int, listed: Mapping[str, dict]) ->
     """Flush a folder whose files are written, and give it its name."""
     manifest.write(saving, {"step": step}, listed)
     for path in saving.iterdir():
-        checkpoint_folders.flush(path)
-    checkpoint_folders.flush(saving)
+        whole.flush(path)
+    whole.flush(saving)
     checkpoint_folders.put_in_place(saving, final)
     whole.write_text(final.parent / "latest", final.name + "\n", durable=True)

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from tiny_runs import SMALL
 
 from mot_gen.errors import Diverged, InputError, Interrupted
 from mot_gen.recipes.recipe import load_recipe
@@ -16,19 +17,12 @@ from mot_gen.training.loop import Hooks, prepare, train, training_step
 from mot_gen.training.optimizer import MAX_SKIPPED
 
 TINY = [
+    *SMALL,
     "data.window=48",
-    "tokenizers.text.vocab_size=270",
-    "backbone.dim=16",
-    "backbone.layers=1",
-    "backbone.heads=2",
-    "training.rows=2",
-    "training.row_length=96",
     "training.steps=6",
     "training.warmup_steps=2",
     "training.log_every=1",
     "training.checkpoint_every=2",
-    "training.sample_every=0",
-    "training.device=cpu",
 ]
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from tiny_runs import SMALL
 
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
@@ -15,17 +16,10 @@ from mot_gen.training.build import build_model
 from mot_gen.training.loop import train
 
 TINY = [
+    *SMALL,
     "data.window=48",
-    "tokenizers.text.vocab_size=270",
-    "backbone.dim=16",
-    "backbone.layers=1",
-    "backbone.heads=2",
-    "training.rows=2",
-    "training.row_length=96",
     "training.steps=2",
     "training.warmup_steps=1",
-    "training.sample_every=0",
-    "training.device=cpu",
 ]
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+from tiny_runs import SMALL
 
 from mot_gen.errors import Diverged, InputError, Interrupted
 from mot_gen.recipes.recipe import load_recipe
@@ -14,19 +15,12 @@ from mot_gen.training.loop import REPORT, Hooks, prepare, train
 from mot_gen.training.optimizer import MAX_SKIPPED
 
 TINY = [
+    *SMALL,
     "data.window=48",
-    "tokenizers.text.vocab_size=270",
-    "backbone.dim=16",
-    "backbone.layers=1",
-    "backbone.heads=2",
-    "training.rows=2",
-    "training.row_length=96",
     "training.steps=4",
     "training.warmup_steps=2",
     "training.log_every=1",
     "training.checkpoint_every=2",
-    "training.sample_every=0",
-    "training.device=cpu",
 ]
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_runs import SMALL
 
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
@@ -15,16 +16,9 @@ from mot_gen.training.watch import numbers
 from mot_gen.training.world import World
 
 TINY = [
-    "tokenizers.text.vocab_size=270",
-    "backbone.dim=16",
-    "backbone.layers=1",
-    "backbone.heads=2",
-    "training.rows=2",
-    "training.row_length=96",
+    *SMALL,
     "training.steps=4",
     "training.log_every=2",
-    "training.sample_every=0",
-    "training.device=cpu",
     "training.peak_flops=1e11",
 ]
 

@@ -4,23 +4,17 @@ import json
 import random
 
 from PIL import Image
+from tiny_runs import SMALL
 
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.training.loop import train
 
 TINY = [
-    "tokenizers.text.vocab_size=270",
-    "backbone.dim=16",
-    "backbone.layers=1",
-    "backbone.heads=2",
-    "training.rows=2",
-    "training.row_length=96",
+    *SMALL,
     "training.steps=3",
     "training.warmup_steps=2",
     "training.checkpoint_every=3",
-    "training.sample_every=0",
-    "training.device=cpu",
     "evaluation.every=1",
 ]
 
