@@ -110,7 +110,7 @@ class OpenSpan:
         latents = self._plan(rows)[2]
         latents.time = time.expand(rows)
         latents.step = None if step is None else step.expand(rows)
-        latents.told = None if told is None else told.expand(rows, -1)
+        latents.told = None if told is None else told[None]
         return self._pass(values)[0]
 
     def _pass(self, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,32 +46,48 @@ class LayerCache(Protocol):
 
 
 class KeyValueCache:
-    """A layer's keys and values, (B, G, length, K), and where the pass at hand writes its own."""
+    """A layer's keys and values, (B, G, length, K), and where the pass at hand writes its own. both: the two as one
+    tensor, (B, 2 G, length, K), if they are parts of one."""
 
-    def __init__(self, keys: Tensor, values: Tensor):
-        self.keys, self.values = keys, values
+    def __init__(self, keys: Tensor, values: Tensor, both: Tensor | None = None):
+        self.keys, self.values, self.both = keys, values, both
         self.slots: Slots | None = None
+
+    @classmethod
+    def of(cls, both: Tensor) -> KeyValueCache:
+        """Keys and values in one tensor, (B, 2 G, length, K)."""
+        keys, values = both.chunk(2, dim=1)
+        return cls(keys, values, both)
 
     def place(self, slots: Slots) -> None:
         self.slots = slots
 
     def write(self, k: Tensor, v: Tensor, end: int) -> tuple[Tensor, Tensor]:
         """Put k, v (B, G, n, K) into the slots; the first `end` keys and values, (B, G, end, K)."""
+        self._put(k, self.keys)
+        self._put(v, self.values)
+        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
+
+    def write_both(self, kv: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """As `write`, of keys and values that stand together, (B, 2 G, n, K)."""
+        assert self.both is not None, "made by `of`"
+        self._put(kv, self.both)
+        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
+
+    def _put(self, new: Tensor, held: Tensor) -> None:
         assert self.slots is not None, "the plan of a pass places its tokens first"
-        for held, new in ((self.keys, k), (self.values, v)):
-            new = new.detach().to(held.dtype)  # nothing is learned through a cache
-            if isinstance(self.slots, Tensor):
-                held.index_copy_(2, self.slots, new)
-            else:
-                row, slot = self.slots
-                held[row, :, slot] = new.transpose(1, 2)
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        new = new.detach().to(held.dtype)  # nothing is learned through a cache
+        if isinstance(self.slots, Tensor):
+            held.index_copy_(2, self.slots, new)
+        else:
+            row, slot = self.slots
+            held[row, :, slot] = new.transpose(1, 2)
 
     def advance(self, counts: Tensor) -> None:
         """Nothing to do: how much of a row is kept is the `Cache`'s to know."""
 
     def narrow(self, rows: int) -> KeyValueCache:
-        return KeyValueCache(self.keys[:rows], self.values[:rows])
+        return KeyValueCache(self.keys[:rows], self.values[:rows], None if self.both is None else self.both[:rows])
 
     def snapshot(self) -> None:
         """Nothing: what is forgotten is overwritten."""

@@ -24,7 +24,7 @@ from mot_gen.backbone.connector import Connector
 from mot_gen.backbone.embeddings import USUAL_TIME_SCALE, GridTable, TimeEmbedding, grid_embedding, weights_in
 from mot_gen.backbone.patch_unet import PatchUNet
 from mot_gen.backbone.shallow_uvit import ShallowUViT
-from mot_gen.backbone.span_times import condition, condition_flops, embed_times, on_grid
+from mot_gen.backbone.span_times import condition_flops, condition_of_tokens, embed_times, on_grid
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Latents, Modality
 
@@ -67,7 +67,7 @@ class PatchLinear(nn.Module):
 
     def encode(self, latents: Latents) -> tuple[Tensor, None]:
         tokens = self.proj_in(latents.values.to(self.proj_in.weight.dtype))
-        tokens = tokens + latents.per_token(condition(self, latents))
+        tokens = tokens + condition_of_tokens(self, latents)
         if self.table is not None:
             tokens = tokens + self.table(latents.grids)
         elif self.on_grid:

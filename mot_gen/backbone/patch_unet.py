@@ -89,7 +89,7 @@ class PatchUNet(nn.Module):
 
     def encode(self, latents: Latents) -> tuple[Tensor, list]:
         """Tokens (N, D), and of each grid the embedded times and the skips."""
-        time = condition(self, latents)
+        time = condition(self, latents).expand(len(latents.learned), -1)
         values = latents.values.to(self.proj_in.weight.dtype)
         tokens = values.new_zeros(len(values), self.proj_in.out_features)
         memory = []

@@ -10,8 +10,8 @@ Shapes: T tokens, E towers, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,13 @@ class UntiedRMSNorm(Owned):
             return _RMSNormOfHeads.apply(x.float(), self.factors, self.eps, routing.tower, routing.members).to(x.dtype)
         return self._by_rows(x, rows_in_sequence(self.factors, routing))
 
+    def of_one(self, routing: Routing) -> Callable[[Tensor], Tensor]:
+        """The norm of x (T, D), tokens of the tower `routing.only`, without gradients."""
+        weight = rows_of(self.factors, routing)
+        if weight.device.type == "cpu":
+            return partial(_in_fp32, weight=weight.float(), eps=self.eps)
+        return partial(F.rms_norm, normalized_shape=weight.shape, weight=weight, eps=self.eps)
+
     def _only(self, routing: Routing) -> int | None:
         """The one row of weights that all tokens have, if there is one."""
         return 0 if len(self.weight) == 1 else routing.only
@@ -61,7 +68,7 @@ class UntiedRMSNorm(Owned):
             own = self.factors[tower].float()
             return F.rms_norm(x.float(), own.shape, own, self.eps).to(x.dtype)
         if not torch.is_grad_enabled():  # a Function costs more than the norm of a single token
-            return _rms_norm(x.float(), self.factors[tower].float(), self.eps).to(x.dtype)
+            return _in_fp32(x, self.factors[tower].float(), self.eps)
         weight = self.factors if len(self.weight) == 1 else self.factors[tower : tower + 1]
         # The casts stand outside: under torch.compile a Function that ends in a cast of nothing gets no gradient.
         return _RMSNorm.apply(x.float(), weight, self.eps, None).to(x.dtype)
@@ -179,6 +186,10 @@ class _RMSNormOfHeads(torch.autograd.Function):
         inner = product.mul_(rows).sum(-1, keepdim=True).div_(grad.shape[-1])
         grad_x = (grad * rows).addcmul_(normed, inner, value=-1).mul_(scale)
         return grad_x, grad_weight, None, None, None
+
+
+def _in_fp32(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return _rms_norm(x.float(), weight, eps).to(x.dtype)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

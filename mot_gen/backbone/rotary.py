@@ -1,4 +1,4 @@
-"""Rotary positions (RoFormer, arXiv 2104.09864): rotary_frequencies, rotary, rotate.
+"""Rotary positions (RoFormer, arXiv 2104.09864): rotary_frequencies, rotary, rotate, rotate_to.
 
 Shapes: T tokens, H heads, D head dimension.
 """
@@ -27,5 +27,18 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
         cos, sin = rotation.unbind(-1)
         even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], x.shape[-1] // 2, 2))  # half the time of `unflatten`
-    return torch.view_as_real(pairs * torch.view_as_complex(rotation)).flatten(-2).to(x.dtype)
+    return torch.view_as_real(_pairs(x.float()) * torch.view_as_complex(rotation)).flatten(-2).to(x.dtype)
+
+
+def rotate_to(place: Tensor, x: Tensor, angles: Tensor) -> None:
+    """Write to place (T, H, D) what `rotate` makes of x (T, H, D), in fp32; no gradient is wanted. angles: `rotary` as
+    complex numbers, (T, 1, D/2)."""
+    if place.dtype == torch.float32:
+        torch.mul(_pairs(x), angles, out=_pairs(place))
+    else:
+        place.copy_(torch.view_as_real(_pairs(x) * angles).flatten(-2))
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """(T, H, D) -> (T, H, D/2) complex, in the same memory."""
+    return torch.view_as_complex(x.view(*x.shape[:-1], x.shape[-1] // 2, 2))  # half the time of `unflatten`

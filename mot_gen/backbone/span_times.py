@@ -1,4 +1,5 @@
-"""What is added to the continuous tokens of a span: condition, its embedded time; on_grid, where its tokens stand.
+"""What is added to the continuous tokens of a span: condition, its embedded time; condition_of_tokens, the same for
+each token; on_grid, where its tokens stand.
 
 embed_times is what a sampler asks for, condition_flops what `condition` costs.
 
@@ -24,11 +25,19 @@ class Timed(Protocol):
 
 
 def condition(layers: Timed, latents: Latents) -> Tensor:
-    """(n, D): the embedded time of every span, and where the objective takes steps that of the step's size."""
+    """(n, D): the embedded time of every span, and where the objective takes steps that of the step's size; (1, D)
+    where `latents.told` is one for all."""
     if latents.told is not None:
         return latents.told
     assert latents.time is not None
     return embed_times(layers, latents.time, latents.step)
+
+
+def condition_of_tokens(layers: Timed, latents: Latents) -> Tensor:
+    """As `condition`, for each token: (N, D), or (1, D) where all are told the same."""
+    told = condition(layers, latents)
+    one_for_all = latents.told is not None and len(told) == 1
+    return told if one_for_all else latents.per_token(told)
 
 
 def embed_times(layers: Timed, time: Tensor, step: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.counting import Counting
 from mot_gen.backbone.layers_on_disk import LayersOnDisk
 from mot_gen.backbone.next_token import NextToken
+from mot_gen.backbone.one_tower import passes
 from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
 from mot_gen.backbone.routing import all_to
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
@@ -205,6 +206,21 @@ class Backbone(Counting):
         plan = self.plan(layout, cache) if isinstance(layout, Layout) else layout
         shape = x.shape
         x = self.residual.begin(plan.routing.sort(x.reshape(-1, self.dim)))
+        if cache is not None and self._is_of_one_tower(x, plan):
+            ways = plan.once("passes", lambda: passes(self.each_block(), plan.routing))
+            for way, layer in zip(ways, cache.layers):
+                x = way(x, plan, layer)
+        else:
+            x = self._through(x, plan, cache)
+        return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
+
+    def _is_of_one_tower(self, x: Tensor, plan: Plan) -> bool:
+        """Whether a pass over a cache is one that `one_tower` knows."""
+        plain = not (torch.is_grad_enabled() or self.compiled or torch.is_autocast_enabled(x.device.type))
+        return plain and plan.routing.only is not None and self.on_disk is None
+
+    def _through(self, x: Tensor, plan: Plan, cache: Cache | None) -> Tensor:
+        """x (T, R) in tower order through all blocks."""
         for number, block in enumerate(self.blocks):
             if self.on_disk is not None:
                 self.on_disk.bring(number)
@@ -215,7 +231,7 @@ class Backbone(Counting):
                 x = block(x, plan, layer)
             else:
                 x = block.forward(x, plan, layer)
-        return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
+        return x
 
     def early(self, x: Tensor, plan: Plan, cache: Cache) -> Tensor:
         """What the first layers alone make of x (B, S, D), as many as the cache has, normalised as if they were all."""

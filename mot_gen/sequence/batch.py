@@ -24,7 +24,7 @@ class Latents(Movable):
     learned: (n,) whether a span carries loss. leads: (n,) whether learned text follows it in its document, for which
     Transfusion caps the noise. time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
     grids: n pairs (rows, columns). step: (n,) the size of the sampler's step, for objectives that are told of it; None
-    means 0. told: (n, D) what the patch layers make of time and step, where that was made before.
+    means 0. told: (n, D), or (1, D) for all, what the patch layers make of time and step, where that was made before.
     """
 
     values: Tensor

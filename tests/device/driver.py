@@ -22,7 +22,12 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, *, block_mask=None, enable_gqa: bool 
     """FlexAttention as SDPA with the mask that its rule gives."""
     b, i, j = (torch.arange(n, device=q.device) for n in (q.shape[0], q.shape[2], k.shape[2]))
     seen = block_mask.mask_mod(b[:, None, None, None], None, i[:, None], j)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=enable_gqa, scale=scale)
+    return as_stored(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=enable_gqa, scale=scale))
+
+
+def as_stored(found: Tensor) -> Tensor:
+    """What attention finds, (B, H, Q, D), as CUDA's kernels store it: the heads of a token stand together."""
+    return found.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _swapping(apply: Callable) -> Callable:

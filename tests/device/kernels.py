@@ -38,4 +38,6 @@ def _rms_norm_backward(
     return grad_x if wanted[0] else None, grad_weight if wanted[1] else None
 
 
-ON_DEVICE = {"_grouped_mm": _grouped_mm, "_fused_rms_norm_backward": _rms_norm_backward}
+# Views that say what is to be done with their values: below the dispatch mode PyTorch would forget it.
+VIEWS = {"_conj": torch.conj_physical, "_neg_view": torch.neg}
+ON_DEVICE = {"_grouped_mm": _grouped_mm, "_fused_rms_norm_backward": _rms_norm_backward, **VIEWS}

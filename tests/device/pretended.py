@@ -19,13 +19,13 @@ told apart by a function mode, which also does autocast again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from driver import replaced
+from driver import as_stored, replaced
 from kernels import ON_DEVICE, DeviceMismatch
 from launches import INDEXING, Launches, operation_name
 from torch import Tensor
@@ -210,13 +210,15 @@ class _Functions(TorchFunctionMode):
             return _pinned(args[0].clone())
         if kwargs.get("pin_memory"):
             return _pinned(func(*args, **{**kwargs, "pin_memory": False}))
-        with self._told(args, kwargs), self._fusing(func, args):
+        attends = func is F.scaled_dot_product_attention and isinstance(args[0], PretendedTensor)
+        run = self._attention if attends else func
+        with self._told(args, kwargs):
             if not torch.is_autocast_enabled("cuda") or func not in LOW | HIGH:
-                return func(*args, **kwargs)
+                return run(*args, **kwargs)
             dtype = torch.get_autocast_dtype("cuda") if func in LOW else torch.float32
             args, kwargs = _each((args, kwargs), lambda x: x.to(dtype) if _casts(x) else x)
             with torch.autocast("cuda", enabled=False):
-                return func(*args, **kwargs)
+                return run(*args, **kwargs)
 
     @contextmanager
     def _told(self, args: tuple, kwargs: dict) -> Iterator[None]:
@@ -230,10 +232,9 @@ class _Functions(TorchFunctionMode):
         finally:
             device.meta, device.generator = before
 
-    def _fusing(self, func, args: tuple) -> AbstractContextManager[None]:
-        if func is F.scaled_dot_product_attention and isinstance(args[0], PretendedTensor):
-            return self.device.counted_as("scaled_dot_product_attention")
-        return nullcontext()
+    def _attention(self, *args, **kwargs) -> Tensor:
+        with self.device.counted_as("scaled_dot_product_attention"):
+            return as_stored(F.scaled_dot_product_attention(*args, **kwargs))
 
 
 def _tensors_in(values: Iterable) -> Iterator[Tensor]:

@@ -43,8 +43,7 @@ class Mixer(HeadOptions):
         return 128 if device.type == "cuda" and self.attention != "sdpa" else 1
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> LayerCache:
-        keys = like.new_zeros(rows, block.kv_heads, length, block.head_dim)
-        return KeyValueCache(keys, torch.zeros_like(keys))
+        return KeyValueCache.of(like.new_zeros(rows, 2 * block.kv_heads, length, block.head_dim))
 
     def prepare(self, block: Layer, batch: Batch) -> None:
         position = batch.layout.position[..., 0].flatten() if self.rope_axes is None else batch.axes(self.rope_axes)

@@ -1,0 +1,127 @@
+"""A block's pass over tokens of one tower, over a cache and without gradients, as in generation: OneTower, passes.
+
+What a block does in general asks at every turn which tower a token is of, and whether a gradient is wanted. Here both
+are known, so the same numbers come of fewer operations: matrices and norms of the tower are picked once; queries and
+keys are normed and turned as one, in place; keys and values are written as one; sublayers add to the residual stream in
+place. A block with other parts than these, or with hooks on its modules, runs as it always does.
+
+Shapes: T tokens, D width, H heads, G key/value heads, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mot_gen.backbone import parts
+from mot_gen.backbone.attention import attend
+from mot_gen.backbone.batch import Plan
+from mot_gen.backbone.depths import every as all_layers
+from mot_gen.backbone.feed_forwards import gated
+from mot_gen.backbone.head_choices import every as all_heads
+from mot_gen.backbone.mixers import attention
+from mot_gen.backbone.norms import pre
+from mot_gen.backbone.residuals import single
+from mot_gen.backbone.rms_norm import UntiedRMSNorm, norm_of_heads
+from mot_gen.backbone.rotary import rotate_to
+from mot_gen.backbone.routing import Routing, UntiedLinear, rows_of
+
+Pass = Callable[[Tensor, Plan, Any], Tensor]  # what `Block.forward` is
+
+PARTS = {
+    "mixer": attention.Mixer,
+    "feed_forward": gated.FeedForward,
+    "head_choice": all_heads.HeadChoice,
+    "norm": pre.Norm,
+    "depth": all_layers.Depth,
+    "residual": single.Residual,
+}
+
+
+def passes(blocks: Iterable[Any], routing: Routing) -> list[Pass]:
+    """How each of the blocks reads tokens that are all of the tower `routing.only`."""
+    return [OneTower(block, routing) if _is_usual(block) else block.forward for block in blocks]
+
+
+def _is_usual(block: parts.Layer) -> bool:
+    """Whether the block's parts are those that `OneTower` knows, and nobody listens to its modules."""
+    chosen = block.parts
+    own = all(type(getattr(chosen, slot)) is kind for slot, kind in PARTS.items())
+    if not own or not chosen.bias.empty or type(chosen.bias).attend is not parts.Bias.attend:
+        return False
+    norms = (block.attention_norm, block.ffn_norm, block.q_norm, block.k_norm)
+    plain = all(norm is None or type(norm) is UntiedRMSNorm for norm in norms)
+    return plain and block.ffn.learned is None and not any(map(_is_watched, block.modules()))
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether something else runs when the module is called: hooks, or a `forward` that was put in its place."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+class OneTower:
+    """A block of attention and a gated unit, for tokens of one tower; called as the block is."""
+
+    def __init__(self, block: parts.Layer, routing: Routing):
+        self.first = block.number == 0
+        self.sight, self.turning, self.angles = block.sight, block.turning, f"angles of {block.turning}"
+        self.heads, self.kv_heads, self.head_dim = block.heads, block.kv_heads, block.head_dim
+        self.activation = block.parts.activation.function
+        self.attention_norm, self.ffn_norm = (norm.of_one(routing) for norm in (block.attention_norm, block.ffn_norm))
+        self.head_norm = _head_norm(block, routing)
+        self.qkv, self.gate_up = _product(block.qkv, routing), _product(block.ffn.gate_up, routing)
+        self.add_out, self.add_down = _addition(block.out, routing), _addition(block.ffn.down, routing)
+
+    def __call__(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
+        """x (T, D) -> the same, in the memory of x; but the first block leaves its x, which is the caller's."""
+        found = self._found(x, plan, cache)
+        x = self.add_out(x.clone() if self.first else x, found)
+        gate_up = self.gate_up(self.ffn_norm(x))
+        width = gate_up.shape[1] // 2
+        gate, up = gate_up.narrow(1, 0, width), gate_up.narrow(1, width, width)
+        return self.add_down(x, self.activation(gate).mul_(up))
+
+    def _found(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
+        """What the heads find, (T, H * K)."""
+        mask = plan.made[self.sight]
+        qkv = self.qkv(self.attention_norm(x)).view(len(x), -1, self.head_dim)
+        qk = qkv.narrow(1, 0, self.heads + self.kv_heads)
+        angles = plan.once(self.angles, lambda: torch.view_as_complex(plan.made[self.turning]))
+        rotate_to(qk, self.head_norm(qk.float()), angles)
+        rows = qkv.view(plan.rows, -1, *qkv.shape[1:]).transpose(1, 2)
+        q, kv = rows.narrow(1, 0, self.heads), rows.narrow(1, self.heads, 2 * self.kv_heads)
+        k, v = cache.write_both(kv, mask.shape[-1])
+        return attend(q, k, v, mask).transpose(1, 2).reshape(len(x), -1)
+
+
+def _head_norm(block: parts.Layer, routing: Routing) -> Callable[[Tensor], Tensor]:
+    """Of queries and keys (T, H + G, K) in fp32."""
+    if block.q_norm is None:
+        return lambda qk: qk
+    q, k = (rows_of(norm.factors, routing).float() for norm in (block.q_norm, block.k_norm))
+    weight = torch.cat([q.expand(block.heads, -1), k.expand(block.kv_heads, -1)])
+    return partial(norm_of_heads, weight=weight, eps=block.q_norm.eps)
+
+
+def _matrix(layer: Any, routing: Routing) -> Tensor | None:
+    """(in, out), with which alone the tower's tokens are multiplied; None where there is more to it."""
+    alone = type(layer) is UntiedLinear and layer.adapter is None and layer.bias is None and not layer.in_half
+    return rows_of(layer.weight, routing).t() if alone else None
+
+
+def _product(layer: Any, routing: Routing) -> Callable[[Tensor], Tensor]:
+    """x (T, in) -> (T, out)."""
+    matrix = _matrix(layer, routing)
+    return partial(layer, routing=routing) if matrix is None else partial(torch.mm, mat2=matrix)
+
+
+def _addition(layer: Any, routing: Routing) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x (T, out), y (T, in)) -> x, to which the product of y is added."""
+    matrix, product = _matrix(layer, routing), _product(layer, routing)
+    if matrix is not None and matrix.is_cuda:  # one kernel; on a CPU it is no faster, and rounds otherwise
+        return lambda x, y: x.addmm_(y, matrix)
+    return lambda x, y: x.add_(product(y))
