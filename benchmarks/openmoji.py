@@ -71,7 +71,9 @@ class Model:
         return to_uint8(torch.stack(in_batches(some, numbered)))
 
     def caption(self, pictures: Tensor) -> list[str]:
-        return in_batches(lambda part: self.writes(part, max_new_tokens=32).texts, [to_pil(p / 255) for p in pictures])
+        return in_batches(
+            lambda part: self.writes(part, max_new_tokens=32, language="any").texts, [to_pil(p / 255) for p in pictures]
+        )
 
     def round_trip(self, pictures: Tensor) -> Tensor:
         """What the image tokenizer keeps of the pictures."""

@@ -1,4 +1,5 @@
 """Whether an OpenMoji model answers in the language that is asked for: `python -m benchmarks.openmoji_languages`.
+`--write FILE` writes instead what may be said in each language, as a checkpoint's `model/answers.json`.
 
 Pictures are scenes whose ground, place or skin tone was never shown with their emoji. For each language the model picks
 its answer (`choices`) from all captions of that language: every name, at every size, place and ground, mirrored or not.
@@ -12,6 +13,7 @@ import argparse
 import json
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import torch
 
@@ -26,22 +28,28 @@ def phrasing(language: str) -> str:
     return "plain" if language == "en" else language
 
 
+def answers(language: str) -> dict[str, list[str]]:
+    """All that may be said in a language: the phrases, with {} for a name, and the names."""
+    names = list(dict.fromkeys(emoji.names[language] for emoji in catalogue().values()))
+    id, emoji = next(iter(catalogue().items()))
+    sizes = [(False, None), *((True, place) for place in PLACES)]
+    scenes = [Scene(id, *size, ground, turned) for size, ground, turned in product(sizes, GROUNDS, (False, True))]
+    said = [scene.caption(phrasing(language)).replace(emoji.names[language], "{}") for scene in scenes]
+    return {"phrases": said, "names": names}
+
+
 def captions(language: str) -> list[str]:
     """All that may be said in a language."""
-    sizes = [(False, None), *((True, place) for place in PLACES)]
-    scenes = product(catalogue(), sizes, GROUNDS, (False, True))
-    said = {
-        Scene(id, small, place, ground, turned).caption(phrasing(language))
-        for id, (small, place), ground, turned in scenes
-    }
-    return sorted(said)
+    said = answers(language)
+    return sorted({phrase.replace("{}", name) for phrase, name in product(said["phrases"], said["names"])})
 
 
 def measured(model: Model, scenes: list[Scene], language: str | None) -> dict:
     """Shares of right answers; language None: free in their language."""
     choices = None if language is None else captions(language)
     pictures = [scene.picture(SIZE) for scene in scenes]
-    texts = in_batches(lambda part: model.writes(part, max_new_tokens=32, choices=choices).texts, pictures)
+    asked = {"language": "any"} if choices is None else {"choices": choices}
+    texts = in_batches(lambda part: model.writes(part, max_new_tokens=32, **asked).texts, pictures)
     pairs = list(zip(texts, scenes))
     named = torch.tensor([read_caption(text).emoji == scene.emoji for text, scene in pairs])
     found = {"choices": len(choices or ()), "name": share(named)}
@@ -60,7 +68,12 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", default="openmoji")
     parser.add_argument("--limit", type=int, default=128, help="pictures")
     parser.add_argument("--language", action="append", help="one of them; may be given many times")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write what may be said, and measure nothing")
     options = parser.parse_args()
+    if options.write:
+        said = {language: answers(language) for language in LANGUAGES}
+        options.write.write_text(json.dumps(said, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        return
     model = Model(options.checkpoint, {})
     scenes = Scenes("combinations", SIZE, 1).scenes
     scenes = scenes[:: max(1, len(scenes) // options.limit)][: options.limit]

@@ -29,7 +29,7 @@ from mot_gen.backbone.half_storage import Projection, store_in_half
 from mot_gen.backbone.outline import outlining
 from mot_gen.backbone.scale_inputs import build_scale_inputs
 from mot_gen.backbone.token_layers import apart_from_others, build_token_layers
-from mot_gen.checkpoints.folders import permission
+from mot_gen.checkpoints.folders import ANSWERS, permission
 from mot_gen.checkpoints.model_folder import check_model_folder
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
@@ -59,6 +59,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     _repeated_blocks = ("Block",)  # type: ignore[assignment]  # diffusers annotates its default, a list
 
     config: Any  # diffusers' FrozenDict, whose entries are attributes as well
+    answers: Path | None = None  # the file of its captions by language, where it was loaded with one
 
     @register_to_config
     def __init__(
@@ -118,7 +119,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         with permission(kwargs.pop("trust_remote_code", False)):
             if folder.is_dir():
                 cls._check_folder(folder)
-            return super().from_pretrained(place, **{**kwargs, "use_safetensors": True})
+            model = super().from_pretrained(place, **{**kwargs, "use_safetensors": True})
+        model.answers = answers_in(folder)
+        return model
 
     @classmethod
     def _check_folder(cls, folder: Path) -> None:
@@ -299,3 +302,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     def losses(self, batch: PackedBatch, output: Output, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per modality the unreduced losses, before `loss_masks`: (M,) for discrete ones, (N,) for continuous."""
         return unreduced_losses(self, batch, output.logits, output.latents, targets)
+
+
+def answers_in(folder: Path) -> Path | None:
+    """The file of captions by language in a model's folder, where there is one (`mot_gen/pipelines/languages.py`)."""
+    path = folder / ANSWERS
+    return path if path.is_file() else None

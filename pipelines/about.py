@@ -15,7 +15,7 @@ from mot_gen import backbone as backbones
 from mot_gen import objectives
 from mot_gen.backbone.outline import outlining
 from mot_gen.checkpoints import find, fingerprint
-from mot_gen.checkpoints.folders import CONFIG, INDEX, read_config, read_json, refuse_foreign, tensor_shapes
+from mot_gen.checkpoints.folders import ANSWERS, CONFIG, INDEX, read_config, read_json, refuse_foreign, tensor_shapes
 from mot_gen.errors import InputError
 from mot_gen.pipelines.directions import directions_of
 from mot_gen.sequence import Modality
@@ -50,9 +50,16 @@ def _facts(folder: Path, index: dict[str, Any], config: dict[str, Any]) -> dict[
         **_backbone(folder / "model", config, modalities),
         "context": config.get("context"),
         **_image_sizes(folder, index),
+        **_languages(folder / "model"),
         "sampling": json.dumps(_sampling(index, has)),
         "model_sha256": fingerprint(folder),
     }
+
+
+def _languages(folder: Path) -> dict[str, str]:
+    """The languages that captions can be asked for in."""
+    path = folder / ANSWERS
+    return {"languages": ", ".join(read_json(path))} if path.is_file() else {}
 
 
 def _sampling(index: dict[str, Any], has: set[str]) -> dict[str, Any] | None:

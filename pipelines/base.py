@@ -22,6 +22,7 @@ from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
+from mot_gen.pipelines import languages
 from mot_gen.pipelines.chat import Reading, Talk, spans_of
 from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
 from mot_gen.pipelines.held_model import check_weights, held_model
@@ -112,6 +113,7 @@ class MultimodalPipeline(DiffusionPipeline):
             raise InputError("save_pretrained: the weights are not in memory; load the model without weights=... first")
         bind(self)
         super().save_pretrained(save_directory, *args, **kwargs)
+        languages.keep(self.model.answers, Path(save_directory) / "model")
         manifest.write(Path(save_directory))
 
     @classmethod

@@ -33,6 +33,7 @@ OPTIONS: dict[str, type] = {
     "image_guidance_scale": float,
     "strength": float,
     "max_new_tokens": int,
+    "language": str,
     "temperature": float,
     "top_p": float,
 }
@@ -123,7 +124,7 @@ DIRECTIONS = (
         f"{_HOME}.image_to_text.ImageToTextPipeline",
         needs=("image",),
         takes=("prompt",),
-        options=_WRITING,
+        options=(*_WRITING, "language"),
         result="texts",
         prepare=_greedy_or_sampled,
     ),

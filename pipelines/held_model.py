@@ -15,7 +15,7 @@ from mot_gen.checkpoints.folders import refuse_foreign
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.files.tensor_file import TensorFiles
-from mot_gen.model import MultimodalModel, outlining
+from mot_gen.model import MultimodalModel, answers_in, outlining
 
 WEIGHTS = ("memory", "disk", "int8")
 _LAYERS = "backbone.blocks."
@@ -44,6 +44,7 @@ def held_model(checkpoint: str | Path, weights: str, dtype: torch.dtype | None =
     with outlining():
         model = MultimodalModel.from_config(MultimodalModel.load_config(folder))
     model.eval().requires_grad_(False)
+    model.answers = answers_in(folder)
     if weights == "disk":
         _leave_layers(model, files, dtype)
     else:

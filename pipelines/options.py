@@ -1,5 +1,5 @@
-"""The arguments that pipelines share, under the names of the field: TextOptions, AnswerOptions, StepOptions,
-ImageOptions; takes.
+"""The arguments that pipelines share, under the names of the field: TextOptions, AnswerOptions, CaptionOptions,
+StepOptions, ImageOptions; takes.
 
 How a picture is drawn is said by `settings.PictureSettings`, which StepOptions and ImageOptions add to.
 
@@ -71,6 +71,28 @@ class AnswerOptions(TextOptions):
         super().__post_init__()
         chosen = self.choices is None or not self.do_sample
         require(chosen, "choices: the likeliest is taken, and none is sampled; leave do_sample out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions(AnswerOptions):
+    """language: of those that the checkpoint lists (`languages.Languages`), such as "en"; it answers with the likeliest
+    of its captions in this language. "any": whichever the model finds likeliest. By default the first of them, where no
+    prompt is continued and nothing is sampled, streamed, stopped or processed.
+    """
+
+    language: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.language in (None, "any"):
+            return
+        require(self.choices is None, "language: choices say which texts may be written; leave one of the two out")
+        require(not self.do_sample, "language: the likeliest caption is taken, none is sampled; leave do_sample out")
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing was asked of how a text is written."""
+        return not (self.choices or self.do_sample or self.streamer or self.stop or self.logits_processor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,11 +54,19 @@ class TextWritingPipeline(MultimodalPipeline):
         require(fits, f"prompt: give one text or {len(documents)}, got {prompt!r:.60}")
         return texts * (len(documents) // len(texts))
 
-    def _continued(self, prompts: Sequence[Sequence[Span]], options: AnswerOptions) -> list[str]:
-        """What was written after each prompt, without the prompt and without what stopped it."""
+    def _continued(
+        self, prompts: Sequence[Sequence[Span]], options: AnswerOptions, choices: Choices | None = None
+    ) -> list[str]:
+        """What was written after each prompt, without the prompt and without what stopped it. choices: the only texts
+        that may be written; by default those of the options."""
+        if options.choices is not None:
+            choices = Choices.of_texts(options.choices, self.text_tokenizer, self.model.vocabulary.document_end)
         call = TextCall(options, self.text_tokenizer, self.model.modality_names[0])
         call.begin(prompts)
-        texts = self._written(prompts, options, call) if options.choices is None else self._chosen(prompts, options)
+        if choices is None:
+            texts = self._written(prompts, options, call)
+        else:
+            texts = self._chosen(prompts, options, choices)
         call.end()
         self.maybe_free_model_hooks()
         return texts
@@ -76,16 +84,14 @@ class TextWritingPipeline(MultimodalPipeline):
         written = Writer(stream, count, sampling, drawing, Rules(stop=call.stop), call.on_token).run()
         return [call.cut("".join(map(call.read, spans))) for spans in written]
 
-    def _chosen(self, prompts: Sequence[Sequence[Span]], options: AnswerOptions) -> list[str]:
+    def _chosen(self, prompts: Sequence[Sequence[Span]], options: AnswerOptions, choices: Choices) -> list[str]:
         """The likeliest of the texts that were given."""
-        assert options.choices is not None
         one_by_one = self.model.modalities[0].one_by_one
         require(one_by_one, "choices: this checkpoint writes text in blocks, which have no likelihood token by token")
         require(options.streamer is None, "choices: a text is chosen as a whole; leave streamer out")
-        choices = Choices(options.choices, self.text_tokenizer, self.model.vocabulary.document_end)
         self._check_context(prompts, choices.longest)
         stream = Stream(self.model, prompts, choices.longest, self._opens_text(len(prompts)))
-        return [choices.texts[number] for number in choices.likeliest(stream)]
+        return choices.likeliest(stream)
 
     @staticmethod
     def _as_output(texts: list[str], options: TextOptions):

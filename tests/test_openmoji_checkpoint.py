@@ -1,6 +1,7 @@
 """The checkpoint that ships: small enough, licensed, loaded by its name, and it draws and names what it learned."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -39,9 +40,9 @@ def test_the_command_draws_from_words_and_names_what_it_drew(tmp_path, capsys):
     picture = Image.open(apple)
     assert picture.size == (32, 32) and picture.text["prompt"] == "red apple"
     capsys.readouterr()
-    assert main(["generate", "openmoji", "--to", "text", "--image", str(apple)]) == 0
-    names = ("red apple", "a red apple", "roter apfel", "manzana roja", "pomme rouge")
-    assert capsys.readouterr().out.strip() in names
+    for language, name in (([], "red apple"), (["--language", "de"], "roter apfel")):
+        assert main(["generate", "openmoji", "--to", "text", "--image", str(apple), *language]) == 0
+        assert capsys.readouterr().out.strip() == name
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or not has_fbgemm(), reason="is about half storage, of a CPU with FBGEMM")
@@ -56,6 +57,15 @@ def test_half_storage_draws_the_same_picture(tmp_path):
         assert Image.open(file).text["dtype"] == dtype
         pictures.append(np.asarray(Image.open(file), dtype=int))
     assert abs(pictures[0] - pictures[1]).max() <= 1
+
+
+@needs_emoji
+def test_it_lists_all_that_it_was_taught_to_say():
+    from benchmarks.openmoji_languages import LANGUAGES, answers
+
+    stated = json.loads((FOLDER / "model" / "answers.json").read_text(encoding="utf-8"))
+    assert stated == {language: answers(language) for language in LANGUAGES}
+    assert next(iter(stated)) == "en"
 
 
 @needs_emoji

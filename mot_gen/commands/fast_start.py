@@ -14,6 +14,7 @@ How each part waits:
 - `scipy.stats` is named by schedulers that may need it. scipy finds it by itself when they do.
 - A few classes of transformers, peft and diffusers are only compared with. A `_Later` stands for each of them.
 - Four packages of diffusers import all their modules. They run their `__init__` when one of its names is asked for.
+- diffusers lists the files of every installed package, to learn what their names are. It does so when it asks for one.
 
 If a release of diffusers needs one of these at once, its module is imported again without any of this.
 """
@@ -23,12 +24,13 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from types import ModuleType
 from typing import Any
 
@@ -62,6 +64,7 @@ def install() -> None:
         return
     loaders: dict[str, Callable] = dict.fromkeys(PACKAGES, _Waiting)
     loaders |= dict.fromkeys(ENTRIES, _WithStandIns)
+    loaders["diffusers.utils.import_utils"] = _WithLatePackages
     loaders["torch._dynamo"] = partial(_Then, then=lambda dynamo: dynamo.allow_in_graph(_decorated))
     loaders["diffusers.utils.torch_utils"] = partial(_Then, then=_do_not_ask_the_compiler)
     loaders["diffusers.pipelines.pipeline_loading_utils"] = partial(_Then, then=_do_not_ask_peft)
@@ -278,6 +281,38 @@ class _WithStandIns(importlib.abc.Loader):
             self.real.exec_module(module)
         finally:
             _WithStandIns.within = False
+
+
+class _WithLatePackages(_Then):
+    """Runs a module for which `importlib.metadata.packages_distributions` is made when it is looked into."""
+
+    def __init__(self, real):
+        super().__init__(real, then=lambda module: None)
+
+    def exec_module(self, module):
+        made = importlib.metadata.packages_distributions
+        with _replaced(vars(importlib.metadata), "packages_distributions", lambda: _LateMapping(made)):
+            super().exec_module(module)
+
+
+class _LateMapping(Mapping):
+    """A mapping that is made when it is first looked into."""
+
+    def __init__(self, make: Callable[[], Mapping]):
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Mapping:
+        return self._make()
+
+    def __getitem__(self, key):
+        return self._made[key]
+
+    def __iter__(self):
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
 
 
 class _WaitingPackage(ModuleType):

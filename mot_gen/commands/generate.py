@@ -32,6 +32,7 @@ HELP = {
     "guidance_scale": "how strongly the prompt counts; 1 is off; default: the checkpoint's",
     "image_guidance_scale": "how strongly a picture that is edited counts; 1 is off",
     "strength": "how much of a given picture is drawn anew, from 0 to 1",
+    "language": "of captions, such as en, where the checkpoint lists some; any: the likeliest; default: its first",
     "max_new_tokens": "the longest text, or speech, in tokens",
     "temperature": "how random texts are; 0 is greedy, which is the default",
     "top_p": "the likeliest tokens that together are this likely; default: all",

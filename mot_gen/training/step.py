@@ -149,7 +149,9 @@ def average(run: Run) -> None:
         return
     decay = min(run.recipe.training.ema, (run.step + 1) / (run.step + 10))
     averaged, current = ([parallel.local(p) for p in m.parameters()] for m in (run.averaged, run.model))
-    torch._foreach_lerp_(averaged, current, 1 - decay)
+    # What is frozen under adapters is one tensor in both models, and stays.
+    apart = [both for both in zip(averaged, current) if both[0] is not both[1]]
+    torch._foreach_lerp_([old for old, _ in apart], [new for _, new in apart], 1 - decay)
 
 
 # ---------------------------------------------------------------- reading

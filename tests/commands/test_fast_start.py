@@ -36,6 +36,8 @@ def draw(folder):
 for folder in FOLDERS:
     draw(folder)
     assert not set(WAITS) & set(sys.modules), set(WAITS) & set(sys.modules)
+from diffusers.utils import import_utils
+assert "_made" not in vars(import_utils._package_map)  # nobody has listed the installed packages
 assert sys.modules["torch"].compiler.disable.__module__ == "torch.compiler"
 """
 THEN = """
@@ -45,6 +47,9 @@ assert diffusers.models.transformers.transformer_2d.Transformer2DModel is diffus
 assert diffusers.models.autoencoders.AutoencoderTiny is diffusers.AutoencoderTiny
 assert "AutoencoderDC" in dir(diffusers.models.autoencoders)
 assert issubclass(diffusers.ClassifierFreeGuidance, diffusers.BaseGuidance)
+from importlib.metadata import packages_distributions
+from diffusers.utils.import_utils import _package_map
+assert isinstance(packages_distributions(), dict) and dict(_package_map) == packages_distributions()
 assert diffusers.hooks.HookRegistry.__module__ == "diffusers.hooks.hooks"
 scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True)
 scheduler.set_timesteps(4)

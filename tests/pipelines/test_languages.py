@@ -1,0 +1,90 @@
+"""Captions in the language that is asked for: the tree of phrases is that of its texts; what is asked is answered; a
+checkpoint keeps what it lists; what cannot be is refused."""
+
+import json
+from itertools import product
+
+import pytest
+import torch
+from test_pipelines import PICTURE
+from tiny import generator
+
+from mot_gen.errors import InputError
+from mot_gen.pipelines.choices import Choices
+from mot_gen.pipelines.image_to_text import ImageToTextPipeline
+from mot_gen.pipelines.languages import Languages
+
+PHRASES = ["{}", "small {}", "small {}, on red", "{}, mirrored", "{}, on red"]
+NAMES = ["seven", "a nine", "seven, nine", "small seven", "seven, mirrored x"]
+TEXTS = list(dict.fromkeys(phrase.replace("{}", name) for phrase, name in product(PHRASES, NAMES)))
+
+
+def paths(node, tokens=()):
+    """All texts of a tree, as their tokens with the end."""
+    if node.whole:
+        yield tokens
+    for token, following in node.following.items():
+        yield from paths(following, (*tokens, token))
+
+
+def test_phrases_and_names_are_the_tree_of_their_texts(pipeline):
+    """Also where a name goes on as a phrase does, and where one begins as a phrase begins."""
+    pipe = pipeline(ImageToTextPipeline)
+    end = pipe.model.vocabulary.document_end
+    known = pipe.text_tokenizer, end
+    trees = Choices.of_phrases(PHRASES, NAMES, *known), Choices.of_texts(TEXTS, *known)
+    by_phrases, by_texts = (sorted(paths(tree.root)) for tree in trees)
+    assert by_phrases == by_texts and len(by_texts) == len(TEXTS)
+    assert {trees[0].read(path[:-1]) for path in by_phrases} == set(TEXTS)
+    assert trees[0].longest >= trees[1].longest
+    pictures = [PICTURE, torch.rand(3, 4, 6, generator=generator(5))]
+    stated = {"xx": {"phrases": PHRASES, "names": NAMES}}
+    assert Languages(stated).choices("xx", pipe.text_tokenizer, end).longest == trees[0].longest
+    pipe.languages = Languages(stated)
+    assert pipe(pictures).texts == pipe(pictures, choices=TEXTS).texts == pipe(pictures, language="xx").texts
+
+
+def test_a_tokenizer_that_joins_names_with_what_follows_lists_the_texts(pipeline):
+    pipe = pipeline(ImageToTextPipeline)
+    end = pipe.model.vocabulary.document_end
+    tokenizer = pipe.text_tokenizer
+    tree = Choices.of_phrases(["{}", "{}ty"], ["seven", "nine"], tokenizer, end)
+    texts = ["seven", "seventy", "nine", "ninety"]
+    encoded = sorted((*span.values.tolist(), end) for span in tokenizer.encode_batch(texts))
+    assert {tree.read(path[:-1]) for path in paths(tree.root)} == set(texts)
+    assert sorted(paths(tree.root)) == encoded
+
+
+def test_a_saved_checkpoint_keeps_its_languages(pipeline, tmp_path):
+    pipe = pipeline(ImageToTextPipeline)
+    pipe.save_pretrained(tmp_path / "plain")
+    stated = {"en": {"phrases": ["{}"], "names": ["seven"]}, "de": {"phrases": ["{}"], "names": ["sieben", "acht"]}}
+    (tmp_path / "plain" / "model" / "answers.json").write_text(json.dumps(stated))
+    (tmp_path / "plain" / "manifest.json").unlink()
+    ImageToTextPipeline.from_pretrained(tmp_path / "plain").save_pretrained(tmp_path / "again")
+    again = ImageToTextPipeline.from_pretrained(tmp_path / "again")
+    assert again.languages.names == ["en", "de"]
+    assert again(PICTURE).texts == ["seven"]
+    assert again(PICTURE, language="de").texts[0] in ("sieben", "acht")
+    free = pipe(PICTURE, max_new_tokens=3).texts
+    assert again(PICTURE, language="any", max_new_tokens=3).texts == free
+    assert again(PICTURE, stop="never", max_new_tokens=3).texts == free
+    assert again(PICTURE, "a ", max_new_tokens=3).texts == pipe(PICTURE, "a ", max_new_tokens=3).texts
+    with pytest.raises(InputError, match="'fr' is not known here; one of: any, de, en"):
+        again(PICTURE, language="fr")
+    with pytest.raises(InputError, match="a prompt is continued in its own words"):
+        again(PICTURE, "a ", language="de")
+    (tmp_path / "again" / "model" / "answers.json").write_text('{"en": {"phrases": ["no blank"], "names": ["a"]}}')
+    (tmp_path / "again" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"answers.json: lists no phrases and names"):
+        ImageToTextPipeline.from_pretrained(tmp_path / "again")(PICTURE)
+
+
+def test_what_says_nothing_about_languages_refuses_them(pipeline):
+    pipe = pipeline(ImageToTextPipeline)
+    with pytest.raises(InputError, match="this checkpoint lists no languages, got 'en'; leave it out"):
+        pipe(PICTURE, language="en")
+    with pytest.raises(InputError, match="leave one of the two out"):
+        pipe(PICTURE, language="en", choices=["a"])
+    with pytest.raises(InputError, match="leave do_sample out"):
+        pipe(PICTURE, language="en", do_sample=True)
