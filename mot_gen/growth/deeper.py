@@ -7,6 +7,7 @@ model computes exactly what it did. `training.frozen_layers` lets the layers bel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,20 +31,27 @@ class Growth(parents.Growth):
             raise InputError(f"layers={self.layers}: must be a positive integer")
         blocks = parents.blocks_of(model)
         made = parents.rebuilt(model, layers=len(blocks) + self.layers)
-        old, new = made.backbone.blocks[: len(blocks)], made.backbone.blocks[len(blocks) :]
-        plans = any(block.parts.depth.plans for block in old)
-        if plans or [block.parts for block in old] != [block.parts for block in blocks]:
-            raise InputError("--grow deeper: what a layer skips follows from the depth here; name depth=every")
-        for own in new:
+        grown = list(made.backbone.blocks)
+        _check_depth(blocks, grown[: len(blocks)])
+        for own in grown[len(blocks) :]:
             parents.copied(own, blocks[-1])
             _silence(own)
         return made
 
 
+def _check_depth(blocks: list[Any], again: list[Any]) -> None:
+    """InputError where the layers of a model are others in a deeper one."""
+    for before, after in zip(blocks, again):
+        if after.parts.depth.plans or after.parts != before.parts:
+            raise InputError("--grow deeper: what a layer skips follows from the depth here; name depth=every")
+
+
 def _silence(block: nn.Module) -> None:
     """Let a layer write nothing."""
-    writes = [p for name, p in block.named_parameters() if name.endswith(WRITES) or ".sums" in name]
-    if not writes:
+    silenced = 0
+    for name, parameter in block.named_parameters():
+        if name.endswith(WRITES) or ".sums" in name:
+            parameter.zero_()
+            silenced += 1
+    if not silenced:
         raise InputError("--grow deeper: no projection of this layer is known to write to the residual stream")
-    for parameter in writes:
-        parameter.zero_()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mot_gen.errors import InputError
 from mot_gen.growth import parents
@@ -29,19 +29,20 @@ class Growth(parents.Growth):
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         if self.layers < 1:
             raise InputError(f"layers={self.layers}: must be a positive integer")
-        blocks = [dict(block.named_parameters()) for block in parents.blocks_of(model)]
-        if any(_shapes(block) != _shapes(blocks[0]) for block in blocks):
+        blocks = parents.blocks_of(model)
+        shapes = [_shapes(block) for block in blocks]
+        if shapes.count(shapes[0]) < len(shapes):
             raise InputError("--grow expanded: the layers differ in their parts, so that no line goes through them")
         made = parents.rebuilt(model, layers=self.layers)
-        for name in blocks[0]:
-            base, slope = line_through(torch.stack([block[name] for block in blocks]))
-            for number, own in enumerate(made.backbone.blocks):
-                own.get_parameter(name).copy_(base + (number + 1) / self.layers * slope)
+        for name in shapes[0]:
+            base, slope = line_through(torch.stack([block.get_parameter(name) for block in blocks]))
+            for number, own in enumerate(made.backbone.blocks, 1):
+                own.get_parameter(name).copy_(base + number / self.layers * slope)
         return made
 
 
-def _shapes(block: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in block.items()}
+def _shapes(block: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in block.named_parameters()}
 
 
 def line_through(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ joined with itself computes what it did: every expert is there twice, with half 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,34 +27,44 @@ class Growth(parents.Growth):
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         assert other is not None, "it needs another"
         _check(model, other)
-        both = [parents.blocks_of(each) for each in (model, other)]
+        first, second = parents.blocks_of(model), parents.blocks_of(other)
         config = model.backbone.config
         number = config.experts + other.backbone.config.experts
-        top_k = sum(blocks[0].parts.feed_forward.router.taken for blocks in both)
+        top_k = _taken(first) + _taken(second)
         made = parents.rebuilt(model, experts=number, router=_router(config.router, top_k))
-        for own, first, second in zip(made.backbone.blocks, *both):
-            _join(own, first, second)
+        for own, one, two in zip(made.backbone.blocks, first, second):
+            _join(own, one, two)
         return made
+
+
+def _taken(blocks: Sequence[Any]) -> int:
+    """How many experts a token takes."""
+    return blocks[0].parts.feed_forward.router.taken
 
 
 def _join(own: Any, first: Any, second: Any) -> None:
     """Put the experts of two layers into one, pool by pool, and their rows of the router likewise."""
-    parts = [dict(block.ffn.named_parameters()) for block in (first, second)]
+    by_pool = (len(own.experts), -1)
     for name, parameter in own.ffn.named_parameters():
         if name.startswith("shared."):
             continue
-        pools = [part[name].unflatten(0, (len(own.experts), -1)) for part in parts]
-        parameter.copy_(torch.cat(pools, 1).flatten(0, 1))
+        one = first.ffn.get_parameter(name).unflatten(0, by_pool)
+        two = second.ffn.get_parameter(name).unflatten(0, by_pool)
+        parameter.copy_(torch.cat([one, two], 1).flatten(0, 1))
 
 
 def _check(model: MultimodalModel, other: MultimodalModel) -> None:
     """InputError unless both have experts, and are alike but for their number."""
-    for each in (model, other):
-        number = each.backbone.config.experts
-        if not isinstance(number, int) or number < 2:
-            raise InputError("--grow joined: both models need experts, as many in every pool")
+    if not (_has_experts(model) and _has_experts(other)):
+        raise InputError("--grow joined: both models need experts, as many in every pool")
     if _shapes(model) != _shapes(other):
         raise InputError("--grow joined: the two models differ in their sizes; give two of one recipe")
+
+
+def _has_experts(model: MultimodalModel) -> bool:
+    """Whether every pool has the same number of experts, above one."""
+    number = model.backbone.config.experts
+    return isinstance(number, int) and number > 1
 
 
 def _shapes(model: MultimodalModel) -> dict[str, torch.Size]:

@@ -52,18 +52,23 @@ def read(name: str, settings: Sequence[str]) -> Growth:
     if name not in names():
         raise InputError(f"--grow {name}: is not known" + nearest(name, names()))
     cls = importlib.import_module(f"mot_gen.growth.{name}").Growth
-    hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
+    types = get_type_hints(cls)
+    known = [field.name for field in fields(cls)]
     options = {}
     for text in settings:
         option, _, value = text.partition("=")
         if option not in known:
             raise InputError(f"{text}: {name} has no option {option!r}" + nearest(option, known))
         try:
-            found = TypeAdapter(hints[option], config=ConfigDict(strict=True)).validate_python(yaml.safe_load(value))
+            options[option] = _value_of(types[option], value)
         except (ValidationError, yaml.YAMLError):
             raise InputError(f"{text}: {name} takes no such value for {option}") from None
-        options[option] = found
     return cls(**options)
+
+
+def _value_of(kind: Any, text: str) -> Any:
+    """The value of this type that a text states as YAML."""
+    return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(yaml.safe_load(text))
 
 
 def rebuilt(model: MultimodalModel, **backbone: Any) -> MultimodalModel:
@@ -86,8 +91,9 @@ def copied(into: nn.Module, source: nn.Module) -> None:
     """Copy every parameter that both have, by name and shape."""
     given = dict(source.named_parameters())
     for name, parameter in into.named_parameters():
-        if name in given and given[name].shape == parameter.shape:
-            parameter.copy_(given[name])
+        value = given.get(name)
+        if value is not None and value.shape == parameter.shape:
+            parameter.copy_(value)
 
 
 def blocks_of(model: MultimodalModel) -> list[Any]:
@@ -109,13 +115,16 @@ def require_gated(model: MultimodalModel, growth: str) -> int:
 def grow_folder(source: str | Path, out: Path, growth: Growth, other: str | Path | None) -> MultimodalModel:
     """Write the pipeline's folder `out`, `source` with a grown model; nothing is left of it where that fails. If the
     source is a run, `out/recipe.yaml` goes on training it."""
-    if growth.needs_other != (other is not None):
-        need = "is of two models; give the second" if growth.needs_other else "is of one model; drop"
-        raise InputError(f"--grow {type(growth).__module__.rpartition('.')[2]}: {need} --with")
+    name = type(growth).__module__.rpartition(".")[2]
+    if growth.needs_other and other is None:
+        raise InputError(f"--grow {name}: is of two models; give the second --with")
+    if other is not None and not growth.needs_other:
+        raise InputError(f"--grow {name}: is of one model; drop --with")
     folder = checkpoints.find(source)
     refuse_foreign(folder)
-    models = [MultimodalModel.from_pretrained(each) for each in (folder, other) if each is not None]
-    grown = growth.grow(*models)
+    model = MultimodalModel.from_pretrained(folder)
+    second = None if other is None else MultimodalModel.from_pretrained(other)
+    grown = growth.grow(model, second)
     with writing_folder(out) as made:
         shutil.copytree(folder, made, ignore=shutil.ignore_patterns(manifest.NAME, "recipe.yaml"), dirs_exist_ok=True)
         shutil.rmtree(made / "model")

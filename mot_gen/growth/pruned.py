@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -53,9 +54,10 @@ def pruned(model: MultimodalModel, keep: Sequence[Sequence[Sequence[int]]]) -> M
 
 def _kept(keep: Sequence[Sequence[Sequence[int]]], number: int) -> int:
     """How many experts stay in each pool of `number`; InputError where that differs, or one is not there."""
-    pools = [pool for layer in keep for pool in layer]
-    named = {expert for pool in pools for expert in pool}
-    if len({len(pool) for pool in pools}) != 1 or not named <= set(range(number)):
+    pools = list(chain.from_iterable(keep))
+    there = set(range(number))
+    alike = len({len(pool) for pool in pools}) == 1
+    if not alike or not there.issuperset(chain.from_iterable(pools)):
         raise InputError(f"keep: must name as many experts in each pool, from 0 to {number - 1}")
     return len(pools[0])
 
@@ -63,10 +65,11 @@ def _kept(keep: Sequence[Sequence[Sequence[int]]], number: int) -> int:
 def _take(own: Any, parent: MixtureOfExperts, rows: Tensor) -> None:
     """Copy the experts in these rows of the parent's stack; a single one has no router."""
     source = dict(parent.feed_forward.named_parameters())
-    into = own.feed_forward if isinstance(own, MixtureOfExperts) else own
+    several = isinstance(own, MixtureOfExperts)
+    into = own.feed_forward if several else own
     for name, parameter in into.named_parameters():
         parameter.copy_(source[name][rows])
-    if isinstance(own, MixtureOfExperts) and own.router is not None and parent.router is not None:
+    if several and own.router is not None and parent.router is not None:
         own.router.copy_(parent.router[rows])
 
 
@@ -80,7 +83,12 @@ def usage(model: MultimodalModel, batches: Iterable[PackedBatch]) -> list[list[l
         model(batch)
     for hook in hooks:
         hook.remove()
-    return [[pool.tolist() for pool in total.split(layer.experts)] for total, layer in zip(counts, layers)]
+    return [_by_pool(total, layer) for total, layer in zip(counts, layers)]
+
+
+def _by_pool(total: Tensor, layer: MixtureOfExperts) -> list[list[int]]:
+    """Numbers of all experts of a layer, by its pools."""
+    return [pool.tolist() for pool in total.split(layer.experts)]
 
 
 def _adds(total: Tensor) -> Any:

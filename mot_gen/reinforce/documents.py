@@ -37,6 +37,10 @@ class Document:
         """Those of a modality."""
         return [span for span in self.spans if span.modality == modality]
 
+    def times(self, modality: str) -> list[float]:
+        """The time of each span of a modality; what is not learned is clean."""
+        return [self.time if span.learned else 0.0 for span in self.spans_of(modality)]
+
 
 @dataclass
 class Packed:
@@ -74,19 +78,17 @@ def packed(model: MultimodalModel, documents: Sequence[Document], rows: Sequence
         allowed += documents[number].allowed
         of_target += [number] * len(documents[number].allowed)
     assert len(allowed) == len(batch.target_ids), "the packer writes other targets than were counted"
-    for name in batch.latents:
-        times = [_time(documents[number], span) for number in order for span in documents[number].spans_of(name)]
-        batch.latents[name] = replace(batch.latents[name], time=torch.tensor(times, dtype=torch.float32))
+    for name, latents in batch.latents.items():
+        times: list[float] = []
+        for number in order:
+            times += documents[number].times(name)
+        batch.latents[name] = replace(latents, time=torch.tensor(times, dtype=torch.float32))
     target, of_token = _of_pictures(batch, documents, order)
     return Packed(batch, _whole(allowed), _whole(of_target), target, of_token)
 
 
 def _whole(numbers: Sequence[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.long)
-
-
-def _time(document: Document, span: Span) -> float:
-    return document.time if span.learned else 0.0
 
 
 def _of_pictures(batch: PackedBatch, documents: Sequence[Document], order: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -98,9 +100,12 @@ def _of_pictures(batch: PackedBatch, documents: Sequence[Document], order: Seque
     for number in order:
         document = documents[number]
         for span in document.spans_of("image"):
-            learned = span.learned and document.target is not None
-            targets.append(document.target if learned and document.target is not None else span.values)
-            of_token += [number if learned else -1] * len(span)
+            if document.target is not None and span.learned:
+                targets.append(document.target)
+                of_token += [number] * len(span)
+            else:
+                targets.append(span.values)
+                of_token += [-1] * len(span)
     return torch.cat(targets), _whole(of_token)
 
 
@@ -134,16 +139,18 @@ class Ids:
 def choices(model: MultimodalModel, written: Sequence[Span], ended: bool) -> list[int]:
     """The set of ids of each target of some learned spans, in the order in which `packing` writes them. ended: whether
     the end of the text was chosen."""
+    text, wraps = model.modality_names[0], model.vocabulary.wraps
     found: list[int] = []
     after_text = False
     for span in written:
-        if span.modality == model.modality_names[0]:
+        if span.modality == text:
             found += [Ids.FIRST, *[Ids.TEXT] * (len(span) - 1)]
             found.append(Ids.TEXT if ended else NEVER)  # its own end, or what follows it
-            after_text = not model.vocabulary.wraps
+            after_text = not wraps
         else:
             found += _of_picture(model, span, after_text)
-    if written[-1].modality != model.modality_names[0] and not model.vocabulary.wraps:
+    ends_with_text = written[-1].modality == text
+    if not (ends_with_text or wraps):
         found.append(NEVER)  # the document's end
     return found
 

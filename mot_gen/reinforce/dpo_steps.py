@@ -11,12 +11,11 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
-from mot_gen.reinforce.learner import Learner
+from mot_gen.reinforce.learner import Learner, samples_of
 from mot_gen.reinforce.lines import mean, spent, sums_of
 from mot_gen.reinforce.pairs import Compared, batches_of, scores
 from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.preferences import Preference, Record, judged, read_preferences, tokenised
-from mot_gen.reinforce.rewards import Samples
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
 from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
@@ -68,7 +67,7 @@ class DpoStep:
         if self._records:
             return self._of_file(learner), {}
         section, groups = learner.section, learner.groups()
-        total, found = learner.rewards(Samples.of([rollout for group in groups for rollout in group.rollouts]))
+        total, found = learner.rewards(samples_of(groups))
         preferences: list[Preference] = []
         for group, rewards in zip(groups, total.view(len(groups), -1)):
             preferences += judged(group.rollouts, rewards, section.least_gap, group.numbers[0])

@@ -1,4 +1,4 @@
-"""What a run needs to learn from rewards, made once a sitting: Learner.
+"""What a run needs to learn from rewards, made once a sitting: Learner, and the Groups of samples of its prompts.
 
 All that is random is a function of the seed, the step and the sample, so a run that was stopped goes on to the bit: the
 samples of the next step are drawn anew from the weights of the checkpoint.
@@ -22,7 +22,7 @@ from mot_gen.recipes.recipe import with_fields
 from mot_gen.reinforce.documents import Ids
 from mot_gen.reinforce.moe_grpo import refuse_without_experts
 from mot_gen.reinforce.prompts import Prompts
-from mot_gen.reinforce.rewards import Rewards, made_rewards
+from mot_gen.reinforce.rewards import Rewards, Samples, made_rewards
 from mot_gen.reinforce.rollouts import Rollout, Sampler
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.origin import Origin
@@ -35,6 +35,11 @@ class Group:
 
     rollouts: Sequence[Rollout]
     numbers: Sequence[int]
+
+
+def samples_of(groups: Sequence[Group]) -> Samples:
+    """All samples of these groups, one after another."""
+    return Samples.of([rollout for group in groups for rollout in group.rollouts])
 
 
 class Learner:

@@ -5,7 +5,7 @@ Shapes: N samples.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -89,7 +89,7 @@ def _documents(learner: Learner, run: Run) -> Samples:
     pipe: MultimodalPipeline = pipeline_of(run)
     rollouts = []
     for numbers in in_batches(range(run.recipe.evaluation.samples), run.recipe.evaluation.batch_size):
-        prompts = learner.prompts.take(pipe, numbers) if learner.prompts.given != "nothing" else _nothing(numbers)
+        prompts = _nothing(numbers) if learner.prompts.given == "nothing" else learner.prompts.take(pipe, numbers)
         generators = [torch.Generator().manual_seed(number) for number in numbers]
         rollouts += learner.sampler(pipe, prompts, generators)
     return Samples.of(rollouts)
@@ -104,8 +104,11 @@ def _interval(scores: Tensor) -> tuple[float, float, float]:
     known = scores[scores.isfinite()].double()
     rows = torch.stack([known, torch.ones_like(known)], 1)
     mean = float(known.mean())
-    low_high = bootstrap(rows, lambda total: float(total[0] / total[1]), CONFIDENCE) if len(known) > 1 else None
-    return (mean, *(low_high or (mean, mean)))
+    interval = None
+    if len(known) > 1:
+        interval = bootstrap(rows, lambda total: float(total[0] / total[1]), CONFIDENCE)
+    low, high = interval or (mean, mean)
+    return mean, low, high
 
 
 def _spread(samples: Samples) -> float | None:
@@ -113,9 +116,9 @@ def _spread(samples: Samples) -> float | None:
     alone: the share of them that differ."""
     if samples.images is None:
         return len(set(samples.texts)) / len(samples.texts)
-    groups: dict[str, list[Tensor]] = {}
+    groups: defaultdict[str, list[Tensor]] = defaultdict(list)
     for prompt, image in zip(samples.prompts, samples.images):
-        groups.setdefault(prompt, []).append(image.flatten())
+        groups[prompt].append(image.flatten())
     distances = [torch.pdist(torch.stack(own)) / own[0].numel() ** 0.5 for own in groups.values() if len(own) > 1]
     return float(torch.cat(distances).mean()) if distances else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
@@ -24,23 +25,40 @@ def metric_reward(where: str, name: str, options: dict[str, Any], others: Sequen
         raise InputError(f"{where}: {name!r} is not a reward{nearest(name, [*allowed, *others])}")
     choices = _choices(where, options)
     if name in IMAGE_TEXT:
-        shown = IMAGE_TEXT[name](choices)
-        return lambda images, prompts: _scores(name, shown, (to_uint8(images), list(prompts)))
-    metric = TEXT[name](choices)
-    if metric.takes == "predictions":
-        return lambda texts: _scores(name, metric, (list(texts), [[""] for _ in texts]))
-    if metric.takes == "transcripts":
-        return lambda texts, references: _by_nearest(name, metric, texts, references)
-    return lambda texts, references: _scores(name, metric, (list(texts), [list(own) for own in references]))
+        return _of_pictures(name, IMAGE_TEXT[name](choices))
+    return _of_texts(name, TEXT[name](choices))
+
+
+def _of_pictures(name: str, metric: Accumulator) -> Callable:
+    return lambda images, prompts: _scores(name, metric, (to_uint8(images), list(prompts)))
+
+
+def _of_texts(name: str, metric: Accumulator) -> Callable:
+    """A metric of texts, by what it takes: texts alone, one transcript, or several references."""
+
+    def alone(texts: Sequence[str]) -> list[float]:
+        return _scores(name, metric, (list(texts), [[""]] * len(texts)))
+
+    def nearest_transcript(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+        return _by_nearest(name, metric, texts, references)
+
+    def referenced(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+        return _scores(name, metric, (list(texts), list(map(list, references))))
+
+    return {"predictions": alone, "transcripts": nearest_transcript}.get(metric.takes, referenced)
 
 
 def _by_nearest(
     name: str, metric: Accumulator, texts: Sequence[str], references: Sequence[Sequence[str]]
 ) -> list[float]:
     """Of a metric that takes one reference: the best score over all references of each text."""
-    pairs = [(text, reference) for text, own in zip(texts, references) for reference in own]
-    scores = iter(_scores(name, metric, ([text for text, _ in pairs], [[reference] for _, reference in pairs])))
-    return [max(next(scores) for _ in own) for own in references]
+    repeated: list[str] = []
+    single: list[list[str]] = []
+    for text, own in zip(texts, references):
+        repeated += [text] * len(own)
+        single += [[reference] for reference in own]
+    scores = iter(_scores(name, metric, (repeated, single)))
+    return [max(islice(scores, len(own))) for own in references]
 
 
 def _choices(where: str, options: dict[str, Any]) -> Choices:
@@ -57,16 +75,21 @@ def _choices(where: str, options: dict[str, Any]) -> Choices:
 
 def _scores(name: str, metric: Accumulator, batch: tuple[Any, Any]) -> list[float]:
     """Each sample's own score; all at once where the metric keeps its samples apart."""
-    sign = -1.0 if getattr(metric, "higher_is_better", True) is False else 1.0
+    less_is_better = getattr(metric, "higher_is_better", True) is False
     first, second = batch
     if isinstance(metric, SegmentTable):
         _update(name, metric, first, second)
-        return [sign * score for score in metric.segment_scores()]
-    found = []
-    for number in range(len(second)):
-        _update(name, metric, first[number : number + 1], second[number : number + 1])
-        found.append(sign * float(next(iter(results_of({name: metric}).values()))))
-    return found
+        found = list(metric.segment_scores())
+    else:
+        found = [_score_of(name, metric, first, second, slice(n, n + 1)) for n in range(len(second))]
+    return [-score for score in found] if less_is_better else found
+
+
+def _score_of(name: str, metric: Accumulator, first: Any, second: Any, sample: slice) -> float:
+    """The score of one sample of a batch."""
+    _update(name, metric, first[sample], second[sample])
+    (score,) = list(results_of({name: metric}).values())[:1]
+    return float(score)
 
 
 def _update(name: str, metric: Accumulator, first: Any, second: Any) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -51,20 +52,25 @@ class Routes:
         where there was no choice."""
         layers = []
         for scores, chosen, counts in zip(self.scores, experts, self.counts):
-            parts = []
-            for score, expert, count in zip(scores, chosen, counts):
-                if score is None or expert is None:
-                    parts.append(torch.zeros(count))
-                else:
-                    parts.append(score.gather(1, expert).sum(1))
-            layers.append(torch.cat(parts))
+            pools = [_of_pool(*pool) for pool in zip(scores, chosen, counts)]
+            layers.append(torch.cat(pools))
         return torch.stack(layers).mean(0)
 
     @torch.no_grad()
     def entropy(self) -> float:
         """Of the routers' scores, in nats, averaged over the tokens that had a choice; 0 where none had."""
-        found = [-(s.exp() * s).sum(1).mean() for layer in self.scores for s in layer if s is not None and len(s)]
+        found = []
+        for score in chain.from_iterable(self.scores):
+            if score is not None and len(score):
+                found.append(-(score.exp() * score).sum(1).mean())
         return float(torch.stack(found).mean()) if found else 0.0
+
+
+def _of_pool(scores: Tensor | None, experts: Tensor | None, count: int) -> Tensor:
+    """(n,) the log-probability of the experts that `count` tokens of a pool took; 0 where there was no choice."""
+    if scores is None or experts is None:
+        return torch.zeros(count)
+    return scores.gather(1, experts).sum(1)
 
 
 class _Recording:

@@ -33,9 +33,12 @@ def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Comp
     """Batches of these pairs, one at least, as many on every process, on its device."""
     run = learner.run
     rows, slots = learner.shape
-    documents = [each for preference in preferences for each in _documents(learner, preference)]
+    documents: list[Document] = []
+    for preference in preferences:
+        documents += _documents(learner, preference)
     longest = max((document_length(each.spans, run.model.modalities) for each in documents), default=slots)
-    size = max(1, rows * max(1, slots // longest) // 2) * 2  # documents of a batch
+    in_a_row = max(1, slots // longest)
+    size = 2 * max(1, rows * in_a_row // 2)  # documents of a batch, in pairs
     made = [_compared(run.model, documents[start : start + size], slots) for start in range(0, len(documents), size)]
     (most,) = run.world.max([len(made)])
     while len(made) < max(1, int(most)):

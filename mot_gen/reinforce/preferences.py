@@ -8,7 +8,8 @@ before it. Paths are relative to the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,10 @@ class Record:
 
 def read_preferences(paths: Sequence[str], pictures: bool) -> list[Record]:
     """All records of these files. InputError, with file and line, for what is no pair. pictures: what answers are."""
-    found = [_record(Path(path), *line, pictures) for path in paths for line in enumerate(_lines(Path(path)), 1)]
+    found: list[Record] = []
+    for path in map(Path, paths):
+        for number, line in enumerate(_lines(path), 1):
+            found.append(_record(path, number, line, pictures))
     if not found:
         raise InputError(f"reinforce.preferences: {', '.join(paths)} holds no record")
     return found
@@ -53,32 +57,48 @@ def read_preferences(paths: Sequence[str], pictures: bool) -> list[Record]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"reinforce.preferences: {path}: cannot be read: {error}") from None
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _record(path: Path, number: int, line: str, pictures: bool) -> Record:
+    """A line as a record; InputError for what is none."""
     where = f"{path}, line {number}"
+    raw = _object(where, line)
+    prompt, image = raw.get("prompt", ""), raw.get("image")
+    if not isinstance(prompt, str) or not (prompt or image):
+        raise InputError(f"{where}: has no prompt; give a text, or an image that the answers are about")
+    chosen, rejected = _answer(where, raw, "chosen"), _answer(where, raw, "rejected")
+    if pictures:
+        chosen, rejected = _picture(where, path, chosen), _picture(where, path, rejected)
+    return Record(where, prompt, path.parent / image if image else None, chosen, rejected)
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
     try:
         raw = json.loads(line)
     except ValueError:
         raw = None
     if not isinstance(raw, dict):
         raise InputError(f"{where}: is no JSON object with prompt, chosen and rejected")
-    for name in ("chosen", "rejected"):
-        if not isinstance(raw.get(name), str) or not raw[name]:
-            raise InputError(f"{where}: has no {name!r}; a preference is a pair of a chosen and a rejected answer")
-    prompt, image = raw.get("prompt", ""), raw.get("image")
-    if not isinstance(prompt, str) or not (prompt or image):
-        raise InputError(f"{where}: has no prompt; give a text, or an image that the answers are about")
-    answers = [str(path.parent / raw[name]) if pictures else raw[name] for name in ("chosen", "rejected")]
-    for answer in answers:
-        if pictures and not Path(answer).is_file():
-            raise InputError(
-                f"{where}: {answer} is not there; answers are paths of pictures, since pictures are written"
-            )
-    return Record(where, prompt, path.parent / image if image else None, answers[0], answers[1])
+    return raw
+
+
+def _answer(where: str, raw: Mapping[str, Any], name: str) -> str:
+    answer = raw.get(name)
+    if not isinstance(answer, str) or not answer:
+        raise InputError(f"{where}: has no {name!r}; a preference is a pair of a chosen and a rejected answer")
+    return answer
+
+
+def _picture(where: str, file: Path, answer: str) -> str:
+    """The path of a picture that a record of a file names."""
+    picture = file.parent / answer
+    if not picture.is_file():
+        raise InputError(f"{where}: {picture} is not there; answers are paths of pictures, since pictures are written")
+    return str(picture)
 
 
 def tokenised(
@@ -102,7 +122,7 @@ def _of(pipe: MultimodalPipeline, record: Record, pictures: bool, number: int) -
 def judged(rollouts: Sequence[Rollout], rewards: Tensor, least: float, first: int) -> list[Preference]:
     """Pairs of one group: the best with the worst, the second best with the second worst, and so on, while their
     rewards (G,) differ by more than `least`. first: the number of the first pair."""
-    known = [(reward, place) for place, reward in enumerate(rewards.tolist()) if reward == reward]
+    known = [(reward, place) for place, reward in enumerate(rewards.tolist()) if not math.isnan(reward)]
     order = [place for _, place in sorted(known)]
     pairs: list[Preference] = []
     for low, high in zip(order, reversed(order)):

@@ -52,10 +52,16 @@ class Prompts:
         if self.given == "image":
             seen = pipe.seen(pictures_of(pairs, pipe.image_tokenizer), drawn=False)
             return [Prompt(pair.id, spans, "", pair.captions) for pair, spans in zip(pairs, seen)]
-        turns = [number // len(self.samples) for number in numbers]
-        texts = [pair.captions[turn % len(pair.captions)] for pair, turn in zip(pairs, turns)]
-        spans = [replace(span, learned=False) for span in pipe.text_tokenizer.encode_batch(texts)]
-        return [Prompt(pair.id, [span], text, pair.captions) for pair, span, text in zip(pairs, spans, texts)]
+        texts = [self._caption(pair, number) for pair, number in zip(pairs, numbers)]
+        prompts = []
+        for pair, text, span in zip(pairs, texts, pipe.text_tokenizer.encode_batch(texts)):
+            prompts.append(Prompt(pair.id, [replace(span, learned=False)], text, pair.captions))
+        return prompts
+
+    def _caption(self, pair: Pair, number: int) -> str:
+        """The captions of a sample take turns, each time that all samples have come."""
+        turn = number // len(self.samples)
+        return pair.captions[turn % len(pair.captions)]
 
     def _pair(self, number: int) -> Pair:
         turn, place = divmod(number, len(self.samples))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,14 +39,14 @@ def conclude(run: Run, learner: Learner) -> dict:
     run: with its averaged model whole. learner: that of its steps, with rewards that are made already.
     """
     scores = _scores(learner)
-    before_run = replace(run, averaged=learner.reference)
-    guidances: list[float | None] = [None, GUIDED] if learner.section.writes == ["image"] else [None]
+    models = {"before": replace(run, averaged=learner.reference), "after": run}
+    wanted: list[tuple[str, Run, float | None]] = [(name, each, None) for name, each in models.items()]
+    if learner.section.writes == ["image"]:
+        wanted += [(f"{name}, guidance {GUIDED:g}", each, GUIDED) for name, each in models.items()]
     found: dict[str, Measured] = {}
-    for guidance in guidances:
-        for name, each in (("before", before_run), ("after", run)):
-            label = name if guidance is None else f"{name}, guidance {guidance:g}"
-            print(f"measuring {label}", file=sys.stderr, flush=True)
-            found[label] = measure(learner, each, scores, guidance)
+    for label, each, guidance in wanted:
+        print(f"measuring {label}", file=sys.stderr, flush=True)
+        found[label] = measure(learner, each, scores, guidance)
     report = _report(learner, found)
     write_json(run.folder / REPORT, report)
     _page(learner, found, report)
@@ -75,32 +76,64 @@ def _report(learner: Learner, found: Mapping[str, Measured]) -> dict[str, Any]:
 def signs(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[str]:
     """The first signs of a reward that is fooled: what is not rewarded fell, samples are more alike, or farther from
     real ones."""
-    said = []
-    rose = all(after.scores[name][0] >= before.scores[name][0] for name in rewarded if name in after.scores)
-    for name, (value, *_) in after.scores.items():
-        if name not in rewarded and rose and value < before.scores[name][1]:
-            said.append(f"{name}, which is not rewarded, fell from {before.scores[name][0]:.3f} to {value:.3f}")
-    if before.spread and after.spread is not None and after.spread < SPREAD_KEPT * before.spread:
+    said = _scores_that_fell(before, after, rewarded)
+    if _shrank(before.spread, after.spread):
         said.append(f"samples of one prompt differ less: {before.spread:.3f} before, {after.spread:.3f} after")
-    if before.frechet and after.frechet and after.frechet > FRECHET_KEPT * before.frechet:
+    if _grew(before.frechet, after.frechet):
         said.append(f"the Frechet distance grew from {before.frechet:.3f} to {after.frechet:.3f}")
-    if after.samples.images is not None and any(after.samples.texts):
+    writes_both = after.samples.images is not None and any(after.samples.texts)
+    if writes_both:
         text, share = commonest(after.samples)
         if share > 2 * commonest(before.samples)[1]:
             said.append(f"{share:.0%} of all texts are {text!r}")
     return said
 
 
+def _scores_that_fell(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[str]:
+    """Scores that are not rewarded and left their interval downwards, where what is rewarded did not fall."""
+    gains = [after.scores[name][0] - before.scores[name][0] for name in rewarded if name in after.scores]
+    if min(gains, default=0.0) < 0:
+        return []
+    said = []
+    for name, (value, *_) in after.scores.items():
+        was, low, _ = before.scores[name]
+        if name not in rewarded and value < low:
+            said.append(f"{name}, which is not rewarded, fell from {was:.3f} to {value:.3f}")
+    return said
+
+
+def _shrank(before: float | None, after: float | None) -> bool:
+    """Whether too little is left of a spread."""
+    if not before or after is None:
+        return False
+    return after < SPREAD_KEPT * before
+
+
+def _grew(before: float | None, after: float | None) -> bool:
+    """Whether a Frechet distance grew too much."""
+    if not before or not after:
+        return False
+    return after > FRECHET_KEPT * before
+
+
 def _page(learner: Learner, found: Mapping[str, Measured], report: Mapping[str, Any]) -> None:
     run = learner.run
-    sections = [("Samples before and after, from the same noise", _samples(found))]
-    sections += [("What it was rewarded for, and what it was not", _table(found, report["rewarded"]))]
-    listed = "".join(f"<li class=warning>{html.escape(each)}" for each in report["signs"])
-    sections += [("Signs of a fooled reward", f"<ul>{listed}</ul>" if listed else "<p>None of those looked for.</p>")]
-    sections += [("While training", page.curves(_curves(run)))]
-    sections += [("The same prompts, as training went on", progress_section(run))]
+    sections = [
+        ("Samples before and after, from the same noise", _samples(found)),
+        ("What it was rewarded for, and what it was not", _table(found, report["rewarded"])),
+        ("Signs of a fooled reward", _listed(report["signs"])),
+        ("While training", page.curves(_curves(run))),
+        ("The same prompts, as training went on", progress_section(run)),
+    ]
     made = f"{run.step} steps in {run.seconds:.0f} s; everything on this page was made by this run"
     write_text(run.folder / "report.html", page.page(f"mot_gen {run.recipe.name}", made, sections))
+
+
+def _listed(signs: Sequence[str]) -> str:
+    if not signs:
+        return "<p>None of those looked for.</p>"
+    items = "".join(f"<li class=warning>{html.escape(each)}" for each in signs)
+    return f"<ul>{items}</ul>"
 
 
 def _samples(found: Mapping[str, Measured]) -> str:
@@ -118,30 +151,35 @@ def _samples(found: Mapping[str, Measured]) -> str:
 
 def _table(found: Mapping[str, Measured], rewarded: Sequence[str]) -> str:
     """A row a figure, a column a model; the intervals are those of 95%, over samples."""
-    names = list(next(iter(found.values())).scores)
+    models = list(found.values())
     rows = []
-    for name in names:
-        label = f"{name}{' (rewarded)' if name in rewarded else ''}"
-        cells = [each.scores[name] for each in found.values()]
-        rows.append([html.escape(label), *(f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in cells)])
-    if any(each.spread is not None for each in found.values()):
-        rows.append(["how samples of a prompt differ", *(f"{each.spread or 0:.3f}" for each in found.values())])
-    if any(each.frechet is not None for each in found.values()):
-        rows.append(["Frechet distance to real pictures", *(f"{each.frechet or 0:.3f}" for each in found.values())])
-    count = len(next(iter(found.values())).samples.names)
+    for name in models[0].scores:
+        label = f"{name} (rewarded)" if name in rewarded else name
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*each.scores[name]) for each in models]
+        rows.append([html.escape(label), *cells])
+    rows += _row("how samples of a prompt differ", [each.spread for each in models])
+    rows += _row("Frechet distance to real pictures", [each.frechet for each in models])
+    count = len(models[0].samples.names)
     return html_page.table(("", *found), rows, list(range(1, len(found) + 1))) + f"<p>N = {count}</p>"
+
+
+def _row(label: str, figures: Sequence[float | None]) -> list[list[str]]:
+    """One row of a figure, none where no model has it."""
+    if all(figure is None for figure in figures):
+        return []
+    return [[label, *(f"{figure or 0:.3f}" for figure in figures)]]
 
 
 def _curves(run: Run) -> dict[str, list[tuple[float, float]]]:
     """Reward, every score and the penalties by step."""
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for text in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(text)
-        numbers = {**entry.get("rewards", {})}
-        numbers |= {f"penalty, {name}": value for name, value in entry.get("penalty", {}).items()}
-        for name, value in numbers.items():
-            lines.setdefault(name, []).append((entry["step"], value))
-    return lines
+        for name, value in entry.get("rewards", {}).items():
+            lines[name].append((entry["step"], value))
+        for name, value in entry.get("penalty", {}).items():
+            lines[f"penalty, {name}"].append((entry["step"], value))
+    return dict(lines)
 
 
 def summary(folder: Path) -> str | None:

@@ -54,7 +54,8 @@ class Samples:
         drawn = [rollout.image for rollout in rollouts if rollout.image is not None]
         images = torch.stack(drawn) if drawn else None
         names = [prompt.name for prompt in prompts]
-        return cls([prompt.text for prompt in prompts], texts, images, [prompt.references for prompt in prompts], names)
+        references = [prompt.references for prompt in prompts]
+        return cls([prompt.text for prompt in prompts], texts, images, references, names)
 
     def one(self, number: int) -> Samples:
         """A single sample."""

@@ -24,6 +24,7 @@ from mot_gen.reinforce.prompts import Prompt
 from mot_gen.sequence import Span
 
 WRITABLE = ("text", "image")
+ORDERS = (("text",), ("image",), ("text", "image"))  # in which they are written
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class Sampler:
 
     def _check(self, pipe: MultimodalPipeline) -> None:
         model, writes = pipe.model, self.writes
+        have = [name for name in model.modality_names if name in WRITABLE]
         for name in writes:
-            if name not in WRITABLE or name not in model.modality_names:
-                have = [each for each in model.modality_names if each in WRITABLE]
+            if name not in have:
                 raise InputError(f"reinforce.writes: {name!r} cannot be sampled here; this model has {', '.join(have)}")
-        if len(set(writes)) < len(writes) or writes == ("image", "text"):
+        if writes not in ORDERS:
             raise InputError(f"reinforce.writes: {list(writes)} is none of [text], [image] and [text, image]")
         if "image" not in writes or self.section.method == "dpo":
             return
@@ -98,13 +99,17 @@ class Sampler:
         scheduler = path or pipe.scheduler
         tokens = max((rows * columns for rows, columns in self.grids.values()), default=0)
         sampling = TextSampling(section.max_new_tokens, section.temperature)
-        room = (section.max_new_tokens + 2) * (self.text in self.writes) + (tokens + 3) * ("image" in self.writes)
+        room = 0
+        if self.text in self.writes:
+            room += section.max_new_tokens + 2
+        if "image" in self.writes:
+            room += tokens + 3
         read = [prompt.spans for prompt in prompts]
         pipe._check_context(read, room)
         drawing = Drawing(scheduler, section.num_inference_steps, generators=generators, grids=dict(self.grids))
-        first = self.writes[0]
-        opens = [first if first != self.text or model.vocabulary.wraps else None] * len(prompts)
-        stream = Stream(model, read, room + tokens, opens)
+        begins_unmarked = self.writes[0] == self.text and not model.vocabulary.wraps
+        opens = None if begins_unmarked else self.writes[0]
+        stream = Stream(model, read, room + tokens, [opens] * len(prompts))
         written = Writer(stream, len(prompts), sampling, drawing, Rules(order=self.writes, room=room)).run()
         return self._collected(pipe, prompts, written, path, steps)
 
@@ -146,14 +151,15 @@ def _pictures(pipe: MultimodalPipeline, written: Sequence[Sequence[Span]]) -> li
     """The picture of each sample, (C, H, W) in [0, 1], None where none was drawn; all are decoded in one batch."""
     drawn: dict[int, Span] = {}
     for number, spans in enumerate(written):
-        for span in spans:
-            if span.modality == "image":
-                drawn[number] = span
-    images: list[Tensor | None] = [None] * len(written)
-    if drawn:
-        for number, image in zip(drawn, pipe.image_tokenizer.decode_batch(list(drawn.values()))):
-            images[number] = image.cpu().float()
-    return images
+        images = [span for span in spans if span.modality == "image"]
+        if images:
+            drawn[number] = images[-1]
+    found: list[Tensor | None] = [None] * len(written)
+    if not drawn:
+        return found
+    for number, image in zip(drawn, pipe.image_tokenizer.decode_batch(list(drawn.values()))):
+        found[number] = image.cpu().float()
+    return found
 
 
 def _is_flow(objective: Any) -> bool:

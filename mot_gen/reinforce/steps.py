@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,11 +14,10 @@ from torch import Tensor
 from mot_gen.reinforce.actions import Actions, Chosen, Weighing
 from mot_gen.reinforce.advantages import advantages, equal_groups
 from mot_gen.reinforce.data_losses import DataLosses
-from mot_gen.reinforce.learner import Group, Learner
+from mot_gen.reinforce.learner import Group, Learner, samples_of
 from mot_gen.reinforce.lines import mean, spent, sums_of
 from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
 from mot_gen.reinforce.policy import MEASURES, Policy, Said, unused
-from mot_gen.reinforce.rewards import Samples
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
 from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
@@ -51,7 +50,7 @@ class GrpoStep:
         """Sample groups, reward them, and make the optimizer's updates. Returns the line of metrics.jsonl."""
         clock, learner = Clock(), self.learner(run)
         groups = learner.groups()
-        total, scores = learner.rewards(Samples.of([rollout for group in groups for rollout in group.rollouts]))
+        total, scores = learner.rewards(samples_of(groups))
         rewards = total.view(len(groups), -1)
         batches = _batches(learner, groups, rewards)
         policy = Policy(learner.section, learner.ids, learner.sampler.flow, run.model)
@@ -63,13 +62,15 @@ class GrpoStep:
             rate, norm = run.optimizer.step(run.step)
         size = read_norm(run, norm)
         average(run)
-        learned = {name: _summed(measures, name) for name in totals if totals[name]}
         known = {"reward": total, **scores}
-        counts = [equal_groups(rewards), float(total.isnan().sum()), sum(each.entropy * each.share for each in batches)]
-        mine = [*counts, *sums_of([known]), *(value for each in learned.values() for value in each)]
+        learned = {name: weight for name, weight in totals.items() if weight}
+        entropy = sum(each.entropy * each.share for each in batches)
+        mine = [equal_groups(rewards), float(total.isnan().sum()), entropy, *sums_of([known])]
+        for name in learned:
+            mine += _summed(measures, name)
         used = spent(run, [each.actions.batch for each in batches], data)
         line, sums = close_step(run, clock, used, mine)
-        line |= _logged(sums, list(known), {name: totals[name] for name in learned})
+        line |= _logged(sums, list(known), learned)
         if not learner.section.experts:
             del line["routing_entropy"]
         return line | data.means() | {"lr": rate, "grad_norm": size}
@@ -84,11 +85,12 @@ class GrpoStep:
 def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list[_Batch]:
     """As many on every process, on its device. rewards: (P, G) of the groups."""
     run, section, flow = learner.run, learner.section, learner.sampler.flow
+    gains = advantages(rewards, section.divide)
     chosen: list[Chosen] = []
-    for group, row, gains in zip(groups, rewards.tolist(), advantages(rewards, section.divide).tolist()):
-        for rollout, reward, gain in zip(group.rollouts, row, gains):
-            if math.isfinite(reward):
-                chosen.append(Chosen(rollout, gain, rollout.steps))
+    for place in rewards.isfinite().nonzero().tolist():
+        group, sample = place
+        rollout = groups[group].rollouts[sample]
+        chosen.append(Chosen(rollout, gains[group, sample].item(), rollout.steps))
     times = flow.times(section.num_inference_steps) if flow else None
     weighing = Weighing(run.model, times, section.average == "answer")
     rows, slots = learner.shape
@@ -114,13 +116,14 @@ def _summed(measures: Sequence[dict[str, dict[str, Tensor]]], name: str) -> list
 
 def _logged(sums: Sequence[float], known: list[str], totals: dict[str, float]) -> dict[str, Any]:
     """Part of the line of metrics.jsonl, of sums over all processes."""
-    equal, lacking, entropy, *rest = sums
-    scores = {name: mean(rest[2 * place : 2 * place + 2]) for place, name in enumerate(known)}
-    rest = rest[2 * len(known) :]
-    line: dict[str, Any] = {what: {} for what in ("losses", *MEASURES[1:])}
-    for place, (name, total) in enumerate(totals.items()):
-        for number, what in enumerate(("losses", *MEASURES[1:])):
-            line[what][name] = rest[place * len(MEASURES) + number] / total
+    left = iter(sums)
+    equal, lacking, entropy = islice(left, 3)
+    scores = {name: mean([*islice(left, 2)]) for name in known}
+    names = ("losses", *MEASURES[1:])
+    line: dict[str, Any] = {what: {} for what in names}
+    for modality, total in totals.items():
+        for what in names:
+            line[what][modality] = next(left) / total
     line["reward"] = scores.pop("reward")
     counts = {"equal_groups": int(equal), "without_reward": int(lacking), "routing_entropy": entropy}
     return {**line, "rewards": scores, **counts}
@@ -130,8 +133,9 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str,
     """Forward and backward of one batch; what `Policy.loss` measured. In the first update of a step the old policy is
     the one that learns, so that its ratio is exactly 1."""
     run, actions = learner.run, batch.actions
+    recording = recorded(run.model) if learner.section.experts else nullcontext(Routes())
     with parallel.accumulating(run.network, last):
-        with autocast(run), recorded(run.model) if learner.section.experts else nullcontext(Routes()) as routes:
+        with autocast(run), recording as routes:
             output = run.network(actions.batch)
         if batch.reference is None and learner.section.penalty:
             batch.reference = _by_reference(learner, policy, actions)
@@ -143,7 +147,11 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str,
             _add_routes(learner, policy, batch, routes, found)
         loss = sum(each["loss"] / max(totals[name], 1e-12) for name, each in found.items())
         (loss + unused(output) + batch.share * run.model.backbone.auxiliary_loss()).backward()
-    return {name: {what: value.detach() for what, value in each.items()} for name, each in found.items()}
+    return {name: _detached(each) for name, each in found.items()}
+
+
+def _detached(measures: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {what: value.detach() for what, value in measures.items()}
 
 
 @torch.no_grad()

@@ -66,20 +66,24 @@ def _around(recipe: Recipe, budget: float, measure: Measure, step: int) -> list[
     tried = [resized(recipe, k * step) for k in range(max(1, number - 1), number + 1)]
     if not feeds(config_of(recipe)):
         return tried
-    return [found for each in tried for found in _with_ffn(each, budget, measure)] or tried
+    filled: list[Recipe] = []
+    for each in tried:
+        filled += _with_ffn(each, budget, measure)
+    return filled or tried
 
 
 def resized(recipe: Recipe, dim: int, ffn_dim: int | None = None) -> Recipe:
     """The recipe at another width. A feed-forward keeps its proportion to it, unless `ffn_dim` is given."""
     config, options = config_of(recipe), dict(recipe.backbone.options)
-    if options.pop("size", None):  # a name, which says these too
-        options |= {"layers": config.layers}
+    named_size = options.pop("size", None)
+    if named_size:  # which says these too
+        options["layers"] = config.layers
         if hasattr(config, "heads"):
             options["heads"] = config.heads
+    options["dim"] = dim
     if ffn_dim is None and "ffn_dim" in options:
         step = ffn_step(config)
         ffn_dim = max(1, round(dim * config.ffn_dim / config.dim / step)) * step
-    options["dim"] = dim
     if ffn_dim is not None:
         options["ffn_dim"] = ffn_dim
     return with_backbone(recipe, options)

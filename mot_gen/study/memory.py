@@ -56,8 +56,10 @@ def _state(weights: int, training: Training) -> int:
 
 def _activations(model: MultimodalModel, batch: PackedBatch, training: Training) -> int:
     """What the forward pass keeps for the backward one, gradients of one layer's, and the logits with theirs."""
-    depth, each = len(model.backbone.blocks), 2 if training.precision == "bf16" else 4
-    kept, inputs = model.backbone.activations(batch.layout) * each, batch.ids.numel() * model.backbone.dim
+    each = 2 if training.precision == "bf16" else 4  # bytes
+    depth = len(model.backbone.blocks)
+    kept = model.backbone.activations(batch.layout) * each
+    inputs = batch.ids.numel() * model.backbone.dim
     if training.gradient_checkpointing:  # the fp32 input of every block, and one block made again with its gradients
         kept = 4 * depth * inputs + 2 * kept // depth
     else:

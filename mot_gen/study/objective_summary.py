@@ -6,13 +6,14 @@ pictures, its captions, and how many evaluations and seconds a picture takes, at
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 from mot_gen.study.figures import over, shown
 from mot_gen.study.objective_variants import setting_of
 from mot_gen.study.runs import Job
-from mot_gen.study.summary import costs, counts, finished_runs, quality
+from mot_gen.study.summary import costs, counts, finished_runs, quality, table_of
 from mot_gen.study.worker import finished
 
 
@@ -44,20 +45,23 @@ def _objective(jobs: Sequence[Job], modality: str) -> dict:
 
 def _by_evaluations(jobs: Sequence[Job]) -> list[dict]:
     """A row for each number of steps, with the spread of its figures over seeds."""
-    rows: dict[int, list[dict]] = {}
+    by_steps: defaultdict[int, list[dict]] = defaultdict(list)
     for job in jobs:
-        for row in (finished(job.folder) or {}).get("by_evaluations", []):
-            rows.setdefault(row["steps"], []).append(row)
-    return [
-        {
-            "steps": steps,
-            "passes": same[0]["passes"],
-            "n": same[0]["n"],
-            "class_accuracy": over(same, itemgetter("class_accuracy")),
-            "cpu_seconds": over(same, itemgetter("cpu_seconds")),
-        }
-        for steps, same in sorted(rows.items())
-    ]
+        result = finished(job.folder) or {}
+        for row in result.get("by_evaluations", []):
+            by_steps[row["steps"]].append(row)
+    return [_over_seeds(by_steps[steps]) for steps in sorted(by_steps)]
+
+
+def _over_seeds(rows: Sequence[dict]) -> dict:
+    """One row of those at one number of steps."""
+    return {
+        "steps": rows[0]["steps"],
+        "passes": rows[0]["passes"],
+        "n": rows[0]["n"],
+        "class_accuracy": over(rows, itemgetter("class_accuracy")),
+        "cpu_seconds": over(rows, itemgetter("cpu_seconds")),
+    }
 
 
 def own_row(each: dict) -> dict | None:
@@ -88,7 +92,7 @@ def _of_own(each: dict, cell: Callable[[dict], str]) -> str:
 
 def objective_table(found: dict) -> list[list[str]]:
     """Header and rows: what training took, the samples at the objective's own setting, and what a picture takes."""
-    return [list(COLUMNS), *([cell(each) for cell in COLUMNS.values()] for each in found["objectives"])]
+    return table_of(COLUMNS, found["objectives"])
 
 
 def evaluations_table(found: dict) -> list[list[str]]:

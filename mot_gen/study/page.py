@@ -61,11 +61,12 @@ def _plots(found: dict, jobs: Sequence[Job]) -> dict[str, dict[str, str]]:
 
 def losses(found: dict, jobs: Sequence[Job], modality: str, split: str, by: str) -> str:
     """An SVG of every backbone's loss by FLOPs or by a clock: the mean over seeds, and each seed faintly."""
-    lines, all_curves = [], []
+    lines: list[Line] = []
+    all_curves: list[Curve] = []
     for number, each in enumerate(found["backbones"]):
         curves = [smoothed(points) for points in _curves(jobs, each["name"], modality, split, by)]
         if len(curves) > 1:
-            lines += [Line(points, colour=colour(number), faint=True) for points in curves]
+            lines += _faintly(curves, colour(number))
         lines.append(Line(_mean(curves), marked(each), colour(number)))
         all_curves += curves
     label = f"{SPLIT_NAMES[split]} loss, {modality}"
@@ -88,15 +89,24 @@ def _matched(name: str, matched: dict, reach: int, own: str) -> list[Line]:
     if matched["slope"] is None:
         return []
     slope = matched["slope"]["mean"]
-    seeds = [Line(run["points"], colour=own, faint=True) for run in matched["by_seed"].values() if run]
+    seeds = _faintly([run["points"] for run in matched["by_seed"].values() if run], own)
     return [*seeds, Line([(0, 0), (reach, slope * reach)], f"{name}: {shown(matched['slope'], 2)}", own)]
+
+
+def _faintly(curves: Sequence[Curve], own: str) -> list[Line]:
+    """Lines of single seeds, in a backbone's colour."""
+    return [Line(points, colour=own, faint=True) for points in curves]
 
 
 def _curves(jobs: Sequence[Job], name: str, modality: str, split: str, by: str) -> list[Curve]:
     """One of each finished run that has logged such losses."""
-    done = [job.folder for job in jobs if job.variant.name == name and finished(job.folder)]
-    found = [curve(entries(folder), modality, split, by) for folder in done]
+    found = [curve(entries(job.folder), modality, split, by) for job in _finished(jobs, name)]
     return [points for points in found if points]
+
+
+def _finished(jobs: Sequence[Job], name: str) -> list[Job]:
+    """The finished runs of a variant, in order."""
+    return [job for job in jobs if job.variant.name == name and finished(job.folder)]
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
@@ -119,16 +129,17 @@ def _notes(found: dict) -> str:
 def notes(found: dict) -> list[str]:
     """What is to be said of single backbones, and of a control that is missing."""
     lines = [f"{marked(each)}: {each['note']}." for each in found["backbones"] if each["note"]]
-    without = found["control"] is None and found["match"] == "active-flops"
-    return [*lines, NO_CONTROL] if without else lines
+    control_is_missing = found["control"] is None and found["match"] == "active-flops"
+    if control_is_missing:
+        lines.append(NO_CONTROL)
+    return lines
 
 
 def samples(compared: Sequence[dict], jobs: Sequence[Job]) -> str:
     """The samples of every variant's first seed."""
     parts = []
     for each in compared:
-        first = next(job for job in jobs if job.variant.name == each["name"] and finished(job.folder))
-        path = first.folder / SAMPLES
+        path = _finished(jobs, each["name"])[0].folder / SAMPLES
         if path.exists():
             with Image.open(path) as image:
                 parts.append(f"<p>{html.escape(each['name'])}</p>{report.picture(image, each['name'])}")

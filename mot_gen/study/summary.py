@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
+from typing import Any
 
 from mot_gen.reports.curves import SMOOTHING, SPLITS, Curve, curve, entries, width_of
 from mot_gen.study.figures import millions, over, shown, spread
@@ -101,7 +102,10 @@ def _backbone(jobs: Sequence[Job], reference: Sequence[Job], modalities: Sequenc
 
 def _by_split(modalities: Sequence[str], figure: Callable[[str, str], dict]) -> dict:
     """modality -> split -> figure."""
-    return {name: {split: figure(name, split) for split in SPLITS} for name in modalities}
+    found: dict[str, dict] = {}
+    for name in modalities:
+        found[name] = {split: figure(name, split) for split in SPLITS}
+    return found
 
 
 def end_losses(jobs: Sequence[Job], modality: str, split: str) -> dict:
@@ -134,7 +138,8 @@ def _matching(jobs: Sequence[Job], reference: Sequence[Job], modality: str, spli
 
 def _matched(reference: Job, job: Job, modality: str, split: str) -> dict | None:
     """How one run matches the reference's of its seed; None where nothing can be matched."""
-    first, own = (curve(entries(each.folder), modality, split) for each in (reference, job))
+    first = curve(entries(reference.folder), modality, split)
+    own = curve(entries(job.folder), modality, split)
     if min(len(first), len(own)) < 2:
         return None
     width = width_of(first) if split == "train" else 1
@@ -144,12 +149,19 @@ def _matched(reference: Job, job: Job, modality: str, split: str) -> dict | None
 
 def quality(jobs: Sequence[Job]) -> dict:
     """Figures of samples over seeds, with N; empty where the data has no classes to judge by."""
-    results = [finished(job.folder) or {} for job in jobs]
-    found = [result.get("quality", {}) for result in results]
+    found = [_quality_of(job) for job in jobs]
     if not all(found):
         return {}
-    figures = {name: spread([each[part][key] for each in found]) for name, (part, key) in QUALITY.items()}
+    figures: dict[str, Any] = {}
+    for name, (part, key) in QUALITY.items():
+        figures[name] = spread([each[part][key] for each in found])
     return figures | {"images_n": found[0]["images"]["n"], "captions_n": found[0]["captions"]["n"]}
+
+
+def _quality_of(job: Job) -> dict:
+    """Figures of one run's samples; empty where there are none."""
+    result = finished(job.folder)
+    return {} if result is None else result.get("quality", {})
 
 
 # ---------------------------------------------------------------- as text
@@ -167,18 +179,21 @@ def table(found: dict) -> list[list[str]]:
         "CPU s/step": lambda each: f"{each['cpu_seconds_a_step']['mean']:.3f}",
     }
     for name in found["modalities"]:
-        columns |= {f"{name} {words}": _loss_of(name, split) for split, words in WORDS.items()}
+        columns[f"{name} train"] = _loss_of(name, "train")
+        columns[f"{name} held-out"] = _loss_of(name, "held_out")
     for name in found["modalities"]:
-        columns |= {f"s {name}": _slope_of(name, "train"), f"s {name} held-out": _slope_of(name, "held_out")}
+        columns[f"s {name}"] = _slope_of(name, "train")
+        columns[f"s {name} held-out"] = _slope_of(name, "held_out")
     if any(each["quality"] for each in backbones):
-        columns |= {
-            "class accuracy": lambda each: shown(each["quality"].get("class_accuracy"), 2),
-            "captions": lambda each: shown(each["quality"].get("caption_accuracy"), 2),
-        }
-    return [list(columns), *([cell(each) for cell in columns.values()] for each in backbones)]
+        columns["class accuracy"] = lambda each: shown(each["quality"].get("class_accuracy"), 2)
+        columns["captions"] = lambda each: shown(each["quality"].get("caption_accuracy"), 2)
+    return table_of(columns, backbones)
 
 
-WORDS = {"train": "train", "held_out": "held-out"}
+def table_of(columns: Mapping[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[list[str]]:
+    """Header and rows. columns: what each says of a row, by its heading."""
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return [list(columns), *cells]
 
 
 def marked(each: dict) -> str:

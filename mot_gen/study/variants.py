@@ -79,8 +79,10 @@ def variants(
         raise InputError(f"match: {match!r} is not known" + nearest(match, MATCHES))
     own = _Budget(match, 1, workload).of(recipe)
     budget = _Budget(match, own, workload)
-    stated = {name: [*RELATIVES.get(name, ()), *options.get(name, ())] for name in names}
-    found = [_variant(recipe, name, stated[name], budget) for name in names]
+    found: list[Variant] = []
+    for name in names:
+        stated = [*RELATIVES.get(name, ()), *options.get(name, ())]
+        found.append(_variant(recipe, name, stated, budget))
     if control and match == "active-flops":
         found += _control(found, workload)
     return found
@@ -98,8 +100,10 @@ def check_names(what: str, names: Sequence[str], options: Mapping[str, Sequence[
 
 def kind_in(options: Sequence[str]) -> str | None:
     """The KIND of an option kind=KIND, or None."""
-    kinds = [text.removeprefix("kind=") for text in options if text.startswith("kind=")]
-    return kinds[0] if kinds else None
+    for text in options:
+        if text.startswith("kind="):
+            return text.removeprefix("kind=")
+    return None
 
 
 def _variant(recipe: Recipe, name: str, options: Sequence[str], budget: _Budget) -> Variant:
@@ -115,9 +119,11 @@ def _variant(recipe: Recipe, name: str, options: Sequence[str], budget: _Budget)
 def _of_kind(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:
     """The recipe with a backbone of the kind that a name stands for, of the shape of the recipe's own."""
     usual = "mot" if name in RELATIVES else name
-    kind, section = kind_in(options) or usual, recipe.backbone
-    own = kind == section.kind
-    given = section.options if own else _in_shape(recipe, backbones.module_of(kind).Config)
+    kind = kind_in(options) or usual
+    if kind == recipe.backbone.kind:
+        given = recipe.backbone.options
+    else:
+        given = _in_shape(recipe, backbones.module_of(kind).Config)
     changed = with_backbone(recipe, given, kind)
     return recipe_of(changed.model_dump(mode="json"), name, [f"backbone.{text}" for text in options])
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mot_gen.data.records import Pair, Splits, open_all
+from mot_gen.data.records import Pair, Sample, Splits, open_all
 from mot_gen.datasets.task import Task
 from mot_gen.errors import InputError
 from mot_gen.eval.images.judge import Judge, train_judge
@@ -43,8 +43,11 @@ def reward(
     if fold is not None and not 0 <= fold < folds:
         raise InputError(f"{where}.fold: must be from 0 to {folds - 1}, got {fold}")
     pairs, task = _labelled(where, recipe, splits, labels)
-    judged = _Judged(pairs if fold is None else pairs[fold::folds], task, seed, value)
-    if recipe.reinforce is not None and "text" in recipe.reinforce.writes:
+    if fold is not None:
+        pairs = pairs[fold::folds]
+    judged = _Judged(pairs, task, seed, value)
+    writes_text = recipe.reinforce is not None and "text" in recipe.reinforce.writes
+    if writes_text:
         return lambda images, texts: judged(images, texts)
     return lambda images, prompts: judged(images, prompts)
 
@@ -65,28 +68,38 @@ class _Judged:
         shares = self._judge(images)(images).softmax(-1)
         if self.value == "right":
             shares = (shares == shares.amax(-1, keepdim=True)).float()
-        classes = [self.task.class_of(text) for text in asked]
-        return [0.0 if k is None else float(share[k]) for share, k in zip(shares, classes)]
+        return [self._share(own, text) for own, text in zip(shares, asked)]
+
+    def _share(self, shares: Tensor, asked: str) -> float:
+        """That of the class that a text asks for, of shares (K,) of the classes; nothing where it asks for none."""
+        wanted = self.task.class_of(asked)
+        return 0.0 if wanted is None else float(shares[wanted])
 
     def _judge(self, images: Tensor) -> Judge:
+        """The judge of pictures of this shape, trained when the first come."""
         shape = images.shape[1:]
         if shape not in self.judges:
-            channels, height, width = shape
-            real = torch.stack([image_tensor(pair.image, (height, width), channels) for pair in self.pairs])
-            wanted = torch.tensor([self.task.label(pair) for pair in self.pairs])
-            if not int(os.environ.get("RANK", 0)):  # it takes some seconds
-                print(f"training a judge on {len(self.pairs):,} pictures", file=sys.stderr, flush=True)
-            with torch.enable_grad():
-                self.judges[shape] = train_judge(real, wanted, len(self.task.classes), seed=self.seed)
+            self.judges[shape] = self._trained(*shape)
         return self.judges[shape]
+
+    @torch.enable_grad()
+    def _trained(self, channels: int, height: int, width: int) -> Judge:
+        real = torch.stack([image_tensor(pair.image, (height, width), channels) for pair in self.pairs])
+        wanted = torch.tensor([self.task.label(pair) for pair in self.pairs])
+        first_process = int(os.environ.get("RANK", 0)) == 0
+        if first_process:  # it takes some seconds
+            print(f"training a judge on {len(self.pairs):,} pictures", file=sys.stderr, flush=True)
+        return train_judge(real, wanted, len(self.task.classes), seed=self.seed)
 
 
 def _labelled(where: str, recipe: Recipe, splits: Splits, labels: str | None) -> tuple[list[Pair], Task]:
     """Pictures with their classes: of the file `labels`, else of the recipe's data where they have a task."""
-    task = task_of(recipe) if labels is None else None
-    samples = splits.train if labels is None else open_all([labels])
-    pairs = [sample for sample in samples if isinstance(sample, Pair) and sample.captions]
-    if labels is not None:
+    task: Task | None
+    if labels is None:
+        pairs = _captioned(splits.train)
+        task = task_of(recipe)
+    else:
+        pairs = _captioned(open_all([labels]))
         task = _task_of_labels(pairs)
     if task is None or not pairs:
         raise InputError(
@@ -95,12 +108,16 @@ def _labelled(where: str, recipe: Recipe, splits: Splits, labels: str | None) ->
     return pairs, task
 
 
+def _captioned(samples: Iterable[Sample]) -> list[Pair]:
+    return [sample for sample in samples if isinstance(sample, Pair) and sample.captions]
+
+
 def _task_of_labels(pairs: Sequence[Pair]) -> Task:
     """A prompt asks for the class whose name stands in it, the longest where there are several."""
     classes = sorted({pair.captions[0] for pair in pairs})
 
     def class_of(text: str) -> int | None:
-        named = [name for name in classes if name in text]
-        return classes.index(max(named, key=len)) if named else None
+        named = max((name for name in classes if name in text), key=len, default=None)
+        return None if named is None else classes.index(named)
 
     return Task(classes, lambda k: [classes[k]], class_of, "pictures of your own labels")
