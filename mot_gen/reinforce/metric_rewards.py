@@ -45,7 +45,8 @@ def _of_texts(name: str, metric: Accumulator) -> Callable:
     def referenced(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
         return _scores(name, metric, (list(texts), list(map(list, references))))
 
-    return {"predictions": alone, "transcripts": nearest_transcript}.get(metric.takes, referenced)
+    by_what_it_takes: dict[str, Callable] = {"predictions": alone, "transcripts": nearest_transcript}
+    return by_what_it_takes.get(metric.takes, referenced)
 
 
 def _by_nearest(
