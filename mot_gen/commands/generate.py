@@ -39,7 +39,10 @@ HELP = {
 }
 METAVARS = {str: "TEXT", int: "N", float: "X"}
 # Fields of a Request that are arguments of the same names, taken as they are.
-PLAIN = ("to", "records", "out", "num", "seed", "batch_size", "max_failures", "redo", "dtype", "compile", "weights")
+PLAIN = (
+    *("to", "records", "outside_media", "out", "num", "seed", "batch_size", "max_failures", "redo"),
+    *("dtype", "compile", "weights"),
+)
 
 
 @dataclass
@@ -158,6 +161,7 @@ def register(commands) -> None:
     command.add_argument(
         "--records", metavar="FILE", help="a .jsonl of prompts or of objects: inputs, id, seed, options"
     )
+    command.add_argument("--outside-media", action="store_true", help="--records may name files outside of its folder")
     command.add_argument("--out", metavar="PATH", help="a file; or a folder, whose missing files are made")
     command.add_argument("--num", type=int, default=1, metavar="N", help="samples of each input; seeds count up")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn at random; default: 0")

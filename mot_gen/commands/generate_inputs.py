@@ -22,8 +22,8 @@ LEAST = {"num": 1, "batch_size": 1, "max_failures": 0, "seed": 0}
 @dataclass(frozen=True)
 class Request:
     """One call of the command. options: of `directions.OPTIONS`, those that were given; the others are the
-    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. dtype: of
-    `checkpoints.DTYPES`. compile: whether torch.compile makes the blocks' programs first. weights: how they are held,
+    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. outside_media:
+    whether it may name files outside of its folder. dtype: of `checkpoints.DTYPES`. compile: whether torch.compile makes the blocks' programs first. weights: how they are held,
     see `pipelines.held_model`.
 
     InputError for a number or an option that cannot be.
@@ -35,6 +35,7 @@ class Request:
     mask: tuple[str, ...] = ()
     audio: tuple[str, ...] = ()
     records: str | None = None
+    outside_media: bool = False
     out: str | None = None
     num: int = 1
     seed: int = 0
@@ -84,7 +85,7 @@ def _given(request: Request) -> dict[str, list[str]]:
     """The inputs that were given, by kind: prompts, and files."""
     given = {"prompt": list(request.prompt)}
     for kind in SUFFIXES:
-        given[kind] = [file for path in getattr(request, kind) for file in _files(kind, Path(path))]
+        given[kind] = [file for path in getattr(request, kind) for file in _files(kind, path)]
     return {kind: values for kind, values in given.items() if values}
 
 
@@ -97,11 +98,12 @@ def _count(given: Mapping[str, list[str]], many: set[str]) -> int:
     return max(counts, default=1)
 
 
-def _files(kind: str, path: Path) -> list[str]:
+def _files(kind: str, path: str) -> list[str]:
     """A file as it is; of a folder, those of this kind, by name."""
-    if not path.is_dir():
-        return [str(path)]
-    inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in SUFFIXES[kind])
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path]
+    inside = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in SUFFIXES[kind])
     if not inside:
         raise InputError(f"--{kind} {path}: holds no {kind}; it may be {', '.join(sorted(SUFFIXES[kind]))}")
     return inside

@@ -1,7 +1,7 @@
 """All items that `mot-gen generate` is asked for, those of a file of records with them: items_of.
 
 A line of the .jsonl file is a prompt as a JSON string, or an object with `id`, inputs, `seed` and options. Its own
-values stand before those of the command line, and its paths are relative to the file.
+values stand before those of the command line. Its paths are relative to the file, and lead to places in its folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_file_name, listed
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
+from mot_gen.files.inside import is_inside, refuse_url
 from mot_gen.pipelines.directions import INPUTS, OPTIONS
 from mot_gen.pipelines.settings import check
 
@@ -94,8 +95,16 @@ def _from_record(record: dict, item: Item, request: Request) -> Item:
     folder = Path(str(request.records)).parent
     for kind in SUFFIXES:
         if kind in record:
-            inputs[kind] = str(folder / record[kind])
+            inputs[kind] = _path(kind, record[kind], folder, request.outside_media)
     if "prompt" in record:
         inputs["prompt"] = record["prompt"]
     options = item.options | {key: value for key, value in record.items() if key in OPTIONS}
     return replace(item, name=name, inputs=inputs, seed=record.get("seed", item.seed), options=options)
+
+
+def _path(kind: str, name: str, folder: Path, outside: bool) -> str:
+    """The path of a file that a record names. outside: whether it may lie outside of the folder."""
+    refuse_url(name)
+    remedy = "move it there, or allow it with --outside-media"
+    require(outside or is_inside(name, folder), f"{kind} {name:.200}: lies outside of the folder of the file; {remedy}")
+    return str(folder / name)

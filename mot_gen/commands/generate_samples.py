@@ -22,6 +22,7 @@ from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, s
 from mot_gen.commands.generate_outputs import about_file, as_text, place
 from mot_gen.errors import InputError, one_line
 from mot_gen.files import json_files
+from mot_gen.files.inside import refuse_url
 from mot_gen.files.manifest import sha256
 from mot_gen.files.suffixes import PICTURES
 from mot_gen.pipelines.directions import INPUTS, OPTIONS, Direction, choose
@@ -148,6 +149,7 @@ def _check_modalities(direction: Direction, known: Known) -> None:
 
 
 def _file(kind: str, path: str) -> Path:
+    refuse_url(path)
     if not Path(path).is_file():
         raise InputError(f"--{kind} {path}: no such {kind} file")
     if SUFFIXES[kind] is PICTURES:

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mot_gen.errors import InputError, one_line, require
+from mot_gen.files.inside import refuse_url
 from mot_gen.files.suffixes import UNREAD_PICTURES, suffix_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and looking at headers does without
@@ -151,8 +152,7 @@ def _file_of(raw: Any, where: str) -> Any:
     if isinstance(raw, (bytes, bytearray)):
         return io.BytesIO(raw)
     if isinstance(raw, (str, Path)):
-        url = where.startswith(("http://", "https://", "ftp://", "data:"))
-        require(not url, f"{where:.80}: is a URL, and nothing is fetched; download it and give the file")
+        refuse_url(where)
         require(Path(raw).is_file(), f"{where}: no such image file")
         return raw
     try:

@@ -1,9 +1,13 @@
-"""Names that others wrote stay inside their folder: is_inside, for records, manifests and indices of weights."""
+"""Names that others wrote stay inside their folder: is_inside, for records, manifests and indices of weights. Addresses
+of the web are no names of files: is_url, refuse_url.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from mot_gen.errors import require
 
 
 def is_inside(name: str, folder: str | Path) -> bool:
@@ -13,3 +17,13 @@ def is_inside(name: str, folder: str | Path) -> bool:
     """
     root = os.path.abspath(folder)
     return Path(os.path.normpath(os.path.join(root, name))).is_relative_to(root)
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is an address, or holds the data itself."""
+    return name.startswith(("http://", "https://", "ftp://", "data:"))
+
+
+def refuse_url(name: str) -> None:
+    """InputError for an address, which is not fetched."""
+    require(not is_url(name), f"{name:.80}: is a URL, and nothing is fetched; download it and give the file")

@@ -1,6 +1,7 @@
 """`mot-gen generate` over an untrained tiny model: directions, many inputs, going on, what is inside."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,17 @@ def test_records_with_their_own_seeds_and_options(generate, pictures, tmp_path):
     file.write_text(json.dumps({"image": "a.png", "prompt": "a"}))
     (made,) = generate("--to", "text", "--records", file, "--max-new-tokens", 2)
     assert Path(made["image"]) == pictures / "a.png" and "text" in made and "file" not in made
+
+
+def test_records_name_files_outside_of_their_folder_where_that_is_allowed(generate, pictures, tmp_path):
+    (tmp_path / "below").mkdir()
+    file = tmp_path / "below" / "r.jsonl"
+    file.write_text(json.dumps({"image": os.path.relpath(pictures / "a.png", file.parent)}))
+    ask = ["--to", "text", "--records", file, "--max-new-tokens", 2]
+    assert generate(*ask) == [] and generate.code == 2 and "--outside-media" in generate.err
+    assert len(generate(*ask, "--outside-media")) == 1
+    assert generate("--to", "text", "--image", "https://a.org/b.png") == [] and generate.code == 2
+    assert "https://a.org/b.png: is a URL" in generate.err
 
 
 def test_what_is_bad_is_named_counted_and_skipped_up_to_a_limit(generate, pictures, tmp_path):
@@ -247,6 +259,9 @@ def test_a_file_whose_name_is_no_text_is_named_and_the_others_are_made(generate,
         (json.dumps({"prompt": "a \ud800"}), "prompt a \\ud800: holds characters that are no text"),
         (json.dumps({"prompt": "a", "id": "b\0"}), "cannot be the name of a file"),
         (json.dumps({"prompt": "a", "id": "b" * 300}), "cannot be the name of a file"),
+        (json.dumps({"image": "https://a.org/b.png"}), "https://a.org/b.png: is a URL, and nothing is fetched"),
+        (json.dumps({"image": "../b.png"}), "../b.png: lies outside of the folder of the file"),
+        (json.dumps({"image": "/b.png"}), "/b.png: lies outside of the folder of the file; move it there, or allow it"),
     ],
 )
 def test_records_that_nothing_can_be_made_of(generate, tmp_path, line, says):
