@@ -17,7 +17,7 @@ from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.open_span import Grid, OpenSpan
-from mot_gen.pipelines.samplers import Step, first_step, integrate, noise, set_timesteps
+from mot_gen.pipelines.samplers import Schedule, Step, first_step, integrate, noise, set_timesteps
 
 
 @dataclass
@@ -89,8 +89,8 @@ def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: K
         step.clean = lambda: denoiser.clean(step, number)
         return step.x if drawing.on_step is None else drawing.on_step(step)
 
-    predict = denoiser.predict
-    return integrate(predict, x, scheduler, steps, drawing.generators, finish, begin, drawing.sigmas, drawing.stopped)
+    schedule = Schedule(scheduler, steps, begin, drawing.sigmas)
+    return integrate(denoiser.predict, x, schedule, drawing.generators, finish, drawing.stopped)
 
 
 class _Denoiser:

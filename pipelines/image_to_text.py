@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 
 from mot_gen.errors import require
-from mot_gen.pipelines.choices import Choices
 from mot_gen.pipelines.languages import Languages
 from mot_gen.pipelines.options import CaptionOptions, takes
 from mot_gen.pipelines.pictures import listed
+from mot_gen.pipelines.text_choices import Choices
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 
 

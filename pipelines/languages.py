@@ -17,7 +17,7 @@ from typing import Any
 from mot_gen.checkpoints.folders import ANSWERS
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import json_files
-from mot_gen.pipelines.choices import BLANK, Choices
+from mot_gen.pipelines.text_choices import BLANK, Choices
 
 ANY = "any"  # asks for whatever language the model finds likeliest
 

@@ -1,4 +1,4 @@
-"""How a continuous span is integrated, by any diffusers scheduler: integrate, Step, first_step, evaluations,
+"""How a continuous span is integrated, by any diffusers scheduler: integrate, Schedule, Step, first_step, evaluations,
 row_generators, noise.
 
 A scheduler is exchanged as in diffusers, by `Scheduler.from_config(...)`: Euler and Heun for flows
@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,32 +40,57 @@ class Step:
     clean: Callable[[], Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler of diffusers, and which of its timesteps are taken.
+
+    begin: the first of them, for an x that is not all noise. sigmas: see `set_timesteps`.
+    """
+
+    scheduler: Any
+    num_inference_steps: int
+    begin: int = 0
+    sigmas: str | None = None
+
+    def timesteps(self) -> Tensor:
+        """Prepare the scheduler -> (steps,) the timesteps."""
+        set_timesteps(self.scheduler, self.num_inference_steps, self.sigmas)
+        if self.begin and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(self.begin)
+        return self.scheduler.timesteps[self.begin :]
+
+    def scaled(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """x as the model is given it."""
+        if hasattr(self.scheduler, "scale_model_input"):
+            return self.scheduler.scale_model_input(x, timestep)
+        return x
+
+    def takes_generators(self) -> bool:
+        """Whether the scheduler adds noise on the way."""
+        return "generator" in inspect.signature(self.scheduler.step).parameters
+
+
 def integrate(
     predict: Predict,
     x: Tensor,
-    scheduler,
-    num_inference_steps: int,
+    schedule: Schedule,
     generators: Sequence[torch.Generator] | None = None,
     on_step: Callable[[Step], Tensor] | None = None,
-    begin: int = 0,
-    sigmas: str | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Noise x (N, n, C) -> a sample of the same shape. InputError where the scheduler's arithmetic gave no numbers.
 
     generators: one a sample, for schedulers that add noise. on_step(step) -> x sees every step and may change its
-    result. begin: the first of the scheduler's timesteps to be taken, for an x that is not all noise. sigmas: see
-    `set_timesteps`. stopped: asked after every step; True leaves out those that follow.
+    result. stopped: asked after every step; True leaves out those that follow.
     """
-    set_timesteps(scheduler, num_inference_steps, sigmas)
-    if begin and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
-    accepted = inspect.signature(scheduler.step).parameters
-    extra = {"generator": list(generators)} if generators is not None and "generator" in accepted else {}
+    scheduler = schedule.scheduler
+    timesteps = schedule.timesteps()
+    extra: dict[str, Any] = {}
+    if generators is not None and schedule.takes_generators():
+        extra["generator"] = list(generators)
     x = x * getattr(scheduler, "init_noise_sigma", 1.0)
-    timesteps = scheduler.timesteps[begin:]
     for number, timestep in enumerate(timesteps):
-        scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
+        scaled = schedule.scaled(x, timestep)
         output = predict(scaled, timestep)
         x = scheduler.step(output, timestep, x, **extra).prev_sample
         if on_step is not None:
@@ -76,7 +102,7 @@ def integrate(
         # The ancestral schedulers of diffusers take the root of a difference of squares in fp32. Rounding makes it
         # negative where the first step is many times as long as the second.
         raise InputError(
-            f"scheduler: {type(scheduler).__name__} gave NaN or infinity in {num_inference_steps} steps; "
+            f"scheduler: {type(scheduler).__name__} gave NaN or infinity in {schedule.num_inference_steps} steps; "
             "take another number of steps, or another scheduler"
         )
     return x

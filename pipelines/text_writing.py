@@ -8,11 +8,11 @@ from dataclasses import replace
 from mot_gen.errors import require
 from mot_gen.pipelines.base import MultimodalPipeline, TextOutput
 from mot_gen.pipelines.blocks import passes_of, write_blocks
-from mot_gen.pipelines.choices import Choices
 from mot_gen.pipelines.engine import Drawing, Rules, Stream, Writer
 from mot_gen.pipelines.options import AnswerOptions, TextOptions
 from mot_gen.pipelines.samplers import row_generators
 from mot_gen.pipelines.text_call import TextCall
+from mot_gen.pipelines.text_choices import Choices
 from mot_gen.sequence import Span
 
 

@@ -31,7 +31,7 @@ def check_run(recipe: Recipe, out: Path | None = None) -> None:
     given = [records.path for records in recipe.data.records if _is_one_path(records.path)]
     refuse_missing(given, " (data.records)")
     init = recipe.training.init
-    if init and not Path(init).exists() and init not in checkpoints.names():
+    if init and not _is_there(init):
         raise InputError(f"training.init: {init} holds no model; {_remedy(recipe.name, init)}")
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out}: cannot be written to: File exists")
@@ -42,11 +42,16 @@ def _remedy(name: str, init: str) -> str:
     lines say it."""
     from mot_gen.recipes.yaml_files import read_recipe, shipped  # which the commands without a recipe do not need
 
-    if name in shipped():
-        for line in read_recipe(name).splitlines():
-            if line.startswith("#") and line.endswith(f"--out {init}"):
-                return f"make it with: {line.lstrip('# ')}"
+    lines = read_recipe(name).splitlines() if name in shipped() else []
+    for line in lines:
+        if line.startswith("#") and line.endswith(f"--out {init}"):
+            return f"make it with: {line.lstrip('# ')}"
     return "give the folder of a run, or of its model"
+
+
+def _is_there(model: str) -> bool:
+    """Whether a path or a shipped name stands for a model."""
+    return Path(model).exists() or model in checkpoints.names()
 
 
 def _is_one_path(path: str) -> bool:

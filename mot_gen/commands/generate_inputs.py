@@ -85,14 +85,17 @@ def _given(request: Request) -> dict[str, list[str]]:
     """The inputs that were given, by kind: prompts, and files."""
     given = {"prompt": list(request.prompt)}
     for kind in SUFFIXES:
-        given[kind] = [file for path in getattr(request, kind) for file in _files(kind, path)]
+        given[kind] = []
+        for path in getattr(request, kind):
+            given[kind] += _files(kind, path)
     return {kind: values for kind, values in given.items() if values}
 
 
 def _count(given: Mapping[str, list[str]], many: set[str]) -> int:
     """How many items there are; InputError where it does not show which inputs belong together."""
     counts = {len(given[kind]) for kind in many}
-    if len(counts) > 1 or ("prompt" in many and len(many) > 1):
+    prompts_and_files = "prompt" in many and len(many) > 1
+    if prompts_and_files or len(counts) > 1:
         told = " and ".join(f"{len(values)} of --{kind}" for kind, values in given.items() if kind in many)
         raise InputError(f"{told} do not pair by themselves; say which belong together in a file, with --records")
     return max(counts, default=1)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_file_name, listed
 from mot_gen.errors import InputError, nearest, require
@@ -74,31 +75,37 @@ def _record(line: str) -> dict:
     return record
 
 
-def _check(key: str, value: object) -> None:
+def _check(key: str, value: Any) -> None:
     """InputError for a field that is not known, or whose value is of another type."""
     if key not in TYPES:
         raise InputError(f"{key!r} is not known" + nearest(key, TYPES))
     kind = TYPES[key]
-    wanted = (int, float) if kind is float else kind
-    fits = isinstance(value, wanted) and not isinstance(value, bool)
-    if not fits or (key == "seed" and isinstance(value, int) and value < 0):
-        raise InputError(f"{key} must be {'a text' if kind is str else 'a number'}, got {value!r:.40}")
+    if not _fits(value, kind) or (key == "seed" and value < 0):
+        wanted = "a text" if kind is str else "a number"
+        raise InputError(f"{key} must be {wanted}, got {value!r:.40}")
     check(key, value)
+
+
+def _fits(value: object, kind: type) -> bool:
+    """Whether a value of JSON is of a type; a whole number is a float too, and true and false are no numbers."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _from_record(record: dict, item: Item, request: Request) -> Item:
     name = record.get("id", item.name)
     if not is_file_name(name):
         raise InputError(f"id {name!r:.80} cannot be the name of a file")
-    given = {kind: getattr(request, kind) for kind in INPUTS}
-    inputs = {kind: values[0] for kind, values in given.items() if values}
+    inputs = _common_inputs(request)
     folder = Path(str(request.records)).parent
     for kind in SUFFIXES:
         if kind in record:
             inputs[kind] = _path(kind, record[kind], folder, request.outside_media)
     if "prompt" in record:
         inputs["prompt"] = record["prompt"]
-    options = item.options | {key: value for key, value in record.items() if key in OPTIONS}
+    own = {key: value for key, value in record.items() if key in OPTIONS}
+    options = item.options | own
     return replace(item, name=name, inputs=inputs, seed=record.get("seed", item.seed), options=options)
 
 
@@ -108,3 +115,9 @@ def _path(kind: str, name: str, folder: Path, outside: bool) -> str:
     remedy = "move it there, or allow it with --outside-media"
     require(outside or is_inside(name, folder), f"{kind} {name:.200}: lies outside of the folder of the file; {remedy}")
     return str(folder / name)
+
+
+def _common_inputs(request: Request) -> dict[str, str]:
+    """The inputs of the command line that go with every record: the first of each kind."""
+    given = {kind: getattr(request, kind) for kind in INPUTS}
+    return {kind: values[0] for kind, values in given.items() if values}

@@ -25,14 +25,21 @@ def place(out: str, to: str, name: str, number: int, of: int, alone: bool) -> Pa
     """The file of sample `number` of `of` of an item: the file named, numbered ones beside it, or one in the folder."""
     path = Path(out)
     suffix, own = SUFFIX[to], path.suffix.lower()
-    if own == suffix or (to == "text" and own == PLAIN):
+    if _is_named(own, to):
         if not alone:
             raise InputError(f"--out {out}: is one file, but there are several inputs; give a folder")
         return path if of == 1 else path.with_stem(f"{path.stem}-{number:04d}")
     if own and not path.is_dir():
         raise InputError(f"--out {out}: must end in {suffix}, or be a folder")
-    numbered = [f"{number:04d}"] if of > 1 or not name else []
-    return path / ("-".join([name, *numbered] if name else numbered) + suffix)
+    if not name:
+        return path / f"{number:04d}{suffix}"
+    stem = name if of == 1 else f"{name}-{number:04d}"
+    return path / f"{stem}{suffix}"
+
+
+def _is_named(suffix: str, to: str) -> bool:
+    """Whether a path of this suffix is the file itself, and not a folder."""
+    return suffix == SUFFIX[to] or (to == "text" and suffix == PLAIN)
 
 
 def save(result, to: str, path: Path, about: Mapping[str, object]) -> None:
@@ -46,9 +53,10 @@ def save(result, to: str, path: Path, about: Mapping[str, object]) -> None:
         write_text(path, result + "\n")
     elif to == "vector":
         write_json(path, {"vector": result.tolist(), **about})
+    elif to == "text":
+        write_json(path, {"text": result, **about})
     else:
-        found = {"text": result} if to == "text" else {"segments": _segments(result, path, about)}
-        write_json(path, {**found, **about})
+        write_json(path, {"segments": _segments(result, path, about), **about})
 
 
 def about_file(path: Path) -> dict[str, str] | None:

@@ -28,17 +28,19 @@ def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> N
     """Write the tokens of every picture, recording or line of text. InputError where more than `max_skipped` of them
     cannot be encoded; fewer are named."""
     tokenizer = _loaded(folder)
-    fingerprint, lines, skipped = tokenizer.fingerprint, [], []
+    fingerprint = tokenizer.fingerprint
+    lines: list[str] = []
+    skipped: list[str] = []
     for name, raw in _raws(tokenizer, inputs):
         try:
             row = {"id": name, **_to_json(tokenizer.encode(raw), fingerprint)}
         except InputError as error:
-            skipped.append(str(error) if name in str(error) else f"{name}: {error}")
-            if len(skipped) > max_skipped:
-                last = skipped[-1]
-                raise InputError(f"more than {max_skipped} inputs cannot be encoded; the last: {last}") from error
+            reason = str(error)
+            skipped.append(reason if name in reason else f"{name}: {reason}")
         else:
             lines.append(json.dumps(row) + "\n")
+        if len(skipped) > max_skipped:
+            raise InputError(f"more than {max_skipped} inputs cannot be encoded; the last: {skipped[-1]}")
     warn(skipped)
     write_text(out, "".join(lines))
 
@@ -49,22 +51,30 @@ def decode(folder: str, tokens: Path, out: Path) -> None:
     fingerprint = tokenizer.fingerprint
     rows = [_row(line, f"{tokens}:{number}", fingerprint) for number, line in enumerate(lines_of(tokens), 1)]
     decoded = [tokenizer.decode(span) for _, span in rows]
-    if not hasattr(tokenizer, "color_channels") and not hasattr(tokenizer, "sample_rate"):
+    if not (_is_of_pictures(tokenizer) or _is_of_sounds(tokenizer)):
         write_text(out, "".join(text + "\n" for text in decoded))
         return
     out.mkdir(parents=True, exist_ok=True)
     for number, ((name, _), made) in enumerate(zip(rows, decoded)):
         stem = f"{number:06d}-{Path(name).stem}"
-        if hasattr(tokenizer, "color_channels"):
+        if _is_of_pictures(tokenizer):
             to_pil(made).save(out / f"{stem}.png")
         else:
             save_audio(out / f"{stem}.wav", made, tokenizer.sample_rate)
 
 
+def _is_of_pictures(tokenizer: Any) -> bool:
+    return hasattr(tokenizer, "color_channels")
+
+
+def _is_of_sounds(tokenizer: Any) -> bool:
+    return hasattr(tokenizer, "sample_rate")
+
+
 def _loaded(folder: str) -> Any:
     """The tokenizer in a folder. InputError for one of plain numbers, which no file of its own holds."""
     tokenizer = load_tokenizer(folder)
-    is_file = tokenizer.modality.discrete or hasattr(tokenizer, "color_channels")
+    is_file = tokenizer.modality.discrete or _is_of_pictures(tokenizer)
     require(is_file, f"{folder}: plain numbers stand in records, and training encodes them; give a tokenizer of files")
     return tokenizer
 
@@ -74,13 +84,14 @@ def _raws(tokenizer: Any, inputs: Sequence[str]) -> Iterator[tuple[str, object]]
     for path in map(Path, inputs):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        if hasattr(tokenizer, "color_channels"):
+        if _is_of_pictures(tokenizer):
             files = find_images(path) if path.is_dir() else [path]
-            yield from ((str(file), file) for file in files)
-        elif hasattr(tokenizer, "sample_rate"):
+            yield from zip(map(str, files), files)
+        elif _is_of_sounds(tokenizer):
             yield from find_recordings(path)
         else:
-            yield from ((f"{path}:{number}", text) for number, text in enumerate(lines_of(path), 1))
+            for number, text in enumerate(lines_of(path), 1):
+                yield f"{path}:{number}", text
 
 
 def _to_json(span: Span, fingerprint: str) -> dict[str, Any]:

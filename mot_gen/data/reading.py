@@ -104,8 +104,10 @@ class SampleReader:
     def _pending(self, part: Part, showing: Showing, place: int, number: int) -> Pending:
         """number: how many parts of this kind came before it, which names it in any arrangement."""
         augment = self.data.augment
-        changed = part.kind == "image" and augment.active
-        variant = _variant(augment, showing.turn) if changed else None
+        varies = part.kind == "image" and augment.active
+        variant = _variant(augment, showing.turn) if varies else None
+        repeats = augment.variants > 0 or not varies  # whether the same span comes again, so that it is worth keeping
+        raw = part.value if _is_kept_raw(part.value) else None
         length, grid = self._size(part)
         return Pending(
             part.kind,
@@ -115,8 +117,8 @@ class SampleReader:
             part.loss,
             length=length,
             grid=grid,
-            kept=not changed or augment.variants > 0,
-            raw=part.value if _is_kept_raw(part.value) else None,
+            kept=repeats,
+            raw=raw,
             number=number,
             variant=variant or 0,
         )

@@ -1,10 +1,11 @@
-"""docs/pipelines.md runs as it stands, over a tiny model in the folder that it names."""
+"""The examples of docs/pipelines.md run over tiny models in the folders they name, each after the first one alone."""
 
 import re
 from pathlib import Path
 
 from PIL import Image
 
+from mot_gen.growth.parents import rebuilt
 from mot_gen.pipelines.base import MultimodalPipeline
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
@@ -16,7 +17,11 @@ def test_the_examples_run(pipeline, tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "runs/digits/model")
     monkeypatch.chdir(tmp_path)
     Image.new("L", (6, 4), "white").save("mask.png")
+    nested = rebuilt(pipe.model, feed_forward="nested", ffn_dim=128)
+    MultimodalPipeline(**pipe.components | {"model": nested}).save_pretrained("runs/nested/model")
+    first, *others = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.S)
     names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.S):
-        exec(compile(block, DOCUMENT.name, "exec"), names)
+    exec(compile(first, DOCUMENT.name, "exec"), names)
+    for block in others:
+        exec(compile(block, DOCUMENT.name, "exec"), dict(names))
     assert len(names["images"]) == 4 and len(list(tmp_path.glob("step-*.png"))) == 3  # Heun's two steps

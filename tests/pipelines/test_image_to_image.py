@@ -12,7 +12,7 @@ from mot_gen.errors import InputError
 from mot_gen.packing import pack_rows
 from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
-from mot_gen.pipelines.samplers import integrate
+from mot_gen.pipelines.samplers import Schedule, integrate
 from mot_gen.sequence import Span
 
 PICTURES = [torch.rand(3, 4, 6, generator=generator(s)) for s in (0, 1)]
@@ -63,7 +63,7 @@ def test_editing_is_drawing_after_the_picture_and_the_instruction(pipeline, nois
         outputs = [last_prediction(pipe.model, documents[name], x, time) for name in guidance.branches]
         return guidance.combine(torch.cat(outputs))
 
-    want = integrate(predict, noise, pipe.scheduler, 3)
+    want = integrate(predict, noise, Schedule(pipe.scheduler, 3))
     options = {"num_inference_steps": 3, "guidance_scale": 3.0, "image_guidance_scale": 1.5, "output_type": "latent"}
     got = pipe("make it a nine", PICTURES, latents=noise, **options).images
     torch.testing.assert_close(got, want, **CLOSE)

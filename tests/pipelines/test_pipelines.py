@@ -15,7 +15,7 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.engine import Guidance, Stream, TextSampling, choose
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
-from mot_gen.pipelines.samplers import integrate
+from mot_gen.pipelines.samplers import Schedule, integrate
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span
@@ -68,7 +68,7 @@ def test_drawing_with_a_cache_is_drawing_with_full_passes(pipeline, noise, scale
         outputs = [full_prediction(model, branches[name], x, time) for name in guidance.branches]
         return owned.scheduler_output(guidance.combine(torch.cat(outputs)), x, time)
 
-    want = integrate(predict, noise, pipe.scheduler, 3)
+    want = integrate(predict, noise, Schedule(pipe.scheduler, 3))
     torch.testing.assert_close(latents(pipe, PROMPTS, noise, guidance_scale=scale), want, **CLOSE)
 
 

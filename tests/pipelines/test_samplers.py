@@ -10,7 +10,7 @@ from tiny import generator
 from mot_gen.errors import InputError
 from mot_gen.objectives import load
 from mot_gen.pipelines.guidance import Guidance
-from mot_gen.pipelines.samplers import integrate, noise, row_generators
+from mot_gen.pipelines.samplers import Schedule, integrate, noise, row_generators
 
 FLOWS = [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.FlowMatchHeunDiscreteScheduler]
 
@@ -23,7 +23,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_constant_velocity_is_integrated_exactly(scheduler, steps):
     start, velocity = random(2, 3, 4), random(2, 3, 4, seed=1)
-    end = integrate(lambda x, t: velocity, start, scheduler(), steps)
+    end = integrate(lambda x, t: velocity, start, Schedule(scheduler(), steps))
     torch.testing.assert_close(end, start - velocity, atol=2e-4, rtol=1e-5)  # Heun's sigmas are rounded to fp32
 
 
@@ -31,7 +31,7 @@ def error_on_a_linear_ode(scheduler, steps):
     """Of dx / dt = a x from t = 1 to 0, x(0) = x(1) exp(-a), in fp64."""
     start = torch.ones(1, 1, 1, dtype=torch.float64)
     # Steps of equal size end at t = 0: the schedule's own last step, from 0.001, is not of the others' size.
-    end = integrate(lambda x, t: 1.5 * x.double(), start, scheduler(num_train_timesteps=1_000_000), steps)
+    end = integrate(lambda x, t: 1.5 * x.double(), start, Schedule(scheduler(num_train_timesteps=1_000_000), steps))
     return abs(end.item() - math.exp(-1.5))
 
 
@@ -75,7 +75,7 @@ def test_diffusion_samplers_follow_a_gaussian(name, steps, tolerance):
     scheduler = getattr(diffusers, name).from_config(objective.scheduler().config, timestep_spacing="trailing")
     assert objective.fits(scheduler) is None
     start, (predict, end_of) = random(1, 50, 2, dtype=torch.float64), exact_gaussian(scheduler)
-    end = integrate(predict, start, scheduler, steps)
+    end = integrate(predict, start, Schedule(scheduler, steps))
     torch.testing.assert_close(end, end_of(start), atol=tolerance, rtol=0)
 
 
@@ -84,9 +84,13 @@ def test_ancestral_sampling_has_the_datas_moments():
     objective = load("diffusion", {"schedule": "linear", "steps": 1000})
     scheduler, start = objective.scheduler(), random(4, 2000, 1)
     predict, _ = exact_gaussian(scheduler)
-    end = integrate(lambda x, t: predict(x, t).float(), start, scheduler, 200, [generator(seed) for seed in range(4)])
+    end = integrate(
+        lambda x, t: predict(x, t).float(), start, Schedule(scheduler, 200), [generator(seed) for seed in range(4)]
+    )
     assert end.mean().item() == pytest.approx(MEAN, abs=0.02) and end.std().item() == pytest.approx(SPREAD, abs=0.02)
-    alone = integrate(lambda x, t: predict(x, t).float(), start[2:3], objective.scheduler(), 200, [generator(2)])
+    alone = integrate(
+        lambda x, t: predict(x, t).float(), start[2:3], Schedule(objective.scheduler(), 200), [generator(2)]
+    )
     torch.testing.assert_close(alone, end[2:3])
 
 
@@ -97,7 +101,7 @@ def test_every_step_is_shown_and_may_be_changed():
         seen.append((step.number, step.timestep.item()))
         return torch.zeros_like(step.x) if step.number == 2 else step.x
 
-    end = integrate(lambda x, t: torch.zeros_like(x), random(1, 2, 2), FLOWS[0](), 3, on_step=on_step)
+    end = integrate(lambda x, t: torch.zeros_like(x), random(1, 2, 2), Schedule(FLOWS[0](), 3), on_step=on_step)
     assert [number for number, _ in seen] == [0, 1, 2] and seen[0][1] > seen[1][1] > seen[2][1]
     assert not end.any()
 
@@ -148,7 +152,7 @@ def test_a_scheduler_whose_arithmetic_fails_is_named(name):
     del config["timestep_spacing"]
     scheduler = getattr(diffusers, name).from_config(config)
     with pytest.raises(InputError, match=f"{name} gave NaN or infinity in 4 steps; take another"):
-        integrate(lambda x, t: torch.zeros_like(x), random(1, 2, 2), scheduler, 4, [generator(0)])
+        integrate(lambda x, t: torch.zeros_like(x), random(1, 2, 2), Schedule(scheduler, 4), [generator(0)])
 
 
 def test_noise_of_a_sample_does_not_depend_on_its_neighbours():

@@ -1,0 +1,86 @@
+"""`mot-gen plan`: parameters, FLOPs, memory and tokens of a recipe, before anything runs; register."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mot_gen.commands.early import check_run
+from mot_gen.commands.options import add_overrides, print_facts
+from mot_gen.errors import InputError
+
+
+def register(commands) -> None:
+    """Add `plan` to the commands of mot-gen."""
+    command = commands.add_parser("plan", help="parameters, FLOPs, memory and tokens of a recipe, before anything runs")
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    add_overrides(command)
+    command.add_argument("--processes", type=int, default=1, metavar="N", help="how many train together; default: 1")
+    command.add_argument("--machine", type=int, default=8, metavar="N", help="how many share a machine; default: 8")
+    command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")
+    command.add_argument("--flops", type=float, metavar="F", help="a budget for the whole training, as 1e18")
+    command.add_argument(
+        "--solve", choices=("steps", "width"), default="steps", help="what is changed to meet it; default: steps"
+    )
+    command.add_argument("--time", action="store_true", help="make some steps, to measure seconds and memory")
+    command.add_argument("--json", action="store_true", help="print the facts as JSON")
+    command.set_defaults(func=_plan)
+
+
+def _plan(arguments) -> int:
+    sizes = _sizes(arguments)
+    budget = arguments.flops
+    if budget is not None and not budget > 0:
+        raise InputError(f"--flops: must be above 0, got {budget}")
+
+    from mot_gen.recipes.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    check_run(recipe)
+    if recipe.auto:
+        recipe = _settled(recipe)
+
+    from mot_gen.study.budget import config_of, solve
+    from mot_gen.study.memory import process_memory
+    from mot_gen.study.plan import plan
+    from mot_gen.study.workload import Workload
+
+    facts: dict[str, Any] = {}
+    if budget is not None:
+        recipe = solve(recipe, budget, arguments.solve, Workload.of(recipe))
+        if arguments.solve == "width":
+            facts |= _widths(config_of(recipe))
+    facts |= plan(recipe, **sizes)
+    if arguments.processes == 1:
+        beside = process_memory(facts["total_parameters"], recipe.training)
+        facts |= {"process_bytes": beside, "resident_bytes": beside + facts["peak_bytes"]}
+    if arguments.time:
+        from mot_gen.training.trial import trial
+
+        facts |= trial(recipe)
+    print_facts(facts, arguments.json)
+    return 0
+
+
+def _sizes(arguments) -> dict[str, Any]:
+    """The numbers that a plan is made for; InputError for one that cannot be."""
+    sizes = {name: getattr(arguments, name) for name in ("processes", "machine", "vocabulary")}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise InputError(f"--{name}: must be at least 1, got {size}")
+    return sizes
+
+
+def _widths(config: Any) -> dict[str, Any]:
+    """What solving for a width found, in the words of a recipe."""
+    widths = {name: getattr(config, name, None) for name in ("dim", "ffn_dim", "layers")}
+    return {f"backbone.{name}": width for name, width in widths.items() if width is not None}
+
+
+def _settled(recipe):
+    """The recipe with what it leaves to the data and the machine, which is said."""
+    from mot_gen.training.build import load_splits
+    from mot_gen.training.defaults import settled
+
+    return settled(recipe, load_splits(recipe), Path("runs"), lambda line: print(line, file=sys.stderr))

@@ -1,0 +1,52 @@
+"""`mot-gen train`: train a recipe, shipped or of your own; register."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mot_gen.commands.early import check_run
+from mot_gen.commands.options import add_overrides
+from mot_gen.files.stopping import stopping_at_once
+
+
+def register(commands) -> None:
+    """Add `train` to the commands of mot-gen."""
+    command = commands.add_parser("train", help="train a recipe, shipped or of your own")
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    add_overrides(command)
+    command.add_argument("--out", metavar="DIR", help="default: runs/ and the recipe's name")
+    command.add_argument(
+        "--resume", action="store_true", help="go on from the newest good checkpoint, or begin where there is none"
+    )
+    command.set_defaults(func=_train)
+
+
+def _train(arguments) -> int:
+    with stopping_at_once("stopped before anything was done; the same command begins again"):
+        return _trained(arguments)
+
+
+def _trained(arguments) -> int:
+    from mot_gen.recipes.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    folder = Path(arguments.out or Path("runs") / recipe.name)
+    check_run(recipe, folder)
+
+    from mot_gen.reports.conclude import all_hooks, summary_of
+    from mot_gen.training.loop import train
+
+    hooks = all_hooks(recipe)
+    if recipe.reinforce:
+        from mot_gen.reinforce.hooks import reinforced
+        from mot_gen.reinforce.report import summary as summary_of
+
+        hooks = reinforced(recipe, hooks)
+    run = train(recipe, folder, arguments.resume, hooks)
+    if not run.world.first:
+        return 0
+    summary = summary_of(folder)
+    if summary:
+        print(summary)
+    print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
+    return 0
