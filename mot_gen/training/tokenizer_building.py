@@ -45,7 +45,7 @@ def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any
     made = {}
     for name, section in recipe.tokenizers.items():
         asked = _Asked(name, section, Splits([], []), None, False)
-        if section.kind == "text" and not section.path and origin is None:
+        if asked.way == "vocabulary" and origin is None:
             made[name] = _bytes(asked)
         else:
             made[name] = _tokenizer(asked, origin)
@@ -76,20 +76,31 @@ class _Asked:
         return found
 
     @property
+    def way(self) -> str:
+        """How it is made, a name of WAYS."""
+        if self.section.path:
+            return "loaded"
+        if self.section.train is not None:
+            return "trained"
+        if self.section.kind == "text":
+            return "vocabulary"
+        return "built"
+
+    @property
     def learns(self) -> bool:
-        """Whether making it is training: a vocabulary, or what has a section `train`."""
-        return self.section.train is not None or self.section.kind == "text"
+        """Whether making it is training."""
+        return self.way in ("trained", "vocabulary")
 
 
 def _tokenizer(asked: _Asked, origin: Origin | None) -> Any:
-    if asked.begun and not asked.section.path and _was_brought(asked.kept):
+    if asked.begun and asked.way != "loaded" and _was_brought(asked.kept):
         return asked.kind.from_pretrained(asked.kept)
     if origin is None:
         return _made(asked)
     own = origin.tokenizer(asked.name)
     if own is not None:
         return _brought(asked, origin, own)
-    if asked.learns and not asked.section.path:
+    if asked.learns:
         origin.refuse_new(asked.name)
     made = _made(asked)
     origin.refuse_unbound(asked.name, made)
@@ -111,25 +122,31 @@ def _brought(asked: _Asked, origin: Origin, own: Any) -> Any:
 
 def _asked_for(asked: _Asked) -> Any | None:
     """What the section describes, as far as that can be had without training; None for a vocabulary."""
-    if asked.section.path:
-        return _made(asked)
-    if asked.section.kind == "text":
+    if asked.way == "vocabulary":
         return None
-    if asked.section.train is not None:
+    if asked.way == "trained":
         return untrained(asked.section)
     return _made(asked)
 
 
 def _made(asked: _Asked) -> Any:
-    section, kept = asked.section, asked.kept
-    if section.train is not None:
-        return untrained(section) if kept is None else trained(asked.name, section, asked.splits, kept)
-    if section.path:
-        return asked.kind.from_pretrained(checkpoints.located(section.path))
-    if section.kind == "text":
-        return _trained_text(asked)
-    check_options(asked.field, asked.kind, section.options)
-    return _named(asked.field, lambda: asked.kind(**section.options))
+    return WAYS[asked.way](asked)
+
+
+def _loaded(asked: _Asked) -> Any:
+    return asked.kind.from_pretrained(checkpoints.located(asked.section.path))
+
+
+def _trained(asked: _Asked) -> Any:
+    if asked.kept is None:
+        return untrained(asked.section)
+    return trained(asked.name, asked.section, asked.splits, asked.kept)
+
+
+def _built(asked: _Asked) -> Any:
+    options = asked.section.options
+    check_options(asked.field, asked.kind, options)
+    return _named(asked.field, lambda: asked.kind(**options))
 
 
 def _trained_text(asked: _Asked) -> Any:
@@ -139,6 +156,15 @@ def _trained_text(asked: _Asked) -> Any:
     if asked.kept:
         tokenizer.save_pretrained(asked.kept)
     return tokenizer
+
+
+# How a tokenizer is made: read from a path, trained on the data, learned from the texts, or made from its options.
+WAYS: dict[str, Callable[[_Asked], Any]] = {
+    "loaded": _loaded,
+    "trained": _trained,
+    "vocabulary": _trained_text,
+    "built": _built,
+}
 
 
 def _named(field: str, make: Callable[[], T]) -> T:
