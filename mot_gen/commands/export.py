@@ -73,7 +73,8 @@ def exported(run: str | Path):
 def _unfinished(folder: Path):
     from mot_gen.recipes.recipe import load_recipe, read_mapping
     from mot_gen.reports.hooks import pipeline_of
-    from mot_gen.training.runs import prepare, restore
+    from mot_gen.training.run_state import restore
+    from mot_gen.training.runs import prepare
 
     path = folder / "recipe.yaml"
     refuse_foreign_recipe(path, read_mapping(path))

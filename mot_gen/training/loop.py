@@ -25,7 +25,8 @@ from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.defaults import settled
 from mot_gen.training.origin import Origin
 from mot_gen.training.resume import refuse_other_recipe
-from mot_gen.training.runs import Run, drop_later_metrics, prepare, restore, whole
+from mot_gen.training.run_state import drop_later_metrics, restore
+from mot_gen.training.runs import Run, prepare, whole
 from mot_gen.training.step import held_out_losses, training_step
 from mot_gen.training.stepping import Hooks, data_changed, make_steps
 from mot_gen.training.world import World, join

@@ -1,11 +1,10 @@
-"""A run: all that training needs, built from a recipe, saved, restored. Run, prepare, save, restore, whole,
-drop_later_metrics."""
+"""A run: all that training needs, built from a recipe. Run, prepare, reference_model, whole. What of it is saved and
+restored is in run_state.py."""
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,24 +14,19 @@ import torch
 
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Splits
-from mot_gen.errors import InputError
-from mot_gen.files.whole import write_bytes
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
-from mot_gen.recipes.sections import Augment
-from mot_gen.training import checkpoint, parallel
+from mot_gen.recipes.sections import Augment, Training
+from mot_gen.training import parallel
 from mot_gen.training.batches import Batches
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
-from mot_gen.training.checkpoint_folders import step_of, steps_of
+from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
 from mot_gen.training.origin import Origin
-from mot_gen.training.random_state import random_state, set_random_state
 from mot_gen.training.saver import Saver
 from mot_gen.training.world import World, accumulation, choose, device
-
-COUNTERS = ("tokens", "flops", "seconds", "cpu_seconds")
 
 
 @dataclass
@@ -100,10 +94,7 @@ def prepare(
     """
     training = recipe.training
     world = world or World(device=device(training.device))
-    if training.threads:
-        torch.set_num_threads(training.threads)
-    if world.device.type == "cuda" and training.tf32:
-        torch.set_float32_matmul_precision("high")
+    _set_up_torch(training, world.device)
     origin = _origin(recipe, folder)
     splits = splits or load_splits(recipe)
     kept = folder if trained_tokenizers else None
@@ -114,7 +105,8 @@ def prepare(
     loader = Loader(splits.train, tokenizers, recipe.data, training, world.rank, world.size)
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     meter = Meter(world, model.modality_names, loader.sources, training.peak_flops, dtype)
-    accumulate, further = accumulation(training, world.size), FurtherLosses(training, model, world.device)
+    accumulate = accumulation(training, world.size)
+    further = FurtherLosses(training, model, world.device)
     return Run(
         recipe=recipe,
         folder=folder,
@@ -137,9 +129,19 @@ def prepare(
     )
 
 
+def _set_up_torch(training: Training, device: torch.device) -> None:
+    """The number of threads and the precision of products that the recipe asks for, in all of this process."""
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    if device.type == "cuda" and training.tf32:
+        torch.set_float32_matmul_precision("high")
+
+
 def _origin(recipe: Recipe, folder: Path) -> Origin | None:
     """Where training begins; None for a run that goes on, whose checkpoint has all that it took from there."""
-    return None if steps_of(folder) else Origin.of(recipe)
+    if steps_of(folder):
+        return None
+    return Origin.of(recipe)
 
 
 def _placed(
@@ -193,106 +195,3 @@ def whole(run: Run) -> Run | None:
         return None
     averaged = gathered.to(run.world.device)  # type: ignore[arg-type]  # diffusers' wrapper of `to` hides `self`
     return replace(run, averaged=averaged)
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def _tensors(run: Run, saved: Collection[str] = ()) -> dict[str, dict[str, torch.Tensor]]:
-    """All tensors that the next step depends on, by group, of this process's shares; the random state aside.
-
-    Averages of weights that do not learn are these weights, and are left out, unless they are in the checkpoint (as
-    earlier versions wrote it) whose names `saved` are.
-    """
-    groups: dict[str, dict[str, torch.Tensor]] = {}
-    groups["model"] = dict(run.model.named_parameters())
-    groups["optimizer"] = run.optimizer.tensors()
-    if run.averaged is not run.model:
-        kept = {f"ema.{name}" for name, parameter in run.model.named_parameters() if parameter.requires_grad}
-        kept.update(saved)
-        groups["ema"] = {name: p for name, p in run.averaged.named_parameters() if f"ema.{name}" in kept}
-    return groups
-
-
-def save(run: Run) -> None:
-    """Begin to write all that the next step depends on to `checkpoints/`; `run.saver.wait()` ends it."""
-    state = {
-        "optimizer": run.optimizer.state_dict(),
-        "loader": run.batches.state_dict(),
-        "counters": {name: getattr(run, name) for name in COUNTERS},
-        "processes": run.world.size,
-    }
-    states = run.world.gather(random_state())
-    random = {f"{rank}.{name}": value for rank, named in enumerate(states) for name, value in named.items()}
-    run.saver.save(run.step, {**_tensors(run), "random": random}, state)
-
-
-def restore(run: Run) -> None:
-    """Go on from the newest good checkpoint of the run's folder, however many processes wrote it.
-
-    InputError where there is none or it does not fit.
-    """
-    newest = checkpoint.latest_good(run.folder, run.world)
-    if newest is None:
-        raise InputError(f"{run.folder}: has no checkpoint to go on from; leave out --resume to begin")
-    saved = checkpoint.peek(newest)
-    state = _state_of(saved)
-    _refuse_other_tokenizers(run, state["loader"])
-    checkpoint.read(newest, _tensors(run, checkpoint.names_in(newest)))
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.batches.load_state_dict(state["loader"])
-    mine = f"{run.world.rank}."
-    random = {name.removeprefix(mine): value for name, value in checkpoint.read_group(newest, "random").items()}
-    if "cpu" in random:  # not where more processes go on than stopped
-        set_random_state(random)
-    run.step = saved.step
-    for name, value in state["counters"].items():
-        setattr(run, name, value)
-
-
-def _state_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The state of a checkpoint, with all that `restore` reads; InputError where it has another shape."""
-    state = saved.state
-    if saved.step != step_of(saved.folder):
-        raise InputError(f"{saved.folder}: holds the step {saved.step}; give the folder the name of its own step")
-    try:
-        sound = set(state["counters"]) == set(COUNTERS)
-        sound &= all(isinstance(value, (int, float)) for value in state["counters"].values())
-        sound &= all(name in state["optimizer"] for name in ("updates", "skipped", "usual_norm"))
-        sound &= all(isinstance(state["loader"][name], int) for name in ("epoch", "start", "consumed"))
-        sound &= isinstance(state["loader"]["index"], dict)
-    except (KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise InputError(
-            f"{saved.folder / checkpoint.STATE}: is not of the shape of a run's state; remove {saved.folder} to go on "
-            "from the checkpoint before it"
-        )
-    return state
-
-
-def _refuse_other_tokenizers(run: Run, loader: Mapping[str, Any]) -> None:
-    """InputError where the tokenizers are not those of the checkpoint, also where changed data is accepted."""
-    before, now = loader["index"].get("tokenizers"), run.loader.state_dict()["index"]["tokenizers"]
-    if before != now:
-        raise InputError(
-            f"{run.folder}: its tokenizers are not those that the checkpoint was trained with, so every id would have "
-            "another meaning; bring them back, or begin anew with another --out"
-        )
-
-
-def drop_later_metrics(run: Run) -> None:
-    """Remove lines of steps that will be made again, so that each step is logged once, and lines that are damaged."""
-    path = run.folder / "metrics.jsonl"
-    if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _step_of(line) <= run.step]
-        write_bytes(path, b"".join(kept))
-
-
-def _step_of(line: bytes) -> float:
-    """The step of a line of metrics.jsonl; infinity for what is none, such as a line that a kill cut off."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return float("inf")

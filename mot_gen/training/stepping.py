@@ -20,7 +20,8 @@ from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import Stop
 from mot_gen.training import checkpoint
 from mot_gen.training.checkpoint_folders import steps_of
-from mot_gen.training.runs import Run, save, whole
+from mot_gen.training.run_state import save
+from mot_gen.training.runs import Run, whole
 from mot_gen.training.step import held_out_losses, training_step
 from mot_gen.training.watch import watchers
 

@@ -16,7 +16,8 @@ from mot_gen.sequence import Span
 from mot_gen.training import parallel, stepping
 from mot_gen.training import world as worlds
 from mot_gen.training.loop import Hooks, held_out_losses, train, training_step
-from mot_gen.training.runs import Run, prepare, restore, save
+from mot_gen.training.run_state import restore, save
+from mot_gen.training.runs import Run, prepare
 
 TINY = [
     "training.threads=1",
