@@ -18,7 +18,7 @@ _HOME = {
     "pack": "packing",
     "unpack": "packing",
     "MultimodalModel": "model",
-    "MultimodalConfig": "model",
+    "MultimodalConfig": "model_config",
     "TextTokenizer": "tokenizers.text",
     "PatchImageTokenizer": "tokenizers.image_patch",
     "LatentImageTokenizer": "tokenizers.image_latent",
