@@ -28,7 +28,9 @@ def located(path: str) -> str:
     """Where a shipped checkpoint's folder is, or one below it, such as `openmoji/image_tokenizer`; any other path, and
     one that is there, stays as it is."""
     name, _, rest = path.partition("/")
-    return str(HERE / name / rest) if name in names() and not Path(path).exists() else path
+    if name not in names() or Path(path).exists():
+        return path
+    return str(HERE / name / rest)
 
 
 def find(checkpoint: str | Path) -> Path:
@@ -37,16 +39,18 @@ def find(checkpoint: str | Path) -> Path:
     A folder comes before a name. InputError where there is neither, naming what is shipped.
     """
     given = Path(checkpoint)
-    own = [HERE / given.name] if str(checkpoint) in names() else []
-    for folder in (given, given / "model", *own):
+    places = [given, given / "model"]
+    if str(checkpoint) in names():
+        places.append(HERE / given.name)
+    for folder in places:
         if (folder / INDEX).is_file():
             return folder
     if (given / "checkpoints").is_dir():
         raise InputError(f"{given}: is a run that has not ended, so it has no model/ yet; finish it with --resume")
     if given.exists():
         raise InputError(f"{given}: no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder")
-    shipped = f", and no checkpoint of this name is shipped{nearest(str(checkpoint), names())}" if names() else ""
-    raise InputError(f"{checkpoint}: no such folder{shipped}; give a run's folder or its model/ folder")
+    shipped = f"no checkpoint of this name is shipped{nearest(str(checkpoint), names())}"
+    raise InputError(f"{checkpoint}: no such folder, and {shipped}; give a run's folder or its model/ folder")
 
 
 def part(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:
@@ -57,8 +61,7 @@ def part(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:
     """
     if kwargs.get("subfolder") or (Path(place) / "config.json").is_file():
         return place
-    known = Path(place).is_dir() or str(place) in names()
-    if not known:
+    if not Path(place).is_dir() and str(place) not in names():
         return place
     try:
         folder = find(place)
@@ -72,8 +75,9 @@ def part(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:
 
 def fingerprint(folder: Path) -> str:
     """sha256 in hex over the files of a checkpoint's folder: weights, tokenizers, scheduler and defaults."""
+    has_manifest = (folder / manifest.NAME).exists()
     try:
-        files = manifest.read(folder) if (folder / manifest.NAME).exists() else manifest.entries(folder)
+        files = manifest.read(folder) if has_manifest else manifest.entries(folder)
         listed = {name: entry["sha256"] for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / manifest.NAME}: is damaged; export the model again, or fetch it again") from error

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError, expect, require
 from mot_gen.files import json_files
 
 INDEX = "model_index.json"
@@ -126,8 +126,8 @@ def _components(folder: Path) -> list[str]:
         if not isinstance(entry, list):
             continue
         require(name.isidentifier(), f"{path}: {name!r:.80} is no name of a component, which is a folder in this one")
-        if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
-            raise InputError(f"{path}: {name} should be a module and a class, got {entry!r:.80}")
+        named = [part for part in entry if part is None or isinstance(part, str)]
+        expect(named == entry and len(entry) == 2, f"{path}: {name} should be a module and a class", entry)
         if entry[0]:
             found.append(f"{entry[0]}.")
     return found
@@ -141,7 +141,8 @@ def _modules(config: Mapping[str, Any]) -> list[str]:
     """Every text with a dot among the values of a model's config: nothing else in there has one but module paths."""
     # Of a tokenizer's config no value is imported by name: its class is that of the index.
     chosen = {key: config.get(key) for key in ("backbone", "objectives", "patch_layers")}
-    return [value for _, value in _values(chosen) if isinstance(value, str) and "." in value]
+    texts = [value for _, value in _values(chosen) if isinstance(value, str)]
+    return [text for text in texts if "." in text]
 
 
 # ---------------------------------------------------------------- tensors
@@ -176,13 +177,13 @@ def refuse_misfit(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """InputError unless the folder's tensors have the names and shapes that its config describes."""
     there = tensor_shapes(folder)
     for name, shape in wanted.items():
-        if name not in there:
-            raise InputError(f"{folder}: the tensor {name} is missing; fetch the folder again")
+        require(name in there, f"{folder}: the tensor {name} is missing; fetch the folder again")
         if there[name] != tuple(shape):
             raise InputError(
                 f"{folder}: the tensor {name} is {as_text(there[name])} and {CONFIG} makes it {as_text(shape)}"
             )
-    if foreign := there.keys() - wanted.keys():
+    foreign = there.keys() - wanted.keys()
+    if foreign:
         raise InputError(f"{folder}: holds the tensor {min(foreign)}, which its {CONFIG} does not describe")
 
 
