@@ -77,21 +77,18 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         self.register_to_config(backbone=backbones.saved_options(backbone))
         self.modalities = [Modality(**m) for m in modalities]
         self.vocabulary = Vocabulary(self.modalities)
-        objectives = objectives or {}
-        patch_layers = patch_layers or {}
-        token_layers = token_layers or {}
-        sections = {"objectives": objectives, "patch_layers": patch_layers, "token_layers": token_layers}
-        for section, given in sections.items():
-            self._check_names(section, given)
-        self.objectives = objective_kinds.load_all(self.modalities, objectives)
+        self._check_names("objectives", objectives or {})
+        self._check_names("patch_layers", patch_layers or {})
+        self._check_names("token_layers", token_layers or {})
+        self.objectives = objective_kinds.load_all(self.modalities, objectives or {})
         self.backbone = backbones.build(backbone, self.modalities)
         dim = self.backbone.dim
         # Modules are made in this order, by which parameters are listed and initial values drawn.
         self.embedding = nn.Embedding(self.vocabulary.shared, dim)
         self.embedding_scale = embedding_scale
         self.head = Projection(dim, self.vocabulary.shared)
-        self.token_layers: Any = build_token_layers(dim, self.modalities, token_layers)
-        self.patch_layers: Any = patches.build_all(dim, self.modalities, self.objectives, patch_layers)
+        self.token_layers: Any = build_token_layers(dim, self.modalities, token_layers or {})
+        self.patch_layers: Any = patches.build_all(dim, self.modalities, self.objectives, patch_layers or {})
         self.scale_inputs: Any = build_scale_inputs(dim, self.modalities)
         self.init_weights()
 
@@ -107,7 +104,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> MultimodalModel:
-        """As diffusers' own, of safetensors alone; also from a run's folder, a pipeline's, or a shipped name.
+        """Load safetensors as diffusers does; from a model's folder, a run's or a pipeline's, or by a shipped name.
 
         trust_remote_code: whether `config.json` may name modules outside of this package, which are then run.
         InputError for such modules without this permission, for pickled weights (with how to convert them), and for a
@@ -134,7 +131,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         check_model_folder(folder, outline)
 
     def compile_repeated_blocks(self, *args, **kwargs) -> None:
-        """As in diffusers, arguments as of `torch.compile`: one program for all blocks, made when it is first needed.
+        """Compile as diffusers does, with `torch.compile`'s arguments: one program for all blocks, made at first need.
         It serves training, and of generation the passes that repeat: decoding steps and the evaluations of an open
         span of one tower. Prompts, whose lengths differ, experts and Mamba's states stay eager there. InputError where
         the model is in half storage."""

@@ -91,7 +91,7 @@ class Batch:
 
     @cached_property
     def places(self) -> tuple[Places, Places]:
-        """Those of the queries and of the keys: the same, or over a cache all that it holds."""
+        """The places of the queries and of the keys: the same tokens, or over a cache all keys that it holds."""
         if self.cache is not None:
             return self.cache.place(self.layout, self.bidirectional)
         places = Places.of(self.layout, self.bidirectional)

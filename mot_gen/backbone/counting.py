@@ -15,7 +15,7 @@ from mot_gen.sequence import Layout
 
 
 class Counting(nn.Module):
-    """Of a backbone with `blocks`, `towers` and a `batch` of a layout."""
+    """A backbone that counts its parameters, FLOPs and activations, given its `blocks`, `towers` and `batch`."""
 
     tower_of: Tensor
     bidirectional: Tensor

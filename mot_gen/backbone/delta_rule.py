@@ -72,7 +72,7 @@ def solve(among_keys: Tensor, wanted: Tensor) -> Tensor:
 def by_steps(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same, step by step."""
+    """The same outputs and state, computed token by token."""
     outputs = []
     for step in range(q.shape[2]):
         state = state.masked_fill(start[:, step, None, None, None], 0.0)

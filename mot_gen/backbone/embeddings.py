@@ -25,7 +25,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def flops(self, spans: int) -> int:
-        """Of embedding the times of so many spans."""
+        """FLOPs of embedding the times of so many spans."""
         return 2 * spans * weights_in(self)
 
     def forward(self, time: Tensor) -> Tensor:

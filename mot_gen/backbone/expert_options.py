@@ -67,7 +67,7 @@ class ExpertOptions(parts.FeedForward):
                 raise self.refuse(option, f"{name!r} owns no feed-forward" + nearest(name, pools))
 
     def balance_weights(self, pools: Sequence[str]) -> list[float]:
-        """Of each pool; a tower that is not named has none."""
+        """The weight of the balance loss of each pool; 0 for a tower that is not named."""
         if isinstance(self.balance_weight, dict):
             return [self.balance_weight.get(name, 0.0) for name in pools]
         return [self.balance_weight] * len(pools)

@@ -37,7 +37,7 @@ class HeadLayerNorm(Owned):
 
 
 def head_norm(kind: bool | str, owners: Owners, heads: int, width: int) -> Owned | None:
-    """Of the queries or keys of so many heads, as `HeadOptions.qk_norm` asks for it."""
+    """The norm of the queries or keys of so many heads that `HeadOptions.qk_norm` asks for; None for none."""
     if kind == "layer":
         module = HeadLayerNorm(heads, width, owners.sets("qk_norm"))
         return owners.own(module, "qk_norm", weight=ones, bias=zeros)

@@ -22,7 +22,7 @@ from mot_gen.backbone.state_options import StateOptions
 
 
 def rates(logarithms: Tensor) -> None:
-    """Of rates uniform in [1, 16]."""
+    """Write the logarithms of rates that are uniform in [1, 16]."""
     logarithms.copy_(torch.empty_like(logarithms).uniform_(1, 16).log())
 
 

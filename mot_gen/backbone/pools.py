@@ -36,8 +36,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class State:
-    """Of a layer of experts: number: which layer it is. learns: whether it is in training. progress: from 0 to 1, how
-    much of its training it has had."""
+    """What a router may ask of its layer. number: which layer it is. learns: whether it is in training. progress: how
+    much of its training it has had, from 0 to 1."""
 
     number: int = 0
     learns: bool = False

@@ -143,7 +143,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _tangent(x_tangent: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-    """Of x / rms(x), in forward mode."""
+    """The tangent of x / rms(x), in forward mode."""
     return (x_tangent - normed * (normed * x_tangent).mean(-1, keepdim=True)) * scale
 
 

@@ -143,7 +143,7 @@ def rows_of(table: Tensor, routing: Routing) -> Tensor:
 
 
 def rows_in_sequence(table: Tensor, routing: Routing) -> Tensor:
-    """As `rows_of`, in sequence order."""
+    """The row of table (E, ...) of each token's tower, in sequence order: (T, ...), or (...) where all have one."""
     if len(table) == 1 or routing.only is not None:
         return rows_of(table, routing)
     return _rows(table, routing.tower, routing.members)

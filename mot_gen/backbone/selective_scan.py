@@ -67,7 +67,7 @@ def scan_by_kernel(
 
 
 def scan_by_steps(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor, h: Tensor) -> Tensor:
-    """The same, step by step as written in the paper."""
+    """The same outputs, computed token by token as the paper writes them."""
     y = []
     for u_t, delta_t, B_t, C_t, start_t in zip(*(t.unbind(0) for t in (u, delta, B, C, start))):
         h = h.masked_fill(start_t[:, None, None], 0.0)

@@ -154,7 +154,7 @@ class ShallowUViT(nn.Module):
         return spans + 2 * len(latents.values) * (weights_in(self) - weights_in(self.time) - timed)
 
     def activations(self, latents: Latents) -> int:
-        """Of a block of W channels 18 W a token: its norms and branches; and the inputs of the other layers."""
+        """A block of W channels keeps 18 W numbers a token, for norms and branches; other layers keep their inputs."""
         width, tokens = self.conv_in.out_channels, len(latents.values)
         blocks = 18 * width * len(self.before) + 36 * width * len(self.after)
         return tokens * (blocks + 4 * width + 2 * self.proj_in.out_features)

@@ -83,7 +83,7 @@ class Slots:
         return [*names, "final_norm"]
 
     def untied(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        """Those that are to be untied, in order; all where none are given. InputError for an unknown one."""
+        """The names that are to be untied, in order; all where none are given. InputError for an unknown one."""
         known = self.owned_names()
         if given is None:
             return tuple(known)

@@ -21,7 +21,7 @@ from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
 
 @dataclass(frozen=True)
 class Corruption:
-    """Of a model with these modalities, their vocabulary and their objectives (by name; what is only read has none)."""
+    """How batches of a model are corrupted. objectives: by modality; a modality that is only read has none."""
 
     modalities: Sequence[Modality]
     vocabulary: Vocabulary

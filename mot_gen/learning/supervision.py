@@ -40,7 +40,7 @@ class LatentTargets(Movable):
 
 @dataclass
 class Supervision(Movable):
-    """By modality. counts: how many tokens count."""
+    """What of a batch is learned, by modality. counts: how many of its tokens count, over which losses are averaged."""
 
     tokens: dict[str, TokenTargets]
     latents: dict[str, LatentTargets]
@@ -62,7 +62,10 @@ def supervise(
     targets: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
 ) -> Supervision:
-    """Of a corrupted batch. targets: of continuous tokens. masks: as `MultimodalModel.loss_masks` gives them."""
+    """List what of a corrupted batch is learned.
+
+    targets: continuous modality -> (N, C). masks: as `loss_masks` gives them; a modality without one is only read.
+    """
     tokens: dict[str, TokenTargets] = {}
     latents: dict[str, LatentTargets] = {}
     for modality in modalities:
@@ -82,7 +85,8 @@ def supervise(
 
 
 def loss_masks(modalities: Sequence[Modality], vocabulary: Vocabulary, batch: PackedBatch) -> dict[str, Tensor]:
-    """Of a corrupted batch, as `MultimodalModel.loss_masks` says."""
+    """Modality -> whether each prediction for a corrupted batch counts, in {0., 1.}: (M,) where it is discrete, (N,)
+    where it is continuous. See `MultimodalModel.loss_masks`."""
     owner = vocabulary.modality_of(batch.target_ids)
     masks = {}
     for number, modality in enumerate(modalities):

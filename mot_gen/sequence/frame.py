@@ -30,7 +30,7 @@ class Frame:
 
     @property
     def special(self) -> set[int]:
-        """Those that no text has."""
+        """The tokens of a frame that no text has; digits and the sign between them are in texts too."""
         return {self.opened, self.row_end, self.closed}
 
     def header(self, grid: tuple[int, int]) -> list[int]:

@@ -16,11 +16,10 @@ class Movable:
     """`.to(device)` for a dataclass: moves every tensor, and what is itself movable, in it."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same on a device. From the CPU to a GPU all tensors travel in one buffer of pinned memory, in one copy
-        for which the host does not wait."""
+        """A copy on a device. From the CPU to a GPU all tensors travel in one buffer of pinned memory, in one copy for
+        which the host does not wait."""
         found = self.tensors()
-        on_cpu = all(tensor.device.type == "cpu" for tensor in found)
-        if not on_cpu or torch.device(device).type != "cuda":
+        if torch.device(device).type != "cuda" or not _on_cpu(found):
             return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
         moved = iter(_in_one_copy(found, device))
         return self.with_tensors(lambda tensor: next(moved))
@@ -44,6 +43,10 @@ class Movable:
             if each.init:
                 changed[each.name] = _changed(getattr(self, each.name), change)
         return replace(whole, **changed)
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -41,7 +41,8 @@ class Seen:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Seen:
-        """Of samples spread evenly; a picture that cannot be read is passed over here and counted in training."""
+        """Look at some samples, spread evenly. A picture that cannot be read is passed over here, and counted in
+        training."""
         pictures: list[Image.Image] = []
         texts: list[str] = []
         for sample in _spread(samples, LOOKED_AT):

@@ -26,7 +26,7 @@ from mot_gen.training.teacher import TaughtBy, distance
 
 
 class FurtherLosses:
-    """Of one run. network: what is called in the model's place."""
+    """What one run learns from beside its data, if anything. consistency: the weight of that loss, 0 for none."""
 
     def __init__(self, training: Training, model: MultimodalModel, device: torch.device):
         self.training = training
@@ -48,7 +48,11 @@ class FurtherLosses:
         targets: dict[str, Tensor],
         factors: Mapping[str, float],
     ) -> Losses:
-        """Those of the data and these, from the outputs for all tokens, which both compare."""
+        """The losses of the data and the further ones together, from outputs for all tokens.
+
+        network: what is called in the model's place. targets: modality -> (N, C). factors: modality -> what its sum of
+        losses is multiplied by in the total.
+        """
         output = network(batch)
         losses, masks = model.losses(batch, output, targets), model.loss_masks(batch)
         further = self.terms(network, model, batch, output, targets)
@@ -68,7 +72,7 @@ class FurtherLosses:
         return self.training.teacher.data
 
     def flops(self, model: MultimodalModel, batch: PackedBatch) -> int:
-        """Beside a forward and a backward pass of the model."""
+        """FLOPs that they cost beside a forward and a backward pass of the model."""
         flops = 0
         if self.consistency:
             flops += 3 * forward_flops(model, batch)

@@ -15,7 +15,7 @@ from mot_gen.tokenizers.muon import LEAST
 
 
 def learning_rate(step: int, training: Training) -> float:
-    """Of the step-th step, from 0: linear warm-up to lr, then a cosine to min_lr at the last step."""
+    """The learning rate of a step, counted from 0: linear warm-up to lr, then a cosine to min_lr at the last step."""
     if step < training.warmup_steps:
         return training.lr * (step + 1) / training.warmup_steps
     done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)

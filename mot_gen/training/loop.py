@@ -84,7 +84,7 @@ def _trained(
     resume: bool,
     said: Callable[[str], None],
 ) -> Run:
-    """As `train`, while this world holds the folder. said: is told what a user should know."""
+    """Train as `train` does, while this world holds the folder. said: is told what a user should know."""
     begun = _begun(folder, resume)  # once more: another may have begun before this process held the folder
     if begun:
         refuse_other_recipe(folder, recipe, said)

@@ -62,7 +62,8 @@ def lesson_flops(model: MultimodalModel, lessons: Mapping[str, Lesson]) -> int:
 
 @torch.no_grad()
 def taught(teacher: MultimodalModel, lessons: Mapping[str, Lesson], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of each modality that has a lesson the targets (N, C), those of spans that learn a step in place."""
+    """Modality -> its targets (N, C), in which spans that learn a step have the teacher's. Modalities without a lesson
+    are left out."""
     return {name: _targets(teacher, name, lesson, targets[name]) for name, lesson in lessons.items()}
 
 

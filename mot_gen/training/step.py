@@ -61,7 +61,7 @@ class Clock:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of this process, since then."""
+        """Seconds that this process has computed since the step began."""
         return time.process_time() - self.cpu_started
 
 
@@ -123,7 +123,7 @@ def _backward(run: Run, made: StepBatch, factors: dict[str, float], weight: floa
 
 
 def _losses(run: Run, made: StepBatch, supervision: Supervision, factors: dict[str, float]) -> Losses:
-    """Those of one batch. What is learned beside the data compares outputs for all tokens; else these never exist."""
+    """The losses of one batch. Outputs for all tokens exist only where further losses compare them."""
     if not run.further.active:
         return run.network(made.batch, supervision, factors)
     targets = {name: wanted.values for name, wanted in supervision.latents.items()}

@@ -55,7 +55,8 @@ class TaughtBy:
         self.seen.append(_Watched(self.model, [pair[1] for pair in pairs], section.where))
 
     def terms(self, batch: PackedBatch, output: Output, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As `FurtherLosses.terms`."""
+        """Modality -> how far the output is from the teacher's, summed over the tokens that count; see
+        `FurtherLosses.terms`."""
         own = self.seen[0].taken()
         with torch.no_grad():
             taught = self.model(batch)

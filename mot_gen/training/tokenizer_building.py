@@ -41,7 +41,8 @@ def build_tokenizers(
 
 
 def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any]:
-    """As `build_tokenizers`, before any data is read: none is trained, and a new text tokenizer knows bytes alone."""
+    """The tokenizers as far as they are known before any data is read: none is trained, and a new text tokenizer knows
+    bytes alone."""
     made = {}
     for name, section in recipe.tokenizers.items():
         asked = _Asked(name, section, Splits([], []), None, False)
