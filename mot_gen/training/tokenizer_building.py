@@ -135,6 +135,7 @@ def _made(asked: _Asked) -> Any:
 
 
 def _loaded(asked: _Asked) -> Any:
+    assert asked.section.path is not None, "its way says so"
     return asked.kind.from_pretrained(checkpoints.located(asked.section.path))
 
 
