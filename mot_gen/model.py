@@ -150,7 +150,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     @staticmethod
     def _either_half_or_compiled(free: bool) -> None:
         if not free:
-            raise InputError("half storage (fp16 on a CPU) is not compiled, and gains nothing by it: leave one of both")
+            raise InputError("half storage (fp16 on a CPU) does not go with compiled blocks: use only one of them")
 
     @property
     def modality_names(self) -> list[str]:

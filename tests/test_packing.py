@@ -213,7 +213,7 @@ def test_bad_modalities_are_refused():
         ({"name": "x", "vocab_size": 0}, "vocab_size must be at least 1"),
         ({"name": "x", "channels": -2}, "channels must be at least 1"),
         ({"name": "x", "channels": 2, "position": "grit"}, "did you mean 'grid'"),
-        ({"name": "x", "vocab_size": 2, "position": "grid"}, "a position each"),
+        ({"name": "x", "vocab_size": 2, "position": "grid"}, "one position each"),
     ]:
         with pytest.raises(InputError, match=complaint):
             Modality(**arguments)

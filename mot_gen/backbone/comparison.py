@@ -56,5 +56,5 @@ def shape_like(wanted: type, other: Any) -> dict[str, Any]:
 def heads_and_layers(other: Any) -> dict[str, Any]:
     """dim, layers and heads, for a backbone of which each layer has a mixer and a feed-forward."""
     if getattr(other, "heads", None) is None:
-        raise InputError("backbone.kind: it has no heads for others to take over; study from a transformer's recipe")
+        raise InputError("backbone.kind: has no attention heads to copy; start the study from a transformer's recipe")
     return {"dim": other.dim, "layers": sublayers(other) // 2, "heads": other.heads}

@@ -65,7 +65,7 @@ class GridTable(nn.Module):
     def __init__(self, side: int, dim: int, name: str):
         super().__init__()
         if side < 1 or dim % 4:
-            raise InputError(f"patch_layers.{name}.table: needs a side of at least 1 and a width in four parts")
+            raise InputError(f"patch_layers.{name}.table: needs a side of at least 1, and backbone.dim a multiple of 4")
         self.side, self.name = side, name
         self.weight = nn.Parameter(torch.zeros(side * side, dim), requires_grad=False)
 

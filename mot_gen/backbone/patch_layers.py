@@ -96,7 +96,7 @@ def build(
     if kind not in KINDS:
         raise InputError(f"{where}.kind: {kind!r} is not known" + nearest(kind, KINDS))
     if (kind == "connector") != modality.input_only:
-        raise InputError(f"{where}.kind: connector is for input_only modalities, which have no other")
+        raise InputError(f"{where}.kind: input_only modalities have the kind connector, and no others have it")
     known = _options_of(KINDS[kind])
     for name in options:
         if name not in known:

@@ -54,7 +54,7 @@ def _choose_width(backbone: Any, width: int | Mapping[str, int]) -> None:
         raise InputError("width: this model has no nested feed-forward; train it with backbone.feed_forward=nested")
     for unit in units:
         if getattr(unit.gate_up, "adapter", None) is not None:
-            raise InputError("width: adapters stand beside whole projections; merge them first")
+            raise InputError("width: this model has adapters, which need its full width; merge them first")
     given = width if isinstance(width, Mapping) else dict.fromkeys(towers, width)
     _check_widths(given, towers, units[0].hidden)
     for unit in units:
@@ -75,7 +75,7 @@ def _choose_experts(backbone: Any, number: int) -> None:
     layers = _all(backbone, MixtureOfExperts)
     tokens_choose = [hasattr(layer.choose, "top_k") for layer in layers]
     if not layers or not all(tokens_choose):
-        raise InputError("experts: for layers whose tokens choose; train with backbone.router=token_choice")
+        raise InputError("experts: tokens must choose their experts; train with backbone.router=token_choice")
     least = max(_least_experts(layer) for layer in layers)
     most = min(_fewest_experts(layer) for layer in layers)
     if not least <= number <= most:

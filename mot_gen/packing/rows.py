@@ -34,7 +34,7 @@ def document_length(sample: Sequence[Sized], modalities: Sequence[Modality]) -> 
 
 
 def _span_length(span: Sized, modality: Modality | None, text: Modality) -> int:
-    """Slots that a span takes with its bounds and frame. A modality that the model has not is refused by the writer."""
+    """Slots that a span takes with its bounds and frame. The writer refuses a modality that the model lacks."""
     if modality is None:
         return len(span) + 2
     bounds = 2 * text.wraps if modality is text else 1 + modality.ends

@@ -108,7 +108,7 @@ class Modality:
         if self.position not in POSITIONS:
             raise InputError(f"{where}: position {self.position!r} is not known" + nearest(self.position, POSITIONS))
         if self.discrete and self.position == "grid":
-            raise InputError(f"{where}: discrete tokens have a position each: position 'sequence'")
+            raise InputError(f"{where}: discrete tokens have one position each; give position 'sequence'")
 
     def _store_as_values(self, where: str) -> None:
         """Lists and mappings, as JSON has them, become tuples and a Frame: so two modalities compare, and hash, by

@@ -118,7 +118,7 @@ def peek(folder: Path) -> Checkpoint:
     named = read_json(path)
     if named.get("format") != FORMAT:
         raise InputError(
-            f"{path}: is of format {named.get('format', 1)} and this version goes on from format {FORMAT}; "
+            f"{path}: has format {named.get('format', 1)}, and this version reads format {FORMAT}; "
             "finish the run with the version that began it, or begin anew with another --out"
         )
     step, state = named.get("step"), named.get("state")

@@ -127,7 +127,7 @@ def _begin(run: Run, begun: bool, said: Callable[[str], None]) -> None:
     _settle_steps(run, said)
     if run.step > recipe.training.steps:
         raise InputError(
-            f"training.steps: {recipe.training.steps} are asked for and {folder} has made {run.step}; give more"
+            f"training.steps: asks for {recipe.training.steps}, and {folder} has made {run.step} already; give more"
         )
     if run.origin is not None:
         for line in run.origin.told(recipe, run.model, run.tokenizers):

@@ -144,7 +144,7 @@ class Origin:
         self._refuse_other_times(outline)
         foreign = there.keys() - wanted.keys()
         if foreign:
-            raise InputError(f"training.init: {self.name} has {min(foreign)}, which this recipe's model has not")
+            raise InputError(f"training.init: {self.name} has {min(foreign)}, which this recipe's model lacks")
 
     def _refuse_other_shape(self, name: str, there: tuple[int, ...] | None, wanted: tuple[int, ...]) -> None:
         """InputError where a weight has another shape than the recipe's. there: None where the checkpoint lacks it."""
@@ -239,7 +239,7 @@ def _same(asked: Any, own: Any, learns: bool) -> bool:
 
 
 def _is_of_step(name: str) -> bool:
-    """Whether a parameter embeds the sampler's step, which a flow model has not: it may begin to learn steps."""
+    """Whether a parameter embeds the sampler's step, which a flow model lacks: it may begin to learn steps."""
     return name.startswith("patch_layers.") and ".step." in name
 
 

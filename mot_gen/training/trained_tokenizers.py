@@ -71,7 +71,9 @@ def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path)
 def _claim(folder: Path, inputs: dict) -> None:
     """Writes what the folder's tokenizer is made from, or holds it to what is written there."""
     if changed := differing(manifest.claim(folder / INPUTS, inputs), inputs):
-        raise InputError(f"{folder}: its tokenizer was made otherwise ({changed[0]}); remove it, or give another --out")
+        raise InputError(
+            f"{folder}: its tokenizer was made with other settings ({changed[0]}); remove it, or give another --out"
+        )
 
 
 def _train(name: str, section: Tokenizer, tokenizer, splits: records.Splits, folder: Path) -> None:

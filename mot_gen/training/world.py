@@ -115,7 +115,9 @@ def _is_of_processes(error: RuntimeError) -> bool:
 def device(name: str) -> torch.device:
     """The device of this process for `training.device`: a GPU each, where there are some."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("training.device: cuda was asked for and there is none; say training.device=cpu or auto")
+        raise InputError(
+            "training.device: cuda was asked for, but no CUDA device is here; say training.device=cpu or auto"
+        )
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

@@ -125,9 +125,9 @@ def test_who_loads_in_fp16_on_a_cpu_is_told_of_it():
 def test_it_is_not_compiled():
     net = model()
     net.enable_half_storage()
-    with pytest.raises(InputError, match=r"half storage .* is not compiled.*: leave one of both"):
+    with pytest.raises(InputError, match=r"half storage .* does not go with compiled blocks: use only one"):
         net.compile_repeated_blocks()
     net = model()
     net.compile_repeated_blocks()
-    with pytest.raises(InputError, match="leave one of both"):
+    with pytest.raises(InputError, match="use only one of them"):
         net.enable_half_storage()

@@ -174,7 +174,7 @@ def test_what_is_bad_is_named_counted_and_skipped_up_to_a_limit(generate, pictur
         (["--to", "image", "--records", "nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
         pytest.param(
             ["--to", "image", "--prompt", "a", "--out", "x.png", "--dtype", "fp16", "--compile"],
-            "leave one of both",
+            "use only one of them",
             marks=pytest.mark.skipif(torch.cuda.is_available() or not has_fbgemm(), reason="is about half storage"),
         ),
     ],

@@ -205,5 +205,5 @@ def test_an_older_format_is_refused(tmp_path):
     folder = save(tmp_path, 1)
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps({"step": 1, "state": state["state"]}))
-    with pytest.raises(InputError, match=r"state\.json: is of format 1 and this version goes on from format 2"):
+    with pytest.raises(InputError, match=r"state\.json: has format 1, and this version reads format 2"):
         checkpoint.read(folder, {})

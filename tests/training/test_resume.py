@@ -84,7 +84,7 @@ def test_a_recipe_of_an_earlier_version_lacks_fields_and_goes_on(run):
 
 
 def test_fewer_steps_than_were_made_are_refused(run):
-    with pytest.raises(InputError, match=r"training\.steps: 3 are asked for and .* has made 4"):
+    with pytest.raises(InputError, match=r"training\.steps: asks for 3, and .* has made 4"):
         train(tiny("training.steps=3"), run, resume=True)
 
 

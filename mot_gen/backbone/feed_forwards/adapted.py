@@ -55,7 +55,7 @@ class FeedForward(parts.FeedForward):
     def check(self, config: Any, towers: Sequence[str]) -> None:
         self.refuse_experts(config)
         if config.widths:
-            raise self.refuse("kind", "adapted is of one width; drop backbone.widths")
+            raise self.refuse("kind", "adapted needs towers of one width; drop backbone.widths")
 
     def modules(self, block: Layer) -> parts.Modules:
         owners = block.owners

@@ -45,7 +45,7 @@ class FeedForward(parts.FeedForward):
             raise self.refuse("least", f"must be above 0, got {self.least}")
         self.refuse_experts(config)
         if config.widths:
-            raise self.refuse("kind", "continued_fraction is of one width; drop backbone.widths")
+            raise self.refuse("kind", "continued_fraction needs towers of one width; drop backbone.widths")
 
     def unit(self, block: Layer, owners: Owners) -> nn.Module:
         return Ladders(owners, self)

@@ -54,7 +54,7 @@ class FeedForward(plain.FeedForward):
     def check(self, config: Any, towers: Sequence[str]) -> None:
         self.refuse_experts(config)
         if config.widths:
-            raise self.refuse("kind", "hidden_groups is of one width; drop backbone.widths")
+            raise self.refuse("kind", "hidden_groups needs towers of one width; drop backbone.widths")
 
     def unit(self, block: Layer, owners: Owners, times: int = 1) -> nn.Module:
         return Groups(self, block.parts.activation, owners)
