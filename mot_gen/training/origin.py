@@ -96,18 +96,19 @@ class Origin:
         remedy = f"the weights of {self.name} are bound to their own tokenizer"
         if type(own).__module__ != locate("mot_gen.tokenizers", section.kind).__name__:
             raise InputError(f"{field}.kind: {section.kind!r} is not that of {self.name} ({type(own).__name__})")
-        ids = own.modality.vocab_size
+        ids = own.modality.vocab_size or 0
         most = section.options.get("vocab_size")
-        if ids and isinstance(most, int) and ids > most:
+        if isinstance(most, int) and ids > most:
             raise InputError(
                 f"{field}.vocab_size: {most} is asked for and {self.name} has {ids} ids; leave vocab_size out, since "
                 f"{remedy}"
             )
-        if asked is not None and not _same(asked, own, learns=section.train is not None):
-            raise InputError(
-                f"{field}: describes {_said(asked)}, and {self.name} has {_said(own)}; {remedy}, so leave out what "
-                "differs, or train without training.init"
-            )
+        if asked is None or _same(asked, own, learns=section.train is not None):
+            return
+        raise InputError(
+            f"{field}: describes {_said(asked)}, and {self.name} has {_said(own)}; {remedy}, so leave out what "
+            "differs, or train without training.init"
+        )
 
     def refuse_new(self, name: str) -> None:
         """InputError: a tokenizer would be trained for weights that lie without their own."""
@@ -171,13 +172,18 @@ class Origin:
 
     def _time_scale(self, name: str) -> float:
         """At which the checkpoint embeds the times of a modality."""
-        stated = (self.config.get("patch_layers") or {}).get(name) or {}
+        stated = self._options("patch_layers", name)
         if "time_scale" in stated:
             return stated["time_scale"]
-        (modality,) = (each for each in self.config["modalities"] if each["name"] == name)
-        options = dict((self.config.get("objectives") or {}).get(name) or {})
+        modality = self.config["modalities"][self.modalities.index(name)]
+        options = self._options("objectives", name)
         kind = options.pop("kind", modality.get("objective", "next_token"))
         return getattr(objectives.load(kind, options), "time_scale", USUAL_TIME_SCALE)
+
+    def _options(self, section: str, name: str) -> dict[str, Any]:
+        """What a section of the model's config says of a modality; nothing where it says nothing."""
+        stated = self.config.get(section) or {}
+        return dict(stated.get(name) or {})
 
     def _counted(self, model: MultimodalModel) -> tuple[int, int, int]:
         """How many weights are loaded, how many of adapters are new, and how many that embed the sampler's step."""
