@@ -26,9 +26,10 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parsed(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as err:
-        reason = err.msg if isinstance(err, json.JSONDecodeError) else "nested too deeply"
-        raise InputError(f"{where}: not JSON ({reason}); write one object a line") from err
+    except json.JSONDecodeError as err:
+        raise InputError(f"{where}: not JSON ({err.msg}); write one object a line") from err
+    except RecursionError as err:
+        raise InputError(f"{where}: not JSON (nested too deeply); write one object a line") from err
     if not isinstance(record, dict):
         raise InputError(f"{where}: a {type(record).__name__} where an object belongs; write one object a line")
     return record

@@ -28,12 +28,17 @@ def print_table(results: Mapping[str, MetricResult]):
     console.print(table)
     for result in results.values():
         console.print(result.signature, style="dim", markup=False, highlight=False, soft_wrap=True)
-    concerned: dict[str, list[str]] = {}  # warning -> metrics
+    for text, names in _warnings(results).items():
+        print(f"warning: {', '.join(names)}: {text}", file=sys.stderr)
+
+
+def _warnings(results: Mapping[str, MetricResult]) -> dict[str, list[str]]:
+    """Each warning with the metrics that it is about, each once."""
+    concerned: dict[str, dict[str, None]] = {}
     for result in results.values():
         for text in result.warnings:
-            concerned.setdefault(text, []).append(result.name)
-    for text, names in concerned.items():
-        print(f"warning: {', '.join(dict.fromkeys(names))}: {text}", file=sys.stderr)
+            concerned.setdefault(text, {})[result.name] = None
+    return {text: list(names) for text, names in concerned.items()}
 
 
 def interval(result: MetricResult) -> str:

@@ -26,8 +26,14 @@ def documents_of(prompt) -> list:
         return [[prompt]]
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise InputError(f"prompt must be a text, a list of parts or messages, got {type(prompt).__name__}")
-    many = len(prompt) > 0 and all(isinstance(part, (list, tuple)) for part in prompt)
-    return [list(document) for document in prompt] if many else [list(prompt)]
+    if _are_all(prompt, (list, tuple)):
+        return list(map(list, prompt))
+    return [list(prompt)]
+
+
+def _are_all(parts: Sequence, kind: type | tuple[type, ...]) -> bool:
+    """Whether there are parts, each of this type."""
+    return len(parts) > 0 and all(isinstance(part, kind) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,22 @@ class Talk:
         """Chat messages of a picture, where one is given, and a text."""
         added = self.added_negative if negative else self.added
         if added is not None and size is not None:
-            begun = text.rstrip(".")
-            added = added.format(height=size[0], width=size[1])
-            text = f"{begun}. {added}" if begun else added
-        parts = [{"type": "text", "text": text}]
+            text = _with_sentence(text, added.format(height=size[0], width=size[1]))
+        parts: list[dict[str, Any]] = []
         if picture is not None:
-            parts.insert(0, {"type": "image", "image": picture})
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": parts}]
+            parts.append({"type": "image", "image": picture})
+        parts.append({"type": "text", "text": text})
+        messages: list[dict[str, Any]] = []
+        if self.system is not None:
+            messages.append({"role": "system", "content": self.system})
+        messages.append({"role": "user", "content": parts})
+        return messages
+
+
+def _with_sentence(text: str, sentence: str) -> str:
+    """A text that is followed by a sentence."""
+    begun = text.rstrip(".")
+    return f"{begun}. {sentence}" if begun else sentence
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class Reading:
 def spans_of(document: Sequence, tokenizer: Any, reading: Reading) -> list[Span]:
     """A document -> its spans, in order; chat messages by the tokenizer's chat template, where it has one, and else one
     after the other."""
-    if not document or not all(isinstance(part, Mapping) for part in document):
+    if not _are_all(document, Mapping):
         return _one_by_one(document, reading)
     marks = _Marks()
     messages = [_message(message, f"prompt: message {number}", marks) for number, message in enumerate(document)]
@@ -76,8 +90,8 @@ def spans_of(document: Sequence, tokenizer: Any, reading: Reading) -> list[Span]
     whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, to=reading.to)
     spans: list[Span] = []
     for piece in re.split(f"({marks.picture})", whole):
-        if piece in marks.contents and piece not in marks.texts:
-            spans += reading.picture(marks.contents[piece])
+        if piece in marks.pictures:
+            spans += reading.picture(marks.pictures[piece])
         elif piece:
             spans.append(tokenizer.encode_template(piece, marks.texts))
     return spans
@@ -87,9 +101,11 @@ def _joined(parts: Iterable) -> list:
     """Neighbouring texts as one, and none that is empty."""
     found: list = []
     for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
-        held = list(group)
-        found += ["".join(held)] if is_text else held
-    return [part for part in found if not (isinstance(part, str) and not part)]
+        if not is_text:
+            found += group
+        elif text := "".join(group):
+            found.append(text)
+    return found
 
 
 def _one_by_one(parts: Sequence, reading: Reading) -> list[Span]:
@@ -100,20 +116,21 @@ def _one_by_one(parts: Sequence, reading: Reading) -> list[Span]:
 
 
 class _Marks:
-    """What stands for texts and pictures while a template is filled: `contents` by their marks, `texts` those that are
-    texts. picture: the pattern of a picture's mark."""
+    """What stands for texts and pictures while a template is filled: `contents` by their marks, among them `texts` and
+    `pictures`. picture: the pattern of a picture's mark."""
 
     def __init__(self) -> None:
         self._name = uuid4().hex
         self.picture = rf"image{self._name}:\d+;"
         self.contents: dict[str, Any] = {}
         self.texts: dict[str, str] = {}
+        self.pictures: dict[str, Any] = {}
 
     def add(self, kind: str, content: Any) -> str:
         mark = f"{kind}{self._name}:{len(self.contents)};"
         self.contents[mark] = content
-        if kind == "text":
-            self.texts[mark] = content
+        own = self.texts if kind == "text" else self.pictures
+        own[mark] = content
         return mark
 
 
@@ -122,7 +139,8 @@ def _message(message: Mapping, where: str, marks: _Marks) -> dict[str, Any]:
     if "role" not in message or "content" not in message:
         raise InputError(f"{where} needs a role and a content, got {', '.join(message) or 'nothing'}")
     content = message["content"]
-    content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
     parts = [_part(part, where, marks) for part in content]
     return {"role": message["role"], "content": "".join(part["text"] for part in parts), "parts": parts}
 
@@ -132,7 +150,8 @@ def _part(part: Any, where: str, marks: _Marks) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in KINDS:
         raise InputError(f"{where}: a part's type {kind!r} is not known" + nearest(str(kind), KINDS))
-    value = next((part[key] for key in (kind, "path") if key in part), None)
-    if value is None or (kind == "text" and not isinstance(value, str)):
+    value = part.get(kind, part.get("path"))
+    fits = isinstance(value, str) if kind == "text" else value is not None
+    if not fits:
         raise InputError(f"{where}: a part of type {kind!r} needs the field {kind!r}")
     return {"type": kind, "text": marks.add(kind, value)}

@@ -70,7 +70,8 @@ def _check(folder: Path, given: Mapping[str, Any]) -> None:
     index = folder / INDEX
     named = read_json(index)
     components = {name: entry for name, entry in named.items() if isinstance(entry, list) and entry[0]}
-    kind, has_model = named.get("_class_name") or "pipeline without a class", "model" in {*components, *given}
+    kind = named.get("_class_name") or "pipeline without a class"
+    has_model = "model" in components or "model" in given
     require(has_model, f"{index}: is a {kind!s:.80}, which has no component `model`; give a model of mot_gen")
     _import_components(index, components)
     for name in sorted(components.keys() - given.keys()):
@@ -107,10 +108,13 @@ def _halved(given: Mapping[str, Any]) -> bool:
 
 def tokenizers_of(pipe: Any) -> dict[str, Any]:
     """Modality -> tokenizer, of the model's modalities whose tokenizer the pipeline has."""
-    text, *others = pipe.model.modality_names
-    parts = {text: "text_tokenizer"} | {name: f"{name}_tokenizer" for name in others}
-    found = {name: getattr(pipe, part, None) for name, part in parts.items()}
-    return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
+    found: dict[str, Any] = {}
+    for number, name in enumerate(pipe.model.modality_names):
+        part = "text_tokenizer" if number == 0 else f"{name}_tokenizer"
+        tokenizer = getattr(pipe, part, None)
+        if tokenizer is not None:
+            found[name] = tokenizer
+    return found
 
 
 def refuse_misfits(pipe: Any) -> None:
@@ -159,14 +163,18 @@ def bind(pipe: Any) -> None:
 @torch.no_grad()
 def _refuse_damaged_values(pipe: Any, name: str | Path) -> None:
     """InputError where a weight is NaN or infinite: such a model writes nonsense."""
-    networks = {part: network for part, network in pipe.components.items() if isinstance(network, nn.Module)}
-    for part, network in networks.items():
-        for tensor_name, tensor in network.named_parameters():
-            require(
-                _finite(tensor),
-                f"{name}: {part}: the weights {tensor_name} are not finite numbers (NaN or infinite); training went "
-                "wrong there, give an earlier checkpoint",
-            )
+    for part, network in pipe.components.items():
+        damaged = _damaged(network) if isinstance(network, nn.Module) else None
+        require(
+            damaged is None,
+            f"{name}: {part}: the weights {damaged} are not finite numbers (NaN or infinite); training went wrong "
+            "there, give an earlier checkpoint",
+        )
+
+
+def _damaged(network: nn.Module) -> str | None:
+    """The first parameter that is not finite, by its name."""
+    return next((name for name, tensor in network.named_parameters() if not _finite(tensor)), None)
 
 
 def _finite(tensor: torch.Tensor) -> bool:

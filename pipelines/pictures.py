@@ -16,8 +16,10 @@ from mot_gen.files.image_files import to_pil
 
 def listed(given) -> list:
     """One picture or many -> a list: a list or tuple as it is, a batch (N, ...) of pictures taken apart."""
-    batch = isinstance(given, (Tensor, np.ndarray)) and given.ndim == 4
-    return list(given) if batch or isinstance(given, (list, tuple)) else [given]
+    is_batch = isinstance(given, (Tensor, np.ndarray)) and given.ndim == 4
+    if is_batch or isinstance(given, (list, tuple)):
+        return list(given)
+    return [given]
 
 
 def as_output(images: Sequence[Tensor], output_type: str):

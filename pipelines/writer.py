@@ -96,9 +96,13 @@ class Writer:
         hidden = self.stream.hidden
         if len(moving) < len(hidden):
             hidden = hidden.index_select(0, upload(moving, hidden.device))
-        inside = {self.rows[number].inside for number in moving}
-        apart = inside if len(inside) == 1 and inside <= self.apart else {None}
-        return self.stream.model.logits(hidden, only=next(iter(apart)))
+        return self.stream.model.logits(hidden, only=self._only(moving))
+
+    def _only(self, moving: list[int]) -> str | None:
+        """The modality with ids apart that all of these rows write, None where they write anything else."""
+        first = self.rows[moving[0]].inside
+        alike = all(self.rows[number].inside == first for number in moving)
+        return first if alike and first in self.apart else None
 
     def _append(self, tokens: Mapping[int, int]) -> None:
         """Write a token in each of the given rows."""
@@ -124,7 +128,8 @@ class Writer:
         """Draw the modality that the first of these rows waits for, in all that wait for it."""
         modality = self.rows[waiting[0]].inside
         ready = [number for number in waiting if self.rows[number].inside == modality]
-        grid, process = self.drawing.grids[modality], self.processed.after if self.sampling.processors else None
+        grid = self.drawing.grids[modality]
+        process = self.processed.after if self.sampling.processors else None
         drawing = replace(self.drawing, generators=self._generators_of(ready))
         values, bounds = self.spans.draw(modality, grid, ready, drawing, process)
         values = values.cpu()
@@ -139,5 +144,9 @@ class Writer:
     def _generators_of(self, ready: Collection[int]) -> list[torch.Generator] | None:
         """A generator a row. Those of rows that are not drawn are not advanced, so that a row does not depend on its
         batch."""
-        own = self.drawing.generators
-        return own and [g if number in ready else torch.Generator(g.device) for number, g in enumerate(own)]
+        if not self.drawing.generators:
+            return None
+        generators = []
+        for number, own in enumerate(self.drawing.generators):
+            generators.append(own if number in ready else torch.Generator(own.device))
+        return generators

@@ -107,11 +107,12 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
     choices = Choices(settings.confidence, settings.seed, extractor=extractor, reference=statistics)
     metrics = {name: SETS[name](choices) for name in names}
     _refuse_few(metrics, measured)
-    for real, side in ((True, measured.real), (False, measured.fake)):
+    for side in (measured.real, measured.fake):
+        is_real = side is measured.real
         if side.features is not None:
-            _feed(metrics.values(), side.features, real)
+            _feed(metrics.values(), side.features, is_real)
         elif side.source is not None and how is not None:
-            side.kept = _feed_source(metrics.values(), side.source, how, settings, real, keep)
+            side.kept = _feed_source(metrics.values(), side.source, how, settings, is_real, keep)
     if "memorization" in metrics and settings.held_out is not None:
         measured.results.unreadable += _feed_held_out(metrics["memorization"], how, settings)
     return results_of(metrics)
@@ -119,18 +120,23 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
 
 def _refuse_few(metrics: dict[str, Accumulator], measured: Measured) -> None:
     """InputError for metrics that need more samples than a side has, before any is read."""
+    needs = {name: getattr(metric, "least", 1) for name, metric in metrics.items()}
     for side in (measured.real, measured.fake):
         given = side.features if side.source is None else side.source
-        if given is None:  # statistics
-            continue
-        needs = {name: getattr(metric, "least", 1) for name, metric in metrics.items()}
-        lacking = [name for name, least in needs.items() if least > len(given)]
-        if lacking:
-            enough = ",".join(name for name in metrics if name not in lacking) or "fd"
-            raise InputError(
-                f"{side.path}: N = {len(given)}, and {lacking[0]} needs at least {needs[lacking[0]]} a side; give more "
-                f"images, or ask for what needs fewer, --metrics {enough}"
-            )
+        if given is not None:  # statistics stand for any number
+            _refuse_few_of(str(side.path), len(given), needs)
+
+
+def _refuse_few_of(path: str, count: int, needs: dict[str, int]) -> None:
+    """InputError for the first metric that needs more than `count` samples. needs: of each, by its name."""
+    lacking = [name for name, least in needs.items() if least > count]
+    if not lacking:
+        return
+    enough = ",".join(name for name in needs if name not in lacking) or "fd"
+    raise InputError(
+        f"{path}: N = {count}, and {lacking[0]} needs at least {needs[lacking[0]]} a side; give more images, or ask "
+        f"for what needs fewer, --metrics {enough}"
+    )
 
 
 def _feed_held_out(metric: Accumulator, how: Extraction | None, settings: ImageSettings) -> list[str]:

@@ -22,19 +22,28 @@ def check_images(images: Tensor, clamp: bool = False) -> Tensor:
         raise InputError(f"images must be uint8 or float in [0, 1], got {images.dtype}; convert them first")
     if torch.isnan(images).any():
         raise InputError("images hold NaN; remove them, no clamping can mend them")
-    low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
-    if not clamp and (low < 0 or high > 1):
-        raise InputError(f"images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; rescale them or pass clamp=True")
+    if not clamp and images.numel():
+        _refuse_range(images.min().item(), images.max().item())
     return images.clamp(0, 1)
+
+
+def _refuse_range(low: float, high: float) -> None:
+    """InputError unless all values lie in [0, 1]."""
+    if low < 0 or high > 1:
+        raise InputError(f"images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; rescale them or pass clamp=True")
 
 
 def to_uint8(images: Tensor, clamp: bool = False) -> Tensor:
     """Checked images as bytes, rounded to the nearest: 0.5 -> 128, 1.0 -> 255."""
     images = check_images(images, clamp)
-    return images if images.dtype == torch.uint8 else images.float().mul(255).round().to(torch.uint8)
+    if images.dtype == torch.uint8:
+        return images
+    return images.float().mul(255).round().to(torch.uint8)
 
 
 def to_unit(images: Tensor, clamp: bool = False) -> Tensor:
     """Checked images as float64 in [0, 1], bytes divided by 255."""
     images = check_images(images, clamp)
-    return images.double() / 255 if images.dtype == torch.uint8 else images.double()
+    if images.dtype == torch.uint8:
+        return images.double() / 255
+    return images.double()

@@ -50,11 +50,12 @@ def evaluate_text(
 def text_metrics(metrics: str | Iterable[str], options: Mapping[str, Any]) -> dict[str, Accumulator]:
     """The metrics by name."""
     choices = choices_from(options)
-    built = {}
-    for name in chosen_texts(metrics):
-        builder = METRICS[name] if name in METRICS else own_metric(name, "metrics")
-        built[name] = builder(choices)
-    return built
+    return {name: _builder(name)(choices) for name in chosen_texts(metrics)}
+
+
+def _builder(name: str) -> Any:
+    """What makes a metric of `Choices`."""
+    return METRICS[name] if name in METRICS else own_metric(name, "metrics")
 
 
 def chosen_texts(metrics: str | Iterable[str]) -> list[str]:
@@ -82,10 +83,15 @@ def feed_text(metrics: Mapping[str, Accumulator], rows: Sequence[Record]) -> Non
     """Every record into every metric."""
     predictions = [row["prediction"] for row in rows]
     for name, metric in metrics.items():
-        own = [] if metric.takes == "predictions" else [references_of(row) for row in rows]
+        own = [] if metric.takes == "predictions" else list(map(references_of, rows))
         if name == "bits_per_byte":
-            for row in rows:
-                require_fields(row, {"nats": (float, int)}, row["where"])
-            metric.update([row["nats"] for row in rows], [first for first, *_ in own])
+            metric.update(_nats(rows), [first for first, *_ in own])
         else:
             update_text(metric, predictions, own)
+
+
+def _nats(rows: Sequence[Record]) -> list[float]:
+    """The loss of each record; InputError where one has none."""
+    for row in rows:
+        require_fields(row, {"nats": (float, int)}, row["where"])
+    return [row["nats"] for row in rows]

@@ -8,6 +8,7 @@ for English with -norm, which coco-caption runs; it is not the METEOR of 2005 th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from torch import Tensor
 
@@ -29,7 +30,10 @@ def meteor_update(prediction: Sequence[str], reference: Sequence[str], matcher: 
     """Statistics of one normalised prediction against one reference, see COLUMNS."""
     kept = best_alignment(matcher.matches(prediction, reference))
     functional = matcher.lexicon.function_words
-    functions = [[word in functional for word in words] for words in (prediction, reference)]
+    functions = (
+        [word in functional for word in prediction],
+        [word in functional for word in reference],
+    )
     counts = [[0, 0, 0, 0] for _ in MODULES]
     for match in kept:
         sides = ((match.own_start, match.own_length), (match.start, match.length))
@@ -43,8 +47,7 @@ def meteor_update(prediction: Sequence[str], reference: Sequence[str], matcher: 
     if (own_matched, matched, chunks) == (len(prediction), len(reference), 1):
         chunks = 0  # a perfect match is not fragmented, and adds nothing to a corpus's fragments
     lengths = [len(prediction), len(reference), *map(sum, functions)]
-    flat = [number for count in counts for number in count]
-    return [float(value) for value in (*lengths, *flat, chunks, own_matched, matched)]
+    return list(map(float, (*lengths, *chain.from_iterable(counts), chunks, own_matched, matched)))
 
 
 def _chunks(kept) -> int:
@@ -56,10 +59,8 @@ def _chunks(kept) -> int:
 def meteor_compute(total: Sequence[float]) -> float:
     """Score in [0, 1] of summed statistics."""
     own_length, length, own_functions, functions, *counts, chunks, own_matched, matched = total
-    precision, recall = (
-        _weighted(counts[side::2]) / (_by_kind(size - function, function) or 1)
-        for side, size, function in ((0, own_length, own_functions), (1, length, functions))
-    )
+    precision = _weighted(counts[0::2]) / (_by_kind(own_length - own_functions, own_functions) or 1)
+    recall = _weighted(counts[1::2]) / (_by_kind(length - functions, functions) or 1)
     if not precision or not recall:
         return 0.0
     mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
@@ -74,6 +75,12 @@ def _weighted(counts: Sequence[float]) -> float:
 
 def _by_kind(content: float, function: float) -> float:
     return DELTA * content + (1 - DELTA) * function
+
+
+def _against_best(words: Sequence[str], references: Sequence[Sequence[str]], matcher: Matcher) -> list[float]:
+    """Statistics against the reference that gives the highest score."""
+    rows = [meteor_update(words, reference, matcher) for reference in references]
+    return max(rows, key=meteor_compute)
 
 
 class METEOR(SegmentMetric):
@@ -98,14 +105,12 @@ class METEOR(SegmentMetric):
         return normalized_words(" ".join(self.tokenize(text)), self.lexicon.nonbreaking)
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
-        sides = [
-            (self.words(prediction), [self.words(text) for text in own])
-            for prediction, own in zip(predictions, checked_references(predictions, references))
-        ]
-        sentences = (words for own, theirs in sides for words in (own, *theirs))
+        items: list[tuple[list[str], list[list[str]]]] = []
+        for prediction, own in zip(predictions, checked_references(predictions, references)):
+            items.append((self.words(prediction), list(map(self.words, own))))
+        sentences = chain.from_iterable((words, *theirs) for words, theirs in items)
         matcher = Matcher(self.lexicon, self.lexicon.paraphrases_among(sentences))
-        scored = [[meteor_update(own, one, matcher) for one in theirs] for own, theirs in sides]
-        return table([max(rows, key=meteor_compute) for rows in scored], COLUMNS)
+        return table([_against_best(words, theirs, matcher) for words, theirs in items], COLUMNS)
 
     def score(self, total: Tensor) -> float:
         return meteor_compute(total.tolist())

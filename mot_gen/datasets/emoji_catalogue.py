@@ -39,13 +39,17 @@ def catalogue() -> dict[str, Emoji]:
     drawn, names = set(emoji_pixels(16)[0]), qualified_names()
     found: dict[str, Emoji] = {}
     for base in _bases():
-        toned = [(f"{base}-{tone}",) for tone in TONES]
-        for tone, ids in enumerate([(base, f"{base}-FE0F"), *toned]):
-            named = [names[id] for id in ids if id in names]
-            shown = [id for id in ids if id in drawn]
-            if named and shown:
-                found.setdefault(shown[0], Emoji(shown[0], base, tone, named[0]))
+        for tone, ids in enumerate(_ids_by_tone(base)):
+            shown = next((id for id in ids if id in drawn), None)
+            named = next((names[id] for id in ids if id in names), None)
+            if shown is not None and named is not None:
+                found.setdefault(shown, Emoji(shown, base, tone, named))
     return found
+
+
+def _ids_by_tone(base: str) -> list[tuple[str, ...]]:
+    """The ids that an emoji may have without a tone, then that of each tone."""
+    return [(base, f"{base}-FE0F"), *((f"{base}-{tone}",) for tone in TONES)]
 
 
 def _bases() -> Iterator[str]:

@@ -18,7 +18,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 from PIL import Image
@@ -131,12 +131,13 @@ def read_caption(text: str, code: str = "en") -> Scene | None:
     known = _meanings(code)
     plain = known.keys() - _named(code).keys()  # attributes that are no name as well
     pieces = text.strip().split(", ")
+    attributes_said = [piece for piece in pieces if piece in plain]
     # One Spanish name is also a ground: "sobre rojo", a red envelope. What stands first is the name.
     name, *more = [piece for piece in pieces if piece not in plain] or [""]
     if not known.keys() >= {*more}:
         return None
     fields: dict[str, str | bool] = {}
-    for piece in [piece for piece in pieces if piece in plain] + more:
+    for piece in (*attributes_said, *more):
         fields |= known[piece]
     subject = _read_subject(name, code, small="place" in fields)
     if subject is None:
@@ -166,7 +167,8 @@ def _read_name(text: str, code: str, small: bool) -> str | None:
     if code == "en":
         article = next((word for word in ("the ", "an ", "a ") if text.startswith(word)), "")
         text = text.removeprefix(article)
-        text = text.removeprefix("small ") if small else text
+        if small:
+            text = text.removeprefix("small ")
     return _named(code).get(text)
 
 
@@ -189,13 +191,22 @@ def part_of(scene: Scene) -> str:
     "names": an emoji whose family is never shown. "pairs": two emoji that are never shown together. "combinations": a
     ground or a place that an emoji is never shown with. "train": all others.
     """
-    if any(_is_unseen(id) for id in scene.emoji):
+    if any(map(_is_unseen, scene.emoji)):
         return "names"
-    if scene.relation and _chance(" ".join(sorted(scene.emoji))) < COMBINATIONS:
+    if scene.relation and _is_rare(" ".join(sorted(scene.emoji))):
         return "pairs"
-    with_it = list(filter(None, (scene.place, scene.ground.removeprefix("white"))))
-    rare = any(_chance(f"{id} {each}") < COMBINATIONS for id in scene.emoji for each in with_it)
-    return "combinations" if rare else "train"
+    with_it: list[str] = []
+    if scene.place is not None:
+        with_it.append(scene.place)
+    if scene.ground != "white":
+        with_it.append(scene.ground)
+    together = map(" ".join, product(scene.emoji, with_it))
+    return "combinations" if any(map(_is_rare, together)) else "train"
+
+
+def _is_rare(combination: str) -> bool:
+    """Whether what stands together in a scene is held out."""
+    return _chance(combination) < COMBINATIONS
 
 
 # ---------------------------------------------------------------- what is shown

@@ -56,10 +56,12 @@ def written(pipe: ImageToTextPipeline, images: Sequence[Any], size: int = BATCH,
 def caption_losses(pipe: MultimodalPipeline, images: Sequence | None, captions: Sequence[str]) -> Tensor:
     """(N,) nats of each caption, the end of the text included, given its picture, or given nothing (None). A picture
     may be the spans that it was read as before."""
-    samples = [[span] for span in pipe.text_tokenizer.encode_batch(captions)]
-    if images is not None:
+    texts = pipe.text_tokenizer.encode_batch(captions)
+    if images is None:
+        samples = [[text] for text in texts]
+    else:
         seen = images if are_spans(images) else pipe.seen(images, drawn=False)
-        samples = [[*shown, *sample] for shown, sample in zip(seen, samples)]
+        samples = [[*shown, text] for shown, text in zip(seen, texts)]
     model = pipe.model
     length = max(document_length(sample, model.modalities) for sample in samples)
     batch = pack_rows([[sample] for sample in samples], model.modalities, length).to(model.embedding.weight.device)
@@ -112,8 +114,10 @@ class HeldOut:
         """The spans that a pipeline reads each picture as; they are kept for the next time its tokenizer is asked."""
         tokenizer = pipe.sight_tokenizer or pipe.image_tokenizer
         if self._seen is None or self._seen[0] is not tokenizer:
-            batches = in_batches(pictures_of(self.pairs, pipe.image_tokenizer))
-            self._seen = tokenizer, [spans for batch in batches for spans in pipe.seen(list(batch), drawn=False)]
+            spans: list[list[Span]] = []
+            for batch in in_batches(pictures_of(self.pairs, pipe.image_tokenizer)):
+                spans += pipe.seen(list(batch), drawn=False)
+            self._seen = tokenizer, spans
         return self._seen[1]
 
     def losses(self, pipe: MultimodalPipeline, given_pictures: bool = True, size: int = BATCH) -> Tensor:

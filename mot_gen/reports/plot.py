@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 COLOURS = ("#2a6fdb", "#d9822b", "#2e9e5b", "#a23db3", "#c2413b", "#1fa3a3", "#8a6d3b", "#6b6f76", "#b5a400", "#e0559b")
 WIDTH, HEIGHT = 640, 330
@@ -51,8 +52,7 @@ def plot(
     drawn = [line for line in lines if line.seen]
     if not drawn:
         return ""
-    xs = [point[0] for line in drawn for point in line.points]
-    ys = [point[1] for line in drawn for point in line.points]
+    xs, ys = zip(*chain.from_iterable(line.points for line in drawn))
     across = _log_axis(xs) if log_x else _axis(min(0.0, *xs), max(xs), (LEFT, WIDTH - RIGHT))
     low, high = y_range or _round(min(ys), max(ys))
     up = _axis(low, high, (HEIGHT - BOTTOM, TOP))
@@ -185,9 +185,8 @@ def _legend(lines: Sequence[Line], side: str) -> str:
     named = [line for line in lines if line.name]
     at, anchor = (LEFT + 8, "start") if side == "left" else (WIDTH - RIGHT - 6, "end")
     top = HEIGHT - BOTTOM - 16 * len(named) - 12 if side == "below" else TOP
-    rows = [
-        f'<text x="{at}" y="{top + 16 + 16 * row}" text-anchor="{anchor}" fill="{line.colour}">'
-        f"{html.escape(line.name)}</text>"
-        for row, line in enumerate(named)
-    ]
+    rows = []
+    for row, line in enumerate(named, 1):
+        look = f'text-anchor="{anchor}" fill="{line.colour}"'
+        rows.append(f'<text x="{at}" y="{top + 16 * row}" {look}>{html.escape(line.name)}</text>')
     return "".join(rows)
