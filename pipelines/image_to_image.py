@@ -64,8 +64,8 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         check("strength", 1.0 if strength is None else strength)
         if condition_on_image is None:
             condition_on_image = mask_image is None and strength is None
-        how, image_scale = options.settled(self._own), self._image_scale(image_guidance_scale, condition_on_image)
-        guidance = Guidance.of(how, image_scale)
+        how = options.settled(self._own)
+        guidance = Guidance.of(how, self._image_scale(image_guidance_scale, condition_on_image))
         if prompt is None and negative_prompt is None:
             guidance = replace(guidance, scale=1.0)  # there is nothing to be guided by
         begun = self._begun(image, prompt, mask_image, options.num_images_per_prompt)
@@ -144,7 +144,9 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         if values.is_floating_point():
             return Known(values, strength, keep)
         self._only_continuous(strength=None if strength == 1 else strength)
-        return Known(values if keep is None else values.masked_fill(~keep, MASKED))
+        if keep is not None:
+            values = values.masked_fill(~keep, MASKED)
+        return Known(values)
 
     # ---------------------------------------------------------------- decode
 

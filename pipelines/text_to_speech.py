@@ -87,7 +87,9 @@ class TextToSpeechPipeline(MultimodalPipeline):
         units = self._units(options.max_new_tokens, [*prompts, *negatives])
         sampling = TextSampling(units, temperature, options.top_k, options.top_p)
         generators = row_generators(options.generator, len(prompts))
-        rows = [document for branch in guidance.branches for document in documents[branch]]
+        rows: list[list[Span]] = []
+        for branch in guidance.branches:
+            rows += documents[branch]
         stream = Stream(self.model, rows, units, opens=["speech"] * len(rows))
         block_size = self.model.modalities[self.model.index_of["speech"]].block_size
         if block_size:
@@ -95,8 +97,7 @@ class TextToSpeechPipeline(MultimodalPipeline):
             written = write_blocks(stream, "speech", drawing, sampling)
         else:
             written = write_units(stream, "speech", sampling, guidance, generators)
-        spans = [Span("speech", ids if len(ids) else torch.zeros(1, dtype=torch.long)) for ids in written]
-        audios = self._decode(spans, options.output_type)
+        audios = self._decode(list(map(_span_of, written)), options.output_type)
         self.maybe_free_model_hooks()
         if not options.return_dict:
             return (audios,)
@@ -113,7 +114,14 @@ class TextToSpeechPipeline(MultimodalPipeline):
         if output_type == "units":
             return [span.values.cpu() for span in spans]
         sounds = [sound.cpu() for sound in self.speech_tokenizer.decode_batch(spans)]
-        return sounds if output_type == "pt" else [sound.numpy() for sound in sounds]
+        if output_type == "pt":
+            return sounds
+        return [sound.numpy() for sound in sounds]
+
+
+def _span_of(ids: Tensor) -> Span:
+    """Written units (n,) as a span, which has one at least."""
+    return Span("speech", ids if len(ids) else torch.zeros(1, dtype=torch.long))
 
 
 def write_units(

@@ -65,13 +65,17 @@ class ImageSource:
         try:
             return self.read(i)
         except (OSError, ValueError) as err:
-            self.unreadable.append(f"{self.names[i]}: {type(err.__cause__ or err).__name__}")
-            if len(self.unreadable) > self.cap:
-                first = ", ".join(self.unreadable[:3])
-                raise InputError(
-                    f"{self.path}: over {self.cap} images cannot be read ({first}, ...); mend them or raise the cap"
-                ) from err
+            self._note(i, err)
             return None
+
+    def _note(self, i: int, error: Exception) -> None:
+        """Keep what is wrong with an image; InputError where there are too many."""
+        self.unreadable.append(f"{self.names[i]}: {type(error.__cause__ or error).__name__}")
+        if len(self.unreadable) > self.cap:
+            first = ", ".join(self.unreadable[:3])
+            raise InputError(
+                f"{self.path}: over {self.cap} images cannot be read ({first}, ...); mend them or raise the cap"
+            ) from error
 
 
 def open_images(images: Any, cap: int = 10, *, as_stored: bool = False, name: str = "images") -> ImageSource:
@@ -138,27 +142,31 @@ def _array_reader(array: np.ndarray, name: str) -> tuple[list[str], Read]:
 
 
 def _sequence_reader(images: Sequence[Any], as_stored: bool) -> tuple[list[str], Read]:
-    names = [str(image) if isinstance(image, (str, Path)) else str(i) for i, image in enumerate(images)]
-
     def read(i: int) -> Tensor:
         image = images[i]
         return from_array(image) if isinstance(image, np.ndarray) else decode(image, as_stored)
 
-    return names, read
+    return [_name_of(image, i) for i, image in enumerate(images)], read
+
+
+def _name_of(image: Any, number: int) -> str:
+    """The path of an image where it is one, else its number."""
+    return str(image) if isinstance(image, (str, Path)) else str(number)
 
 
 def _parquet(path: Path, as_stored: bool) -> tuple[list[str], Read]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    found = [name for name in IMAGE_COLUMNS if name in table.column_names]
-    if not found:
+    name = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
+    if name is None:
         raise InputError(f"{path}: has no column named image, only {', '.join(table.column_names)}; rename it")
-    column = table.column(found[0])
+    column = table.column(name)
 
     def read(i: int) -> Tensor:
         value = column[i].as_py()
-        return decode(value["bytes"] if isinstance(value, dict) else value, as_stored)
+        file = value["bytes"] if isinstance(value, dict) else value
+        return decode(file, as_stored)
 
     return [str(i) for i in range(table.num_rows)], read
 
@@ -191,11 +199,17 @@ def from_array(array: np.ndarray) -> Tensor:
 
 def _fingerprint(path: Path, names: list[str], as_stored: bool) -> str:
     """Over names, sizes and times of change of every file that images come from, and how they are read."""
-    facts = []
-    for file in _files_of(path, names):
-        facts.append((file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None)
+    facts = [_size_and_time(file) for file in _files_of(path, names)]
     told = [str(path.resolve()), names, facts, READER, as_stored]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _size_and_time(file: Path) -> tuple[int, int] | None:
+    """Bytes, and nanoseconds of the last change; None where there is no such file."""
+    if not file.exists():
+        return None
+    stated = file.stat()
+    return stated.st_size, stated.st_mtime_ns
 
 
 def _files_of(path: Path, names: list[str]) -> list[Path]:

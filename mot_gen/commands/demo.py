@@ -102,7 +102,7 @@ def page(loaded: Loaded, title: str):
 
 def _title(direction: Direction) -> str:
     given = " + ".join(TITLES[name] for name in direction.needs) or "anything"
-    return f"{given} → {'picture' if direction.to == 'image' else TITLES[direction.to]}"
+    return f"{given} → {TITLES[direction.to]}"
 
 
 def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
@@ -167,10 +167,13 @@ def _sizes(gradio, loaded: Loaded, direction: Direction) -> dict:
 def _outputs(gradio, direction: Direction) -> list:
     if direction.to == "speech":
         return [gradio.Audio(label="speech")]
-    texts = [gradio.Textbox(label="text", lines=4)] if direction.to in ("text", "any", "vector") else []
-    gallery = {"show_label": False, "columns": 2, "object_fit": "contain", "format": "png"}
-    drawn = [gradio.Gallery(label="pictures", **gallery)] if direction.to in ("image", "any") else []
-    return texts + drawn
+    outputs: list = []
+    if direction.to in ("text", "any", "vector"):
+        outputs.append(gradio.Textbox(label="text", lines=4))
+    if direction.to in ("image", "any"):
+        gallery = {"show_label": False, "columns": 2, "object_fit": "contain", "format": "png"}
+        outputs.append(gradio.Gallery(label="pictures", **gallery))
+    return outputs
 
 
 def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator:
@@ -179,11 +182,7 @@ def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator
     for kind in direction.needs:
         if kind not in inputs:
             raise InputError(f"give a {TITLES[kind]}")
-    unset = {"strength": 0}  # which would change nothing
-    if given.get("size"):
-        given = {**given, **dict(zip(SIZE, map(int, given["size"].split(" x "))))}
-    options = {name: given.get(name) for name in direction.options}
-    options = {name: value for name, value in options.items() if value not in ("", None, unset.get(name, ""))}
+    options = _options(direction, given)
     count = 1 if direction.to in ("any", "speech") else int(given["samples"])
     seeds = [int(given["seed"]) + number for number in range(count)]
     asked = (direction, [inputs] * count, seeds, options)
@@ -193,6 +192,15 @@ def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator
         yield from map(_enlarged, _drawn(loaded, *asked) if in_steps else [loaded.run(*asked)])
     else:
         yield _shown(direction, loaded.run(*asked))
+
+
+def _options(direction: Direction, given: Mapping) -> dict[str, Any]:
+    """The options of a direction that were set. A strength of 0 would change nothing, and counts as not set."""
+    if given.get("size"):
+        given = {**given, **dict(zip(SIZE, map(int, given["size"].split(" x "))))}
+    unset = {"strength": 0}
+    options = {name: given.get(name) for name in direction.options}
+    return {name: value for name, value in options.items() if value not in ("", None, unset.get(name, ""))}
 
 
 def _shown(direction: Direction, results: list):

@@ -74,10 +74,11 @@ def load_all(modalities: "Sequence[Modality]", sections: Mapping[str, dict]) -> 
     """
     found = {}
     for modality in modalities:
-        if not modality.input_only:
-            options = dict(sections.get(modality.name, {}))
-            kind = options.pop("kind", modality.objective)
-            found[modality.name] = load(kind, options)
+        if modality.input_only:
+            continue
+        options = dict(sections.get(modality.name, {}))
+        kind = options.pop("kind", modality.objective)
+        found[modality.name] = load(kind, options)
     for modality in modalities:
         check_reading(modality, found.get(modality.name))
     return found
@@ -87,14 +88,20 @@ def check_reading(modality: "Modality", objective: Any) -> None:
     """InputError where an objective of discrete tokens needs spans that are read the other way. objective: None for a
     modality that is only read."""
     block = getattr(objective, "block", 0)
+    if objective is not None:
+        _check_block_and_scales(modality, block, getattr(objective, "by_scales", False))
     wanted = getattr(objective, "bidirectional", False) and not block
-    if objective is not None and modality.block_size != block:
-        raise InputError(f"modality {modality.name!r}: block_size must be masked.block, {block}")
-    if objective is not None and bool(modality.scales) != getattr(objective, "by_scales", False):
-        raise InputError(
-            f"modality {modality.name!r}: "
-            + ("has scales, which are predicted by next_scale" if modality.scales else "next_scale needs its scales")
-        )
     if modality.discrete and modality.bidirectional != wanted:
         why = "masked tokens see all of their span" if wanted else "tokens come one by one"
         raise InputError(f"modality {modality.name!r}: bidirectional must be {str(wanted).lower()}: {why}")
+
+
+def _check_block_and_scales(modality: "Modality", block: int, by_scales: bool) -> None:
+    """InputError where the spans of a modality have other blocks, or scales, than its objective predicts."""
+    name = f"modality {modality.name!r}"
+    if modality.block_size != block:
+        raise InputError(f"{name}: block_size must be masked.block, {block}")
+    if modality.scales and not by_scales:
+        raise InputError(f"{name}: has scales, which are predicted by next_scale")
+    if by_scales and not modality.scales:
+        raise InputError(f"{name}: next_scale needs its scales")

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,19 +46,24 @@ class Order:
         settings = {"model": fingerprint(find(self.checkpoint)), "seed": self.seed, **facts}
         name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(self.folder) if self.folder else default_cache().parent / "samples" / name
-        there = provenance_of(folder)
-        if there and there != settings:
-            changed = next(key for key in {**there, **settings} if there.get(key) != settings.get(key))
-            raise InputError(
-                f"{folder}: holds samples of {changed} {there.get(changed)!r}, not {settings.get(changed)!r}; "
-                "give another --samples folder"
-            )
-        if not there and folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{folder}: holds files but no samples of a checkpoint; give a new --samples folder")
+        _refuse_others(folder, settings)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(provenance_file(folder), settings, indent=1)
         print(f"samples are kept in {folder}", file=sys.stderr)
         return folder
+
+
+def _refuse_others(folder: Path, settings: dict) -> None:
+    """InputError where a folder holds files that are not samples of these settings."""
+    there = provenance_of(folder)
+    if not there:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder}: holds files but no samples of a checkpoint; give a new --samples folder")
+        return
+    for key in {**there, **settings}:
+        before, now = there.get(key), settings.get(key)
+        if before != now:
+            raise InputError(f"{folder}: holds samples of {key} {before!r}, not {now!r}; give another --samples folder")
 
 
 def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) -> Path:
@@ -78,19 +82,15 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
         "scheduler": type(pipe.scheduler).__name__ if pipe.scheduler else None,
     }
     folder = order.settle(facts)
-    rows: list[dict[str, Any]] = [
-        {"image": f"{number:06d}.png", "prompt": prompts[number % len(prompts)], "seed": _seed(order.seed, number)}
-        for number in range(num)
-    ]
+    rows: list[dict[str, Any]] = []
+    for number in range(num):
+        prompt = prompts[number % len(prompts)]
+        rows.append({"image": f"{number:06d}.png", "prompt": prompt, "seed": _seed(order.seed, number)})
     missing = [row for row in rows if not (folder / row["image"]).exists()]
     for chunk in _batches(missing, order.batch_size, "drawing"):
-        images = drawn(
-            pipe,
-            list(map(itemgetter("prompt"), chunk)),
-            list(map(itemgetter("seed"), chunk)),
-            order.batch_size,
-            **settings.given(),
-        )
+        asked = [row["prompt"] for row in chunk]
+        seeds = [row["seed"] for row in chunk]
+        images = drawn(pipe, asked, seeds, order.batch_size, **settings.given())
         for image, row in zip(images, chunk):
             save_png(image, folder / row["image"], {**row, **facts})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -25,8 +25,7 @@ def prompts_of(file: str | None, real: str) -> list[str]:
 def _of_records(file: str) -> list[str]:
     prompts = []
     for line, row in read_jsonl(file):
-        named = [row[key] for key in KEYS if key in row]
-        prompt = named[0] if named else None
+        prompt = next((row[key] for key in KEYS if key in row), None)
         if not isinstance(prompt, str) or not prompt:
             raise InputError(f"{file}:{line}: has no text in any of {', '.join(KEYS)}; add one")
         prompts.append(prompt)
