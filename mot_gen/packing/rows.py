@@ -121,12 +121,11 @@ def _fullest(counts: dict[int, int], room: int) -> list[int]:
     """
     sums, within = 1, (1 << room + 1) - 1
     steps: list[tuple[int, int, int]] = []  # a length, how often it is added, the sums before
-    for length, count in counts.items():
-        for times in _doubling(min(count, room // length)):
-            if sums >> room:
-                break
-            steps.append((length, times, sums))
-            sums |= (sums << length * times) & within
+    for length, times in _additions(counts, room):
+        if sums >> room:
+            break
+        steps.append((length, times, sums))
+        sums |= (sums << length * times) & within
     total = sums.bit_length() - 1
     chosen: list[int] = []
     for length, times, before in reversed(steps):
@@ -136,10 +135,12 @@ def _fullest(counts: dict[int, int], room: int) -> list[int]:
     return chosen
 
 
-def _doubling(count: int) -> Iterator[int]:
-    """1, 2, 4, ... and what is left of `count`: every number up to it is a sum of some of them."""
-    times = 1
-    while count:
-        times = min(times, count)
-        yield times
-        count, times = count - times, 2 * times
+def _additions(counts: dict[int, int], room: int) -> Iterator[tuple[int, int]]:
+    """A length and how often it is added at once: 1, 2, 4, ... times and what is left, so that every number of them, up
+    to those that are there and fit, is a sum of some."""
+    for length, count in counts.items():
+        left, times = min(count, room // length), 1
+        while left:
+            times = min(times, left)
+            yield length, times
+            left, times = left - times, 2 * times
