@@ -49,6 +49,10 @@ def find(checkpoint: str | Path) -> Path:
         raise InputError(f"{given}: is a run that has not ended, so it has no model/ yet; finish it with --resume")
     if given.exists():
         raise InputError(f"{given}: no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder")
+    if (HERE.parent / "recipes" / f"{checkpoint}.yaml").is_file():
+        run = Path("runs") / checkpoint
+        remedy = f"give its run, {run}" if run.is_dir() else f"train it first: mot-gen train {checkpoint}"
+        raise InputError(f"{checkpoint}: is a recipe and no checkpoint; {remedy}")
     shipped = f"no checkpoint of this name is shipped{nearest(str(checkpoint), names())}"
     raise InputError(f"{checkpoint}: no such folder, and {shipped}; give a run's folder or its model/ folder")
 

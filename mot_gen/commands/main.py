@@ -43,6 +43,14 @@ SUBCOMMANDS = (
 LOADING = ("train", "info", "generate", "demo", "eval", "convert", "export", "tokenizer", "study")
 
 
+FIRST_STEPS = """\
+to begin with:
+  mot-gen generate openmoji --to image --prompt "red apple" --out apple.png
+  mot-gen generate openmoji --to text --image apple.png
+  mot-gen quickstart
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         command = self.prog.removeprefix("mot-gen").strip()  # the line begins with mot-gen anyway
@@ -88,7 +96,8 @@ def _complain(error: Exception) -> None:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; KEY=VALUE may also stand behind the options, where argparse looks for none."""
     parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments, rest = parser.parse_known_args(given or ["--help"])
     if not rest:
         return arguments
     takes_more = "overrides" in arguments
@@ -105,7 +114,10 @@ def _is_override(text: str) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="mot-gen", description="Train, sample and measure models of text, images and sound in one sequence."
+        prog="mot-gen",
+        description="Train, sample and measure models of text, images and sound in one sequence.",
+        epilog=FIRST_STEPS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mot-gen {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides
 from mot_gen.files.stopping import stopping_at_once
+from mot_gen.recipes.yaml_files import shipped
 
 
 def register(commands) -> None:
     """Add `train` to the commands of mot-gen."""
     command = commands.add_parser("train", help="train a recipe, shipped or of your own")
-    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or a shipped recipe: {', '.join(shipped())}")
     add_overrides(command)
     command.add_argument("--out", metavar="DIR", help="default: runs/ and the recipe's name")
     command.add_argument(

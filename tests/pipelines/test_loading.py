@@ -211,6 +211,13 @@ def test_what_is_not_there_is_one_line(tmp_path):
     refused(tmp_path, "is a run that has not ended")
 
 
+def test_a_recipe_given_for_a_checkpoint_is_told_from_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("digits", "digits: is a recipe and no checkpoint; train it first: mot-gen train digits")
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    refused("digits", "digits: is a recipe and no checkpoint; give its run, runs/digits")
+
+
 def test_a_model_is_found_in_a_pipelines_folder_a_runs_and_by_a_shipped_name(saved):
     for place in (saved, saved.parent, saved / "model", "openmoji"):
         assert MultimodalModel.from_pretrained(place).modality_names == ["text", "image"]

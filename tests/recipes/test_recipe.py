@@ -113,6 +113,11 @@ WRONG = {
     "backbone.towers={a: [text]}": ("override backbone.towers", "no tower has image"),
     "backbone.frozen=[txt]": ("backbone.frozen", "did you mean 'text'?"),
     "tokenizers.image.kind=image_pach": ("tokenizers.image.kind", "did you mean 'image_patch'?"),
+    "tokenizers.image.kind=nope": (
+        "'nope' is neither shipped nor importable",
+        "one of: image_features, image_latent, image_patch, image_scales, image_vq, speech_codec, speech_units, text",
+    ),
+    "objectives.image.kind=nope": ("diffusion, flow, masked, mean_flow, next_scale, next_token, shortcut",),
     "tokenizers.image.kind=null": ("override tokenizers.image.kind", "valid string"),
     "data.source=digit": ("data.source", "did you mean 'digits'?"),
     "data.source=task": ("data.source", "module mot_gen.datasets.task has no load"),
