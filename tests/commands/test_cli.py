@@ -226,6 +226,13 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
+@pytest.mark.parametrize(("asked", "holds"), [([], "mot-gen generate openmoji"), (["train", "--help"], "digits,")])
+def test_help_says_how_to_begin(capsys, asked, holds):
+    with pytest.raises(SystemExit) as ended:
+        main(asked)
+    assert ended.value.code == 0 and holds in capsys.readouterr().out
+
+
 def test_every_argument_says_what_it_is():
     """Of all commands, and of the commands of commands."""
     without, parsers = [], [_parser()]
