@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import build
 
+from mot_gen import checkpoints
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
@@ -213,9 +214,11 @@ def test_what_is_not_there_is_one_line(tmp_path):
 
 def test_a_recipe_given_for_a_checkpoint_is_told_from_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused("digits", "digits: is a recipe and no checkpoint; train it first: mot-gen train digits")
+    with pytest.raises(InputError, match="is a recipe and no checkpoint; train it first: mot-gen train digits"):
+        checkpoints.find("digits")
     (tmp_path / "runs" / "digits").mkdir(parents=True)
-    refused("digits", "digits: is a recipe and no checkpoint; give its run, runs/digits")
+    with pytest.raises(InputError, match="digits: is a recipe and no checkpoint; give its run, runs/digits"):
+        checkpoints.find("digits")
 
 
 def test_a_model_is_found_in_a_pipelines_folder_a_runs_and_by_a_shipped_name(saved):
