@@ -23,7 +23,7 @@ from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.generated import HeldOut, Make, drawn
-from mot_gen.reports.guidance import choose_guidance, pairs_of
+from mot_gen.reports.guidance import STRENGTHS, choose_guidance, pairs_of
 from mot_gen.training.loop import Hooks, Run
 from mot_gen.training.random_state import random_state, set_random_state
 
@@ -137,7 +137,10 @@ def settle_guidance(run: Run) -> None:
     pairs = pairs_of(run.splits)
     if not pairs or "image" not in run.tokenizers or not run.recipe.data.caption_dropout:
         return  # nothing to choose by, or nothing to choose: guidance needs training without captions
-    print(f"choosing the guidance on {len(pairs)} held-out captions", file=sys.stderr, flush=True)
+    said = (
+        f"choosing the guidance on {len(pairs)} held-out captions, at {len(STRENGTHS)} strengths, which takes a while"
+    )
+    print(said, file=sys.stderr, flush=True)
     strength, losses = choose_guidance(pipeline_of(run, TextToImagePipeline), pairs, run.recipe.training.seed)
     listed = ", ".join(f"{name}: {loss:.2f}" for name, loss in losses.items())
     print(f"guidance {strength:g}; nats of a caption by guidance: {listed}", file=sys.stderr, flush=True)
