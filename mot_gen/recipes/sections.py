@@ -131,7 +131,7 @@ class Training(Section):
     keep_checkpoints: Count = 3
     sample_every: Whole = 0  # 0 = never
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: Switch = False
+    compile: Switch | Literal["auto"] = "auto"  # blocks, by torch.compile; auto: on a GPU, where one program serves
     tf32: Switch = True  # on a GPU: fp32 products round their factors to 10 bits of mantissa, as TF32 does
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Whole = 0  # of torch on a CPU; 0 = torch's own choice

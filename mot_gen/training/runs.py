@@ -21,6 +21,7 @@ from mot_gen.training import parallel
 from mot_gen.training.batches import Batches
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
 from mot_gen.training.checkpoint_folders import steps_of
+from mot_gen.training.compiling import is_compiled
 from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.meters import Meter
 from mot_gen.training.optimizer import Optimizer
@@ -150,7 +151,7 @@ def _placed(
     """A model like the outline, on this process's device, with its initial values."""
     model = copy.deepcopy(outline)
     model.backbone.gradient_checkpointing = recipe.training.gradient_checkpointing
-    if recipe.training.compile:
+    if is_compiled(recipe, model, world.device):
         model.compile_repeated_blocks()
     parallel.place(model, world, recipe.training, kind)
     parallel.fill(model, initial_values(recipe, outline, origin))

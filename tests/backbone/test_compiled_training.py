@@ -1,6 +1,8 @@
 """Blocks compiled for training: one or two programs serve batches of any mix, without a break."""
 
 import copy
+import os
+import shutil
 
 import pytest
 import torch
@@ -52,3 +54,17 @@ def test_at_most_two_programs_serve_all_batches(kind):
         torch.testing.assert_close(total, wanted_total, **CLOSE)
         torch.testing.assert_close(found, wanted, **CLOSE)
     assert len(programs) <= 2
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="Inductor needs a C++ compiler on a CPU")
+def test_inductors_own_program_learns_alike(monkeypatch, tmp_path):
+    """Code is generated, compiled and run, forward and backward; the dense block is the smallest program."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    eager = model(backbone={"kind": "dense", "layers": 1}).train()
+    compiled, batch = copy.deepcopy(eager), pack(mixed(2), MODALITIES, 32)
+    compiled.compile_repeated_blocks(fullgraph=True)
+    (total, found), (wanted_total, wanted) = learned(compiled, batch), learned(eager, batch)
+    torch.testing.assert_close(total, wanted_total, **CLOSE)
+    torch.testing.assert_close(found, wanted, **CLOSE)
+    assert list(tmp_path.rglob("*.cpp"))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mot_gen.packing import pack
 from mot_gen.recipes.recipe import load_recipe
-from mot_gen.training import build, runs
+from mot_gen.training import build, compiling, runs
+from mot_gen.training.compiling import is_compiled
 from mot_gen.training.loop import prepare, training_step
 
 TINY = [
@@ -146,6 +147,19 @@ def test_a_model_learns_as_on_the_cpu(backbone):
     assert here.keys() == there.keys()
     for name, gradient in here.items():
         torch.testing.assert_close(there[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_blocks_are_compiled_on_a_gpu_unless_the_recipe_says_otherwise(monkeypatch):
+    device, usual = torch.device("cuda"), model()
+    assert not is_compiled(tiny(), usual, torch.device("cpu"))
+    monkeypatch.setattr(compiling, "find_spec", lambda name: None)
+    assert not is_compiled(tiny(), usual, device)
+    monkeypatch.setattr(compiling, "find_spec", lambda name: object())
+    assert is_compiled(tiny(), usual, device)
+    assert not is_compiled(tiny("training.compile=false"), usual, device)
+    assert not is_compiled(tiny(), model(backbone={"kind": "moe4x"}), device)
+    assert not is_compiled(tiny("training.consistency=0.1"), usual, device)
+    assert is_compiled(tiny("training.compile=true"), usual, torch.device("cpu"))
 
 
 def test_rows_are_padded_for_the_device(tmp_path):

@@ -18,6 +18,7 @@ from unittest import mock
 import pyarrow as pa
 import pytest
 import torch
+from pretended import pretended_cuda
 from torchvision.models import squeezenet1_1
 
 import mot_gen.eval
@@ -118,13 +119,20 @@ def random_lpips():
     return metric
 
 
-def feed(metric, share=slice(None), size=None):
+def feed(metric, share=slice(None), size=None, device="cpu"):
     for columns, extra in streams(metric.takes):
-        columns = [column[share] for column in columns]
+        columns = [on(column[share], device) for column in columns]
         size_ = size or max(len(columns[0]), 1)
         for start in range(0, len(columns[0]), size_):
             metric.update(*(column[start : start + size_] for column in columns), **extra)
     return metric
+
+
+def on(column, device):
+    """Tensors, alone or in lists, on a device; words stay what they are."""
+    if isinstance(column, torch.Tensor):
+        return column.to(device)
+    return [on(each, device) for each in column] if isinstance(column, list) else column
 
 
 def values(metric):
@@ -143,6 +151,14 @@ SHARES = {
     "four, one empty": [slice(0, 2), slice(2, 2), slice(2, 5), slice(5, None)],
     "four, first empty": [slice(0, 0), slice(0, 4), slice(4, 8), slice(8, None)],
 }
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_inputs_and_states_may_be_on_either_device(name):
+    expected = values(feed(build(CLASSES[name])))
+    with pretended_cuda():
+        assert values(feed(build(CLASSES[name]), device="cuda")) == approx(expected)
+        assert values(feed(build(CLASSES[name]).to("cuda"))) == approx(expected)
 
 
 @pytest.mark.parametrize("name", CLASSES)
