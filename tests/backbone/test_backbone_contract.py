@@ -368,12 +368,10 @@ def test_gradient_checkpointing_changes_no_gradient(kind):
         torch.testing.assert_close(a, b)
 
 
-# Tracing takes seconds each: of the parts those whose forward differs most. The experts of moe4x are those of hybrid,
-# which has towers too, and mamba's mixers are those of mom.
-COMPILED = [*(kind for kind in kinds() if kind not in ("moe4x", "mamba")), "widths", "window and routed heads"]
-
-
-@pytest.mark.parametrize("kind", [*COMPILED, "depth token_skip"])
+# Tracing takes seconds each, so those whose forward differs most. test_compiled_training.py has dense, of which mot has
+# every operation. Where tokens choose experts or layers the program breaks off to count them: hybrid stands for all.
+# mamba's mixers are those of mom.
+@pytest.mark.parametrize("kind", ["mot", "hybrid", "mom", "widths", "window and routed heads"])
 def test_compiled_is_eager(kind):
     """Traced and lowered by torch.compile, forward and backward; Inductor itself: test_compiled_training.py."""
     torch._dynamo.reset()  # else, behind eight of them, all others run eagerly
