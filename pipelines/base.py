@@ -1,4 +1,4 @@
-"""What every pipeline shares: MultimodalPipeline, and the outputs TextOutput, InterleavedOutput.
+"""What every pipeline shares: MultimodalPipeline, its outputs TextOutput and InterleavedOutput; and scheduler_of.
 
 A pipeline is a model, the tokenizers of its modalities and a diffusers scheduler, in one folder (`model_index.json`);
 every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained` does not know these classes: call
@@ -270,3 +270,11 @@ def repeat_each(items: Sequence, times: int) -> list:
     fits = isinstance(times, int) and not isinstance(times, bool) and times >= 1
     require(fits, f"the number of samples per prompt must be a positive integer, got {times!r}")
     return [item for item in items for _ in range(times)]
+
+
+def scheduler_of(model: MultimodalModel) -> Any:
+    """The scheduler of the first modality that is drawn by steps; None where a model has none."""
+    for modality in model.modalities:
+        if not modality.discrete and not modality.input_only:
+            return model.objectives[modality.name].scheduler()
+    return None

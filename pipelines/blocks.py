@@ -8,7 +8,7 @@ Shapes: N samples, b tokens of a block, K ids of the modality, R rows of the str
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -81,19 +81,29 @@ def write_blocks(
     going = [True] * samples
     for _ in range(-(-sampling.max_new_tokens // size)):
         block = OpenBlock(stream, modality, [(1, size)] * stream.rows, going * branches)
-        own = drawing.generators and [
-            each if row else torch.Generator(each.device) for each, row in zip(drawing.generators, going)
-        ]
-        ids = draw_masked(block, replace(drawing, generators=own), sampling)
+        ids = draw_masked(block, replace(drawing, generators=_generators_of(going, drawing)), sampling)
         block.keep(ids.repeat(branches, 1))
-        for number in [number for number in range(samples) if going[number]]:
+        for number, written_here in enumerate(written):
+            if not going[number]:
+                continue
             for id in ids[number].tolist():
-                going[number] = id < end - first and len(written[number]) < sampling.max_new_tokens
+                going[number] = id < end - first and len(written_here) < sampling.max_new_tokens
                 if not going[number]:
                     break
-                written[number].append(id)
+                written_here.append(id)
                 if on_token is not None:
                     on_token(number, modality, id)
         if not any(going) or drawing.stopped():
             break
     return [torch.tensor(ids, dtype=torch.long) for ids in written]
+
+
+def _generators_of(going: Sequence[bool], drawing: Drawing) -> list[torch.Generator] | None:
+    """A generator a sample. Those of samples that have ended are not advanced, so that a sample does not depend on its
+    batch."""
+    if not drawing.generators:
+        return None
+    generators = []
+    for own, goes_on in zip(drawing.generators, going):
+        generators.append(own if goes_on else torch.Generator(own.device))
+    return generators

@@ -15,6 +15,7 @@ from torch import Tensor
 from mot_gen.backbone.cache import upload
 from mot_gen.errors import require
 from mot_gen.pipelines.settings import check
+from mot_gen.pipelines.text_lists import is_list_of_texts
 from mot_gen.sequence import Span
 
 
@@ -104,9 +105,7 @@ class StopStrings:
     def __init__(self, stop: str | Sequence[str], tokenizer):
         """stop: one or several; InputError for what is no text, or empty."""
         self.strings = [stop] if isinstance(stop, str) else stop
-        listed = isinstance(self.strings, (list, tuple)) and len(self.strings) > 0
-        whole = listed and all(isinstance(string, str) and string for string in self.strings)
-        require(whole, f"stop must be a text or a list of texts, none empty, got {stop!r:.60}")
+        require(is_list_of_texts(self.strings), f"stop must be a text or a list of texts, none empty, got {stop!r:.60}")
         self.tokenizer = tokenizer
         tokenizer.encode_batch(self.strings)  # which refuses what no text can hold
         # A token is at least a byte, so that as many tokens as the longest string has bytes hold all of it.

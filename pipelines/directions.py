@@ -44,7 +44,11 @@ _WRITING = ("max_new_tokens", "temperature", "top_p")
 
 def _in_lists(inputs: Sequence[Mapping[str, str]]) -> dict[str, list]:
     """Inputs of a batch -> arguments of a pipeline: a list of each."""
-    return {"mask_image" if name == "mask" else name: [each[name] for each in inputs] for name in inputs[0]}
+    arguments: dict[str, list] = {}
+    for name in inputs[0]:
+        argument = "mask_image" if name == "mask" else name
+        arguments[argument] = [each[name] for each in inputs]
+    return arguments
 
 
 def _as_document(inputs: Sequence[Mapping[str, str]]) -> dict[str, list]:
@@ -56,8 +60,10 @@ def _as_document(inputs: Sequence[Mapping[str, str]]) -> dict[str, list]:
 
 def _greedy_or_sampled(options: Mapping) -> dict:
     """transformers' manner: a temperature above 0 samples, and 0 or none at all is greedy."""
-    sampled = bool(options.get("temperature"))
-    kept = {name: value for name, value in options.items() if sampled or name != "temperature"}
+    kept = dict(options)
+    sampled = bool(kept.get("temperature"))
+    if not sampled:
+        kept.pop("temperature", None)
     return {**kept, "do_sample": sampled}
 
 
@@ -181,8 +187,9 @@ KINDS = tuple(dict.fromkeys(direction.to for direction in DIRECTIONS))
 def directions_of(modalities: Collection[str], draws: bool = True) -> tuple[Direction, ...]:
     """Those that a checkpoint of text and these modalities has. draws: whether its pictures are made, and not read
     alone."""
-    found = [direction for direction in DIRECTIONS if direction.modalities <= set(modalities)]
-    return tuple(direction for direction in found if draws or direction.to not in ("image", "any"))
+    has = set(modalities)
+    makes = set(KINDS) if draws else set(KINDS) - {"image", "any"}
+    return tuple(direction for direction in DIRECTIONS if direction.modalities <= has and direction.to in makes)
 
 
 def choose(to: str, given: Collection[str], options: Collection[str] = ()) -> Direction:

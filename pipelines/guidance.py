@@ -54,10 +54,10 @@ class Guidance:
     @property
     def branches(self) -> tuple[str, ...]:
         """What must be predicted: of "conditional", "unconditional" and "without_image" those that count."""
+        always = tuple(self.interval) == (0, 1)
+        counts = self.scale != 0 and self.image_scale != 0
         needed = {
-            "conditional": (self.scale != 0 and self.image_scale != 0)
-            or tuple(self.interval) != (0, 1)
-            or self._renorms,
+            "conditional": counts or self._renorms or not always,
             "unconditional": self.scale != 1 and self.image_scale != 0,
             "without_image": self.image_scale != 1,
         }

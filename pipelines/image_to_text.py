@@ -40,7 +40,8 @@ class ImageToTextPipeline(TextWritingPipeline):
 
     def _captions(self, prompted: bool, options: CaptionOptions) -> Choices | None:
         """The captions of the language that is wanted; None where the model is free in what it writes."""
-        if options.language is None and (prompted or not options.plain):
+        free = prompted or not options.plain
+        if free and options.language is None:
             return None
         language = self.languages.wanted(options.language)
         if language is None:

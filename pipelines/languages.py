@@ -18,6 +18,7 @@ from mot_gen.checkpoints.folders import ANSWERS
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import json_files
 from mot_gen.pipelines.text_choices import BLANK, Choices
+from mot_gen.pipelines.text_lists import is_list_of_texts
 
 ANY = "any"  # asks for whatever language the model finds likeliest
 
@@ -68,9 +69,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_language(stated: Any) -> bool:
     if not isinstance(stated, Mapping):
         return False
-    lists = [stated.get("phrases"), stated.get("names")]
-    texts = all(isinstance(each, list) and each and all(isinstance(text, str) for text in each) for each in lists)
-    return texts and all(phrase.count(BLANK) == 1 for phrase in stated["phrases"]) and all(stated["names"])
+    phrases, names = stated.get("phrases"), stated.get("names")
+    if not (is_list_of_texts(phrases) and is_list_of_texts(names)):
+        return False
+    return all(phrase.count(BLANK) == 1 for phrase in phrases)
 
 
 def keep(path: Path | None, folder: Path) -> None:

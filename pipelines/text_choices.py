@@ -20,6 +20,7 @@ from torch import Tensor
 from mot_gen.backbone.cache import upload
 from mot_gen.errors import require
 from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.text_lists import is_list_of_texts
 from mot_gen.sequence import PADDING, Layout
 
 BLANK = "{}"  # where a phrase has the name
@@ -72,9 +73,7 @@ class Choices:
     @classmethod
     def of_texts(cls, texts: Sequence[str], tokenizer, end: int) -> Choices:
         """end: the id of the token that ends a text. InputError for what is no list of texts."""
-        listed = isinstance(texts, Sequence) and not isinstance(texts, str) and len(texts) > 0
-        whole = listed and all(isinstance(text, str) and text for text in texts)
-        require(whole, f"choices must be a list of texts, none empty, got {texts!r:.60}")
+        require(is_list_of_texts(texts), f"choices must be a list of texts, none empty, got {texts!r:.60}")
         root, encoded = _Node(), _encoded(texts, tokenizer)
         for tokens in encoded:
             root.add(tokens, end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import NoneType
 
 from mot_gen.errors import require
 from mot_gen.pipelines.base import MultimodalPipeline, TextOutput
@@ -33,7 +34,9 @@ class TextWritingPipeline(MultimodalPipeline):
             return media
         if all(isinstance(each, Span) for each in media):
             return [[replace(each, learned=False)] for each in media]
-        return self.seen(media, drawn=False) if name == "image" else [[s] for s in tokenizer.encode_batch(media)]
+        if name == "image":
+            return self.seen(media, drawn=False)
+        return [[span] for span in tokenizer.encode_batch(media)]
 
     def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:
         """Each document followed by its text, by the one text for all, or by none; or, where the checkpoint chats, both
@@ -50,7 +53,8 @@ class TextWritingPipeline(MultimodalPipeline):
     def _texts(prompt, documents: Sequence) -> list[str | None]:
         """A text for each document."""
         texts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        fits = len(texts) in (1, len(documents)) and all(text is None or isinstance(text, str) for text in texts)
+        are_texts = all(isinstance(text, (str, NoneType)) for text in texts)
+        fits = are_texts and len(texts) in (1, len(documents))
         require(fits, f"prompt: give one text or {len(documents)}, got {prompt!r:.60}")
         return texts * (len(documents) // len(texts))
 

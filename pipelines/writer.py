@@ -135,10 +135,14 @@ class Writer:
         values = values.cpu()
         for number in ready:
             self.rows[number].add(values[number], grid, bounds)
-        begun = [number for number in ready if self.wraps and not self.rows[number].done]
-        if begun:
-            self._append(dict.fromkeys(begun, self.begins))
-        for number in begun:
+        if self.wraps:
+            self._begin_texts([number for number in ready if not self.rows[number].done])
+
+    def _begin_texts(self, numbers: list[int]) -> None:
+        """Write the beginning of a text in each of these rows."""
+        if numbers:
+            self._append(dict.fromkeys(numbers, self.begins))
+        for number in numbers:
             self.rows[number].room -= 1
 
     def _generators_of(self, ready: Collection[int]) -> list[torch.Generator] | None:

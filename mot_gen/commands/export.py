@@ -33,7 +33,8 @@ def export_command(arguments: argparse.Namespace) -> int:
     out, size = arguments.out, arguments.max_shard_size
     if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", size):
         raise InputError(f"--max-shard-size {size}: give a number and KB, MB or GB, such as 16MB")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_free:
         raise InputError(f"{out}: is there already; give another folder")
     import torch
 

@@ -56,8 +56,10 @@ class Known:
         """Names of the model's modalities; none where its config does not say, which loading it then reports."""
         path = self.folder / "model" / CONFIG
         config = json_files.read(path) if path.is_file() else None
-        stated = config.get("modalities") if isinstance(config, dict) else None
-        return [str(each.get("name")) for each in stated or () if isinstance(each, dict)]
+        if not isinstance(config, dict):
+            return []
+        stated = config.get("modalities") or ()
+        return [str(each.get("name")) for each in stated if isinstance(each, dict)]
 
     @cached_property
     def sha256(self) -> str:
@@ -116,7 +118,8 @@ def _about(item: Item, direction: Direction, known: Known) -> dict[str, Any]:
     """All that a sample depends on but its seed: files by their name and contents, the checkpoint's own settings where
     nothing else was said."""
     files = {kind: _file(kind, path) for kind, path in item.inputs.items() if kind in SUFFIXES}
-    acting = [name for name in direction.defaults if name in direction.options]
+    acting = set(direction.defaults) & set(direction.options)
+    defaults = {name: value for name, value in known.sampling.items() if name in acting}
     held = {} if known.request.weights == "memory" else {"weights": known.request.weights}
     return {
         "mot_gen_version": __version__,
@@ -125,7 +128,7 @@ def _about(item: Item, direction: Direction, known: Known) -> dict[str, Any]:
         **item.inputs,
         **{kind: path.name for kind, path in files.items()},
         **{f"{kind}_sha256": sha256(path) for kind, path in files.items()},
-        **{name: known.sampling[name] for name in acting if name in known.sampling},
+        **{name: defaults[name] for name in direction.defaults if name in defaults},
         **item.options,
         "dtype": known.request.dtype,
         **held,

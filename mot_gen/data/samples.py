@@ -2,7 +2,8 @@
 
 `Part` is one piece of raw content. A sample is a `Pair` (an image and its captions) or a `Document` (parts in a fixed
 order); either is arranged into parts by `.arrange(rng, options)`. `Samples` is a sequence of them that is read from
-somewhere. `Splits` are what is trained on and what never is. How a record becomes a sample is in parsing.py.
+somewhere, and `captioned` the pairs of one. `Splits` are what is trained on and what never is. How a record becomes a
+sample is in parsing.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 from abc import abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, overload
 
@@ -179,3 +180,8 @@ class Splits:
 
     train: Sequence[Sample]
     held_out: Sequence[Sample]
+
+
+def captioned(samples: Iterable[Sample]) -> list[Pair]:
+    """The pictures with captions among these samples."""
+    return [sample for sample in samples if isinstance(sample, Pair) and sample.captions]

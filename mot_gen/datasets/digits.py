@@ -76,14 +76,13 @@ def load(data) -> Splits:
     for digit in range(10):
         members = generator.permutation(np.flatnonzero(labels == digit))
         held_out.update(members[: round(len(members) * data.held_out)].tolist())
-    pairs = [
-        Pair(f"digits/{i}", to_image(picture), captions_of(int(digit)))
-        for i, (picture, digit) in enumerate(zip(levels, labels))
-    ]
-    return Splits(
-        [pair for i, pair in enumerate(pairs) if i not in held_out],
-        [pair for i, pair in enumerate(pairs) if i in held_out],
-    )
+    learned: list[Pair] = []
+    aside: list[Pair] = []
+    for number, (picture, digit) in enumerate(zip(levels, labels)):
+        pair = Pair(f"digits/{number}", to_image(picture), captions_of(int(digit)))
+        side = aside if number in held_out else learned
+        side.append(pair)
+    return Splits(learned, aside)
 
 
 def task() -> Task:

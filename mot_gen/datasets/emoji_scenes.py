@@ -133,7 +133,8 @@ def read_caption(text: str, code: str = "en") -> Scene | None:
     pieces = text.strip().split(", ")
     attributes_said = [piece for piece in pieces if piece in plain]
     # One Spanish name is also a ground: "sobre rojo", a red envelope. What stands first is the name.
-    name, *more = [piece for piece in pieces if piece not in plain] or [""]
+    others = [piece for piece in pieces if piece not in plain]
+    name, *more = others or [""]
     if not known.keys() >= {*more}:
         return None
     fields: dict[str, str | bool] = {}

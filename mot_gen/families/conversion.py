@@ -22,8 +22,7 @@ from mot_gen.families.table import Entry, check_table, our_specs, restored, valu
 from mot_gen.files import manifest
 from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors
 from mot_gen.files.whole import writing_folder
-from mot_gen.model import MultimodalModel
-from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.base import MultimodalPipeline, scheduler_of
 from mot_gen.tokenizers.text import TextTokenizer
 
 M = TypeVar("M", bound=nn.Module)
@@ -88,16 +87,8 @@ def assembled(parts: Sequence[Part], text: TextTokenizer, **options: Any) -> Mul
     """A pipeline over the modules of `parts`. options: its scheduler, by default that of what it draws by steps, if it
     does; the published defaults of `sampling`; and tokenizers that are no parts."""
     modules: dict[str, Any] = {part.name: part.outline for part in parts}
-    stated = {"scheduler": _scheduler_of(modules["model"]), **options}
+    stated = {"scheduler": scheduler_of(modules["model"]), **options}
     return MultimodalPipeline(text_tokenizer=text, **modules, **stated)
-
-
-def _scheduler_of(model: MultimodalModel) -> Any:
-    """That of the first modality which is drawn by steps; None where there is none."""
-    for modality in model.modalities:
-        if not modality.discrete and not modality.input_only:
-            return model.objectives[modality.name].scheduler()
-    return None
 
 
 # Buffers that old files hold, and that follow from the config.

@@ -109,7 +109,8 @@ class Objective:
         """masked (N,) bool, time (N,) -> (N,) weights of their losses, and (N,) bool: the tokens that are counted when
         the weighted sum is averaged. bound: give the likelihood bound, whatever the weight is in training."""
         counted = time > 0
-        if bound or (self.weight or _USUAL_WEIGHT[self.schedule]) == "bound":
+        learned = self.weight or _USUAL_WEIGHT[self.schedule]
+        if bound or learned == "bound":
             weight = torch.where(counted, self.bound_weight(time.clamp_min(1e-6)), 0.0)
             return weight * masked, counted
         return masked.float(), masked & counted

@@ -41,7 +41,8 @@ class StochasticFlow:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise InputError(f"reinforce.sampler: {self.kind!r} is not known{nearest(self.kind, KINDS)}")
-        if not self.noise > 0 or (self.kind == "cps" and self.noise > 1):
+        most = 1.0 if self.kind == "cps" else math.inf
+        if not 0 < self.noise <= most:
             limit = "above 0" if self.kind == "sde" else "above 0, at most 1"
             raise InputError(
                 f"reinforce.noise: must be {limit}, got {self.noise}; a sampler without noise chooses nothing, so "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mot_gen.data.encoded import Encoded
 from mot_gen.data.records import Pair, Sample
+from mot_gen.data.samples import captioned
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import to_pil
 from mot_gen.packing import document_length, pack_rows
@@ -99,8 +100,7 @@ class HeldOut:
         everything = len(self._samples)
         count = everything if self._count is None else min(self._count, everything)
         places = torch.linspace(0, everything - 1, count).round().long().unique().tolist()
-        taken = [self._samples[place] for place in places]
-        pairs = [sample for sample in taken if isinstance(sample, Pair) and sample.captions]
+        pairs = captioned(self._samples[place] for place in places)
         if not pairs:
             raise InputError("no held-out sample is a picture with captions, so there is nothing to measure by")
         return pairs

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mot_gen.data.records import Pair, Splits
+from mot_gen.data.samples import captioned
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reports.generated import caption_losses, drawn, pictures_of
@@ -25,7 +26,7 @@ def pairs_of(splits: Splits, count: int = COUNT) -> list[Pair]:
     samples = splits.held_out if len(splits.held_out) else splits.train
     stride = max(1, len(samples) // count)
     chosen = (samples[number] for number in range(0, len(samples), stride))
-    return [sample for sample in chosen if isinstance(sample, Pair) and sample.captions][:count]
+    return captioned(chosen)[:count]
 
 
 def choose_guidance(pipe: TextToImagePipeline, pairs: Sequence[Pair], seed: int) -> tuple[float, dict[str, float]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from mot_gen.backbone import lora
 from mot_gen.files.pictures import grid, save_png
 from mot_gen.files.whole import write_text, writing_folder
-from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.base import MultimodalPipeline, scheduler_of
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
@@ -48,7 +48,6 @@ def pipeline_of(run: Run, cls: type[P]) -> P: ...
 def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) -> MultimodalPipeline:
     """The run's averaged model, its adapters merged, with its tokenizers and its objective's own scheduler."""
     model = cast("MultimodalModel", lora.merged(run.averaged.eval()))
-    continuous = [m.name for m in model.modalities if not (m.discrete or m.input_only)]
     pipe = cls(
         model,
         text_tokenizer=run.tokenizers[model.modality_names[0]],
@@ -56,7 +55,7 @@ def pipeline_of(run: Run, cls: type[MultimodalPipeline] = MultimodalPipeline) ->
         speech_tokenizer=run.tokenizers.get("speech"),
         sight_tokenizer=run.tokenizers.get("sight"),
         vector_tokenizer=run.tokenizers.get("vector"),
-        scheduler=model.objectives[continuous[0]].scheduler() if continuous else None,
+        scheduler=scheduler_of(model),
         sampling=_sampling(run),
     )
     pipe.set_progress_bar_config(disable=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mot_gen.data.records import Pair, Sample, Splits, open_all
+from mot_gen.data.records import Pair, Splits, open_all
+from mot_gen.data.samples import captioned
 from mot_gen.datasets.task import Task
 from mot_gen.errors import InputError
 from mot_gen.eval.images.judge import Judge, train_judge
@@ -96,20 +97,16 @@ def _labelled(where: str, recipe: Recipe, splits: Splits, labels: str | None) ->
     """Pictures with their classes: of the file `labels`, else of the recipe's data where they have a task."""
     task: Task | None
     if labels is None:
-        pairs = _captioned(splits.train)
+        pairs = captioned(splits.train)
         task = task_of(recipe)
     else:
-        pairs = _captioned(open_all([labels]))
+        pairs = captioned(open_all([labels]))
         task = _task_of_labels(pairs)
     if task is None or not pairs:
         raise InputError(
             f"{where}: these data name no classes; give labels=FILE, records of pictures whose caption is their class"
         )
     return pairs, task
-
-
-def _captioned(samples: Iterable[Sample]) -> list[Pair]:
-    return [sample for sample in samples if isinstance(sample, Pair) and sample.captions]
 
 
 def _task_of_labels(pairs: Sequence[Pair]) -> Task:

@@ -1,0 +1,13 @@
+"""Texts as callers give them: is_list_of_texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+
+def is_list_of_texts(given: Any) -> TypeGuard[Sequence[str]]:
+    """Whether this is a list of at least one text, none of them empty. One text alone is no list."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        return False
+    return all(isinstance(text, str) and text for text in given)
