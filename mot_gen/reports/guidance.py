@@ -3,7 +3,8 @@
 Weak guidance draws pictures that do not show what was asked for; strong guidance draws all of them alike. A model that
 also writes captions can judge that itself. Pictures are drawn from held-out captions at several strengths, and the
 model says how likely each caption is, given the picture that was drawn from it. The least guidance whose pictures are
-as easy to caption as the real ones is taken; where there is none, the one whose captions are likeliest.
+as easy to caption as the real ones is taken; where there is none, the one whose captions are likeliest. A model that
+finds captions as likely after another picture as after their own cannot judge, and nothing is chosen.
 """
 
 from __future__ import annotations
@@ -29,14 +30,26 @@ def pairs_of(splits: Splits, count: int = COUNT) -> list[Pair]:
     return captioned(chosen)[:count]
 
 
-def choose_guidance(pipe: TextToImagePipeline, pairs: Sequence[Pair], seed: int) -> tuple[float, dict[str, float]]:
-    """The strength, and the mean loss (nats a caption) at each and on the real pictures. seed: of the noise, the same
-    at every strength."""
+def choose_guidance(
+    pipe: TextToImagePipeline, pairs: Sequence[Pair], seed: int
+) -> tuple[float | None, dict[str, float]]:
+    """The strength, or None where the model cannot judge; and the mean loss (nats a caption) at each strength, on the
+    real pictures and on real pictures of other captions. seed: of the noise, the same at every strength."""
     captions = [pair.captions[0] for pair in pairs]
-    real = _loss(pipe, pictures_of(pairs, pipe.image_tokenizer), captions)
+    pictures = pictures_of(pairs, pipe.image_tokenizer)
+    half = len(pictures) // 2  # far away, since neighbours may show the same
+    real, other = (_loss(pipe, seen, captions) for seen in (pictures, [*pictures[half:], *pictures[:half]]))
+    if not reads(real, other):
+        return None, {"real": real, "other": other}
     losses = {strength: _loss(pipe, _drawn(pipe, captions, strength, seed), captions) for strength in STRENGTHS}
-    found = {f"{strength:g}": loss for strength, loss in losses.items()} | {"real": real}
+    found = {f"{strength:g}": loss for strength, loss in losses.items()} | {"real": real, "other": other}
     return least_as_good(losses, real), found
+
+
+def reads(real: float, other: float) -> bool:
+    """Whether captions are likelier after their own pictures (the loss `real`) than after others by more than what is
+    tolerated. Where they are not, any picture at all would be as easy to caption as the real one."""
+    return other > TOLERANCE * real
 
 
 def least_as_good(losses: dict[float, float], real: float) -> float:

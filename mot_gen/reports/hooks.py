@@ -142,6 +142,10 @@ def settle_guidance(run: Run) -> None:
     print(said, file=sys.stderr, flush=True)
     strength, losses = choose_guidance(pipeline_of(run, TextToImagePipeline), pairs, run.recipe.training.seed)
     listed = ", ".join(f"{name}: {loss:.2f}" for name, loss in losses.items())
+    if strength is None:
+        kept = f"guidance stays {run.recipe.sampling.guidance_scale:g}: the model does not tell pictures apart yet"
+        print(f"{kept}; nats of a caption by picture: {listed}", file=sys.stderr, flush=True)
+        return
     print(f"guidance {strength:g}; nats of a caption by guidance: {listed}", file=sys.stderr, flush=True)
     run.recipe.sampling.guidance_scale = strength
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from mot_gen.recipes.recipe import load_recipe
+from mot_gen.reports import guidance
 from mot_gen.reports import hooks as made_hooks
-from mot_gen.reports.guidance import STRENGTHS, least_as_good, pairs_of
+from mot_gen.reports.guidance import STRENGTHS, least_as_good, pairs_of, reads
 from mot_gen.reports.hooks import hooks
 from mot_gen.training.build import load_splits
 from mot_gen.training.loop import train
@@ -38,8 +39,21 @@ def test_the_least_guidance_that_is_as_good_as_real_pictures(losses, chosen):
     assert least_as_good(losses, 1.95) == chosen
 
 
+def test_a_model_judges_where_it_tells_pictures_apart():
+    assert reads(1.95, 4.0) and not reads(3.07, 3.1) and not reads(3.0, 2.9)
+
+
+def test_a_model_that_cannot_judge_chooses_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(made_hooks, "pairs_of", lambda splits: pairs_of(splits, 4))
+    recipe = load_recipe("digits", [*TINY, "sampling.choose_guidance=true", "sampling.guidance_scale=2.5"])
+    train(recipe, tmp_path, hooks=hooks(recipe))
+    assert json.loads((tmp_path / "model" / "model_index.json").read_text())["sampling"]["guidance_scale"] == 2.5
+    assert "guidance stays 2.5: the model does not tell pictures apart yet" in capsys.readouterr().err
+
+
 def test_what_is_chosen_is_in_the_checkpoint(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(made_hooks, "pairs_of", lambda splits: pairs_of(splits, 4))
+    monkeypatch.setattr(guidance, "reads", lambda real, other: True)
     recipe = load_recipe("digits", [*TINY, "sampling.choose_guidance=true"])
     run = train(recipe, tmp_path, hooks=hooks(recipe))
     sampling = json.loads((tmp_path / "model" / "model_index.json").read_text())["sampling"]
