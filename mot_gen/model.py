@@ -31,7 +31,7 @@ from mot_gen.backbone.scale_inputs import build_scale_inputs
 from mot_gen.backbone.token_layers import apart_from_others, build_token_layers
 from mot_gen.checkpoints.folders import ANSWERS, permission
 from mot_gen.checkpoints.model_folder import check_model_folder
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.learning.corruption import Corruption
 from mot_gen.learning.losses import learned_losses, unreduced_losses
@@ -40,6 +40,7 @@ from mot_gen.learning.token_losses import Head
 from mot_gen.model_config import MultimodalConfig
 from mot_gen.sequence import Modality, PackedBatch, Vocabulary
 
+HALF_OR_COMPILED = "half storage (fp16 on a CPU) does not go with compiled blocks: use only one of them"
 __all__ = ["MultimodalConfig", "MultimodalModel", "Output", "outlining"]
 
 
@@ -135,7 +136,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         It serves training, and of generation the passes that repeat: decoding steps and the evaluations of an open
         span of one tower. Prompts, whose lengths differ, experts and Mamba's states stay eager there. InputError where
         the model is in half storage."""
-        self._either_half_or_compiled(self.head.halves is None)
+        require(self.head.halves is None, HALF_OR_COMPILED)
         super().compile_repeated_blocks(*args, **kwargs)
         self.backbone.compiled = True
 
@@ -144,13 +145,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         multiply in fp32 (`backbone.half_storage`); towers of different widths stay as they are. The weights themselves
         stay too, to be saved or moved. Training, casts, moves and loading a state end it. InputError where the model is
         not in fp32 on a CPU, PyTorch has no FBGEMM for it, or the blocks are compiled."""
-        self._either_half_or_compiled(not getattr(self.backbone, "compiled", False))
+        require(not getattr(self.backbone, "compiled", False), HALF_OR_COMPILED)
         store_in_half(self)
-
-    @staticmethod
-    def _either_half_or_compiled(free: bool) -> None:
-        if not free:
-            raise InputError("half storage (fp16 on a CPU) does not go with compiled blocks: use only one of them")
 
     @property
     def modality_names(self) -> list[str]:
@@ -216,12 +212,6 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         own = self.token_layers[only].logits(hidden)
         return nn.functional.pad(own, (first, self.vocabulary.size - end))
 
-    def _over_their_own(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """(M, V) logits of targets (M,), with -inf where a target's softmax does not reach: ids apart from it."""
-        for name in self.token_layers:
-            logits = apart_from_others(logits, ids, self.vocabulary.range(name))
-        return logits
-
     def embed(self, batch: PackedBatch) -> tuple[Tensor, dict]:
         """The batch's inputs, continuous ones corrupted already -> (B, S, D), and what each patch layer remembers."""
         x = self.embed_ids(batch.ids)
@@ -261,7 +251,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
                 own = batch.latents[name]
                 latents[name] = layers.decode(hidden.index_select(0, own.slots), own, memory[name])
         if supervision is None:
-            logits = self._over_their_own(self.logits(hidden[batch.target_slots]), batch.target_ids)
+            apart = [self.vocabulary.range(name) for name in self.token_layers]
+            logits = apart_from_others(self.logits(hidden[batch.target_slots]), batch.target_ids, apart)
             return Output(logits, latents)
         assert factors is not None
         return learned_losses(self, batch, hidden, latents, supervision, factors)

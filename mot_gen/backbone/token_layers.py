@@ -69,14 +69,15 @@ def build_token_layers(dim: int, modalities: Sequence[Modality], given: Mapping[
     return layers
 
 
-def apart_from_others(logits: Tensor, ids: Tensor, own: tuple[int, int]) -> Tensor:
+def apart_from_others(logits: Tensor, ids: Tensor, apart: Sequence[tuple[int, int]]) -> Tensor:
     """Logits (M, V) of targets (M,), with -inf for all ids in whose softmax a target has no part.
 
-    own: the first of the modality's joint ids, and the one after its last. Targets among them keep these logits alone,
-    all others lose them.
+    apart: of each modality that is apart the first of its joint ids, and the one after its last. Targets among them
+    keep these logits alone, all others lose them.
     """
-    first, end = own
-    is_own = (ids >= first) & (ids < end)
-    place = torch.arange(logits.shape[-1], device=ids.device)
-    is_apart = (place >= first) & (place < end)
-    return logits.masked_fill(is_own[:, None] != is_apart, float("-inf"))
+    for first, end in apart:
+        place = torch.arange(logits.shape[-1], device=ids.device)
+        is_own = (ids >= first) & (ids < end)
+        is_apart = (place >= first) & (place < end)
+        logits = logits.masked_fill(is_own[:, None] != is_apart, float("-inf"))
+    return logits
