@@ -175,7 +175,9 @@ class MultimodalPipeline(DiffusionPipeline):
     def _talk(self) -> Talk | None:
         """How a prompt becomes a message around which the chat template writes; None where it stands as it is."""
         stated = self._default("chat", None, False)
-        return Talk(**(stated if isinstance(stated, Mapping) else {})) if stated else None
+        if not stated:
+            return None
+        return Talk(**stated) if isinstance(stated, Mapping) else Talk()
 
     def _message(self, text: str | None, picture: list[Span] | None = None, **about: Any) -> list[Span]:
         """What the chat template makes of a picture's spans, where one is given, and a text. about: see `Talk`."""

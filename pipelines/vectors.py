@@ -81,15 +81,17 @@ class VectorPipeline(ImageDrawingPipeline):
         return VectorOutput(vectors=vectors, images=images) if options.return_dict else (vectors, images)
 
     def _length(self, given: int | None) -> int:
+        """How many tokens a span of vectors has: those of the checkpoint, else what the caller gave."""
         own = self.vector_tokenizer.config.length
         if given is None and own is None:
             raise InputError("length: this checkpoint's vectors may have any; say how many tokens to generate")
-        if given is not None and own not in (None, given):
+        if given is None:
+            return own
+        if own not in (None, given):
             raise InputError(f"length: this checkpoint's vectors have {own} tokens, got {given}")
-        length = given or own
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-            raise InputError(f"length must be a positive integer, got {length!r}")
-        return length
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise InputError(f"length must be a positive integer, got {given!r}")
+        return given
 
     def _documents(self, prompt, image) -> list[list[Span]]:
         """A picture, if any, and the text of each prompt."""

@@ -110,8 +110,8 @@ class ImageTokenizer(NetworkTokenizer):
         if self.rule is not None and given is not None:
             size = (height or given, width or given)
             return self.grid_of(size) if self.rule.allows(*size) else None
-        for (rows, columns), grid in self.grids.items():
-            if height in (None, rows) and width in (None, columns):
+        for size, grid in self.grids.items():
+            if _is_of(size, height, width):
                 return grid
         return None
 
@@ -178,6 +178,11 @@ class ImageTokenizer(NetworkTokenizer):
         if self.rule is not None and self.rule.holds(grid, self.grids[self.size]):
             return True
         return grid in self.grids.values()
+
+
+def _is_of(size: tuple[int, int], height: int | None, width: int | None) -> bool:
+    """Whether a size has this height and width, each of which may be left open."""
+    return height in (None, size[0]) and width in (None, size[1])
 
 
 def _places_of(keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:

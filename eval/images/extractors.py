@@ -102,12 +102,17 @@ def precision(dtype: str, device_type: str):
 def pooled(output) -> Tensor:
     """(N, d) from what a network returns: a tensor, averaged over space if it has any, or a transformers output."""
     if not isinstance(output, Tensor):
-        found = [getattr(output, key, None) for key in ("image_embeds", "pooler_output", "logits", "last_hidden_state")]
-        output = next((value for value in found if value is not None), None)
-        if output is None:
-            raise InputError("the extractor returned neither a tensor nor a transformers output; wrap it")
-        output = output[:, 0] if output.ndim == 3 else output
+        output = _of_transformers(output)
     return output.flatten(2).mean(2) if output.ndim > 2 else output
+
+
+def _of_transformers(output) -> Tensor:
+    """The features in an output of transformers, of sequences those of the first token."""
+    for key in ("image_embeds", "pooler_output", "logits", "last_hidden_state"):
+        found = getattr(output, key, None)
+        if found is not None:
+            return found[:, 0] if found.ndim == 3 else found
+    raise InputError("the extractor returned neither a tensor nor a transformers output; wrap it")
 
 
 def weights_sha256(network: nn.Module) -> str:

@@ -64,11 +64,7 @@ def speech_records(
     reads = [name for name in names if name not in SOUND]
     fields: dict[str, Kind] = {"prediction": (str, list)} if reads else {}
     if isinstance(predictions, (str, Path)):
-        if hears:
-            fields["prediction_audio"] = str
-        if any(name != "mos" for name in hears):
-            fields["reference_audio"] = str
-        return records(predictions, fields)
+        return records(predictions, fields | _sounds_of(hears))
     if references is None:
         return records(predictions, fields)
     if hears and reads:
@@ -78,6 +74,16 @@ def speech_records(
     made = [_listed(one) for one in predictions]
     wanted = [_one_of(own) for own in references]
     return records(records_of(prediction=made, references=wanted), fields)
+
+
+def _sounds_of(metrics: Sequence[str]) -> dict[str, Kind]:
+    """The fields of a file that these metrics of sounds read; mos hears the prediction alone."""
+    fields: dict[str, Kind] = {}
+    if metrics:
+        fields["prediction_audio"] = str
+    if {*metrics} - {"mos"}:
+        fields["reference_audio"] = str
+    return fields
 
 
 def _listed(units: Any) -> Any:

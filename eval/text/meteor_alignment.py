@@ -80,9 +80,12 @@ def _dot_apart(word: str, following: str, nonbreaking: dict[str, bool]) -> str:
         return word
     if "." in stem and re.search(f"[{ALPHA}]", stem):
         return word.replace(".", "")
-    numeric_only = nonbreaking.get(stem)
-    keeps = numeric_only is False or re.match("[a-z]", following) or (numeric_only and re.match("[0-9]", following))
-    return word if keeps else f"{stem} ."
+    before_numbers_alone = nonbreaking.get(stem)  # None where the word is no abbreviation
+    if before_numbers_alone is False or re.match("[a-z]", following):
+        return word
+    if before_numbers_alone and re.match("[0-9]", following):
+        return word
+    return f"{stem} ."
 
 
 class Match(NamedTuple):

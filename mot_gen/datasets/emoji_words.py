@@ -46,7 +46,13 @@ def catalogue() -> dict[str, dict[str, str]]:
     return found
 
 
+def _is_of_flags(point: str) -> bool:
+    """Whether a code point is a regional letter, or one of the tags that name a region."""
+    number = int(point, 16)
+    return 0x1F1E6 <= number <= 0x1F1FF or 0xE0020 <= number <= 0xE007F
+
+
 def _left_out(points: list[str], name: str) -> bool:
     """Flags, families and skin tones."""
-    is_flag = any(0x1F1E6 <= int(point, 16) <= 0x1F1FF or 0xE0020 <= int(point, 16) <= 0xE007F for point in points)
+    is_flag = any(map(_is_of_flags, points))
     return is_flag or name.startswith("family") or not set(TONES).isdisjoint(points)

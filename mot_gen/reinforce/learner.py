@@ -21,7 +21,7 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.recipes.recipe import with_fields
 from mot_gen.reinforce.documents import Ids
 from mot_gen.reinforce.moe_grpo import refuse_without_experts
-from mot_gen.reinforce.prompts import Prompts
+from mot_gen.reinforce.prompts import Prompt, Prompts
 from mot_gen.reinforce.rewards import Rewards, Samples, made_rewards
 from mot_gen.reinforce.rollouts import Rollout, Sampler
 from mot_gen.reports.hooks import pipeline_of
@@ -95,12 +95,19 @@ class Learner:
         own = range(run.world.rank, section.prompts, run.world.size)
         with self._sampling() as pipe:
             prompts = self.prompts.take(pipe, [run.step * section.prompts + number for number in own])
-            numbers = [number * section.group + member for number in own for member in range(section.group)]
-            each = [prompt for prompt in prompts for _ in range(section.group)]
+            numbers: list[int] = []
+            asked: list[Prompt] = []
+            for number, prompt in zip(own, prompts):
+                numbers += range(number * section.group, (number + 1) * section.group)
+                asked += [prompt] * section.group
             generators = [self.generator("rollout", number) for number in numbers]
-            rollouts = self.sampler(pipe, each, generators, [self.drawn_steps(number) for number in numbers])
-        starts = range(0, len(numbers), section.group)
-        return [Group(rollouts[s : s + section.group], numbers[s : s + section.group]) for s in starts]
+            steps = [self.drawn_steps(number) for number in numbers]
+            rollouts = self.sampler(pipe, asked, generators, steps)
+        groups = []
+        for start in range(0, len(numbers), section.group):
+            members = slice(start, start + section.group)
+            groups.append(Group(rollouts[members], numbers[members]))
+        return groups
 
     def drawn_steps(self, number: int) -> list[int]:
         """The steps of a sample's picture that are drawn at random, and learned from."""

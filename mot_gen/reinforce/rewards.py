@@ -50,12 +50,14 @@ class Samples:
     def of(cls, rollouts: Sequence[Rollout]) -> Samples:
         """All of them have a picture, or none has."""
         prompts = [rollout.prompt for rollout in rollouts]
-        texts = [rollout.text or "" for rollout in rollouts]
         drawn = [rollout.image for rollout in rollouts if rollout.image is not None]
-        images = torch.stack(drawn) if drawn else None
-        names = [prompt.name for prompt in prompts]
-        references = [prompt.references for prompt in prompts]
-        return cls([prompt.text for prompt in prompts], texts, images, references, names)
+        return cls(
+            prompts=[prompt.text for prompt in prompts],
+            texts=[rollout.text or "" for rollout in rollouts],
+            images=torch.stack(drawn) if drawn else None,
+            references=[prompt.references for prompt in prompts],
+            names=[prompt.name for prompt in prompts],
+        )
 
     def one(self, number: int) -> Samples:
         """A single sample."""

@@ -175,10 +175,10 @@ def _shape(line: Line, across: _Axis, up: _Axis) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     look = 'stroke-width="1" opacity="0.35"' if line.faint else 'stroke-width="1.8"'
     dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-    drawn = f'<polyline clip-path="url(#inside)" fill="none" stroke="{line.colour}" {look}{dash} points="{path}"/>'
+    drawn = [f'<polyline clip-path="url(#inside)" fill="none" stroke="{line.colour}" {look}{dash} points="{path}"/>']
     if line.dots:
-        drawn += "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in places)
-    return drawn
+        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in places]
+    return "".join(drawn)
 
 
 def _legend(lines: Sequence[Line], side: str) -> str:
