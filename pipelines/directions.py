@@ -99,6 +99,7 @@ class Direction:
         return {MODALITY[name] for name in (*self.needs, self.to) if name in MODALITY}
 
     def accepts(self, given: Collection[str]) -> bool:
+        """Whether these inputs are all that it needs, and no others."""
         return set(self.needs) <= set(given) <= {*self.needs, *self.takes}
 
     def pipeline_class(self) -> type:

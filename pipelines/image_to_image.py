@@ -172,6 +172,7 @@ class Begun:
 
     @property
     def grids(self) -> list[Grid]:
+        """Rows and columns of each picture's tokens."""
         return [_grid_of(span) for span in self.spans]
 
     def kept(self) -> Tensor:

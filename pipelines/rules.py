@@ -71,6 +71,7 @@ class Row:
 
     @property
     def in_text(self) -> bool:
+        """Whether the document is in a text now."""
         return self.inside == self.writing.text
 
     @property

@@ -25,6 +25,7 @@ class Processed:
         self.documents = [stream.prompt_ids(number) for number in range(samples)] if processors else []
 
     def add(self, number: int, token: int) -> None:
+        """Show the processors a token that a document was given."""
         if self.processors:
             self.documents[number].append(token)
 

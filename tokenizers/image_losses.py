@@ -105,9 +105,11 @@ class CodebookAverage:
         self.codebook.embedding.weight.copy_(self.sums / self.counts[:, None])
 
     def state_dict(self) -> dict:
+        """The running counts (entries,) and sums (entries, d)."""
         return {"counts": self.counts, "sums": self.sums}
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave."""
         self.counts, self.sums = state["counts"], state["sums"]
 
 

@@ -43,24 +43,29 @@ class MuonAdamW:
             self.parts["muon"] = muon(self.matrices, lr, 0.95, weight_decay)
 
     def set_lr(self, lr: float) -> None:
+        """The learning rate of both optimizers."""
         for part in self.parts.values():
             for group in part.param_groups:
                 group["lr"] = lr
 
     def zero_grad(self) -> None:
+        """Forget all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
     def step(self) -> None:
+        """One step of both, by the gradients that the parameters have."""
         for matrix, kernel in zip(self.matrices, self.kernels):
             matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
         for part in self.parts.values():
             part.step()
 
     def state_dict(self) -> dict[str, dict]:
+        """The state of each, by its name."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from what `state_dict` gave."""
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
 

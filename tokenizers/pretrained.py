@@ -60,10 +60,12 @@ class NetworkTokenizer(ConfiguredModel):
 
     @property
     def device(self) -> torch.device:
+        """Where the network's weights are."""
         return self._first_tensor().device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The precision of the network's weights."""
         return self._first_tensor().dtype
 
     def _first_tensor(self) -> Tensor:

@@ -78,6 +78,7 @@ class SpeechUnitTokenizer(NetworkTokenizer):
 
     @property
     def modality(self) -> Modality:
+        """What its spans are: discrete, an id for each unit."""
         return Modality(self.config.name, vocab_size=self.config.vocab_size)
 
     @property

@@ -123,6 +123,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
 
     @property
     def modality(self) -> Modality:
+        """What its spans are: discrete, of the whole vocabulary, with the fields of `layout`."""
         return Modality(**{"name": self.name, "vocab_size": self.vocab_size, **self.layout})
 
     @property
@@ -137,6 +138,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
 
     @property
     def name(self) -> str:
+        """What its modality is called."""
         return self.init_kwargs["name"]
 
     @property
@@ -151,6 +153,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Span]:
+        """Many texts; the same spans as one by one."""
         checked = [self._writable(_encodable(text)) for text in texts]
         assert self._tokenizer is not None, "__init__ was given one"
         encodings = self._tokenizer.encode_batch_fast(checked, add_special_tokens=False)
@@ -208,6 +211,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
         return cast(str, super().decode(token_ids, *args, **kwargs))
 
     def decode_batch(self, spans: Sequence[Span]) -> list[str]:
+        """Many spans; the same texts as one by one."""
         return [self.decode(span) for span in spans]
 
 

@@ -153,6 +153,7 @@ class DecoderTrainer:
         return parts | {"step": self.step, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave."""
         self.decoder.load_state_dict(state["decoder"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

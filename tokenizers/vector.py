@@ -48,6 +48,7 @@ class VectorTokenizer(NetworkTokenizer):
 
     @property
     def modality(self) -> Modality:
+        """What its spans are: continuous tokens of `width` channels, learned by a flow."""
         config = self.config
         return Modality(config.name, None, config.width, bidirectional=not config.causal, objective="flow")
 
@@ -63,6 +64,7 @@ class VectorTokenizer(NetworkTokenizer):
         return Span(self.config.name, (values - mean) / deviation)
 
     def encode_batch(self, raws: Sequence) -> list[Span]:
+        """Many series of numbers, one by one."""
         return [self.encode(raw) for raw in raws]
 
     def decode(self, span: Span) -> Tensor:
@@ -75,6 +77,7 @@ class VectorTokenizer(NetworkTokenizer):
         return values * deviation + mean
 
     def decode_batch(self, spans: Sequence[Span]) -> list[Tensor]:
+        """Many spans, one by one."""
         return [self.decode(span) for span in spans]
 
     def measure(self, raws: Iterable[Any]) -> VectorTokenizer:

@@ -46,6 +46,7 @@ class ClipEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the network's weights are."""
         return self.model.device
 
     @torch.no_grad()
@@ -111,9 +112,11 @@ class ClipMetric(SegmentMetric):
         self.add_rows("cut")
 
     def image_embeddings(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, d) by the encoder; embeddings (N, d) stay as they are."""
         return images if images.ndim == 2 else self._encoder().images(images)
 
     def text_embeddings(self, texts: Tensor | Sequence[str]) -> Tensor:
+        """N texts -> (N, d) by the encoder, with a note of how many were cut; embeddings (N, d) stay as they are."""
         if isinstance(texts, Tensor):
             return texts
         embeddings, cut = self._encoder().texts(texts)

@@ -29,6 +29,8 @@ class Question:
 
 @dataclass
 class DpgPrompt:
+    """A prompt with the questions about its picture. item: its id in the file."""
+
     item: str
     text: str
     questions: list[Question] = field(default_factory=list)

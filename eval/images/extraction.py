@@ -42,6 +42,7 @@ class Extraction:
     on_progress: Callable[[int], None] = lambda done: None
 
     def folder(self, source: ImageSource) -> Path | None:
+        """Where the features of a source are kept; None where they are not."""
         if self.cache is None or source.fingerprint is None:
             return None
         facts = json.dumps([source.fingerprint, self.extractor.provenance(), self.output, SHARD], sort_keys=True)

@@ -29,6 +29,7 @@ class ReferenceStatistics:
 
     @property
     def fingerprint(self) -> str:
+        """sha256 over the provenance and the moments, in hex."""
         digest = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
         digest.update(str(self.moments.n).encode())
         for array in (self.moments.mean, self.moments.m2):

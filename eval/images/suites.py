@@ -57,6 +57,7 @@ def read_prompts(file: str | Path) -> list[str]:
 
 
 def geneval_records(file: str | Path) -> list[Record]:
+    """The records of GenEval's evaluation_metadata.jsonl; InputError where one lacks a field."""
     return records(file, {"tag": str, "include": list, "prompt": str})
 
 

@@ -63,10 +63,12 @@ class Known:
 
     @cached_property
     def sha256(self) -> str:
+        """The fingerprint of the checkpoint's files."""
         return fingerprint(self.folder)
 
     @cached_property
     def loaded(self):
+        """The checkpoint, loaded when it is first asked for."""
         from mot_gen.pipelines.loaded import Loaded
 
         return Loaded(self.folder, self.request.dtype, self.request.compile, self.request.weights)

@@ -271,6 +271,7 @@ class Scenes(Samples):
         return len(self.scenes)
 
     def sample(self, index: int) -> Pair:
+        """The pair of this number, its picture drawn."""
         return self._described(index, self.scenes[index].picture(self.size))
 
     def outline(self, index: int) -> Pair:

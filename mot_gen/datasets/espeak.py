@@ -81,6 +81,7 @@ def answer(library, rate: int, request: dict) -> None:
 
 
 def main(path: str, data: str) -> None:
+    """Speak what comes on standard input, a JSON object a line. path: of the library. data: of its voices."""
     library = ctypes.CDLL(path)
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.path.dirname(data).encode(), _PHONES)
     if rate <= 0:

@@ -205,6 +205,7 @@ class Scenes(Samples):
         return len(self.scenes)
 
     def sample(self, index: int) -> Pair:
+        """The pair of this number, its picture drawn."""
         scene = self.scenes[index]
         return Pair(f"openmoji/{scene}", scene.picture(self.size), scene.captions())
 

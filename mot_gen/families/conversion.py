@@ -60,6 +60,7 @@ class Source:
 
     @cached_property
     def weights(self) -> Shards:
+        """The published tensors, opened when they are first asked for."""
         if not self._files:
             return Shards.of(self.folder)
         found: list[Path] = []
@@ -69,6 +70,7 @@ class Source:
         return Shards(found)
 
     def close(self) -> None:
+        """Close the files, if they were opened."""
         if "weights" in self.__dict__:
             self.weights.close()
 

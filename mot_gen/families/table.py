@@ -54,6 +54,7 @@ class Rows:
         return x[torch.tensor(self.order)]
 
     def backward(self, x: Tensor) -> Tensor:
+        """Theirs again, of ours."""
         return x[torch.tensor(self.order).argsort()]
 
 
@@ -70,6 +71,7 @@ class Permuted:
         return x.reshape(self.shape).permute(self.order).reshape(self.ours)
 
     def backward(self, x: Tensor) -> Tensor:
+        """Theirs again, of ours."""
         moved = [self.shape[dimension] for dimension in self.order]
         inverse = torch.tensor(self.order).argsort().tolist()
         return x.reshape(moved).permute(inverse).reshape(self.theirs)
@@ -85,6 +87,7 @@ class First:
         return x[: self.rows]
 
     def backward(self, x: Tensor) -> Tensor:
+        """The rows that ours gives back."""
         return x
 
 
@@ -119,6 +122,7 @@ class Entry:
     taken: Place = ()
 
     def read(self, reader: Reader) -> Tensor:
+        """The published tensor, or its region, after all steps: what stands at `place` of ours."""
         tensor = _region(reader.get(self.theirs), self.taken)
         for step in self.how:
             tensor = step.forward(tensor)

@@ -142,9 +142,11 @@ class Names:
         return f"{self.prefix}layers.{number}.self_attn.{self.attention[module]}.{leaf}"
 
     def layer(self, number: int, module: str, leaf: str) -> str:
+        """A tensor of a module of layer `number`. leaf: weight or bias."""
         return f"{self.prefix}layers.{number}.{module}{self.suffix}.{leaf}"
 
     def feed_forward(self, number: int, module: str) -> str:
+        """The weight of a projection of layer `number`'s feed-forward."""
         return f"{self.prefix}layers.{number}.mlp{self.suffix}.{module}.weight"
 
 

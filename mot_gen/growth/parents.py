@@ -38,6 +38,8 @@ class Growth:
     needs_other: ClassVar[bool] = False
 
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
+        """The grown model, in eval mode; `model` stays as it is. other: the second, where `needs_other`. InputError for
+        a model that this growth does not fit."""
         raise NotImplementedError
 
 

@@ -85,6 +85,7 @@ class Objective:
         )
 
     def fits(self, scheduler) -> str | None:
+        """The kind of scheduler it needs where the given one will not do; None where it will."""
         config, wanted = scheduler.config, PREDICTIONS[self.prediction]
         if "FlowMatch" in type(scheduler).__name__ or config.get("prediction_type", "epsilon") != wanted:
             return f"a diffusion scheduler with prediction_type {wanted!r}, such as DDIMScheduler"
