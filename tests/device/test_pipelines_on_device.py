@@ -1,10 +1,9 @@
 """Every pipeline with every kind of tokenizer on the pretended device: no tensor on the wrong one, and the same results
 as on a CPU. Budgets of a decoded token and of a denoising step. Passes that a CUDA graph could record."""
 
-import copy
-
 import pytest
 import torch
+from both import assert_same, on_both, quiet
 from diffusers import DDIMScheduler
 from PIL import Image
 from pretended import pretended_cuda
@@ -52,28 +51,6 @@ def stop_early(pipe, step: int, timestep, given: dict) -> dict:
     """Pictures of many tokens stop after a few."""
     pipe._interrupt = step >= 2
     return {}
-
-
-def quiet(cls, parts: dict):
-    pipe = cls(**copy.deepcopy(parts))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def on_both(cls, parts: dict, call) -> tuple:
-    """What a call gives on the CPU and on the device."""
-    here = call(quiet(cls, parts))
-    with pretended_cuda():
-        there = call(quiet(cls, parts).to("cuda"))
-    return here, there
-
-
-def assert_same(here, there) -> None:
-    for one, other in zip(here, there, strict=True):
-        if isinstance(one, str):
-            assert one == other
-        else:
-            torch.testing.assert_close(torch.as_tensor(other), torch.as_tensor(one), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind, objective", PICTURES)

@@ -7,6 +7,7 @@ from pretended import pretended_cuda
 from tiny import MODALITIES, clean, mixed, model
 from torch import Tensor
 
+from mot_gen.backbone import lora
 from mot_gen.packing import pack
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training import build, compiling, runs
@@ -131,12 +132,18 @@ def test_a_step_of_six_layers_launches_few_kernels(tmp_path):
         assert kernels <= most, precision
 
 
-@pytest.mark.parametrize("backbone", [{}, {"kv_heads": 2, "untied": ["ffn"]}], ids=["mot", "grouped heads, one norm"])
-def test_a_model_learns_as_on_the_cpu(backbone):
+ALONE = {"mot": {}, "grouped heads, one norm": {"kv_heads": 2, "untied": ["ffn"]}, "adapters": {}}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_model_learns_as_on_the_cpu(name):
     batch = clean(pack(mixed(), MODALITIES, 32), 0.4)
 
     def gradients(device: str) -> dict[str, Tensor]:
-        net = model(backbone=backbone).to(device).train()
+        net = model(backbone=ALONE[name])
+        if name == "adapters":
+            lora.add(net, ["text", "image"], rank=2, alpha=4.0)
+        net = net.to(device).train()
         made = net(batch.to(device))
         (made.logits.square().mean() + made.latents["image"].square().mean()).backward()
         return {name: p.grad.cpu() for name, p in net.named_parameters() if p.grad is not None}
@@ -145,8 +152,8 @@ def test_a_model_learns_as_on_the_cpu(backbone):
     with pretended_cuda():
         there = gradients("cuda")
     assert here.keys() == there.keys()
-    for name, gradient in here.items():
-        torch.testing.assert_close(there[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+    for parameter, gradient in here.items():
+        torch.testing.assert_close(there[parameter], gradient, atol=1e-5, rtol=1e-4, msg=parameter)
 
 
 def test_blocks_are_compiled_on_a_gpu_unless_the_recipe_says_otherwise(monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from both import assert_same, on_both
 from comparing import Noted, converted, far, over
 from PIL import Image
 from safetensors.torch import load_file
@@ -119,6 +120,20 @@ def test_the_sequence_is_embedded_as_published(pipe, monkeypatch):
     assert torch.equal(batch.ids[0, : len(want)].clamp_min(1), GOLDEN["understand.text_ids"].where(
         batch.layout.modality[0, : len(want)] == 0, torch.tensor(1)))  # fmt: skip
     assert far(found, want) < 1e-5
+
+
+def test_pictures_and_answers_are_the_same_on_a_device(pipe):
+    settings = SETTINGS["t2i"], SETTINGS["understand"]
+
+    def drawn(made):
+        options = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent"}
+        return made(settings[0]["prompt"], generator=torch.Generator().manual_seed(0), **options).images.cpu()
+
+    def answered(made):
+        return made(seen("understand.picture"), settings[1]["question"], max_new_tokens=3).texts
+
+    for cls, call in ((TextToImagePipeline, drawn), (ImageToTextPipeline, answered)):
+        assert_same(*on_both(cls, over(pipe, cls).components, call))
 
 
 def _clean(batch):
