@@ -57,6 +57,14 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="folder: the tokenizer, its checkpoint, report.json"
     )
     parser.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="text: tokens; default: 4096")
+    _image_arguments(parser)
+    _speech_arguments(parser)
+    fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
+    parser.add_argument("--set", **fields, help="fields of its training, as in steps=4000 lr=0.001")
+    parser.set_defaults(func=_train)
+
+
+def _image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, default=32, metavar="N", help="pixels a side; default: 32")
     parser.add_argument("--color-channels", type=int, choices=(1, 3), default=3, help="1 is grey; default: 3")
     parser.add_argument("--entries", type=int, default=1024, metavar="N", help="vq, scales: size of the codebook")
@@ -83,6 +91,9 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extractor", metavar="NAME", help="also report the reconstruction Frechet distance in its features"
     )
+
+
+def _speech_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--units", type=int, default=500, metavar="N", help="speech: clusters")
     parser.add_argument(
         "--context", type=int, default=1, metavar="N", help="speech: log-mel frames on either side of a unit's four"
@@ -90,9 +101,6 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--collapse", action="store_true", help="speech: write a unit once however long it lasts")
     parser.add_argument("--encoder", metavar="FOLDER", help="speech: HuBERT, wav2vec2 or WavLM instead of log-mels")
     parser.add_argument("--layer", type=int, default=-1, metavar="N", help="speech: of the encoder; -1 is the last")
-    fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
-    parser.add_argument("--set", **fields, help="fields of its training, as in steps=4000 lr=0.001")
-    parser.set_defaults(func=_train)
 
 
 def _integers(text: str) -> list[int]:
