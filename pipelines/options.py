@@ -92,7 +92,8 @@ class CaptionOptions(AnswerOptions):
     @property
     def plain(self) -> bool:
         """Whether nothing was asked of how a text is written."""
-        return not (self.choices or self.do_sample or self.streamer or self.stop or self.logits_processor)
+        streamed = self.streamer is not None  # an empty list of a user's own class streams too
+        return not (self.choices or self.do_sample or streamed or self.stop or self.logits_processor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,23 @@ def test_phrases_and_names_are_the_tree_of_their_texts(pipeline):
     assert pipe(pictures).texts == pipe(pictures, choices=TEXTS).texts == pipe(pictures, language="xx").texts
 
 
+class Streamed(list):
+    """A streamer of one's own; as yet it is an empty list."""
+
+    def put(self, values):
+        self.extend(values.flatten().tolist())
+
+    def end(self):
+        pass
+
+
+def test_a_text_that_is_streamed_is_written_freely(pipeline):
+    pipe, streamed = pipeline(ImageToTextPipeline), Streamed()
+    free = pipe(PICTURE, max_new_tokens=4).texts
+    pipe.languages = Languages({"xx": {"phrases": PHRASES, "names": NAMES}})
+    assert pipe(PICTURE, max_new_tokens=4, streamer=streamed).texts == free and streamed
+
+
 def test_a_tokenizer_that_joins_names_with_what_follows_lists_the_texts(pipeline):
     pipe = pipeline(ImageToTextPipeline)
     end = pipe.model.vocabulary.document_end
