@@ -1,4 +1,8 @@
-"""Samples made of others: `Joined` puts several sources one after the other, `Selection` is a part of one."""
+"""Samples made of others: Joined, Selection, Weighted; source_sizes.
+
+`Joined` puts several sources one after the other. `Selection` is a part of one. `Weighted` says how often each source is
+shown.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from itertools import accumulate, chain
 
 from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.samples import Sample, Samples
+from mot_gen.errors import InputError
 
 
 class Joined(Samples):
@@ -103,3 +108,25 @@ class Selection(Samples):
 
     def outline(self, index: int) -> Sample:
         return self.samples.outline(self.indices[index])
+
+
+class Weighted(Selection):
+    """Samples of several sources that are to be shown in proportion. weights: one a source."""
+
+    def __init__(self, samples: Samples, weights: Sequence[float]):
+        """InputError where a weight is less than a sample an epoch."""
+        super().__init__(samples, range(len(samples)))
+        self.weights = tuple(weights)
+        self.fingerprint = samples.fingerprint
+        for name, size, weight in zip(self.source_names, source_sizes(self), weights):
+            if size and not round(size * weight):
+                raise InputError(
+                    f"data.records: {name}: weight {weight:g} of {size} samples is not one sample an epoch; "
+                    f"give at least {1 / size:.2g}"
+                )
+
+
+def source_sizes(samples: Samples) -> list[int]:
+    """How many samples each source has."""
+    ends = samples.source_ends
+    return [end - start for start, end in zip([0, *ends], ends)]

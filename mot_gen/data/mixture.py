@@ -1,4 +1,4 @@
-"""How often each source is shown: Weighted, Mixture, Showing, mixture_of.
+"""How often each source is shown: Mixture, Showing, mixture_of.
 
 A weight is a number of passes: with weight w, an epoch shows w times as many samples of a source as it has. Half a pass
 is half of the samples, and the other half in the next epoch: however many epochs have gone by, no sample of a source
@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from mot_gen.data.joined import Selection
+from mot_gen.data.joined import source_sizes
 from mot_gen.data.samples import Sample, Samples, sample_key
-from mot_gen.errors import InputError
 
 
 class Showing(NamedTuple):
@@ -29,22 +28,6 @@ class Showing(NamedTuple):
 
     index: int  # type: ignore[assignment]  # the method of tuples of that name is not used
     turn: int
-
-
-class Weighted(Selection):
-    """Samples of several sources that are to be shown in proportion. weights: one a source."""
-
-    def __init__(self, samples: Samples, weights: Sequence[float]):
-        """InputError where a weight is less than a sample an epoch."""
-        super().__init__(samples, range(len(samples)))
-        self.weights = tuple(weights)
-        self.fingerprint = samples.fingerprint
-        for name, size, weight in zip(self.source_names, _sizes(self.source_ends), weights):
-            if size and not round(size * weight):
-                raise InputError(
-                    f"data.records: {name}: weight {weight:g} of {size} samples is not one sample an epoch; "
-                    f"give at least {1 / size:.2g}"
-                )
 
 
 class Mixture:
@@ -89,9 +72,5 @@ def mixture_of(samples: Sequence[Sample], seed: int) -> Mixture:
     """The mixture that samples ask for by their weights; by default every sample once an epoch."""
     if not isinstance(samples, Samples) or samples.weights is None:
         return Mixture([len(samples)], seed=seed)
-    sizes = _sizes(samples.source_ends)
+    sizes = source_sizes(samples)
     return Mixture(sizes, [round(size * weight) for size, weight in zip(sizes, samples.weights)], seed)
-
-
-def _sizes(ends: Sequence[int]) -> list[int]:
-    return [end - start for start, end in zip([0, *ends], ends)]

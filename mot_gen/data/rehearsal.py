@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mot_gen.data import records
-from mot_gen.data.mixture import Weighted, mixture_of
+from mot_gen.data.joined import Weighted
+from mot_gen.data.mixture import mixture_of
 from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.samples import Sample, Samples, Splits
 from mot_gen.errors import InputError

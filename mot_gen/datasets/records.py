@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mot_gen.data.mixture import Weighted
+from mot_gen.data.joined import Weighted
 from mot_gen.data.records import Samples, Splits, open_all, split
 from mot_gen.recipes.sections import Data
 
