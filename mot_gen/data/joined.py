@@ -1,7 +1,7 @@
 """Samples made of others: Joined, Selection, Weighted; source_sizes.
 
-`Joined` puts several sources one after the other. `Selection` is a part of one. `Weighted` says how often each source is
-shown.
+`Joined` puts several sources one after the other. `Selection` is a part of one. `Weighted` says how often each source
+is shown.
 """
 
 from __future__ import annotations
