@@ -22,7 +22,7 @@ gallery: install
 	$(BIN)/python -m benchmarks.gallery
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: install
 	$(BIN)/python -m benchmarks
