@@ -1,7 +1,9 @@
-"""The width of nested feed-forwards, and the experts that a token takes, as chosen at call time: choose, chosen.
+"""The width of nested feed-forwards, the experts that a token takes and their bits, as chosen at call time: choose,
+chosen.
 
 A model whose feed-forwards are nested has every width up to its own (MatFormer, arXiv 2310.07707), each tower another
-if one likes; and of routed experts a token may take fewer or more than in training (Dense2MoE, arXiv 2510.09094).
+if one likes; of routed experts a token may take fewer or more than in training (Dense2MoE, arXiv 2510.09094); and of
+experts that are held in 8 bits the top bits may do (D2MoE, arXiv 2504.15299), in which the experts may differ.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from mot_gen.backbone.byte_storage import BITS, ByteMatrix
 from mot_gen.backbone.feed_forwards.nested import NestedUnit
+from mot_gen.backbone.half_storage import HalfStorage
 from mot_gen.backbone.moe import MixtureOfExperts
 from mot_gen.errors import InputError, nearest
 
@@ -21,27 +25,41 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
-def chosen(backbone: Any, width: int | Mapping[str, int] | None = None, experts: int | None = None) -> Iterator[None]:
+def chosen(
+    backbone: Any,
+    width: int | Mapping[str, int] | None = None,
+    experts: int | None = None,
+    bits: int | Sequence[int] | None = None,
+) -> Iterator[None]:
     """Within, the backbone is as `choose` makes it, and afterwards as it was before."""
-    units, layers = _all(backbone, NestedUnit), _all(backbone, MixtureOfExperts)
-    widths, routers = [unit.widths for unit in units], [layer.choose for layer in layers]
+    held: list[tuple[Any, str]] = [(unit, "widths") for unit in _all(backbone, NestedUnit)]
+    layers = _all(backbone, MixtureOfExperts)
+    held += [(layer, "choose") for layer in layers]
+    held += [(matrix, "bits") for layer in layers for matrices in _in_bytes(layer) for matrix in matrices]
+    before = [getattr(each, name) for each, name in held]
     try:
-        choose(backbone, width, experts)
+        choose(backbone, width, experts, bits)
         yield
     finally:
-        for unit, before in zip(units, widths):
-            unit.widths = before
-        for layer, router in zip(layers, routers):
-            layer.choose = router
+        for (each, name), value in zip(held, before):
+            setattr(each, name, value)
 
 
-def choose(backbone: Any, width: int | Mapping[str, int] | None = None, experts: int | None = None) -> None:
+def choose(
+    backbone: Any,
+    width: int | Mapping[str, int] | None = None,
+    experts: int | None = None,
+    bits: int | Sequence[int] | None = None,
+) -> None:
     """width: hidden channels in use of nested feed-forwards, of all towers or by tower. experts: how many a token
-    takes, 0 where shared ones stand beside them. InputError for what the backbone cannot do."""
+    takes, 0 where shared ones stand beside them. bits: of experts that are held in 8 bits (`weights="int8"`), those in
+    use, of all or one number for each expert of a layer. InputError for what the backbone cannot do."""
     if width is not None:
         _choose_width(backbone, width)
     if experts is not None:
         _choose_experts(backbone, experts)
+    if bits is not None:
+        _choose_bits(backbone, bits)
 
 
 def _all(backbone: Any, kind: type[M]) -> list[M]:
@@ -92,3 +110,25 @@ def _least_experts(layer: MixtureOfExperts) -> int:
 def _fewest_experts(layer: MixtureOfExperts) -> int:
     """The number of experts in the smallest pool that has a choice."""
     return min(count for count in layer.experts if count > 1)
+
+
+def _choose_bits(backbone: Any, bits: int | Sequence[int]) -> None:
+    """Let experts be their matrices' top bits; InputError where they are not held in 8 bits."""
+    layers = _all(backbone, MixtureOfExperts)
+    if not layers or not all(map(_in_bytes, layers)):
+        raise InputError("bits: experts must be held in 8 bits; load a model with experts by weights='int8'")
+    for layer in layers:
+        number = sum(layer.experts)
+        each = [bits] * number if isinstance(bits, int) else list(bits)
+        if len(each) != number or not all(1 <= own <= BITS for own in each):
+            raise InputError(f"bits: must be from 1 to {BITS}, one or {number} numbers, an expert each, got {bits}")
+        for matrices in _in_bytes(layer):
+            for matrix, own in zip(matrices, each):
+                matrix.bits = own
+
+
+def _in_bytes(layer: MixtureOfExperts) -> list[list[ByteMatrix]]:
+    """The matrices of a layer's experts, by projection and expert, where they are held in 8 bits."""
+    held = [module.halves or () for module in layer.feed_forward.modules() if isinstance(module, HalfStorage)]
+    in_bytes = [[matrix for matrix in matrices if isinstance(matrix, ByteMatrix)] for matrices in held]
+    return [matrices for matrices in in_bytes if matrices]

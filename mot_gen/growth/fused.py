@@ -61,14 +61,21 @@ def nearest_order(own: Tensor, other: Tensor) -> Tensor:
 def align_feed_forward(own: Any, other: Any) -> None:
     """Put the second unit's channels into the order of the first's, tower by tower."""
     for tower in range(len(own.down.weight)):
-        seen = []
-        for unit in (own, other):
-            gate, up = unit.gate_up.weight[tower].chunk(2)
-            seen.append(torch.cat([gate, up, unit.down.weight[tower].t()], 1))
-        order = nearest_order(*seen)
-        gate, up = other.gate_up.weight[tower].chunk(2)
-        other.gate_up.weight[tower] = torch.cat([gate[order], up[order]])
-        other.down.weight[tower] = other.down.weight[tower][:, order]
+        align_tower(own, tower, other, tower)
+
+
+def align_tower(own: Any, first: int, other: Any, second: int) -> None:
+    """Put the channels of the second unit's tower `second` into the order of those of the first unit's `first`."""
+    order = nearest_order(_channels(own, first), _channels(other, second))
+    gate, up = other.gate_up.weight[second].chunk(2)
+    other.gate_up.weight[second] = torch.cat([gate[order], up[order]])
+    other.down.weight[second] = other.down.weight[second][:, order]
+
+
+def _channels(unit: Any, tower: int) -> Tensor:
+    """(F, 3 D) what a tower's hidden channels read and write."""
+    gate, up = unit.gate_up.weight[tower].chunk(2)
+    return torch.cat([gate, up, unit.down.weight[tower].t()], 1)
 
 
 def align_heads(own: Any, other: Any) -> None:

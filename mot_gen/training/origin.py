@@ -137,10 +137,10 @@ class Origin:
                     yield name, file.get_tensor(name)
 
     def _refuse_other_weights(self, outline: MultimodalModel) -> None:
-        wanted = {name: tuple(p.shape) for name, p in outline.named_parameters() if not is_adapter(name)}
+        wanted = {name: tuple(p.shape) for name, p in outline.named_parameters()}
         there = tensor_shapes(self.model)
         for name, shape in wanted.items():
-            if name in there or not _is_of_step(name):
+            if name in there or not (_is_of_step(name) or is_adapter(name)):
                 self._refuse_other_shape(name, there.get(name), shape)
         self._refuse_other_times(outline)
         foreign = there.keys() - wanted.keys()
@@ -190,10 +190,10 @@ class Origin:
         there = tensor_shapes(self.model)
         loaded = adapters = steps = 0
         for name, parameter in model.named_parameters():
-            if is_adapter(name):
-                adapters += parameter.numel()
-            elif name in there:
+            if name in there:
                 loaded += parameter.numel()
+            elif is_adapter(name):
+                adapters += parameter.numel()
             else:
                 steps += parameter.numel()
         return loaded, adapters, steps

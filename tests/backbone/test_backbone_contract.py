@@ -39,6 +39,7 @@ EXAMPLES = {
     "hidden_groups": {"groups": 8, "shared": 2, "chosen": 3},
     "continued_fraction": {"least": 1.0},
     "blocks": {"group": 2, "run": 1},
+    "domains": {"domains": ["books", "letters"]},
 }
 # Those that all layers have, or none.
 EVERYWHERE = {"blocks"}

@@ -266,6 +266,8 @@ def test_ladders_without_sums_are_a_linear_layer():
     [
         {"feed_forward": "adapted"},
         {"feed_forward": {"kind": "adapted", "adapter": "routed", "unit": "plain"}},
+        {"feed_forward": {"kind": "domains", "domains": ["books", "letters"]}},
+        {"feed_forward": {"kind": "domains", "domains": ["books", "letters"], "unit": "plain", "use": "books"}},
         {"mixer": "adapted"},
     ],
     ids=str,
@@ -273,15 +275,38 @@ def test_ladders_without_sums_are_a_linear_layer():
 def test_adapters_that_write_nothing_yet_leave_a_model_as_it_is(options):
     """To the bit; and their names are those that `training.init` leaves to chance and `training.learns` lets learn."""
     unit = options.get("feed_forward", {})
-    usual = build("mot", feed_forward="plain" if isinstance(unit, dict) and unit else "gated")
-    adapted = set_to(build("mot", **options), 0.0, ".adapter.b")
+    usual = build("mot", feed_forward=unit.get("unit", "gated") if isinstance(unit, dict) else "gated")
+    written = [f".adapter.{name}b" for name in ("", "books.", "letters.")]
+    adapted = set_to(build("mot", **options), 0.0, *written)
     added = {name for name, _ in adapted.named_parameters()} - {name for name, _ in usual.named_parameters()}
     assert added and all(is_adapter(name) for name in added)
     adapted.load_state_dict(usual.state_dict(), strict=False)
     x = inputs(*LAYOUT.shape)
     assert torch.equal(adapted(x, LAYOUT), usual(x, LAYOUT))
-    set_to(adapted, 0.1, ".adapter.b")
+    set_to(adapted, 0.1, *written)
     assert not torch.allclose(adapted(x, LAYOUT), usual(x, LAYOUT), atol=1e-3)
+
+
+@torch.no_grad()
+def test_domains_are_their_formula():
+    """By the gate of each token, and of the one that is in use; the gate at first weighs all alike."""
+    options = {"kind": "domains", "domains": ["books", "letters"]}
+    both = build("mot", untied=[], feed_forward=options).double()
+    block, plan = both.blocks[0], both.plan(LAYOUT)
+    side, x = block.ffn_side.adapter, inputs(1, LAYOUT.modality.numel()).double()[0]
+    gate, up = block.ffn.gate_up(x, plan.routing).chunk(2, 1)
+    hidden = F.silu(gate) * up
+    found = [F.silu(hidden @ side[name].a[0].t()) @ side[name].b[0].t() for name in ("books", "letters")]
+    own = F.silu(F.silu(x @ side["gate"].first[0].t()) @ side["gate"].second[0].t()) @ side["gate"].b[0].t()
+    share = own.softmax(1)
+    want = block.ffn.down(hidden, plan.routing) + share[:, 1:2] * found[0] + share[:, 2:] * found[1]
+    torch.testing.assert_close(block.parts.feed_forward.forward(block, x, plan), want, **CLOSE)
+    side["gate"].b.zero_()
+    torch.testing.assert_close(side["gate"](x, plan.routing), torch.full((2, len(x), 1), 1 / 3, dtype=x.dtype))
+    one = build("mot", untied=[], feed_forward=options | {"use": "letters"}).double()
+    one.load_state_dict(both.state_dict(), strict=False)
+    got = one.blocks[0].parts.feed_forward.forward(one.blocks[0], x, plan)
+    torch.testing.assert_close(got, block.ffn.down(hidden, plan.routing) + found[1], **CLOSE)
 
 
 # ---------------------------------------------------------------- routers
@@ -423,6 +448,12 @@ def test_a_sublayer_may_read_one_stream_alone():
         ({"feed_forward": {"kind": "adapted", "adapter": "domain"}}, "feed_forward.adapter: 'domain' is not known"),
         ({"feed_forward": {"kind": "adapted", "chosen": 9}}, "feed_forward.chosen: must be from 1 to choices, 4"),
         ({"feed_forward": {"kind": "adapted", "unit": "nested"}}, "feed_forward.unit: takes gated or plain"),
+        ({"feed_forward": "domains"}, "feed_forward.domains: must name at least one, and each once, got"),
+        ({"feed_forward": {"kind": "domains", "domains": ["gate"]}}, "feed_forward.domains: 'gate' cannot name param"),
+        (
+            {"feed_forward": {"kind": "domains", "domains": ["books"], "use": "book"}},
+            "feed_forward.use: 'book' is not among the domains; did you mean 'books'",
+        ),
         ({"depth": {"kind": "blocks", "group": 3}}, "backbone.depth.group: 3 must divide backbone.layers, 2"),
         ({"depth": {"kind": "blocks", "group": 2, "run": 3}}, "backbone.depth.run: must be from 1 to the layers"),
         ({"residual": {"kind": "dual", "mixer": "context"}}, "backbone.residual.mixer: the context begins at zero"),

@@ -10,7 +10,20 @@ from tiny import IMAGE, MODALITIES, SPEECH, TEXT, clean, generator, mixed, model
 from mot_gen.backbone.width_and_experts import choose, chosen
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
-from mot_gen.growth import deeper, expanded, fused, joined, moefied, parents, pruned, restructured, sliced, spawned
+from mot_gen.growth import (
+    deeper,
+    expanded,
+    fused,
+    joined,
+    moefied,
+    parents,
+    pruned,
+    restructured,
+    shallower,
+    sliced,
+    spawned,
+    tied,
+)
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack
 
@@ -171,6 +184,45 @@ def test_a_permuted_twin_fuses_to_itself():
     torch.testing.assert_close(joint.backbone.blocks[0].qkv.weight, built.backbone.blocks[0].qkv.weight)
 
 
+@torch.no_grad()
+def towers_alike(dense):
+    """A Mixture-of-Transformers of which each tower is the dense model, its hidden channels in another order."""
+    built = parents.rebuilt(dense, kind="mot", untied=None)
+    values = dict(dense.named_parameters())
+    for name, parameter in built.named_parameters():
+        parameter.copy_(values[name].expand(parameter.shape))
+    for block in built.backbone.blocks:
+        for tower in range(1, len(built.backbone.towers)):
+            order = torch.randperm(block.ffn.down.weight.shape[2], generator=generator(tower))
+            gate, up = block.ffn.gate_up.weight[tower].chunk(2)
+            block.ffn.gate_up.weight[tower] = torch.cat([gate[order], up[order]])
+            block.ffn.down.weight[tower] = block.ffn.down.weight[tower][:, order]
+    return built
+
+
+@pytest.mark.parametrize("parts, untied", [(None, 0), (["ffn"], 6)])
+def test_towers_that_differ_in_the_order_of_their_channels_are_tied_without_loss(parts, untied):
+    dense = model(backbone={"kind": "dense"})
+    built = towers_alike(dense)
+    together = tied.Growth(parts=parts).grow(built)
+    same(together, built)
+    same(together, dense)
+    assert len(together.backbone.config.untied) == untied
+    torch.testing.assert_close(together.backbone.blocks[1].ffn.down.weight, dense.backbone.blocks[1].ffn.down.weight)
+    assert differ(tied.Growth(parts=parts).grow(model()), model())
+
+
+def test_layers_that_write_nothing_may_go():
+    built = model(backbone={"mixer": ["attention", "linear"]})
+    deep = deeper.Growth(layers=2).grow(built)
+    for a, b in zip(outputs(shallower.Growth(keep=[0, 1]).grow(deep)), outputs(built)):
+        assert torch.equal(a, b)
+    half = shallower.Growth().grow(model(backbone={"layers": 3}))
+    assert len(half.backbone.blocks) == 2 and differ(half, model(backbone={"layers": 3}))
+    with pytest.raises(InputError, match="layer 1 has other parts"):
+        shallower.Growth(keep=[1]).grow(built)
+
+
 def test_an_extracted_slice_is_the_slice_bit_for_bit():
     built = model(backbone={"feed_forward": "nested"})
     small = sliced.Growth(width=24).grow(built)
@@ -212,6 +264,8 @@ def test_width_is_chosen_by_tower_and_experts_by_number():
         (pruned.Growth(), "one number of experts"),
         (expanded.Growth(layers=0), "layers=0"),
         (sliced.Growth(width=8), "for nested feed-forwards"),
+        (shallower.Growth(keep=[1, 0]), "in rising order"),
+        (tied.Growth(parts=["fnn"]), "no tower owns it; did you mean 'ffn'"),
     ],
     ids=str,
 )

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from tiny import MODALITIES, clean, mixed, model
 
 from mot_gen.backbone.byte_storage import ByteMatrix
+from mot_gen.backbone.half_storage import HalfStorage
+from mot_gen.backbone.width_and_experts import choose, chosen
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
+from mot_gen.packing import pack
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
@@ -69,6 +73,45 @@ def test_a_product_in_8_bits_is_that_of_the_rounded_matrix(tokens):
     torch.testing.assert_close(matrix(x), x @ matrix.whole().t(), rtol=1e-5, atol=1e-5)
     steps = weight.abs().amax(1, keepdim=True) / 127
     assert ((matrix.whole() - weight).abs() <= steps / 2 * 1.001).all()
+
+
+def test_fewer_bits_are_the_top_ones_of_eight():
+    """Of 8 the matrix itself; of fewer, each number becomes the middle of those that share its top bits."""
+    weight = torch.randn(300, 17, generator=torch.Generator().manual_seed(0))
+    matrix, x = ByteMatrix(weight), torch.randn(5, 17)
+    steps, errors = weight.abs().amax(1, keepdim=True) / 127, []
+    for bits in (8, 6, 4, 1):
+        matrix.bits = bits
+        found = (matrix.whole() - weight).abs()
+        assert (found <= steps / 2 * 2 ** (8 - bits) * 1.001).all()
+        torch.testing.assert_close(matrix(x), x @ matrix.whole().t(), rtol=1e-5, atol=1e-5)
+        errors.append(found.mean())
+        assert len(matrix.whole()[0].div(steps[0]).round(decimals=2).unique()) <= 2**bits
+    assert errors == sorted(errors)
+
+
+def test_experts_in_8_bits_are_used_by_as_many_as_are_chosen():
+    """Of each expert its own number; afterwards as before; and 8 are what they were."""
+    built = model(backbone={"experts": 2, "router": "token_choice"})
+    for layer in built.backbone.modules():
+        if isinstance(layer, HalfStorage):
+            layer.halves = [ByteMatrix(matrix) for matrix in layer.weight.view(-1, *layer.weight.shape[-2:])]
+    batch = clean(pack(mixed(4), MODALITIES, 48), 0.5)
+
+    @torch.no_grad()
+    def logits(**options):
+        with chosen(built.backbone, **options):
+            return built(batch).logits
+
+    want = logits()
+    assert torch.equal(logits(bits=8), want)
+    apart = [(logits(bits=bits) - want).abs().mean() for bits in (6, 4, [4, 8] * 3)]
+    assert 0 < apart[0] < apart[1] and 0 < apart[2] < apart[1]
+    assert torch.equal(logits(), want)
+    with pytest.raises(InputError, match=r"bits: must be from 1 to 8, one or 6 numbers, an expert each, got \[4, 4\]"):
+        logits(bits=[4, 4])
+    with pytest.raises(InputError, match="bits: experts must be held in 8 bits"):
+        choose(model().backbone, bits=4)
 
 
 def test_what_such_a_model_cannot_do_is_one_line(folder, tmp_path, capsys):

@@ -71,6 +71,21 @@ def test_frozen_and_new_weights_are_said(base, other_words, tmp_path, capsys):
     assert "frozen: the towers image; new: nothing" in capsys.readouterr().err
 
 
+def test_adapters_that_the_checkpoint_has_are_loaded(base, other_words, tmp_path, capsys):
+    """With a domain's adapter learned, the next domain's and the gate are all that is new."""
+    options = ["backbone.feed_forward={kind: domains, domains: [books], use: books}", "training.learns=[books]"]
+    run = train(on(base, other_words, *options), tmp_path / "books", hooks=hooks(on(base, other_words, *options)))
+    capsys.readouterr()
+    both = on(tmp_path / "books", other_words, "backbone.feed_forward={kind: domains, domains: [books, letters]}")
+    learned, made = run.averaged.state_dict(), build_model(both, run.tokenizers).state_dict()
+    new = made.keys() - learned.keys()
+    assert new and all(".letters." in name or ".gate." in name for name in new)
+    name = "backbone.blocks.0.ffn_side.adapter.books.b"
+    assert learned[name].any() and all(torch.equal(made[name], value) for name, value in learned.items())
+    with pytest.raises(InputError, match="which this recipe's model lacks"):
+        build_model(on(tmp_path / "books", other_words), run.tokenizers)
+
+
 REFUSED = {
     "other ids": (
         "tokenizers.text={kind: text, path: PATH}",

@@ -64,11 +64,15 @@ class GatedLinearUnit(nn.Module):
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x (n, D) -> (n, D)."""
+        return self.down(self.hidden_channels(x, routing), routing)
+
+    def hidden_channels(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (n, D) -> (n, F), what goes down."""
         gate_up = self.gate_up(x, routing)
-        if self.learned is not None:
-            gate, up = gate_up.chunk(2, dim=-1)
-            return self.down(self.learned(gate, routing) * up, routing)
-        return self.down(self.activated(gate_up), routing)
+        if self.learned is None:
+            return self.activated(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.learned(gate, routing) * up
 
     def activated(self, gate_up: Tensor) -> Tensor:
         """(n, 2 F), gate and up side by side -> (n, F)."""

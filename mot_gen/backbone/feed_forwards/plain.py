@@ -46,7 +46,11 @@ class TwoLayers(nn.Module):
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x (n, D) -> (n, D)."""
+        return self.down(self.hidden_channels(x, routing), routing)
+
+    def hidden_channels(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (n, D) -> (n, F), what goes down."""
         hidden = self.up(x, routing)
         if self.learned is None:
-            return self.down(self.activation.function(hidden), routing)
-        return self.down(self.learned(hidden, routing), routing)
+            return self.activation.function(hidden)
+        return self.learned(hidden, routing)

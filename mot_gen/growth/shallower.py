@@ -1,0 +1,42 @@
+"""Growth: chosen layers of a trained stack as a model of their own, to be taught by it (DistilBERT, arXiv 1910.01108).
+
+The layers that stay keep their weights, and all outside of them is copied. Where the others write nothing, as those
+that `deeper` adds at first, the model computes exactly what it did; else let `training.teacher` bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mot_gen.errors import InputError
+from mot_gen.growth import parents
+from mot_gen.model import MultimodalModel
+
+
+@dataclass(frozen=True)
+class Growth(parents.Growth):
+    """keep: the numbers of the layers that stay; every second one, from the first, when it is not given."""
+
+    keep: Sequence[int] | None = None
+
+    @torch.no_grad()
+    def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
+        blocks = parents.blocks_of(model)
+        keep = list(range(0, len(blocks), 2)) if self.keep is None else list(self.keep)
+        if not keep or sorted(set(keep)) != keep or not 0 <= keep[0] <= keep[-1] < len(blocks):
+            raise InputError(f"keep={keep}: must name layers from 0 to {len(blocks) - 1} in rising order, each once")
+        made = parents.rebuilt(model, layers=len(keep))
+        for own, number in zip(made.backbone.blocks, keep):
+            _check_parts(own, blocks[number], number)
+            parents.copied(own, blocks[number])
+        return made
+
+
+def _check_parts(own: Any, before: Any, number: int) -> None:
+    """InputError where a layer would have other parts at its new place."""
+    if own.parts != before.parts or before.parts.depth.plans:
+        raise InputError(f"--grow shallower: layer {number} has other parts than its new place; keep whole patterns")
