@@ -1,5 +1,7 @@
 """Whether an OpenMoji model answers in the language that is asked for: `python -m benchmarks.openmoji_languages`.
-`--write FILE` writes instead what may be said in each language, as a checkpoint's `model/answers.json`.
+`--write FILE` writes instead what may be said in each language, as a checkpoint's `model/answers.json`; `mot-gen train`
+and `mot-gen export` write it too. `--source emoji_scenes`: of the model at 64 pixels, which is measured by
+`benchmarks.openmoji_scenes`.
 
 Pictures are scenes whose ground, place or skin tone was never shown with their emoji. For each language the model picks
 its answer (`choices`) from all captions of that language: every name, at every size, place and ground, mirrored or not.
@@ -18,29 +20,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.openmoji import Model, in_batches, share
-from mot_gen.datasets.openmoji import GROUNDS, LANGUAGES, PLACES, Scene, Scenes, catalogue, read_caption
+from mot_gen.datasets.openmoji import LANGUAGES, Scene, Scenes, answers, read_caption
+from mot_gen.datasets.scene_words import plain
+from mot_gen.pipelines.languages import write
+from mot_gen.recipes.implementations import locate
 
 SIZE = 32
 
 
-def phrasing(language: str) -> str:
-    """In which a language is learned; English without articles."""
-    return "plain" if language == "en" else language
-
-
-def answers(language: str) -> dict[str, list[str]]:
-    """All that may be said in a language: the phrases, with {} for a name, and the names."""
-    names = list(dict.fromkeys(emoji.names[language] for emoji in catalogue().values()))
-    id, emoji = next(iter(catalogue().items()))
-    sizes = [(False, None), *((True, place) for place in PLACES)]
-    scenes = [Scene(id, *size, ground, turned) for size, ground, turned in product(sizes, GROUNDS, (False, True))]
-    said = [scene.caption(phrasing(language)).replace(emoji.names[language], "{}") for scene in scenes]
-    return {"phrases": said, "names": names}
-
-
 def captions(language: str) -> list[str]:
     """All that may be said in a language."""
-    said = answers(language)
+    said = answers()[language]
     return sorted({phrase.replace("{}", name) for phrase, name in product(said["phrases"], said["names"])})
 
 
@@ -55,7 +45,7 @@ def measured(model: Model, scenes: list[Scene], language: str | None) -> dict:
     found = {"choices": len(choices or ()), "name": share(named)}
     if language is None:
         return found | {"languages": Counter(language_of(text, scene) for text, scene in pairs)}
-    return found | {"all": share(torch.tensor([text == scene.caption(phrasing(language)) for text, scene in pairs]))}
+    return found | {"all": share(torch.tensor([text == scene.caption(plain(language)) for text, scene in pairs]))}
 
 
 def language_of(text: str, scene: Scene) -> str:
@@ -69,10 +59,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=128, help="pictures")
     parser.add_argument("--language", action="append", help="one of them; may be given many times")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write what may be said, and measure nothing")
+    parser.add_argument("--source", default="openmoji", choices=("openmoji", "emoji_scenes"), help="of --write")
     options = parser.parse_args()
     if options.write:
-        said = {language: answers(language) for language in LANGUAGES}
-        options.write.write_text(json.dumps(said, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        write(locate("mot_gen.datasets", options.source).answers(), options.write)
         return
     model = Model(options.checkpoint, {})
     scenes = Scenes("combinations", SIZE, 1).scenes

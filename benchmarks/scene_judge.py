@@ -8,10 +8,9 @@ all names from real renderings, also those that a generator never sees, but no s
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from mot_gen.datasets.openmoji import GROUNDS, PLACES, TONES, Scene, Scenes, catalogue, draw_scene, part_of
 from mot_gen.eval.images.extraction import default_cache
 from mot_gen.eval.images.judge import AttributeJudge, train_attribute_judge
+from mot_gen.files.whole import writing
 
 STEPS, BATCH = 2600, 64  # about five minutes of one CPU core at 32 x 32
 PLACED = ("place", "ground")
@@ -62,16 +62,23 @@ def pictures_of(scenes: Sequence[Scene], size: int) -> Tensor:
 
 def scene_judge(size: int = 32, steps: int = STEPS, seed: int = 0) -> AttributeJudge:
     """The judge, trained once per size and kept in the user's cache folder."""
-    path = default_cache().parent / "judges" / f"openmoji-{VERSION}-{len(bases())}-{size}-{steps}-{seed}.safetensors"
+    untrained = AttributeJudge(heads(), (size, size), PLACED)
+
+    def train() -> AttributeJudge:
+        return train_attribute_judge(lambda step: _lesson(f"{seed} {step}", size), heads(), PLACED, steps, seed)
+
+    return kept(f"openmoji-{VERSION}-{len(bases())}-{size}-{steps}-{seed}", untrained, train)
+
+
+def kept(name: str, untrained: AttributeJudge, train: Callable[[], AttributeJudge]) -> AttributeJudge:
+    """The judge of this name in the user's cache folder; where there is none, it is trained and kept there."""
+    path = default_cache().parent / "judges" / f"{name}.safetensors"
     if path.exists():
-        judge = AttributeJudge(heads(), (size, size), PLACED).eval()
-        judge.load_state_dict(load_file(path))
-        return judge
-    judge = train_attribute_judge(lambda step: _lesson(f"{seed} {step}", size), heads(), PLACED, steps, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(f"{path}.part")
-    save_file(judge.state_dict(), partial)
-    partial.rename(path)
+        untrained.load_state_dict(load_file(path))
+        return untrained.eval()
+    judge = train()
+    with writing(path) as part:
+        save_file(judge.state_dict(), part)
     return judge
 
 

@@ -1,7 +1,7 @@
 """InputError: what the user gave cannot be used. The command line prints it as one line and exits with code 2.
 
 `require` and `expect` raise it where something is not so; `nearest`, `one_line` and `cause` help to
-write its message.
+write its message. Beside it stand the errors that end a run, and UntaughtWarning.
 """
 
 
@@ -19,6 +19,10 @@ class Diverged(RuntimeError):
 
 class Lost(RuntimeError):
     """A process of the run is gone or does not answer; the command line exits with code 1 and one line."""
+
+
+class UntaughtWarning(UserWarning):
+    """A prompt names what a checkpoint was never taught. The command line prints it as one line."""
 
 
 def require(ok: object, message: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -211,6 +212,11 @@ class MultimodalPipeline(DiffusionPipeline):
         if isinstance(kind, Mapping):
             return [[self._filled(span, kind["filled"]) for span in prompt] for prompt in prompts]
         return [[]] * len(prompts)
+
+    @cached_property
+    def languages(self) -> languages.Languages:
+        """What the checkpoint lists of captions, by language."""
+        return languages.Languages.of_file(self.model.answers)
 
     # ---------------------------------------------------------------- lengths
 

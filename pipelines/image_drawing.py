@@ -5,6 +5,7 @@ Shapes: N pictures, n tokens of a picture (of the longest, where sizes differ), 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
-from mot_gen.errors import require
+from mot_gen.errors import UntaughtWarning, require
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Known, Stream, TextSampling, draw
 from mot_gen.pipelines.masked import OpenTokens, draw_masked
@@ -88,6 +89,13 @@ class ImageDrawingPipeline(MultimodalPipeline):
         for name, value in given.items():
             none = value is None
             require(none, f"{name}: this checkpoint's pictures are discrete tokens, for which it has no meaning")
+
+    def _warn_of_untaught(self, prompt: str | Sequence[str]) -> None:
+        """Warn where a prompt names what the checkpoint was never taught, as far as it lists what it was. To be called
+        first thing by a pipeline's call, so that the warning points to who called it."""
+        said = self.languages.untaught([prompt] if isinstance(prompt, str) else prompt)
+        if said is not None:
+            warnings.warn(said, UntaughtWarning, stacklevel=5)  # behind the two decorators of a call
 
     # ---------------------------------------------------------------- loop
 

@@ -69,6 +69,8 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         if prompt is None and negative_prompt is None:
             guidance = replace(guidance, scale=1.0)  # there is nothing to be guided by
         begun = self._begun(image, prompt, mask_image, options.num_images_per_prompt)
+        if prompt is not None and not condition_on_image:  # else it says what to change
+            self._warn_of_untaught(prompt)
         known = self._known(begun, strength, how.steps)
         documents = self._documents(begun, negative_prompt, condition_on_image)
         drawn = self._draw(documents, how, guidance, begun.grids, known)

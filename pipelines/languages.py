@@ -1,23 +1,32 @@
-"""The languages in which a checkpoint captions pictures: Languages, read from `model/answers.json`; keep.
+"""The languages in which a checkpoint captions pictures: Languages, read from `model/answers.json`; keep, write.
 
-    {"en": {"phrases": ["{}", "small {}, top left", ...], "names": ["red apple", ...]}, "de": ...}
+    {"en": {"question": "what is this?", "phrases": ["{}", "small {}", ...], "names": ["red apple", ...]}, "de": ...}
 
 A checkpoint that was taught captions of a few forms in several languages may list them there: every name in every
-phrase. It then answers with the likeliest of these captions in the language that was asked for, in the first one where
-none was. A checkpoint without this file writes what it likes.
+phrase, and in every blank of it. It then answers with the likeliest of these captions in the language that was asked
+for, in the first one where none was. A checkpoint without this file writes what it likes.
+
+question: what stands before a picture that is answered in this language, where the checkpoint was taught so. Who gives
+one of these questions as a prompt asks in its language.
+
+They also tell what a checkpoint was never taught to draw (`taught.py`).
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mot_gen.checkpoints.folders import ANSWERS
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import json_files
-from mot_gen.pipelines.text_choices import BLANK, Choices
+from mot_gen.files.whole import write_text
+from mot_gen.pipelines.phrase_tree import BLANK
+from mot_gen.pipelines.taught import Taught, untaught
+from mot_gen.pipelines.text_choices import Choices
 from mot_gen.pipelines.text_lists import is_list_of_texts
 
 ANY = "any"  # asks for whatever language the model finds likeliest
@@ -29,6 +38,7 @@ class Languages:
     def __init__(self, stated: Mapping[str, Any]):
         self._stated = dict(stated)
         self._choices: dict[str, Choices] = {}
+        self._taught: dict[str, Taught] | None = None
 
     @classmethod
     def of_file(cls, path: Path | None) -> Languages:
@@ -51,6 +61,28 @@ class Languages:
             raise InputError(f"language: {language!r} is not known here{nearest(str(language), [*self._stated, ANY])}")
         return language
 
+    def untaught(self, prompts: Iterable[str]) -> str | None:
+        """What to say of prompts that name what was never taught; None where all are known, or nothing is listed."""
+        if self._taught is None:
+            self._taught = {language: Taught(each["names"], each["phrases"]) for language, each in self._stated.items()}
+        return untaught(prompts, self._taught)
+
+    def asked_by(self, prompt: str | Sequence[str] | None) -> str | None:
+        """The language whose question this prompt is, or each of these prompts; None for any other. InputError for
+        questions of several languages."""
+        asked = {prompt} if prompt is None or isinstance(prompt, str) else set(prompt)
+        by_question = {stated.get("question"): language for language, stated in self._stated.items()}
+        by_question.pop(None, None)
+        if not asked & by_question.keys():
+            return None
+        (first, *others) = asked
+        require(not others, "prompt: ask one and the same question of all pictures, or give them one by one")
+        return by_question[first]
+
+    def question(self, language: str | None) -> str | None:
+        """What stands before a picture that is answered in this language."""
+        return None if language is None else self._stated[language].get("question")
+
     def choices(self, language: str, tokenizer, end: int) -> Choices:
         """The captions of a language. end: the id of the token that ends a text."""
         if language not in self._choices:
@@ -72,10 +104,16 @@ def _is_language(stated: Any) -> bool:
     phrases, names = stated.get("phrases"), stated.get("names")
     if not (is_list_of_texts(phrases) and is_list_of_texts(names)):
         return False
-    return all(phrase.count(BLANK) == 1 for phrase in phrases)
+    question = stated.get("question", "?")
+    return isinstance(question, str) and bool(question) and all(BLANK in phrase for phrase in phrases)
 
 
 def keep(path: Path | None, folder: Path) -> None:
     """Copy the file into the folder where a model is saved."""
     if path is not None and path.parent.resolve() != folder.resolve():
         shutil.copyfile(path, folder / ANSWERS)
+
+
+def write(stated: Mapping[str, Any], path: Path) -> None:
+    """Write what may be asked and answered, a name or a phrase a line."""
+    write_text(path, json.dumps(stated, ensure_ascii=False, indent=0) + "\n")

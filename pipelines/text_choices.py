@@ -11,7 +11,7 @@ Shapes: R documents, L tokens of the longest beginning that is looked at, V join
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import torch
@@ -19,54 +19,17 @@ from torch import Tensor
 
 from mot_gen.backbone.cache import upload
 from mot_gen.errors import require
+from mot_gen.pipelines.phrase_tree import Node, PhraseTree, encoded
 from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.text_lists import is_list_of_texts
 from mot_gen.sequence import PADDING, Layout
-
-BLANK = "{}"  # where a phrase has the name
-
-
-@dataclass
-class _Node:
-    """A beginning of texts: what may follow it, by token. whole: whether it is a text, its end included. endings:
-    what may follow besides, which many nodes share."""
-
-    following: dict[int, _Node] = field(default_factory=dict)
-    whole: bool = False
-    endings: list[_Node] = field(default_factory=list)
-
-    def at(self, tokens: Sequence[int]) -> _Node:
-        """The node at the end of a path, made where it is not there."""
-        node = self
-        for token in tokens:
-            node = node.following.setdefault(token, _Node())
-        return node
-
-    def add(self, tokens: Sequence[int], end: int) -> None:
-        """Add a text."""
-        self.at([*tokens, end]).whole = True
-
-    def joined(self, other: _Node) -> _Node:
-        """What may follow either of the two."""
-        both = _Node(dict(self.following), self.whole or other.whole)
-        for token, node in other.following.items():
-            known = both.following.get(token)
-            both.following[token] = node if known is None else known.joined(node)
-        return both
-
-    def ended(self) -> _Node:
-        """The same tree, with the endings among what follows."""
-        node = _Node({token: each.ended() for token, each in self.following.items()}, self.whole)
-        for ending in self.endings:
-            node = node.joined(ending)
-        return node
 
 
 @dataclass
 class Choices:
     """Texts to choose from. longest: the most tokens of one. read: the text of a path's tokens."""
 
-    root: _Node
+    root: Node
     longest: int
     read: Callable[[Sequence[int]], str]
 
@@ -74,39 +37,17 @@ class Choices:
     def of_texts(cls, texts: Sequence[str], tokenizer, end: int) -> Choices:
         """end: the id of the token that ends a text. InputError for what is no list of texts."""
         require(is_list_of_texts(texts), f"choices must be a list of texts, none empty, got {texts!r:.60}")
-        root, encoded = _Node(), _encoded(texts, tokenizer)
-        for tokens in encoded:
+        root, paths = Node(), encoded(texts, tokenizer)
+        for tokens in paths:
             root.add(tokens, end)
-        by_tokens = {tuple(tokens): text for tokens, text in zip(encoded, texts)}
-        return cls(root, max(map(len, encoded)), lambda tokens: by_tokens[tuple(tokens)])
+        by_tokens = {tuple(tokens): text for tokens, text in zip(paths, texts)}
+        return cls(root, max(map(len, paths)), lambda tokens: by_tokens[tuple(tokens)])
 
     @classmethod
     def of_phrases(cls, phrases: Sequence[str], names: Sequence[str], tokenizer, end: int) -> Choices:
-        """Every name in every phrase, such as "small {}, on red", in its place.
-
-        What may follow a name is one tree, which all names share. Where the tokenizer joins the end of a name with what
-        follows it, the texts are listed one by one instead, which gives the same answers and takes longer.
-        """
-        afters: dict[str, list[str]] = {}
-        for phrase in phrases:
-            before, _, after = phrase.partition(BLANK)
-            afters.setdefault(before, []).append(after)
-        root, longest = _Node(), 0
-        for before, tails in afters.items():
-            begun = _encoded([before + name for name in names], tokenizer)
-            first = _encoded([before + names[0] + tail for tail in tails], tokenizer)
-            endings = [tokens[len(begun[0]) :] for tokens in first]
-            last = _encoded([before + name + tails[-1] for name in names], tokenizer)
-            if last != [[*tokens, *endings[-1]] for tokens in begun]:
-                texts = {phrase.replace(BLANK, name): None for phrase in phrases for name in names}
-                return cls.of_texts(list(texts), tokenizer, end)
-            shared = _Node()
-            for tokens in endings:
-                shared.add(tokens, end)
-            for tokens in begun:
-                root.at(tokens).endings.append(shared)
-            longest = max(longest, max(map(len, begun)) + max(map(len, endings)))
-        return cls(root.ended(), longest, lambda tokens: tokenizer.decode(list(tokens)))
+        """Every name in every blank of every phrase, such as "small {}, on red" or "{} left of {}"."""
+        root = PhraseTree(names, tokenizer, end).of(phrases)
+        return cls(root, root.depth() - 1, lambda tokens: tokenizer.decode(list(tokens)))
 
     def likeliest(self, stream: Stream) -> list[str]:
         """The likeliest text after each document of a stream, whose text has begun. Nothing is kept of what is looked
@@ -119,17 +60,13 @@ class Choices:
         return [self.read(search.tokens[:-1]) for search in searches]
 
 
-def _encoded(texts: Sequence[str], tokenizer) -> list[list[int]]:
-    return [span.values.tolist() for span in tokenizer.encode_batch(list(texts))]
-
-
 class _Search:
     """The search for one document. tokens, best: the likeliest beginning, and its node."""
 
-    def __init__(self, root: _Node):
+    def __init__(self, root: Node):
         self.tokens: tuple[int, ...] = ()
         self.best, self.score = root, 0.0
-        self._open: list[tuple[float, int, tuple[int, ...], _Node]] = []  # by -score; the number decides equal ones
+        self._open: list[tuple[float, int, tuple[int, ...], Node]] = []  # by -score; the number decides equal ones
         self._seen = 0
 
     def look_further(self, scores: Tensor) -> None:

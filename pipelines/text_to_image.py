@@ -42,6 +42,8 @@ class TextToImagePipeline(ImageDrawingPipeline):
         guidance = Guidance.of(how)
         size = self.image_tokenizer.size_of(grid)
         prompts = repeat_each(self._text(prompt, unread=guidance.scale == 0, size=size), options.num_images_per_prompt)
+        if guidance.scale != 0:
+            self._warn_of_untaught(prompt)
         documents = {"conditional": prompts, "unconditional": self._negative(negative_prompt, prompts, size=size)}
         drawn = self._draw(documents, how, guidance, [grid] * len(prompts))
         return self._as_output(self._decode_images(drawn, options.output_type), options)

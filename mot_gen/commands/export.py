@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 from mot_gen.checkpoints import DTYPES
-from mot_gen.checkpoints.folders import refuse_foreign_recipe
+from mot_gen.checkpoints.folders import ANSWERS, refuse_foreign_recipe
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
 from mot_gen.files.stopping import stopping_at_once
@@ -42,10 +43,29 @@ def export_command(arguments: argparse.Namespace) -> int:
         pipe = exported(arguments.run).to(getattr(torch, DTYPES[arguments.dtype]))
         with writing_folder(out) as part:
             pipe.save_pretrained(part, max_shard_size=size)
+            _list_answers(part, Path(arguments.run) / "recipe.yaml")
             _forget_where(part)
     written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {written / 1e6:.1f} MB; mot-gen info {out}")
     return 0
+
+
+def _list_answers(folder: Path, recipe: Path) -> None:
+    """Say what a run's data list of answers, where its model does not say so already. Only data that are shipped are
+    asked, since a run's folder may be anybody's, and only where the packages that they need are installed."""
+    from mot_gen.recipes.recipe import SOURCES, read_mapping
+    from mot_gen.reports.answers import write_answers
+
+    is_listed = (folder / "model" / ANSWERS).is_file()
+    if is_listed or not recipe.is_file():
+        return
+    data = read_mapping(recipe).get("data")
+    source = data.get("source") if isinstance(data, dict) else None
+    if source in SOURCES:
+        try:
+            write_answers(folder, source)
+        except InputError as error:
+            print(f"mot-gen: {ANSWERS} is left out: {error}", file=sys.stderr)
 
 
 def _forget_where(folder: Path) -> None:

@@ -6,6 +6,7 @@
 - `read_caption`, `languages_of`: the inverse of all captions, and the languages they may be in.
 - `part_of`: the parts "train", "names", "combinations" and "pairs", fixed by hash.
 - `Scenes`, `load`: samples for training. Reading begins with a question, whose language is that of the answer.
+- `answers`: the questions, and what a model of these scenes may answer.
 
 Needs the extra `emoji`. All emojis designed by OpenMoji, the open-source emoji and icon project; license: CC BY-SA 4.0.
 What a caption does not say is as usual: large, in the middle, on white.
@@ -19,14 +20,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, product
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mot_gen.data.samples import Arranging, Pair, Part, Samples, Splits
+from mot_gen.data.samples import Pair, Samples, Splits
 from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
-from mot_gen.datasets.emoji_words import PHRASINGS, QUESTIONS, RELATION_WORDS, RELATIONS, catalogue, language_of
-from mot_gen.datasets.scene_words import GROUNDS, LANGUAGES, PLACES, Language, attributes
+from mot_gen.datasets.emoji_words import (
+    PHRASINGS,
+    QUESTIONS,
+    RELATION_WORDS,
+    RELATIONS,
+    Described,
+    catalogue,
+    language_of,
+)
+from mot_gen.datasets.scene_words import GROUNDS, LANGUAGES, PLACES, Language, attributes, blank, plain
 from mot_gen.errors import expect
 
 UNSEEN_NAMES = 0.04
@@ -231,27 +241,6 @@ def draw_scene(emoji: str, rng: random.Random, kinds: Mapping[str, float] | None
     return Scene(tuple(both), relation=rng.choice(RELATIONS), ground=ground)
 
 
-@dataclass(frozen=True)
-class Described(Pair):
-    """A picture and what is said of it in each language. spoken: the language of each caption."""
-
-    spoken: tuple[str, ...] = ()
-
-    def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
-        """A caption and its picture; or a question, the picture and the answer in the question's language. Without a
-        question the answer is English."""
-        image = Part("image", self.image)
-        if rng.random() < options.caption_dropout:
-            return [image]
-        if rng.random() < options.caption_first:
-            return [Part("text", rng.choice(self.captions)), image]
-        code = rng.choice(["", *LANGUAGES])
-        answer = Part("text", self.captions[self.spoken.index(code or "en")])
-        if not code:
-            return [image, answer]
-        return [Part("text", QUESTIONS[code], loss=False), image, answer]
-
-
 class Scenes(Samples):
     """`each` scenes of every name of a part, as a sequence of pairs with pictures of `size` pixels."""
 
@@ -293,3 +282,18 @@ def load(data) -> Splits:
     options |= data.options
     size, each, seed = options["size"], options["each"], options["seed"]
     return Splits(Scenes("train", size, each, seed), Scenes("combinations", size, 1, seed))
+
+
+def answers() -> dict[str, dict[str, Any]]:
+    """Language -> its question, the names that training shows, and phrases that they fit into. A checkpoint has it as
+    `model/answers.json`."""
+    shown = [id for id in catalogue() if not _is_unseen(id)]
+    first, found = shown[0], {}
+    scenes = [Scene((first,), ground=ground, mirrored=turned) for ground, turned in product(GROUNDS, (False, True))]
+    scenes += [Scene((first,), place=place, ground=ground) for place, ground in product(PLACES, GROUNDS)]
+    scenes += [Scene((first, first), relation=each, ground=ground) for each, ground in product(RELATIONS, GROUNDS)]
+    for code in LANGUAGES:
+        names = [catalogue()[id][code] for id in shown]
+        said = [blank(scene.caption(plain(code)), names[0]) for scene in scenes]
+        found[code] = {"question": QUESTIONS[code], "phrases": said, "names": names}
+    return found

@@ -1,12 +1,16 @@
-"""What emoji_scenes.py says beyond scene_words.py: more names, how two emoji stand to one another, and questions.
+"""What emoji_scenes.py says beyond scene_words.py: more names, how two emoji stand to one another, and
+questions with their answers (Described).
 
 Needs the extra `emoji`.
 """
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass
 from functools import cache
 
+from mot_gen.data.samples import Arranging, Pair, Part
 from mot_gen.datasets.emoji import emoji_pixels
 from mot_gen.datasets.emoji_catalogue import TONES, qualified_names
 from mot_gen.datasets.scene_words import LANGUAGES
@@ -56,3 +60,24 @@ def _left_out(points: list[str], name: str) -> bool:
     """Flags, families and skin tones."""
     is_flag = any(map(_is_of_flags, points))
     return is_flag or name.startswith("family") or not set(TONES).isdisjoint(points)
+
+
+@dataclass(frozen=True)
+class Described(Pair):
+    """A picture and what is said of it in each language. spoken: the language of each caption."""
+
+    spoken: tuple[str, ...] = ()
+
+    def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
+        """A caption and its picture; or a question, the picture and the answer in the question's language. Without a
+        question the answer is English."""
+        image = Part("image", self.image)
+        if rng.random() < options.caption_dropout:
+            return [image]
+        if rng.random() < options.caption_first:
+            return [Part("text", rng.choice(self.captions)), image]
+        code = rng.choice(["", *LANGUAGES])
+        answer = Part("text", self.captions[self.spoken.index(code or "en")])
+        if not code:
+            return [image, answer]
+        return [Part("text", QUESTIONS[code], loss=False), image, answer]

@@ -6,7 +6,7 @@
 - `read_caption`: the inverse of all captions, which scores a written one.
 - `part_of`: which of the parts "train", "names", "combinations" a scene belongs to, fixed by hash; phrasings that are
   never trained on are `HELD_OUT_PHRASINGS`.
-- `Scenes`, `load`: a sequence of pairs for training; the source `openmoji` of a recipe.
+- `Scenes`, `load`, `answers`: a sequence of pairs for training, and what a model of it may say; the source `openmoji`.
 
 Needs the extra `emoji`. All emojis designed by OpenMoji, the open-source emoji and icon project; license: CC BY-SA 4.0.
 What is not said in a caption has its default, so a plain "red apple" is large, in the middle, on white.
@@ -18,6 +18,7 @@ import hashlib
 import random
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ from mot_gen.datasets.scene_words import (
     PHRASINGS,
     PLACES,
     attributes,
+    blank,
     phrases,
+    plain,
 )
 from mot_gen.errors import expect, require
 
@@ -48,6 +51,7 @@ __all__ = [
     "Said",
     "Scene",
     "Scenes",
+    "answers",
     "catalogue",
     "draw_scene",
     "load",
@@ -225,3 +229,17 @@ def load(data) -> Splits:
         require(known, f"data.options.{name}: openmoji takes integers ({names}), got {value!r}")
     options |= data.options
     return Splits(Scenes("train", **options), Scenes("combinations", **options | {"each": 1, "small": 30}))
+
+
+def answers() -> dict[str, dict[str, list[str]]]:
+    """Language -> all that may be said in it: names, and phrases that each of them fits into. A checkpoint has it as
+    `model/answers.json`."""
+    id, emoji = next(iter(catalogue().items()))
+    sizes = [(False, None), *((True, place) for place in PLACES)]
+    scenes = [Scene(id, *size, ground, turned) for size, ground, turned in product(sizes, GROUNDS, (False, True))]
+    found = {}
+    for code in LANGUAGES:
+        names = list(dict.fromkeys(each.names[code] for each in catalogue().values()))
+        said = [blank(scene.caption(plain(code)), emoji.names[code]) for scene in scenes]
+        found[code] = {"phrases": said, "names": names}
+    return found

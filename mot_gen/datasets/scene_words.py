@@ -1,5 +1,5 @@
-"""How scenes of emoji are said in four languages: Language, LANGUAGES, attributes, phrases; the words of PLACES and
-GROUNDS."""
+"""How scenes of emoji are said in four languages: Language, LANGUAGES, attributes, phrases, plain, blank; the words of
+PLACES and GROUNDS."""
 
 from __future__ import annotations
 
@@ -95,3 +95,13 @@ def phrases() -> dict[str, dict[str, Any]]:
         for phrase, ground in zip(language.grounds, GROUNDS):
             found[phrase] = {"ground": ground}
     return found
+
+
+def plain(code: str) -> str:
+    """The phrasing in which a language is written: English without articles."""
+    return "plain" if code == "en" else code
+
+
+def blank(caption: str, name: str) -> str:
+    """A caption with {} in place of a name, as the phrases of `model/answers.json` have it."""
+    return caption.replace(name, "{}")

@@ -22,6 +22,7 @@ from mot_gen.pipelines.base import MultimodalPipeline, scheduler_of
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
+from mot_gen.reports.answers import write_answers
 from mot_gen.reports.generated import HeldOut, Make, drawn
 from mot_gen.reports.guidance import STRENGTHS, choose_guidance, pairs_of
 from mot_gen.training.loop import Hooks, Run
@@ -116,7 +117,8 @@ def _held_out_captions(run: Run) -> list[str]:
 
 
 def export(run: Run) -> Path:
-    """Write `model/`, which every pipeline's `from_pretrained` reads: safetensors and JSON.
+    """Write `model/`, which every pipeline's `from_pretrained` reads: safetensors and JSON, and what the data list of
+    answers.
 
     It is whole or not written at all, and an earlier one is there until the new one takes its place.
     """
@@ -126,6 +128,7 @@ def export(run: Run) -> Path:
             settle_guidance(run)
     with writing_folder(final) as part:
         pipeline_of(run).save_pretrained(part)
+        write_answers(part, run.recipe.data.source)
     if run.recipe.backbone.lora:
         lora.save(run.averaged, run.folder / "adapter", run.recipe.training.init)
     return final

@@ -1,15 +1,19 @@
 """`mot-gen export`: half precision, shards, runs that have not ended, and what it refuses."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mot_gen.commands.export import exported
 from mot_gen.commands.main import main
+from mot_gen.files import manifest
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import load_recipe
-from mot_gen.reports.hooks import hooks
+from mot_gen.reports.hooks import export, hooks
 from mot_gen.training.loop import train
 
 TINY = [
@@ -49,6 +53,24 @@ def test_half_precision_in_shards_loads_as_the_run_itself(run, tmp_path, capsys)
     options = {"num_inference_steps": 2, "output_type": "pt"}
     pictures = [p("a seven", generator=torch.Generator().manual_seed(0), **options).images for p in (whole, half)]
     torch.testing.assert_close(*pictures, atol=0.02, rtol=0)
+
+
+def test_what_the_data_list_of_answers_stands_beside_the_model(run, tmp_path, monkeypatch):
+    """At the end of training, and of a run that ended before its data listed any."""
+    stated = {"en": {"question": "what?", "phrases": ["{}"], "names": ["a seven", "a nine"]}}
+    monkeypatch.setattr("mot_gen.datasets.digits.answers", lambda: stated, raising=False)
+    assert not (run.folder / "model" / "answers.json").exists()
+    assert main(["export", str(run.folder), str(tmp_path / "out")]) == 0
+    assert load_pipeline(TextToImagePipeline, tmp_path / "out").languages.question("en") == "what?"
+    assert manifest.damage(tmp_path / "out") is None
+    kept = tmp_path / "kept"
+    (run.folder / "model").rename(kept)
+    try:
+        written = export(run) / "model" / "answers.json"
+        assert json.loads(written.read_text(encoding="utf-8")) == stated
+    finally:
+        shutil.rmtree(run.folder / "model", ignore_errors=True)
+        kept.rename(run.folder / "model")
 
 
 def test_a_run_that_has_not_ended_is_exported_from_its_newest_checkpoint_and_left_as_it_is(run, tmp_path):

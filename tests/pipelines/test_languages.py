@@ -44,6 +44,42 @@ def test_phrases_and_names_are_the_tree_of_their_texts(pipeline):
     assert pipe(pictures).texts == pipe(pictures, choices=TEXTS).texts == pipe(pictures, language="xx").texts
 
 
+def test_two_names_in_a_phrase_are_the_tree_of_their_texts(pipeline):
+    """Also where the tokenizer joins a name with what follows it."""
+    pipe = pipeline(ImageToTextPipeline)
+    end, tokenizer = pipe.model.vocabulary.document_end, pipe.text_tokenizer
+    names = ["seven", "a nine", "seven left", "nine"]
+    phrases = ["{}", "{}, on red", "{} left of {}", "{} left of {}, on red", "{}ty{}"]
+    texts = {
+        phrase.replace("{}", first, 1).replace("{}", second) for phrase, first, second in product(phrases, names, names)
+    }
+    tree = Choices.of_phrases(phrases, names, tokenizer, end)
+    found = list(paths(tree.root))
+    assert sorted(tokenizer.decode(list(path[:-1])) for path in found) == sorted(texts)
+    assert sorted(found) == sorted((*span.values.tolist(), end) for span in tokenizer.encode_batch(list(texts)))
+    assert tree.longest == max(len(path) - 1 for path in found)
+
+
+def test_a_question_stands_before_the_picture_and_chooses_the_language(pipeline):
+    pipe = pipeline(ImageToTextPipeline)
+    listed = {
+        "xx": {"question": "what?", "phrases": PHRASES, "names": NAMES},
+        "yy": {"phrases": ["{}"], "names": ["x"]},
+    }
+    pipe.languages = Languages(listed)
+    seen = [pipe.text_tokenizer.encode("what?"), *pipe.seen([PICTURE], drawn=False)[0]]
+    wanted = pipe([seen], choices=TEXTS).texts
+    assert pipe(PICTURE).texts == pipe(PICTURE, language="xx").texts == pipe(PICTURE, "what?").texts == wanted
+    assert pipe([PICTURE, PICTURE], ["what?", "what?"]).texts == wanted * 2
+    free = pipe([seen], language="any", max_new_tokens=3).texts
+    assert pipe(PICTURE, "what?", language="any", max_new_tokens=3).texts == free
+    assert pipe(PICTURE, language="yy").texts == ["x"]
+    with pytest.raises(InputError, match="the question asks in 'xx', got 'yy'"):
+        pipe(PICTURE, "what?", language="yy")
+    with pytest.raises(InputError, match="ask one and the same question of all pictures"):
+        pipe([PICTURE, PICTURE], ["what?", "a "])
+
+
 class Streamed(list):
     """A streamer of one's own; as yet it is an empty list."""
 
