@@ -54,6 +54,12 @@ class Part:
     def check_modalities(self, modalities: Sequence[Modality]) -> None:
         """InputError where the part cannot read one of these modalities."""
 
+    def require_spans(self, modalities: Sequence[Modality]) -> None:
+        """InputError unless a modality has spans of which all tokens see one another."""
+        if not any(modality.bidirectional for modality in modalities):
+            kind = type(self).__module__.rpartition(".")[2]
+            raise self.refuse("kind", f"{kind} is for bidirectional spans, which no modality here has; drop it")
+
     def causal(self, block: Any) -> bool:
         """False where, without a cache, later tokens bear on earlier ones."""
         return True

@@ -30,9 +30,11 @@ from mot_gen.backbone.routing import Owned, Routing
 
 
 class Mixer(Part):
-    """How tokens read one another. norm: the block's norm that stands by it."""
+    """How tokens read one another. norm: the block's norm that stands by it. attends: whether it is attention, which
+    reads the block's reach, bias and choice of heads."""
 
     norm: ClassVar[str] = "attention_norm"
+    attends: ClassVar[bool] = False
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
         """x (T, D) in tower order -> (T, D). cache: what `cache` made, or None."""

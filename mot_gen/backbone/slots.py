@@ -22,6 +22,7 @@ class Slots:
         self.flat = {f.name: getattr(config, f.name) for f in fields(config)}
         self.config = config
         self.found: dict[str, list[Any]] = {f.name: self._read(f.name) for f in fields(Parts)}
+        self._refuse_unread()
 
     def _read(self, slot: str) -> list[Any]:
         """The parts that fill a slot, to be taken in turn by layer."""
@@ -31,6 +32,18 @@ class Slots:
             if self._asks_for_experts():
                 found = [self._with_experts(unit) for unit in found]
         return [part.fit(self.config) for part in found]
+
+    def _refuse_unread(self) -> None:
+        """InputError for a part of attention where no layer has attention, which would read it."""
+        if any(mixer.attends for mixer in self.found["mixer"]):
+            return
+        usual = {f.name: f.default for f in fields(self.config)}
+        for slot in ("reach", "bias", "head_choice"):
+            if self.flat[slot] != usual[slot]:
+                raise InputError(
+                    f"backbone.{slot}: is read by attention, which no layer has; drop it, or let some layers have it: "
+                    "mixer=[..., attention]"
+                )
 
     def _asks_for_experts(self) -> bool:
         """Whether one of the flat fields of experts is not at its default."""

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from test_backbone_contract import build, inputs
 from test_parts import set_to
-from tiny import MODALITIES, mixed, picture, words
+from tiny import MODALITIES, SPEECH, TEXT, mixed, picture, words
 
+from mot_gen import backbone as backbones
 from mot_gen.backbone import delta_rule
 from mot_gen.backbone.feed_forwards.continued_fraction import fraction
 from mot_gen.backbone.mixers import combiner
@@ -18,12 +19,13 @@ from mot_gen.backbone.mixers.stick_breaking import break_sticks
 from mot_gen.backbone.pools import Pool, State, make_pools
 from mot_gen.backbone.router_losses import mutual_information, roughness
 from mot_gen.backbone.routing import Routing, is_adapter
+from mot_gen.backbone.transformer import Backbone
 from mot_gen.errors import InputError
 from mot_gen.packing import pack
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-6}
 LAYOUT = pack(mixed(4), MODALITIES, 48).layout
-TEXT = pack([[words(9)], [words(5)]], MODALITIES, 24).layout
+TEXTS = pack([[words(9)], [words(5)]], MODALITIES, 24).layout
 
 
 def double(backbone):
@@ -51,7 +53,7 @@ def test_one_wide_gaussian_of_strength_one_is_plain_attention():
     set_to(gaussian, 0.5, "deviations")
     want, got = both(usual, gaussian)
     assert not torch.allclose(want, got, atol=1e-3)
-    want, got = both(usual, gaussian, TEXT)  # text has no grid
+    want, got = both(usual, gaussian, TEXTS)  # text has no grid
     torch.testing.assert_close(got, want, **CLOSE)
 
 
@@ -115,22 +117,22 @@ def test_heads_that_every_token_keeps_are_plain_attention():
 @torch.no_grad()
 def test_a_head_sees_only_tokens_that_kept_it():
     backbone = build("mot", layers=1, mixer={"kind": "selected", "kept": 1})
-    block, plan, x = backbone.blocks[0], backbone.plan(TEXT), inputs(*TEXT.shape)
+    block, plan, x = backbone.blocks[0], backbone.plan(TEXTS), inputs(*TEXTS.shape)
     normed = block.attention_norm(plan.routing.sort(x.flatten(0, 1)), plan.routing)
     _, bits = block.parts.mixer._choose(block.head_router(normed, plan.routing))
-    chosen = plan.routing.unsort(bits).view(*TEXT.shape, 4).argmax(-1)
+    chosen = plan.routing.unsort(bits).view(*TEXTS.shape, 4).argmax(-1)
     changed = x.clone()
     changed[0, 1, ::2] *= 1.001  # which leaves its choice as it is
     backbone.double()
-    moved = (backbone(changed.double(), TEXT) != backbone(x.double(), TEXT)).any(-1)[0]
-    document = TEXT.document[0] == TEXT.document[0, 1]
-    reached = document & (chosen[0] == chosen[0, 1]) & (torch.arange(TEXT.shape[1]) > 1)
+    moved = (backbone(changed.double(), TEXTS) != backbone(x.double(), TEXTS)).any(-1)[0]
+    document = TEXTS.document[0] == TEXTS.document[0, 1]
+    reached = document & (chosen[0] == chosen[0, 1]) & (torch.arange(TEXTS.shape[1]) > 1)
     reached[1] = True
     assert torch.equal(moved, reached)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("segment, layout", [(1, TEXT), (24, TEXT)], ids=["one token", "all tokens"])
+@pytest.mark.parametrize("segment, layout", [(1, TEXTS), (24, TEXTS)], ids=["one token", "all tokens"])
 def test_segments_of_one_token_or_of_all_are_full_attention(segment, layout):
     combined = build("mot", mixer={"kind": "combiner", "segment": segment})
     torch.testing.assert_close(*both(build("mot"), combined, layout), **CLOSE)
@@ -456,6 +458,11 @@ def test_a_sublayer_may_read_one_stream_alone():
         ),
         ({"depth": {"kind": "blocks", "group": 3}}, "backbone.depth.group: 3 must divide backbone.layers, 2"),
         ({"depth": {"kind": "blocks", "group": 2, "run": 3}}, "backbone.depth.run: must be from 1 to the layers"),
+        (
+            {"mixer": "linear", "head_choice": "routed"},
+            "backbone.head_choice: is read by attention, which no",
+        ),
+        ({"mixer": ["pool", "linear"], "reach": "window"}, "backbone.reach: is read by attention, which no"),
         ({"residual": {"kind": "dual", "mixer": "context"}}, "backbone.residual.mixer: the context begins at zero"),
         ({"residual": "dual", "depth": "token_skip"}, "backbone.residual.kind: dual is for all layers and tokens"),
         ({"experts": 2, "router": {"kind": "gumbel", "coldest": 9.0}}, "backbone.router.coldest: must be above 0"),
@@ -466,3 +473,12 @@ def test_a_sublayer_may_read_one_stream_alone():
 def test_what_cannot_be_is_refused_in_one_line(options, complaint):
     with pytest.raises(InputError, match=complaint):
         build("mot", **options)
+
+
+@pytest.mark.parametrize("options", [{"depth": "token_skip"}, {"depth": {"kind": "blocks", "group": 2}},
+                                     {"bias": "gaussian"}], ids=str)  # fmt: skip
+def test_what_is_for_pictures_that_are_there_as_a_whole_is_refused_without_them(options):
+    """A choice among tokens that come one by one would see later ones."""
+    _, config = backbones.load("mot", {"dim": 32, "layers": 2, "heads": 4, "multiple_of": 32, **options})
+    with pytest.raises(InputError, match="is for bidirectional spans, which no modality here has; drop it"):
+        Backbone(config, [TEXT, SPEECH])

@@ -11,7 +11,7 @@ Shapes: B rows, H heads, Q queries, N keys, M Gaussians, U distinct distances.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -24,6 +24,7 @@ from mot_gen.backbone.attention import Places, in_one_block, scores_of, weigh
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Initial
+from mot_gen.sequence import Modality
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Bias(parts.Bias):
     def fit(self, config: Any) -> Self:
         self.require_counts("gaussians")
         return self
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        self.require_spans(modalities)
 
     def modules(self, block: Layer) -> parts.Modules:
         if not hasattr(block, "heads"):

@@ -24,7 +24,7 @@ from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.skip_cache import SkipCache
 from mot_gen.backbone.thinning import blocks_of, run_on
-from mot_gen.sequence import PADDING
+from mot_gen.sequence import PADDING, Modality
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class Depth(parts.Depth):
             raise self.refuse("run", f"must be from 1 to the layers of a group, {self.group}, got {self.run}")
         if config.layers % self.group or len(config.slots.found["depth"]) > 1:
             raise self.refuse("group", f"{self.group} must divide backbone.layers, {config.layers}, in one pattern")
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        self.require_spans(modalities)
 
     def modules(self, block: Layer) -> parts.Modules:
         if block.number % self.group:

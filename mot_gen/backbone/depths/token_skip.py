@@ -13,6 +13,7 @@ Shapes: B rows, S slots, T = B * S tokens, k the most tokens kept of a row, D wi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from mot_gen.backbone.owners import zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.skip_cache import SkipCache
 from mot_gen.backbone.thinning import blocks_of, run_on
-from mot_gen.sequence import PADDING
+from mot_gen.sequence import PADDING, Modality
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Depth(parts.Depth):
             if value is not None and not 0 < value <= 1:
                 raise self.refuse(option, f"must be above 0 and at most 1, got {value}")
         return self
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        self.require_spans(modalities)
 
     def modules(self, block: Layer) -> parts.Modules:
         skip = block.owners.inward("skip", 1, bias=True, initial=zeros)
