@@ -61,7 +61,7 @@ class Model:
         self.writes.set_progress_bar_config(disable=True)
 
     def draw(self, captions: Sequence[str]) -> Tensor:
-        """(N, 3, 32, 32) uint8; picture i of seed i."""
+        """(N, 3, H, W) uint8; picture i of seed i."""
         numbered = list(enumerate(captions))
 
         def some(part):

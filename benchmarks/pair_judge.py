@@ -1,4 +1,5 @@
-"""A judge of pictures of one or two emoji (source `emoji_scenes`) that no generator has a part in: PairJudge, Reading.
+"""A judge of pictures of one or two emoji (source `emoji_scenes`) that no generator has a part in:
+PairJudge, Reading.
 
 It is told nothing of what was asked for. First it sees the whole picture, and says how many emoji there are and where
 (their layout), and the ground. Then it looks closely at each place that this layout has, and names the emoji there. One
