@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mot_gen.training.runs import Run
-from mot_gen.training.step import add_gradients
+from mot_gen.training.step import Spent, add_gradients
 
 
 class DataLosses:
@@ -26,12 +26,12 @@ class DataLosses:
             self._sums = add_gradients(self._run, self._work, self._weight, more=True)
 
     @property
-    def spent(self) -> list[float]:
-        """Tokens, FLOPs and slots of one update, this process's share."""
+    def spent(self) -> Spent:
+        """What one update takes, this process's share."""
         if self._work is None:
-            return [0.0, 0.0, 0.0]
+            return Spent(0.0, 0.0, 0.0)
         size = self._run.world.size
-        return [self._work.tokens / size, self._work.flops / size, self._work.slots / size]
+        return Spent(self._work.tokens / size, self._work.flops / size, self._work.slots / size)
 
     def means(self) -> dict[str, dict[str, float]]:
         """`data_losses` of a line of metrics.jsonl, by modality; nothing where no data are learned. All processes call
@@ -39,5 +39,5 @@ class DataLosses:
         if self._work is None or self._sums is None:
             return {}
         sums = dict(zip(self._run.model.modality_names, self._run.world.sum(self._sums.tolist())))
-        counted = {name: count for name, count in self._work.counts.items() if count}
-        return {"data_losses": {name: sums[name] / count for name, count in counted.items()}}
+        counts = self._work.counts
+        return {"data_losses": {name: sums[name] / counts[name] for name in counts if counts[name]}}

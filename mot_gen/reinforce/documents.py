@@ -9,7 +9,7 @@ Shapes: D documents, M targets of a batch, N continuous tokens of its pictures, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,8 +25,11 @@ NEVER = -1  # the set of ids of a target that was no choice
 
 @dataclass
 class Document:
-    """spans: packed as they are. allowed: for each target in order, the set of ids it was chosen from, or NEVER. time:
-    of its learned picture. target: (n, C) what belongs to that picture's tokens, or None where none is learned from."""
+    """A sample, or a part of it, to be packed.
+
+    spans: packed as they are. allowed: for each target in order, the set of ids it was chosen from, or NEVER. time: of
+    its learned picture. target: (n, C) what belongs to that picture's tokens, or None where none is learned from.
+    """
 
     spans: list[Span]
     allowed: list[int]
@@ -71,34 +74,31 @@ def rows_of(model: MultimodalModel, documents: Sequence[Document], slots: int) -
 def packed(model: MultimodalModel, documents: Sequence[Document], rows: Sequence[Sequence[int]], slots: int) -> Packed:
     """A batch of these rows of documents, by their numbers."""
     batch = pack_rows([[documents[number].spans for number in row] for row in rows], model.modalities, slots)
-    order = [number for row in rows for number in row]
+    in_order = {number: documents[number] for row in rows for number in row}
     allowed: list[int] = []
     of_target: list[int] = []
-    for number in order:
-        allowed += documents[number].allowed
-        of_target += [number] * len(documents[number].allowed)
+    for number, document in in_order.items():
+        allowed += document.allowed
+        of_target += [number] * len(document.allowed)
     assert len(allowed) == len(batch.target_ids), "the packer writes other targets than were counted"
     for name, latents in batch.latents.items():
-        times: list[float] = []
-        for number in order:
-            times += documents[number].times(name)
+        times = [time for document in in_order.values() for time in document.times(name)]
         batch.latents[name] = replace(latents, time=torch.tensor(times, dtype=torch.float32))
-    target, of_token = _of_pictures(batch, documents, order)
-    return Packed(batch, _whole(allowed), _whole(of_target), target, of_token)
+    target, of_token = _of_pictures(batch, in_order)
+    return Packed(batch, _integers(allowed), _integers(of_target), target, of_token)
 
 
-def _whole(numbers: Sequence[int]) -> Tensor:
+def _integers(numbers: Sequence[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.long)
 
 
-def _of_pictures(batch: PackedBatch, documents: Sequence[Document], order: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What belongs to each continuous token of the pictures, and its document."""
+def _of_pictures(batch: PackedBatch, documents: Mapping[int, Document]) -> tuple[Tensor, Tensor]:
+    """What belongs to each continuous token of the pictures, and its document's number. documents: in order."""
     if "image" not in batch.latents:
-        return torch.zeros(0, 1), _whole([])
+        return torch.zeros(0, 1), _integers([])
     targets = [batch.latents["image"].values[:0]]
     of_token: list[int] = []
-    for number in order:
-        document = documents[number]
+    for number, document in documents.items():
         for span in document.spans_of("image"):
             if document.target is not None and span.learned:
                 targets.append(document.target)
@@ -106,7 +106,7 @@ def _of_pictures(batch: PackedBatch, documents: Sequence[Document], order: Seque
             else:
                 targets.append(span.values)
                 of_token += [-1] * len(span)
-    return torch.cat(targets), _whole(of_token)
+    return torch.cat(targets), _integers(of_token)
 
 
 # ---------------------------------------------------------------- choices

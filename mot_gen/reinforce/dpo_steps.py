@@ -12,7 +12,7 @@ from mot_gen.errors import InputError
 from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.learner import Learner, samples_of
-from mot_gen.reinforce.lines import mean, spent, sums_of
+from mot_gen.reinforce.lines import joined, means_of, spent, sums_of
 from mot_gen.reinforce.pairs import Compared, batches_of, scores
 from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.preferences import Preference, Record, judged, read_preferences, tokenised
@@ -34,22 +34,17 @@ class DpoStep:
         preferences, logged = self._preferences(learner)
         batches = batches_of(learner, preferences)
         (total,) = run.world.sum([sum(batch.pairs for batch in batches)])
-        references: dict[int, Tensor] = {}
         data = DataLosses(run, learner.section.data_weight)
         for _ in range(learner.section.updates):
             data.add()
-            measures: list[dict[str, Tensor]] = []
-            for place, batch in enumerate(batches):
-                if place not in references:
-                    references[place] = _by_reference(learner, batch)
-                last = place == len(batches) - 1
-                measures.append(_backward(learner, batch, references[place], max(total, 1.0), last))
+            measures = [_backward(learner, batch, max(total, 1.0), batch is batches[-1]) for batch in batches]
             rate, norm = run.optimizer.step(run.step)
         size = read_norm(run, norm)
         average(run)
         used = spent(run, [batch.packed.batch for batch in batches], data)
-        line, sums = close_step(run, clock, used, [*sums_of(measures), *sums_of([logged])])
-        line = _line(line, sums, list(measures[0]), list(logged), total, learner)
+        line, sums = close_step(run, clock, used, sums_of({**joined(measures), **logged}))
+        line |= _logged(means_of(sums), learner.section.writes[0], list(logged))
+        line["pairs"] = int(total)
         return line | data.means() | {"lr": rate, "grad_norm": size}
 
     def learner(self, run: Run) -> Learner:
@@ -88,14 +83,17 @@ def _by_reference(learner: Learner, batch: Compared) -> Tensor:
         return scores(learner, batch, learner.reference(batch.packed.batch))
 
 
-def _backward(learner: Learner, batch: Compared, reference: Tensor, total: float, last: bool) -> dict[str, Tensor]:
-    """Forward and backward of one batch; what was measured of each of its pairs."""
+def _backward(learner: Learner, batch: Compared, total: float, last: bool) -> dict[str, Tensor]:
+    """Forward and backward of one batch; what was measured of each of its pairs. total: pairs of the step."""
     run, section = learner.run, learner.section
+    if batch.reference is None:
+        batch.reference = _by_reference(learner, batch)
     with parallel.accumulating(run.network, last):
         with autocast(run):
             output = run.network(batch.packed.batch)
             now = scores(learner, batch, output)
-        won, lost, won_before, lost_before = now[0::2], now[1::2], reference[0::2], reference[1::2]
+        won, lost = now[0::2], now[1::2]
+        won_before, lost_before = batch.reference[0::2], batch.reference[1::2]
         if learner.continuous:
             margin = diffusion_margin(-won, -lost, -won_before, -lost_before, section.image_beta)
         else:
@@ -106,13 +104,10 @@ def _backward(learner: Learner, batch: Compared, reference: Tensor, total: float
     return {"loss": each.detach(), "margin": margin.detach(), "chosen_gain": gained, "preferred": (margin > 0).float()}
 
 
-def _line(
-    line: dict[str, Any], sums: Sequence[float], names: list[str], logged: list[str], total: float, learner: Learner
-) -> dict[str, Any]:
-    """The line of metrics.jsonl, of sums over all processes."""
-    means = {name: mean(sums[2 * place : 2 * place + 2]) for place, name in enumerate([*names, *logged])}
-    line["losses"] = {learner.section.writes[0]: means.pop("loss")}
-    if logged:
+def _logged(means: dict[str, float], modality: str, scores: Sequence[str]) -> dict[str, Any]:
+    """Part of the line of metrics.jsonl. scores: which of the means are rewards; the others are of the pairs."""
+    line: dict[str, Any] = {"losses": {modality: means.pop("loss")}}
+    if scores:
         line["reward"] = means.pop("reward")
-        line["rewards"] = {name: means.pop(name) for name in logged if name != "reward"}
-    return line | means | {"pairs": int(total)}
+        line["rewards"] = {name: means.pop(name) for name in scores if name != "reward"}
+    return line | means

@@ -1,4 +1,4 @@
-"""Numbers for a line of metrics.jsonl: spent, sums_of, mean."""
+"""Numbers for a line of metrics.jsonl: spent, and Sums, of which `sums_of` makes one and `means_of` the means."""
 
 from __future__ import annotations
 
@@ -11,27 +11,36 @@ from mot_gen.flops import forward_flops
 from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.sequence import PADDING, PackedBatch
 from mot_gen.training.runs import Run
+from mot_gen.training.step import Spent
+
+Sums = dict[tuple[str, str], float]  # (what is summed, of which score or modality)
 
 
-def spent(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> list[float]:
-    """Tokens, FLOPs and slots of an update on this process, those of the data beside it among them; what sampling took
-    is not counted."""
+def spent(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> Spent:
+    """What an update took on this process, with the data learned beside it; sampling is not counted."""
     tokens = sum(int((batch.layout.document != PADDING).sum()) for batch in batches)
     flops = sum(3 * forward_flops(run.model, batch) for batch in batches)
     slots = sum(batch.ids.numel() for batch in batches)
-    return [own + beside for own, beside in zip((tokens, flops, slots), data.spent)]
+    beside = data.spent
+    return Spent(tokens + beside.tokens, flops + beside.flops, slots + beside.slots)
 
 
-def sums_of(measures: Sequence[Mapping[str, Tensor]]) -> list[float]:
-    """Of each name, in order, the sum of what is known of it over all measures, and how many that is."""
-    found: list[float] = []
-    for name in measures[0] if measures else ():
-        values = torch.cat([each[name].flatten().float() for each in measures])
-        found += [float(values.nansum()), float(values.isfinite().sum())]
-    return found
+def sums_of(scores: Mapping[str, Tensor]) -> Sums:
+    """Of each score the sum of its known values, and how many are known; NaN is unknown."""
+    sums: Sums = {}
+    for name, values in scores.items():
+        known = values.float()
+        sums["sum", name] = float(known.nansum())
+        sums["count", name] = float(known.isfinite().sum())
+    return sums
 
 
-def mean(sum_and_count: Sequence[float]) -> float:
-    """A mean of two such numbers, summed over processes; 0 of none."""
-    total, count = sum_and_count
-    return total / max(count, 1.0)
+def joined(measures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of several batches, all with the same names, one after another."""
+    return {name: torch.cat([each[name] for each in measures]) for name in measures[0]}
+
+
+def means_of(sums: Sums) -> dict[str, float]:
+    """The mean of each score of `sums_of`, whose sums were taken over processes; 0 where nothing is known."""
+    names = [name for what, name in sums if what == "count"]
+    return {name: sums["sum", name] / max(sums["count", name], 1.0) for name in names}

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,39 +31,55 @@ from mot_gen.training.runs import Run
 CONFIDENCE = 0.95
 
 
+class Mean(NamedTuple):
+    """The mean of a score, and the bounds of its interval of confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
 @dataclass
 class Measured:
-    """scores: name -> mean, and the bounds of its interval. spread: how different the samples are, None where
-    no prompt has two of them. frechet: of pictures, in pixels, to real ones. samples: what was measured."""
+    """What a model is worth.
 
-    scores: dict[str, tuple[float, float, float]]
+    scores: of each reward the mean. spread: how different the samples are, None where no prompt has two of them.
+    frechet: of pictures, in pixels, to real ones. samples: what was measured.
+    """
+
+    scores: dict[str, Mean]
     spread: float | None
     frechet: float | None
     samples: Samples = field(repr=False)
 
     def figures(self) -> dict[str, Any]:
         """What a report holds."""
+        scores = {}
+        for name, mean in self.scores.items():
+            scores[name] = {"value": mean.value, "interval": [mean.low, mean.high]}
         return {
-            "scores": {name: {"value": each[0], "interval": each[1:]} for name, each in self.scores.items()},
+            "scores": scores,
             "spread": self.spread,
             "frechet": self.frechet,
             "n": len(self.samples.names),
         }
 
 
-def measure(learner: Learner, run: Run, scores: Sequence[NamedReward], guidance: float | None = None) -> Measured:
+def measure(learner: Learner, run: Run, scores: Sequence[NamedReward], guidance: float = 1.0) -> Measured:
     """`evaluation.samples` samples of a run's averaged model, by every score. Prompts are held out; the noise is the
-    same for every model. guidance: of pictures; None for none."""
+    same for every model. guidance: of pictures; 1 is none."""
     writes = learner.section.writes
     if writes == ["image"]:
-        samples = _pictures(run, 1.0 if guidance is None else guidance)
+        samples = _pictures(run, guidance)
     elif writes == ["text"]:
         samples = _texts(run)
     else:
         samples = _documents(learner, run)
-    found = {each.name: _interval(each(samples, lambda name, why: None)) for each in scores}
-    images = samples.images
-    return Measured(found, _spread(samples), None if images is None else _frechet(run, images), samples)
+    means = {score.name: _mean(score(samples, lambda name, why: None)) for score in scores}
+    frechet = None
+    if samples.images is not None:
+        frechet = _frechet(run, samples.images)
+    return Measured(means, _spread(samples), frechet, samples)
 
 
 def _pictures(run: Run, guidance: float) -> Samples:
@@ -99,8 +115,8 @@ def _nothing(numbers: Sequence[int]) -> list[Prompt]:
     return [Prompt(f"sample {number}", []) for number in numbers]
 
 
-def _interval(scores: Tensor) -> tuple[float, float, float]:
-    """Mean and its bootstrap interval, of the samples that have a score."""
+def _mean(scores: Tensor) -> Mean:
+    """Of the samples that have a score, with its bootstrap interval."""
     known = scores[scores.isfinite()].double()
     rows = torch.stack([known, torch.ones_like(known)], 1)
     mean = float(known.mean())
@@ -108,7 +124,7 @@ def _interval(scores: Tensor) -> tuple[float, float, float]:
     if len(known) > 1:
         interval = bootstrap(rows, lambda total: float(total[0] / total[1]), CONFIDENCE)
     low, high = interval or (mean, mean)
-    return mean, low, high
+    return Mean(mean, low, high)
 
 
 def _spread(samples: Samples) -> float | None:
@@ -119,8 +135,11 @@ def _spread(samples: Samples) -> float | None:
     groups: defaultdict[str, list[Tensor]] = defaultdict(list)
     for prompt, image in zip(samples.prompts, samples.images):
         groups[prompt].append(image.flatten())
-    distances = [torch.pdist(torch.stack(own)) / own[0].numel() ** 0.5 for own in groups.values() if len(own) > 1]
-    return float(torch.cat(distances).mean()) if distances else None
+    several = [torch.stack(own) for own in groups.values() if len(own) > 1]
+    if not several:
+        return None
+    distances = [torch.pdist(pixels) / pixels.shape[1] ** 0.5 for pixels in several]
+    return float(torch.cat(distances).mean())
 
 
 def commonest(samples: Samples) -> tuple[str, float]:

@@ -23,10 +23,11 @@ from mot_gen.sequence import Latents, Span
 
 @dataclass
 class Compared:
-    """A batch of P pairs."""
+    """A batch of P pairs. reference: (2 P,) what the reference says of it, once it was asked."""
 
     packed: Packed
     pairs: int
+    reference: Tensor | None = None
 
 
 def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Compared]:

@@ -1,4 +1,4 @@
-"""The loss of a batch of choices: Policy, with what the sampler and the reference said of it.
+"""The loss of a batch of choices: Policy, what a model Said of them, and the Measures of a batch.
 
 Shapes: M targets of a batch, N continuous tokens of it.
 """
@@ -20,6 +20,7 @@ from mot_gen.reinforce.grpo import clipped, k3, token_log_probs, was_clipped
 from mot_gen.reinforce.unigrpo import velocity_penalty
 
 MEASURES = ("loss", "penalty", "clipped")
+Measures = dict[str, dict[str, Tensor]]  # modality -> each of MEASURES -> its sum over the choices, weighted
 
 
 @dataclass
@@ -38,9 +39,17 @@ class Said:
         return Said(*(value.detach() for value in vars(self).values()))
 
 
+@dataclass(frozen=True)
+class _Choices:
+    """Choices of one modality: how much likelier each became, how much better its sample was, and how it counts."""
+
+    log_ratio: Tensor
+    advantage: Tensor
+    weight: Tensor
+
+
 class Policy:
-    """How likely choices are, and what is lost. flow: how continuous pictures are sampled, if any are. times: of its
-    steps."""
+    """How likely choices are, and what is lost. flow: how continuous pictures are sampled; None where none are."""
 
     def __init__(self, section: Reinforce, ids: Ids, flow: StochasticFlow | None, model: MultimodalModel):
         self.section, self.ids, self.flow = section, ids, flow
@@ -65,41 +74,51 @@ class Policy:
         std = torch.where(actions.weight[:, None] > 0, std, 1.0)  # what was no choice may have no deviation
         return log_prob(actions.after, mean, std), mean, std, velocity
 
-    def loss(self, actions: Actions, now: Said, old: Said, reference: Said | None) -> dict[str, dict[str, Tensor]]:
-        """Sums over the choices, weighted: of text and image each the `loss` to be minimised with its penalty, and of
-        those the `penalty` and the share that was `clipped`."""
-        ratio = {"text": now.tokens - old.tokens, "image": now.steps - old.steps}
-        advantage = {"text": actions.token_advantage, "image": actions.advantage}
-        weight = {"text": actions.token_weight, "image": actions.weight}
-        found = {}
-        for name in ("text", "image"):
-            if name == "image" and self.flow is None:
-                continue
-            limits = (self.section.clip, self.section.clip_high)
-            each = clipped(ratio[name], advantage[name], *limits)
-            penalty = self._penalty(name, now, reference) if reference else torch.zeros_like(each)
-            terms = (each + self.section.penalty * penalty, penalty, was_clipped(ratio[name], advantage[name], *limits))
-            found[name] = {what: (weight[name] * term).sum() for what, term in zip(MEASURES, terms)}
-        return found
+    def loss(self, actions: Actions, now: Said, old: Said, reference: Said | None) -> Measures:
+        """The `loss` to be minimised with its penalty, the `penalty` alone, and the share that was `clipped`."""
+        choices = {"text": _Choices(now.tokens - old.tokens, actions.token_advantage, actions.token_weight)}
+        penalties = {}
+        if reference is not None:
+            penalties["text"] = k3(now.tokens, reference.tokens)
+        if self.flow is not None:
+            choices["image"] = _Choices(now.steps - old.steps, actions.advantage, actions.weight)
+            if reference is not None:
+                penalties["image"] = self._penalty_of_steps(now, reference)
+        return {name: self._measured(own, penalties.get(name)) for name, own in choices.items()}
+
+    def _measured(self, choices: _Choices, penalty: Tensor | None) -> dict[str, Tensor]:
+        """Each of MEASURES."""
+        loss = clipped(choices.log_ratio, choices.advantage, *self._limits)
+        if penalty is None:
+            penalty = torch.zeros_like(loss)
+        beyond = was_clipped(choices.log_ratio, choices.advantage, *self._limits)
+        terms = (loss + self.section.penalty * penalty, penalty, beyond)
+        return {what: (choices.weight * term).sum() for what, term in zip(MEASURES, terms)}
 
     def route_loss(self, actions: Actions, log_ratio: Tensor) -> dict[str, Tensor]:
         """Sums over the choices, weighted, of the clipped loss of the experts that they went through (MoE-GRPO).
         log_ratio: (B * S,) of the routes, by slot."""
-        limits = (self.section.clip, self.section.clip_high)
         batch = actions.batch
-        of_tokens = clipped(log_ratio[batch.target_slots], actions.token_advantage, *limits)
+        of_tokens = clipped(log_ratio[batch.target_slots], actions.token_advantage, *self._limits)
         found = {"text": (actions.token_weight * of_tokens).sum()}
         if self.flow is not None:
-            of_steps = clipped(log_ratio[batch.latents["image"].slots], actions.advantage, *limits)
+            of_steps = clipped(log_ratio[batch.latents["image"].slots], actions.advantage, *self._limits)
             found["image"] = (actions.weight * of_steps).sum()
         return found
 
-    def _penalty(self, name: str, now: Said, reference: Said) -> Tensor:
-        if name == "text":
-            return k3(now.tokens, reference.tokens)
+    @property
+    def _limits(self) -> tuple[float, float | None]:
+        return self.section.clip, self.section.clip_high
+
+    def _penalty_of_steps(self, now: Said, reference: Said) -> Tensor:
         if self.section.velocity_penalty:
             return velocity_penalty(now.velocity, reference.velocity)
         return gaussian_kl(now.mean, reference.mean, now.std)
+
+
+def detached(measures: Measures) -> Measures:
+    """The same without gradients."""
+    return {name: {what: value.detach() for what, value in own.items()} for name, own in measures.items()}
 
 
 def unused(output: Output) -> Tensor:

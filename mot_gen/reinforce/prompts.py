@@ -53,10 +53,8 @@ class Prompts:
             seen = pipe.seen(pictures_of(pairs, pipe.image_tokenizer), drawn=False)
             return [Prompt(pair.id, spans, "", pair.captions) for pair, spans in zip(pairs, seen)]
         texts = [self._caption(pair, number) for pair, number in zip(pairs, numbers)]
-        prompts = []
-        for pair, text, span in zip(pairs, texts, pipe.text_tokenizer.encode_batch(texts)):
-            prompts.append(Prompt(pair.id, [replace(span, learned=False)], text, pair.captions))
-        return prompts
+        spans = [replace(span, learned=False) for span in pipe.text_tokenizer.encode_batch(texts)]
+        return [Prompt(pair.id, [span], text, pair.captions) for pair, span, text in zip(pairs, spans, texts)]
 
     def _caption(self, pair: Pair, number: int) -> str:
         """The captions of a sample take turns, each time that all samples have come."""
@@ -78,4 +76,6 @@ def _usual(writes: Sequence[str]) -> str:
     """What a prompt is where the recipe does not say: a caption before a picture, a picture before a text."""
     if len(writes) > 1:
         return "nothing"
-    return "caption" if writes[0] == "image" else "image"
+    if writes[0] == "image":
+        return "caption"
+    return "image"

@@ -40,13 +40,15 @@ def conclude(run: Run, learner: Learner) -> dict:
     """
     scores = _scores(learner)
     models = {"before": replace(run, averaged=learner.reference), "after": run}
-    wanted: list[tuple[str, Run, float | None]] = [(name, each, None) for name, each in models.items()]
+    guidances = {"": 1.0}
     if learner.section.writes == ["image"]:
-        wanted += [(f"{name}, guidance {GUIDED:g}", each, GUIDED) for name, each in models.items()]
+        guidances[f", guidance {GUIDED:g}"] = GUIDED
     found: dict[str, Measured] = {}
-    for label, each, guidance in wanted:
-        print(f"measuring {label}", file=sys.stderr, flush=True)
-        found[label] = measure(learner, each, scores, guidance)
+    for suffix, guidance in guidances.items():
+        for name, model in models.items():
+            label = name + suffix
+            print(f"measuring {label}", file=sys.stderr, flush=True)
+            found[label] = measure(learner, model, scores, guidance)
     report = _report(learner, found)
     write_json(run.folder / REPORT, report)
     _page(learner, found, report)
@@ -91,14 +93,13 @@ def signs(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[st
 
 def _scores_that_fell(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[str]:
     """Scores that are not rewarded and left their interval downwards, where what is rewarded did not fall."""
-    gains = [after.scores[name][0] - before.scores[name][0] for name in rewarded if name in after.scores]
-    if min(gains, default=0.0) < 0:
-        return []
     said = []
-    for name, (value, *_) in after.scores.items():
-        was, low, _ = before.scores[name]
-        if name not in rewarded and value < low:
-            said.append(f"{name}, which is not rewarded, fell from {was:.3f} to {value:.3f}")
+    for name, now in after.scores.items():
+        was = before.scores[name]
+        if name in rewarded and now.value < was.value:
+            return []
+        if name not in rewarded and now.value < was.low:
+            said.append(f"{name}, which is not rewarded, fell from {was.value:.3f} to {now.value:.3f}")
     return said
 
 

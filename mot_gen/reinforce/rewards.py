@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Score = Callable[..., Sequence[float]]
 HOME = "mot_gen.reinforce.reward_kinds"
 OWN_KINDS = ("judge", "length")
+WRITTEN = {"images": "image", "texts": "text"}  # fields of Samples -> the modality that must have been written
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,8 @@ def made_rewards(recipe: Recipe, splits: Splits) -> Rewards:
     """The rewards that a recipe names; InputError for one that is unknown, or needs what is not written."""
     section = recipe.reinforce
     assert section is not None
-    make = partial(made_reward, recipe, splits)
-    rewards = [make("rewards", name, each) for name, each in section.rewards.items()]
-    watched = [make("watched", name, each) for name, each in section.watched.items()]
+    rewards = [made_reward(recipe, splits, "rewards", *named) for named in section.rewards.items()]
+    watched = [made_reward(recipe, splits, "watched", *named) for named in section.watched.items()]
     return Rewards(rewards, watched, recipe.training.max_corrupt)
 
 
@@ -140,19 +140,10 @@ def made_reward(recipe: Recipe, splits: Splits, field: str, name: str, given: Re
     where = f"reinforce.{field}.{name}"
     section = recipe.reinforce
     assert section is not None
-    if ":" in given.kind:
-        score: Score = partial(_own_function(where, given.kind), **given.options)
-    elif importlib.util.find_spec(f"{HOME}.{given.kind}"):
-        score = importlib.import_module(f"{HOME}.{given.kind}").reward(where, recipe, splits, **given.options)
-    else:
-        from mot_gen.reinforce.metric_rewards import metric_reward
-
-        score = metric_reward(where, given.kind, given.options, OWN_KINDS)
+    score = _score(where, recipe, splits, given)
     asks = _asked(where, score)
-    lacking = {"images": "image", "texts": "text"}
-    for argument in asks:
-        modality = lacking.get(argument)
-        if modality is not None and modality not in section.writes:
+    for argument, modality in WRITTEN.items():
+        if argument in asks and modality not in section.writes:
             raise InputError(
                 f"{where}: needs what is not written: {argument}; this run writes {', '.join(section.writes)}, so take "
                 "another reward, or another reinforce.writes"
@@ -160,7 +151,18 @@ def made_reward(recipe: Recipe, splits: Splits, field: str, name: str, given: Re
     return NamedReward(name, given.weight, score, asks)
 
 
-def _own_function(where: str, kind: str) -> Callable:
+def _score(where: str, recipe: Recipe, splits: Splits, given: Reward) -> Score:
+    """The function behind a reward's kind: your own, one of `reward_kinds`, or a metric."""
+    if ":" in given.kind:
+        return partial(_own_function(where, given.kind), **given.options)
+    if importlib.util.find_spec(f"{HOME}.{given.kind}"):
+        return importlib.import_module(f"{HOME}.{given.kind}").reward(where, recipe, splits, **given.options)
+    from mot_gen.reinforce.metric_rewards import metric_reward
+
+    return metric_reward(where, given.kind, given.options, OWN_KINDS)
+
+
+def _own_function(where: str, kind: str) -> Score:
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.model import MultimodalModel
 from mot_gen.objectives.straight_path import StraightPath
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.engine import Drawing, Grid, Rules, Stream, TextSampling, Writer
@@ -27,12 +28,18 @@ WRITABLE = ("text", "image")
 ORDERS = (("text",), ("image",), ("text", "image"))  # in which they are written
 
 
+BOUNDS = {"text": 2, "image": 3}  # special tokens that may stand around what is written
+
+
 @dataclass(frozen=True)
 class Rollout:
-    """One sample. spans: what was written. ended: whether the end of its text was chosen, and not forced by the most
-    tokens that were allowed. noisy, after: (T, n, C) x before and after each step of its continuous picture, or None.
-    steps: those that were drawn at random, and can be learned from.
-    text, image: what the spans say: the text, and the picture (C, H, W) in [0, 1]; None where nothing was written."""
+    """One sample.
+
+    spans: what was written. ended: whether the end of its text was chosen, and not forced by the most tokens that were
+    allowed. noisy, after: (T, n, C) x before and after each step of its continuous picture, or None. steps: those that
+    were drawn at random, and can be learned from. text, image: what the spans say: the text, and the picture (C, H, W)
+    in [0, 1]; None where nothing was written.
+    """
 
     prompt: Prompt
     spans: Sequence[Span]
@@ -68,9 +75,11 @@ class Sampler:
     def _check(self, pipe: MultimodalPipeline) -> None:
         model, writes = pipe.model, self.writes
         have = [name for name in model.modality_names if name in WRITABLE]
-        for name in writes:
-            if name not in have:
-                raise InputError(f"reinforce.writes: {name!r} cannot be sampled here; this model has {', '.join(have)}")
+        unknown = [name for name in writes if name not in have]
+        if unknown:
+            raise InputError(
+                f"reinforce.writes: {unknown[0]!r} cannot be sampled here; this model has {', '.join(have)}"
+            )
         if writes not in ORDERS:
             raise InputError(f"reinforce.writes: {list(writes)} is none of [text], [image] and [text, image]")
         if "image" not in writes or self.section.method == "dpo":
@@ -93,25 +102,36 @@ class Sampler:
     ) -> list[Rollout]:
         """A sample of each prompt, from its own generator, all in one batch. steps: of each one's continuous picture,
         those that are drawn at random; none of them where that is not given."""
-        section, model = self.section, pipe.model
+        section = self.section
         steps = steps or [()] * len(prompts)
         path = self._path(steps)
-        scheduler = path or pipe.scheduler
-        tokens = max((rows * columns for rows, columns in self.grids.values()), default=0)
         sampling = TextSampling(section.max_new_tokens, section.temperature)
-        room = 0
-        if self.text in self.writes:
-            room += section.max_new_tokens + 2
-        if "image" in self.writes:
-            room += tokens + 3
+        scheduler = path or pipe.scheduler
+        drawing = Drawing(scheduler, section.num_inference_steps, generators=generators, grids=dict(self.grids))
+        room = self._room()
         read = [prompt.spans for prompt in prompts]
         pipe._check_context(read, room)
-        drawing = Drawing(scheduler, section.num_inference_steps, generators=generators, grids=dict(self.grids))
-        begins_unmarked = self.writes[0] == self.text and not model.vocabulary.wraps
-        opens = None if begins_unmarked else self.writes[0]
-        stream = Stream(model, read, room + tokens, [opens] * len(prompts))
+        opens = [self._opens(pipe.model)] * len(prompts)
+        stream = Stream(pipe.model, read, room + self._picture_tokens, opens)
         written = Writer(stream, len(prompts), sampling, drawing, Rules(order=self.writes, room=room)).run()
         return self._collected(pipe, prompts, written, path, steps)
+
+    @property
+    def _picture_tokens(self) -> int:
+        """Tokens of a picture, 0 where none is drawn."""
+        return sum(rows * columns for rows, columns in self.grids.values())
+
+    def _room(self) -> int:
+        """Slots that a sample may take beyond its prompt."""
+        lengths = {"text": self.section.max_new_tokens, "image": self._picture_tokens}
+        return sum(lengths[name] + BOUNDS[name] for name in self.writes)
+
+    def _opens(self, model: MultimodalModel) -> str | None:
+        """The modality whose span a sample begins in; None for a text that no token opens."""
+        first = self.writes[0]
+        if first == self.text and not model.vocabulary.wraps:
+            return None
+        return first
 
     def _path(self, steps: Sequence[Sequence[int]]) -> FlowPath | None:
         if self.flow is None:
@@ -133,14 +153,14 @@ class Sampler:
         rollouts = []
         for prompt, spans, drawn, image in zip(prompts, written, steps, _pictures(pipe, written)):
             texts = [span for span in spans if span.modality == self.text]
-            rollout = Rollout(prompt, spans, self._ended(texts), steps=drawn, image=image)
+            text = None
             if self.text in self.writes:
-                rollout = replace(rollout, text="".join(map(pipe.text_tokenizer.decode, texts)))
-            rollouts.append(rollout)
+                text = "".join(pipe.text_tokenizer.decode(span) for span in texts)
+            rollouts.append(Rollout(prompt, spans, self._ended(texts), steps=drawn, text=text, image=image))
         if path is None or not path.noisy:
             return rollouts
         noisy, after = torch.stack(path.noisy, 1).cpu(), torch.stack(path.after, 1).cpu()
-        return [replace(each, noisy=before, after=then) for each, before, then in zip(rollouts, noisy, after)]
+        return [replace(rollout, noisy=noisy[i], after=after[i]) for i, rollout in enumerate(rollouts)]
 
     def _ended(self, texts: Sequence[Span]) -> bool:
         """Whether the end of these texts was chosen, and not forced by the most tokens that are allowed."""
@@ -151,15 +171,14 @@ def _pictures(pipe: MultimodalPipeline, written: Sequence[Sequence[Span]]) -> li
     """The picture of each sample, (C, H, W) in [0, 1], None where none was drawn; all are decoded in one batch."""
     drawn: dict[int, Span] = {}
     for number, spans in enumerate(written):
-        images = [span for span in spans if span.modality == "image"]
-        if images:
-            drawn[number] = images[-1]
-    found: list[Tensor | None] = [None] * len(written)
+        for span in spans:
+            if span.modality == "image":
+                drawn[number] = span
     if not drawn:
-        return found
-    for number, image in zip(drawn, pipe.image_tokenizer.decode_batch(list(drawn.values()))):
-        found[number] = image.cpu().float()
-    return found
+        return [None] * len(written)
+    images = pipe.image_tokenizer.decode_batch(list(drawn.values()))
+    by_number = {number: image.cpu().float() for number, image in zip(drawn, images)}
+    return [by_number.get(number) for number in range(len(written))]
 
 
 def _is_flow(objective: Any) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,9 +14,9 @@ from mot_gen.reinforce.actions import Actions, Chosen, Weighing
 from mot_gen.reinforce.advantages import advantages, equal_groups
 from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.learner import Group, Learner, samples_of
-from mot_gen.reinforce.lines import mean, spent, sums_of
+from mot_gen.reinforce.lines import Sums, means_of, spent, sums_of
 from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
-from mot_gen.reinforce.policy import MEASURES, Policy, Said, unused
+from mot_gen.reinforce.policy import MEASURES, Measures, Policy, Said, detached, unused
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
 from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
@@ -62,18 +61,17 @@ class GrpoStep:
             rate, norm = run.optimizer.step(run.step)
         size = read_norm(run, norm)
         average(run)
-        known = {"reward": total, **scores}
+        numbers = sums_of({"reward": total, **scores})
+        numbers["step", "equal_groups"] = equal_groups(rewards)
+        numbers["step", "without_reward"] = float(total.isnan().sum())
+        if learner.section.experts:
+            numbers["step", "routing_entropy"] = sum(each.entropy * each.share for each in batches)
         learned = {name: weight for name, weight in totals.items() if weight}
-        entropy = sum(each.entropy * each.share for each in batches)
-        mine = [equal_groups(rewards), float(total.isnan().sum()), entropy, *sums_of([known])]
         for name in learned:
-            mine += _summed(measures, name)
+            numbers |= _summed(measures, name)
         used = spent(run, [each.actions.batch for each in batches], data)
-        line, sums = close_step(run, clock, used, mine)
-        line |= _logged(sums, list(known), learned)
-        if not learner.section.experts:
-            del line["routing_entropy"]
-        return line | data.means() | {"lr": rate, "grad_norm": size}
+        line, sums = close_step(run, clock, used, numbers)
+        return line | _logged(sums, learned) | data.means() | {"lr": rate, "grad_norm": size}
 
     def learner(self, run: Run) -> Learner:
         """What these steps learn with, made when it is first asked for."""
@@ -109,27 +107,28 @@ def _totals(run: Run, batches: Sequence[_Batch]) -> dict[str, float]:
     return dict(zip(("text", "image"), run.world.sum([text, image])))
 
 
-def _summed(measures: Sequence[dict[str, dict[str, Tensor]]], name: str) -> list[float]:
-    """Sums of what was measured of a modality."""
-    return [float(sum(found[name][what] for found in measures)) for what in MEASURES]
+def _summed(measures: Sequence[Measures], modality: str) -> Sums:
+    """Sums of what was measured of a modality over the batches of this process."""
+    return {(what, modality): float(sum(each[modality][what] for each in measures)) for what in MEASURES}
 
 
-def _logged(sums: Sequence[float], known: list[str], totals: dict[str, float]) -> dict[str, Any]:
-    """Part of the line of metrics.jsonl, of sums over all processes."""
-    left = iter(sums)
-    equal, lacking, entropy = islice(left, 3)
-    scores = {name: mean([*islice(left, 2)]) for name in known}
-    names = ("losses", *MEASURES[1:])
-    line: dict[str, Any] = {what: {} for what in names}
-    for modality, total in totals.items():
-        for what in names:
-            line[what][modality] = next(left) / total
+def _logged(sums: Sums, totals: Mapping[str, float]) -> dict[str, Any]:
+    """Part of the line of metrics.jsonl, of sums over all processes. totals: the weight of each modality."""
+    line: dict[str, Any] = {}
+    for what in MEASURES:
+        line[what] = {modality: sums[what, modality] / total for modality, total in totals.items()}
+    scores = means_of(sums)
+    line["losses"] = line.pop("loss")
     line["reward"] = scores.pop("reward")
-    counts = {"equal_groups": int(equal), "without_reward": int(lacking), "routing_entropy": entropy}
-    return {**line, "rewards": scores, **counts}
+    line["rewards"] = scores
+    line["equal_groups"] = int(sums["step", "equal_groups"])
+    line["without_reward"] = int(sums["step", "without_reward"])
+    if ("step", "routing_entropy") in sums:
+        line["routing_entropy"] = sums["step", "routing_entropy"]
+    return line
 
 
-def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str, float], last: bool) -> dict:
+def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: Mapping[str, float], last: bool) -> Measures:
     """Forward and backward of one batch; what `Policy.loss` measured. In the first update of a step the old policy is
     the one that learns, so that its ratio is exactly 1."""
     run, actions = learner.run, batch.actions
@@ -147,11 +146,7 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: dict[str,
             _add_routes(learner, policy, batch, routes, found)
         loss = sum(each["loss"] / max(totals[name], 1e-12) for name, each in found.items())
         (loss + unused(output) + batch.share * run.model.backbone.auxiliary_loss()).backward()
-    return {name: _detached(each) for name, each in found.items()}
-
-
-def _detached(measures: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {what: value.detach() for what, value in measures.items()}
+    return detached(found)
 
 
 @torch.no_grad()
@@ -162,7 +157,7 @@ def _by_reference(learner: Learner, policy: Policy, actions: Actions) -> Said:
     return policy.says(actions, output).detached()
 
 
-def _add_routes(learner: Learner, policy: Policy, batch: _Batch, routes: Routes, found: dict) -> None:
+def _add_routes(learner: Learner, policy: Policy, batch: _Batch, routes: Routes, found: Measures) -> None:
     """Add the loss of the experts that were chosen to that of each modality, and note the entropy of the choice."""
     routing = learner.run.model.backbone.plan(batch.actions.batch.layout, None).routing
     if batch.experts is None:

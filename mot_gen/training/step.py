@@ -1,5 +1,5 @@
 """One optimizer step over the batches of all processes: training_step; and held_out_losses. For steps of other kinds:
-Clock, close_step, read_norm, autocast, average, add_gradients.
+Clock, Spent, close_step, read_norm, autocast, average, add_gradients.
 
 The loss of a modality is its sum over all batches of a step on all processes, divided by the global count, times its
 weight. Nothing here waits for a GPU but the reading of what a step gave, which is one copy; the loop asks for it every
@@ -9,9 +9,10 @@ weight. Nothing here waits for a GPU but the reading of what a step gave, which 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from mot_gen.training import parallel
 from mot_gen.training.batches import StepBatch, Work, packed, with_targets
 from mot_gen.training.runs import Run
 from mot_gen.training.self_teaching import taught
+
+K = TypeVar("K")
 
 
 @dataclass
@@ -65,13 +68,24 @@ class Clock:
         return time.process_time() - self.cpu_started
 
 
-def close_step(run: Run, clock: Clock, spent: Sequence[float], sums: Sequence[float]) -> tuple[dict, list[float]]:
-    """Count a step of another kind. spent: this process's tokens, FLOPs and slots. sums: further numbers of this
-    process. Returns the beginning of the line of metrics.jsonl, and the sums over all processes."""
-    tokens, flops, slots, cpu_seconds, *all_sums = run.world.sum([*spent, clock.cpu_seconds, *sums])
+class Spent(NamedTuple):
+    """What a step took on one process: tokens learned from, FLOPs, and slots of its batches."""
+
+    tokens: float
+    flops: float
+    slots: float
+
+
+def close_step(run: Run, clock: Clock, spent: Spent, numbers: Mapping[K, float]) -> tuple[dict, dict[K, float]]:
+    """Count a step of another kind.
+
+    numbers: what this process has measured, under the same names in the same order on every process. Returns the
+    beginning of the line of metrics.jsonl, and each number's sum over all processes.
+    """
+    tokens, flops, slots, cpu_seconds, *sums = run.world.sum([*spent, clock.cpu_seconds, *numbers.values()])
     run.cpu_seconds += cpu_seconds
     _count(run, clock, tokens, flops)
-    return _line(run, tokens, slots), all_sums
+    return _line(run, tokens, slots), dict(zip(numbers, sums))
 
 
 def read_norm(run: Run, norm: Tensor) -> float:

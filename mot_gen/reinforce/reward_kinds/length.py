@@ -15,6 +15,7 @@ def reward(where: str, recipe: Recipe, splits: Splits, most: int = 20) -> Callab
         raise InputError(f"{where}.most: must be at least 1, got {most}")
 
     def length(texts: Sequence[str]) -> list[float]:
-        return [max(0.0, 1 - max(0, len(text.split()) - most) / most) for text in texts]
+        beyond = [max(0, len(text.split()) - most) for text in texts]
+        return [max(0.0, 1 - words / most) for words in beyond]
 
     return length
