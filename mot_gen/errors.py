@@ -1,7 +1,7 @@
 """InputError: what the user gave cannot be used. The command line prints it as one line and exits with code 2.
 
-`require` and `expect` raise it where something is not so; `nearest`, `one_line` and `cause` help to
-write its message. Beside it stand the errors that end a run, and UntaughtWarning.
+`require` and `expect` raise it where something is not so. `nearest`, `one_line`, `named` and `cause` help to write
+its message. Beside it stand the errors that end a run, and UntaughtWarning.
 """
 
 
@@ -50,6 +50,14 @@ def one_line(error: BaseException) -> str:
     """What an error says, in one printable line; the name of its class where it says nothing."""
     text = " ".join(str(error).split())
     return "".join(char if char.isprintable() else "?" for char in text) or type(error).__name__
+
+
+def named(name: str, error: BaseException) -> str:
+    """What an error says, behind the name of what it is about unless it says that name itself."""
+    reason = str(error)
+    if name in reason:
+        return reason
+    return f"{name}: {reason}"
 
 
 def cause(error: BaseException) -> str:

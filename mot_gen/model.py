@@ -153,14 +153,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         return [m.name for m in self.modalities]
 
     @cached_property
-    def input_only(self) -> set[str]:
-        """Modalities that are read and never predicted."""
-        return {m.name for m in self.modalities if m.input_only}
-
-    @cached_property
-    def _timed(self) -> set[str]:
-        """Modalities whose begin token is a span's time."""
-        return {m.name for m in self.modalities if m.timed}
+    def modality(self) -> dict[str, Modality]:
+        """Name -> modality."""
+        return {m.name: m for m in self.modalities}
 
     @cached_property
     def index_of(self) -> dict[str, int]:
@@ -222,7 +217,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             latents = batch.latents[name]
             tokens, memory[name] = layers.encode(latents)
             x = x.index_copy(0, latents.slots, tokens.to(x.dtype))
-            if name in self._timed:
+            if self.modality[name].timed:  # its begin token says the span's time
                 x = x.index_copy(0, latents.first_slots() - 1, layers.time_tokens(latents).to(x.dtype))
         return x.view(shape), memory
 
@@ -247,7 +242,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         hidden = self.backbone(x, batch.layout).flatten(0, 1)
         latents = {}
         for name, layers in self.patch_layers.items():
-            if name not in self.input_only:
+            if not self.modality[name].input_only:
                 own = batch.latents[name]
                 latents[name] = layers.decode(hidden.index_select(0, own.slots), own, memory[name])
         if supervision is None:

@@ -28,6 +28,7 @@ from mot_gen.pipelines.chat import Reading, Talk, spans_of
 from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
 from mot_gen.pipelines.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
+from mot_gen.pipelines.settings import is_count
 from mot_gen.sequence import Span
 
 
@@ -162,7 +163,8 @@ class MultimodalPipeline(DiffusionPipeline):
     ) -> list[list[Span]]:
         """Texts -> a list of spans each; InputError for what is no text, or empty. unread: at guidance_scale 0 nothing
         of the prompt is read, so it may be empty. size: (height, width) of the picture that is drawn next."""
-        texts = [texts] if isinstance(texts, str) else texts
+        if isinstance(texts, str):
+            texts = [texts]
         are_texts = isinstance(texts, Sequence) and len(texts) > 0 and all(isinstance(text, str) for text in texts)
         require(are_texts, f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
         if unread:
@@ -240,8 +242,9 @@ class MultimodalPipeline(DiffusionPipeline):
 
     def _filled(self, span: Span, id: int) -> Span:
         """A span of text with this id in every place; any other as it is."""
-        text = span.modality == self.model.modality_names[0]
-        return replace(span, values=torch.full_like(span.values, id)) if text else span
+        if span.modality != self.model.modality_names[0]:
+            return span
+        return replace(span, values=torch.full_like(span.values, id))
 
     def _new_tokens(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
         """How many tokens may be written: what was asked for (InputError if it does not fit), else the checkpoint's
@@ -257,11 +260,16 @@ class MultimodalPipeline(DiffusionPipeline):
     def seen(self, images: Sequence, drawn: bool) -> list[list[Span]]:
         """The spans that each picture is read as. drawn: whether pictures are drawn after it, so that it is also given
         in the tokens that they are drawn in."""
-        tokenizers = [self.image_tokenizer]
+        tokenizers = []
+        if drawn or self.sight_tokenizer is None:
+            tokenizers.append(self.image_tokenizer)
         if self.sight_tokenizer is not None:
-            tokenizers = [self.image_tokenizer, self.sight_tokenizer] if drawn else [self.sight_tokenizer]
-        read = zip(*(tokenizer.encode_batch(images) for tokenizer in tokenizers))
-        return [[replace(span, learned=False) for span in spans] for spans in read]
+            tokenizers.append(self.sight_tokenizer)
+        read: list[list[Span]] = [[] for _ in images]
+        for tokenizer in tokenizers:
+            for own, span in zip(read, tokenizer.encode_batch(images)):
+                own.append(replace(span, learned=False))
+        return read
 
     def _opens_text(self, documents: int) -> list[str | None]:
         """What stands open at the end of prompts that a text follows: where texts are wrapped, a new one."""
@@ -275,8 +283,7 @@ class MultimodalPipeline(DiffusionPipeline):
 
 def repeat_each(items: Sequence, times: int) -> list:
     """[a, b], 2 -> [a, a, b, b]."""
-    fits = isinstance(times, int) and not isinstance(times, bool) and times >= 1
-    require(fits, f"the number of samples per prompt must be a positive integer, got {times!r}")
+    require(is_count(times), f"the number of samples per prompt must be a positive integer, got {times!r}")
     return [item for item in items for _ in range(times)]
 
 

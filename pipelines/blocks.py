@@ -8,8 +8,9 @@ Shapes: N samples, b tokens of a block, K ids of the modality, R rows of the str
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.drawing import Drawing
 from mot_gen.pipelines.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.samplers import held_still
 from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.token_spans import MASKED
 from mot_gen.sequence import PADDING, Layout
@@ -65,7 +67,7 @@ def write_blocks(
     modality: str,
     drawing: Drawing,
     sampling: TextSampling,
-    on_token: Callable[[int, str, int], None] | None = None,
+    on_token: Callable[[int, str, int], None] = lambda number, modality, id: None,
 ) -> list[Tensor]:
     """Write a span of blocks in all rows of a stream, which have opened it: (n,) ids a sample.
 
@@ -74,36 +76,24 @@ def write_blocks(
     number. on_token: as of `writer.Writer`.
     """
     model, branches = stream.model, len(drawing.guidance.branches)
-    size = model.modalities[model.index_of[modality]].block_size
+    size = model.modality[modality].block_size
     first, end = model.vocabulary.range(modality)
     samples = stream.rows // branches
     written: list[list[int]] = [[] for _ in range(samples)]
     going = [True] * samples
     for _ in range(-(-sampling.max_new_tokens // size)):
         block = OpenBlock(stream, modality, [(1, size)] * stream.rows, going * branches)
-        ids = draw_masked(block, replace(drawing, generators=_generators_of(going, drawing)), sampling)
+        ids = draw_masked(block, replace(drawing, generators=held_still(drawing.generators, going)), sampling)
         block.keep(ids.repeat(branches, 1))
-        for number, written_here in enumerate(written):
+        for number, own in enumerate(written):
             if not going[number]:
                 continue
-            for id in ids[number].tolist():
-                going[number] = id < end - first and len(written_here) < sampling.max_new_tokens
-                if not going[number]:
-                    break
-                written_here.append(id)
-                if on_token is not None:
-                    on_token(number, modality, id)
+            room = sampling.max_new_tokens - len(own)
+            added = list(takewhile(lambda id: id < end - first, ids[number].tolist()))[:room]
+            own += added
+            going[number] = len(added) == size
+            for id in added:
+                on_token(number, modality, id)
         if not any(going) or drawing.stopped():
             break
     return [torch.tensor(ids, dtype=torch.long) for ids in written]
-
-
-def _generators_of(going: Sequence[bool], drawing: Drawing) -> list[torch.Generator] | None:
-    """A generator a sample. Those of samples that have ended are not advanced, so that a sample does not depend on its
-    batch."""
-    if not drawing.generators:
-        return None
-    generators = []
-    for own, goes_on in zip(drawing.generators, going):
-        generators.append(own if goes_on else torch.Generator(own.device))
-    return generators

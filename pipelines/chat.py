@@ -38,8 +38,11 @@ def _are_all(parts: Sequence, kind: type | tuple[type, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Talk:
-    """How a prompt becomes a message. system: the message before it. added, added_negative: a sentence after a prompt
-    of a picture, and after a negative one; {height} and {width} in them are the picture's."""
+    """How a prompt becomes a message.
+
+    system: the message before it. added, added_negative: a sentence after a prompt of a picture, and after a negative
+    one; {height} and {width} in them are the picture's.
+    """
 
     system: str | None = None
     added: str | None = None
@@ -66,7 +69,9 @@ class Talk:
 def _with_sentence(text: str, sentence: str) -> str:
     """A text that is followed by a sentence."""
     begun = text.rstrip(".")
-    return f"{begun}. {sentence}" if begun else sentence
+    if not begun:
+        return sentence
+    return f"{begun}. {sentence}"
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def _part(part: Any, where: str, marks: _Marks) -> dict[str, str]:
     if kind not in KINDS:
         raise InputError(f"{where}: a part's type {kind!r} is not known" + nearest(str(kind), KINDS))
     value = part.get(kind, part.get("path"))
-    fits = isinstance(value, str) if kind == "text" else value is not None
-    if not fits:
+    wanted = str if kind == "text" else object
+    if value is None or not isinstance(value, wanted):
         raise InputError(f"{where}: a part of type {kind!r} needs the field {kind!r}")
     return {"type": kind, "text": marks.add(kind, value)}

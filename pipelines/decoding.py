@@ -68,7 +68,12 @@ def draws(
         return torch.empty(1, 1, device=device).expand(rows, n)
     if generators is None:
         return upload(torch.stack([torch.rand(n) for _ in range(rows)]), device)
-    return upload(torch.stack([torch.rand(n, generator=g, device=g.device) for g in generators]), device)
+    return upload(uniform_rows(n, generators), device)
+
+
+def uniform_rows(n: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """(rows, n) uniform numbers in [0, 1), each row from its own generator."""
+    return torch.stack([torch.rand(n, generator=own, device=own.device) for own in generators])
 
 
 def pick(logits: Tensor, sampling: TextSampling, uniform: Tensor) -> Tensor:

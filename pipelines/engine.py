@@ -10,7 +10,7 @@ from mot_gen.pipelines.drawing import Drawing, Known, draw
 from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.open_span import Grid, OpenSpan
 from mot_gen.pipelines.stream import Stream
-from mot_gen.pipelines.writer import Rules, Writer
+from mot_gen.pipelines.writer import Rules, Writer, slots_of
 
 __all__ = [
     "Drawing",
@@ -25,4 +25,5 @@ __all__ = [
     "Writer",
     "choose",
     "draw",
+    "slots_of",
 ]

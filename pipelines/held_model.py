@@ -46,18 +46,17 @@ def held_model(checkpoint: str | Path, weights: str, dtype: torch.dtype | None =
     model.eval().requires_grad_(False)
     model.answers = answers_in(folder)
     if weights == "disk":
-        _leave_layers(model, files, dtype)
+        held = _leave_layers(model, files, dtype)
     else:
-        _hold_in_bytes(model, files)
+        held = _hold_in_bytes(model, files)
     for name, parameter in model.named_parameters():
-        held = weights == "disk" and name.startswith(_LAYERS)
-        if parameter.is_meta and not held and not _is_in_bytes(model, name):
+        if parameter.is_meta and name not in held:
             _put(model, name, files.read(name).to(dtype))
     return model
 
 
-def _leave_layers(model: MultimodalModel, files: TensorFiles, dtype: torch.dtype) -> None:
-    """Let the backbone read its layers while it runs."""
+def _leave_layers(model: MultimodalModel, files: TensorFiles, dtype: torch.dtype) -> set[str]:
+    """Let the backbone read its layers while it runs. Returns the names of their parameters."""
     blocks = list(model.backbone.blocks)
 
     def read(number: int) -> dict[str, Tensor]:
@@ -65,20 +64,19 @@ def _leave_layers(model: MultimodalModel, files: TensorFiles, dtype: torch.dtype
         return {name: files.read(f"{_LAYERS}{number}.{name}").to(dtype) for name in names}
 
     model.backbone.on_disk = LayersOnDisk(blocks, read)
+    return {name for name, _ in model.named_parameters() if name.startswith(_LAYERS)}
 
 
-def _hold_in_bytes(model: MultimodalModel, files: TensorFiles) -> None:
-    """Read every matrix of the projections and of the head, one after the other, into 8 bits."""
+def _hold_in_bytes(model: MultimodalModel, files: TensorFiles) -> set[str]:
+    """Read every matrix of the projections and of the head, one after the other, into 8 bits. Returns their names."""
+    held = set()
     for path, layer in model.named_modules():
         if isinstance(layer, HalfStorage):
-            weight = files.read(f"{path}.weight")
+            name = f"{path}.weight"
+            weight = files.read(name)
             layer.halves = [ByteMatrix(matrix) for matrix in weight.view(-1, *weight.shape[-2:])]
-
-
-def _is_in_bytes(model: MultimodalModel, name: str) -> bool:
-    path, _, leaf = name.rpartition(".")
-    layer = model.get_submodule(path)
-    return leaf == "weight" and isinstance(layer, HalfStorage) and layer.halves is not None
+            held.add(name)
+    return held
 
 
 def _put(model: nn.Module, name: str, value: Tensor) -> None:

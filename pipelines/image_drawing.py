@@ -109,7 +109,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
     ) -> list[Span]:
         """One picture after each document: documents by the branches of guidance, N each. InputError, before any work,
         for what does not fit. how: settled. known: what is drawn from, see `drawing.Known`."""
-        modality = self.model.modalities[self.model.index_of["image"]]
+        modality = self.model.modality["image"]
         self._check_shown(how.callback_on_step_end_tensor_inputs, modality.discrete)
         rows = [document for branch in guidance.branches for document in documents[branch]]
         self._check_context(rows, _longest(grids) + modality.framed(grids[0]) + 2)  # with its begin and end token
@@ -120,14 +120,15 @@ class ImageDrawingPipeline(MultimodalPipeline):
         self._only_continuous(latents=getattr(how, "latents", None), **_guided_in_time(guidance))
         if modality.scales:
             return self._draw_scales(rows, drawing, how, known)
-        draw_discrete = self._draw_masked if modality.bidirectional else self._draw_ids
-        return draw_discrete(rows, drawing, how, known)
+        if modality.bidirectional:
+            return self._draw_masked(rows, drawing, how, known)
+        return self._draw_ids(rows, drawing, how, known)
 
     def _draw_ids(self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None) -> list[Span]:
         """Pictures of discrete tokens, one grid for all."""
         grid, given = self._grids[0], None if known is None else known.values
         tokens = grid[0] * grid[1]
-        room = tokens + self.model.modalities[self.model.index_of["image"]].framed(grid)
+        room = tokens + self.model.modality["image"].framed(grid)
         sampling = self._sampling(how, tokens)
         with self.progress_bar(total=tokens) as bar:
             stream = Stream(self.model, rows, room, opens=["image"] * len(rows))
@@ -142,8 +143,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
         tokens = _longest(self._grids)
         with self.progress_bar(total=min(drawing.num_inference_steps, tokens)) as bar:
             stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
-            alive = [True] * len(rows)
-            span = OpenTokens(stream, "image", [*self._grids] * len(drawing.guidance.branches), alive)
+            grids = [*self._grids] * len(drawing.guidance.branches)
+            span = OpenTokens(stream, "image", grids, [True] * stream.rows)
             given = None if known is None else known.values
             ids = draw_masked(span, drawing, self._sampling(how, tokens), given, self._on_pass(how, bar))
             return _spans(ids, self._grids)
@@ -154,12 +155,12 @@ class ImageDrawingPipeline(MultimodalPipeline):
         """Pictures of several scales, a pass for each."""
         whole = known is None
         require(whole, "mask_image: this checkpoint's pictures are drawn scale by scale, and only as a whole")
-        tokens, passes = _longest(self._grids), len(self.model.modalities[self.model.index_of["image"]].scales)
+        tokens, passes = _longest(self._grids), len(self.model.modality["image"].scales)
         fits = how.steps in (passes, self._own.get("num_inference_steps", USUAL["num_inference_steps"]))
         require(fits, f"num_inference_steps: this checkpoint draws {passes} scales in as many passes, got {how.steps}")
         with self.progress_bar(total=passes) as bar:
             stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
-            span = OpenScales(stream, "image", [True] * len(rows))
+            span = OpenScales(stream, "image", [True] * stream.rows)
             ids = draw_scales(span, drawing, self._sampling(how, tokens), self._on_pass(how, bar))
             return _spans(ids, self._grids)
 
@@ -168,7 +169,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
     ) -> list[Span]:
         """Pictures of continuous tokens, by the scheduler."""
         tokens, noise = _longest(self._grids), getattr(how, "latents", None)
-        channels = self.model.modalities[self.model.index_of["image"]].channels
+        channels = self.model.modality["image"].channels
         assert channels is not None  # continuous tokens have them
         _check_latents(noise, (len(self._grids), tokens, channels))
         strength = 1.0 if known is None else known.strength
@@ -177,8 +178,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
             stream = Stream(self.model, rows, tokens, opens=["image"] * len(rows))
             if self._default("unconditional", None, None) == "hidden":
                 stream.stand_as(len(self._grids))
-            alive = [True] * len(rows)
-            span = stream.open("image", [*self._grids] * len(drawing.guidance.branches), alive)
+            grids = [*self._grids] * len(drawing.guidance.branches)
+            span = stream.open("image", grids, [True] * stream.rows)
             return _spans(draw(span, drawing, noise, known), self._grids)
 
     def _as_output(self, images, options: StepOptions):
@@ -206,7 +207,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
                 return step.x
             made: dict[str, Any] = {"latents": lambda: step.x, "pred_original_sample": step.clean}
             given = {name: made[name]() for name in how.callback_on_step_end_tensor_inputs}
-            return (how.callback_on_step_end(self, step.number, step.timestep, given) or {}).get("latents", step.x)
+            changed = how.callback_on_step_end(self, step.number, step.timestep, given) or {}
+            return changed.get("latents", step.x)
 
         return on_step
 

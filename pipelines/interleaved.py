@@ -9,9 +9,10 @@ import torch
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.pipelines.base import InterleavedOutput, repeat_each
 from mot_gen.pipelines.chat import Reading, documents_of, spans_of
-from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer
+from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer, slots_of
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
+from mot_gen.pipelines.settings import is_natural
 from mot_gen.pipelines.text_call import TextCall
 from mot_gen.sequence import Span
 
@@ -71,9 +72,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
 
     def _longest_span(self, drawing: Drawing) -> int:
         """Slots of the largest span that may be drawn, its begin and end not counted."""
-        modalities = {modality.name: modality for modality in self.model.modalities}
-        slots = [grid[0] * grid[1] + modalities[name].framed(grid) for name, grid in drawing.grids.items()]
-        return max(slots, default=0)
+        return max(slots_of(self.model, drawing.grids).values(), default=0)
 
     def _check_order(self, order: Sequence[str] | None, pictures: Sequence[str]) -> None:
         if order is None:
@@ -107,7 +106,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
         drawing = self._drawing(how, guidance, documents)
         if self.image_tokenizer is not None and "image" in self.model.modality_names:
             drawing.grids = {"image": self._grid(height, width)}
-            if self.model.modalities[self.model.index_of["image"]].discrete:
+            if self.model.modality["image"].discrete:
                 self._only_continuous(guidance_renorm=guidance.renorm)
         self._grids = [*drawing.grids.values()] * documents
         drawing.on_step, drawing.tokens = self._on_step(how), self._sampling(how, 1)
@@ -126,13 +125,15 @@ class InterleavedPipeline(ImageDrawingPipeline):
     def _stream(self, prompts: list[list[Span]], drawing: Drawing, rules: Rules) -> Stream:
         """Rows for the documents, and for as many empty ones where pictures are guided away from no text at all."""
         count, pictures = len(prompts), list(drawing.grids)
-        guided = count * (len(drawing.guidance.branches) - 1) if pictures else 0
         opened = self._opens_text(count)
         if rules.order and self.model.vocabulary.wraps:  # nothing else can lead to a picture there
             opened = [rules.order[0]] * count
         assert rules.room is not None  # `_room` gave it
         # A row may stand still while others fill the longest span.
         room = rules.room + self._longest_span(drawing)
+        if not pictures:
+            return Stream(self.model, prompts, room, opened)
+        guided = count * (len(drawing.guidance.branches) - 1)
         return Stream(self.model, [*prompts, *[[]] * guided], room, [*opened, *pictures[:1] * guided])
 
     # ---------------------------------------------------------------- decode
@@ -145,11 +146,13 @@ class InterleavedPipeline(ImageDrawingPipeline):
                 segments.append(self._decode_images([span], output_type)[0])
                 continue
             text = call.read(span)
-            text = call.cut(text) if number == len(spans) - 1 else text
-            segments += [text] if text else []
+            if number == len(spans) - 1:
+                text = call.cut(text)
+            if text:
+                segments.append(text)
         return segments
 
 
 def _check_most(max_images) -> None:
-    fits = max_images is None or (type(max_images) is int and max_images >= 0)
+    fits = max_images is None or is_natural(max_images)
     require(fits, f"max_images must be a whole number of at least 0, got {max_images!r}")

@@ -12,16 +12,7 @@ from mot_gen.checkpoints import DTYPES, find
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import Direction, directions_of
-
-COMPONENTS = (
-    "model",
-    "text_tokenizer",
-    "image_tokenizer",
-    "speech_tokenizer",
-    "scheduler",
-    "sight_tokenizer",
-    "vector_tokenizer",
-)
+from mot_gen.pipelines.loading import tokenizers_of
 
 
 def load_pipeline(
@@ -37,14 +28,12 @@ def load_pipeline(
     in_half = dtype == "fp16" and device == "cpu"
     logging.disable_progress_bar()  # of the components, four lines that would stand before the result
     wanted = getattr(torch, DTYPES["fp32" if in_half else dtype])
-    if weights != "memory":
-        if in_half:
-            raise InputError(f"--weights {weights}: is not with --dtype fp16; take fp32 or bf16")
-        pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted, weights=weights)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-    pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted)
+    if in_half and weights != "memory":
+        raise InputError(f"--weights {weights}: is not with --dtype fp16; take fp32 or bf16")
+    pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted, weights=weights)
     pipe.set_progress_bar_config(disable=True)
+    if weights != "memory":
+        return pipe
     if in_half:
         pipe.model.enable_half_storage()
     return pipe.to(device)
@@ -62,18 +51,13 @@ class Loaded:
     @property
     def directions(self) -> tuple[Direction, ...]:
         """Those whose modalities the checkpoint has."""
-        tokenizers = {
-            name for name in ("image", "speech", "vector") if getattr(self.base, f"{name}_tokenizer") is not None
-        }
-        has = tokenizers & set(self.base.model.modality_names)
         pictures = getattr(self.base.image_tokenizer, "decodes", True)
-        return directions_of(has, draws=pictures)
+        return directions_of(tokenizers_of(self.base), draws=pictures)
 
     def pipeline(self, direction: Direction) -> MultimodalPipeline:
         """The direction's pipeline over the components in memory."""
         if direction.pipeline not in self._pipelines:
-            parts = {name: getattr(self.base, name) for name in COMPONENTS}
-            pipe = direction.pipeline_class()(**parts, sampling=self.base.config.sampling)
+            pipe = direction.pipeline_class()(**self.base.components, sampling=self.base.config.sampling)
             pipe.set_progress_bar_config(disable=True)
             self._pipelines[direction.pipeline] = pipe
         return self._pipelines[direction.pipeline]
@@ -87,6 +71,8 @@ class Loaded:
         arguments = direction.gather(inputs) | direction.prepare(options) | more
         pipe: Any = self.pipeline(direction)  # whose class has a call; the base has none
         output = pipe(**arguments, generator=generators)
-        results = getattr(output, direction.result)
+        results = list(getattr(output, direction.result))
         rate = getattr(output, "sampling_rate", None)
-        return list(results) if rate is None else [(samples, rate) for samples in results]
+        if rate is None:
+            return results
+        return [(samples, rate) for samples in results]

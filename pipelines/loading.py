@@ -119,10 +119,9 @@ def tokenizers_of(pipe: Any) -> dict[str, Any]:
 
 def refuse_misfits(pipe: Any) -> None:
     """InputError where a tokenizer's vocabulary or channels are not as many as the model's."""
-    modalities = {modality.name: modality for modality in pipe.model.modalities}
     remedy = "give the tokenizer that the model was trained with"
     for name, tokenizer in tokenizers_of(pipe).items():
-        own, theirs = modalities[name], tokenizer.modality
+        own, theirs = pipe.model.modality[name], tokenizer.modality
         require(
             theirs.vocab_size == own.vocab_size,
             f"{name}_tokenizer: has a vocabulary of {theirs.vocab_size} and the model one of {own.vocab_size}; "

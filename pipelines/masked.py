@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mot_gen.backbone.cache import upload
 from mot_gen.objectives.masked import Objective
-from mot_gen.pipelines.decoding import TextSampling, choose_each
+from mot_gen.pipelines.decoding import TextSampling, choose_each, uniform_rows
 from mot_gen.pipelines.drawing import Drawing
 from mot_gen.pipelines.open_span import OpenSpan
 from mot_gen.pipelines.token_spans import MASKED, Pass
@@ -32,7 +32,7 @@ class OpenTokens(OpenSpan):
     def _pass(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (r, n, K), and the hidden states (r, n, D)."""
         model = self.stream.model
-        name = model.modality_names[self.index]
+        name = self.modality.name
         first, end = model.vocabulary.range(name)
         joint = torch.where(ids == MASKED, model.vocabulary.mask[name], ids + first)
         plan, cache, _ = self._plan(len(ids))
@@ -55,7 +55,7 @@ def draw_masked(
     guidance = drawing.guidance
     branches = len(guidance.branches)
     samples, n = span.stream.rows // branches, span.sizes[0]
-    objective = span.stream.model.objectives[span.stream.model.modality_names[span.index]]
+    objective = span.stream.model.objectives[span.modality.name]
     if known is None:
         known = torch.full((samples, n), MASKED)
 
@@ -132,4 +132,4 @@ def _uniform(like: Tensor, generators: Sequence[torch.Generator] | None) -> Tens
     """(N, n) uniform numbers, each row from its own generator."""
     if generators is None:
         return torch.rand_like(like)
-    return torch.stack([torch.rand(like.shape[1], generator=g, device=g.device) for g in generators]).to(like)
+    return uniform_rows(like.shape[1], generators).to(like)

@@ -163,7 +163,7 @@ class OpenSpan:
         stream = self.stream
         kept = [keeps and lives for keeps, lives in zip(flags(keep), self.alive)]
         hidden = self._clean(values)
-        stream.cache.advance([size + self.bounds if keeps else 0 for size, keeps in zip(self.sizes, kept)])
+        stream.cache.advance([keeps * (size + self.bounds) for size, keeps in zip(self.sizes, kept)])
         later = self.modality.margin + self.modality.timed
         stream.time.add_(upload([keeps * (time + later) for time, keeps in zip(self.passing, kept)], stream.device))
         stream.spans += 1

@@ -10,7 +10,7 @@ arguments, and `inspect.signature` and `help` show them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any
@@ -136,6 +136,11 @@ class ImageOptions(StepOptions):
     top_p: float | None = None
 
 
+def _made(kind: type, given: Mapping[str, Any]) -> Any:
+    """A dataclass of those of the arguments that are its fields."""
+    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
+
+
 def takes(**groups: type) -> Callable:
     """Let a method take the fields of dataclasses as keyword arguments; it is given an instance of each by the groups'
     names. A field that two of them have goes to both. Unknown arguments raise an InputError that suggests the closest
@@ -151,12 +156,10 @@ def takes(**groups: type) -> Callable:
             for name in given:
                 if name not in names:
                     raise refuse_unknown(type(self).__name__, name, names)
-            built = {
-                group: kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})
-                for group, kind in groups.items()
-            }
+            built = {group: _made(kind, given) for group, kind in groups.items()}
+            rest = {name: value for name, value in given.items() if name not in offered}
             self._interrupt = False  # what stopped an earlier call says nothing about this one
-            return call(self, *inputs, **{k: v for k, v in given.items() if k not in offered}, **built)
+            return call(self, *inputs, **rest, **built)
 
         shared = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)

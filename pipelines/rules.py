@@ -86,7 +86,9 @@ class Row:
 
     def may_follow(self) -> Follows:
         """What may come next."""
-        return self.course.after_text(self) if self.in_text else (self.inside, (self.vocabulary.end[self.inside],))
+        if self.in_text:
+            return self.course.after_text(self)
+        return self.inside, (self.vocabulary.end[self.inside],)
 
     def take(self, token: int) -> int | None:
         """A token, by its joint id, was written here. Returns its id in the modality's own vocabulary, or None where it
@@ -168,12 +170,17 @@ class _Free:
         end = self.vocabulary.document_end
         if self.vocabulary.wraps:  # a text's own end comes before another span
             return row.inside, (end,)
-        most = {name: self.rules.at_most.get(name, inf) for name in self.vocabulary.opens}
-        begins = [token for name, token in self.vocabulary.opens.items() if self.begun[name] < most[name]]
+        begins = [token for name, token in self.vocabulary.opens.items() if self._may_begin(name)]
         return row.inside, (end, *begins)
 
+    def _may_begin(self, modality: str) -> bool:
+        """Whether fewer spans of it have begun than there may be."""
+        return self.begun[modality] < self.rules.at_most.get(modality, inf)
+
     def opened_by(self, token: int) -> str | None:
-        return None if self.vocabulary.wraps else self.vocabulary.opened_by(token)
+        if self.vocabulary.wraps:
+            return None
+        return self.vocabulary.opened_by(token)
 
     def may_open(self, modality: str) -> bool:
         return modality in self.rules.may_open
@@ -214,7 +221,9 @@ class _Ordered:
         """Where texts are wrapped, their end leads on to the next span."""
         if not self.vocabulary.wraps:
             return self.vocabulary.opened_by(token)
-        return next(iter(self._later), None) if token == self.vocabulary.document_end else None
+        if self._later and token == self.vocabulary.document_end:
+            return self._later[0]
+        return None
 
     def may_open(self, modality: str) -> bool:
         return modality in self.order

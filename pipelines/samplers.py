@@ -1,5 +1,5 @@
 """How a continuous span is integrated, by any diffusers scheduler: integrate, Schedule, Step, first_step, evaluations,
-row_generators, noise.
+row_generators, held_still, noise.
 
 A scheduler is exchanged as in diffusers, by `Scheduler.from_config(...)`: Euler and Heun for flows
 (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler), DDPM, DDIM, DPM-Solver++ and others for diffusion.
@@ -121,10 +121,16 @@ def set_timesteps(scheduler, num_inference_steps: int, sigmas: str | None = None
         raise InputError(f"sampling.sigmas: {sigmas!r} is not known; it is even or native, or not given")
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
         raise InputError(f"sampling.sigmas: {type(scheduler).__name__} takes none; use FlowMatchEulerDiscreteScheduler")
-    first = 1 if sigmas == "even" else 1 - 1 / scheduler.config.num_train_timesteps
-    chosen = torch.linspace(first, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
-    count = {} if sigmas == "even" else {"num_inference_steps": num_inference_steps}
-    scheduler.set_timesteps(sigmas=chosen.tolist(), device="cpu", **count)
+    if sigmas == "even":
+        scheduler.set_timesteps(sigmas=_evenly(1, num_inference_steps), device="cpu")
+    else:
+        first = 1 - 1 / scheduler.config.num_train_timesteps
+        scheduler.set_timesteps(num_inference_steps, sigmas=_evenly(first, num_inference_steps), device="cpu")
+
+
+def _evenly(first: float, count: int) -> list[float]:
+    """So many numbers from the first down towards 0, which is left out."""
+    return torch.linspace(first, 0, count + 1, dtype=torch.float64)[:-1].tolist()
 
 
 def first_step(scheduler, num_inference_steps: int, strength: float) -> int:
@@ -153,23 +159,31 @@ def row_generators(generator, count: int) -> list[torch.Generator] | None:
     if generator is None:
         return None
     several = isinstance(generator, (list, tuple))
-    for each in generator if several else [generator]:
+    given = list(generator) if several else [generator]
+    for each in given:
         if not isinstance(each, torch.Generator):
             raise InputError(f"generator must be a torch.Generator or a list of them, got {type(each).__name__}")
     if several:
-        if len(generator) != count:
-            raise InputError(f"generator: {len(generator)} generators were given for {count} samples")
-        return list(generator)
+        if len(given) != count:
+            raise InputError(f"generator: {len(given)} generators were given for {count} samples")
+        return given
     ahead = generator.clone_state()  # so that the first sample finds the generator as it was given
     seeds = torch.randint(2**62, (count - 1,), generator=ahead, device=generator.device).tolist()
     return [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
 
 
+def held_still(generators: Sequence[torch.Generator] | None, drawn: Sequence[bool]) -> list[torch.Generator] | None:
+    """The generators of the samples that are drawn, and others in the place of those that are not, so that a sample
+    does not depend on its batch."""
+    if not generators:
+        return None
+    return [own if draws else torch.Generator(own.device) for own, draws in zip(generators, drawn)]
+
+
 def noise(shapes: Sequence[tuple[int, ...]], generators, device, dtype) -> list[Tensor]:
     """A normal tensor for each shape, each from its own generator."""
-    generators = generators or [None] * len(shapes)
-    made = (
-        torch.randn(shape, generator=g, device=g.device if g is not None else device)
-        for shape, g in zip(shapes, generators)
-    )
-    return [x.to(device=device, dtype=dtype) for x in made]
+    made = []
+    for shape, generator in zip(shapes, generators or [None] * len(shapes)):
+        own = device if generator is None else generator.device
+        made.append(torch.randn(shape, generator=generator, device=own).to(device=device, dtype=dtype))
+    return made

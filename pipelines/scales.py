@@ -36,7 +36,7 @@ class OpenScales(OpenSpan):
 
     def __init__(self, stream: Stream, modality: str, alive: Sequence[bool] | Tensor):
         """alive: (R,) bool, the rows that draw it."""
-        self.scales = as_scales(stream.model.modalities[stream.model.index_of[modality]].scales)
+        self.scales = as_scales(stream.model.modality[modality].scales)
         self.bounds_of = bounds(self.scales)
         self.inputs = stream.model.scale_inputs[modality]
         self.begun = stream.snapshot()

@@ -1,4 +1,5 @@
-"""How a picture is drawn, under one name wherever it is asked for: PictureSettings; and what any setting may be: check.
+"""How a picture is drawn, under one name wherever it is asked for: PictureSettings; and what any setting may be: check,
+is_number, is_count, is_natural.
 
 Commands, reports and pipelines all say it with this type. Nothing here imports torch, so that a command refuses a bad
 value before anything heavy is loaded.
@@ -79,12 +80,14 @@ def _anything(value: Any) -> bool:
     return True
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def is_count(value: Any) -> bool:
+    """Whether this is a whole number of at least 1."""
+    return isinstance(value, int) and is_number(value) and value >= 1
 
 
-def _is_natural(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def is_natural(value: Any) -> bool:
+    """Whether this is a whole number of at least 0."""
+    return isinstance(value, int) and is_number(value) and value >= 0
 
 
 def _is_finite(value: Any) -> bool:
@@ -108,15 +111,15 @@ def _is_interval(value: Any) -> bool:
 
 # What each setting may be: a test, and its words.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_inference_steps": (_is_count, "a positive integer"),
+    "num_inference_steps": (is_count, "a positive integer"),
     "guidance_scale": (_is_finite, "a number of at least 0 (1 = off)"),
     "image_guidance_scale": (_is_finite, "a number of at least 0 (1 = off)"),
     "guidance_interval": (_is_interval, "two times, 0 <= low <= high <= 1"),
     "guidance_rescale": (_is_share, "a number from 0 to 1"),
     "guidance_renorm_min": (_is_share, "a number from 0 to 1"),
     "strength": (_is_share, "a number from 0 (nothing changes) to 1"),
-    "max_new_tokens": (_is_count, "at least 1"),
+    "max_new_tokens": (is_count, "at least 1"),
     "temperature": (_is_finite, "a number of at least 0 (0 = greedy)"),
-    "top_k": (_is_natural, "a whole number of at least 0 (0 = every token)"),
+    "top_k": (is_natural, "a whole number of at least 0 (0 = every token)"),
     "top_p": (_is_positive_share, "a number above 0, at most 1"),
 }

@@ -91,7 +91,7 @@ class TextToSpeechPipeline(MultimodalPipeline):
         for branch in guidance.branches:
             rows += documents[branch]
         stream = Stream(self.model, rows, units, opens=["speech"] * len(rows))
-        block_size = self.model.modalities[self.model.index_of["speech"]].block_size
+        block_size = self.model.modality["speech"].block_size
         if block_size:
             drawing = Drawing(None, passes_of(block_size), guidance, generators, stopped=self._stopped)
             written = write_blocks(stream, "speech", drawing, sampling)
@@ -131,7 +131,7 @@ def write_units(
     guidance: Guidance,
     generators: Sequence[torch.Generator] | None = None,
 ) -> list[Tensor]:
-    """Write spans of units that the model ends itself, in all rows of a stream that has just opened them: (n,) ids
+    """Write a span of units, which the model ends itself, in each row of a stream that has just opened it: (n,) ids.
 
     The rows are the branches of N samples under guidance, which all are given the same tokens. A span has one token at
     least, and is cut after `sampling.max_new_tokens`. A row that has ended draws no random number.

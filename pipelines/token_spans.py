@@ -114,7 +114,7 @@ class _Writing:
         self.alive = [True] * self.stream.rows if begun.alive is None else list(begun.alive) * self.branches
         model = self.stream.model
         self.first, self.end = model.vocabulary.range(self.modality)
-        self.own = model.modalities[model.index_of[self.modality]]
+        self.own = model.modality[self.modality]
         self.only = self.modality if self.own.apart else None
         self.joint: list[Tensor] = []
 
@@ -132,7 +132,7 @@ class _Writing:
         """Write tokens (N,) in all branches."""
         joint = chosen + self.first
         self.joint.append(joint)
-        self.stream.append(joint.repeat(self.branches) if self.branches > 1 else joint, self.alive, self.modality)
+        self.stream.append(joint.repeat(self.branches), self.alive, self.modality)
 
     def append_given(self, ids: Sequence[int]) -> None:
         """Write text tokens, the same in all rows."""

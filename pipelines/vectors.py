@@ -23,6 +23,7 @@ from mot_gen.pipelines.options import StepOptions, takes
 from mot_gen.pipelines.pictures import listed
 from mot_gen.pipelines.samplers import row_generators
 from mot_gen.pipelines.scales import OpenScales, draw_scales
+from mot_gen.pipelines.settings import is_count
 from mot_gen.sequence import Span
 
 
@@ -64,13 +65,16 @@ class VectorPipeline(ImageDrawingPipeline):
             self._needs("image", "image_tokenizer")
         length = self._length(length)
         prompts = repeat_each(self._documents(prompt, image), num_vectors_per_prompt)
-        grid = self._grid(None, None) if foresee else (0, 0)
-        room = length + 2 + (grid[0] * grid[1] + 2 if foresee else 0)
+        grid, room = (0, 0), length + 2
+        if foresee:
+            grid = self._grid(None, None)
+            room += grid[0] * grid[1] + 2
         self._check_context(prompts, room)
         how = options.settled(self._own)
         self._check_steps(how.steps)
         generators = row_generators(options.generator, len(prompts))
-        stream = Stream(self.model, prompts, room, ["image" if foresee else "vector"] * len(prompts))
+        first = "image" if foresee else "vector"
+        stream = Stream(self.model, prompts, room, [first] * len(prompts))
         images = None
         if foresee:
             images = self._decode_images(self._foreseen(stream, grid, generators), options.output_type)
@@ -89,7 +93,7 @@ class VectorPipeline(ImageDrawingPipeline):
             return own
         if own not in (None, given):
             raise InputError(f"length: this checkpoint's vectors have {own} tokens, got {given}")
-        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        if not is_count(given):
             raise InputError(f"length must be a positive integer, got {given!r}")
         return given
 
@@ -108,7 +112,7 @@ class VectorPipeline(ImageDrawingPipeline):
     def _foreseen(self, stream: Stream, grid, generators) -> list[Span]:
         """One picture in each row, which the cache keeps; the most likely tokens where it is discrete."""
         alive, grids = [True] * stream.rows, [grid] * stream.rows
-        modality = self.model.modalities[self.model.index_of["image"]]
+        modality = self.model.modality["image"]
         steps = self._own.get("num_inference_steps", 20)
         drawing = Drawing(self._scheduler_of("image"), steps, Guidance(), generators, stopped=self._stopped)
         sampling = self._sampling(StepOptions(), grid[0] * grid[1])

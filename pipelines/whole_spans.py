@@ -42,7 +42,7 @@ class WholeSpans:
             scales = OpenScales(self.stream, modality, ready * self.branches)
             return self._close(scales, draw_scales(scales, drawing, drawing.tokens or self.sampling), ready)
         if modality in self.vocabulary.offset:
-            framed = self.stream.model.modalities[self.stream.model.index_of[modality]].framed(grid)
+            framed = self.stream.model.modality[modality].framed(grid)
             return self._write(modality, grid, ready, drawing, process), 1 + framed
         opened = self.stream.open(modality, [grid] * self.stream.rows, ready * self.branches)
         return self._close(opened, draw(opened, drawing).float(), ready)

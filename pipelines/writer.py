@@ -1,4 +1,4 @@
-"""Documents written token by token: Writer; Rules, what may be written.
+"""Documents written token by token: Writer; Rules, what may be written; slots_of, what a whole span takes.
 
 Shapes: N samples; the stream has B * N rows, one block of N for each branch of guidance, the sampled one first. M rows
 that move, V joint vocabulary.
@@ -13,15 +13,23 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone.cache import upload
+from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.decoding import TextSampling, choose
 from mot_gen.pipelines.drawing import Drawing
+from mot_gen.pipelines.open_span import Grid
 from mot_gen.pipelines.rules import Row, Rules, Writing
+from mot_gen.pipelines.samplers import held_still
 from mot_gen.pipelines.scores import Forbidden, Processed
 from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.whole_spans import WholeSpans
 from mot_gen.sequence import Span
 
-__all__ = ["Rules", "Writer"]
+__all__ = ["Rules", "Writer", "slots_of"]
+
+
+def slots_of(model: MultimodalModel, grids: Mapping[str, Grid]) -> dict[str, int]:
+    """Modality -> how many slots a span of its grid takes, its begin and end not counted."""
+    return {name: grid[0] * grid[1] + model.modality[name].framed(grid) for name, grid in grids.items()}
 
 
 class Writer:
@@ -48,8 +56,7 @@ class Writer:
         one_by_one = {m.name for m in modalities if m.one_by_one} - drawing.grids.keys()
         self.text, self.wraps, self.begins = modalities[0].name, vocabulary.wraps, vocabulary.document_begin
         self.apart: set[str | None] = {m.name for m in modalities if m.apart}
-        named = {modality.name: modality for modality in modalities}
-        slots = {name: grid[0] * grid[1] + named[name].framed(grid) for name, grid in drawing.grids.items()}
+        slots = slots_of(stream.model, drawing.grids)
         writing = Writing(rules, vocabulary, self.text, one_by_one, slots, sampling.max_new_tokens)
         self.rows = [Row(writing, opened) for opened in stream.opens[:samples]]
         self.processed = Processed(sampling.processors, stream, samples)
@@ -60,7 +67,8 @@ class Writer:
         """Write until every document has ended, been given `max_new_tokens` discrete tokens, or filled its room, or
         until `drawing.stopped`."""
         while not self.drawing.stopped():
-            moving, waiting = self._where("moves"), self._where("waits")
+            moving = [number for number, row in enumerate(self.rows) if row.moves]
+            waiting = [number for number, row in enumerate(self.rows) if row.waits]
             if moving:
                 self._step(moving)
             elif waiting:
@@ -68,9 +76,6 @@ class Writer:
             else:
                 break
         return [row.ended() for row in self.rows]
-
-    def _where(self, state: str) -> list[int]:
-        return [number for number, row in enumerate(self.rows) if getattr(row, state)]
 
     # ---------------------------------------------------------------- one token
 
@@ -100,9 +105,11 @@ class Writer:
 
     def _only(self, moving: list[int]) -> str | None:
         """The modality with ids apart that all of these rows write, None where they write anything else."""
-        first = self.rows[moving[0]].inside
-        alike = all(self.rows[number].inside == first for number in moving)
-        return first if alike and first in self.apart else None
+        written = {self.rows[number].inside for number in moving}
+        if len(written) > 1:
+            return None
+        [modality] = written
+        return modality if modality in self.apart else None
 
     def _append(self, tokens: Mapping[int, int]) -> None:
         """Write a token in each of the given rows."""
@@ -120,7 +127,9 @@ class Writer:
 
     def _generators(self, numbers: Collection[int]) -> list[torch.Generator] | None:
         generators = self.drawing.generators
-        return generators and [generators[number] for number in numbers]
+        if not generators:
+            return None
+        return [generators[number] for number in numbers]
 
     # ---------------------------------------------------------------- a span that is drawn as a whole
 
@@ -130,7 +139,8 @@ class Writer:
         ready = [number for number in waiting if self.rows[number].inside == modality]
         grid = self.drawing.grids[modality]
         process = self.processed.after if self.sampling.processors else None
-        drawing = replace(self.drawing, generators=self._generators_of(ready))
+        drawn = [number in ready for number in range(len(self.rows))]
+        drawing = replace(self.drawing, generators=held_still(self.drawing.generators, drawn))
         values, bounds = self.spans.draw(modality, grid, ready, drawing, process)
         values = values.cpu()
         for number in ready:
@@ -140,17 +150,8 @@ class Writer:
 
     def _begin_texts(self, numbers: list[int]) -> None:
         """Write the beginning of a text in each of these rows."""
-        if numbers:
-            self._append(dict.fromkeys(numbers, self.begins))
+        if not numbers:
+            return
+        self._append(dict.fromkeys(numbers, self.begins))
         for number in numbers:
             self.rows[number].room -= 1
-
-    def _generators_of(self, ready: Collection[int]) -> list[torch.Generator] | None:
-        """A generator a row. Those of rows that are not drawn are not advanced, so that a row does not depend on its
-        batch."""
-        if not self.drawing.generators:
-            return None
-        generators = []
-        for number, own in enumerate(self.drawing.generators):
-            generators.append(own if number in ready else torch.Generator(own.device))
-        return generators

@@ -111,7 +111,10 @@ def validate_command(args: argparse.Namespace) -> int:
                 print(f"refused: {line}")
         raise
     report = validate(source, args.limit, args.workers)
-    print(json.dumps(report.as_dict(), indent=2) if args.json else "\n".join(validate_lines(report)))
+    if args.json:
+        print(json.dumps(report.as_dict(), indent=2))
+    else:
+        print("\n".join(validate_lines(report)))
     if not report.first.usable:
         raise InputError(f"{args.source}: no sample can be used; the first: {report.first.first_problem}")
     return 0
@@ -125,7 +128,10 @@ def stats_command(args: argparse.Namespace) -> int:
 
     _at_least(args, limit=0)
     found = stats(opened(args.source, args.overrides, args.outside_media).sets, args.limit)
-    print(json.dumps(found.as_dict(), indent=2) if args.json else "\n".join(stats_lines(found)))
+    if args.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        print("\n".join(stats_lines(found)))
     return 0
 
 

@@ -115,8 +115,8 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
                 names = [name for name in direction.options if name not in SIZE]
                 options = {name: _option(gradio, name, recommended) for name in names}
                 options |= _sizes(gradio, loaded, direction)
-                # Of greedy texts, a second is the first again.
-                count = _option(gradio, "samples", {"samples": 1} if direction.to == "text" else {})
+                several = {"samples": 1} if direction.to == "text" else {}  # a second greedy text is the first again
+                count = _option(gradio, "samples", several)
                 seed = gradio.Number(0, label="seed", precision=0, minimum=0)
             button = gradio.Button("Generate", variant="primary")
         with gradio.Column():
@@ -187,9 +187,10 @@ def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator
     seeds = [int(given["seed"]) + number for number in range(count)]
     asked = (direction, [inputs] * count, seeds, options)
     if direction.to == "image":
-        model = loaded.base.model
-        in_steps = not model.modalities[model.index_of["image"]].discrete
-        yield from map(_enlarged, _drawn(loaded, *asked) if in_steps else [loaded.run(*asked)])
+        if loaded.base.model.modality["image"].discrete:
+            yield _enlarged(loaded.run(*asked))
+        else:
+            yield from map(_enlarged, _drawn(loaded, *asked))
     else:
         yield _shown(direction, loaded.run(*asked))
 

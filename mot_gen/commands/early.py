@@ -42,11 +42,13 @@ def _remedy(name: str, init: str) -> str:
     lines say it."""
     from mot_gen.recipes.yaml_files import read_recipe, shipped  # which the commands without a recipe do not need
 
-    lines = read_recipe(name).splitlines() if name in shipped() else []
-    for line in lines:
+    elsewhere = "give the folder of a run, or of its model"
+    if name not in shipped():
+        return elsewhere
+    for line in read_recipe(name).splitlines():
         if line.startswith("#") and line.endswith(f"--out {init}"):
             return f"make it with: {line.lstrip('# ')}"
-    return "give the folder of a run, or of its model"
+    return elsewhere
 
 
 def _is_there(model: str) -> bool:

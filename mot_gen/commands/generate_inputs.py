@@ -74,7 +74,7 @@ def listed(request: Request) -> Iterator[Item]:
     many = {name for name, values in given.items() if len(values) > 1}
     count = _count(given, many)
     for number, name in enumerate(_names(given, count)):
-        inputs = {kind: values[number if kind in many else 0] for kind, values in given.items()}
+        inputs = {kind: values[number % len(values)] for kind, values in given.items()}
         where = inputs["prompt"] if many == {"prompt"} else inputs.get("image", inputs.get("audio", ""))
         # With several samples of each input no two share a seed. With one of each, all have the seed that was given.
         first = number * request.num if request.num > 1 else 0
@@ -115,8 +115,10 @@ def _files(kind: str, path: str) -> list[str]:
 def _names(given: Mapping[str, list[str]], count: int) -> list[str]:
     """What the results of each item are called: as its file, or numbered; "" for a lone prompt."""
     files = [given[kind] for kind in ("image", "audio") if len(given.get(kind, ())) == count]
+    if not files and count == 1:
+        return [""]
     if not files:
-        return numbered(count) if count > 1 else [""]
+        return numbered(count)
     stems = [Path(file).stem for file in files[0]]
     if len(set(stems)) == count:
         return stems

@@ -23,7 +23,8 @@ TYPES: dict[str, type] = {**OPTIONS, **dict.fromkeys(("id", *INPUTS), str), "see
 
 def items_of(request: Request) -> list[Item]:
     """All items of a request, in order. InputError for what concerns all of them."""
-    items = list(_records(request) if request.records else listed(request))
+    found = _records(request) if request.records else listed(request)
+    items = list(found)
     if not items:
         raise InputError(f"{request.records or 'the input'}: holds nothing to generate from")
     return items
@@ -90,7 +91,9 @@ def _fits(value: object, kind: type) -> bool:
     """Whether a value of JSON is of a type; a whole number is a float too, and true and false are no numbers."""
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, kind)
 
 
 def _from_record(record: dict, item: Item, request: Request) -> Item:

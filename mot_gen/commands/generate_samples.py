@@ -101,7 +101,8 @@ def examined(item: Item, known: Known, alone: bool) -> tuple[Direction, dict[str
 
     InputError for an item that cannot be made."""
     if item.error:
-        raise InputError(f"{item.where}: {item.error}" if alone else item.error)
+        where = f"{item.where}: " if alone else ""
+        raise InputError(where + item.error)
     _check_text(item)
     direction = choose(known.request.to, item.inputs, item.options)
     about = _about(item, direction, known)

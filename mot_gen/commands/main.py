@@ -54,7 +54,8 @@ to begin with:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         command = self.prog.removeprefix("mot-gen").strip()  # the line begins with mot-gen anyway
-        raise InputError(f"{command and command + ': '}{message}; see {self.prog} --help")
+        where = f"{command}: " if command else ""
+        raise InputError(f"{where}{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -109,7 +109,8 @@ def _integers(text: str) -> list[int]:
 
 def _train(args: argparse.Namespace) -> int:
     if args.data not in SHIPPED:
-        refuse_missing(args.data.split(",") if args.kind == "text" else [args.data])
+        paths = args.data.split(",") if args.kind == "text" else [args.data]
+        refuse_missing(paths)
 
     from mot_gen.commands import tokenizer_training as training
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mot_gen.commands.tokenizer_measures import lines_of, warn
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError, named, require
 from mot_gen.files.audio_files import save_audio
 from mot_gen.files.image_files import to_pil
 from mot_gen.files.whole import write_text
@@ -35,8 +35,7 @@ def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> N
         try:
             row = {"id": name, **_to_json(tokenizer.encode(raw), fingerprint)}
         except InputError as error:
-            reason = str(error)
-            skipped.append(reason if name in reason else f"{name}: {reason}")
+            skipped.append(named(name, error))
         else:
             lines.append(json.dumps(row) + "\n")
         if len(skipped) > max_skipped:
@@ -104,8 +103,9 @@ def _row(line: str, where: str, fingerprint: str) -> tuple[str, Span]:
     """(id, span) of a line. InputError, which names `where`, for what is no such line, or of another tokenizer."""
     try:
         row = json.loads(line)
-        values = torch.tensor(row["tokens"] if "tokens" in row else row["latents"])
-        span = Span(row["modality"], values, tuple(row["grid"]) if row["grid"] else None)
+        values = row["tokens"] if "tokens" in row else row["latents"]
+        grid = tuple(row["grid"]) if row["grid"] else None
+        span = Span(row["modality"], torch.tensor(values), grid)
         name, made_by = row["id"], row["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: not a line of tokens ({error})") from error

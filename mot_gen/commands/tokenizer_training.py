@@ -50,7 +50,9 @@ class Text:
         """The vocabulary, and how many bytes of these texts a token stands for."""
         if self.training:
             raise InputError(f"--set {self.training[0]}: a text tokenizer has no such option; give --vocab-size alone")
-        texts = [text for file in self.data.split(",") for text in lines_of(Path(file))]
+        texts: list[str] = []
+        for file in self.data.split(","):
+            texts += lines_of(Path(file))
         tokenizer = TextTokenizer.train(texts, self.vocab_size)
         tokenizer.save_pretrained(self.out)
         size = sum(len(text.encode()) for text in texts)
@@ -79,7 +81,8 @@ class Images:
 
     def train(self) -> dict[str, Any]:
         """How many pictures were learned, and what is kept of those that were not."""
-        options = _options(self.training, ImageTraining if self.kind == "kl" else VQTraining)
+        options_class = ImageTraining if self.kind == "kl" else VQTraining
+        options = _options(self.training, options_class)
         learned, held_out = self._sets()
         torch.manual_seed(options.seed)
         tokenizer = self._untrained()
@@ -158,4 +161,8 @@ def _options(pairs: Sequence[str], kind: type[DataclassInstance]) -> Any:
 def _progress(steps: int, losses: Sequence[str]) -> Iterator[Callable[[dict], None]]:
     """Shows rows of `step` and these losses."""
     with Progress(steps, losses) as bar:
-        yield lambda row: bar.update(row["step"], **{name: row[name] for name in bar.names if name in row})
+
+        def show(row: dict) -> None:
+            bar.update(row["step"], **{name: row[name] for name in bar.names if name in row})
+
+        yield show

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.growth import parents
@@ -30,8 +30,8 @@ class Growth(parents.Growth):
         if self.layers < 1:
             raise InputError(f"layers={self.layers}: must be a positive integer")
         blocks = parents.blocks_of(model)
-        shapes = [_shapes(block) for block in blocks]
-        if shapes.count(shapes[0]) < len(shapes):
+        shapes = [parents.shapes_of(block) for block in blocks]
+        if any(each != shapes[0] for each in shapes):
             raise InputError("--grow expanded: the layers differ in their parts, so that no line goes through them")
         made = parents.rebuilt(model, layers=self.layers)
         for name in shapes[0]:
@@ -41,10 +41,6 @@ class Growth(parents.Growth):
         return made
 
 
-def _shapes(block: nn.Module) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in block.named_parameters()}
-
-
 def line_through(values: Tensor) -> tuple[Tensor, Tensor]:
     """values (L, ...) at 1/L, 2/L, ..., 1 -> base and slope by least squares; of one value alone the slope is 0."""
     number = len(values)
@@ -52,6 +48,9 @@ def line_through(values: Tensor) -> tuple[Tensor, Tensor]:
     away = (place - place.mean()).to(values.device)
     spread = away.square().sum()
     mean = values.double().mean(0)
-    slope = torch.tensordot(away, values.double(), 1) / spread if number > 1 else torch.zeros_like(mean)
+    if number == 1:
+        slope = torch.zeros_like(mean)
+    else:
+        slope = torch.tensordot(away, values.double(), 1) / spread
     base = mean - place.mean() * slope
     return base.to(values.dtype), slope.to(values.dtype)

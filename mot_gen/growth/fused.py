@@ -34,8 +34,7 @@ class Growth(parents.Growth):
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         assert other is not None, "it needs another"
-        shapes = [{n: p.shape for n, p in each.named_parameters()} for each in (model, other)]
-        if shapes[0] != shapes[1]:
+        if parents.shapes_of(model) != parents.shapes_of(other):
             raise InputError("--grow fused: the two models differ in their parameters; give two runs of one recipe")
         if not 0 <= self.share <= 1:
             raise InputError(f"share={self.share}: must be from 0 to 1")

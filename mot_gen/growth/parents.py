@@ -1,4 +1,5 @@
-"""What growths share: Growth, names, read (by name), rebuilt, copied, blocks_of, require_gated; and grow_folder.
+"""What growths share: Growth, names, read (by name), rebuilt, copied, shapes_of, blocks_of, require_gated; and
+grow_folder.
 
 Shapes: F feed-forward width.
 """
@@ -96,6 +97,11 @@ def copied(into: nn.Module, source: nn.Module) -> None:
         value = given.get(name)
         if value is not None and value.shape == parameter.shape:
             parameter.copy_(value)
+
+
+def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
+    """The shape of each parameter, by its name."""
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
 
 
 def blocks_of(model: MultimodalModel) -> list[Any]:

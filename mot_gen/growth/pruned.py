@@ -23,6 +23,8 @@ from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import PackedBatch
 
+Kept = Sequence[Sequence[Sequence[int]]]  # of each layer of experts, each pool, the numbers of those that stay
+
 
 @dataclass(frozen=True)
 class Growth(parents.Growth):
@@ -39,8 +41,8 @@ def _layers_of_experts(model: MultimodalModel) -> list[MixtureOfExperts]:
 
 
 @torch.no_grad()
-def pruned(model: MultimodalModel, keep: Sequence[Sequence[Sequence[int]]]) -> MultimodalModel:
-    """keep: for each layer of experts and each of its pools, the numbers of those that stay, as many in all."""
+def pruned(model: MultimodalModel, keep: Kept) -> MultimodalModel:
+    """A model with fewer experts: those of each pool that are to stay, as many in all of them."""
     layers = _layers_of_experts(model)
     number = model.backbone.config.experts
     if not layers or not isinstance(number, int):
@@ -52,7 +54,7 @@ def pruned(model: MultimodalModel, keep: Sequence[Sequence[Sequence[int]]]) -> M
     return made
 
 
-def _kept(keep: Sequence[Sequence[Sequence[int]]], number: int) -> int:
+def _kept(keep: Kept, number: int) -> int:
     """How many experts stay in each pool of `number`; InputError where that differs, or one is not there."""
     pools = list(chain.from_iterable(keep))
     there = set(range(number))

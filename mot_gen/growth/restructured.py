@@ -101,7 +101,12 @@ def importance(model: MultimodalModel, batches: Iterable[tuple[PackedBatch, dict
         total = [(losses[name] * mask).sum() / mask.sum().clamp_min(1) for name, mask in masks.items()]
         torch.stack(total).sum().backward()
         for unit, sums in zip(units, found):
-            gate, up = (unit.gate_up.weight * unit.gate_up.weight.grad).detach().abs().chunk(2, 1)
-            sums += gate.sum(2) + up.sum(2) + (unit.down.weight * unit.down.weight.grad).detach().abs().sum(1)
+            gate, up = _first_order(unit.gate_up.weight).chunk(2, 1)
+            sums += gate.sum(2) + up.sum(2) + _first_order(unit.down.weight).sum(1)
     model.zero_grad()
     return found
+
+
+def _first_order(weight: Any) -> Tensor:
+    """|w dL/dw| of each number of a weight."""
+    return (weight * weight.grad).detach().abs()

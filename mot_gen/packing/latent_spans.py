@@ -38,10 +38,16 @@ class LatentSpans:
         start = torch.tensor(self.start, dtype=torch.long)
         within = torch.arange(len(span)) - (lengths.cumsum(0) - lengths)[span]
         return Latents(
-            values=torch.cat(self.values) if self.values else torch.zeros(0, self.channels),
+            values=self._all_values(),
             slots=start[span] + within,
             span=span,
             learned=torch.tensor(self.learned, dtype=torch.bool),
             leads=torch.tensor(self.leads, dtype=torch.bool),
             grids=self.grids,
         )
+
+    def _all_values(self) -> Tensor:
+        """(N, channels)"""
+        if not self.values:
+            return torch.zeros(0, self.channels)
+        return torch.cat(self.values)

@@ -126,7 +126,7 @@ class Ids:
         later = first.clone()
         later[end] = False
         image = first
-        if "image" in writes and model.modalities[model.index_of["image"]].discrete:
+        if "image" in writes and model.modality["image"].discrete:
             image = ~vocabulary.writable("image")
         self.forbidden = torch.stack([first, later, image])  # (sets, V)
 
@@ -157,7 +157,7 @@ def choices(model: MultimodalModel, written: Sequence[Span], ended: bool) -> lis
 
 def _of_picture(model: MultimodalModel, span: Span, after_text: bool) -> Iterator[int]:
     """Those of a picture and its bounds. after_text: whether its begin was counted as the end of a text."""
-    modality = model.modalities[model.index_of[span.modality]]
+    modality = model.modality[span.modality]
     if not after_text and not modality.block:
         yield NEVER  # its begin
     if modality.discrete and not modality.bidirectional:

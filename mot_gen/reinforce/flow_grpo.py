@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.pipelines.samplers import noise
 
 KINDS = ("cps", "sde")
 Gaussian = tuple[Tensor, Tensor]  # mean, standard deviation
@@ -120,11 +121,10 @@ class FlowPath:
         time, after, most = (self.times[place].to(sample) for place in (number, number + 1, 1))
         mean, std = self.flow.step_of(sample, output, time, after, most)
         chosen = self.drawn[:, number, None, None].to(sample.device)
-        own: Sequence[torch.Generator | None] = generator or [None] * len(sample)
-        drawn = [torch.randn(x.shape, generator=g, device=g.device if g else None) for x, g in zip(sample, own)]
-        self.noisy.append(sample)
+        drawn = torch.stack(noise([x.shape for x in sample], generator, sample.device, sample.dtype))
         euler = sample + output * (after - time)
-        self.after.append(torch.where(chosen, mean + std * torch.stack(drawn).to(sample), euler))
+        self.noisy.append(sample)
+        self.after.append(torch.where(chosen, mean + std * drawn, euler))
         return SimpleNamespace(prev_sample=self.after[-1])
 
 

@@ -20,7 +20,8 @@ def clipped(log_ratio: Tensor, advantage: Tensor, clip: float, clip_high: float 
     """The loss of each action: -min(r A, clamp(r, 1 - clip, 1 + clip_high) A), r = exp(log_ratio) (PPO, Schulman et al.
     2017). clip_high: as `clip` unless given; a higher one lets rare actions grow (DAPO, arXiv 2503.14476)."""
     ratio = log_ratio.exp()
-    limited = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
+    high = clip if clip_high is None else clip_high
+    limited = ratio.clamp(1 - clip, 1 + high)
     return -torch.minimum(ratio * advantage, limited * advantage)
 
 

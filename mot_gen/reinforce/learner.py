@@ -63,7 +63,7 @@ class Learner:
     def continuous(self) -> bool:
         """Whether what is written last is continuous."""
         model = self.run.model
-        return not model.modalities[model.index_of[self.section.writes[-1]]].discrete
+        return not model.modality[self.section.writes[-1]].discrete
 
     @cached_property
     def rewards(self) -> Rewards:

@@ -57,7 +57,7 @@ def _documents(learner: Learner, preference: Preference) -> Iterator[Document]:
     model = learner.run.model
     read = [replace(span, learned=False) for span in preference.prompt.spans]
     answers = [[replace(span, learned=True) for span in side] for side in (preference.chosen, preference.rejected)]
-    modality = model.modalities[model.index_of[answers[0][-1].modality]]
+    modality = model.modality[answers[0][-1].modality]
     if modality.discrete:
         for answer in answers:
             yield Document([*read, *answer], choices(model, answer, ended=True))

@@ -67,13 +67,17 @@ def _record(path: Path, number: int, line: str, pictures: bool) -> Record:
     """A line as a record; InputError for what is none."""
     where = f"{path}, line {number}"
     raw = _object(where, line)
-    prompt, image = raw.get("prompt", ""), raw.get("image")
+    prompt = raw.get("prompt", "")
+    image = raw.get("image") or ""
+    if not isinstance(image, str):
+        raise InputError(f"{where}: image must be the path of a picture, got {image!r:.60}")
     if not isinstance(prompt, str) or not (prompt or image):
         raise InputError(f"{where}: has no prompt; give a text, or an image that the answers are about")
     chosen, rejected = _answer(where, raw, "chosen"), _answer(where, raw, "rejected")
     if pictures:
         chosen, rejected = _picture(where, path, chosen), _picture(where, path, rejected)
-    return Record(where, prompt, path.parent / image if image else None, chosen, rejected)
+    picture = path.parent / image if image else None
+    return Record(where, prompt, picture, chosen, rejected)
 
 
 def _object(where: str, line: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Sampler:
             raise InputError(f"reinforce.writes: {list(writes)} is none of [text], [image] and [text, image]")
         if "image" not in writes or self.section.method == "dpo":
             return
-        modality = model.modalities[model.index_of["image"]]
+        modality = model.modality["image"]
         one_by_one = modality.discrete and not modality.bidirectional
         if not one_by_one and not _is_flow(model.objectives["image"]):
             raise InputError(

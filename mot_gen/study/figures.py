@@ -42,7 +42,8 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
     columns = []
     for number, cells in enumerate(zip(*rows)):
         width = max(map(len, cells))
-        columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
+        justified = str.rjust if number else str.ljust
+        columns.append([justified(cell, width) for cell in cells])
     return "\n".join(map("  ".join, zip(*columns)))
 
 

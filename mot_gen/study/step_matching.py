@@ -21,9 +21,12 @@ from mot_gen.reports.curves import Curve, smooth
 
 @dataclass(frozen=True)
 class Matched:
-    """slope: of the line through the origin. end_point_ratio: matched step over step at the window's end. window: the
+    """At which steps two runs had the same loss.
+
+    slope: of the line through the origin. end_point_ratio: matched step over step at the window's end. window: the
     first and last step of the reference that was matched. matched_share: the window's part of all steps past the
-    warm-up. points: (step of the reference, step of the other)."""
+    warm-up. points: (step of the reference, step of the other).
+    """
 
     slope: float
     end_point_ratio: float
@@ -47,12 +50,13 @@ def match(reference: Curve, other: Curve, warmup: float = 0.0, smoothing: int = 
     if not reached.any():
         return None
     at, found = steps[late][reached], found[reached]
-    span = steps[-1] - steps[late][0]
+    whole = steps[-1] - steps[late][0]
+    share = float((at[-1] - at[0]) / whole) if whole else 1.0
     return Matched(
         slope=float(at @ found / (at @ at)),
         end_point_ratio=float(found[-1] / at[-1]),
         window=(float(at[0]), float(at[-1])),
-        matched_share=float((at[-1] - at[0]) / span) if span else 1.0,
+        matched_share=share,
         points=list(zip(at.tolist(), found.tolist())),
     )
 

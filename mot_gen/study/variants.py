@@ -113,7 +113,8 @@ def _variant(recipe: Recipe, name: str, options: Sequence[str], budget: _Budget)
     if free and not budget.met_by(given):
         given = budget.solve(given)
     cost = budget.workload.cost(given)
-    return Variant(name, given, cost, "" if cost.causal else LEAKS)
+    warning = "" if cost.causal else LEAKS
+    return Variant(name, given, cost, warning)
 
 
 def _of_kind(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:

@@ -89,7 +89,9 @@ class Batches:
 
     def state_dict(self) -> Mapping[str, Any]:
         """The position of the data after the last work that was taken, whatever was fetched since."""
-        return self.loader.state_dict() if self._position is None else self._position
+        if self._position is None:
+            return self.loader.state_dict()
+        return self._position
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after a position."""
@@ -101,11 +103,11 @@ class Batches:
         made = [self.prepared(step, number) for number in range(self.number)]
         position = self.loader.state_dict()
         names = self.model.modality_names
-        counts = [sum(each.supervision.counts.get(name, 0.0) for each in made) for name in names]
-        own = [sum(self._costs(each)[i] for each in made) for i in range(3)]
-        tokens, slots, flops, *counted = self.world.sum([*own, *counts])
+        numbers = [[*self._costs(each), *_counts(each, names)] for each in made]
+        own = [sum(column) for column in zip(*numbers)]
+        tokens, slots, flops, *counts = self.world.sum(own)
         batches = [self._sent(each) for each in made]
-        return Work(batches, dict(zip(names, counted)), tokens, slots, flops, position)
+        return Work(batches, dict(zip(names, counts)), tokens, slots, flops, position)
 
     def prepared(self, step: int, number: int) -> StepBatch:
         """A batch of a step, on the host. Noise and times depend on the seed, the step and the batch's number in it,
@@ -149,10 +151,17 @@ def _hand_over(batches: Sequence[StepBatch], stream: torch.cuda.Stream) -> None:
             tensor.record_stream(current)
 
 
+def _counts(made: StepBatch, names: Sequence[str]) -> list[float]:
+    """How much of each modality a batch learns."""
+    return [made.supervision.counts.get(name, 0.0) for name in names]
+
+
 def _sources(rows: Sequence[Row]) -> Tensor:
     """(B, documents of a row) the source of each document, 0 where there is none."""
-    most = max(1, *map(len, rows))
-    return torch.tensor([[sample.source for sample in row] + [0] * (most - len(row)) for row in rows])
+    sources = torch.zeros(len(rows), max(1, *map(len, rows)), dtype=torch.long)
+    for number, row in enumerate(rows):
+        sources[number, : len(row)] = torch.tensor([sample.source for sample in row], dtype=torch.long)
+    return sources
 
 
 def with_targets(made: StepBatch, targets: Mapping[str, Tensor]) -> Supervision:

@@ -60,12 +60,11 @@ def read(folder: str | Path, tensors: Groups) -> Checkpoint:
 
 def _refuse_misfit(folder: Path, wanted: Mapping[str, Tensor]) -> None:
     """InputError where the wanted tensors, by `group.name`, are not those of their groups in the checkpoint."""
-    there = {name: entry.size for name, entry in _entries(folder).items()}
     groups = {group_of(name) for name in wanted}
-    of_groups = [name for name in there if group_of(name) in groups]
-    for name in (*wanted, *of_groups):
-        have = _shape_in_words(there.get(name))
-        want = _shape_in_words(wanted[name].shape if name in wanted else None)
+    there = {name: entry.size for name, entry in _entries(folder).items() if group_of(name) in groups}
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    for name in (*shapes, *there):
+        have, want = _shape_in_words(there.get(name)), _shape_in_words(shapes.get(name))
         if have != want:
             raise InputError(f"{folder}: does not fit the recipe: {name} is {have} there and {want} in the recipe")
 

@@ -54,7 +54,8 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
         said = _to_stderr if world.first else _to_nobody
         splits = load_splits(recipe)
         recipe = settled(recipe, splits, folder, said)
-        check_parts(recipe, None if begun else Origin.of(recipe))
+        origin = None if begun else Origin.of(recipe)
+        check_parts(recipe, origin)
         with _locked(folder, world):
             return _trained(recipe, splits, folder, world, hooks, resume, said)
 

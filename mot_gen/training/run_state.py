@@ -42,8 +42,9 @@ def save(run: Run) -> None:
         "counters": {name: getattr(run, name) for name in COUNTERS},
         "processes": run.world.size,
     }
-    states = run.world.gather(random_state())
-    random = {f"{rank}.{name}": value for rank, named in enumerate(states) for name, value in named.items()}
+    random: dict[str, torch.Tensor] = {}
+    for rank, own in enumerate(run.world.gather(random_state())):
+        random |= {f"{rank}.{name}": value for name, value in own.items()}
     run.saver.save(run.step, {**_tensors(run), "random": random}, state)
 
 

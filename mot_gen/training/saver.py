@@ -91,7 +91,10 @@ class Saver:
 
     def _on_first(self, action: Callable[[], None]) -> None:
         """Let the first process do something, for which the others wait; an error there is an OSError on all."""
-        self._together(action if self.world.first else lambda: None)
+        if self.world.first:
+            self._together(action)
+        else:
+            self._together(lambda: None)
 
     def _together(self, action: Callable[[], Any]) -> list:
         """Every process's result of an action; an error on one is an OSError on all."""

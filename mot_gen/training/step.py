@@ -146,8 +146,8 @@ def _losses(run: Run, made: StepBatch, supervision: Supervision, factors: dict[s
 
 def _sums(names: Sequence[str], losses: Losses, like: Tensor) -> Tensor:
     """(modalities,) sums of losses in double precision; 0 for what is only read."""
-    none = like.new_zeros(())
-    return torch.stack([losses.by_token[name].sum().double() if name in losses.by_token else none for name in names])
+    sums = {name: each.sum().double() for name, each in losses.by_token.items()}
+    return torch.stack([sums.get(name, like.new_zeros(())) for name in names])
 
 
 def autocast(run: Run) -> torch.autocast:
@@ -162,10 +162,12 @@ def average(run: Run) -> None:
     if run.averaged is run.model:
         return
     decay = min(run.recipe.training.ema, (run.step + 1) / (run.step + 10))
-    averaged, current = ([parallel.local(p) for p in m.parameters()] for m in (run.averaged, run.model))
-    # What is frozen under adapters is one tensor in both models, and stays.
-    apart = [both for both in zip(averaged, current) if both[0] is not both[1]]
-    torch._foreach_lerp_([old for old, _ in apart], [new for _, new in apart], 1 - decay)
+    averaged, current = [], []
+    for old, new in zip(run.averaged.parameters(), run.model.parameters()):
+        if old is not new:  # what is frozen under adapters is one tensor in both models, and stays
+            averaged.append(parallel.local(old))
+            current.append(parallel.local(new))
+    torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
 # ---------------------------------------------------------------- reading
@@ -228,4 +230,5 @@ def held_out_losses(run: Run) -> dict[str, float]:
     parallel.reshard(model)
     model.train(model is run.model)
     both = world.sum([*sums.tolist(), *counts])
-    return {name: s / n for name, s, n in zip(names, both, both[len(names) :]) if n}
+    totals = zip(names, both[: len(names)], both[len(names) :])
+    return {name: total / count for name, total, count in totals if count}

@@ -95,13 +95,19 @@ def _train(name: str, section: Tokenizer, tokenizer, splits: records.Splits, fol
 
 
 def _measured(trainer: ModuleType, name: str, tokenizer, splits: records.Splits) -> dict[str, Any]:
-    samples, which = (splits.held_out, "held-out") if len(splits.held_out) else (splits.train, "training")
+    samples, which = splits.train, "training"
+    if len(splits.held_out):
+        samples, which = splits.held_out, "held-out"
     found = trainer.measure(tokenizer, raw_parts(samples, name))
     return {**found, "measured_on": f"{len(samples)} {which} samples"}
 
 
 def _rounded(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in found.items()}
+    shown = dict(found)
+    for name, value in found.items():
+        if isinstance(value, float):
+            shown[name] = f"{value:.4g}"
+    return shown
 
 
 def _finish(tokenizer, found: dict[str, Any], folder: Path) -> None:

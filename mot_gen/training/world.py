@@ -92,7 +92,8 @@ def join(training: Training) -> Iterator[World]:
     if here.type == "cuda":
         torch.cuda.set_device(here)
     patience = timedelta(seconds=training.patience)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=patience)
+    backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=patience)
     control, saving = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
     try:
         yield World(rank, size, here, machine, control, saving)

@@ -111,7 +111,7 @@ def test_passes_are_counted_and_numbers_that_change_nothing_are_left_out(objecti
         assert len(rows) == 1 and rows[0]["passes"] >= 16
     else:
         (row,) = rows
-        assert row["steps"] == len(run.model.modalities[run.model.index_of["image"]].scales) <= row["passes"] <= 6
+        assert row["steps"] == len(run.model.modality["image"].scales) <= row["passes"] <= 6
 
 
 def test_figures_of_all_seeds_are_found_and_shown(compared, tmp_path):
