@@ -61,8 +61,12 @@ class Accumulator(Metric):
 
     def append_items(self, name: str, items: Sequence[Any]):
         """Append JSON values."""
-        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items).encode("utf-8", "surrogatepass")
-        getattr(self, name).append(torch.frombuffer(bytearray(lines), dtype=torch.uint8) if lines else concat_bytes([]))
+        if not items:
+            getattr(self, name).append(concat_bytes([]))
+            return
+        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        encoded = bytearray(lines.encode("utf-8", "surrogatepass"))
+        getattr(self, name).append(torch.frombuffer(encoded, dtype=torch.uint8))
 
     def kept_items(self, name: str) -> list[Any]:
         """All JSON values so far; after a sync, of all ranks in their order."""
@@ -81,11 +85,16 @@ class Accumulator(Metric):
         group = process_group or self.process_group
         for name, merge in self._merges().items():
             value = getattr(self, name)
-            is_list = isinstance(value, list)
-            merged = merge(dist_sync_fn(merge(value).to(self.device) if is_list else value, group=group))
-            setattr(self, name, [merged] if is_list else merged)
+            if isinstance(value, list):
+                together = dist_sync_fn(merge(value).to(self.device), group=group)
+                setattr(self, name, [merge(together)])
+            else:
+                setattr(self, name, merge(dist_sync_fn(value, group=group)))
 
     def _reduce_states(self, incoming_state):
         for name, merge in self._merges().items():
             first, then = incoming_state[name], getattr(self, name)
-            setattr(self, name, first + then if isinstance(first, list) else merge([first, then]))
+            if isinstance(first, list):
+                setattr(self, name, first + then)
+            else:
+                setattr(self, name, merge([first, then]))

@@ -232,5 +232,7 @@ def results_of(metrics: Mapping[str, Accumulator]) -> dict[str, MetricResult]:
     results: dict[str, MetricResult] = {}
     for name, metric in metrics.items():
         found = metric.compute()
-        results.update(found if isinstance(found, dict) else {name: found})
+        if not isinstance(found, dict):
+            found = {name: found}
+        results.update(found)
     return results

@@ -43,7 +43,9 @@ def _warnings(results: Mapping[str, MetricResult]) -> dict[str, list[str]]:
 
 def interval(result: MetricResult) -> str:
     """`"1.2 to 1.4"`, or nothing."""
-    return "" if result.interval is None else "{:.5g} to {:.5g}".format(*result.interval)
+    if result.interval is None:
+        return ""
+    return "{:.5g} to {:.5g}".format(*result.interval)
 
 
 def sizes(result: MetricResult) -> str:
@@ -88,4 +90,5 @@ def picture_rows(rows: Sequence[Sequence[tuple[Tensor, str]]]) -> str:
 
 def text_rows(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table of texts."""
-    return page.table(header, [[html.escape(str(cell)) for cell in row] for row in rows])
+    cells = [[html.escape(str(cell)) for cell in row] for row in rows]
+    return page.table(header, cells)

@@ -62,8 +62,10 @@ class MetricResult:
         return float(self.value)
 
     def __str__(self) -> str:
-        low_high = "" if self.interval is None else " [{:.6g}, {:.6g}]".format(*self.interval)
-        return f"{self.name} {self.value:.6g}{low_high}  {self.signature}"
+        interval = ""
+        if self.interval is not None:
+            interval = " [{:.6g}, {:.6g}]".format(*self.interval)
+        return f"{self.name} {self.value:.6g}{interval}  {self.signature}"
 
 
 class Results(dict[str, MetricResult]):

@@ -16,6 +16,7 @@ from mot_gen import objectives
 from mot_gen.backbone.outline import outlining
 from mot_gen.checkpoints import find, fingerprint
 from mot_gen.checkpoints.folders import ANSWERS, CONFIG, INDEX, read_config, read_json, refuse_foreign, tensor_shapes
+from mot_gen.checkpoints.model_folder import refuse_layers
 from mot_gen.errors import InputError
 from mot_gen.pipelines.directions import directions_of
 from mot_gen.sequence import Modality
@@ -91,8 +92,8 @@ def _objectives(config: dict[str, Any], modalities: list[Modality]) -> dict[str,
     """modality -> objective, of those that are learned."""
     stated, found = config.get("objectives") or {}, {}
     for modality in modalities:
-        options = {"kind": modality.objective, **stated.get(modality.name, {})}
         if not modality.input_only:
+            options = {"kind": modality.objective, **stated.get(modality.name, {})}
             found[modality.name] = objectives.load(options.pop("kind"), options)
     return found
 
@@ -115,7 +116,7 @@ def _backbone(folder: Path, config: dict[str, Any], modalities: list[Modality]) 
     if not shapes:
         raise InputError(f"{folder}: has no safetensors; fetch the folder again")
     options = dict(config["backbone"])
-    _refuse_layers(folder, options, len(shapes))
+    refuse_layers(folder / CONFIG, options, len(shapes))
     module, built = backbones.load(options.pop("kind", "mot"), options)
     with outlining():
         backbone = module.Backbone(built, modalities)
@@ -129,15 +130,6 @@ def _backbone(folder: Path, config: dict[str, Any], modalities: list[Modality]) 
         "active_parameters": total - idle - patches,
         "total_parameters": total,
     }
-
-
-def _refuse_layers(folder: Path, options: dict[str, Any], tensors: int) -> None:
-    """InputError for more layers than there can be, before any of them is built."""
-    layers = options.get("layers", 0)
-    if isinstance(layers, int) and layers > tensors:
-        raise InputError(
-            f"{folder / CONFIG}: backbone.layers: {layers} layers are more than the {tensors} tensors there"
-        )
 
 
 def _draws(folder: Path, index: dict[str, Any]) -> bool:
@@ -157,4 +149,5 @@ def _image_sizes(folder: Path, index: dict[str, Any]) -> dict[str, str]:
         return {}
     stated = read_config(folder / "image_tokenizer" / CONFIG)["image_size"]
     rule = rule_of(stated)
-    return {"image_sizes": as_text(size_pairs(stated)) if rule is None else rule.said}
+    sizes = as_text(size_pairs(stated)) if rule is None else rule.said
+    return {"image_sizes": sizes}

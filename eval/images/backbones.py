@@ -100,7 +100,10 @@ def image_processor(folder: Path) -> tuple[Callable[..., Any], str]:
     words = []
     if processor.do_resize:
         short = _side({"shortest_edge": processor.size.shortest_edge})
-        words.append(f"shortest-{short}" if short else f"squash-{_side({'height': processor.size.height})}")
+        if short:
+            words.append(f"shortest-{short}")
+        else:
+            words.append(f"squash-{_side({'height': processor.size.height})}")
     if getattr(processor, "do_center_crop", False):
         words.append(f"crop-{processor.crop_size.height}")
     return processor, "-".join(words) or "none"

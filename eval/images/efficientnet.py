@@ -36,12 +36,15 @@ class SameConv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        return super().forward(pad(x, (*self._around(width), *self._around(height))))
+
+    def _around(self, side: int) -> tuple[int, int]:
+        """Pixels of padding before and behind a side, so that it is divided by the stride, rounded up."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
-        left_right, above_below = (
-            (total // 2, total - total // 2)
-            for total in (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in (x.shape[-1], x.shape[-2]))
-        )
-        return super().forward(pad(x, (*left_right, *above_below)))
+        windows = -(-side // stride)
+        total = max((windows - 1) * stride + kernel - side, 0)
+        return total // 2, total - total // 2
 
 
 class Block(nn.Module):
@@ -66,9 +69,10 @@ class Block(nn.Module):
 def _blocks() -> Iterator[Block]:
     inputs = 32
     for kernel, stride, expansion, outputs, repeats in STAGES:
-        for i in range(repeats):
-            yield Block(inputs, outputs, kernel, stride if i == 0 else 1, expansion)
-            inputs = outputs
+        yield Block(inputs, outputs, kernel, stride, expansion)
+        for _ in range(repeats - 1):
+            yield Block(outputs, outputs, kernel, 1, expansion)
+        inputs = outputs
 
 
 class EfficientNetLite0(nn.Module):

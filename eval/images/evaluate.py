@@ -99,7 +99,7 @@ def _refuse(names: list[str], enough_for: Container[str], what: str, remedy: str
 
 def _set_results(names: list[str], measured: Measured, settings: ImageSettings, keep: bool) -> dict[str, MetricResult]:
     """Metrics over features; fills `kept` of both sides where wanted."""
-    how = None if measured.fake.features is not None else settings.extraction()
+    how = settings.extraction() if measured.fake.features is None else None
     statistics = measured.real.statistics
     if statistics is not None:
         statistics.require(_facts_of(how, measured.fake.source), measured.real.path)
@@ -183,7 +183,9 @@ def _feed_source(
         if keep:
             parts.append(features)
             numbers += own
-    return (torch.cat(parts), numbers) if parts else None
+    if not parts:
+        return None
+    return torch.cat(parts), numbers
 
 
 def _inception_score(fake: Side, settings: ImageSettings) -> MetricResult:

@@ -137,7 +137,9 @@ def load_extractor(extractor, *, weights: str | Path | None = None, **options) -
     if name in BUILDERS:
         module, function = BUILDERS[name].split(":")
         build = getattr(importlib.import_module(module), function)
-        return build(*([rest] if name in TAKES_NAME else []), weights=weights, **options)
+        if name in TAKES_NAME:
+            return build(rest, weights=weights, **options)
+        return build(weights=weights, **options)
     if Path(str(extractor)).is_dir():
         return load_extractor(f"transformers:{extractor}", weights=weights, **options)
     if rest:

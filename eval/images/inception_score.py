@@ -56,11 +56,14 @@ class InceptionScore(Accumulator):
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).to(rows.device)
         scores = [inception_score_compute(part) for part in rows[order].tensor_split(self.splits)]
         spread = torch.tensor(scores, dtype=torch.float64)
+        warnings = []
+        if len(rows) < 5000:
+            warnings.append(f"N = {len(rows)} is below 5000: the score is biased downwards")
         return MetricResult(
             name=self.source.label("IS"),
             value=spread.mean().item(),
             n={"fake": len(rows)},
             provenance={**self.source.provenance(), "splits": self.splits, "seed": self.seed},
-            warnings=[f"N = {len(rows)} is below 5000: the score is biased downwards"] if len(rows) < 5000 else [],
+            warnings=warnings,
             details={"std": spread.std(correction=0).item()},
         )

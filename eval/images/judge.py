@@ -77,14 +77,12 @@ class AttributeJudge(nn.Module):
             *_stage(2 * width, last, 2),
             *_stage(last, last, 2),
         )
-        cells = size[0] // 8 * (size[1] // 8)
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Flatten(), nn.Linear(cells * last if name in placed else last, count))
-                for name, count in heads.items()
-            }
-        )
         self.placed = frozenset(placed)
+        cells = size[0] // 8 * (size[1] // 8)
+        self.heads = nn.ModuleDict()
+        for name, count in heads.items():
+            channels = cells * last if name in self.placed else last
+            self.heads[name] = nn.Sequential(nn.Flatten(), nn.Linear(channels, count))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) uint8 -> attribute -> (N, values) logits."""
@@ -94,8 +92,11 @@ class AttributeJudge(nn.Module):
                 f"{tuple(images.shape)}; resize the pictures"
             )
         maps = self.features(images / 127.5 - 1)
-        found = maps.amax((2, 3))
-        return {name: head(maps if name in self.placed else found) for name, head in self.heads.items()}
+        anywhere = maps.amax((2, 3))
+        logits = {}
+        for name, head in self.heads.items():
+            logits[name] = head(maps) if name in self.placed else head(anywhere)
+        return logits
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> dict[str, Tensor]:
@@ -169,11 +170,15 @@ def train_judge(images: Tensor, labels: Tensor, classes: int, epochs: int = 40, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(images.shape[1], classes)
-        orders = (chosen for _ in range(epochs) for chosen in torch.randperm(len(images)).split(64))
-        losses = (
-            F.cross_entropy(judge(_shifted(images[chosen])), labels[chosen], label_smoothing=0.05) for chosen in orders
-        )
-        return fit(judge, losses, epochs * -(-len(images) // 64))
+        return fit(judge, _losses(judge, images, labels, epochs), epochs * -(-len(images) // 64))
+
+
+def _losses(judge: Judge, images: Tensor, labels: Tensor, epochs: int) -> Iterator[Tensor]:
+    """The loss of each step: batches of 64 pictures, each moved a little."""
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(images)).split(64):
+            scores = judge(_shifted(images[chosen]))
+            yield F.cross_entropy(scores, labels[chosen], label_smoothing=0.05)
 
 
 def _shifted(images: Tensor) -> Tensor:

@@ -146,8 +146,9 @@ class KernelDistance(FeatureSetMetric):
         if len(estimates) > 1:
             facts = {"subset_size": used, "subsets": len(estimates), "std_ddof": 1, "seed": self.seed}
             details = {"std": estimates.std().item()}
+        short = "KD" if self.kernel == "polynomial" else "CMMD"
         return MetricResult(
-            name=self.source.label("KD" if self.kernel == "polynomial" else "CMMD"),
+            name=self.source.label(short),
             value=estimates.mean().item(),
             n={"real": len(real), "fake": len(fake)},
             interval=self._interval(estimates, min(len(real), len(fake)), used),

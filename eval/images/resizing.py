@@ -62,7 +62,8 @@ def _crop(images: Tensor, size: tuple[int, int]) -> Tensor:
     edge = max(size)
     longer = int(edge * long / short)
     upright = images.shape[-2] > images.shape[-1]
-    resized = tv.resize(levels, [longer, edge] if upright else [edge, longer], tv.InterpolationMode.BICUBIC)
+    sides = [longer, edge] if upright else [edge, longer]
+    resized = tv.resize(levels, sides, tv.InterpolationMode.BICUBIC)
     top, left = (resized.shape[-2] - size[0]) // 2, (resized.shape[-1] - size[1]) // 2
     return resized[..., top : top + size[0], left : left + size[1]].float()
 

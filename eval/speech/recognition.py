@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,10 @@ class SphinxRecognizer:
 
     def __init__(self, sentences: Sequence[str] | None = None):
         sphinx = require("pocketsphinx", "SphinxRecognizer", "recognition")
-        options = {"samprate": self.sample_rate, "loglevel": "FATAL"}
-        self._decoder = sphinx.Decoder(**options, **({"lm": None} if sentences else {}))
+        options: dict[str, Any] = {"samprate": self.sample_rate, "loglevel": "FATAL"}
+        if sentences:
+            options["lm"] = None  # the sentences take the place of a language model
+        self._decoder = sphinx.Decoder(**options)
         if sentences:
             said = " | ".join(sentence.lower() for sentence in sentences)
             self._check(said.replace("|", " ").split())

@@ -123,10 +123,13 @@ class CIDEr(Accumulator):
 
     def compute(self) -> MetricResult:
         scores = self.segment_scores()
+        warnings = []
+        if len(scores) < 100:
+            warnings.append(f"N = {len(scores)}: idf comes from few images")
         return MetricResult(
             name=self.variant,
             value=math.fsum(scores) / len(scores),
             n={"items": len(scores)},
             provenance={"tokenize": self.tokenize_name, "idf": "corpus"},
-            warnings=[f"N = {len(scores)}: idf comes from few images"] if len(scores) < 100 else [],
+            warnings=warnings,
         )

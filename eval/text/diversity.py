@@ -64,7 +64,8 @@ def _clipped(own: Counter, top: dict) -> int:
     for gram, count in own.items():
         first, second = top[gram]
         # A text's own count is the greatest only where no other reaches it; then the others' greatest is the second.
-        total += min(count, second if count == first else first)
+        others = second if count == first else first
+        total += min(count, others)
     return total
 
 

@@ -66,7 +66,9 @@ def word_information_lost(counts: Tensor) -> float:
     """1 - H/N_reference * H/N_prediction, at most 1; 1 for a prediction of nothing."""
     hits, wrong, lost, added = counts.tolist()
     predicted = hits + wrong + added
-    return 1 - hits / _reference_units(hits + wrong + lost) * (hits / predicted if predicted else 0.0)
+    recall = hits / _reference_units(hits + wrong + lost)
+    precision = hits / predicted if predicted else 0.0
+    return 1 - recall * precision
 
 
 def _reference_units(count: float) -> float:
@@ -142,5 +144,11 @@ class UnitErrorRate(EditMetric):
 
     name = "uer"
     takes = "units"
-    units = staticmethod(lambda ids: ids.tolist() if isinstance(ids, Tensor) else list(ids))
     units_name = "ids"
+
+    @staticmethod
+    def units(ids: Sequence[int] | Tensor) -> list[int]:
+        """A sequence or a tensor as a list."""
+        if isinstance(ids, Tensor):
+            return ids.tolist()
+        return list(ids)

@@ -83,7 +83,9 @@ def feed_text(metrics: Mapping[str, Accumulator], rows: Sequence[Record]) -> Non
     """Every record into every metric."""
     predictions = [row["prediction"] for row in rows]
     for name, metric in metrics.items():
-        own = [] if metric.takes == "predictions" else list(map(references_of, rows))
+        own = []
+        if metric.takes != "predictions":
+            own = [references_of(row) for row in rows]
         if name == "bits_per_byte":
             metric.update(_nats(rows), [first for first, *_ in own])
         else:

@@ -47,7 +47,8 @@ def unicode_words(text: str) -> list[str]:
 
 def rouge_update(prediction: Words, references: Sequence[Words], variants: Sequence[str]) -> list[float]:
     """F-measures of one prediction by each variant, each by its best reference."""
-    return [max(MEASURES[variant](prediction, own) for own in references) for variant in variants]
+    measures = [MEASURES[variant] for variant in variants]
+    return [max(measure(prediction, own) for own in references) for measure in measures]
 
 
 def rouge_compute(total: Tensor) -> list[float]:
@@ -114,7 +115,10 @@ def lcs_places(one: Sequence[str], two: Sequence[str]) -> set[int]:
     for word in one:
         above, row = lengths[-1], [0]
         for j, other in enumerate(two):
-            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
+            if word == other:
+                row.append(above[j] + 1)
+            else:
+                row.append(max(above[j + 1], row[j]))
         lengths.append(row)
     places: set[int] = set()
     i, j = len(one), len(two)
@@ -164,7 +168,8 @@ class ROUGE(SegmentTable):
         for prediction, own in zip(predictions, checked_references(predictions, references)):
             wanted = [self.words(text) for text in own]
             rows.append([*rouge_update(self.words(prediction), wanted, self.variants), 1.0])
-            lost.append([float(any(text.strip() and not words.all for text, words in zip(own, wanted)))])
+            empty = [text for text, words in zip(own, wanted) if text.strip() and not words.all]
+            lost.append([float(len(empty) > 0)])
         self.append("lost", table(lost, 1))
         return table(rows, len(self.variants) + 1)
 

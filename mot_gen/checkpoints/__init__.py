@@ -45,16 +45,21 @@ def find(checkpoint: str | Path) -> Path:
     for folder in places:
         if (folder / INDEX).is_file():
             return folder
+    raise InputError(f"{given}: {_why_none(given)}")
+
+
+def _why_none(given: Path) -> str:
+    """Why this is no checkpoint, and what to give instead."""
     if (given / "checkpoints").is_dir():
-        raise InputError(f"{given}: is a run that has not ended, so it has no model/ yet; finish it with --resume")
+        return "is a run that has not ended, so it has no model/ yet; finish it with --resume"
     if given.exists():
-        raise InputError(f"{given}: no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder")
-    if (HERE.parent / "recipes" / f"{checkpoint}.yaml").is_file():
-        run = Path("runs") / checkpoint
-        remedy = f"give its run, {run}" if run.is_dir() else f"train it first: mot-gen train {checkpoint}"
-        raise InputError(f"{checkpoint}: is a recipe and no checkpoint; {remedy}")
-    shipped = f"no checkpoint of this name is shipped{nearest(str(checkpoint), names())}"
-    raise InputError(f"{checkpoint}: no such folder, and {shipped}; give a run's folder or its model/ folder")
+        return f"no {INDEX} there or in its model/ folder; give a run's folder or its model/ folder"
+    if (HERE.parent / "recipes" / f"{given}.yaml").is_file():
+        run = Path("runs") / given
+        remedy = f"give its run, {run}" if run.is_dir() else f"train it first: mot-gen train {given}"
+        return f"is a recipe and no checkpoint; {remedy}"
+    shipped = f"no checkpoint of this name is shipped{nearest(str(given), names())}"
+    return f"no such folder, and {shipped}; give a run's folder or its model/ folder"
 
 
 def part(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:

@@ -1,8 +1,9 @@
-"""check_model_folder: whether a folder's config describes the weights beside it, before any memory is taken."""
+"""Whether a folder's config describes the weights beside it, before any memory is taken: check_model_folder,
+refuse_layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def check_model_folder(folder: Path, outline: Callable[[dict[str, Any]], nn.Modu
     refuse_foreign(folder)
     path = folder / CONFIG
     config = read_config(path)
-    _check_layers(path, config, tensors=len(tensor_shapes(folder)))
+    refuse_layers(path, config.get("backbone") or {}, tensors=len(tensor_shapes(folder)))
     options = {name: value for name, value in config.items() if not name.startswith("_")}
     try:
         model = outline(options)
@@ -29,8 +30,8 @@ def check_model_folder(folder: Path, outline: Callable[[dict[str, Any]], nn.Modu
     refuse_misfit(folder, {name: tuple(p.shape) for name, p in model.named_parameters()})
 
 
-def _check_layers(path: Path, config: dict[str, Any], tensors: int) -> None:
-    """InputError for more layers than tensors: so many would take long to outline."""
-    layers = (config.get("backbone") or {}).get("layers", 0)
+def refuse_layers(path: Path, backbone: Mapping[str, Any], tensors: int) -> None:
+    """InputError for more layers than tensors: so many would take long to outline. path: of the config."""
+    layers = backbone.get("layers", 0)
     if isinstance(layers, int) and layers > tensors > 0:
         raise InputError(f"{path}: backbone.layers: {layers} layers are more than the {tensors} tensors there")

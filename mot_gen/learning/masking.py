@@ -51,7 +51,7 @@ def masked(
     followed = _learned_follows(replace(batch, ids=clean), model.vocabulary.special)
     for name in model.whole:
         objective, own = model.objectives[name], in_spans(batch.layout, model.index_of[name])
-        time = _times(batch, own, followed, model.modality[name], objective, generator)
+        time = _times(batch, own, followed, model.modalities[model.index_of[name]], objective, generator)
         hidden = objective.mask(time, generator)
         if name in model.vocabulary.mask:
             ids[own] = torch.where(hidden, model.vocabulary.mask[name], ids[own])

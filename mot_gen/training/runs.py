@@ -93,16 +93,31 @@ def prepare(
     parameter. splits: those of the recipe, where they are loaded. trained_tokenizers: False to use untrained ones and
     write nothing.
     """
-    training = recipe.training
-    world = world or World(device=device(training.device))
-    _set_up_torch(training, world.device)
-    origin = _origin(recipe, folder)
+    world = world or World(device=device(recipe.training.device))
+    _set_up_torch(recipe.training, world.device)
+    origin = None
+    if not steps_of(folder):  # the checkpoint of a run that goes on has all that it took from there
+        origin = Origin.of(recipe)
     splits = splits or load_splits(recipe)
     kept = folder if trained_tokenizers else None
     tokenizers = world.first_then_others(lambda: build_tokenizers(recipe, splits, kept, origin))
+    return _built(recipe, folder, world, splits, tokenizers, origin)
+
+
+def _built(
+    recipe: Recipe,
+    folder: Path,
+    world: World,
+    splits: Splits,
+    tokenizers: Mapping[str, Any],
+    origin: Origin | None,
+) -> Run:
+    """A run at step 0, of its data and tokenizers."""
+    training = recipe.training
     outline = outline_model(recipe, tokenizers)
     kind = choose(training, world, sum(p.numel() for p in outline.parameters()))
-    model = _placed(recipe, outline, world, kind, origin)
+    plan = _ModelPlan(recipe, outline, world, kind, origin)
+    model = plan.model()
     loader = Loader(splits.train, tokenizers, recipe.data, training, world.rank, world.size)
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     meter = Meter(world, model.modality_names, loader.sources, training.peak_flops, dtype)
@@ -118,7 +133,7 @@ def prepare(
         outline=outline,
         model=model,
         network=parallel.wrap(model, world, kind),
-        averaged=_averaged(recipe, outline, world, kind, origin, model),
+        averaged=plan.averaged(model) if training.ema else model,
         loader=loader,
         batches=Batches(loader, model, training, world, meter, further, accumulate),
         optimizer=Optimizer(model, training, recipe.backbone),
@@ -138,33 +153,35 @@ def _set_up_torch(training: Training, device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def _origin(recipe: Recipe, folder: Path) -> Origin | None:
-    """Where training begins; None for a run that goes on, whose checkpoint has all that it took from there."""
-    if steps_of(folder):
-        return None
-    return Origin.of(recipe)
+@dataclass(frozen=True)
+class _ModelPlan:
+    """How a model is made on this process.
 
+    outline: its shapes. kind: how its parameters are shared out, see `parallel`. origin: whose weights it begins with;
+    None for drawn ones.
+    """
 
-def _placed(
-    recipe: Recipe, outline: MultimodalModel, world: World, kind: str, origin: Origin | None
-) -> MultimodalModel:
-    """A model like the outline, on this process's device, with its initial values."""
-    model = copy.deepcopy(outline)
-    model.backbone.gradient_checkpointing = recipe.training.gradient_checkpointing
-    if is_compiled(recipe, model, world.device):
-        model.compile_repeated_blocks()
-    parallel.place(model, world, recipe.training, kind)
-    parallel.fill(model, initial_values(recipe, outline, origin))
-    return model
+    recipe: Recipe
+    outline: MultimodalModel
+    world: World
+    kind: str
+    origin: Origin | None
 
-
-def _averaged(recipe: Recipe, outline, world: World, kind: str, origin, model: MultimodalModel) -> MultimodalModel:
-    """The model with averaged weights; it shares those that do not learn with the model itself."""
-    if not recipe.training.ema:
+    def model(self) -> MultimodalModel:
+        """On this process's device, with its initial values."""
+        model = copy.deepcopy(self.outline)
+        model.backbone.gradient_checkpointing = self.recipe.training.gradient_checkpointing
+        if is_compiled(self.recipe, model, self.world.device):
+            model.compile_repeated_blocks()
+        parallel.place(model, self.world, self.recipe.training, self.kind)
+        parallel.fill(model, initial_values(self.recipe, self.outline, self.origin))
         return model
-    averaged = _placed(recipe, outline, world, kind, origin)
-    _share_frozen(averaged, model)
-    return averaged.requires_grad_(False).eval()
+
+    def averaged(self, model: MultimodalModel) -> MultimodalModel:
+        """Another with the same values, to be averaged into; it shares those that do not learn with the model."""
+        averaged = self.model()
+        _share_frozen(averaged, model)
+        return averaged.requires_grad_(False).eval()
 
 
 def _share_frozen(other: MultimodalModel, model: MultimodalModel) -> None:
@@ -178,7 +195,7 @@ def _share_frozen(other: MultimodalModel, model: MultimodalModel) -> None:
 def reference_model(run: Run, origin: Origin, shared: bool) -> MultimodalModel:
     """A second model with the weights of an origin, which do not learn. shared: whether the run began with them too,
     so that those which do not learn are the run's own."""
-    model = _placed(run.recipe, run.outline, run.world, "plain", origin)
+    model = _ModelPlan(run.recipe, run.outline, run.world, "plain", origin).model()
     if shared:
         _share_frozen(model, run.model)
     return model.requires_grad_(False).eval()
