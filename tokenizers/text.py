@@ -2,8 +2,8 @@
 
 Byte-level means that the 256 bytes are themselves tokens, so that every text can be written and is read back exactly:
 nothing is normalised, stripped, prefixed or unknown. Some published tokenizers lack a few rare bytes; a text that needs
-one is refused. There are no special tokens here. A text that spells `<|image|>`
-or `</s>` is that text; the tokens which bound documents and spans are added by packing, outside this vocabulary.
+one is refused. There are no special tokens here. A text that spells `<|image|>` or `</s>` is that text; the tokens
+which bound documents and spans are added by packing, outside this vocabulary.
 """
 
 from __future__ import annotations
@@ -12,22 +12,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
 from mot_gen.errors import InputError
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.fingerprint import fingerprint
 from mot_gen.tokenizers.span_ids import check_ids
+from mot_gen.tokenizers.text_files import read_text_files
 
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-TEMPLATE_FILE = "chat_template.jinja"
 _PROBE = "  The é e\u0301 ﬁ Å🙂\u200d\x00\x1b\tß\r\n\n  ▁Ġ </s> <|image|> [MASK] 北京\ufeff\U0010ffff 12345 "
 
 
@@ -88,26 +84,17 @@ class TextTokenizer(PreTrainedTokenizerFast):
         there is none, or where text would not survive it (not a byte-level BPE). Where some of the 256 bytes are not in
         the vocabulary, `encode` refuses the texts that need one.
         """
-        file = _find(str(pretrained_model_name_or_path), TOKENIZER_FILE, **kwargs)
-        if file is None:
-            raise InputError(f"{pretrained_model_name_or_path}: no {TOKENIZER_FILE} found in this folder or hub name")
-        config = _find(str(pretrained_model_name_or_path), CONFIG_FILE, **kwargs)
-        try:
-            saved = json.loads(Path(config).read_text("utf-8")) if config else {}
-            backend = Tokenizer.from_str(json.dumps(_neutralised(json.loads(Path(file).read_text("utf-8")), file)))
-        except InputError:
-            raise
-        except Exception as error:  # the tokenizers library raises bare Exception for what it cannot read
-            raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
-        if saved.get("tokenizer_class") == cls.__name__:
-            own: dict[str, Any] = {field: saved.get(field) for field in ("name", "layout", "specials")}
+        files = read_text_files(str(pretrained_model_name_or_path), **kwargs)
+        if files.config.get("tokenizer_class") == cls.__name__:
+            own: dict[str, Any] = {field: files.config.get(field) for field in ("name", "layout", "specials")}
         else:
-            own = {"name": None, "layout": None, "specials": _specials(file)}
+            own = {"name": None, "layout": None, "specials": files.specials}
         own["name"] = name or own["name"] or "text"
-        template = _chat_template(saved, str(pretrained_model_name_or_path), **kwargs)
-        tokenizer = cls(backend, **own, chat_template=template)
+        tokenizer = cls(files.backend, **own, chat_template=files.template)
         if not tokenizer._keeps_texts():
-            raise InputError(f"{file}: text does not survive this tokenizer; give a byte-level BPE, as GPT-2's is")
+            raise InputError(
+                f"{files.path}: text does not survive this tokenizer; give a byte-level BPE, as GPT-2's is"
+            )
         return tokenizer
 
     def _keeps_texts(self) -> bool:
@@ -146,7 +133,10 @@ class TextTokenizer(PreTrainedTokenizerFast):
         """sha256 over vocabulary, merges and settings, in hex."""
         assert self._tokenizer is not None, "__init__ was given one"
         backend = json.loads(self._tokenizer.to_str())
-        return fingerprint([self.name, backend, self.layout] if self.layout else [self.name, backend])
+        about = [self.name, backend]
+        if self.layout:
+            about.append(self.layout)
+        return fingerprint(about)
 
     def encode(self, text: str) -> Span:
         """str -> Span of (n,) int64 ids. Raises InputError for a lone surrogate, which no encoding can carry."""
@@ -222,7 +212,10 @@ def _byte_characters() -> list[str]:
     """
     printing = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printing else chr(next(others)) for byte in range(256)]
+    characters = []
+    for byte in range(256):
+        characters.append(chr(byte) if byte in printing else chr(next(others)))
+    return characters
 
 
 def _encodable(text: str) -> str:
@@ -234,71 +227,3 @@ def _encodable(text: str) -> str:
             "which UTF-8 cannot encode; was it read with errors='surrogateescape'?"
         ) from error
     return text
-
-
-def _find(name: str, file: str, **kwargs) -> str | None:
-    """The local path of a file in a folder, beside a named tokenizer.json, or (fetched) on the hub; None if absent."""
-    if Path(name).is_file():
-        beside = Path(name) if file == TOKENIZER_FILE else Path(name).with_name(file)
-        return str(beside) if beside.is_file() else None
-    allowed = {"subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies"}
-    kwargs = {key: value for key, value in kwargs.items() if key in allowed}
-    try:
-        return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **kwargs)
-    except (OSError, ValueError):
-        return None
-
-
-def _specials(file: str) -> dict[str, int]:
-    """The special tokens of a published `tokenizer.json`."""
-    added = json.loads(Path(file).read_text("utf-8")).get("added_tokens") or []
-    return {token["content"]: token["id"] for token in added if token.get("special")}
-
-
-def _chat_template(saved: dict, name: str, **kwargs) -> str | None:
-    """The template of chat messages in a tokenizer's files; None where there is none, or several."""
-    file = _find(name, TEMPLATE_FILE, **kwargs)
-    template = Path(file).read_text("utf-8") if file else saved.get("chat_template")
-    return template if isinstance(template, str) else None
-
-
-def _neutralised(spec: dict, file: str) -> dict:
-    """A `tokenizer.json` whose every id is reached by text alone, and which changes no character of it.
-
-    Added tokens leave the vocabulary too: with `ignore_merges` (Llama 3) a text that spells one would still reach it.
-    """
-    if spec.get("model", {}).get("type") != "BPE" or not _byte_level(spec.get("decoder")):
-        raise InputError(f"{file}: not a byte-level BPE; give one, as GPT-2's is, or train one (TextTokenizer.train)")
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    printing = {chr(byte) for byte in range(0x21, 0x7F)}
-    if not printing <= spec["model"]["vocab"].keys():
-        raise InputError(f"{file}: not all of printing ASCII is in the vocabulary, so few texts can be written with it")
-    made = {_merged(pair) for pair in spec["model"].get("merges", [])}
-    added = {token["content"] for token in spec.get("added_tokens") or []} - alphabet - made
-    vocab = {token: index for token, index in spec["model"]["vocab"].items() if token not in added}
-    model = spec["model"] | {"vocab": vocab, "unk_token": None, "dropout": None}
-    pre_tokenizer = _without_prefix_space(spec.get("pre_tokenizer"))
-    stripped = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding"))
-    return spec | stripped | {"added_tokens": [], "model": model, "pre_tokenizer": pre_tokenizer}
-
-
-def _merged(pair: str | Sequence[str]) -> str:
-    """The token that a merge makes: of two tokens, in older files with a space between."""
-    parts = pair.split(" ") if isinstance(pair, str) else pair
-    return "".join(parts)
-
-
-def _byte_level(part: dict | None) -> bool:
-    part = part or {}
-    return part.get("type") == "ByteLevel" or any(_byte_level(inner) for inner in part.get("decoders", []))
-
-
-def _without_prefix_space(part: dict | None) -> dict | None:
-    """A pre-tokenizer that begins no text with a space of its own."""
-    if part is None:
-        return None
-    if part.get("type") == "Sequence":
-        return part | {"pretokenizers": [_without_prefix_space(inner) for inner in part["pretokenizers"]]}
-    if "add_prefix_space" in part:
-        return part | {"add_prefix_space": False}
-    return part

@@ -55,8 +55,11 @@ SKIPPED = b"mot_gen.skipped"
 
 @dataclass(frozen=True)
 class Corpus:
-    """samples() and tokenizers() (modality -> tokenizer, without text) are called once in every process, so both must
-    be picklable, such as a `functools.partial` of a module's function, and give the same everywhere."""
+    """What is tokenised, and by what: samples() and tokenizers() (modality -> tokenizer, without text).
+
+    Both are called once in every process. So both must be picklable, such as a `functools.partial` of a module's
+    function, and give the same everywhere.
+    """
 
     samples: Callable[[], Sequence[Sample]]
     tokenizers: Callable[[], Mapping[str, Any]]
@@ -64,8 +67,11 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Options:
-    """workers: processes; 0 = this one alone. shard_size, batch_size: samples a file, and a pass of a tokenizer.
-    max_corrupt: samples that may be unreadable before it stops."""
+    """How a corpus is tokenised.
+
+    workers: processes; 0 = this one alone. shard_size, batch_size: samples a file, and a pass of a tokenizer.
+    max_corrupt: samples that may be unreadable before it stops.
+    """
 
     workers: int = 0
     shard_size: int = 1000
@@ -255,18 +261,18 @@ class Work:
     def _records(self, samples: Sequence[Sample]) -> list[dict]:
         """Samples as records, the media of each modality tokenised in one pass."""
         raws: dict[str, dict[tuple[int, int], Any]] = {name: {} for name in self.tokenizers}
-        for s, sample in enumerate(samples):
-            for p, part in enumerate(parts_of(sample)):
+        for number, sample in enumerate(samples):
+            for place, part in enumerate(parts_of(sample)):
                 if part.kind in raws and not isinstance(part.value, Encoded):
-                    raws[part.kind][s, p] = part.value
-        spans: dict[tuple[int, int], Span] = {}
-        for name, places in raws.items():
-            if places:
-                spans |= zip(places, self.tokenizers[name].encode_batch(list(places.values())))
-        return [
-            to_record(sample, {p: span for (n, p), span in spans.items() if n == s}, self.fingerprints)
-            for s, sample in enumerate(samples)
-        ]
+                    raws[part.kind][number, place] = part.value
+        spans: list[dict[int, Span]] = [{} for _ in samples]  # of each sample by place
+        for name, given in raws.items():
+            if not given:
+                continue
+            encoded = self.tokenizers[name].encode_batch(list(given.values()))
+            for (number, place), span in zip(given, encoded):
+                spans[number][place] = span
+        return [to_record(sample, own, self.fingerprints) for sample, own in zip(samples, spans)]
 
     def _write(self, k: int, made: list[dict], skipped: list[str]) -> None:
         """What bears a shard's name is whole, and on the disk."""
