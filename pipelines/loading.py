@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from mot_gen import checkpoints
-from mot_gen.checkpoints.folders import INDEX, permission, read_json, refuse_foreign
+from mot_gen.checkpoints.folders import INDEX, permission, read_json, refuse_foreign, tokenizer_part
 from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
@@ -109,9 +109,9 @@ def _halved(given: Mapping[str, Any]) -> bool:
 def tokenizers_of(pipe: Any) -> dict[str, Any]:
     """Modality -> tokenizer, of the model's modalities whose tokenizer the pipeline has."""
     found: dict[str, Any] = {}
-    for number, name in enumerate(pipe.model.modality_names):
-        part = "text_tokenizer" if number == 0 else f"{name}_tokenizer"
-        tokenizer = getattr(pipe, part, None)
+    names = pipe.model.modality_names
+    for name in names:
+        tokenizer = getattr(pipe, tokenizer_part(name, names), None)
         if tokenizer is not None:
             found[name] = tokenizer
     return found

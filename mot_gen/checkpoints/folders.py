@@ -1,5 +1,5 @@
-"""What a checkpoint's folder says, read with care: read_json, read_config, permission, refuse_foreign,
-refuse_foreign_recipe, refuse_misfit, tensor_shapes.
+"""What a checkpoint's folder says, read with care: tokenizer_part, read_json, read_config, permission,
+refuse_foreign, refuse_foreign_recipe, refuse_misfit, tensor_shapes.
 
 A folder may come from anybody. Its JSON files are bounded in size and nesting, the code that they name is imported only
 if it is this package's own (or with permission), and the tensors that a config describes are compared with the headers
@@ -9,7 +9,7 @@ of the weight files before any memory is taken.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -25,6 +25,13 @@ LARGEST = 64 << 20  # bytes of the header of a safetensors file
 DEEPEST = 64  # levels of nesting
 HIGHEST = 1 << 40  # the largest integer in a config
 OWN = ("mot_gen.", "diffusers.", "transformers.")
+
+
+def tokenizer_part(modality: str, modalities: Sequence[str]) -> str:
+    """The name that a modality's tokenizer has among a pipeline's parts. modalities: all of the model, text first."""
+    if modality == modalities[0]:
+        return "text_tokenizer"
+    return f"{modality}_tokenizer"
 
 
 def read_json(path: Path) -> dict[str, Any]:

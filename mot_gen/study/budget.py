@@ -98,8 +98,8 @@ def with_backbone(recipe: Recipe, options: dict, kind: str | None = None) -> Rec
 
 def config_of(recipe: Recipe) -> Any:
     """The backbone's `Config`; InputError where it has no dim and layers, which are what is solved for."""
-    config = backbones.load(recipe.backbone.kind, recipe.backbone.options)[1]
-    if not {"dim", "layers"} <= set(dir(config)):
+    _, config = backbones.load(recipe.backbone.kind, recipe.backbone.options)
+    if not (hasattr(config, "dim") and hasattr(config, "layers")):
         raise InputError(f"backbone.kind: {recipe.backbone.kind} has no dim and layers to change for a budget")
     return config
 
@@ -122,5 +122,6 @@ def _with_ffn(recipe: Recipe, budget: float, measure: Measure) -> list[Recipe]:
     there = measure(resized(recipe, config.dim, config.ffn_dim + more))
     wanted = config.ffn_dim + (budget - here) * more / (there - here)
     width = round(wanted / step) * step
-    fits = config.dim <= width <= WIDEST * config.dim
-    return [resized(recipe, config.dim, width)] if fits else []
+    if not config.dim <= width <= WIDEST * config.dim:
+        return []
+    return [resized(recipe, config.dim, width)]

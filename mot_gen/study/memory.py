@@ -51,7 +51,8 @@ def process_memory(parameters: int, training: Training) -> int:
 
 def _state(weights: int, training: Training) -> int:
     """Weights, AdamW's two moments, and the average where there is one."""
-    return weights * (4 if training.ema else 3)
+    copies = 4 if training.ema else 3
+    return weights * copies
 
 
 def _activations(model: MultimodalModel, batch: PackedBatch, training: Training) -> int:

@@ -139,8 +139,9 @@ def samples(compared: Sequence[dict], jobs: Sequence[Job]) -> str:
     """The samples of every variant's first seed."""
     parts = []
     for each in compared:
-        path = _finished(jobs, each["name"])[0].folder / SAMPLES
+        name, first = each["name"], _finished(jobs, each["name"])[0]
+        path = first.folder / SAMPLES
         if path.exists():
             with Image.open(path) as image:
-                parts.append(f"<p>{html.escape(each['name'])}</p>{report.picture(image, each['name'])}")
+                parts.append(f"<p>{html.escape(name)}</p>{report.picture(image, name)}")
     return "".join(parts) or "<p>None: the data has no classes to judge samples by.</p>"

@@ -108,15 +108,19 @@ def run_all(jobs: Sequence[Job], at_once: int = 1, evaluations: Sequence[int] = 
     failed: list[Job] = []
     total = sum(job.recipe.training.steps for job in jobs)
     with stop_signals() as stop, Progress(total, list(jobs[0].recipe.tokenizers), _steps(jobs), interval=LOOK) as bar:
-        workers = [begin(share) for k in range(at_once) if (share := waiting[k::at_once])]
+        shares = [waiting[number::at_once] for number in range(at_once)]
+        workers = [begin(share) for share in shares if share]
         while workers:
             time.sleep(POLL)
             if stop.requested:
                 _end(workers)
                 raise Interrupted("stopped; say the same command again to go on")
-            for worker in [worker for worker in workers if worker.process.poll() is not None]:
+            ended = [worker for worker in workers if worker.process.poll() is not None]
+            for worker in ended:
                 workers.remove(worker)
-                workers += map(begin, _left_by(worker, failed, bar))
+                left = _left_by(worker, failed, bar)
+                if left:
+                    workers.append(begin(left))
             _show(workers, jobs, bar)
     return failed
 
@@ -134,9 +138,9 @@ class _Worker:
         return [job for job in self.jobs if finished(job.folder) is None]
 
 
-def _left_by(worker: _Worker, failed: list[Job], bar: Progress) -> list[list[Job]]:
-    """The share of the worker that is to follow one which has ended, where anything is left. The job that it failed at
-    is added to `failed`; InputError where it refused its input."""
+def _left_by(worker: _Worker, failed: list[Job], bar: Progress) -> list[Job]:
+    """What is left for a worker to follow one that has ended. The job that it failed at is added to `failed`;
+    InputError where it refused its input."""
     rest = worker.unfinished
     if not rest:
         return []
@@ -146,15 +150,16 @@ def _left_by(worker: _Worker, failed: list[Job], bar: Progress) -> list[list[Job
         raise InputError(f"{first.recipe.name}: {reason}")
     failed.append(first)
     bar.note(f"{first.recipe.name}: failed, see {_log(first)}")
-    return [rest[1:]] if rest[1:] else []
+    return rest[1:]
 
 
 def _show(workers: Sequence[_Worker], jobs: Sequence[Job], bar: Progress) -> None:
     """All steps, and the losses of the run that the first worker is at."""
     made = _steps(jobs)
     if workers and made != bar.done:
-        current = [*workers[0].unfinished, workers[0].jobs[-1]][0]
-        bar.update(made, **_last(current)[1])
+        at = workers[0].unfinished or workers[0].jobs[-1:]
+        _, losses = _last(at[0])
+        bar.update(made, **losses)
 
 
 def _check_folder(job: Job) -> None:

@@ -4,7 +4,7 @@ that pieces of equal answers form."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -22,13 +22,15 @@ def learning_rate(step: int, training: Training) -> float:
     return training.min_lr + (training.lr - training.min_lr) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
+Factors = tuple[float, ...]  # on the learning rate, in each of `training.phases` and after them
+
+
 class Group(NamedTuple):
-    """What the values of one group of an optimizer share. matrices: whether they are Muon's. factors: on the rate, in
-    each of `training.phases` and after them."""
+    """What the values of one group of an optimizer share. matrices: whether they are Muon's."""
 
     matrices: bool
     decay: float
-    factors: tuple[float, ...]
+    factors: Factors
 
 
 def is_stack_of_matrices(name: str, parameter: Tensor) -> bool:
@@ -53,26 +55,24 @@ def _is_below(path: list[str], layers: int) -> bool:
 
 def rate_factors(
     name: str, model: MultimodalModel, backbone: Backbone, phases: Sequence[Phase]
-) -> Iterator[tuple[int | None, tuple[float, ...]]]:
-    """(place, factors on the rate by phase): of the whole parameter, or of its slices where their towers' differ.
-
-    The factors are those in each of the phases, and after the last.
-    """
+) -> list[tuple[int | None, Factors]]:
+    """(place, factors on the rate): one for the whole parameter, at the place None, or one for each of its slices where
+    their towers' factors differ."""
     sections: list[Backbone | Phase] = [*phases, backbone]
-    factors = [tuple(_factor(tower, section) for section in sections) for tower in model.backbone.towers]
-    if len(set(factors)) == 1:
-        yield None, factors[0]
-        return
+    of_tower = [_factors(tower, sections) for tower in model.backbone.towers]
+    if len(set(of_tower)) == 1:
+        return [(None, of_tower[0])]
     owners = model.backbone.untied_parameters().get(name.removeprefix("backbone."))
     if owners:
-        for place, tower in enumerate(owners):
-            yield place, factors[tower]
-        return
+        return [(place, of_tower[tower]) for place, tower in enumerate(owners)]
     owner = _owner(name, model)
     if owner is None:
-        yield None, (1.0,) * len(sections)
-    else:
-        yield None, factors[owner]
+        return [(None, (1.0,) * len(sections))]
+    return [(None, of_tower[owner])]
+
+
+def _factors(tower: str, sections: Sequence[Backbone | Phase]) -> Factors:
+    return tuple(_factor(tower, section) for section in sections)
 
 
 def _factor(tower: str, section: Backbone | Phase) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from mot_gen import checkpoints, objectives
 from mot_gen.backbone.embeddings import USUAL_TIME_SCALE
 from mot_gen.backbone.routing import is_adapter
-from mot_gen.checkpoints.folders import INDEX, as_text, read_json, refuse_foreign, tensor_shapes
+from mot_gen.checkpoints.folders import INDEX, as_text, read_json, refuse_foreign, tensor_shapes, tokenizer_part
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
@@ -79,7 +79,7 @@ class Origin:
         """The checkpoint's tokenizer of a modality; None where it has none."""
         if self.pipeline is None or name not in self.modalities:
             return None
-        part = "text_tokenizer" if name == self.modalities[0] else f"{name}_tokenizer"
+        part = tokenizer_part(name, self.modalities)
         module, class_name = read_json(self.pipeline / INDEX).get(part) or (None, None)
         if module is None:
             return None
