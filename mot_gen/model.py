@@ -53,7 +53,13 @@ class Output:
 
 
 class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two differ in config_name
-    """See the module; arguments as in `MultimodalConfig`, with modalities as dicts."""
+    """A model of text, images and sound in one sequence.
+
+    model = MultimodalModel.from_pretrained("openmoji")
+    logits = model(batch).logits    of a PackedBatch; latents likewise, see `Output`
+
+    Its arguments are those of `MultimodalConfig`, with modalities as dicts.
+    """
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block",)  # type: ignore[assignment]  # diffusers annotates its default, None

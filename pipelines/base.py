@@ -50,7 +50,7 @@ LONGEST = 16_384  # tokens of a document where the checkpoint states no context;
 
 
 class MultimodalPipeline(DiffusionPipeline):
-    """The components and the checks; see the module."""
+    """A model, the tokenizers of its modalities and a scheduler, with what the pipelines of all tasks share."""
 
     _without_text = ""  # what a pipeline advises where no text is given
     _optional_components = [  # noqa: RUF012

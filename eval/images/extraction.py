@@ -62,16 +62,6 @@ def extract_shards(source: ImageSource, how: Extraction) -> Iterator[tuple[Tenso
         how.on_progress(len(numbers))
 
 
-def extract_all(source: ImageSource, how: Extraction) -> tuple[Tensor, list[int]]:
-    """Features of all images that can be read, and their numbers."""
-    parts: list[Tensor] = []
-    kept: list[int] = []
-    for features, numbers in extract_shards(source, how):
-        parts.append(features)
-        kept += numbers
-    return torch.cat(parts), kept
-
-
 def _make_shard(source: ImageSource, numbers: range, how: Extraction, file: Path | None) -> tuple[Tensor, list[int]]:
     parts, kept, before = [], [], len(source.unreadable)
     batch: list[Tensor] = []

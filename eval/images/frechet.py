@@ -30,9 +30,8 @@ from mot_gen.eval.images.moments import (
 )
 from mot_gen.eval.result import MetricResult, checked_confidence
 
-SMALL = (
-    10_000  # below this many samples the estimate's bias is of the size of what it measures (Chong and Forsyth 2020)
-)
+# Below this many samples the estimate's bias is of the size of what it measures (Chong and Forsyth 2020).
+SMALL = 10_000
 NEGATIVE = 1e-9  # of the trace: what rounding leaves of a covariance without a negative part is far below
 NORMAL_QUANTILE = torch.distributions.Normal(0.0, 1.0).icdf
 

@@ -1,91 +1,30 @@
-"""What pictures and texts are before they are learned from: first_look, Look, opening_lines, PictureWatch.
+"""What is said of samples before they are learned from: opening_lines.
 
-`first_look` reads the first records, of pictures their headers alone: from that a recipe's defaults can be chosen.
-`opening_lines` are what training says of its data before it begins.
-`PictureWatch` counts the pictures that a tokenizer makes smaller, larger or grey.
+`PictureWatch` counts the pictures that a tokenizer makes smaller, larger or grey. It reads their headers alone.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import islice
 from threading import Lock
 from typing import Any
 
 from mot_gen.data import records
 from mot_gen.data.notices import Notices
-from mot_gen.data.samples import UNUSABLE, Part, Sample, media_of
+from mot_gen.data.samples import UNUSABLE, Sample
 from mot_gen.files.image_files import Header, cut_to, header
 
 LOOKED_AT = 64  # records
 SHOWN = 3  # broken records that a line names
-COLOURLESS = "pictures whose colour is taken away (tokenizers.image.color_channels is 1)"
 
 
-@dataclass
-class Look:
-    """What the first records hold.
-
-    records: how many were looked at. kinds: parts by modality. pictures: the headers of those that can be read.
-    text_bytes: length in bytes of UTF-8 of every caption and text.
-    """
-
-    records: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    pictures: list[Header] = field(default_factory=list)
-    text_bytes: list[int] = field(default_factory=list)
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(height, width) that most pictures have; None where there is no picture."""
-        return self._sizes.most_common(1)[0][0] if self._sizes else None
-
-    @property
-    def of_one_size(self) -> bool:
-        """Whether all pictures have the same size."""
-        return len(self._sizes) <= 1
-
-    @property
-    def _sizes(self) -> Counter[tuple[int, int]]:
-        """How many pictures have each size."""
-        return Counter((picture.height, picture.width) for picture in self.pictures)
-
-    @property
-    def color_channels(self) -> int:
-        """1 where every picture is grey, else 3."""
-        grey = {picture.grey for picture in self.pictures}
-        return 1 if grey == {True} else 3
-
-    @property
-    def longest_text(self) -> int:
-        """Bytes of the longest text; 0 where there is none."""
-        return max(self.text_bytes, default=0)
-
-
-def first_look(samples: Sequence[Sample], count: int = LOOKED_AT) -> Look:
-    """Look at the first `count` samples. What cannot be read is passed over; `mot-gen data validate` tells of it."""
-    look = Look()
-    for sample in islice(samples, count):
-        look.records += 1
-        look.kinds["text"] += len(sample.texts)
-        look.text_bytes += [len(text.encode()) for text in sample.texts]
-        media = media_of(sample)
-        look.kinds.update(part.kind for part in media)
-        look.pictures += _headers(media)
-    return look
-
-
-def _headers(parts: Iterable[Part]) -> list[Header]:
-    """The headers of the pictures among some parts, without those that cannot be read; reading them will say why."""
-    pictures = [part.value for part in parts if part.kind == "image"]
-    found = []
-    for raw in pictures:
-        with suppress(*UNUSABLE):
-            found.append(header(raw))  # which refuses tokens
-    return found
+def _header(raw: Any) -> Header | None:
+    """That of a picture; None where it cannot be read, or is tokens. Reading the picture will say why."""
+    try:
+        return header(raw)
+    except UNUSABLE:
+        return None
 
 
 def opening_lines(samples: Sequence[Sample], tokenizers: Mapping[str, Any], watch: PictureWatch) -> list[str]:
@@ -143,21 +82,21 @@ class PictureWatch:
 
     def changes(self, raw: Any, name: str) -> Iterator[tuple[str, str]]:
         """What becomes of a picture, and its name with its size."""
-        if not self._sizes:
+        found = _header(raw) if self._sizes else None
+        if found is None:
             return
-        for found in _headers([Part("image", raw)]):
-            width, height = self._size_for(found)
-            across, down = cut_to((found.width, found.height), (width, height))
-            told = f"{name} ({found.width} x {found.height})"
-            changes = {
-                f"pictures shrunk to {width} x {height}": across > width,
-                f"pictures enlarged to {width} x {height}": across < width,
-                f"pictures cut to the shape of {width} x {height}": (across, down) != (found.width, found.height),
-                "pictures whose colour is taken away (tokenizers.image.color_channels is 1)": self._grey
-                and not found.grey,
-                "pictures of several frames, of which the first is taken": found.many,
-            }
-            yield from ((what, told) for what, applies in changes.items() if applies)
+        width, height = self._size_for(found)
+        across, down = cut_to((found.width, found.height), (width, height))
+        loses_colour = self._grey and not found.grey
+        changes = {
+            f"pictures shrunk to {width} x {height}": across > width,
+            f"pictures enlarged to {width} x {height}": across < width,
+            f"pictures cut to the shape of {width} x {height}": (across, down) != (found.width, found.height),
+            "pictures whose colour is taken away (tokenizers.image.color_channels is 1)": loses_colour,
+            "pictures of several frames, of which the first is taken": found.many,
+        }
+        told = f"{name} ({found.width} x {found.height})"
+        yield from ((what, told) for what, applies in changes.items() if applies)
 
     def _size_for(self, found: Header) -> tuple[int, int]:
         """(width, height) that a picture is brought to: of those that the tokenizer takes, the nearest in shape."""

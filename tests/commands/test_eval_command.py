@@ -166,7 +166,7 @@ def test_mixed_sizes_are_resized_one_by_one(two):
     Image.fromarray(pictures(1, 5, (40, 9))[0]).save(two[1] / "zzz.png")
     call("images", *two, "--metrics", "kd", *EXTRACTOR)
     extractor = extraction.Extraction(extraction.Extractor(Thumbnail(), "t", 8))
-    mixed, numbers = extraction.extract_all(open_images(two[1]), extractor)
+    ((mixed, numbers),) = extraction.extract_shards(open_images(two[1]), extractor)
     assert mixed.shape == (31, 12) and numbers == list(range(31))
 
 

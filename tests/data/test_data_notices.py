@@ -9,7 +9,6 @@ from PIL import Image
 from raw_files import lines, picture, told, write
 
 from mot_gen.data.loader import Loader
-from mot_gen.data.looks import first_look
 from mot_gen.data.notices import NAMED, Notice, Notices
 from mot_gen.data.records import open_all, open_records
 from mot_gen.errors import InputError
@@ -105,19 +104,6 @@ def test_tokens_beyond_the_vocabulary_are_named(tmp_path):
     stream = Loader(open_records(path), {"text": Words(), "image": Codes()}, Data(), Training(row_length=64, rows=2))
     assert sum(len(row) for rows in stream.one_pass() for row in rows) == 1
     assert list(stream.skipped.values()) == ["bad: its image tokens go up to 8, their vocabulary to 7"]
-
-
-def test_a_first_look_finds_size_colours_and_lengths(tmp_path):
-    for i in range(5):
-        write(tmp_path, {f"{i}.png": picture(size=(28, 20), mode="L", color=i), f"{i}.txt": "é" * (i + 1)})
-    look = first_look(open_records(tmp_path), count=4)
-    assert (look.records, look.image_size, look.of_one_size, look.color_channels) == (4, (20, 28), True, 1)
-    assert look.longest_text == 8 and look.kinds == {"text": 4, "image": 4}
-    write(tmp_path, {"0.png": picture(size=(30, 20))})
-    look = first_look(open_records(tmp_path))
-    assert (look.image_size, look.of_one_size, look.color_channels) == ((20, 28), False, 3)
-    (tmp_path / "0.png").write_bytes(b"broken")
-    assert len(first_look(open_records(tmp_path)).pictures) == 4
 
 
 def test_notices_name_the_first_and_count_all():
