@@ -53,8 +53,12 @@ class MultimodalPipeline(DiffusionPipeline):
     """A model, the tokenizers of its modalities and a scheduler, with what the pipelines of all tasks share."""
 
     _without_text = ""  # what a pipeline advises where no text is given
-    _optional_components = [  # noqa: RUF012
-        *("image_tokenizer", "speech_tokenizer", "scheduler", "sight_tokenizer", "vector_tokenizer")
+    _optional_components = [  # noqa: RUF012  diffusers declares it of instances
+        "image_tokenizer",
+        "speech_tokenizer",
+        "scheduler",
+        "sight_tokenizer",
+        "vector_tokenizer",
     ]
     _writes: ClassVar[str] = "text"  # what follows a prompt, which chat templates are told
     _task: ClassVar[str | None] = None  # the key of `sampling` under which this pipeline's own defaults stand

@@ -121,8 +121,10 @@ class ImageTokenizer(NetworkTokenizer):
             return self.rule.resized(raw)
         if self.grid:
             return image_tensor(raw, self.size, self.color_channels)
-        is_picture = isinstance(raw, Tensor) and raw.ndim == 3
-        picture = raw if is_picture else load_image(raw, "L" if self.color_channels == 1 else "RGB")
+        picture = raw
+        if not (isinstance(raw, Tensor) and raw.ndim == 3):
+            mode = "L" if self.color_channels == 1 else "RGB"
+            picture = load_image(raw, mode)
         return image_tensor(picture, self.size_for(picture), self.color_channels)
 
     def encode(self, raw) -> Span:

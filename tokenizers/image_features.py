@@ -66,7 +66,9 @@ class ImageFeatureTokenizer(ImageTokenizer):
     def pixels_of(self, raw: Any) -> Tensor:
         """A picture as it will be seen, (3, H, W) in [0, 1]; resized in 8 bits, each time."""
         first = rule_of(self.config.first_size)
-        return super().pixels_of(raw if first is None else to_pil(first.resized(raw)))
+        if first is not None:
+            raw = to_pil(first.resized(raw))
+        return super().pixels_of(raw)
 
     @property
     def decodes(self) -> bool:

@@ -96,7 +96,9 @@ class SpeechUnitTokenizer(NetworkTokenizer):
     def encode_batch(self, raws: Sequence) -> list[Span]:
         """Many recordings, those of equal length in one pass; the same spans as one by one."""
         ids = self.unit_ids([self.waveform(raw) for raw in raws])
-        return [Span(self.config.name, i.unique_consecutive() if self.config.collapse else i) for i in ids]
+        if self.config.collapse:
+            ids = [own.unique_consecutive() for own in ids]
+        return [Span(self.config.name, own) for own in ids]
 
     def decode(self, span: Span) -> Tensor:
         """A span -> float samples (T,) in [-1, 1] at `sample_rate`; raises InputError for a span of other units."""

@@ -77,7 +77,8 @@ def stated_options(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def module_of(kind: str) -> Any:
     """The module that a kind names. InputError where there is none."""
-    name, _ = PRESETS.get(kind, (kind if "." in kind else f"mot_gen.backbone.{kind}", {}))
+    own = kind if "." in kind else f"mot_gen.backbone.{kind}"
+    name, _ = PRESETS.get(kind, (own, {}))
     if importlib.util.find_spec(name) is None:
         raise InputError(f"backbone.kind: {kind!r} is not a backbone" + nearest(kind, PRESETS))
     return importlib.import_module(name)

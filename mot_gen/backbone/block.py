@@ -54,7 +54,9 @@ class Block(parts.Layer):
         read = chosen.residual.read(self, x, "feed_forward")
         y = chosen.feed_forward.forward(self, chosen.norm.before(self.ffn_norm, read, plan.routing), plan)
         y = chosen.norm.after(self.ffn_norm, y, plan.routing)
-        return chosen.residual.add(self, x, y if weight is None else y * weight, "feed_forward")
+        if weight is not None:
+            y = y * weight
+        return chosen.residual.add(self, x, y, "feed_forward")
 
 
 def distinct(blocks: Iterable[parts.Layer]) -> list[parts.Layer]:

@@ -103,9 +103,10 @@ class Owners:
     def norm_of(self, name: str, dim: int) -> UntiedRMSNorm:
         """An RMS norm of `dim` channels, as of a head. Its weight begins so that with `norm_offset` it is 1."""
         module = UntiedRMSNorm(dim, self.sets(name), self.eps, self.norm_offset)
-        return self.own(
-            module, name, weight=partial(filled, value=1.0 - self.norm_offset) if self.norm_offset else ones
-        )
+        initial: Initial = ones
+        if self.norm_offset:
+            initial = partial(filled, value=1.0 - self.norm_offset)
+        return self.own(module, name, weight=initial)
 
     def linear(self, name: str, into: int, out: int, bias: bool = False, initial: Initial = normal) -> UntiedLinear:
         """A projection between widths that are the same for all towers."""

@@ -118,7 +118,8 @@ class ShallowUViT(nn.Module):
     def time_tokens(self, latents: Latents) -> Tensor:
         """(n, D): the embedded time of every span."""
         assert latents.time is not None
-        return self.time(1 - latents.time if self.reversed_time else latents.time)
+        time = 1 - latents.time if self.reversed_time else latents.time
+        return self.time(time)
 
     def encode(self, latents: Latents) -> tuple[Tensor, list[Any]]:
         time = self.time_tokens(latents)

@@ -38,7 +38,8 @@ def run_on(
     rows = plan.routing.unsort(x).view(*shape, -1)
     at = slots[..., None]
     y = own.routing.sort(rows.gather(1, at.expand(-1, -1, rows.shape[2])).flatten(0, 1))
-    y = block.mix(y, own, None if inner is None else inner.layers[0])
+    own_cache = None if inner is None else inner.layers[0]
+    y = block.mix(y, own, own_cache)
     y = block.feed(y, own, own.routing.sort(fed.gather(1, at).flatten(0, 1)))
     y = own.routing.unsort(y).view(len(slots), -1, rows.shape[2])
     passed = torch.zeros_like(rows).scatter(1, at.expand_as(y), y.to(rows.dtype))

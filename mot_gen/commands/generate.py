@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,6 @@ HELP = {
     "top_p": "the likeliest tokens that together are this likely; default: all",
 }
 METAVARS = {str: "TEXT", int: "N", float: "X"}
-# Fields of a Request that are arguments of the same names, taken as they are.
-PLAIN = (
-    *("to", "records", "outside_media", "out", "num", "seed", "batch_size", "max_failures", "redo"),
-    *("dtype", "compile", "weights"),
-)
 
 
 @dataclass
@@ -190,9 +185,10 @@ def register(commands) -> None:
 
 def _generate(arguments) -> int:
     given = vars(arguments)
-    fields: dict[str, Any] = {name: given[name] for name in PLAIN}
-    fields |= {kind: tuple(given[kind] or ()) for kind in INPUTS}
-    request = Request(**fields, options={name: given[name] for name in OPTIONS if given[name] is not None})
+    taken = {each.name: given[each.name] for each in fields(Request) if each.name in given}
+    taken |= {kind: tuple(given[kind] or ()) for kind in INPUTS}
+    options = {name: given[name] for name in OPTIONS if given[name] is not None}
+    request = Request(**taken, options=options)
     with _warnings_in_one_line():
         for made in generate(arguments.checkpoint, request):
             if arguments.json:

@@ -71,7 +71,8 @@ def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), ma
     source's folder. Raises InputError where `out` exists, nothing could be converted, or more than `max_skipped` rows.
     """
     module, source, out = formats.load(format), Path(source), Path(out)
-    media = Media([Path(root) for root in roots] or [source if source.is_dir() else source.parent])
+    own_folder = source if source.is_dir() else source.parent
+    media = Media([Path(root) for root in roots] or [own_folder])
     found = Converted(str(out))
     with _writer(out, found.outside_media) as write, Progress(None, unit="row", interval=10) as bar:
         for row in _rows(module, source):

@@ -75,7 +75,8 @@ class Loader:
         self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
         self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, data.block, self._index())
         self._left_out = LeftOut(samples, training.max_corrupt)
-        self._pictures = PictureWatch(tokenizers if records.kinds(samples) else {}, len(samples))
+        watched = tokenizers if records.kinds(samples) else {}
+        self._pictures = PictureWatch(watched, len(samples))
         self._reader = SampleReader(
             samples, tokenizers, self.fingerprints, data, training.seed, self._left_out, self._pictures
         )

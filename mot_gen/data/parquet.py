@@ -65,7 +65,8 @@ class Parquet(Source):
         import pyarrow.parquet
 
         with reading(self.path):
-            self._file = pyarrow.parquet.ParquetFile(self.path.open("rb") if is_far(self.path) else self.path)
+            source = self.path.open("rb") if is_far(self.path) else self.path
+            self._file = pyarrow.parquet.ParquetFile(source)
             self._scan_rows()
 
     def _scan_rows(self) -> None:

@@ -219,10 +219,10 @@ def _is_name(value: Any) -> bool:
 
 def _refuse_outside(value: str, folder: Any, field: str) -> None:
     """InputError for a path that leads out of its folder."""
-    far = is_far(folder)
-    inside = is_inside(value, "far/folder" if far else folder)  # of an address, only the path within is looked at
-    remedy = "far records name media in their folder" if far else ALLOW
-    require(inside, f"{field}: {value} lies outside of {folder}; {remedy}")
+    home, remedy = folder, ALLOW
+    if is_far(folder):  # of an address, only the path within is looked at
+        home, remedy = "far/folder", "far records name media in their folder"
+    require(is_inside(value, home), f"{field}: {value} lies outside of {folder}; {remedy}")
 
 
 def _as_stored(path: Path) -> Path:

@@ -148,9 +148,9 @@ class SampleReader:
         self.pictures.look(raw, pending.showing.index)
         if not self.data.augment.active:
             return raw
-        grey = self.tokenizers[pending.modality].color_channels == 1
+        mode = "L" if self.tokenizers[pending.modality].color_channels == 1 else "RGB"
         rng = random.Random(f"augment/{self.seed}/{pending.showing.index}/{pending.number}/{pending.variant}")
-        return augmented(load_image(raw, "L" if grey else "RGB"), self.data.augment, rng)
+        return augmented(load_image(raw, mode), self.data.augment, rng)
 
     def _in_vocabulary(self, encoded: Encoded, modality: str) -> Encoded:
         """Tokens made before, all of which are in the vocabulary of their tokenizer."""

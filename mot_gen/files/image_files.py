@@ -34,10 +34,9 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _BYTES_IN_ORDER = ("L", "RGB", "RGBA")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and all that begin with "I;"
 # What Pillow may decode. Left out are kinds that run another program (EPS) or hold no picture that it could decode.
-_KINDS = (
-    *("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "AVIF", "TIFF", "MPO", "JPEG2000", "HEIF"),
-    *("DIB", "ICO", "ICNS", "PCX", "QOI", "TGA"),
-)
+_USUAL_KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "AVIF", "TIFF", "MPO", "JPEG2000", "HEIF")
+_RARE_KINDS = ("DIB", "ICO", "ICNS", "PCX", "QOI", "TGA")
+_KINDS = (*_USUAL_KINDS, *_RARE_KINDS)
 _ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # an EXIF field, and its values that exchange width and height
 
 

@@ -90,7 +90,8 @@ def _one_block(layout: Layout, own: Tensor, span: Tensor, count: int, generator:
     of one block of each span, drawn by chance. Blocks of a span are numbered one after the other."""
     assert layout.block is not None, "the packer has numbered them"
     block = layout.block[own]
-    first = block.new_full((count,), int(block.max()) if len(block) else 0).scatter_reduce(0, span, block, "amin")
+    largest = int(block.max()) if len(block) else 0
+    first = block.new_full((count,), largest).scatter_reduce(0, span, block, "amin")
     last = block.new_zeros(count).scatter_reduce(0, span, block, "amax")
     draw = torch.rand(count, generator=generator, device=block.device)
     return block == (first + (draw * (last - first + 1)).long())[span]

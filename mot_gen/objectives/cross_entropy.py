@@ -45,7 +45,8 @@ class CrossEntropy:
         def uniform(n: int) -> Tensor:
             return torch.rand(n, generator=generator, device=ids.device)
 
-        share = self.replaced * uniform(int(span.max()) + 1 if len(span) else 0)
+        spans = int(span.max()) + 1 if len(span) else 0
+        share = self.replaced * uniform(spans)
         others = (size * uniform(len(ids))).long()
         return torch.where(uniform(len(ids)) < share[span], others, ids)
 

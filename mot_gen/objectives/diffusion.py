@@ -54,7 +54,8 @@ class Objective:
     def sample_time(self, latents: Latents, generator: torch.Generator | None = None) -> Tensor:
         """(n,) times, one per span: 0 where a span only conditions, at most `cap` where it leads learned text."""
         uniform = torch.rand(latents.learned.shape, generator=generator, device=latents.learned.device)
-        most = torch.where(latents.leads, max(1, round(self.cap * self.steps)) if self.cap else 0, self.steps)
+        capped = max(1, round(self.cap * self.steps)) if self.cap else 0
+        most = torch.where(latents.leads, capped, self.steps)
         return torch.ceil((1 - uniform) * most) / self.steps * latents.learned
 
     def corrupt(self, values: Tensor, time: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

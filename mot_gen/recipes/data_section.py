@@ -64,7 +64,9 @@ def listed(value: Any) -> Any:
         known = isinstance(each, (str, dict, Records)) and each != ""
         if not known:
             raise ValueError(f"give the path of a file or folder, or {{path, weight}}, not {each!r}")
-        found.append({"path": each} if isinstance(each, str) else each)
+        if isinstance(each, str):
+            each = {"path": each}
+        found.append(each)
     return found
 
 

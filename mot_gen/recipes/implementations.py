@@ -103,7 +103,8 @@ def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
     extra: Literal["allow", "forbid"] = "allow" if others else "forbid"
     config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
     of_constructor = inspect.isclass(call) and not is_dataclass(call)
-    hints = get_type_hints(call.__init__ if of_constructor else call)
+    annotated = call.__init__ if of_constructor else call
+    hints = get_type_hints(annotated)
     types: dict[str, Any] = {name: (hints.get(name, Any), None) for name in names}
     try:
         create_model("Options", __config__=config, **types).model_validate(options)

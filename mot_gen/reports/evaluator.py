@@ -139,4 +139,7 @@ def _feed(name: str, metric: Accumulator, samples: Samples) -> None:
     else:
         for start, images in zip(range(0, len(references), 64), samples.drawn.split(64)):
             own = slice(start, start + 64)
-            metric.update(images, samples.captions[own], *([references[own]] if name == "refclip" else []))
+            if name == "refclip":
+                metric.update(images, samples.captions[own], references[own])
+            else:
+                metric.update(images, samples.captions[own])

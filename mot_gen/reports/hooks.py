@@ -108,7 +108,10 @@ def evaluate(run: Run, evaluator: Evaluator, held_out: HeldOut) -> dict:
     write_json(to_json(results, step=run.step, failed=failed), run.folder / "evaluations" / f"step-{run.step:08d}.json")
     for name, why in failed.items():
         log.warning("evaluation.metrics: %s failed at step %d: %s", name, run.step, why)
-    return plain({name: result.value for name, result in results.items()} | ({"failed": failed} if failed else {}))
+    found: dict[str, Any] = {name: result.value for name, result in results.items()}
+    if failed:
+        found["failed"] = failed
+    return plain(found)
 
 
 def _held_out_captions(run: Run) -> list[str]:

@@ -181,9 +181,9 @@ def _rows(found: dict) -> list[tuple[str, float | int | str, str]]:
 
 def _tokenizer_rows(reports: dict[str, dict]) -> list[tuple[str, float | int | str, str]]:
     """Every number that the training of a tokenizer reported."""
-    return [
-        (f"{name} tokenizer, {what.replace('_', ' ')}", value, measured["measured_on"])
-        for name, measured in reports.items()
-        for what, value in measured.items()
-        if what != "measured_on"
-    ]
+    rows = []
+    for name, measured in reports.items():
+        for what, value in measured.items():
+            if what != "measured_on":
+                rows.append((f"{name} tokenizer, {what.replace('_', ' ')}", value, measured["measured_on"]))
+    return rows

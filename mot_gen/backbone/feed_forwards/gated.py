@@ -78,7 +78,9 @@ class GatedLinearUnit(nn.Module):
         """(n, 2 F), gate and up side by side -> (n, F)."""
         # The compiler fuses the plain formula, and would break off at a gradient that is written by `out=`.
         plain = self.activation.gradient is None or torch.compiler.is_compiling() or not torch.is_grad_enabled()
-        return (_gate if plain else _Gated.apply)(gate_up, self.activation)
+        if plain:
+            return _gate(gate_up, self.activation)
+        return _Gated.apply(gate_up, self.activation)
 
 
 def _gate(gate_up: Tensor, activation: parts.Activation) -> Tensor:

@@ -64,7 +64,8 @@ class Mixer(MambaOptions):
         u = routing.unsort(u).view(plan.rows, -1, u.shape[-1])
         before = u.new_zeros(plan.rows, past, u.shape[-1]) if cache is None else cache.inputs
         line = torch.cat([before, u], 1)
-        y, given = self._read(block, line, reading.document, plan, None if cache is None else cache.state)
+        state = None if cache is None else cache.state
+        y, given = self._read(block, line, reading.document, plan, state)
         if cache is not None:
             cache.write(line, given)
         if reading.block is not None:  # a span from its end is the same reading of the row turned round
@@ -80,7 +81,9 @@ class Mixer(MambaOptions):
         routing = plan.routing
 
         def sort(t: Tensor) -> Tensor:
-            return routing.sort((t.flip(1) if flipped else t).flatten(0, 1))
+            if flipped:
+                t = t.flip(1)
+            return routing.sort(t.flatten(0, 1))
 
         def unsort(t: Tensor) -> Tensor:
             t = routing.unsort(t).view(plan.rows, -1, t.shape[-1])

@@ -80,8 +80,8 @@ class Mixer(stick_breaking.Mixer):
         return False
 
     def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, plan: Plan) -> Tensor:
-        usual = self.scores == "softmax"
-        return (attention.Mixer if usual else stick_breaking.Mixer).attend(self, block, q, k, v, mask, plan)
+        mixer = attention.Mixer if self.scores == "softmax" else stick_breaking.Mixer
+        return mixer.attend(self, block, q, k, v, mask, plan)
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: KeyValueCache | None) -> Tensor:
         routing, mask, width = plan.routing, plan.made[block.sight], block.head_dim

@@ -27,8 +27,8 @@ def names() -> list[str]:
 
 def load(name: str) -> ModuleType:
     """The module of a format: one of `names`, or a dotted path to one's own."""
-    known = name in names()
+    module = f"{__name__}.{name.replace('-', '_')}" if name in names() else name
     try:
-        return importlib.import_module(f"{__name__}.{name.replace('-', '_')}" if known else name)
+        return importlib.import_module(module)
     except ImportError:
         raise InputError(f"format {name!r} is neither known nor importable{nearest(name, names())}") from None
