@@ -75,6 +75,11 @@ class Results(dict[str, MetricResult]):
         super().__init__(*args, **kwargs)
         self.unreadable: list[str] = []
 
+    def add_provenance(self, facts: dict[str, Any], side: str) -> None:
+        """Facts about one side's samples, to every result."""
+        for result in self.values():
+            result.add_provenance(facts, side)
+
 
 def checked_confidence(confidence: float | None) -> float | None:
     """None, or a share strictly between 0 and 1."""

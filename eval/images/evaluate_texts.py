@@ -49,8 +49,7 @@ def evaluate_image_text(
         for result in results.values():
             result.provenance["pictures"] = "as-stored"
     if texts is None:
-        for result in results.values():
-            result.add_provenance(provenance_of(images), "samples")
+        results.add_provenance(provenance_of(images), "samples")
     return results
 
 

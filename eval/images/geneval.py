@@ -28,10 +28,12 @@ def is_correct(record: dict[str, Any]) -> bool:
     matched: list[list[dict]] = []
     for wanted in record["include"]:
         found = seen.get(wanted["class"], [])[: wanted["count"]]
-        if len(found) < wanted["count"] or not _has_color(wanted, found) or not _has_position(wanted, found, matched):
+        enough = len(found) >= wanted["count"]
+        if not (enough and _has_color(wanted, found) and _has_position(wanted, found, matched)):
             return False
         matched.append(found)
-    return all(len(seen.get(other["class"], [])) < other["count"] for other in record.get("exclude", []))
+    excluded = record.get("exclude", [])
+    return all(len(seen.get(other["class"], [])) < other["count"] for other in excluded)
 
 
 def _seen(record: dict[str, Any]) -> dict[str, list[dict]]:
@@ -45,7 +47,10 @@ def _seen(record: dict[str, Any]) -> dict[str, list[dict]]:
 
 
 def _has_color(wanted: dict, found: list[dict]) -> bool:
-    return "color" not in wanted or sum(one.get("color") == wanted["color"] for one in found) >= wanted["count"]
+    if "color" not in wanted:
+        return True
+    coloured = [one for one in found if one.get("color") == wanted["color"]]
+    return len(coloured) >= wanted["count"]
 
 
 def _has_position(wanted: dict, found: list[dict], matched: list[list[dict]]) -> bool:
@@ -129,7 +134,9 @@ class GenEval(SegmentTable):
 
     def cautions(self, rows: Tensor) -> list[str]:
         absent = [tag for i, tag in enumerate(TAGS) if not rows[:, len(TAGS) + i].any()]
-        return [f"no images of: {', '.join(absent)}; the mean is over the others"] if absent else []
+        if not absent:
+            return []
+        return [f"no images of: {', '.join(absent)}; the mean is over the others"]
 
 
 def tag_share(i: int):

@@ -97,7 +97,9 @@ def run_geneval(
 
 def _seen(image: Tensor, detect: Detect, namer: ColorNamer | None) -> list[dict[str, Any]]:
     found = detect(image)
-    return found if namer is None else namer(image, found)
+    if namer is None:
+        return found
+    return namer(image, found)
 
 
 def _pictures(images: Any) -> Iterator[Tensor]:
@@ -199,7 +201,8 @@ def _mean(
 ) -> MetricResult:
     """The mean of a score over pictures or questions, with an interval where one is wanted."""
     rows = mean_rows(torch.tensor(values, dtype=torch.float64))
-    sure = confidence is not None and len(rows) > 1
-    interval = bootstrap(rows, mean_score, confidence) if confidence is not None and sure else None
-    told = {**facts, "confidence": confidence} if sure else dict(facts)
+    told, interval = dict(facts), None
+    if confidence is not None and len(rows) > 1:
+        told["confidence"] = confidence
+        interval = bootstrap(rows, mean_score, confidence)
     return MetricResult(name, mean_score(rows.sum(0)), {unit: len(rows)}, interval, told)

@@ -45,8 +45,7 @@ def evaluate_speech(
     feed_speech(built, rows, sample_rate)
     results = Results(results_of(built))
     if isinstance(predictions, (str, Path)):
-        for result in results.values():
-            result.add_provenance(provenance_of(predictions), "samples")
+        results.add_provenance(provenance_of(predictions), "samples")
     return results
 
 

@@ -42,8 +42,7 @@ def evaluate_text(
     feed_text(built, rows)
     results = Results(results_of(built))
     if isinstance(predictions, (str, Path)):
-        for result in results.values():
-            result.add_provenance(provenance_of(predictions), "samples")
+        results.add_provenance(provenance_of(predictions), "samples")
     return results
 
 

@@ -21,31 +21,26 @@ SEARCH_WEIGHTS = (1.0, 0.5, 0.5, 0.5)  # of a match's words by module, while sea
 BEAM = 40
 
 ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
-_RULES = [
-    (re.compile(pattern, re.ASCII), replacement)
-    for pattern, replacement in (
-        (rf"([^0-9{ALPHA}\s.'`,\-‘’])", r" \1 "),
-        (r"\.(\.+)", r" DOTMULTI\1"),
-    )
-]
-_AFTER_DOTS = [
-    (re.compile(pattern, re.ASCII), replacement)
-    for pattern, replacement in (
-        (r"([^0-9]),([^0-9])", r"\1 , \2"),
-        (r"([0-9]),([^0-9])", r"\1 , \2"),
-        (r"([^0-9]),([0-9])", r"\1 , \2"),
-        (r"[`‘’]", "'"),
-        (r"[“”]|''", ' " '),
-        (r"–", "-"),
-        (r"--", "-"),
-        (rf"([0-9{ALPHA}.])-([0-9{ALPHA}])", r"\1 \2"),
-        (rf"([^{ALPHA}])'([^{ALPHA}])", r"\1 ' \2"),
-        (rf"([^{ALPHA}0-9])'([{ALPHA}])", r"\1 ' \2"),
-        (rf"([{ALPHA}])'([^{ALPHA}])", r"\1 ' \2"),
-        (rf"([{ALPHA}])'([{ALPHA}])", r"\1 '\2"),
-        (r"([0-9])'(s)", r"\1 '\2"),
-    )
-]
+# Patterns, and what takes the place of what they match.
+_RULES = (
+    (rf"([^0-9{ALPHA}\s.'`,\-‘’])", r" \1 "),
+    (r"\.(\.+)", r" DOTMULTI\1"),
+)
+_AFTER_DOTS = (
+    (r"([^0-9]),([^0-9])", r"\1 , \2"),
+    (r"([0-9]),([^0-9])", r"\1 , \2"),
+    (r"([^0-9]),([0-9])", r"\1 , \2"),
+    (r"[`‘’]", "'"),
+    (r"[“”]|''", ' " '),
+    (r"–", "-"),
+    (r"--", "-"),
+    (rf"([0-9{ALPHA}.])-([0-9{ALPHA}])", r"\1 \2"),
+    (rf"([^{ALPHA}])'([^{ALPHA}])", r"\1 ' \2"),
+    (rf"([^{ALPHA}0-9])'([{ALPHA}])", r"\1 ' \2"),
+    (rf"([{ALPHA}])'([^{ALPHA}])", r"\1 ' \2"),
+    (rf"([{ALPHA}])'([{ALPHA}])", r"\1 '\2"),
+    (r"([0-9])'(s)", r"\1 '\2"),
+)
 _DOTS = re.compile(r"DOTMULTI\.([^.])")
 
 
@@ -62,9 +57,9 @@ def normalized_words(text: str, nonbreaking: dict[str, bool]) -> list[str]:
     return _java_words(re.sub("[\u2000-\u200a\u202f\u205f\u3000\u00a0]", " ", line).lower())
 
 
-def _substituted(line: str, rules) -> str:
+def _substituted(line: str, rules: Sequence[tuple[str, str]]) -> str:
     for pattern, replacement in rules:
-        line = pattern.sub(replacement, line)
+        line = re.sub(pattern, replacement, line, flags=re.ASCII)  # re keeps what it compiled
     return line
 
 
