@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 
 if TYPE_CHECKING:
     from mot_gen.eval.accumulator import Accumulator
@@ -211,8 +211,7 @@ def chosen(names: str | Iterable[str], allowed: Iterable[str], where: str = "--m
     for name in found:
         if name not in allowed:
             raise InputError(f"{where}: {name!r} is not known" + nearest(name, allowed))
-    if not found:
-        raise InputError(f"{where}: names none; one of: {', '.join(allowed)}")
+    require(found, f"{where}: names none; one of: {', '.join(allowed)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What is not ours: `require` imports an optional package, `named` finds a function of the user's own."""
+"""What is not ours: `extra_module` imports an optional package, `named` finds a function of the user's own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 
-def require(module: str, metric: str, extra: str = "eval") -> ModuleType:
+def extra_module(module: str, metric: str, extra: str = "eval") -> ModuleType:
     """The imported module; InputError naming the metric and the extra where it is not installed."""
     try:
         return importlib.import_module(module)
@@ -20,8 +20,7 @@ def require(module: str, metric: str, extra: str = "eval") -> ModuleType:
 def named(target: str, what: str) -> Any:
     """What "package.module:NAME" names; InputError where there is no such thing."""
     module, _, name = target.partition(":")
-    if not name:
-        raise InputError(f"{what} {target}: neither a folder with a config.json nor module:function; give one")
+    require(name, f"{what} {target}: neither a folder with a config.json nor module:function; give one")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as err:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.jsonl import read_jsonl
 
 Record = dict[str, Any]
@@ -39,16 +39,14 @@ def records(source: Given, fields: Mapping[str, Kind], folder: str | Path | None
         where = f"{prefix}{number}"
         require_fields(record, fields, where)
         rows.append({"id": str(number), **record, "line": number, "where": where, "folder": Path(folder)})
-    if not rows:
-        raise InputError(f"{name}: holds no records; write one JSON object a line")
+    require(rows, f"{name}: holds no records; write one JSON object a line")
     return rows
 
 
 def require_fields(record: Mapping[str, Any], fields: Mapping[str, Kind], where: str) -> None:
     """InputError for the first field that a record lacks, or that is of another type."""
     for key, kind in fields.items():
-        if key not in record:
-            raise InputError(f"{where}: field {key!r} is absent; every line needs it")
+        require(key in record, f"{where}: field {key!r} is absent; every line needs it")
         if not isinstance(record[key], kind):
             raise InputError(f"{where}: field {key!r} is {type(record[key]).__name__}; every line needs it")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.result import MetricResult
 
@@ -41,8 +41,7 @@ class VectorErrors(Accumulator):
 
     def compute(self) -> MetricResult:
         predicted, right, ends = (self.rows(name) for name in ("predicted", "right", "ends"))
-        if not len(ends):
-            raise InputError("vectors: no pair was given")
+        require(len(ends), "vectors: no pair was given")
         squares = (predicted - right).square()
         spread = (right - right.mean(0)).square().sum()
         error = squares.mean().item()

@@ -1,6 +1,6 @@
 """InputError: what the user gave cannot be used. The command line prints it as one line and exits with code 2.
 
-`require` and `expect` raise it where something is not so. `nearest`, `one_line`, `named` and `cause` help to write
+`require` and `expect` raise it where something is not so. `nearest`, `one_line`, `with_name` and `cause` help to write
 its message. Beside it stand the errors that end a run, and UntaughtWarning.
 """
 
@@ -52,7 +52,7 @@ def one_line(error: BaseException) -> str:
     return "".join(char if char.isprintable() else "?" for char in text) or type(error).__name__
 
 
-def named(name: str, error: BaseException) -> str:
+def with_name(name: str, error: BaseException) -> str:
     """What an error says, behind the name of what it is about unless it says that name itself."""
     reason = str(error)
     if name in reason:

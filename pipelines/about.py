@@ -17,7 +17,7 @@ from mot_gen.backbone.outline import outlining
 from mot_gen.checkpoints import find, fingerprint
 from mot_gen.checkpoints.folders import ANSWERS, CONFIG, INDEX, read_config, read_json, refuse_foreign, tensor_shapes
 from mot_gen.checkpoints.model_folder import refuse_layers
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.pipelines.directions import directions_of
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_edges import rule_of
@@ -113,8 +113,7 @@ def _backbone(folder: Path, config: dict[str, Any], modalities: list[Modality]) 
     """The backbone and its towers, and the parameters of the whole model: those that one text token passes through, and
     all."""
     shapes = tensor_shapes(folder)
-    if not shapes:
-        raise InputError(f"{folder}: has no safetensors; fetch the folder again")
+    require(shapes, f"{folder}: has no safetensors; fetch the folder again")
     options = dict(config["backbone"])
     refuse_layers(folder / CONFIG, options, len(shapes))
     module, built = backbones.load(options.pop("kind", "mot"), options)

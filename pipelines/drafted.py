@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.width_and_experts import chosen
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.pipelines.stream import Stream
 from mot_gen.sequence import PADDING, Layout
 
@@ -49,8 +49,7 @@ class EarlyLayers:
 
     def __init__(self, stream: Stream, layers: int):
         most = len(stream.model.backbone.blocks) - 1
-        if not 1 <= layers <= most:
-            raise InputError(f"layers: must be from 1 to {most}, below those of the model, got {layers}")
+        require(1 <= layers <= most, f"layers: must be from 1 to {most}, below those of the model, got {layers}")
         self.stream, self.layers = stream, layers
 
     def begin(self) -> None:
@@ -128,8 +127,7 @@ def write_drafted(
     allowed: (V,) bool, the ids that may be written. ahead: k, tokens that are drafted at a time. `stream` needs room
     for `most` tokens and `ahead` more.
     """
-    if ahead < 1:
-        raise InputError(f"ahead: must be a positive integer, got {ahead}")
+    require(ahead >= 1, f"ahead: must be a positive integer, got {ahead}")
     rule = _Greedy(stream, allowed)
     written: list[list[int]] = [[] for _ in range(stream.rows)]
     following, passes = rule.next(stream.hidden), 0

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x (N, n, C), timestep ()) -> what the scheduler steps with
 
@@ -164,8 +164,7 @@ def row_generators(generator, count: int) -> list[torch.Generator] | None:
         if not isinstance(each, torch.Generator):
             raise InputError(f"generator must be a torch.Generator or a list of them, got {type(each).__name__}")
     if several:
-        if len(given) != count:
-            raise InputError(f"generator: {len(given)} generators were given for {count} samples")
+        require(len(given) == count, f"generator: {len(given)} generators were given for {count} samples")
         return given
     ahead = generator.clone_state()  # so that the first sample finds the generator as it was given
     seeds = torch.randint(2**62, (count - 1,), generator=ahead, device=generator.device).tolist()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 
 RENORMS = ("global", "channel", "text_channel")
 
@@ -67,8 +67,7 @@ def check(name: str, value: Any) -> None:
     if name == "guidance_renorm" and value is not None and value not in RENORMS:
         raise InputError(f"guidance_renorm: {value!r} is not known{nearest(str(value), RENORMS)}")
     fits, what = RULES.get(name, (_anything, ""))
-    if not fits(value):
-        raise InputError(f"{name} must be {what}, got {value!r}")
+    require(fits(value), f"{name} must be {what}, got {value!r}")
 
 
 def is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.drawing import Drawing, draw
 from mot_gen.pipelines.engine import Stream
@@ -91,10 +91,8 @@ class VectorPipeline(ImageDrawingPipeline):
             raise InputError("length: this checkpoint's vectors may have any; say how many tokens to generate")
         if given is None:
             return own
-        if own not in (None, given):
-            raise InputError(f"length: this checkpoint's vectors have {own} tokens, got {given}")
-        if not is_count(given):
-            raise InputError(f"length must be a positive integer, got {given!r}")
+        require(own in (None, given), f"length: this checkpoint's vectors have {own} tokens, got {given}")
+        require(is_count(given), f"length must be a positive integer, got {given!r}")
         return given
 
     def _documents(self, prompt, image) -> list[list[Span]]:
@@ -103,8 +101,7 @@ class VectorPipeline(ImageDrawingPipeline):
         if image is None:
             return texts
         images = listed(image)
-        if len(images) not in (1, len(texts)):
-            raise InputError(f"image: {len(images)} pictures were given for {len(texts)} prompts")
+        require(len(images) in (1, len(texts)), f"image: {len(images)} pictures were given for {len(texts)} prompts")
         self._needs("image", "image_tokenizer")
         seen = self.seen(images, drawn=False)
         return [[*spans, *text] for spans, text in zip(seen * (len(texts) // len(seen)), texts)]
@@ -134,8 +131,7 @@ class VectorPipeline(ImageDrawingPipeline):
 
     def _check_steps(self, steps: int) -> None:
         fewest = getattr(self.model.objectives["vector"], "fewest", 1)
-        if steps < fewest:
-            raise InputError(f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
+        require(steps >= fewest, f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
 
     def _numbers(self, stream: Stream, length: int, steps: int, generators) -> list[Tensor]:
         span = stream.open("vector", [(1, length)] * stream.rows, [True] * stream.rows)

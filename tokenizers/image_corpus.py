@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, named
+from mot_gen.errors import InputError, with_name
 from mot_gen.files.image_files import image_tensor
 from mot_gen.files.suffixes import PICTURES, find
 
@@ -44,7 +44,7 @@ def read_images(
             images.append((image_tensor(raw, size, channels) * 255).round().to(torch.uint8))
             names.append(name)
         except InputError as error:
-            skipped.append(named(name, error))
+            skipped.append(with_name(name, error))
         if len(skipped) > max_skipped:
             raise InputError(f"more than {max_skipped} pictures cannot be read; the last: {skipped[-1]}")
     if not images and not skipped:

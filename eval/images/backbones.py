@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.images.extractors import IMAGENET_MEAN, IMAGENET_STD, Extractor
 from mot_gen.eval.images.weights import file_sha256, load_state_dict, missing_weights
 
@@ -86,8 +86,7 @@ def _side(size: object) -> int | None:
 
 def _preprocessor_config(folder: Path) -> dict[str, Any]:
     path = folder / "preprocessor_config.json"
-    if not path.exists():
-        raise InputError(f"{path}: missing; save the model's image processor beside it")
+    require(path.exists(), f"{path}: missing; save the model's image processor beside it")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

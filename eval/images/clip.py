@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.images.backbones import image_processor
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
@@ -127,8 +127,7 @@ class ClipMetric(SegmentMetric):
         """(N, k, d) of lists of texts, zeros where a list is shorter than the longest."""
         if isinstance(texts, Tensor):
             return texts
-        if not all(texts):
-            raise InputError("an image has no texts to compare with; give at least one")
+        require(all(texts), "an image has no texts to compare with; give at least one")
         flat = self.text_embeddings([text for own in texts for text in own])
         return nn.utils.rnn.pad_sequence(flat.split([len(own) for own in texts]), batch_first=True)
 
@@ -199,6 +198,5 @@ class RPrecision(ClipMetric):
 
 def matched(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     """Both, where there are as many of one as of the other."""
-    if len(images) != len(texts):
-        raise InputError(f"{len(images)} images against {len(texts)} texts; give one text for each image")
+    require(len(images) == len(texts), f"{len(images)} images against {len(texts)} texts; give one text for each image")
     return images, texts

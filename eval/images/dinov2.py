@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.images.extractors import IMAGENET_MEAN, IMAGENET_STD, Extractor
 
 NAME, ADDRESS = "dinov2-vitl14", "https://huggingface.co/facebook/dinov2-large"
@@ -42,8 +42,7 @@ def dinov2(
     """The extractor. weights: the folder of facebook/dinov2-large as transformers saves it."""
     from transformers import AutoModel
 
-    if output != "features":
-        raise InputError("extractor dinov2: has no classes, so it gives no Inception Score; use fid-inception")
+    require(output == "features", "extractor dinov2: has no classes, so it gives no Inception Score; use fid-inception")
     if resize != "clean" or dtype != "float32":
         raise InputError(
             f"extractor dinov2: its recipe is pinned to clean and float32, got {resize} and {dtype}; "
@@ -52,8 +51,7 @@ def dinov2(
     if weights is None:
         raise InputError(f"extractor dinov2: no weights given; download {ADDRESS} and pass weights=FOLDER (--weights)")
     folder = Path(weights)
-    if not (folder / "config.json").exists():
-        raise InputError(f"{folder}: no config.json; give the folder of {ADDRESS}")
+    require((folder / "config.json").exists(), f"{folder}: no config.json; give the folder of {ADDRESS}")
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     if model.config.model_type != "dinov2":
         raise InputError(f"{folder}: holds a {model.config.model_type}; give the folder of {ADDRESS}")

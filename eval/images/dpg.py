@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 FIELDS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 
@@ -46,12 +46,10 @@ def read_dpg(path: str | Path) -> list[DpgPrompt]:
         raise InputError(f"{path}: cannot be read as CSV ({err}); give dpg_bench.csv") from err
     for number, row in enumerate(rows, 2):
         for name in FIELDS:
-            if not row.get(name):
-                raise InputError(f"{path}:{number}: field {name!r} is absent or empty; give dpg_bench.csv")
+            require(row.get(name), f"{path}:{number}: field {name!r} is absent or empty; give dpg_bench.csv")
         prompt = prompts.setdefault(row["item_id"], DpgPrompt(row["item_id"], row["text"]))
         prompt.questions.append(_question(row, f"{path}:{number}"))
-    if not prompts:
-        raise InputError(f"{path}: holds no questions; give dpg_bench.csv")
+    require(prompts, f"{path}: holds no questions; give dpg_bench.csv")
     for prompt in prompts.values():
         _check_parents(prompt, path)
     return list(prompts.values())

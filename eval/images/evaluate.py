@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import PAIRS, SETS, Choices, chosen, results_of
 from mot_gen.eval.images.extraction import Extraction
@@ -245,7 +245,6 @@ def reference_statistics(source: Any, **options: Any) -> tuple[ReferenceStatisti
     for features, _ in settings.shards(images, how):
         packed = add_features(packed, features)
     moments = unpack_moments(packed)
-    if moments.n < 2:
-        raise InputError(f"{images.path}: fewer than 2 images can be read; a covariance needs 2")
+    require(moments.n >= 2, f"{images.path}: fewer than 2 images can be read; a covariance needs 2")
     facts = how.extractor.provenance() | images.provenance()
     return ReferenceStatistics(moments, facts), images.unreadable

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import IMAGE_TEXT, choices_from, chosen, results_of
 from mot_gen.eval.images.clip import ClipEncoder
@@ -110,8 +110,7 @@ def _image_of(row: Record, as_stored: bool) -> Tensor:
 def other_texts(row: Record, rows: Sequence[Record]) -> list[str]:
     """Up to 99 texts of other records that say something else, drawn by the record's number."""
     texts = sorted({other["text"] for other in rows} - {row["text"]})
-    if not texts:
-        raise InputError("r_precision: all texts are the same, so there is none to confuse an image's own with")
+    require(texts, "r_precision: all texts are the same, so there is none to confuse an image's own with")
     return random.Random(row["line"]).sample(texts, min(CANDIDATES, len(texts)))
 
 

@@ -17,7 +17,7 @@ import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.images.features import FeatureSource
 from mot_gen.eval.images.moments import (
@@ -133,8 +133,7 @@ def _rounding(eigenvalues: Tensor) -> float:
 
 def _check_counts(real: Moments, fake: Moments):
     for side, moments in (("real", real), ("fake", fake)):
-        if moments.n < 2:
-            raise InputError(f"{side}: N = {moments.n}, but the Frechet distance needs at least 2 samples a side")
+        require(moments.n >= 2, f"{side}: N = {moments.n}, but the Frechet distance needs at least 2 samples a side")
     if real.mean.shape != fake.mean.shape:
         raise InputError(
             f"real features have {len(real.mean)} dimensions, fake ones {len(fake.mean)}; use one extractor for both"

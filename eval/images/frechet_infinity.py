@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.images.feature_sets import FeatureSetMetric, subset
 from mot_gen.eval.images.frechet import frechet_compute
 from mot_gen.eval.images.moments import moments_of
@@ -53,8 +53,7 @@ class FrechetInfinity(FeatureSetMetric):
 
     def __init__(self, feature_extractor=None, *, points: int = 15, spacing: str = "inverse", **kwargs):
         super().__init__(feature_extractor, **kwargs)
-        if points < 15:
-            raise InputError(f"points must be at least 15 for a stable line, got {points}")
+        require(points >= 15, f"points must be at least 15 for a stable line, got {points}")
         if spacing not in SPACINGS:
             raise InputError(f"spacing {spacing!r} is not known" + nearest(spacing, SPACINGS))
         self.points, self.spacing = points, spacing

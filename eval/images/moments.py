@@ -19,7 +19,7 @@ import torch
 from scipy.linalg import blas
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 
 class Moments(NamedTuple):
@@ -111,8 +111,7 @@ def merge_moments(one: Moments, two: Moments) -> Moments:
 
 
 def _check_dimensions(one: int, two: int) -> None:
-    if one != two:
-        raise InputError(f"features of {one} and {two} dimensions meet; use one extractor for all")
+    require(one == two, f"features of {one} and {two} dimensions meet; use one extractor for all")
 
 
 def merge_packed(parts: Iterable[Tensor]) -> Tensor:

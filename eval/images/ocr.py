@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.eval.extras import require
+from mot_gen.eval.extras import extra_module
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
 
@@ -16,12 +16,12 @@ from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
 def similarity(reading: str, wanted: str) -> float:
     """1 - edits / length of the longer, of the texts without case and spacing; two empty texts agree."""
     one, two = ("".join(text.casefold().split()) for text in (reading, wanted))
-    return require("rapidfuzz.distance", "OCR accuracy").Levenshtein.normalized_similarity(one, two)
+    return extra_module("rapidfuzz.distance", "OCR accuracy").Levenshtein.normalized_similarity(one, two)
 
 
 def reader():
     """A function from one image (3, H, W) uint8 to its text, by rapidocr's models, which its package carries."""
-    engine = require("rapidocr_onnxruntime", "OCR accuracy", "ocr").RapidOCR()
+    engine = extra_module("rapidocr_onnxruntime", "OCR accuracy", "ocr").RapidOCR()
 
     def read(image: Tensor) -> str:
         lines, _ = engine(image.permute(1, 2, 0).flip(-1).cpu().numpy())  # rapidocr takes BGR, as OpenCV does

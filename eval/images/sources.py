@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.jsonl import read_jsonl
 from mot_gen.files.image_files import load_image
@@ -97,14 +97,12 @@ def open_images(images: Any, cap: int = 10, *, as_stored: bool = False, name: st
         names, read = _sequence_reader(images, as_stored)
     else:
         raise InputError(f"{name}: cannot read images from {type(images).__name__}; give a path, an array or a list")
-    if not names:
-        raise InputError(f"{name}: holds no images; give at least one")
+    require(names, f"{name}: holds no images; give at least one")
     return ImageSource(name, names, read, None, cap, as_stored)
 
 
 def _open_path(path: Path, cap: int, as_stored: bool) -> ImageSource:
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; check the path")
+    require(path.exists(), f"{path}: no such file or folder; check the path")
     if path.is_dir():
         names, read = _folder(path, as_stored)
     elif path.suffix in (".npz", ".npy"):
@@ -136,8 +134,7 @@ def _loaded_array(path: Path) -> np.ndarray:
 
 
 def _array_reader(array: np.ndarray, name: str) -> tuple[list[str], Read]:
-    if array.ndim not in (3, 4):
-        raise InputError(f"{name}: images must be (N, H, W, 3), (N, 3, H, W) or (N, H, W), got {array.shape}")
+    require(array.ndim in (3, 4), f"{name}: images must be (N, H, W, 3), (N, 3, H, W) or (N, H, W), got {array.shape}")
     return [str(i) for i in range(len(array))], lambda i: from_array(array[i])
 
 

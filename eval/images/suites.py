@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.images.clip import ClipEncoder, cosines
 from mot_gen.eval.images.compbench import CATEGORIES, attribute_score, spatial_score
 from mot_gen.eval.images.detectors import ColorNamer, Detect, detector_facts, load_detector
@@ -51,8 +51,7 @@ def read_prompts(file: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as err:
         raise InputError(f"{file}: prompts cannot be read ({err}); give a text file with one a line") from err
     found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise InputError(f"{file}: holds no prompts; write one a line")
+    require(found, f"{file}: holds no prompts; write one a line")
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.eval.images.feature_sets import FeatureSetMetric, canonical
 from mot_gen.eval.result import MetricResult
 
@@ -32,8 +32,7 @@ class VendiScore(FeatureSetMetric):
 
     def compute(self) -> MetricResult:
         real, fake = canonical(self.rows("real")), canonical(self.rows("fake"))
-        if not len(fake):
-            raise InputError("fake: N = 0, but the Vendi score needs samples")
+        require(len(fake), "fake: N = 0, but the Vendi score needs samples")
         sides = {"fake": len(fake)}
         details = {}
         if len(real):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.extras import named
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
@@ -110,8 +110,7 @@ class VQAScore(SegmentMetric):
         if len(images) != len(texts):
             raise InputError(f"{len(images)} images against {len(texts)} texts; give one text for each image")
         if images.ndim == 1:
-            if not ((images >= 0) & (images <= 1)).all():
-                raise InputError("vqa_score: probabilities must lie in [0, 1]")
+            require(((images >= 0) & (images <= 1)).all(), "vqa_score: probabilities must lie in [0, 1]")
             return mean_rows(images)
         if self.model is None:
             raise InputError("vqa_score: images without a model; pass the folder of one, a function, or probabilities")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError
-from mot_gen.eval.extras import require
+from mot_gen.errors import InputError, require
+from mot_gen.eval.extras import extra_module
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.frechet import FrechetDistance
 
@@ -55,8 +55,7 @@ def checked_waveforms(waveforms: Tensor, clamp: bool = False) -> Tensor:
         raise InputError(
             f"waveforms must be float (N, T), got {waveforms.dtype} {tuple(waveforms.shape)}; average the channels"
         )
-    if not torch.isfinite(waveforms).all():
-        raise InputError("waveforms hold NaN or infinity; remove those recordings")
+    require(torch.isfinite(waveforms).all(), "waveforms hold NaN or infinity; remove those recordings")
     if not clamp and waveforms.numel() and waveforms.abs().max() > 1:
         raise InputError(f"waveforms reach {waveforms.abs().max().item():.4g}; scale to [-1, 1] or pass clamp=True")
     return waveforms.float().clamp(-1, 1)
@@ -98,9 +97,8 @@ def log_mel_distance(sample_rate: int = 16000, confidence: float | None = None) 
 
 def dnsmos(waveform: Tensor, sample_rate: int = 16000) -> dict[str, float]:
     """Predicted opinion scores, 1 to 5 (Reddy et al. 2021): {"ovrl", "sig", "bak", "p808"} of one waveform (T,)."""
-    if sample_rate != 16000:
-        raise InputError(f"DNSMOS is defined at 16000 Hz, got {sample_rate}; resample first")
-    found = require("speechmos.dnsmos", "DNSMOS", "speechmos").run(
+    require(sample_rate == 16000, f"DNSMOS is defined at 16000 Hz, got {sample_rate}; resample first")
+    found = extra_module("speechmos.dnsmos", "DNSMOS", "speechmos").run(
         checked_waveforms(waveform[None])[0].numpy(), sample_rate
     )
     return {key.removesuffix("_mos"): float(value) for key, value in found.items()}

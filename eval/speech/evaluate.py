@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import SAMPLE_RATE, SOUND, SPEECH, choices_from, chosen, results_of
 from mot_gen.eval.jsonl import provenance_of
@@ -141,6 +141,5 @@ def waveform(path: Path) -> Tensor:
 def _at_rate(sound: Tensor, sample_rate: int) -> Tensor:
     from torchaudio.functional import resample
 
-    if sound.ndim != 1:
-        raise InputError(f"a waveform must be (T,), got shape {tuple(sound.shape)}; average the channels")
+    require(sound.ndim == 1, f"a waveform must be (T,), got shape {tuple(sound.shape)}; average the channels")
     return resample(sound, sample_rate, SAMPLE_RATE).clamp(-1, 1)

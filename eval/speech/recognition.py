@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.eval.extras import require
+from mot_gen.eval.extras import extra_module
 from mot_gen.eval.images.judge import Judge, train_judge
 
 PAUSE = 0.5  # seconds of all but silence that Sphinx is given before and after a recording
@@ -31,7 +31,7 @@ class SphinxRecognizer:
     sample_rate = 16000
 
     def __init__(self, sentences: Sequence[str] | None = None):
-        sphinx = require("pocketsphinx", "SphinxRecognizer", "recognition")
+        sphinx = extra_module("pocketsphinx", "SphinxRecognizer", "recognition")
         options: dict[str, Any] = {"samprate": self.sample_rate, "loglevel": "FATAL"}
         if sentences:
             options["lm"] = None  # the sentences take the place of a language model

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.embeddings import TextEncoder, TokenEmbeddings
 from mot_gen.eval.text.segments import SegmentTable, table
@@ -57,8 +57,7 @@ class BERTScore(SegmentTable):
         rows = []
         for prediction, own in zip(predictions, references):
             listed = [own] if isinstance(own, (str, Tensor)) else list(own)
-            if not listed:
-                raise InputError("a prediction has no references; give at least one, or leave the prediction out")
+            require(listed, "a prediction has no references; give at least one, or leave the prediction out")
             made = self._embedded(prediction)
             best = max((greedy_match(made, self._embedded(one)) for one in listed), key=lambda found: found[2])
             rows.append([*best, 1.0])

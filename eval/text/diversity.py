@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import chain
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.extras import require
+from mot_gen.eval.extras import extra_module
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.ngrams import ngrams
 
@@ -19,8 +19,7 @@ ORDERS = 4
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams over all n-grams, words by whitespace; InputError where no text has n words."""
     grams = list(chain.from_iterable(ngrams(text.split(), n) for text in texts))
-    if not grams:
-        raise InputError(f"distinct-{n}: no text has {n} words; choose a smaller n")
+    require(grams, f"distinct-{n}: no text has {n} words; choose a smaller n")
     return len(set(grams)) / len(grams)
 
 
@@ -30,7 +29,7 @@ def self_bleu_scores(texts: Sequence[Sequence[str]]) -> list[float]:
     The clipped count of an n-gram is its greatest count in any other text, which the greatest and the second greatest
     over all texts give for every text at once: linear in the corpus, where asking pair by pair is quadratic.
     """
-    bleu = require("sacrebleu.metrics", "self-BLEU").BLEU
+    bleu = extra_module("sacrebleu.metrics", "self-BLEU").BLEU
     counts = [gram_counts(words) for words in texts]
     tops = [_two_greatest([own[i] for own in counts]) for i in range(ORDERS)]
     lengths = Counter(map(len, texts))
@@ -111,12 +110,11 @@ class SelfBLEU(PredictionMetric):
     def __init__(self, *, tokenize: str = "13a", **kwargs):
         super().__init__(**kwargs)
         self.tokenize = tokenize
-        self.tokenizer = require("sacrebleu.metrics", "self-BLEU").BLEU(tokenize=tokenize).tokenizer
+        self.tokenizer = extra_module("sacrebleu.metrics", "self-BLEU").BLEU(tokenize=tokenize).tokenizer
 
     def compute(self) -> MetricResult:
         texts = [self.tokenizer(text.rstrip()).split() for text in self.kept_items("predictions")]
-        if len(texts) < 2:
-            raise InputError(f"self-BLEU: {len(texts)} predictions; at least 2 are needed to compare")
+        require(len(texts) >= 2, f"self-BLEU: {len(texts)} predictions; at least 2 are needed to compare")
         scores = self_bleu_scores(texts)
         facts = {"tokenize": self.tokenize, "smooth": "exp"}
         return MetricResult("self_bleu", math.fsum(scores) / len(scores), {"texts": len(texts)}, provenance=facts)

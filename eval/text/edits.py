@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mot_gen.errors import InputError
-from mot_gen.eval.extras import require
+from mot_gen.errors import InputError, require
+from mot_gen.eval.extras import extra_module
 from mot_gen.eval.text.segments import SegmentMetric, table
 
 Units = Callable[[Any], Sequence[Hashable]]
@@ -29,7 +29,7 @@ def edit_update(predictions: Sequence, references: Sequence, units: Units = str.
         raise InputError(
             f"{len(predictions)} predictions against {len(references)} references; give one reference each"
         )
-    levenshtein = require("rapidfuzz.distance", "error rate").Levenshtein
+    levenshtein = extra_module("rapidfuzz.distance", "error rate").Levenshtein
     rows = []
     for prediction, reference in zip(predictions, references):
         spoken, said = units(prediction), units(only(reference))
@@ -72,8 +72,7 @@ def word_information_lost(counts: Tensor) -> float:
 
 
 def _reference_units(count: float) -> float:
-    if not count:
-        raise InputError("error rate: every reference is empty, so there is nothing to divide by; check the references")
+    require(count, "error rate: every reference is empty, so there is nothing to divide by; check the references")
     return count
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.images.extractors import precision, weights_sha256
 
 LONGEST = 1024  # tokens of a text that are read, where the model takes as many
@@ -64,8 +64,7 @@ class TextEncoder(nn.Module):
         """(N, d): the hidden state of each text's last token. InputError for an empty text."""
         rows = []
         for number, text in enumerate(texts):
-            if not text:
-                raise InputError(f"text {number} is empty, so it has no features; leave it out")
+            require(text, f"text {number} is empty, so it has no features; leave it out")
             rows.append(self.tokens(text).vectors[-1])
         return torch.stack(rows)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.text.segments import SegmentMetric
 
 IGNORE = -100
@@ -34,16 +34,14 @@ def token_losses(logits: Tensor, targets: Tensor, ignore_index: int = IGNORE) ->
 def perplexity(total: Tensor) -> float:
     """exp(nats / tokens) of summed rows (nats, tokens)."""
     nats, tokens = total.tolist()
-    if not tokens:
-        raise InputError("perplexity: no token is counted; check ignore_index and the targets")
+    require(tokens, "perplexity: no token is counted; check ignore_index and the targets")
     return math.exp(nats / tokens)
 
 
 def bits_per_byte(total: Tensor) -> float:
     """nats / (bytes ln 2) of summed rows (nats, bytes): comparable between tokenizers, as perplexity is not."""
     nats, count = total.tolist()
-    if not count:
-        raise InputError("bits per byte: the texts hold no byte; give the UTF-8 text that was scored")
+    require(count, "bits per byte: the texts hold no byte; give the UTF-8 text that was scored")
     return nats / (count * math.log(2))
 
 
@@ -85,8 +83,7 @@ class BitsPerByte(SegmentMetric):
             raise InputError(
                 f"losses have shape {tuple(losses.shape)} for {len(sizes)} texts; give one sum of nats a text"
             )
-        if not torch.isfinite(losses).all():
-            raise InputError("losses hold NaN or infinity; the model gives some token no probability")
+        require(torch.isfinite(losses).all(), "losses hold NaN or infinity; the model gives some token no probability")
         return torch.stack([losses, torch.tensor(sizes, dtype=torch.float64, device=losses.device)], 1)
 
     def score(self, total: Tensor) -> float:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from mot_gen.errors import InputError
-from mot_gen.eval.extras import require
+from mot_gen.eval.extras import extra_module
 
 # WordNet's rules of detachment, in its order: nouns, verbs, adjectives.
 ENDINGS = (
@@ -87,7 +87,7 @@ class Lexicon:
 @cache
 def load_lexicon() -> Lexicon:
     """METEOR's data for English; InputError where the package that carries it is not installed. Some seconds, once."""
-    stemmer = require("nltk.stem.snowball", "METEOR").EnglishStemmer()
+    stemmer = extra_module("nltk.stem.snowball", "METEOR").EnglishStemmer()
     found = importlib.util.find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
         raise InputError("METEOR: its synonyms and paraphrases are not installed; pip install 'mot-gen[meteor]'")

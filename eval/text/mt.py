@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mot_gen.errors import InputError
-from mot_gen.eval.extras import require
+from mot_gen.errors import InputError, require
+from mot_gen.eval.extras import extra_module
 from mot_gen.eval.text.segments import SegmentMetric, table
 
 
@@ -22,8 +22,7 @@ def checked_references(predictions: Sequence[str], references: Sequence[Sequence
         raise InputError(f"{len(predictions)} predictions against {len(references)} lists of references; give one each")
     listed = [[own] if isinstance(own, str) else list(own) for own in references]
     for number, own in enumerate(listed):
-        if not own:
-            raise InputError(f"prediction {number} has no references; give at least one, or leave the prediction out")
+        require(own, f"prediction {number} has no references; give at least one, or leave the prediction out")
     return listed
 
 
@@ -85,7 +84,7 @@ class BLEU(SacreMetric):
 
     def __init__(self, *, tokenize: str = "13a", lowercase: bool = False, smooth: str = "exp", **kwargs):
         super().__init__(**kwargs)
-        sacre = require("sacrebleu.metrics", "bleu")
+        sacre = extra_module("sacrebleu.metrics", "bleu")
         self.metric = sacre.BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth)
 
     def cautions(self, rows: Tensor) -> list[str]:
@@ -104,7 +103,7 @@ class ChrF(SacreMetric):
 
     def __init__(self, *, word_order: int = 0, lowercase: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.metric = require("sacrebleu.metrics", "chrf").CHRF(word_order=word_order, lowercase=lowercase)
+        self.metric = extra_module("sacrebleu.metrics", "chrf").CHRF(word_order=word_order, lowercase=lowercase)
         self.name = "chrf" + "+" * word_order
         self.columns = 3 * (self.metric.char_order + word_order)
 
@@ -118,4 +117,4 @@ class TER(SacreMetric):
 
     def __init__(self, *, normalized: bool = False, case_sensitive: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.metric = require("sacrebleu.metrics", "ter").TER(normalized=normalized, case_sensitive=case_sensitive)
+        self.metric = extra_module("sacrebleu.metrics", "ter").TER(normalized=normalized, case_sensitive=case_sensitive)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.eval.extras import require
+from mot_gen.eval.extras import extra_module
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.mt import checked_references
 from mot_gen.eval.text.ngrams import ngrams
@@ -210,4 +210,4 @@ def text_tokenizer(tokenize: str | Callable, known: dict[str, Callable]) -> Call
 
 
 def _stemmer() -> Callable[[str], str]:
-    return require("nltk.stem.porter", "rouge with stem=True").PorterStemmer().stem
+    return extra_module("nltk.stem.porter", "rouge with stem=True").PorterStemmer().stem

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.result import MetricResult, checked_confidence
 
@@ -75,8 +75,7 @@ class SegmentTable(Accumulator):
     def result(self, name: str, score: Callable[[Tensor], float]) -> MetricResult:
         """The result of one function of the summed rows; a metric with several scores calls it for each."""
         rows = self.rows("table")
-        if not len(rows):
-            raise InputError(f"{name}: no {self.unit} were given")
+        require(len(rows), f"{name}: no {self.unit} were given")
         interval, drawn = None, {}
         if self.confidence is not None and len(rows) > 1:
             interval = bootstrap(rows, score, self.confidence, self.seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.corpora import formats
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 if TYPE_CHECKING:
     from mot_gen.data.samples import Sample
@@ -115,8 +115,7 @@ def validate_command(args: argparse.Namespace) -> int:
         print(json.dumps(report.as_dict(), indent=2))
     else:
         print("\n".join(validate_lines(report)))
-    if not report.first.usable:
-        raise InputError(f"{args.source}: no sample can be used; the first: {report.first.first_problem}")
+    require(report.first.usable, f"{args.source}: no sample can be used; the first: {report.first.first_problem}")
     return 0
 
 
@@ -208,9 +207,7 @@ def load_tokenizers(folders: Sequence[str]) -> Mapping[str, Any]:
     for folder in folders:
         tokenizer = load_tokenizer(folder)
         name = tokenizer.modality.name
-        if name == "text":
-            raise InputError(f"{folder}: text stays text in records; give tokenizers of images or speech")
-        if name in found:
-            raise InputError(f"{folder}: a second tokenizer of {name}; give one")
+        require(name != "text", f"{folder}: text stays text in records; give tokenizers of images or speech")
+        require(name not in found, f"{folder}: a second tokenizer of {name}; give one")
         found[name] = tokenizer
     return found

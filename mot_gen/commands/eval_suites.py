@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from mot_gen.commands.eval_report import report
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.images.compbench import CATEGORIES
 from mot_gen.eval.images.suites import prompts_of, run_compbench, run_dpg, run_geneval
 from mot_gen.eval.result import Results
@@ -40,8 +40,7 @@ def _results(args: argparse.Namespace) -> Results:
     if args.suite == "dpg":
         return run_dpg(args.prompts, _images(args), _needed(args, "vqa"), confidence=args.confidence)
     category = _needed(args, "category")
-    if category not in CATEGORIES:
-        raise InputError(f"--category: {category!r} is not known; one of: {', '.join(CATEGORIES)}")
+    require(category in CATEGORIES, f"--category: {category!r} is not known; one of: {', '.join(CATEGORIES)}")
     judge = _needed(args, JUDGES[CATEGORIES[category]])
     return run_compbench(category, args.prompts, _images(args), judge, confidence=args.confidence)
 

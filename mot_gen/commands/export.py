@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mot_gen.checkpoints import DTYPES
 from mot_gen.checkpoints.folders import ANSWERS, refuse_foreign_recipe
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.files.stopping import stopping_at_once
 from mot_gen.files.whole import write_text, writing_folder
@@ -35,8 +35,7 @@ def export_command(arguments: argparse.Namespace) -> int:
     if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", size):
         raise InputError(f"--max-shard-size {size}: give a number and KB, MB or GB, such as 16MB")
     is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not is_free:
-        raise InputError(f"{out}: is there already; give another folder")
+    require(is_free, f"{out}: is there already; give another folder")
     import torch
 
     with stopping_at_once(f"stopped; {out} was not written"):

@@ -25,8 +25,7 @@ def items_of(request: Request) -> list[Item]:
     """All items of a request, in order. InputError for what concerns all of them."""
     found = _records(request) if request.records else listed(request)
     items = list(found)
-    if not items:
-        raise InputError(f"{request.records or 'the input'}: holds nothing to generate from")
+    require(items, f"{request.records or 'the input'}: holds nothing to generate from")
     return items
 
 
@@ -53,8 +52,7 @@ def _item(line: str, item: Item, request: Request, seen: set[str]) -> Item:
     """The item with what its line says. seen: the names of earlier ones."""
     try:
         read = _from_record(_record(line), item, request)
-        if read.name in seen:
-            raise InputError(f"id {read.name!r} is that of an earlier line")
+        require(read.name not in seen, f"id {read.name!r} is that of an earlier line")
     except InputError as error:
         return replace(item, error=str(error))
     return read
@@ -98,8 +96,7 @@ def _fits(value: object, kind: type) -> bool:
 
 def _from_record(record: dict, item: Item, request: Request) -> Item:
     name = record.get("id", item.name)
-    if not is_file_name(name):
-        raise InputError(f"id {name!r:.80} cannot be the name of a file")
+    require(is_file_name(name), f"id {name!r:.80} cannot be the name of a file")
     inputs = _common_inputs(request)
     folder = Path(str(request.records)).parent
     for kind in SUFFIXES:

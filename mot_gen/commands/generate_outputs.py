@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from PIL import Image
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.pictures import save_png
 from mot_gen.files.whole import write_json, write_text, writing
 
@@ -26,8 +26,7 @@ def place(out: str, to: str, name: str, number: int, of: int, alone: bool) -> Pa
     path = Path(out)
     suffix, own = SUFFIX[to], path.suffix.lower()
     if _is_named(own, to):
-        if not alone:
-            raise InputError(f"--out {out}: is one file, but there are several inputs; give a folder")
+        require(alone, f"--out {out}: is one file, but there are several inputs; give a folder")
         return path if of == 1 else path.with_stem(f"{path.stem}-{number:04d}")
     if own and not path.is_dir():
         raise InputError(f"--out {out}: must end in {suffix}, or be a folder")

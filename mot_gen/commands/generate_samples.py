@@ -20,7 +20,7 @@ from mot_gen.checkpoints import INDEX, fingerprint
 from mot_gen.checkpoints.folders import CONFIG
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, shown
 from mot_gen.commands.generate_outputs import about_file, as_text, place
-from mot_gen.errors import InputError, one_line
+from mot_gen.errors import InputError, one_line, require
 from mot_gen.files import json_files
 from mot_gen.files.inside import refuse_url
 from mot_gen.files.manifest import sha256
@@ -156,8 +156,7 @@ def _check_modalities(direction: Direction, known: Known) -> None:
 
 def _file(kind: str, path: str) -> Path:
     refuse_url(path)
-    if not Path(path).is_file():
-        raise InputError(f"--{kind} {path}: no such {kind} file")
+    require(Path(path).is_file(), f"--{kind} {path}: no such {kind} file")
     if SUFFIXES[kind] is PICTURES:
         try:
             Image.open(path).close()  # reads its header alone
@@ -169,8 +168,7 @@ def _file(kind: str, path: str) -> Path:
 def _path(item: Item, number: int, request: Request, alone: bool) -> Path | None:
     if request.out is not None:
         return place(request.out, request.to, item.name, number, request.num, alone)
-    if request.to in FILES:
-        raise InputError(f"--to {request.to} needs --out: a file, or a folder")
+    require(request.to not in FILES, f"--to {request.to} needs --out: a file, or a folder")
     return None
 
 

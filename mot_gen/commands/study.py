@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mot_gen.backbone import PRESETS
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.whole import write_json
 from mot_gen.study.relatives import RELATIVES
 
@@ -39,8 +39,7 @@ class Request:
     def __post_init__(self):
         for name in ("seeds", "jobs"):
             value = getattr(self, name)
-            if value < 1:
-                raise InputError(f"--{name}: must be at least 1, got {value}")
+            require(value >= 1, f"--{name}: must be at least 1, got {value}")
 
 
 def register(commands) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.tokenizers.image_corpus import by_hash, find_images, read_images, split
 from mot_gen.tokenizers.saved import load_tokenizer
 
@@ -146,8 +146,7 @@ def _heard(tokenizer: Any, recordings: list[Any], recognizer: str) -> dict[str, 
 
 def lines_of(file: Path) -> list[str]:
     """The lines of a text file; InputError where it cannot be read as text."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
+    require(file.is_file(), f"{file}: no such file")
     try:
         return file.read_text("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:

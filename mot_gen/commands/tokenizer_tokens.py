@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mot_gen.commands.tokenizer_measures import lines_of, warn
-from mot_gen.errors import InputError, named, require
+from mot_gen.errors import InputError, require, with_name
 from mot_gen.files.audio_files import save_audio
 from mot_gen.files.image_files import to_pil
 from mot_gen.files.whole import write_text
@@ -35,7 +35,7 @@ def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> N
         try:
             row = {"id": name, **_to_json(tokenizer.encode(raw), fingerprint)}
         except InputError as error:
-            skipped.append(named(name, error))
+            skipped.append(with_name(name, error))
         else:
             lines.append(json.dumps(row) + "\n")
         if len(skipped) > max_skipped:
@@ -81,8 +81,7 @@ def _loaded(folder: str) -> Any:
 def _raws(tokenizer: Any, inputs: Sequence[str]) -> Iterator[tuple[str, object]]:
     """(id, raw) of every picture or recording, or of every line of text."""
     for path in map(Path, inputs):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
+        require(path.exists(), f"{path}: no such file or folder")
         if _is_of_pictures(tokenizer):
             files = find_images(path) if path.is_dir() else [path]
             yield from zip(map(str, files), files)

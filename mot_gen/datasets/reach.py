@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mot_gen.data.records import Document, Part, Splits
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.recipes.implementations import check_options
 from mot_gen.recipes.sections import Data
 
@@ -50,8 +50,7 @@ class Reach:
                 f"data.options: reach needs count >= 1 and 2 to {len(COLOURS)} objects, got {self.count} and "
                 f"{self.objects}"
             )
-        if not 0 <= self.foreseen <= 1:
-            raise InputError(f"data.options.foreseen must lie in 0 to 1, got {self.foreseen}")
+        require(0 <= self.foreseen <= 1, f"data.options.foreseen must lie in 0 to 1, got {self.foreseen}")
 
 
 @dataclass(frozen=True)

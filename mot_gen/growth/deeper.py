@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 
@@ -27,8 +27,7 @@ class Growth(parents.Growth):
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        if self.layers < 1:
-            raise InputError(f"layers={self.layers}: must be a positive integer")
+        require(self.layers >= 1, f"layers={self.layers}: must be a positive integer")
         blocks = parents.blocks_of(model)
         made = parents.rebuilt(model, layers=len(blocks) + self.layers)
         grown = list(made.backbone.blocks)
@@ -53,5 +52,4 @@ def _silence(block: nn.Module) -> None:
         if name.endswith(WRITES) or ".sums" in name:
             parameter.zero_()
             silenced += 1
-    if not silenced:
-        raise InputError("--grow deeper: no projection of this layer is known to write to the residual stream")
+    require(silenced, "--grow deeper: no projection of this layer is known to write to the residual stream")

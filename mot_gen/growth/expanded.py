@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 
@@ -27,8 +27,7 @@ class Growth(parents.Growth):
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        if self.layers < 1:
-            raise InputError(f"layers={self.layers}: must be a positive integer")
+        require(self.layers >= 1, f"layers={self.layers}: must be a positive integer")
         blocks = parents.blocks_of(model)
         shapes = [parents.shapes_of(block) for block in blocks]
         if any(each != shapes[0] for each in shapes):

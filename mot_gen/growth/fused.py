@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 
@@ -36,8 +36,7 @@ class Growth(parents.Growth):
         assert other is not None, "it needs another"
         if parents.shapes_of(model) != parents.shapes_of(other):
             raise InputError("--grow fused: the two models differ in their parameters; give two runs of one recipe")
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share={self.share}: must be from 0 to 1")
+        require(0 <= self.share <= 1, f"share={self.share}: must be from 0 to 1")
         parents.require_gated(model, "fused")
         moved = parents.rebuilt(other)
         for first, second in zip(parents.blocks_of(model), parents.blocks_of(moved)):

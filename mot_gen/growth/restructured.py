@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import PackedBatch
@@ -42,8 +42,7 @@ class Growth(parents.Growth):
         parts = self.experts + self.shared
         if self.experts < 2 or self.shared < 1 or width % parts:
             raise InputError(f"experts={self.experts}: with shared={self.shared} must divide the width, {width}")
-        if not 1 <= self.top_k <= self.experts:
-            raise InputError(f"top_k={self.top_k}: must be from 1 to experts, {self.experts}")
+        require(1 <= self.top_k <= self.experts, f"top_k={self.top_k}: must be from 1 to experts, {self.experts}")
         router = {"kind": "token_choice", "top_k": self.top_k, "weight": "one"}
         made = parents.rebuilt(
             model,

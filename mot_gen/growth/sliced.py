@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from mot_gen.backbone.feed_forwards.nested import NestedUnit
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 
@@ -27,8 +27,7 @@ class Growth(parents.Growth):
         if not all(isinstance(getattr(block, "ffn", None), NestedUnit) for block in blocks):
             raise InputError("--grow sliced: is for nested feed-forwards; train with backbone.feed_forward=nested")
         whole = blocks[0].ffn.hidden
-        if not 1 <= self.width <= whole:
-            raise InputError(f"width={self.width}: must be from 1 to {whole}, that of its parent")
+        require(1 <= self.width <= whole, f"width={self.width}: must be from 1 to {whole}, that of its parent")
         made = parents.rebuilt(model, feed_forward=None, ffn_dim=self.width)
         for own, parent in zip(made.backbone.blocks, blocks):
             gate, up = parent.ffn.gate_up.weight.split(whole, 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 
@@ -34,14 +34,12 @@ class Growth(parents.Growth):
         width = parents.require_gated(model, "spawned")
         if self.experts < 2 or not 1 <= self.top_k <= self.experts:
             raise InputError(f"experts={self.experts}: must be 2 or more, and top_k from 1 to that, got {self.top_k}")
-        if not 0 <= self.masked < 1:
-            raise InputError(f"masked={self.masked}: must be from 0 to below 1")
+        require(0 <= self.masked < 1, f"masked={self.masked}: must be from 0 to below 1")
         routers = {
             "renormalised": {"kind": "token_choice", "top_k": self.top_k, "weight": "renormalised"},
             "gumbel": {"kind": "gumbel"},
         }
-        if self.gate not in routers:
-            raise InputError(f"gate={self.gate}: must be one of {', '.join(routers)}")
+        require(self.gate in routers, f"gate={self.gate}: must be one of {', '.join(routers)}")
         made = parents.rebuilt(model, experts=self.experts, router=routers[self.gate])
         generator = torch.Generator().manual_seed(self.seed)
         for own, parent in zip(made.backbone.blocks, parents.blocks_of(model)):

@@ -36,8 +36,7 @@ def _check_ids(values: Tensor, size: int, where: str) -> None:
         raise InputError(f"{where}: needs integer ids of shape (n,), got {values.dtype} {tuple(values.shape)}")
     low, high = (value.item() for value in values.aminmax())
     for id in (low, high):
-        if not 0 <= id < size:
-            raise InputError(f"{where}: id {id} is outside the vocabulary of {size}")
+        require(0 <= id < size, f"{where}: id {id} is outside the vocabulary of {size}")
 
 
 def _check_latents(values: Tensor, channels: int | None, where: str) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.packing.cached import one_token, positions_from_zero, vocabulary_of, zeros
 from mot_gen.packing.latent_spans import LatentSpans
 from mot_gen.packing.rows import document_length
@@ -65,8 +65,7 @@ class Writer:
 
     def document(self, sample: Sample, name: str) -> None:
         """Write a sample, to be learned from. name: of the sample in messages."""
-        if not sample:
-            raise InputError(f"{name}: an empty document cannot be learned from; give it at least one span")
+        require(sample, f"{name}: an empty document cannot be learned from; give it at least one span")
         needed, left = document_length(sample, self.modalities), self.row_length - self.used
         if needed > left:
             raise InputError(f"{name}: {needed} tokens do not fit the {left} slots left of a row of {self.row_length}")

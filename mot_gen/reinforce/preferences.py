@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.reinforce.prompts import Prompt
 from mot_gen.reinforce.rollouts import Rollout
@@ -50,8 +50,7 @@ def read_preferences(paths: Sequence[str], pictures: bool) -> list[Record]:
     for path in map(Path, paths):
         for number, line in enumerate(_lines(path), 1):
             found.append(_record(path, number, line, pictures))
-    if not found:
-        raise InputError(f"reinforce.preferences: {', '.join(paths)} holds no record")
+    require(found, f"reinforce.preferences: {', '.join(paths)} holds no record")
     return found
 
 

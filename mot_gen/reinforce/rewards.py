@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.data.records import Splits
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Reward
 
@@ -86,10 +86,8 @@ class NamedReward:
     def _of(self, samples: Samples) -> Tensor:
         found = self.score(**{name: getattr(samples, name) for name in self.asks})
         scores = torch.as_tensor(found, dtype=torch.float32).flatten().cpu()
-        if len(scores) != len(samples.names):
-            raise InputError(f"gave {len(scores)} numbers for {len(samples.names)} samples")
-        if not scores.isfinite().all():
-            raise InputError("is not finite")
+        require(len(scores) == len(samples.names), f"gave {len(scores)} numbers for {len(samples.names)} samples")
+        require(scores.isfinite().all(), "is not finite")
         return scores
 
     def _alone(self, sample: Samples, failed: Callable[[str, str], None]) -> Tensor:
@@ -165,11 +163,10 @@ def _score(where: str, recipe: Recipe, splits: Splits, given: Reward) -> Score:
 def _own_function(where: str, kind: str) -> Score:
     module, _, name = kind.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        found: Any = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise InputError(f"{where}: {kind!r}: {error}; install the package, or name its folder in PYTHONPATH") from None
-    if not callable(found):
-        raise InputError(f"{where}: module {module} has no function {name!r}")
+    require(callable(found), f"{where}: module {module} has no function {name!r}")
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mot_gen import backbone as backbones
 from mot_gen.backbone.comparison import feeds, ffn_step, width_steps
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.workload import Workload
 
@@ -25,15 +25,13 @@ Measure = Callable[[Recipe], float]
 
 def solve(recipe: Recipe, flops: float, what: str, workload: Workload) -> Recipe:
     """The recipe whose whole training takes `flops`, by its `steps` or by its `width`."""
-    if not flops > 0:
-        raise InputError(f"--flops: must be above 0, got {flops}")
+    require(flops > 0, f"--flops: must be above 0, got {flops}")
     steps = recipe.training.steps
     if what == "width":
         return solve_width(recipe, flops / steps, lambda each: workload.cost(each).flops, "FLOPs a step")
     a_step = workload.cost(recipe).flops
     steps = round(flops / a_step)
-    if steps < 1:
-        raise InputError(f"--flops: {flops:.3g} is less than one step of {recipe.name}, which takes {a_step:.3g}")
+    require(steps >= 1, f"--flops: {flops:.3g} is less than one step of {recipe.name}, which takes {a_step:.3g}")
     return recipe_of(recipe.model_dump(mode="json"), recipe.name, [f"training.steps={steps}"])
 
 

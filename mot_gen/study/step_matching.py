@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.reports.curves import Curve, smooth
 
 
@@ -41,8 +41,7 @@ def match(reference: Curve, other: Curve, warmup: float = 0.0, smoothing: int = 
     None where no loss of the reference past its warm-up is reached. Raises InputError for fewer than two points.
     """
     for name, curve in (("reference", reference), ("other", other)):
-        if len(curve) < 2:
-            raise InputError(f"step matching: the {name} run has {len(curve)} logged losses; it needs at least two")
+        require(len(curve) >= 2, f"step matching: the {name} run has {len(curve)} logged losses; it needs at least two")
     steps, losses = monotone(reference, smoothing)
     late = steps > warmup
     found = first_reached(*monotone(other, smoothing), losses[late])

@@ -14,7 +14,7 @@ from typing import Any
 
 from mot_gen import backbone as backbones
 from mot_gen.backbone.comparison import SPARSE, shape_like
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.budget import config_of, solve_width, with_backbone
 from mot_gen.study.relatives import RELATIVES
@@ -91,8 +91,7 @@ def variants(
 def check_names(what: str, names: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
     """InputError for a name that is given twice, and for options of one that is not compared."""
     for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{what}: {name!r} is given twice")
+        require(names.count(name) <= 1, f"{what}: {name!r} is given twice")
     for name, given in options.items():
         if name not in names:
             raise InputError(f"{name}:{given[0]}: {name!r} is not among the {what}{nearest(name, names)}")

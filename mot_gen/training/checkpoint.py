@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from mot_gen.checkpoints.folders import read_json
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.files.lock import lock as files_lock
 from mot_gen.training.checkpoint_folders import steps_of, sweep
@@ -65,8 +65,7 @@ def _refuse_misfit(folder: Path, wanted: Mapping[str, Tensor]) -> None:
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
     for name in (*shapes, *there):
         have, want = _shape_in_words(there.get(name)), _shape_in_words(shapes.get(name))
-        if have != want:
-            raise InputError(f"{folder}: does not fit the recipe: {name} is {have} there and {want} in the recipe")
+        require(have == want, f"{folder}: does not fit the recipe: {name} is {have} there and {want} in the recipe")
 
 
 def _shape_in_words(shape: torch.Size | None) -> str:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from mot_gen.data.records import Pair, Sample, Splits
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.image_files import load_image
 from mot_gen.recipes.recipe import AUTO, Recipe, field_of, read_mapping, with_fields
 
@@ -62,8 +62,7 @@ class Seen:
     @property
     def size(self) -> tuple[int, int]:
         """The usual (height, width)."""
-        if not self.sizes:
-            raise InputError("data: no picture could be read, so its size cannot be; give tokenizers.image.image_size")
+        require(self.sizes, "data: no picture could be read, so its size cannot be; give tokenizers.image.image_size")
         heights, widths = zip(*self.sizes)
         return int(statistics.median(heights)), int(statistics.median(widths))
 

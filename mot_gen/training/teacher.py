@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mot_gen import checkpoints
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.model import MultimodalModel, Output
 from mot_gen.recipes.sections import Teacher
 from mot_gen.sequence import PADDING, PackedBatch
@@ -136,5 +136,4 @@ def _check(section: Teacher, model: MultimodalModel, teacher: MultimodalModel) -
 
 def _check_layer(number: int, model: MultimodalModel, whose: str) -> None:
     most = len(model.backbone.blocks) - 1
-    if not 0 <= number <= most:
-        raise InputError(f"training.teacher.layers: {number} must be from 0 to {most}, the layers of {whose}")
+    require(0 <= number <= most, f"training.teacher.layers: {number} must be from 0 to {most}, the layers of {whose}")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from mot_gen import checkpoints
 from mot_gen.data.records import Splits
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.recipes.implementations import check_options, locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Tokenizer
@@ -197,6 +197,5 @@ def _texts(splits: Splits) -> list[str]:
             f"data.held_out: all {len(splits.held_out)} samples are held out, so none is left to train on; give "
             "data.held_out=0, or more samples"
         )
-    if not found:
-        raise InputError("data: no sample has any text to train the text tokenizer on; give captions")
+    require(found, "data: no sample has any text to train the text tokenizer on; give captions")
     return list(found)

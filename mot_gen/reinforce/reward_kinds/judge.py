@@ -17,7 +17,7 @@ from torch import Tensor
 from mot_gen.data.records import Pair, Splits, open_all
 from mot_gen.data.samples import captioned
 from mot_gen.datasets.task import Task
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.images.judge import Judge, train_judge
 from mot_gen.files.image_files import image_tensor
 from mot_gen.recipes.recipe import Recipe
@@ -39,8 +39,7 @@ def reward(
     """fold: the part of the real pictures, of `folds`, that the judge is trained on; None for all. labels: records of
     your own, each a picture whose caption is its class, in the place of the recipe's data. value: "probability" of the
     class, or "right", 1 where it is the likeliest and else 0."""
-    if value not in VALUES:
-        raise InputError(f"{where}.value: {value!r} is not known; it is probability or right")
+    require(value in VALUES, f"{where}.value: {value!r} is not known; it is probability or right")
     if fold is not None and not 0 <= fold < folds:
         raise InputError(f"{where}.fold: must be from 0 to {folds - 1}, got {fold}")
     pairs, task = _labelled(where, recipe, splits, labels)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mot_gen.data.records import Splits
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.recipes.recipe import Recipe
 
 
 def reward(where: str, recipe: Recipe, splits: Splits, most: int = 20) -> Callable:
     """most: the words that are free; twice as many are worth nothing."""
-    if most < 1:
-        raise InputError(f"{where}.most: must be at least 1, got {most}")
+    require(most >= 1, f"{where}.most: must be at least 1, got {most}")
 
     def length(texts: Sequence[str]) -> list[float]:
         beyond = [max(0, len(text.split()) - most) for text in texts]
