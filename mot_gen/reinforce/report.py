@@ -24,6 +24,7 @@ from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.measured import Measured, commonest, measure
 from mot_gen.reinforce.rewards import NamedReward, made_reward
 from mot_gen.reports import page
+from mot_gen.reports.curves import entries
 from mot_gen.reports.judge_run import progress_section, task_of
 from mot_gen.training.loop import REPORT
 from mot_gen.training.runs import Run
@@ -174,8 +175,7 @@ def _row(label: str, figures: Sequence[float | None]) -> list[list[str]]:
 def _curves(run: Run) -> dict[str, list[tuple[float, float]]]:
     """Reward, every score and the penalties by step."""
     lines: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for text in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(text)
+    for entry in entries(run.folder):
         for name, value in entry.get("rewards", {}).items():
             lines[name].append((entry["step"], value))
         for name, value in entry.get("penalty", {}).items():
