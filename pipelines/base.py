@@ -29,7 +29,7 @@ from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
 from mot_gen.pipelines.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
 from mot_gen.pipelines.settings import is_count
-from mot_gen.sequence import Span
+from mot_gen.sequence import Span, only_read
 
 
 @dataclass
@@ -269,11 +269,8 @@ class MultimodalPipeline(DiffusionPipeline):
             tokenizers.append(self.image_tokenizer)
         if self.sight_tokenizer is not None:
             tokenizers.append(self.sight_tokenizer)
-        read: list[list[Span]] = [[] for _ in images]
-        for tokenizer in tokenizers:
-            for own, span in zip(read, tokenizer.encode_batch(images)):
-                own.append(replace(span, learned=False))
-        return read
+        read = zip(*(tokenizer.encode_batch(images) for tokenizer in tokenizers))
+        return [only_read(spans) for spans in read]
 
     def _opens_text(self, documents: int) -> list[str | None]:
         """What stands open at the end of prompts that a text follows: where texts are wrapped, a new one."""

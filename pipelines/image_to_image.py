@@ -22,7 +22,7 @@ from mot_gen.pipelines.options import ImageOptions, takes
 from mot_gen.pipelines.pictures import as_output, listed
 from mot_gen.pipelines.settings import check
 from mot_gen.pipelines.token_spans import MASKED
-from mot_gen.sequence import Span
+from mot_gen.sequence import Span, only_read
 
 
 class ImageToImagePipeline(ImageDrawingPipeline):
@@ -118,7 +118,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         images = [image if isinstance(image, Tensor) else load_image(image) for image in images]
         masks = None if mask_image is None else repeat_each(self._masks(mask_image, images), times)
         pixels = [self.image_tokenizer.pixels_of(image) for image in images]
-        spans = [replace(span, learned=False) for span in self.image_tokenizer.encode_batch(pixels)]
+        spans = only_read(self.image_tokenizer.encode_batch(pixels))
         return Begun(repeat_each(texts, times), repeat_each(pixels, times), repeat_each(spans, times), masks)
 
     def _documents(self, begun: Begun, negative_prompt, conditioned: bool) -> dict[str, list[list[Span]]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from mot_gen.backbone.cache import flags, upload
 from mot_gen.backbone.next_token import NextToken
 from mot_gen.packing import pack_prompts
 from mot_gen.pipelines.open_span import Grid, OpenSpan
-from mot_gen.sequence import PADDING, Layout, PackedBatch, Span
+from mot_gen.sequence import PADDING, Layout, PackedBatch, Span, only_read
 
 
 class Stream:
@@ -38,7 +37,7 @@ class Stream:
             model._hf_hook.pre_forward(model)
         self.model, self.device = model, model.embedding.weight.device
         self.rows, self.opens = len(prompts), list(opens or [None] * len(prompts))
-        prompts = [[replace(span, learned=False) for span in prompt] for prompt in prompts]
+        prompts = [only_read(prompt) for prompt in prompts]
         packed, lengths = pack_prompts(prompts, model.modalities, opens)
         batch = packed.to(self.device)
         for latents in batch.latents.values():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from types import NoneType
 
 from mot_gen.errors import require
@@ -14,7 +13,7 @@ from mot_gen.pipelines.options import AnswerOptions, TextOptions
 from mot_gen.pipelines.samplers import row_generators
 from mot_gen.pipelines.text_call import TextCall
 from mot_gen.pipelines.text_choices import Choices
-from mot_gen.sequence import Span
+from mot_gen.sequence import Span, only_read
 
 
 def are_spans(media: Sequence) -> bool:
@@ -33,7 +32,7 @@ class TextWritingPipeline(MultimodalPipeline):
         if are_spans(media):
             return media
         if all(isinstance(each, Span) for each in media):
-            return [[replace(each, learned=False)] for each in media]
+            return [[span] for span in only_read(media)]
         if name == "image":
             return self.seen(media, drawn=False)
         return [[span] for span in tokenizer.encode_batch(media)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from mot_gen.model import MultimodalModel
 from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, packed, rows_of
 from mot_gen.reinforce.rollouts import Rollout
-from mot_gen.sequence import PackedBatch
+from mot_gen.sequence import PackedBatch, all_learned, only_read
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Weighing:
     def _of_tokens(self, chosen: Chosen) -> list[_Weighed]:
         """The document of what was written token by token; none where nothing was."""
         rollout = chosen.rollout
-        written = [replace(span, learned=True) for span in rollout.spans]
+        written = all_learned(rollout.spans)
         allowed = choices(self.model, written, rollout.ended)
         count = sum(each != NEVER for each in allowed)
         if not count:
@@ -102,7 +102,7 @@ class Weighing:
         if rollout.noisy is None or rollout.after is None or self.times is None:
             return []
         *before, picture = rollout.spans
-        read = [*rollout.read, *(replace(span, learned=False) for span in before)]
+        read = [*rollout.read, *only_read(before)]
         none = [NEVER] * len(choices(self.model, [picture], ended=False))
         weight = 1.0
         if self.per_answer:

@@ -18,7 +18,7 @@ from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, packed
 from mot_gen.reinforce.grpo import token_log_probs
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.preferences import Preference
-from mot_gen.sequence import Latents, Span
+from mot_gen.sequence import Latents, Span, all_learned, only_read
 
 
 @dataclass
@@ -55,8 +55,8 @@ def _compared(model: MultimodalModel, documents: Sequence[Document], slots: int)
 def _documents(learner: Learner, preference: Preference) -> Iterator[Document]:
     """The two documents of a pair, as often as it is compared: pictures are denoised at several times."""
     model = learner.run.model
-    read = [replace(span, learned=False) for span in preference.prompt.spans]
-    answers = [[replace(span, learned=True) for span in side] for side in (preference.chosen, preference.rejected)]
+    read = only_read(preference.prompt.spans)
+    answers = [all_learned(preference.chosen), all_learned(preference.rejected)]
     modality = model.modality[answers[0][-1].modality]
     if modality.discrete:
         for answer in answers:

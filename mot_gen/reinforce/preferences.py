@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mot_gen.errors import InputError, require
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.reinforce.prompts import Prompt
 from mot_gen.reinforce.rollouts import Rollout
-from mot_gen.sequence import Span
+from mot_gen.sequence import Span, only_read
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _of(pipe: MultimodalPipeline, record: Record, pictures: bool, number: int) -
     if record.image is not None:
         spans += pipe.seen([record.image], drawn=False)[0]
     if record.prompt:
-        spans += [replace(span, learned=False) for span in pipe.text_tokenizer.encode_batch([record.prompt])]
+        spans += only_read(pipe.text_tokenizer.encode_batch([record.prompt]))
     tokenizer: Any = pipe.image_tokenizer if pictures else pipe.text_tokenizer
     chosen, rejected = tokenizer.encode_batch([record.chosen, record.rejected])
     return Preference(Prompt(record.where, spans, record.prompt), [chosen], [rejected], number)

@@ -6,7 +6,7 @@ Prompts come from the training samples of the recipe, each once before any comes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -16,7 +16,7 @@ from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.recipes.sections import Reinforce
 from mot_gen.reports.generated import pictures_of
-from mot_gen.sequence import Span
+from mot_gen.sequence import Span, only_read
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Prompts:
             seen = pipe.seen(pictures_of(pairs, pipe.image_tokenizer), drawn=False)
             return [Prompt(pair.id, spans, "", pair.captions) for pair, spans in zip(pairs, seen)]
         texts = [self._caption(pair, number) for pair, number in zip(pairs, numbers)]
-        spans = [replace(span, learned=False) for span in pipe.text_tokenizer.encode_batch(texts)]
+        spans = only_read(pipe.text_tokenizer.encode_batch(texts))
         return [Prompt(pair.id, [span], text, pair.captions) for pair, span, text in zip(pairs, spans, texts)]
 
     def _caption(self, pair: Pair, number: int) -> str:

@@ -22,7 +22,7 @@ from mot_gen.pipelines.engine import Drawing, Grid, Rules, Stream, TextSampling,
 from mot_gen.recipes.sections import Reinforce
 from mot_gen.reinforce.flow_grpo import FlowPath, StochasticFlow
 from mot_gen.reinforce.prompts import Prompt
-from mot_gen.sequence import Span
+from mot_gen.sequence import Span, only_read
 
 WRITABLE = ("text", "image")
 ORDERS = (("text",), ("image",), ("text", "image"))  # in which they are written
@@ -53,7 +53,7 @@ class Rollout:
     @property
     def read(self) -> list[Span]:
         """What the model read, as spans that are not learned."""
-        return [replace(span, learned=False) for span in self.prompt.spans]
+        return only_read(self.prompt.spans)
 
 
 class Sampler:

@@ -8,7 +8,19 @@ or a continuous one, whose value lives in `Latents`. `Layout` is all that a back
 from mot_gen.sequence.batch import Latents, Masking, PackedBatch
 from mot_gen.sequence.frame import Frame
 from mot_gen.sequence.layout import PADDING, Layout
-from mot_gen.sequence.modality import Modality, Span
+from mot_gen.sequence.modality import Modality, Span, all_learned, only_read
 from mot_gen.sequence.vocabulary import Vocabulary
 
-__all__ = ["PADDING", "Frame", "Latents", "Layout", "Masking", "Modality", "PackedBatch", "Span", "Vocabulary"]
+__all__ = [
+    "PADDING",
+    "Frame",
+    "Latents",
+    "Layout",
+    "Masking",
+    "Modality",
+    "PackedBatch",
+    "Span",
+    "Vocabulary",
+    "all_learned",
+    "only_read",
+]

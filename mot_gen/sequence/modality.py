@@ -1,9 +1,12 @@
-"""What samples are made of: Modality, one kind of token, and Span, one tokenised piece of it."""
+"""What samples are made of: Modality, one kind of token, and Span, one tokenised piece of it.
+
+`only_read` and `all_learned` say of several spans whether they carry loss.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -221,3 +224,13 @@ class Span:
 
     def __len__(self) -> int:
         return self.values.shape[0]
+
+
+def only_read(spans: Iterable[Span]) -> list[Span]:
+    """The same spans, which condition what follows and carry no loss."""
+    return [replace(span, learned=False) for span in spans]
+
+
+def all_learned(spans: Iterable[Span]) -> list[Span]:
+    """The same spans, all of which carry loss."""
+    return [replace(span, learned=True) for span in spans]
