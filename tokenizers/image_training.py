@@ -70,7 +70,8 @@ def small_vq(
     color_channels: int = 3,
 ) -> VQImageTokenizer:
     """An untrained VQImageTokenizer that shrinks by 4: 8 x 8 ids of a 32 x 32 image."""
-    channels, d = color_channels * fold**2, len(levels) if levels else 8
+    channels = color_channels * fold**2
+    d = len(levels) if levels else 8
     network = ResidualAutoencoder(channels, d, list(widths), encoder_layers, decoder_layers, posterior=False)
     return VQImageTokenizer.from_network(network, image_size, entries, levels, fold)
 
@@ -86,7 +87,8 @@ def small_scales(
     color_channels: int = 3,
 ) -> ScalesImageTokenizer:
     """An untrained ScalesImageTokenizer that shrinks by 4: 130 ids in six scales of a 32 x 32 image."""
-    network = ResidualAutoencoder(color_channels * fold**2, 8, list(widths), encoder_layers, decoder_layers, False)
+    channels = color_channels * fold**2
+    network = ResidualAutoencoder(channels, 8, list(widths), encoder_layers, decoder_layers, posterior=False)
     tokenizer = ScalesImageTokenizer(stated_config(network), image_size, scales, entries, fold)
     tokenizer.network.load_state_dict(network.state_dict())
     return tokenizer.eval()

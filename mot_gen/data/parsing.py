@@ -78,7 +78,7 @@ class _Parser:
         return Document(id, tuple(self.messages(record["messages"])))
 
     def document(self, id: str, record: dict[str, Any]) -> Document:
-        return Document(id, tuple(self.content(record["content"], True, f"{self.where}: content")))
+        return Document(id, tuple(self.content(record["content"], loss=True, field=f"{self.where}: content")))
 
     def pair(self, id: str, record: dict[str, Any]) -> Pair:
         field = next(name for name in PICTURE if name in record)

@@ -136,7 +136,8 @@ def _emoji_by_name() -> dict[str, str]:
 
 def read_caption(text: str) -> Said:
     """What a caption of any phrasing and language says."""
-    said, known = Said(None, False, None, "white", False), phrases()
+    said = Said(emoji=None, small=False, place=None, ground="white", mirrored=False)
+    known = phrases()
     for piece in text.strip().split(", "):
         said = replace(said, **(known.get(piece) or _named(piece)))
     return said

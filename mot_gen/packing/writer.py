@@ -238,17 +238,22 @@ class Writer:
         modality = self._modality(span)
         alone = modality.alone and span.learned
         block = self.spans
-        bound = positions_from_zero(1, None, "sequence")
-        self._piece(0, bound, one_token(self.vocabulary.begin[span.modality]), False, block, alone)
+        self._one(self.vocabulary.begin[span.modality], learned=False, block=block, alone=alone)
         self._keep(span, leads)
         positions = self._positions(span)
         self._piece(self.index[span.modality], positions, zeros(len(span)), span.learned, block, alone)
-        self._piece(0, bound, one_token(self.vocabulary.end[span.modality]), False, block, alone)
-        self.time += 0 if alone else 1
+        self._one(self.vocabulary.end[span.modality], learned=False, block=block, alone=alone)
+        if not alone:
+            self.time += 1
 
     def _special(self, token: int, learned: bool) -> None:
-        self._piece(0, positions_from_zero(1, None, "sequence"), one_token(token), learned)
+        """A special token, which takes a position of its own."""
+        self._one(token, learned)
         self.time += 1
+
+    def _one(self, token: int, learned: bool, block: int = PADDING, alone: bool = False) -> None:
+        """One special token, where the time stands."""
+        self._piece(0, positions_from_zero(1, None, "sequence"), one_token(token), learned, block, alone)
 
     def _piece(
         self,
@@ -260,8 +265,9 @@ class Writer:
         alone: bool = False,
         number: int | None = None,
     ) -> None:
-        """number: of the span, where it is not the next one."""
-        number = self.spans if number is None else number
+        """Tokens of one span, or of a block of it. number: of the span, where it is not the next one."""
+        if number is None:
+            number = self.spans
         piece = _Piece(modality, self.documents, number, self.time, learned, block, alone)
         self._write(piece, positions, ids)
         self.spans += 1

@@ -45,7 +45,7 @@ def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any
     bytes alone."""
     made = {}
     for name, section in recipe.tokenizers.items():
-        asked = _Asked(name, section, Splits([], []), None, False)
+        asked = _Asked(name, section, Splits([], []), kept=None, begun=False)
         if asked.way == "vocabulary" and origin is None:
             made[name] = _bytes(asked)
         else:
