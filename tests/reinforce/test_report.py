@@ -9,7 +9,7 @@ from tiny_rewards import begin, rewarded
 from mot_gen.eval.images.judge import train_judge
 from mot_gen.recipes.recipe import load_recipe, shipped
 from mot_gen.reinforce.hooks import reinforced
-from mot_gen.reinforce.measured import Measured, _spread
+from mot_gen.reinforce.measured import Mean, Measured, _spread
 from mot_gen.reinforce.report import signs, summary
 from mot_gen.reinforce.reward_kinds import judge
 from mot_gen.reinforce.rewards import Samples
@@ -51,7 +51,8 @@ def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, monkeypatch, name):
 
 def measured(value, watched, spread=1.0, frechet=1.0, text="a"):
     samples = Samples(["p"] * 4, [text, "b", "c", "d"], torch.zeros(4, 1, 2, 2), [[]] * 4, list("1234"))
-    scores = {"judge": (value, value - 0.1, value + 0.1), "other": (watched, watched - 0.1, watched + 0.1)}
+    means = {"judge": value, "other": watched}
+    scores = {name: Mean(mean, mean - 0.1, mean + 0.1) for name, mean in means.items()}
     return Measured(scores, spread, frechet, samples)
 
 
