@@ -9,7 +9,7 @@ import signal
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from tokenize_jobs import COUNT, killers, pairs, patches, tokenizers
 
 from mot_gen.commands.main import main
 from mot_gen.data.loader import Loader
@@ -21,46 +21,9 @@ from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
 from mot_gen.training.trained_tokenizers import raw_parts
 
-COUNT = 23
-
-
-def pairs(count: int = COUNT, broken: tuple[int, ...] = ()) -> list[Pair]:
-    noise = torch.Generator().manual_seed(0)
-    made = []
-    for i in range(count):
-        pixels = torch.randint(256, (8, 8), generator=noise, dtype=torch.uint8).numpy()
-        picture = b"no picture" if i in broken else Image.fromarray(pixels)
-        made.append(Pair(f"p{i}", picture, (f"caption {i}", f"picture {i}")))
-    return made
-
 
 def broken_pairs() -> list[Pair]:
     return pairs(broken=(4, 5, 20))
-
-
-def patches(patch_size: int = 4) -> PatchImageTokenizer:
-    return PatchImageTokenizer(image_size=(8, 8), patch_size=patch_size, color_channels=1)
-
-
-def tokenizers() -> dict:
-    return {"image": patches()}
-
-
-class KillsItself(PatchImageTokenizer):
-    """Kills its process, if that is a worker, at a certain picture."""
-
-    def encode_batch(self, raws):
-        if multiprocessing.parent_process() and any(raw.getpixel((0, 0)) == KillsItself.at() for raw in raws):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().encode_batch(raws)
-
-    @staticmethod
-    def at() -> int:
-        return pairs()[17].image.getpixel((0, 0))
-
-
-def killers() -> dict:
-    return {"image": KillsItself(image_size=(8, 8), patch_size=4, color_channels=1)}
 
 
 CORPUS = Corpus(pairs, tokenizers)
@@ -86,7 +49,10 @@ def test_every_sample_is_there_once_and_is_what_the_tokenizer_gives(tmp_path):
         assert sample.captions == pair.captions and sample.image.fingerprint == tokenizer.fingerprint
 
 
-def test_workers_write_what_one_process_does(tmp_path):
+def test_workers_write_what_one_process_does(tmp_path, monkeypatch):
+    """Forked ones: two that are spawned would import for seconds, as the one below does."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     tokenize(CORPUS, tmp_path / "one", SMALL)
     found = tokenize(CORPUS, tmp_path / "two", Options(workers=2, shard_size=5, batch_size=2))
     assert found.samples == COUNT and contents(tmp_path / "two") == contents(tmp_path / "one")
@@ -125,6 +91,7 @@ def test_stopped_and_gone_on_loses_and_repeats_nothing(how, tmp_path, monkeypatc
 
 
 def test_a_worker_that_dies_is_said_and_the_rest_goes_on(tmp_path):
+    """A spawned one, as all are outside of these tests."""
     options = Options(workers=1, shard_size=5, batch_size=2)
     with pytest.raises(InputError, match=r"a worker process died.*goes on"):
         tokenize(Corpus(pairs, killers), tmp_path, options)

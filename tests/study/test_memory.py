@@ -1,17 +1,16 @@
 """Memory: what a backbone says to keep is what autograd keeps; the peak of a real training step is as predicted."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import launch
 from tiny import MODALITIES, generator, mixed
 
+from benchmarks.memory import measure
 from mot_gen.backbone import PRESETS, load
 from mot_gen.packing import pack
 
-ROOT = Path(__file__).resolve().parents[2]
 READINGS = [(kind, {}) for kind in PRESETS if kind not in ("mamba", "mom")]
 READINGS += [(kind, {"bidirectional": reading}) for kind in ("mamba", "mom") for reading in ("causal", "two_pass")]
 
@@ -46,9 +45,11 @@ def test_activations_are_what_autograd_keeps(kind, more):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="a process's peak is read from Linux's /proc")
 def test_the_peak_of_a_training_step_is_as_predicted():
-    """In a fresh process, whose heap has no holes of other tests, behind a small step that loads the libraries."""
-    code = "from benchmarks.memory import measure; measure('mot', 64, 1, 1); print(*measure('mot', 256, 4, 8))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    predicted, peak = map(int, done.stdout.split())
+    """In a process whose heap has no holes of other tests, behind a small step that loads the libraries."""
+    ((predicted, peak),) = launch(1, second_step)
     assert peak == pytest.approx(predicted, rel=0.15)
+
+
+def second_step(rank: int) -> tuple[int, int]:
+    measure("mot", 64, 1, 1)
+    return measure("mot", 256, 4, 8)

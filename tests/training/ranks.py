@@ -1,26 +1,12 @@
-"""Processes as torchrun starts them, forked from a server that has imported everything once: `launch`, `start`."""
+"""Processes as torchrun starts them: `launch`, `start`."""
 
-import multiprocessing
 import os
 import pickle
 import socket
 import traceback
 from multiprocessing.connection import Connection
 
-SERVER = multiprocessing.get_context("forkserver")
-# Also what is imported on first use: by FSDP, by a checkpoint, by the recipe of the tests.
-SERVER.set_forkserver_preload(
-    [
-        "torch._dynamo.distributed",
-        "torch.distributed.tensor._dispatch",
-        "mot_gen.training.loop",
-        "mot_gen.datasets.digits",
-        "mot_gen.reinforce.steps",
-        "mot_gen.tokenizers.text",
-        "mot_gen.tokenizers.image_patch",
-        "sklearn.datasets",
-    ]
-)
+from forks import FORKS
 
 
 def launch(size: int, target, *arguments, limit: float = 300.0) -> list:
@@ -44,8 +30,8 @@ def start(size: int, target, *arguments) -> tuple[list, list[Connection]]:
         port = free.getsockname()[1]
     processes, connections = [], []
     for rank in range(size):
-        ours, theirs = SERVER.Pipe()
-        process = SERVER.Process(target=_enter, args=(theirs, rank, size, port, target, arguments), daemon=True)
+        ours, theirs = FORKS.Pipe()
+        process = FORKS.Process(target=_enter, args=(theirs, rank, size, port, target, arguments), daemon=True)
         process.start()
         theirs.close()
         processes.append(process)

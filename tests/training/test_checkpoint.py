@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import resource
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import FORKS
 
 from mot_gen.errors import InputError
 from mot_gen.training import checkpoint, random_state, saver
@@ -104,9 +104,7 @@ def test_nothing_there_yet(tmp_path):
         checkpoint.load(tmp_path / "checkpoints" / "step-00000001")
 
 
-# A server that has imported torch once forks the processes that are to be starved, killed and locked out.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["mot_gen.training.saver"])
+# Processes that are to be starved, killed and locked out.
 
 
 def start(target, *arguments):
