@@ -14,6 +14,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -110,12 +111,17 @@ def _class_of(slot: str, kind: str, where: str) -> type:
 
 def _check_options(cls: type, options: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     """Hold options to the names and types of a part's fields."""
-    hints = get_type_hints(cls)
     for name, value in options.items():
         if name not in names:
             raise InputError(f"{where}.{name} is not known" + nearest(name, names))
         try:
-            TypeAdapter(hints[name], config=ConfigDict(strict=True)).validate_python(value)
+            _type_of(cls, name).validate_python(value)
         except ValidationError as error:
             expected = error.errors(include_url=False)[0]["msg"].replace("Input should", "should")
             raise InputError(f"{where}.{name} {expected}, got {value!r}") from None
+
+
+@cache
+def _type_of(cls: type, name: str) -> TypeAdapter:
+    """What a field of a part must be."""
+    return TypeAdapter(get_type_hints(cls)[name], config=ConfigDict(strict=True))

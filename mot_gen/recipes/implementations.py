@@ -13,11 +13,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.recipes.sections import Tokenizer
@@ -99,6 +100,18 @@ def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
 
     field: where in the recipe they stand.
     """
+    names, known = _options_of(call)
+    try:
+        known.model_validate(options)
+    except ValidationError as error:
+        errors: list[dict[str, Any]] = [{**each} for each in error.errors(include_url=False)]
+        name = str(errors[0]["loc"][0])
+        raise InputError(f"{field}.{name} {complaint(_joined(errors, name, options), names)}") from None
+
+
+@cache
+def _options_of(call: Callable) -> tuple[list[str], type[BaseModel]]:
+    """The names in the signature of `call`, and a model of them; making it takes longer than all else of a recipe."""
     names, others = _parameters(call)
     extra: Literal["allow", "forbid"] = "allow" if others else "forbid"
     config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
@@ -106,12 +119,7 @@ def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
     annotated = call.__init__ if of_constructor else call
     hints = get_type_hints(annotated)
     types: dict[str, Any] = {name: (hints.get(name, Any), None) for name in names}
-    try:
-        create_model("Options", __config__=config, **types).model_validate(options)
-    except ValidationError as error:
-        errors: list[dict[str, Any]] = [{**each} for each in error.errors(include_url=False)]
-        name = str(errors[0]["loc"][0])
-        raise InputError(f"{field}.{name} {complaint(_joined(errors, name, options), names)}") from None
+    return names, create_model("Options", __config__=config, **types)
 
 
 def _parameters(call: Callable) -> tuple[list[str], bool]:
