@@ -32,6 +32,7 @@ def serving() -> Iterator[None]:
         return servers[-1]
 
     with pytest.MonkeyPatch.context() as patch:
+        forkserver.set_forkserver_preload([])  # it has imported everything
         patch.setattr(util, "spawnv_passfds", start)  # which would start an interpreter that runs the last word
         forkserver.ensure_running()
     yield
