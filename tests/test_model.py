@@ -208,7 +208,7 @@ def learned_by_heart():
     net = model([TEXT, IMAGE], shaken=False, backbone={"dim": 64}, objectives={"image": {"time": "uniform"}}).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=8e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=250)
-    batch, noise = pack(samples * 12, [TEXT, IMAGE], 60), generator(0)
+    batch, noise = pack(samples * 6, [TEXT, IMAGE], 60), generator(0)
     for _ in range(250):
         noisy, targets = net.corrupt(batch, noise)
         masks, found = net.loss_masks(noisy), net.losses(noisy, net(noisy), targets)

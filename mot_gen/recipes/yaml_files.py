@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text. `source` begins the error."""
     try:
-        return yaml.load(text, _Loader)
+        return deepcopy(_loaded(text))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -42,6 +44,12 @@ def parse_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source}: not valid YAML: it is nested too deep") from None
     except ValueError as error:  # a date or a number that is none
         raise InputError(f"{source}: not valid YAML: {error}; put the value in quotes if it is text") from None
+
+
+@lru_cache(maxsize=64)
+def _loaded(text: str) -> Any:
+    """Kept, since a process may read a recipe many times, and a copy takes a twentieth of the time."""
+    return yaml.load(text, _Loader)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

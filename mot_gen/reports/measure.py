@@ -65,7 +65,7 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge
     train_set, held_out = (
         real_images(run, cast("Sequence[Pair]", pairs), task) for pairs in (run.splits.train, run.splits.held_out)
     )
-    judge = judge or judge_of(run, task)
+    judge = judge or train_judge(*train_set, classes=len(task.classes))
     prompts, wanted = prompts_of(task, count)
     pipe = pipeline_of(run, TextToImagePipeline)
     images = torch.stack(list(drawn(pipe, prompts, range(seed, seed + count), output_type="pt")))
