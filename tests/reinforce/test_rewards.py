@@ -1,7 +1,6 @@
 """Rewards by name: judges of one's own labels, lengths, functions with options, and their weighted sum."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -11,10 +10,8 @@ from tiny_rewards import rewarded
 from mot_gen.data.records import Splits
 from mot_gen.datasets import digits
 from mot_gen.errors import InputError
-from mot_gen.eval.images.judge import train_judge
 from mot_gen.files.image_files import image_tensor
 from mot_gen.recipes.sections import Data
-from mot_gen.reinforce.reward_kinds import judge
 from mot_gen.reinforce.rewards import Samples, made_rewards
 
 SPLITS = Splits([], [])
@@ -41,8 +38,7 @@ def test_a_judge_of_ones_own_labels(tmp_path):
     assert total.tolist() == [0.0, 1.0] and scores["judge"].tolist() == [0.0, 1.0]
 
 
-def test_judges_of_two_folds_have_seen_other_pictures_and_agree(monkeypatch):
-    monkeypatch.setattr(judge, "train_judge", partial(train_judge, epochs=20))  # of 40
+def test_judges_of_two_folds_have_seen_other_pictures_and_agree():
     splits = digits.load(Data())
     given = "reinforce.rewards={one: {kind: judge, fold: 0, value: right}, two: {kind: judge, fold: 1, value: right}}"
     made = made_rewards(recipe(given), splits)
