@@ -15,7 +15,6 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.drawing import Drawing
 from mot_gen.pipelines.masked import OpenTokens, draw_masked
@@ -23,6 +22,7 @@ from mot_gen.pipelines.samplers import held_still
 from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.token_spans import MASKED
 from mot_gen.sequence import PADDING, Layout
+from mot_gen.sequence.moving import upload
 
 
 class OpenBlock(OpenTokens):

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mot_gen.backbone.cache import upload
 from mot_gen.errors import require
 from mot_gen.pipelines.settings import check
 from mot_gen.pipelines.text_lists import is_list_of_texts
 from mot_gen.sequence import Span
+from mot_gen.sequence.moving import upload
 
 
 @dataclass(frozen=True)

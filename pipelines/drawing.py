@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling
 from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.open_span import Grid, OpenSpan
 from mot_gen.pipelines.samplers import Schedule, Step, first_step, integrate, noise, set_timesteps
+from mot_gen.sequence.moving import upload
 
 
 @dataclass

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone.batch import Plan
-from mot_gen.backbone.cache import Cache, flags, upload
+from mot_gen.backbone.cache import Cache, flags
 from mot_gen.backbone.patch_layers import PatchLinear, PatchUNet, embed_times
 from mot_gen.packing import span_positions
 from mot_gen.sequence import PADDING, Latents, Layout
+from mot_gen.sequence.moving import upload
 
 Grid = tuple[int, int]
 Told = tuple[Plan, Cache, Latents]  # what a pass over some rows reads

@@ -9,7 +9,6 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mot_gen.backbone.cache import upload
 from mot_gen.errors import require
 from mot_gen.pipelines.base import MultimodalPipeline, repeat_each
 from mot_gen.pipelines.blocks import passes_of, write_blocks
@@ -18,6 +17,7 @@ from mot_gen.pipelines.options import takes
 from mot_gen.pipelines.samplers import row_generators
 from mot_gen.pipelines.settings import check
 from mot_gen.sequence import Span
+from mot_gen.sequence.moving import upload
 
 MAX_UNITS = 250  # units that an utterance may have where neither the caller nor the context says less: ten seconds
 _BOUNDS = 2  # the tokens that begin and end a span

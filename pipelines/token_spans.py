@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mot_gen.backbone.cache import upload
 from mot_gen.pipelines.decoding import TextSampling, draws, pick
 from mot_gen.pipelines.drawing import Drawing
 from mot_gen.pipelines.guidance import Guidance
 from mot_gen.pipelines.open_span import Grid
 from mot_gen.pipelines.stream import Stream
 from mot_gen.sequence.frame import Frame
+from mot_gen.sequence.moving import upload
 
 MASKED = -1  # stands for what is not known among a modality's own ids
 

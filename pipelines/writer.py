@@ -12,7 +12,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.cache import upload
 from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.decoding import TextSampling, choose
 from mot_gen.pipelines.drawing import Drawing
@@ -23,6 +22,7 @@ from mot_gen.pipelines.scores import Forbidden, Processed
 from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.whole_spans import WholeSpans
 from mot_gen.sequence import Span
+from mot_gen.sequence.moving import upload
 
 __all__ = ["Rules", "Writer", "slots_of"]
 

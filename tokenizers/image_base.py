@@ -15,6 +15,7 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor, load_image
 from mot_gen.sequence import Span
+from mot_gen.sequence.moving import upload
 from mot_gen.tokenizers.image_edges import SizeRule, rule_of
 from mot_gen.tokenizers.image_sizes import as_text, size_pair, size_pairs
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
@@ -133,15 +134,16 @@ class ImageTokenizer(NetworkTokenizer):
 
     @torch.no_grad()
     def encode_batch(self, raws: Sequence) -> list[Span]:
-        """Many raw images, those of one size in one pass of the network; the same spans as one by one."""
-        pictures = [self.pixels_of(raw).to(self.device) for raw in raws]
+        """Many raw images, those of one size in one pass of the network; the same spans as one by one, on the CPU."""
+        pictures = [self.pixels_of(raw) for raw in raws]
         spans: dict[int, Span] = {}
         for size, places in _places_of([(picture.shape[1], picture.shape[2]) for picture in pictures]).items():
             grid = self.grids.get(size) or self.grid_of(size)
-            pixels = torch.stack([pictures[place] for place in places])
+            pixels = upload(torch.stack([pictures[place] for place in places]), self.device)
             tokens = self.tokens((pixels * 2 - 1).to(self.dtype))
             if tokens.is_floating_point():
                 tokens = tokens.float()
+            tokens = tokens.cpu()
             for place, values in zip(places, tokens):
                 spans[place] = Span(self.config.name, values, grid)
         return [spans[place] for place in range(len(pictures))]
@@ -155,7 +157,7 @@ class ImageTokenizer(NetworkTokenizer):
         """Many spans, those of one grid in one pass of the network; the same images as one by one."""
         images: dict[int, Tensor] = {}
         for grid, places in _places_of([self._checked(span) for span in spans]).items():
-            tokens = torch.stack([spans[place].values.to(self.device) for place in places])
+            tokens = upload(torch.stack([spans[place].values for place in places]), self.device)
             if tokens.is_floating_point():
                 tokens = tokens.to(self.dtype)
             images |= zip(places, self.pixels(tokens, grid).float().add(1).div(2).clamp(0, 1))

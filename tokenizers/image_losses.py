@@ -110,7 +110,8 @@ class CodebookAverage:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what `state_dict` gave."""
-        self.counts, self.sums = state["counts"], state["sums"]
+        self.counts.copy_(state["counts"])
+        self.sums.copy_(state["sums"])
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -1,9 +1,10 @@
-"""What tokenizers that can be saved and loaded share: NetworkTokenizer, pretrained_class, loading, stated_config."""
+"""What tokenizers that can be saved and loaded share: NetworkTokenizer, pretrained_class, loading, stated_config. move:
+tokenizers to the device that their networks run on; usual_device."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ class ConfiguredModel(ModelMixin, ConfigMixin):
 
 
 class NetworkTokenizer(ConfiguredModel):
-    """A tokenizer that is a diffusers model: it saves and loads with its weights, alone or within a pipeline."""
+    """A tokenizer that is a diffusers model: it saves and loads with its weights, alone or within a pipeline. It takes
+    what it is given to the device of its weights; the spans that it gives are on the CPU."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -80,3 +82,17 @@ class NetworkTokenizer(ConfiguredModel):
 def stated_config(network: Any) -> dict[str, Any]:
     """The config of a diffusers model, without the notes of diffusers itself."""
     return {key: value for key, value in network.config.items() if not key.startswith("_")}
+
+
+def move(tokenizers: Iterable[Any], device: torch.device) -> None:
+    """Let the tokenizers that have a network run on a device; the others are quick, and would wait for the copies.
+
+    What they are given and what they give stays on the CPU, but for pictures and sounds that they decode."""
+    for tokenizer in tokenizers:
+        if isinstance(tokenizer, NetworkTokenizer) and any(True for _ in tokenizer.parameters()):
+            tokenizer.to(device)
+
+
+def usual_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.audio_files import load_audio
 from mot_gen.sequence import Modality, Span
+from mot_gen.sequence.moving import upload
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.speech_features import of_equal_length
 
@@ -96,9 +97,9 @@ class SpeechCodecTokenizer(NetworkTokenizer):
         return self.encode_batch([raw])[0]
 
     def encode_batch(self, raws: Sequence) -> list[Span]:
-        """Many recordings, those of equal length in one pass; the same spans as one by one."""
+        """Many recordings, those of equal length in one pass; the same spans as one by one, on the CPU."""
         codes = of_equal_length(self._codes, [self.waveform(raw) for raw in raws])
-        return [Span(self.config.name, self.flatten(each).cpu()) for each in codes]
+        return [Span(self.config.name, self.flatten(each.cpu())) for each in codes]
 
     def decode(self, span: Span) -> Tensor:
         """A span -> float samples (T,) in [-1, 1] at `sample_rate`, `samples_per_frame` for each whole frame of codes.
@@ -115,7 +116,7 @@ class SpeechCodecTokenizer(NetworkTokenizer):
     def waveform(self, raw) -> Tensor:
         """A raw recording -> (T,) at `sample_rate`, zeros added up to a whole number of frames."""
         samples, _ = load_audio(raw, self.sample_rate)
-        return F.pad(samples, (0, -len(samples) % self.samples_per_frame)).to(self.device)
+        return upload(F.pad(samples, (0, -len(samples) % self.samples_per_frame)), self.device)
 
     def flatten(self, codes: Tensor) -> Tensor:
         """(K, frames) codes -> (K * frames,) ids in the order of the pattern."""

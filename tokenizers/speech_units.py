@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_audio
 from mot_gen.sequence import Modality, Span
+from mot_gen.sequence.moving import upload
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry
 from mot_gen.tokenizers.span_ids import check_ids
@@ -94,8 +95,8 @@ class SpeechUnitTokenizer(NetworkTokenizer):
         return self.encode_batch([raw])[0]
 
     def encode_batch(self, raws: Sequence) -> list[Span]:
-        """Many recordings, those of equal length in one pass; the same spans as one by one."""
-        ids = self.unit_ids([self.waveform(raw) for raw in raws])
+        """Many recordings, those of equal length in one pass; the same spans as one by one, on the CPU."""
+        ids = [own.cpu() for own in self.unit_ids([self.waveform(raw) for raw in raws])]
         if self.config.collapse:
             ids = [own.unique_consecutive() for own in ids]
         return [Span(self.config.name, own) for own in ids]
@@ -114,7 +115,7 @@ class SpeechUnitTokenizer(NetworkTokenizer):
         """A raw recording -> (T,) at `sample_rate` and the one level, zeros added up to a whole number of units."""
         samples, _ = load_audio(raw, self.sample_rate)
         missing = -len(samples) % self.features.samples_per_unit
-        return F.pad(at_level(samples), (0, missing)).to(self.device)
+        return upload(F.pad(at_level(samples), (0, missing)), self.device)
 
     def vectors(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """What `waveform` gave -> the features (n, channels) of each."""

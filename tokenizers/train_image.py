@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from mot_gen.errors import InputError
+from mot_gen.sequence.moving import upload
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_losses import (
     CodebookAverage,
@@ -53,19 +54,9 @@ MEASURED = 4096  # images, at most, that tell the scale of the latents
 MAX_SKIPPED = 20  # steps in a row without a finite gradient
 
 
-def running_average(decay: float) -> Callable:
-    """For AveragedModel: a share `decay` of the average stays at each update, less in the first, so that no run is too
-    short for it: of n updates, as many as a tenth count at any time until `decay` is reached."""
-
-    def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
-        n = float(updates)
-        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update
-
-
 class ImageTrainer:
-    """Trains a tokenizer on images (N, C, H, W) uint8, keeping a checkpoint in `folder` from which it resumes.
+    """Trains a tokenizer, on the device where it is, on images (N, C, H, W) uint8 on the CPU, keeping a checkpoint in
+    `folder` from which it resumes.
 
     perceptual: (images, targets) in [-1, 1] -> loss, used with the weight of that name. After `run` the tokenizer
     holds the running average of the weights, and a LatentImageTokenizer its measured shift and scale.
@@ -84,12 +75,13 @@ class ImageTrainer:
         self.run_pass, self.network = pass_and_network(self.tokenizer)
         codebook = learned_codebook(self.tokenizer)
         self.codebook = None if codebook is None else CodebookAverage(codebook, options.codebook_decay)
-        self.average = AveragedModel(self.tokenizer, multi_avg_fn=running_average(options.average_decay))
+        self.average = AveragedModel(self.tokenizer, multi_avg_fn=self._average)
         self.optimizer = self._optimizer(p for p in tokenizer.parameters() if p.requires_grad)
-        self.perceptual = perceptual or (lpips() if options.perceptual else None)
+        self.perceptual = perceptual or (lpips().to(tokenizer.device) if options.perceptual else None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            self.critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
+            critic = PatchDiscriminator(images.shape[1]) if options.adversarial else None
+        self.critic = None if critic is None else critic.to(tokenizer.device)
         self.critic_optimizer = self._optimizer(self.critic.parameters()) if self.critic is not None else None
         self.step = self.skipped = 0
 
@@ -124,7 +116,7 @@ class ImageTrainer:
         order = [number for epoch in epochs for number in self._shuffled(epoch)]
         begin = first % n
         pixels = self.images[order[begin : begin + size]].float() / 127.5 - 1
-        return augmented(pixels, self.options.augment, self._generator(1, step)).to(self.tokenizer.device)
+        return upload(augmented(pixels, self.options.augment, self._generator(1, step)), self.tokenizer.device)
 
     def _shuffled(self, epoch: int) -> list[int]:
         return torch.randperm(len(self.images), generator=self._generator(0, epoch)).tolist()
@@ -151,6 +143,12 @@ class ImageTrainer:
         self.average.update_parameters(self.tokenizer)
         self._count_skipped(finite)
         return losses
+
+    def _average(self, averages: Any, weights: Any, _: Any) -> None:
+        """One update of lists of tensors. A share of the average stays, less in the first updates, so that no run is
+        too short for it: of n updates, as many as a tenth count at any time until `average_decay` is reached."""
+        n = self.step
+        torch._foreach_lerp_(averages, weights, 1 - min(self.options.average_decay, (1 + n) / (10 + n)))
 
     def _losses(self, made: Pass, pixels: Tensor) -> dict[str, Tensor]:
         """What the tokenizer learns from, of what it made of pixels (B, C, H, W)."""
@@ -210,6 +208,8 @@ class ImageTrainer:
             return
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"step": self.step, "random": torch.get_rng_state()}
+        if self.tokenizer.device.type == "cuda":
+            state["random_of_gpu"] = torch.cuda.get_rng_state(self.tokenizer.device)
         save_state(self.folder / STATE, self._run(), state)
 
     def _resume(self) -> None:
@@ -221,3 +221,5 @@ class ImageTrainer:
             part.load_state_dict(state[name])
         self.step = state["step"]
         torch.set_rng_state(state["random"])
+        if self.tokenizer.device.type == "cuda" and "random_of_gpu" in state:
+            torch.cuda.set_rng_state(state["random_of_gpu"], self.tokenizer.device)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,15 +16,26 @@ from mot_gen.files.whole import writing
 def save_state(file: Path, run: dict, state: dict) -> None:
     """Written aside and renamed, so that a kill at any moment leaves a whole file. run: what `load_state` asks for."""
     with writing(file) as part:
-        torch.save(state | {"run": json.dumps(run, sort_keys=True)}, part)
+        torch.save(_on_cpu(state) | {"run": json.dumps(run, sort_keys=True)}, part)
+
+
+def _on_cpu(value: Any) -> Any:
+    """A state with its tensors on the CPU, so that any machine can read it."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_on_cpu, value))
+    return value
 
 
 def load_state(file: Path, run: dict) -> dict | None:
-    """What was saved, or None where nothing was; InputError where it cannot be read or is of another run."""
+    """What was saved, on the CPU; None where nothing was. InputError where it cannot be read or is of another run."""
     if not file.is_file():
         return None
     try:
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         saved = json.loads(state["run"])
     except Exception as error:  # a broken archive fails in as many ways as it can be broken
         raise InputError(f"{file}: not a checkpoint that can be read; remove it to begin again") from error

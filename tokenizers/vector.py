@@ -58,9 +58,9 @@ class VectorTokenizer(NetworkTokenizer):
         return None if self.config.length is None else (1, self.config.length)
 
     def encode(self, raw: Any) -> Span:
-        """(n, d) numbers, as a tensor, an array or lists, to a span; InputError for others."""
+        """(n, d) numbers, as a tensor, an array or lists, to a span, on the CPU; InputError for others."""
         values = self._checked(raw)
-        mean, deviation = self._moments()
+        mean, deviation = self._moments(values.device)
         return Span(self.config.name, (values - mean) / deviation)
 
     def encode_batch(self, raws: Sequence) -> list[Span]:
@@ -73,7 +73,7 @@ class VectorTokenizer(NetworkTokenizer):
         if not self._are_rows(values):
             shape = tuple(values.shape)
             raise InputError(f"{self.config.name} span of shape {shape}; expected {self.config.width} channels a token")
-        mean, deviation = self._moments()
+        mean, deviation = self._moments(values.device)
         return values * deviation + mean
 
     def decode_batch(self, spans: Sequence[Span]) -> list[Tensor]:
@@ -95,13 +95,13 @@ class VectorTokenizer(NetworkTokenizer):
         """Whether these are rows of as many numbers as a token has."""
         return values.dim() == 2 and values.shape[1] == self.config.width
 
-    def _moments(self) -> Tensor:
-        return torch.tensor([self.config.mean, self.config.deviation], device=self.device)
+    def _moments(self, device: torch.device) -> Tensor:
+        return torch.tensor([self.config.mean, self.config.deviation], device=device)
 
     def _checked(self, raw: Any) -> Tensor:
         config = self.config
         try:
-            values = torch.as_tensor(raw, dtype=torch.float32, device=self.device)
+            values = torch.as_tensor(raw, dtype=torch.float32, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             raise InputError(f"{config.name}: needs rows of {config.width} numbers, got {raw!r:.60}") from None
         if not self._are_rows(values) or not len(values):

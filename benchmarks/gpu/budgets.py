@@ -20,37 +20,53 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.pipelines import pictures, texts, untrained
 from benchmarks.gpu.rows import Figures
 from benchmarks.gpu.setting import Setting
+from mot_gen.backbone import fused
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training.loop import prepare, training_step
 
+WARMING = 3  # steps, after which the compiler has seen that sizes differ
 CPU, CUDA = ProfilerActivity.CPU, ProfilerActivity.CUDA
 SIX_LAYERS = ["backbone.layers=6", "training.sample_every=0"]
 TINY = ["data.window=24", "tokenizers.text.vocab_size=270", "backbone.dim=32", "backbone.heads=2", "training.rows=2"]
 
 
 def training_budget(setting: Setting) -> Figures:
-    """A step of recipe `digits` with six layers: one that nobody reads, and one whose losses are read."""
+    """A step of recipe `digits` with six layers: one that nobody reads, and one whose losses are read; with blocks that
+    are not compiled, and on a GPU with compiled ones."""
     figures: dict[str, float | str] = {}
+    asked = [*SIX_LAYERS, *setting.pick([], TINY), f"training.device={setting.device.type}"]
     for precision in setting.pick(("fp32", "bf16"), ("fp32",)):
-        asked = [*SIX_LAYERS, *setting.pick([], TINY), f"training.precision={precision}"]
-        figures |= steps_of([*asked, f"training.device={setting.device.type}"], precision, setting)
+        for compiled in (False, True)[: 1 + setting.on_gpu]:
+            how = [f"training.precision={precision}", f"training.compile={str(compiled).lower()}"]
+            figures |= steps_of([*asked, *how], precision + ", compiled" * compiled, setting)
     return figures
 
 
-def steps_of(overrides: list[str], precision: str, setting: Setting) -> Figures:
+def steps_of(overrides: list[str], name: str, setting: Setting) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(load_recipe("digits", overrides), Path(folder))
+        for _ in range(WARMING):
+            training_step(run)
         unread = counted(partial(training_step, run, read=False), setting)
         read = counted(partial(training_step, run), setting)
         run.close()
-    return {**told(f"{precision}, not read", *unread, setting), **told(f"{precision}, read", *read, setting)}
+    return {**told(f"{name}, not read", *unread, setting), **told(f"{name}, read", *read, setting)}
 
 
 def generation_budget(setting: Setting) -> Figures:
-    """What one more token and one more step take, of models of the size 94M."""
+    """What one more token and one more step take, of models of the size 94M; on a GPU also with our own kernels."""
     built = untrained("mot", "94M", setting)
-    token, step = (each(partial(make, built, 1), setting) for make in (texts, pictures))
-    return {**told("a decoded token", *token, setting), **told("a denoising step", *step, setting)}
+    figures: dict[str, float | str] = {}
+    for own in (False, True)[: 1 + setting.on_gpu]:
+        fused.use(own)
+        try:
+            token, step = (each(partial(make, built, 1), setting) for make in (texts, pictures))
+        finally:
+            fused.use(False)
+        with_own = ", our own kernels" * own
+        figures |= told(f"a decoded token{with_own}", *token, setting)
+        figures |= told(f"a denoising step{with_own}", *step, setting)
+    return figures
 
 
 def each(make: Callable[..., Callable[[], object]], setting: Setting, few: int = 3, more: int = 7) -> tuple:

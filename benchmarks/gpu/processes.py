@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
 RECIPE = ["digits", f"training.steps={STEPS}", "training.warmup_steps=2", "training.log_every=1"]
 RECIPE += ["training.sample_every=0", "training.checkpoint_every=1000"]
+RECIPE += ["training.compile=false"]  # else most of the time would be the compiler's
 PATIENCE = 600  # seconds for a run
 AGREES = 1e-2  # of a loss: sums are made in another order
 

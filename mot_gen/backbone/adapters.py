@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mot_gen.backbone.moe import best_experts
 from mot_gen.backbone.owners import Owners, normal, zeros
-from mot_gen.backbone.routing import Owned, Routing, grouped_linear
+from mot_gen.backbone.routing import ExpertRouting, Owned, Routing, grouped_linear
 
 
 def beside(adapter: nn.Module) -> nn.Module:
@@ -66,8 +66,7 @@ class RoutedAdapter(Owned):
 
     def _of(self, x: Tensor, router: Tensor, a: Tensor, b: Tensor) -> Tensor:
         choice, _ = best_experts(F.linear(x, router).float().softmax(-1), self.top_k)
-        ends = torch.tensor(choice.counts, device=x.device).cumsum(0).to(torch.int32)
-        experts = Routing(None, None, ends, choice.counts, None)
+        experts = ExpertRouting(choice.counts, len(choice.token))
         y = grouped_linear(F.silu(grouped_linear(x[choice.token], a, experts)), b, experts)
         return torch.zeros_like(x).index_add(0, choice.token, (y * choice.gate[:, None]).to(x.dtype))
 

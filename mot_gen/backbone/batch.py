@@ -105,10 +105,14 @@ class Batch:
             block.prepare(self)
         return Plan(self, self.routing, len(self.layout.document), self.made)
 
-    def thinned(self, kept: Tensor, cache: Cache | None) -> tuple[Batch, Tensor]:
+    def thinned(self, kept: Tensor, cache: Cache | None, name: str | None = None) -> tuple[Batch, Tensor]:
         """The batch of the kept tokens alone, (B, S) bool, each row moved together and padded at its end; and the slots
-        (B, k) that they come from, those of padding being any that is not kept."""
-        length = max(1, int(kept.sum(1).max()))  # of a row without tokens one slot of padding
+        (B, k) that they come from, those of padding being any that is not kept.
+
+        name: of what decides how many tokens are kept, where that follows from the layout alone; the host then counts
+        them once, where the layout is on the host. Without, it waits for the device."""
+        counted = self._counted(kept) if name is None else self.layout.once(name, lambda: self._counted(kept))
+        length, *counts = counted
         slots = kept.logical_not().long().argsort(dim=1, stable=True)[:, :length]
         empty = ~kept.gather(1, slots)
         layout = self.layout
@@ -120,8 +124,19 @@ class Batch:
             layout.position.gather(1, slots[..., None].expand(-1, -1, 3)),
             None if block is None else block.gather(1, slots).masked_fill(empty, PADDING),
             None if alone is None else alone.gather(1, slots) & ~empty,
+            counts,
         )
         return replace(self, layout=thin, cache=cache), slots
+
+    def _counted(self, kept: Tensor) -> list[int]:
+        """How many slots a row needs for its kept tokens, (B, S) bool; then, of each modality, how many of all these
+        slots are of it, where padding counts as the first."""
+        length = max(1, int(kept.sum(1).max()))  # of a row without tokens one slot of padding
+        others = len(self.tower_of)
+        modality = self.layout.modality.masked_fill(~kept, others)
+        counts = torch.bincount(modality.flatten(), minlength=others + 1)[:others].tolist()
+        counts[0] += len(kept) * length - sum(counts)
+        return [length, *counts]
 
 
 @dataclass

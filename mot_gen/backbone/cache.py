@@ -1,5 +1,5 @@
 """What is remembered while generating: LayerCache (a layer's own), KeyValueCache (attention's), JoinedCache (several of
-one layer), Cache (of all layers); upload, flags.
+one layer), Cache (of all layers); flags.
 
 A forward pass over a cache is tentative: it writes its tokens after those that are kept, and the next pass overwrites
 them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mot_gen.backbone.attention import EMPTY, Places
 from mot_gen.sequence import Layout
+from mot_gen.sequence.moving import upload
 
 # The slots of a pass: (n,) where all rows are of the same length, else rows (B, 1) and their slots (B, n).
 Slots = Tensor | tuple[Tensor, Tensor]
@@ -138,16 +139,6 @@ def differs(x: Tensor, dimension: int) -> None:
     torch._dynamo.maybe_mark_dynamic(x, dimension)
 
 
-def upload(values: Sequence | Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
-    """Values of the host as a tensor on a device; the host does not wait until they are there."""
-    given = torch.as_tensor(values, dtype=dtype)
-    if device is None or given.device == device:
-        return given
-    if device.type != "cuda":
-        return given.to(device)
-    return given.pin_memory().to(device, non_blocking=True)
-
-
 def flags(given: Sequence[bool] | Tensor) -> list[bool]:
     """Flags on the host. Of a tensor on a device the host waits for them."""
     return given.tolist() if isinstance(given, Tensor) else list(given)
@@ -187,12 +178,18 @@ class Cache:
             layer.place(slots)
         return places, self.places[:, :end]
 
-    def place_next(self, document: int = 0) -> int:
-        """Reserve the next slot of every row for a token of its one document. Returns how many keys there are then."""
+    def expect(self, document: int = 0) -> None:
+        """Let the slots after those that are kept be of each row's one document, whose tokens come one by one. No query
+        sees what comes later."""
+        later = self.places.index >= self.lengths[:, None]
+        self.places.document.masked_fill_(later, document)
+        self.places.block.masked_fill_(later, EMPTY)
+
+    def place_next(self) -> int:
+        """Reserve the next slot of every row, which is one that it expects. Returns how many keys there are then."""
         end = self.longest + 1
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, and {end} are needed")
-        self.places.document.scatter_(1, self.lengths[:, None], document)
         slots: Slots = self.lengths[:1] if self.even else (self._row, self.lengths[:, None])
         for layer in self.layers:
             layer.place(slots)

@@ -11,26 +11,36 @@ Shapes: T rows of E groups, one group after the other.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def product_by_group(x: Tensor, weight: Tensor, ends: Tensor, counts: list[int]) -> Tensor:
-    """x (T, in), weight (E, out, in) -> (T, out), under autocast in its dtype.
+class Groups(Protocol):
+    """Where groups are. ends: (E,) int32, one past each group's last row."""
 
-    ends: (E,) int32, one past each group's last row. counts: the E numbers of rows, on the host.
-    """
+    ends: Tensor
+
+    @property
+    def counts(self) -> list[int]:
+        """The E numbers of rows, on the host, which may have to wait for them."""
+        ...
+
+
+def product_by_group(x: Tensor, weight: Tensor, groups: Groups) -> Tensor:
+    """x (T, in), weight (E, out, in) -> (T, out), under autocast in its dtype."""
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     if _has_grouped_mm(x, weight):
         function = _GroupedProduct if torch.compiler.is_compiling() else _GroupedProductWithTangents
-        return function.apply(x, weight, ends)
+        return function.apply(x, weight, groups.ends)
     if torch.compiler.is_compiling():
-        products = [F.linear(own, matrix) for own, matrix in zip(x.split(counts), weight.unbind(0))]
+        products = [F.linear(own, matrix) for own, matrix in zip(x.split(groups.counts), weight.unbind(0))]
         return torch.cat(products)
-    return _ProductsOneByOne.apply(x, weight, counts)
+    return _ProductsOneByOne.apply(x, weight, groups.counts)
 
 
 def _has_grouped_mm(x: Tensor, weight: Tensor) -> bool:

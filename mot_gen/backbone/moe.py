@@ -1,4 +1,4 @@
-"""A feed-forward of several experts: MixtureOfExperts, set_progress, best_experts, WEIGHTS.
+"""A feed-forward of several experts: MixtureOfExperts, set_progress, best_experts, times_each, WEIGHTS.
 
 The experts of all pools (`pools`) are stacked, so that a layer is one grouped product. MoE-4x (arXiv 2411.04996) is one
 pool of four experts, its hybrid a pool of four for text beside pools of one, and routed groups by modality
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mot_gen.backbone.parts import Choice, Router
 from mot_gen.backbone.pools import Pool, Pools, State
-from mot_gen.backbone.routing import Owned, Routing
+from mot_gen.backbone.routing import ExpertRouting, Owned, Routing
 
 
 class MixtureOfExperts(Owned):
@@ -56,11 +56,10 @@ class MixtureOfExperts(Owned):
             choice = self._choice(part, place, pool)
             tokens.append(choice.token + first)
             gates.append(choice.gate)
-            counts += choice.counts
+            counts.append(choice.counts)
             first += len(part)
         token, gate = torch.cat(tokens), torch.cat(gates)
-        ends = torch.tensor(counts, device=x.device).cumsum(0).to(torch.int32)
-        y = self.feed_forward(x.index_select(0, token), Routing(None, None, ends, counts, None))
+        y = self.feed_forward(x.index_select(0, token), ExpertRouting(torch.cat(counts), len(token)))
         start = self._start(x)
         return start.index_add(0, token, (y * gate[:, None]).to(x.dtype))
 
@@ -68,14 +67,15 @@ class MixtureOfExperts(Owned):
         """What the routed experts' outputs are added to."""
         if self.shared is None:
             return torch.zeros_like(x)
-        ends = torch.tensor([len(x)], device=x.device, dtype=torch.int32)
+        ends = torch.full((1,), len(x), device=x.device, dtype=torch.int32)
         shared = self.shared(x, Routing(None, None, ends, [len(x)], 0))
         return shared.to(x.dtype)  # under autocast a product is in bf16, and the residual stream in fp32
 
     def _choice(self, x: Tensor, place: int, pool: Pool) -> Choice:
         """place: the pool's, among all."""
         if self.experts[place] == 1:
-            return Choice(torch.arange(len(x), device=x.device), x.new_ones(len(x)), [len(x)])
+            every = torch.arange(len(x), device=x.device)
+            return Choice(every, x.new_ones(len(x)), every.new_full((1,), len(x)))
         choice = self.choose.choose(self._logits(x, place), pool)
         if choice.loss is not None:
             self._auxiliary = choice.loss if self._auxiliary is None else self._auxiliary + choice.loss
@@ -115,5 +115,10 @@ def best_experts(score: Tensor, top_k: int, weight: str = "softmax") -> tuple[Ch
     gate, expert = score.topk(top_k, dim=-1)
     gate = WEIGHTS[weight](gate)
     order = expert.flatten().argsort(stable=True)
-    counts = torch.bincount(expert.flatten(), minlength=score.shape[1]).tolist()
-    return Choice(order // top_k, gate.flatten()[order], counts), expert
+    return Choice(order // top_k, gate.flatten()[order], times_each(expert, score.shape[1])), expert
+
+
+def times_each(expert: Tensor, experts: int) -> Tensor:
+    """(E,) int64, how often each expert is named in a tensor of any shape; no host waits, as `bincount` would."""
+    numbers = torch.arange(experts, device=expert.device)
+    return (expert.flatten() == numbers[:, None]).sum(1)

@@ -33,6 +33,7 @@ class NextToken:
 
     def __init__(self, cache: Cache, time: Tensor, towers: Sequence[int], dtype: torch.dtype, compiled: bool = False):
         self.cache, self.time, self.towers, self.compiled = cache, time, towers, compiled
+        cache.expect()
         later = torch.arange(cache.capacity, device=time.device) > cache.lengths[:, None]
         self._hidden = torch.zeros(later.shape, dtype=dtype, device=time.device).masked_fill_(later, float("-inf"))
         self._sights: set[str] = set()

@@ -1,4 +1,5 @@
-"""A block's pass over tokens of one tower, over a cache and without gradients, as in generation: OneTower, passes.
+"""A block's pass over tokens of one tower, over a cache and without gradients, as in generation: OneTower, passes,
+plain_turn.
 
 What a block does in general asks at every turn which tower a token is of, and whether a gradient is wanted. Here both
 are known, so the same numbers come of fewer operations: matrices and norms of the tower are picked once; queries and
@@ -15,9 +16,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.backbone import parts
+from mot_gen.backbone import fused, parts
 from mot_gen.backbone.attention import attend
 from mot_gen.backbone.batch import Plan
 from mot_gen.backbone.depths import every as all_layers
@@ -67,23 +69,31 @@ class OneTower:
     """A block of attention and a gated unit, for tokens of one tower; called as the block is."""
 
     def __init__(self, block: parts.Layer, routing: Routing):
-        self.first = block.number == 0
         self.sight, self.turning, self.angles = block.sight, block.turning, f"angles of {block.turning}"
         self.heads, self.kv_heads, self.head_dim = block.heads, block.kv_heads, block.head_dim
         self.activation = block.parts.activation.function
+        self.gate, self.turn = self._gate, plain_turn
+        if fused.is_used(block.qkv.weight):
+            self.turn = fused.turn
+            self.gate = fused.gate if self.activation is F.silu else self._gate
         self.attention_norm, self.ffn_norm = (norm.of_one(routing) for norm in (block.attention_norm, block.ffn_norm))
-        self.head_norm = _head_norm(block, routing)
+        self.head_factors = _head_factors(block, routing)
+        self.eps = 0.0 if block.q_norm is None else block.q_norm.eps
         self.qkv, self.gate_up = _product(block.qkv, routing), _product(block.ffn.gate_up, routing)
-        self.add_out, self.add_down = _addition(block.out, routing), _addition(block.ffn.down, routing)
+        # The first block leaves its x, which is the caller's.
+        self.add_out = _addition(block.out, routing, in_place=block.number > 0)
+        self.add_down = _addition(block.ffn.down, routing)
 
     def __call__(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
-        """x (T, D) -> the same, in the memory of x; but the first block leaves its x, which is the caller's."""
-        found = self._found(x, plan, cache)
-        x = self.add_out(x.clone() if self.first else x, found)
-        gate_up = self.gate_up(self.ffn_norm(x))
+        """x (T, D) -> the same; in the memory of x, but for the first block."""
+        x = self.add_out(x, self._found(x, plan, cache))
+        return self.add_down(x, self.gate(self.gate_up(self.ffn_norm(x))))
+
+    def _gate(self, gate_up: Tensor) -> Tensor:
+        """(T, 2 F), gate and up side by side -> (T, F)."""
         width = gate_up.shape[1] // 2
         gate, up = gate_up.narrow(1, 0, width), gate_up.narrow(1, width, width)
-        return self.add_down(x, self.activation(gate).mul_(up))
+        return self.activation(gate).mul_(up)
 
     def _found(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
         """What the heads find, (T, H * K)."""
@@ -91,20 +101,27 @@ class OneTower:
         qkv = self.qkv(self.attention_norm(x)).view(len(x), -1, self.head_dim)
         qk = qkv.narrow(1, 0, self.heads + self.kv_heads)
         angles = plan.once(self.angles, lambda: torch.view_as_complex(plan.made[self.turning]))
-        rotate_to(qk, self.head_norm(qk.float()), angles)
+        self.turn(qk, angles, self.head_factors, self.eps)
         rows = qkv.view(plan.rows, -1, *qkv.shape[1:]).transpose(1, 2)
         q, kv = rows.narrow(1, 0, self.heads), rows.narrow(1, self.heads, 2 * self.kv_heads)
         k, v = cache.write_both(kv, mask.shape[-1])
         return attend(q, k, v, mask).transpose(1, 2).reshape(len(x), -1)
 
 
-def _head_norm(block: parts.Layer, routing: Routing) -> Callable[[Tensor], Tensor]:
-    """Of queries and keys (T, H + G, K) in fp32."""
+def _head_factors(block: parts.Layer, routing: Routing) -> Tensor | None:
+    """(H + G, K) fp32, what normed queries and keys are multiplied by; None where they are not normed."""
     if block.q_norm is None:
-        return lambda qk: qk
+        return None
     q, k = (rows_of(norm.factors, routing).float() for norm in (block.q_norm, block.k_norm))
-    weight = torch.cat([q.expand(block.heads, -1), k.expand(block.kv_heads, -1)])
-    return partial(norm_of_heads, weight=weight, eps=block.q_norm.eps)
+    return torch.cat([q.expand(block.heads, -1), k.expand(block.kv_heads, -1)])
+
+
+def plain_turn(qk: Tensor, angles: Tensor, weight: Tensor | None, eps: float) -> None:
+    """Norm queries and keys (T, H + G, K), where there are weights, and turn them by angles, in place."""
+    normed = qk.float()
+    if weight is not None:
+        normed = norm_of_heads(normed, weight, eps)
+    rotate_to(qk, normed, angles)
 
 
 def _matrix(layer: Any, routing: Routing) -> Tensor | None:
@@ -119,9 +136,12 @@ def _product(layer: Any, routing: Routing) -> Callable[[Tensor], Tensor]:
     return partial(layer, routing=routing) if matrix is None else partial(torch.mm, mat2=matrix)
 
 
-def _addition(layer: Any, routing: Routing) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x (T, out), y (T, in)) -> x, to which the product of y is added."""
+def _addition(layer: Any, routing: Routing, in_place: bool = True) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x (T, out), y (T, in)) -> the sum of x and the product of y, in the memory of x where that is asked for."""
     matrix, product = _matrix(layer, routing), _product(layer, routing)
     if matrix is not None and matrix.is_cuda:  # one kernel; on a CPU it is no faster, and rounds otherwise
-        return lambda x, y: x.addmm_(y, matrix)
-    return lambda x, y: x.add_(product(y))
+        add = Tensor.addmm_ if in_place else torch.addmm
+        return lambda x, y: add(x, y, matrix)
+    if in_place:
+        return lambda x, y: x.add_(product(y))
+    return lambda x, y: x + product(y)

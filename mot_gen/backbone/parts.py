@@ -137,11 +137,11 @@ class Activation(Part):
 @dataclass
 class Choice:
     """Which of a pool's n tokens go to each of its E experts. token, gate: (P,) sorted by expert, the tokens and the
-    weights of what the experts make of them. counts: how many each expert has. loss: weighted, or None."""
+    weights of what the experts make of them. counts: (E,) int64, how many each expert has. loss: weighted, or None."""
 
     token: Tensor
     gate: Tensor
-    counts: list[int]
+    counts: Tensor
     loss: Tensor | None = None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mot_gen.backbone.routing import Routing
 from mot_gen.sequence import PADDING, Layout
+from mot_gen.sequence.moving import upload
 
 
 @dataclass
@@ -81,8 +82,9 @@ def make_pools(
     row = torch.arange(len(document), device=document.device)[:, None] * (document.max() + 2)
     group = routing.sort((row + document - PADDING).flatten())
     kept: list[Tensor | None] = []
-    for part, number in zip(group.split(counts), experts):
-        kept.append(_kept(part, number) if expert_choice and number > 1 else None)
+    for place, (part, number) in enumerate(zip(group.split(counts), experts)):
+        chooses = expert_choice and number > 1
+        kept.append(_kept(part, number, layout, f"kept by {number} of {counts}, {place}") if chooses else None)
     real, modality = routing.sort(document.flatten() != PADDING), routing.sort(layout.modality.flatten())
     beside = _beside(layout, routing, counts) if on_grid else group.new_full((len(group), 2), -1)
     return Pools(counts, kept, group, real, modality, beside)
@@ -91,12 +93,12 @@ def make_pools(
 def _beside(layout: Layout, routing: Routing, counts: list[int]) -> Tensor:
     """(T, 2) `Pool.beside` of tokens in tower order. Tokens of a span keep their order there, row after row."""
     rows = torch.arange(len(layout.span), device=layout.span.device)[:, None]
-    span = routing.sort((rows * (layout.span.max() + 2) + layout.span - PADDING).flatten())
+    most = layout.span.shape[1] + 1  # spans of a row, and padding
+    span = routing.sort((rows * most + layout.span - PADDING).flatten())
     row, column = routing.sort(layout.position[..., 1:].flatten(0, 1)).unbind(1)
-    columns = torch.zeros_like(span).scatter_reduce(0, span.unique(return_inverse=True)[1], column, "amax")
-    columns = columns[span.unique(return_inverse=True)[1]] + 1
+    columns = span.new_zeros(len(rows) * most).scatter_reduce(0, span, column, "amax")[span] + 1
     place = torch.arange(len(span), device=span.device)
-    starts = torch.tensor(counts, device=span.device).cumsum(0)
+    starts = upload(counts, span.device).cumsum(0)
     pool = torch.bucketize(place, starts, right=True)
     found = []
     for step, down in ((torch.ones_like(columns), 0), (columns, 1)):
@@ -108,12 +110,15 @@ def _beside(layout: Layout, routing: Routing, counts: list[int]) -> Tensor:
     return torch.stack(found, 1)
 
 
-def _kept(group: Tensor, experts: int) -> Tensor:
-    """The first n / E places (rounded, at least one) of each group, of n, once tokens are sorted by group."""
-    _, ordered, sizes = group.sort().values.unique_consecutive(return_inverse=True, return_counts=True)
-    rank = torch.arange(len(group), device=group.device) - (sizes.cumsum(0) - sizes)[ordered]
-    capacity = (sizes / experts).round().clamp_min(1)
-    return (rank < capacity[ordered]).nonzero().flatten()
+def _kept(group: Tensor, experts: int, layout: Layout, name: str) -> Tensor:
+    """The first n / E places (rounded, at least one) of each group, of n, once tokens are sorted by group. How many
+    they are is found out once, where the layout is on the host, and noted in it under this name."""
+    ordered = group.sort().values
+    first = torch.searchsorted(ordered, ordered)
+    sizes = torch.searchsorted(ordered, ordered, right=True) - first
+    kept = torch.arange(len(group), device=group.device) - first < (sizes / experts).round().clamp_min(1)
+    [number] = layout.once(name, lambda: [int(kept.sum())])
+    return kept.logical_not().argsort(stable=True)[:number]
 
 
 def assignments(pools: Pools, experts: Sequence[int], taken: Callable[[int], int]) -> int:

@@ -45,9 +45,8 @@ def mutual_information(score: Tensor, pool: Pool) -> Tensor:
 def roughness(logits: Tensor, pool: Pool) -> Tensor:
     """KL(p_i || p_j) between each token of a picture and its neighbours to the right and below, on the average
     (GNT-MOVE, arXiv 2308.11793, between neighbouring patches): least where routers change slowly over a picture."""
-    first, side = (pool.beside >= 0).nonzero(as_tuple=True)
-    if not len(first):
-        return logits.sum() * 0.0
-    log = logits.log_softmax(-1)
-    other = pool.beside[first, side]
-    return (log[first].exp() * (log[first] - log[other])).sum(-1).mean()
+    there = pool.beside >= 0  # (n, 2)
+    log = logits.log_softmax(-1)[:, None]
+    other = log[pool.beside.clamp_min(0), 0]
+    apart = (log.exp() * (log - other)).sum(-1)
+    return torch.where(there, apart, 0.0).sum() / there.sum().clamp_min(1)

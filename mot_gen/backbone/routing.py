@@ -1,4 +1,4 @@
-"""Parameters owned by groups of tokens: Routing, route, all_to, permute_rows, grouped_linear, rows_of,
+"""Parameters owned by groups of tokens: Routing, ExpertRouting, route, all_to, permute_rows, grouped_linear, rows_of,
 rows_in_sequence, is_adapter, Owned, UntiedLinear; and for towers of different widths UnevenLinear. `rms_norm.py` has
 the norms.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +48,11 @@ class Routing:
     members: Tensor | None = None
     sorted_members: Tensor | None = None
 
+    @property
+    def tokens(self) -> int:
+        """T, as the host knows it."""
+        return sum(self.counts)
+
     def sort(self, x: Tensor) -> Tensor:
         """(T, ...) in sequence order -> tower order."""
         if self.order is None or self.inverse is None:
@@ -58,6 +64,24 @@ class Routing:
         if self.order is None or self.inverse is None:
             return x
         return permute_rows(x, self.inverse, self.order)
+
+
+class ExpertRouting(Routing):
+    """Of the rows that experts are given, one expert after the other. Where the experts were chosen on a device, the
+    host does not know how many each has: it waits for the device if it asks for `counts`."""
+
+    def __init__(self, each: Tensor, rows: int):
+        """each: (E,) how many rows each expert has. rows: their sum."""
+        self.order = self.inverse = self.only = self.sorted_tower = None
+        self.ends, self._each, self._rows = each.cumsum(0, dtype=torch.int32), each, rows
+
+    @cached_property
+    def counts(self) -> list[int]:  # type: ignore[override]  # a class may not declare an attribute as lazily made
+        return self._each.tolist()
+
+    @property
+    def tokens(self) -> int:
+        return self._rows
 
 
 def route(tower: Tensor, towers: int, counts: list[int] | None = None) -> Routing:
@@ -122,7 +146,7 @@ def grouped_linear(x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
         return F.linear(x, weight[0])
     if routing.only is not None:
         return F.linear(x, weight[routing.only])
-    return product_by_group(x, weight, routing.ends, routing.counts)
+    return product_by_group(x, weight, routing)
 
 
 def is_adapter(name: str) -> bool:
@@ -138,7 +162,7 @@ def rows_of(table: Tensor, routing: Routing) -> Tensor:
         return table[routing.only]
     if routing.sorted_tower is None:  # of experts, whose tokens come sorted
         lengths = routing.ends.diff(prepend=routing.ends.new_zeros(1))
-        return table.repeat_interleave(lengths, dim=0, output_size=sum(routing.counts))
+        return table.repeat_interleave(lengths, dim=0, output_size=routing.tokens)
     return _rows(table, routing.sorted_tower, routing.sorted_members)
 
 

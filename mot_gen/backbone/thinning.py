@@ -22,16 +22,24 @@ def blocks_of(batch: Batch) -> Tensor:
 
 
 def run_on(
-    kept: Tensor, fed: Tensor, left: Tensor | float, block: Layer, x: Tensor, plan: Plan, cache: SkipCache | None
+    kept: Tensor,
+    name: str | None,
+    fed: Tensor,
+    left: Tensor | float,
+    block: Layer,
+    x: Tensor,
+    plan: Plan,
+    cache: SkipCache | None,
 ) -> Tensor:
-    """What a layer makes of x (T, D) in tower order, of which it reads the tokens `kept` (B, S) alone.
+    """What a layer makes of x (T, D) in tower order, of which it reads the tokens `kept` (B, S) alone. name: of what
+    decides how many they are, see `Batch.thinned`.
 
     fed: (B, S, 1) what the feed-forward's output of a kept token is multiplied by. left: (B, S, 1) or a number, what
     the others are multiplied by, which pass the layer by. cache: a pass begins here, of the kept tokens.
     """
     shape = plan.batch.layout.shape
     inner = None if cache is None else cache.begin(kept)
-    thin, slots = plan.batch.thinned(kept, inner)
+    thin, slots = plan.batch.thinned(kept, inner, name)
     with torch.no_grad():
         own = thin.plan([block])
     # In sequence order all tokens of a row stand together: that is where they are gathered and put back.

@@ -151,7 +151,9 @@ def _tokenize_arguments(commands) -> None:
         "--tokenizer", action="append", required=True, metavar="FOLDER", help="of an image or speech tokenizer"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="shards; of a recipe train/, held_out/")
-    command.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes; default: one a core")
+    workers = "processes, or threads beside a GPU; default: one a core"
+    command.add_argument("--workers", type=int, default=_cores(), metavar="N", help=workers)
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: all GPUs, or the CPU")
     command.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a file")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="samples a pass")
     command.add_argument("--max-corrupt", type=int, default=10, metavar="N", help="samples that may be unreadable")
@@ -174,7 +176,7 @@ def tokenize_command(args: argparse.Namespace) -> int:
     from mot_gen.data.records import open_all
     from mot_gen.data.tokenize import Corpus, Options, tokenize
 
-    options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt)
+    options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt, args.device)
     tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
     opening = partial(open_all, tuple(args.inputs), args.outside_media)
     sets: dict[str, Callable[[], Sequence[Sample]]] = {"": opening}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.tokenizers.image_corpus import by_hash, find_images, read_images, split
+from mot_gen.tokenizers.pretrained import move, usual_device
 from mot_gen.tokenizers.saved import load_tokenizer
 
 
@@ -21,6 +22,7 @@ def measures(folder: str, data: str, extractor: str | None = None, recognizer: s
     its features. recognizer: also how many words it hears otherwise.
     """
     tokenizer = load_tokenizer(folder)
+    move([tokenizer], usual_device())
     if hasattr(tokenizer, "sample_rate"):
         return _speech(tokenizer, data, recognizer)
     if not hasattr(tokenizer, "color_channels"):
@@ -134,7 +136,8 @@ def _heard(tokenizer: Any, recordings: list[Any], recognizer: str) -> dict[str, 
     from mot_gen.eval.text.edits import WordErrorRate
 
     hear = SphinxRecognizer() if recognizer == "sphinx" else TransformersRecognizer(recognizer)
-    rate, decoded = tokenizer.sample_rate, tokenizer.decode_batch(tokenizer.encode_batch(recordings))
+    rate = tokenizer.sample_rate
+    decoded = [sound.cpu() for sound in tokenizer.decode_batch(tokenizer.encode_batch(recordings))]
     pairs = [pair for pair in zip(hear(decoded, rate), hear(recordings, rate)) if pair[1]]
     errors = WordErrorRate()
     errors.update([heard for heard, _ in pairs], [reference for _, reference in pairs])

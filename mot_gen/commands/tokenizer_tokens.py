@@ -20,6 +20,7 @@ from mot_gen.files.image_files import to_pil
 from mot_gen.files.whole import write_text
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_corpus import find_images
+from mot_gen.tokenizers.pretrained import move, usual_device
 from mot_gen.tokenizers.saved import load_tokenizer
 from mot_gen.tokenizers.speech_corpus import find_recordings
 
@@ -59,7 +60,7 @@ def decode(folder: str, tokens: Path, out: Path) -> None:
         if _is_of_pictures(tokenizer):
             to_pil(made).save(out / f"{stem}.png")
         else:
-            save_audio(out / f"{stem}.wav", made, tokenizer.sample_rate)
+            save_audio(out / f"{stem}.wav", made.cpu(), tokenizer.sample_rate)
 
 
 def _is_of_pictures(tokenizer: Any) -> bool:
@@ -75,6 +76,7 @@ def _loaded(folder: str) -> Any:
     tokenizer = load_tokenizer(folder)
     is_file = tokenizer.modality.discrete or _is_of_pictures(tokenizer)
     require(is_file, f"{folder}: plain numbers stand in records, and training encodes them; give a tokenizer of files")
+    move([tokenizer], usual_device())
     return tokenizer
 
 

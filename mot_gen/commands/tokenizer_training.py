@@ -23,6 +23,7 @@ from mot_gen.commands.tokenizer_measures import (
 )
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.progress import Progress
+from mot_gen.tokenizers.pretrained import move, usual_device
 from mot_gen.tokenizers.speech_measures import speech_report
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
@@ -86,6 +87,7 @@ class Images:
         learned, held_out = self._sets()
         torch.manual_seed(options.seed)
         tokenizer = self._untrained()
+        move([tokenizer], usual_device())
         trainer = ImageTrainer(tokenizer, learned, options, self.out)
         with _progress(options.steps, ("reconstruction", "penalty", "perceptual", "adversarial")) as report:
             trainer.run(report)
@@ -129,6 +131,7 @@ class Speech:
         options = _options(self.training, SpeechTraining)
         torch.manual_seed(options.seed)
         tokenizer = self._untrained()
+        move([tokenizer], usual_device())
         learned, held_out = sound_sets(self.data, tokenizer.sample_rate)
         with _progress(options.steps, ("mel", "duration")) as report:
             train_speech_units(tokenizer, learned, options, report, self.out)

@@ -7,12 +7,15 @@ grid always sees batches of BATCH, the last filled up; what has another length e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from mot_gen.data.encoded import Encoded, fixed_grid, fixed_length
 from mot_gen.data.mixture import Showing
@@ -94,6 +97,7 @@ class SpanMaker:
         self.tokenizers, self._read = tokenizers, read
         self._text = next(iter(tokenizers))
         self._cache = SpanCache(limit)
+        self._stream: torch.cuda.Stream | None = None
         self._pool = ThreadPoolExecutor(workers) if workers else None
 
     def length(self, modality: str) -> int | None:
@@ -166,12 +170,28 @@ class SpanMaker:
             return []
         full = len(raws) if name == self._text else self._media_batch(name)
         filled = raws + raws[-1:] * (full - len(raws))
-        return self.tokenizers[name].encode_batch(filled)[: len(raws)]
+        return self._encoded(name, filled)[: len(raws)]
 
     def _error(self, name: str, raw: Any) -> Exception | None:
         """Why a medium cannot be tokenised; None where it can."""
         try:
-            self.tokenizers[name].encode_batch([raw])
+            self._encoded(name, [raw])
         except UNUSABLE as error:
             return error
         return None
+
+    def _encoded(self, name: str, raws: list[Any]) -> list[Span]:
+        tokenizer = self.tokenizers[name]
+        with self._beside(getattr(tokenizer, "device", None)):
+            return tokenizer.encode_batch(raws)
+
+    @contextmanager
+    def _beside(self, device: torch.device | None) -> Iterator[None]:
+        """Within, a GPU works on a stream of its own, so that nothing stands in line behind a step of training."""
+        if device is None or device.type != "cuda":
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._stream):
+            yield

@@ -1,4 +1,5 @@
-"""A corpus tokenised once, by worker processes, into shards of records that training reads: Corpus, Options, tokenize.
+"""A corpus tokenised once, by processes or on GPUs, into shards of records that training reads: tokenize, Found. What
+it is given, Corpus and Options, is in shards.py.
 
 Shard k holds the samples k * shard_size onwards, in their order, and is written whole under its name or not at all; so
 what is there is done, whoever was killed, and the same call goes on with the rest. Text stays text: it is quick to
@@ -9,33 +10,27 @@ it has a manifest.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import torch
 
 from mot_gen.data import records
-from mot_gen.data.encoded import Encoded
-from mot_gen.data.samples import UNUSABLE, Sample
+from mot_gen.data.shards import CPU, Corpus, Options, Work, check_cap, read_counts
 from mot_gen.data.store import medium_bytes, parts_of, schema, to_record
-from mot_gen.errors import InputError, Interrupted, expect, require
+from mot_gen.errors import InputError, Interrupted, require
 from mot_gen.files import manifest
 from mot_gen.files.lock import lock
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
-from mot_gen.files.whole import Unwritable, write_text, writing
-from mot_gen.sequence import Span
+from mot_gen.files.whole import write_text
 
 __all__ = [
     "Corpus",
@@ -49,39 +44,6 @@ __all__ = [
     "to_record",
     "tokenize",
 ]
-
-SKIPPED = b"mot_gen.skipped"
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What is tokenised, and by what: samples() and tokenizers() (modality -> tokenizer, without text).
-
-    Both are called once in every process. So both must be picklable, such as a `functools.partial` of a module's
-    function, and give the same everywhere.
-    """
-
-    samples: Callable[[], Sequence[Sample]]
-    tokenizers: Callable[[], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a corpus is tokenised.
-
-    workers: processes; 0 = this one alone. shard_size, batch_size: samples a file, and a pass of a tokenizer.
-    max_corrupt: samples that may be unreadable before it stops.
-    """
-
-    workers: int = 0
-    shard_size: int = 1000
-    batch_size: int = 64
-    max_corrupt: int = 10
-
-    def __post_init__(self):
-        for name, least in (("workers", 0), ("shard_size", 1), ("batch_size", 1), ("max_corrupt", 0)):
-            value = getattr(self, name)
-            expect(value >= least, f"{name} must be at least {least}", value)
 
 
 @dataclass
@@ -104,13 +66,14 @@ def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found
     more corrupt samples than may be. In each case the shards that are written stay, and the same call goes on.
     """
     options, out = options or Options(), Path(out)
+    hands = _hands_of(options)
     with lock(out):
-        work = Work(corpus, out, options)
+        work = Work(corpus, out, options, hands.here, hands.threads)
         _claim(out, work.about())
         for left in out.glob(".*.part.parquet"):  # of a process that was killed
             left.unlink()
         with stop_signals() as stop, Progress(len(work.samples), unit="sample") as bar:
-            found = _all_shards(work, lambda: stop.requested, bar)
+            found = _all_shards(work, hands, lambda: stop.requested, bar)
         write_text(out / "skipped.txt", "".join(line + "\n" for line in found.skipped))
         manifest.write(out, {"samples": found.samples, "skipped": len(found.skipped)})
     return found
@@ -124,7 +87,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     require(not changed, other)
 
 
-def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
+def _all_shards(work: Work, hands: _Hands, stop: Callable[[], bool], bar: Progress) -> Found:
     """Write the shards that are missing, and count all of them."""
     missing = [k for k in range(work.shards) if not work.path(k).exists()]
     found = Found(notices=records.notices(work.samples).lines())
@@ -133,8 +96,8 @@ def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
     for k in sorted(set(range(work.shards)) - set(missing)):
         _add(found, *read_counts(work.path(k)), work.options.max_corrupt)
     bar.begin_at(found.samples + len(found.skipped) - broken.count)
-    run = _in_line if work.options.workers == 0 else _in_processes
-    for count, skipped in run(work, missing, stop):
+    done = _in_processes(work, hands, missing, stop) if hands.processes else _in_line(work, missing, stop)
+    for count, skipped in done:
         _add(found, count, skipped, work.options.max_corrupt)
         bar.update(found.samples + len(found.skipped) - broken.count)
     return found
@@ -143,15 +106,44 @@ def _all_shards(work: Work, stop: Callable[[], bool], bar: Progress) -> Found:
 def _add(found: Found, count: int, skipped: list[str], cap: int) -> None:
     found.samples += count
     found.skipped += skipped
-    _check_cap(found.skipped, cap)
-
-
-def _check_cap(skipped: list[str], cap: int) -> None:
-    last = "".join(skipped[-1:])
-    require(len(skipped) <= cap, f"corrupt samples: {len(skipped)}, more than --max-corrupt {cap}; the last is {last}")
+    check_cap(found.skipped, cap)
 
 
 # ---------------------------------------------------------------- who does the work
+
+
+@dataclass(frozen=True)
+class _Hands:
+    """devices: where networks run, in turn. processes: beside this one; 0 = it does the work itself. threads: of each
+    process that does the work."""
+
+    devices: Sequence[torch.device]
+    processes: int
+    threads: int
+
+    @property
+    def here(self) -> torch.device:
+        """The device of this process."""
+        return CPU if self.processes else self.devices[0]
+
+
+def _hands_of(options: Options) -> _Hands:
+    """A GPU has one process, whose threads read for it; several processes would only take its memory several times."""
+    gpus = _gpus(options.device)
+    if not gpus:
+        return _Hands([CPU], options.workers, 0)
+    if len(gpus) == 1 or options.workers < 2:
+        return _Hands(gpus, 0, options.workers)
+    processes = min(len(gpus), options.workers)
+    return _Hands(gpus, processes, options.workers // processes)
+
+
+def _gpus(device: str) -> list[torch.device]:
+    there = torch.cuda.is_available()
+    require(there or device != "cuda", "device: cuda was asked for, but no CUDA device is here; give cpu or auto")
+    if device == "cpu" or not there:
+        return []
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
 
 
 def _in_line(work: Work, missing: Sequence[int], stop: Callable[[], bool]) -> Iterator[tuple[int, list[str]]]:
@@ -162,13 +154,14 @@ def _in_line(work: Work, missing: Sequence[int], stop: Callable[[], bool]) -> It
 _here: Work | None = None  # what a worker process was given, and keeps from shard to shard
 
 
-def _begin(corpus: Corpus, out: Path, options: Options) -> None:
-    """In a worker. It leaves signals, which a whole group may be sent, to the parent, and uses one core."""
+def _begin(corpus: Corpus, out: Path, options: Options, threads: int, devices: Any) -> None:
+    """In a worker. It leaves signals, which a whole group may be sent, to the parent, and uses one core a thread.
+    devices: a queue from which each worker takes its own."""
     global _here
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _here = Work(corpus, out, options)
+    _here = Work(corpus, out, options, devices.get(), threads)
 
 
 def _shard(k: int, parent: int) -> tuple[int, list[str]]:
@@ -177,12 +170,17 @@ def _shard(k: int, parent: int) -> tuple[int, list[str]]:
     return _here.shard(k, lambda: os.getppid() != parent)
 
 
-def _in_processes(work: Work, missing: Sequence[int], stop: Callable[[], bool]) -> Iterator[tuple[int, list[str]]]:
+def _in_processes(
+    work: Work, hands: _Hands, missing: Sequence[int], stop: Callable[[], bool]
+) -> Iterator[tuple[int, list[str]]]:
     """Shards as they are finished. Spawned, since a fork of a process whose libraries run threads may hang."""
-    spawn, parent, count = multiprocessing.get_context("spawn"), os.getpid(), min(work.options.workers, len(missing))
+    spawn, parent, count = multiprocessing.get_context("spawn"), os.getpid(), min(hands.processes, len(missing))
     if not missing:
         return
-    pool = ProcessPoolExecutor(count, spawn, _begin, (work.corpus, work.out, work.options))
+    devices = spawn.SimpleQueue()
+    for number in range(count):
+        devices.put(hands.devices[number % len(hands.devices)])
+    pool = ProcessPoolExecutor(count, spawn, _begin, (work.corpus, work.out, work.options, hands.threads, devices))
     pending = {pool.submit(_shard, k, parent) for k in missing}
     try:
         while pending:
@@ -198,106 +196,3 @@ def _in_processes(work: Work, missing: Sequence[int], stop: Callable[[], bool]) 
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-# ---------------------------------------------------------------- one shard
-
-
-class Work:
-    """A corpus opened in one process."""
-
-    def __init__(self, corpus: Corpus, out: Path, options: Options):
-        self.corpus, self.out, self.options = corpus, out, options
-        self.samples, self.tokenizers = corpus.samples(), dict(corpus.tokenizers())
-        self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
-        self.shards = -(-len(self.samples) // options.shard_size)
-
-    def about(self) -> dict[str, Any]:
-        """What the shards depend on."""
-        return {
-            "samples": records.fingerprint(self.samples),
-            "tokenizers": self.fingerprints,
-            "shard_size": self.options.shard_size,
-        }
-
-    def path(self, k: int) -> Path:
-        return self.out / f"part-{k:06d}.parquet"
-
-    def shard(self, k: int, stop: Callable[[], bool]) -> tuple[int, list[str]]:
-        """Tokenise and write shard k; how many samples it has, and those left out."""
-        start, made, skipped = k * self.options.shard_size, [], []
-        indices = range(start, min(start + self.options.shard_size, len(self.samples)))
-        for first in range(0, len(indices), self.options.batch_size):
-            if stop():
-                raise Interrupted(f"stopped, the shards written stay in {self.out}; the same command goes on")
-            kept, left_out = self._batch(indices[first : first + self.options.batch_size])
-            made += kept
-            skipped += left_out
-            _check_cap(skipped, self.options.max_corrupt)
-        self._write(k, made, skipped)
-        return len(made), skipped
-
-    def _batch(self, indices: Sequence[int]) -> tuple[list[dict], list[str]]:
-        """Records of the samples, all media of a modality in one pass; one by one where that fails."""
-        read, skipped = self._read(indices)
-        try:
-            return self._records(read), skipped
-        except UNUSABLE:
-            made: list[dict] = []
-            for sample in read:
-                with _noting(skipped, sample.id):
-                    made += self._records([sample])
-            return made, skipped
-
-    def _read(self, indices: Sequence[int]) -> tuple[list[Sample], list[str]]:
-        """The samples of these indices, and a line for each that cannot be read."""
-        read: list[Sample] = []
-        skipped: list[str] = []
-        for index in indices:
-            with _noting(skipped, f"sample {index}"):
-                read.append(self.samples[index])
-        return read, skipped
-
-    def _records(self, samples: Sequence[Sample]) -> list[dict]:
-        """Samples as records, the media of each modality tokenised in one pass."""
-        raws: dict[str, dict[tuple[int, int], Any]] = {name: {} for name in self.tokenizers}
-        for number, sample in enumerate(samples):
-            for place, part in enumerate(parts_of(sample)):
-                if part.kind in raws and not isinstance(part.value, Encoded):
-                    raws[part.kind][number, place] = part.value
-        spans: list[dict[int, Span]] = [{} for _ in samples]  # of each sample by place
-        for name, given in raws.items():
-            if not given:
-                continue
-            encoded = self.tokenizers[name].encode_batch(list(given.values()))
-            for (number, place), span in zip(given, encoded):
-                spans[number][place] = span
-        return [to_record(sample, own, self.fingerprints) for sample, own in zip(samples, spans)]
-
-    def _write(self, k: int, made: list[dict], skipped: list[str]) -> None:
-        """What bears a shard's name is whole, and on the disk."""
-        about = {SKIPPED: json.dumps(skipped).encode()}
-        table = pyarrow.Table.from_pylist(made, schema(self.tokenizers).with_metadata(about))
-        try:
-            with writing(self.path(k), durable=True) as part, part.open("wb") as file:
-                pyarrow.parquet.write_table(table, file, compression="zstd")
-        except Unwritable as error:
-            raise InputError(f"{error}; make room, then go on") from error
-
-
-@contextmanager
-def _noting(skipped: list[str], name: str) -> Iterator[None]:
-    """Within, what makes a sample unusable ends the block and becomes a line."""
-    try:
-        yield
-    except UNUSABLE as error:
-        skipped.append(f"{name}: {error}")
-
-
-def read_counts(path: Path) -> tuple[int, list[str]]:
-    """How many samples a shard has, and those that were left out; from its metadata alone."""
-    try:
-        about = pyarrow.parquet.read_metadata(path)
-        return about.num_rows, json.loads(about.metadata[SKIPPED])
-    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is no shard that mot-gen data tokenize wrote; remove it") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -34,13 +36,29 @@ class Layout(Movable):
     alone: Tensor | None = None
     counts: list[int] | None = None
 
+    def __post_init__(self) -> None:
+        self.noted: dict[str, list[int]] = {}
+
+    def once(self, name: str, make: Callable[[], list[int]]) -> list[int]:
+        """Numbers that follow from the layout and that the host must know, made once, by a name that says which. They
+        go along to a device, so that the host does not wait for what it has counted before."""
+        if name not in self.noted:
+            self.noted[name] = make()
+        return self.noted[name]
+
+    def with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed = super().with_tensors(change)
+        if changed.shape == self.shape:  # moved, not cut
+            changed.noted = self.noted
+        return changed
+
     @property
     def shape(self) -> torch.Size:
         return self.modality.shape
 
     def select_rows(self, rows: Tensor) -> Layout:
         """Some rows alone, (R,). Where the slots were counted, those of these rows are counted."""
-        chosen = self.with_tensors(lambda part: part[rows])
+        chosen = replace(self.with_tensors(lambda part: part[rows]))  # without what was noted
         if self.counts is None:
             return chosen
         counts = torch.bincount(chosen.modality.flatten(), minlength=len(self.counts)).tolist()

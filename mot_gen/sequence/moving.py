@@ -1,4 +1,5 @@
-"""Movable: dataclasses of tensors that move to another device, to a GPU in one asynchronous copy."""
+"""Movable: dataclasses of tensors that move to another device, to a GPU in one asynchronous copy. upload: values of the
+host, likewise."""
 
 from __future__ import annotations
 
@@ -10,6 +11,16 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 16  # bytes: where a tensor may begin in a buffer
+
+
+def upload(values: Sequence | Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
+    """Values of the host as a tensor on a device; the host does not wait until they are there."""
+    given = torch.as_tensor(values, dtype=dtype)
+    if device is None or given.device == device:
+        return given
+    if device.type != "cuda" or given.device.type != "cpu":
+        return given.to(device)
+    return given.pin_memory().to(device, non_blocking=True)
 
 
 class Movable:

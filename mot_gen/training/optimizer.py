@@ -165,8 +165,8 @@ class Optimizer:
 
     @property
     def _decides_on_host(self) -> bool:
-        """Whether the host asks if a step is used. PyTorch's AdamW can leave that to a GPU, its Muon cannot."""
-        return self.state.device.type == "cpu" or any(map(_is_muon, self.optimizers))
+        """Whether the host asks if a step is used. On a GPU it would wait for the answer."""
+        return self.state.device.type == "cpu"
 
     def _use(self, gradients: list[Tensor], norm: Tensor, step: int, unless: Tensor | None = None) -> None:
         """Clip and step. unless: () bool on the device, whether to leave everything as it is after all.
@@ -180,9 +180,13 @@ class Optimizer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factors"][phase]
-            if unless is not None:
-                optimizer.found_inf = unless.float()  # type: ignore[attr-defined] # as torch.amp.GradScaler does
-            optimizer.step()
+            if unless is None:
+                optimizer.step()
+            elif _is_muon(optimizer):
+                _step_unless(optimizer, unless)
+            else:  # PyTorch's AdamW asks on the device, as torch.amp.GradScaler lets it
+                optimizer.found_inf = unless.float()  # type: ignore[attr-defined]
+                optimizer.step()
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of what is learned, over all shards; a number that is none spreads to every process."""
@@ -246,3 +250,16 @@ def _torch_optimizer(matrices: bool, training: Training, groups: dict[Group, lis
 
 def _is_muon(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(optimizer, torch.optim.Muon)
+
+
+@torch.no_grad()
+def _step_unless(optimizer: torch.optim.Optimizer, unless: Tensor) -> None:
+    """A step of PyTorch's Muon, after which everything is as it was where `unless`, () bool on the device, says so."""
+    changed = []
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            changed += [value, optimizer.state[value]["momentum_buffer"]]
+    before = [tensor.clone() for tensor in changed]
+    optimizer.step()
+    for tensor, old in zip(changed, before):
+        tensor.copy_(torch.where(unless, old, tensor))

@@ -17,6 +17,7 @@ from mot_gen.data.records import Splits
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Augment, Training
+from mot_gen.tokenizers.pretrained import move
 from mot_gen.training import parallel
 from mot_gen.training.batches import Batches
 from mot_gen.training.build import build_tokenizers, initial_values, load_splits, outline_model
@@ -101,6 +102,7 @@ def prepare(
     splits = splits or load_splits(recipe)
     kept = folder if trained_tokenizers else None
     tokenizers = world.first_then_others(lambda: build_tokenizers(recipe, splits, kept, origin))
+    move(tokenizers.values(), world.device)
     return _built(recipe, folder, world, splits, tokenizers, origin)
 
 

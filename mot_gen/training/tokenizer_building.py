@@ -16,6 +16,7 @@ from mot_gen.recipes.sections import Tokenizer
 from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.origin import Origin
 from mot_gen.training.trained_tokenizers import INPUTS, trained, untrained
+from mot_gen.training.world import device
 
 T = TypeVar("T")
 TOKENIZERS = "tokenizers"  # the folder of a run that holds the tokenizers that it trained
@@ -36,7 +37,8 @@ def build_tokenizers(
     made = {}
     for name, section in recipe.tokenizers.items():
         kept = folder / TOKENIZERS / name if folder else None
-        made[name] = _tokenizer(_Asked(name, section, splits, kept, begun), origin)
+        asked = _Asked(name, section, splits, kept, begun, recipe.training.device)
+        made[name] = _tokenizer(asked, origin)
     return made
 
 
@@ -55,13 +57,15 @@ def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any
 
 @dataclass(frozen=True)
 class _Asked:
-    """A tokenizer that a recipe asks for. kept: its folder in the run's. begun: whether the run has a checkpoint."""
+    """A tokenizer that a recipe asks for. kept: its folder in the run's. begun: whether the run has a checkpoint.
+    device: `training.device`, where it is trained."""
 
     name: str
     section: Tokenizer
     splits: Splits
     kept: Path | None
     begun: bool
+    device: str = "cpu"
 
     @property
     def field(self) -> str:
@@ -142,7 +146,7 @@ def _loaded(asked: _Asked) -> Any:
 def _trained(asked: _Asked) -> Any:
     if asked.kept is None:
         return untrained(asked.section)
-    return trained(asked.name, asked.section, asked.splits, asked.kept)
+    return trained(asked.name, asked.section, asked.splits, asked.kept, device(asked.device))
 
 
 def _built(asked: _Asked) -> Any:

@@ -38,7 +38,9 @@ from mot_gen.files.whole import write_json
 from mot_gen.recipes.implementations import trainer_name
 from mot_gen.recipes.recipe import differing
 from mot_gen.recipes.sections import Data, Tokenizer
+from mot_gen.tokenizers.pretrained import move
 
+CPU = torch.device("cpu")
 INPUTS, REPORT, CHECKPOINT = "inputs.json", "report.json", "training"
 
 
@@ -50,9 +52,10 @@ def untrained(section: Tokenizer) -> Any:
         return trainer.untrained(**section.options)
 
 
-def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path) -> Any:
+def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path, device: torch.device = CPU) -> Any:
     """The tokenizer of modality `name`, trained on the training split, in `folder`: a finished one is read again, one
-    that was stopped goes on. InputError where the folder holds one that was made from something else."""
+    that was stopped goes on. InputError where the folder holds one that was made from something else. device: on which
+    it is trained."""
     inputs = {
         "kind": section.kind,
         "options": section.options,
@@ -61,6 +64,7 @@ def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path)
     }
     _claim(folder, json.loads(json.dumps(inputs)))  # tuples as JSON gives them back
     tokenizer = untrained(section)
+    move([tokenizer], device)
     if not (folder / manifest.NAME).exists():
         _train(name, section, tokenizer, splits, folder)
     elif damage := manifest.damage(folder):

@@ -25,6 +25,7 @@ def test_every_measurement_gives_figures_or_a_reason(tmp_path, capsys):
     assert all(rows[title]["figures"] for title in rows.keys() - skipped)
     # What cannot be tested on a CPU, torch-fidelity being an optional package.
     assert skipped - {"FID's features beside torch-fidelity", "Two processes over NCCL"} == {
+        "Our own kernels beside plain functions",
         "Training at 443M, compiled blocks",
     }
     text = page.read_text()

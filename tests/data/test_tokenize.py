@@ -58,6 +58,25 @@ def test_workers_write_what_one_process_does(tmp_path, monkeypatch):
     assert found.samples == COUNT and contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+def test_threads_write_what_one_does(tmp_path):
+    tokenize(CORPUS, tmp_path / "one", SMALL)
+    work = Work(Corpus(broken_pairs, tokenizers), tmp_path, SMALL, threads=3)
+    assert [work.shard(k, lambda: False)[0] for k in range(work.shards)] == [4, 4, 5, 5, 2]
+    whole = Work(CORPUS, tmp_path, SMALL, threads=3)
+    for k in range(whole.shards):
+        whole.shard(k, lambda: False)
+    assert contents(tmp_path) == contents(tmp_path / "one")
+    with pytest.raises(Interrupted, match="the shards written stay"):
+        whole.shard(0, lambda: True)
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="device: cuda was asked for, but no CUDA device is here; give cpu or auto"):
+        tokenize(CORPUS, tmp_path, Options(device="cuda"))
+    with pytest.raises(InputError, match="device must be one of auto, cpu, cuda, got 'gpu'"):
+        Options(device="gpu")
+
+
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_stopped_and_gone_on_loses_and_repeats_nothing(how, tmp_path, monkeypatch):
     tokenize(CORPUS, tmp_path / "whole", SMALL)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils import _foreach_utils
 
-from mot_gen.backbone import attention
+from mot_gen.backbone import attention, one_tower
+from mot_gen.backbone import fused as own_kernels
 
 GIB = 2**30
 
@@ -23,6 +24,11 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, *, block_mask=None, enable_gqa: bool 
     b, i, j = (torch.arange(n, device=q.device) for n in (q.shape[0], q.shape[2], k.shape[2]))
     seen = block_mask.mask_mod(b[:, None, None, None], None, i[:, None], j)
     return as_stored(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=enable_gqa, scale=scale))
+
+
+def _gate(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate) * up
 
 
 def as_stored(found: Tensor) -> Tensor:
@@ -82,4 +88,6 @@ def replaced(tensor: type, generator: type, fused: Callable) -> list[tuple[Any, 
         (_foreach_utils, "_foreach_supported_types", [*_foreach_utils._foreach_supported_types, tensor]),
         (attention, "_flex_attention", lambda compiled: fused("flex_attention", _flex)),
         (attention, "_create_block_mask", lambda compiled: fused("create_block_mask", create_block_mask)),
+        (own_kernels, "gate", fused("gate", _gate)),
+        (own_kernels, "turn", fused("turn", one_tower.plain_turn)),
     ]

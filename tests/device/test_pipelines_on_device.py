@@ -12,6 +12,7 @@ from tiny import generator, model
 from tiny_pipelines import build
 from tokenizer_examples import EXAMPLES, chirp, speech_tokenizer
 
+from mot_gen.backbone import fused
 from mot_gen.files.image_files import to_pil
 from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
@@ -108,7 +109,16 @@ def test_texts_that_are_sampled():
 
 # ---------------------------------------------------------------- budgets
 
-LAYER, TOKEN, STEP = 13, 12, 9  # kernels of a layer, and beside the layers
+LAYER, TOKEN, STEP = 13, 10, 8  # kernels of a layer, and beside the layers
+FUSED = 10  # of a layer, with our own kernels
+
+
+@pytest.fixture(params=[LAYER, FUSED], ids=["plain", "fused"])
+def layer(request):
+    """The kernels that a layer may launch, with and without our own."""
+    fused.use(request.param == FUSED)
+    yield request.param
+    fused.use(False)
 
 
 def each(launches, call, few: int, more: int) -> tuple[float, float]:
@@ -123,14 +133,14 @@ def each(launches, call, few: int, more: int) -> tuple[float, float]:
     return (more_kernels - kernels) / (more - few), (more_waits - waits) / (more - few)
 
 
-def test_a_decoded_token_is_waited_for_once():
+def test_a_decoded_token_is_waited_for_once(layer):
     parts = components("PatchImageTokenizer", "flow")
     layers = len(parts["model"].backbone.blocks)
     with pretended_cuda() as launches:
         pipe = quiet(TextGenerationPipeline, parts).to("cuda")
         kernels, waits = each(launches, lambda n: pipe(PROMPTS, max_new_tokens=n), 3, 7)
     assert waits <= 1
-    assert kernels <= LAYER * layers + TOKEN
+    assert kernels <= layer * layers + TOKEN
 
 
 def test_tokens_of_a_span_of_known_length_are_not_waited_for():
@@ -151,7 +161,7 @@ def written(pipe, n: int):
 
 
 @pytest.mark.parametrize("scheduler", [None, DDIMScheduler], ids=["flow", "ddim"])
-def test_a_denoising_step_is_not_waited_for(scheduler):
+def test_a_denoising_step_is_not_waited_for(scheduler, layer):
     parts = components("PatchImageTokenizer", "flow" if scheduler is None else "diffusion")
     if scheduler is not None:
         parts["scheduler"] = scheduler.from_config(parts["scheduler"].config)
@@ -160,7 +170,7 @@ def test_a_denoising_step_is_not_waited_for(scheduler):
         pipe = quiet(TextToImagePipeline, parts).to("cuda")
         kernels, waits = each(launches, lambda n: pipe(PROMPTS, num_inference_steps=n), 2, 5)
     assert waits == 0
-    assert kernels <= LAYER * layers + STEP + (0 if scheduler is None else 4)
+    assert kernels <= layer * layers + STEP + (0 if scheduler is None else 4)
 
 
 # ---------------------------------------------------------------- CUDA graphs

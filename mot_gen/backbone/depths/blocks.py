@@ -62,7 +62,7 @@ class Depth(parts.Depth):
             plan.made[name] = self._choose(block, x, plan)
         window, weight = plan.made[name]
         kept = (window <= place) & (place < window + self.run) | (window < 0)
-        return run_on(kept, weight, 1.0, block, x, plan, cache)
+        return run_on(kept, None, weight, 1.0, block, x, plan, cache)
 
     def _choose(self, block: Layer, x: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """(B, S) the window of each token's span, -1 of tokens that pass through all; and (B, S, 1) its weight."""
@@ -70,7 +70,7 @@ class Depth(parts.Depth):
         number = span - PADDING  # from 0, which is no span
         rows = plan.routing.unsort(block.choice(x, plan.routing)).view(*shape, -1).float()
         at = number[..., None].expand_as(rows)
-        spans = rows.new_zeros(len(rows), int(number.max()) + 1, rows.shape[2])
+        spans = rows.new_zeros(len(rows), number.shape[1] + 1, rows.shape[2])
         total = spans.scatter_add(1, at, rows)  # the mean of projections is that of the mean
         size = spans[..., :1].scatter_add(1, number[..., None], torch.ones_like(rows[..., :1]))
         score = (total / size.clamp_min(1)).softmax(-1)
@@ -86,8 +86,8 @@ class Depth(parts.Depth):
         """As if every picture ran the first window: it is `run` layers of a group in any case."""
         if block.number % self.group < self.run:
             return batch
-        others = blocks_of(batch) == PADDING
-        return batch.once(f"others {self.group}", lambda: batch.thinned(others, None)[0])
+        others, name = blocks_of(batch) == PADDING, f"others {self.group}"
+        return batch.once(name, lambda: batch.thinned(others, None, name)[0])
 
     def flops(self, block: Layer, batch: Batch) -> int:
         windows = self.group - self.run + 1

@@ -70,16 +70,17 @@ class Depth(parts.Depth):
         skippable = blocks_of(batch) != PADDING
         weight = 1 + 0.2 * torch.tanh(plan.routing.unsort(block.skip(x, plan.routing)).view(*shape, 1))
         weight = torch.where(skippable[..., None], weight, 1.0)
-        kept = _kept(batch, weight.detach()[..., 0], self.kept_share(block))
-        return run_on(kept, weight, weight, block, x, plan, cache)
+        share = self.kept_share(block)
+        kept = _kept(batch, weight.detach()[..., 0], share)
+        return run_on(kept, f"kept {share}", weight, weight, block, x, plan, cache)
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> SkipCache:
         return SkipCache.of(block.parts.mixer.cache(block, rows, length, like), rows, length, like.device)
 
     def reached(self, block: Layer, batch: Batch) -> Batch:
-        share = self.kept_share(block)
-        equal = torch.zeros(batch.layout.shape)
-        return batch.once(f"kept {share}", lambda: batch.thinned(_kept(batch, equal, share), None)[0])
+        share, equal = self.kept_share(block), torch.zeros(batch.layout.shape)
+        name = f"kept {share}"
+        return batch.once(name, lambda: batch.thinned(_kept(batch, equal, share), None, name)[0])
 
     def flops(self, block: Layer, batch: Batch) -> int:
         return 2 * block.owners.channels(batch.routing)
@@ -96,7 +97,7 @@ def _kept(batch: Batch, weight: Tensor, share: float) -> Tensor:
     order = weight.argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, block.gather(1, order).argsort(dim=1, stable=True))
     span = block.gather(1, order) - PADDING  # from 0
-    sizes = span.new_zeros(len(span), int(span.max()) + 1).scatter_add(1, span, torch.ones_like(span))
+    sizes = span.new_zeros(len(span), span.shape[1] + 1).scatter_add(1, span, torch.ones_like(span))
     firsts = sizes.cumsum(1) - sizes  # where each span begins
     rank = torch.arange(span.shape[1], device=span.device) - firsts.gather(1, span)
     within = rank < (sizes.gather(1, span) * share).round().clamp_min(1)

@@ -61,7 +61,7 @@ class Router(parts.Router):
         gate = ((logits + noise) / self.temperature(pool.state.progress)).softmax(-1)
         taken = gate > self.threshold
         expert, token = taken.t().nonzero(as_tuple=True)
-        choice = parts.Choice(token, gate[token, expert], taken.sum(0).tolist())
+        choice = parts.Choice(token, gate[token, expert], taken.sum(0))
         if torch.is_grad_enabled():
             choice.loss = pool.balance_weight * _balance(gate, taken, pool)
         return choice

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone import parts
+from mot_gen.backbone.moe import times_each
 from mot_gen.backbone.pools import Pool
 
 
@@ -25,5 +26,4 @@ class Router(parts.Router):
             drawn = torch.randint(experts, (int(pool.group.max()) + 1,), device=expert.device)
             expert = drawn[pool.group]
         order = expert.argsort(stable=True)
-        counts = torch.bincount(expert, minlength=experts).tolist()
-        return parts.Choice(order, logits.new_ones(len(order)), counts)
+        return parts.Choice(order, logits.new_ones(len(order)), times_each(expert, experts))
