@@ -40,7 +40,7 @@ class HeadOptions(parts.Mixer):
     attention: str = "auto"
 
     untied: ClassVar[tuple[str, ...]] = ("qkv", "qk_norm", "out")
-    attends: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("reach", "bias", "head_choice")
 
     def fit(self, config: Any) -> Self:
         self.require_counts("heads", remedy=" (or name backbone.size)")

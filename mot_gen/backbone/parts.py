@@ -30,11 +30,11 @@ from mot_gen.backbone.routing import Owned, Routing
 
 
 class Mixer(Part):
-    """How tokens read one another. norm: the block's norm that stands by it. attends: whether it is attention, which
-    reads the block's reach, bias and choice of heads."""
+    """How tokens read one another. norm: the block's norm that stands by it. reads: which of the block's parts `reach`,
+    `bias` and `head_choice` it asks; a recipe may name those that some mixer asks."""
 
     norm: ClassVar[str] = "attention_norm"
-    attends: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
         """x (T, D) in tower order -> (T, D). cache: what `cache` made, or None."""

@@ -34,15 +34,14 @@ class Slots:
         return [part.fit(self.config) for part in found]
 
     def _refuse_unread(self) -> None:
-        """InputError for a part of attention where no layer has attention, which would read it."""
-        if any(mixer.attends for mixer in self.found["mixer"]):
-            return
+        """InputError for a part that only mixers read, where none of them does."""
         usual = {f.name: f.default for f in fields(self.config)}
         for slot in ("reach", "bias", "head_choice"):
-            if self.flat[slot] != usual[slot]:
+            read = any(slot in mixer.reads for mixer in self.found["mixer"])
+            if self.flat[slot] != usual[slot] and not read:
                 raise InputError(
-                    f"backbone.{slot}: is read by attention, which no layer has; drop it, or let some layers have it: "
-                    "mixer=[..., attention]"
+                    f"backbone.{slot}: no mixer here reads it, as attention does; drop it, or let some layers have "
+                    "attention: mixer=[..., attention]"
                 )
 
     def _asks_for_experts(self) -> bool:

@@ -460,9 +460,9 @@ def test_a_sublayer_may_read_one_stream_alone():
         ({"depth": {"kind": "blocks", "group": 2, "run": 3}}, "backbone.depth.run: must be from 1 to the layers"),
         (
             {"mixer": "linear", "head_choice": "routed"},
-            "backbone.head_choice: is read by attention, which no",
+            "backbone.head_choice: no mixer here reads it",
         ),
-        ({"mixer": ["pool", "linear"], "reach": "window"}, "backbone.reach: is read by attention, which no"),
+        ({"mixer": ["pool", "linear"], "reach": "window"}, "backbone.reach: no mixer here reads it"),
         ({"residual": {"kind": "dual", "mixer": "context"}}, "backbone.residual.mixer: the context begins at zero"),
         ({"residual": "dual", "depth": "token_skip"}, "backbone.residual.kind: dual is for all layers and tokens"),
         ({"experts": 2, "router": {"kind": "gumbel", "coldest": 9.0}}, "backbone.router.coldest: must be above 0"),
