@@ -14,6 +14,7 @@ from mot_gen.reports.plot import Line, plot, short, ticks
 from mot_gen.study.budget import config_of, resized, solve_width
 from mot_gen.study.figures import shown
 from mot_gen.study.page import write_page
+from mot_gen.study.relatives import RELATIVES
 from mot_gen.study.runs import jobs_of, run_all
 from mot_gen.study.summary import summary, table
 from mot_gen.study.variants import CONTROL, variants
@@ -90,6 +91,19 @@ def test_an_ablation_is_a_variant_with_a_name_of_its_own(records, workload):
     ffn = found[1].recipe.backbone
     assert (ffn.kind, ffn.options["untied"], ffn.options["norm"]) == ("mot", ["ffn", "ffn_norm"], "output")
     assert found[0].recipe.backbone.options.get("norm", "pre") == "pre"
+
+
+def test_every_relative_is_one_change_of_a_mixture_of_transformers(records, workload):
+    """Here at its own width, which is not solved for."""
+    own = {name: ["layers=2"] for name in RELATIVES}
+    _, (usual, *found) = compared(records, workload, names=["mot", *RELATIVES], **own)
+    before = usual.recipe.backbone.options
+    for variant in found:
+        backbone, stated = variant.recipe.backbone, RELATIVES[variant.name]
+        changed = {name for name, value in backbone.options.items() if value != before.get(name)}
+        assert changed == {text.partition("=")[0] for text in stated}
+        assert backbone.kind == "mot" and variant.cost.causal
+    assert len({variant.cost.flops for variant in found}) > len(found) / 2
 
 
 def test_a_width_is_solved_and_its_feed_forward_makes_up_the_rest(records, workload):
