@@ -204,7 +204,7 @@ Rewards = Annotated[dict[str, Reward], BeforeValidator(weighed)]
 class Reinforce(Section):
     """Learning from rewards, in the place of the objectives' own losses or beside them; docs/reinforce.md."""
 
-    method: Literal["grpo", "dpo"] = "grpo"
+    method: Literal["grpo", "nft", "dpo"] = "grpo"
     writes: Annotated[list[str], Field(min_length=1)] = ["image"]  # what is sampled, in order
     given: Literal["caption", "image", "nothing"] | None = None  # what a sample begins with; None = what data offer
     prompts: Count = 8  # a step, on all processes together
@@ -224,7 +224,8 @@ class Reinforce(Section):
     beta: Positive = 0.1  # dpo: of texts
     image_beta: Positive = 50.0  # dpo: of pictures, by their errors of denoising
     least_gap: NonNegative = 0.0  # dpo: by which the rewards of a judged pair must differ at least
-    draws: Count = 2  # dpo: times and noises of each pair of pictures, in a step
+    nft_beta: Positive = 1.0  # nft: smaller moves further beyond what is good
+    draws: Count = 2  # dpo, nft: times and noises of each picture, in a step
     sampler: Literal["cps", "sde"] = "cps"  # of continuous pictures while training
     noise: NonNegative = 0.7  # of that sampler
     num_inference_steps: Count = 10  # while training; sampling.num_inference_steps are more
@@ -235,7 +236,7 @@ class Reinforce(Section):
 
     @model_validator(mode="after")
     def _something_teaches(self):
-        if self.method == "grpo" and not self.rewards:
+        if self.method != "dpo" and not self.rewards:
             raise ValueError("rewards: none is given; name at least one, as in rewards={judge: 1.0}")
         if self.method == "dpo" and not self.rewards and not self.preferences:
             raise ValueError("dpo needs preferences=FILE, or rewards that judge its own samples in pairs")

@@ -1,4 +1,5 @@
-"""Samples as documents and batches, and which of their tokens were choices: Document, Packed, packed, Ids, choices.
+"""Samples as documents and batches, and which of their tokens were choices: Document, Packed, packed,
+in_a_batch, noised, Ids, choices.
 
 A sample becomes one document with all that was written, for its tokens. A continuous picture has one document more for
 each time at which it is learned from, with the picture as noisy as it was then. Special tokens that the sampler
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length, pack_rows, plan_rows
-from mot_gen.sequence import PackedBatch, Span
+from mot_gen.sequence import Latents, PackedBatch, Span
 
 NEVER = -1  # the set of ids of a target that was no choice
 
@@ -64,6 +65,13 @@ class Packed:
         moved: list[Any] = [getattr(self, each.name).to(device) for each in fields(self)]
         return Packed(*moved)
 
+    def means(self, each: Tensor, documents: int) -> Tensor:
+        """each (N,), of continuous tokens -> (documents,): its mean over the tokens of each learned picture, 0 where
+        there is none."""
+        own = self.of_token >= 0
+        counts = torch.bincount(self.of_token[own], minlength=documents).clamp_min(1)
+        return each.new_zeros(documents).index_add(0, self.of_token[own], each[own]) / counts
+
 
 def rows_of(model: MultimodalModel, documents: Sequence[Document], slots: int) -> list[list[int]]:
     """Numbers of the documents that share a row; one empty row where there are none."""
@@ -107,6 +115,32 @@ def _of_pictures(batch: PackedBatch, documents: Mapping[int, Document]) -> tuple
                 targets.append(span.values)
                 of_token += [-1] * len(span)
     return torch.cat(targets), _integers(of_token)
+
+
+def in_a_batch(model: MultimodalModel, documents: Sequence[Document], rows: int, slots: int) -> int:
+    """How many documents surely fit into so many rows, one at least."""
+    longest = max((document_length(document.spans, model.modalities) for document in documents), default=slots)
+    return max(1, rows * max(1, slots // longest))
+
+
+def noised(
+    model: MultimodalModel, read: Sequence[Span], pictures: Sequence[Span], generator: torch.Generator
+) -> Iterator[Document]:
+    """A document for each of some pictures, all at the same time and with the same noise."""
+    objective: Any = model.objectives[pictures[0].modality]
+    time = objective.sample_time(_alone(pictures[0]), generator)
+    before = generator.get_state()
+    for picture in pictures:
+        generator.set_state(before)
+        values, target = objective.corrupt(picture.values, time.expand(len(picture)), generator)
+        none = [NEVER] * len(choices(model, [picture], ended=False))
+        yield Document([*read, replace(picture, values=values)], none, float(time), target)
+
+
+def _alone(span: Span) -> Latents:
+    """A span by itself, learned, which nothing follows."""
+    here = torch.zeros(len(span), dtype=torch.long)
+    return Latents(span.values, here, here, torch.tensor([True]), torch.tensor([False]), [span.grid or (1, len(span))])
 
 
 # ---------------------------------------------------------------- choices

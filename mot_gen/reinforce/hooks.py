@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reinforce.dpo_steps import DpoStep
+from mot_gen.reinforce.nft_steps import NftStep
 from mot_gen.reinforce.report import conclude
 from mot_gen.reinforce.steps import GrpoStep
 from mot_gen.training.loop import Hooks
+
+STEPS: dict[str, Any] = {"grpo": GrpoStep, "nft": NftStep, "dpo": DpoStep}
 
 
 def reinforced(recipe: Recipe, hooks: Hooks) -> Hooks:
     """Hooks whose steps learn as the recipe's section `reinforce` says."""
     assert recipe.reinforce is not None
-    step = GrpoStep() if recipe.reinforce.method == "grpo" else DpoStep()
+    step = STEPS[recipe.reinforce.method]()
     if not recipe.evaluation.report:
         return replace(hooks, step=step)
     # The page takes the learner of the steps, whose judges are trained and whose reference is loaded.

@@ -86,7 +86,9 @@ class Learner:
         return reference_model(run, origin, shared=name == run.recipe.training.init)
 
     def pipeline(self) -> MultimodalPipeline:
-        """Of the weights as they are now, not of their average."""
+        """Of the weights as they are now; nft samples from their average, its old model."""
+        if self.section.method == "nft":
+            return pipeline_of(self.run)
         return pipeline_of(replace(self.run, averaged=self.run.model))
 
     def groups(self) -> list[Group]:

@@ -6,19 +6,18 @@ Shapes: P pairs of a batch, 2 P documents, the two of a pair one after the other
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
-from mot_gen.packing import document_length
-from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, packed, rows_of
+from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, in_a_batch, noised, packed, rows_of
 from mot_gen.reinforce.grpo import token_log_probs
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.preferences import Preference
-from mot_gen.sequence import Latents, Span, all_learned, only_read
+from mot_gen.sequence import all_learned, only_read
 
 
 @dataclass
@@ -37,9 +36,7 @@ def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Comp
     documents: list[Document] = []
     for preference in preferences:
         documents += _documents(learner, preference)
-    longest = max((document_length(each.spans, run.model.modalities) for each in documents), default=slots)
-    in_a_row = max(1, slots // longest)
-    size = 2 * max(1, rows * in_a_row // 2)  # documents of a batch, in pairs
+    size = 2 * max(1, in_a_batch(run.model, documents, rows, slots) // 2)  # in pairs
     made = [_compared(run.model, documents[start : start + size], slots) for start in range(0, len(documents), size)]
     (most,) = run.world.max([len(made)])
     while len(made) < max(1, int(most)):
@@ -64,27 +61,7 @@ def _documents(learner: Learner, preference: Preference) -> Iterator[Document]:
         return
     for draw in range(learner.section.draws):
         number = preference.number * learner.section.draws + draw
-        yield from _noised(model, read, [answer[-1] for answer in answers], learner.generator("noise", number))
-
-
-def _noised(
-    model: MultimodalModel, read: Sequence[Span], pictures: Sequence[Span], generator: torch.Generator
-) -> Iterator[Document]:
-    """Both pictures at the same time and with the same noise."""
-    objective: Any = model.objectives[pictures[0].modality]
-    time = objective.sample_time(_alone(pictures[0]), generator)
-    before = generator.get_state()
-    for picture in pictures:
-        generator.set_state(before)
-        values, target = objective.corrupt(picture.values, time.expand(len(picture)), generator)
-        none = [NEVER] * len(choices(model, [picture], ended=False))
-        yield Document([*read, replace(picture, values=values)], none, float(time), target)
-
-
-def _alone(span: Span) -> Latents:
-    """A span by itself, learned, which nothing follows."""
-    here = torch.zeros(len(span), dtype=torch.long)
-    return Latents(span.values, here, here, torch.tensor([True]), torch.tensor([False]), [span.grid or (1, len(span))])
+        yield from noised(model, read, [answer[-1] for answer in answers], learner.generator("noise", number))
 
 
 def scores(learner: Learner, compared: Compared, output: Output) -> Tensor:
@@ -103,6 +80,4 @@ def _errors(learner: Learner, compared: Compared, output: Output) -> Tensor:
     assert latents.time is not None
     objective: Any = learner.run.model.objectives["image"]
     each = objective.loss(output.latents["image"], batch.target, latents.per_token(latents.time))
-    own = batch.of_token >= 0
-    counts = torch.bincount(batch.of_token[own], minlength=2 * compared.pairs).clamp_min(1)
-    return each.new_zeros(2 * compared.pairs).index_add(0, batch.of_token[own], each[own]) / counts
+    return batch.means(each, 2 * compared.pairs)

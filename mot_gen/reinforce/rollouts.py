@@ -82,7 +82,9 @@ class Sampler:
             )
         if writes not in ORDERS:
             raise InputError(f"reinforce.writes: {list(writes)} is none of [text], [image] and [text, image]")
-        if "image" not in writes or self.section.method == "dpo":
+        if self.section.method == "nft":
+            self._check_denoised(model)
+        if "image" not in writes or self.section.method != "grpo":
             return
         modality = model.modality["image"]
         one_by_one = modality.discrete and not modality.bidirectional
@@ -90,6 +92,14 @@ class Sampler:
             raise InputError(
                 f"objectives.image.kind: what {modality.objective} draws has no likelihood step by step; rewards need "
                 "flow or next_token, and method dpo takes the others too"
+            )
+
+    def _check_denoised(self, model: MultimodalModel) -> None:
+        written = model.modalities[model.index_of[self.writes[-1]]]
+        if self.writes != ("image",) or written.discrete:
+            raise InputError(
+                "reinforce.method: nft learns continuous pictures alone; give writes=[image] and a model whose "
+                "pictures are learned by flow or diffusion, or method=grpo"
             )
 
     @torch.no_grad()

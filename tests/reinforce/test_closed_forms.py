@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from mot_gen.errors import InputError
+from mot_gen.objectives.flow import Objective as Flow
 from mot_gen.reinforce.advantages import advantages, equal_groups
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.flow_grpo import StochasticFlow, gaussian_kl, log_prob
 from mot_gen.reinforce.grpo import clipped, k3, token_log_probs, was_clipped
 from mot_gen.reinforce.metric_rewards import metric_reward
+from mot_gen.reinforce.nft import goodness, nft_loss
 from mot_gen.reinforce.unigrpo import velocity_penalty
 
 NAN = float("nan")
@@ -179,3 +181,35 @@ def test_coefficients_are_preserved():
 def test_a_sampler_without_noise_is_refused(kind, noise):
     with pytest.raises(InputError, match=r"reinforce\.(noise|sampler)"):
         StochasticFlow(kind, noise)
+
+
+# ---------------------------------------------------------------- DiffusionNFT
+
+
+def test_goodness_is_a_half_for_what_is_as_good_as_its_group():
+    found = goodness(torch.tensor([[0.0, 0.5, -0.25, 3.0, -2.0]]))
+    assert torch.equal(found, torch.tensor([[0.5, 0.75, 0.375, 1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_nft_moves_from_the_old_model_by_two_over_beta_towards_what_is_good(beta):
+    """Theorem 3.1 of the paper, at one x_t: the least loss is at v_old + (2 / beta) alpha (v_good - v_old), with v_old
+    the mean target, alpha the mean r, and v_good the mean target weighted by r."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(64, 3, generator=generator, dtype=torch.float64)
+    good = torch.rand(64, generator=generator, dtype=torch.float64)
+    old, alpha = target.mean(0), good.mean()
+    of_good = (good[:, None] * target).sum(0) / good.sum()
+    least = (old + 2 / beta * alpha * (of_good - old)).requires_grad_()
+    time = torch.full((64,), 0.3)
+    losses = nft_loss(Flow(), least.expand(64, 3), old.expand(64, 3), target, time, good, beta)
+    (gradient,) = torch.autograd.grad(losses.mean(), least)
+    assert gradient.abs().max() < 1e-6 < (least - old).abs().max()
+
+
+def test_nft_moves_nothing_where_nothing_is_better():
+    now = torch.randn(5, 3).requires_grad_()
+    half, time = torch.full((5,), 0.5), torch.full((5,), 0.3)
+    losses = nft_loss(Flow(), now, now.detach(), torch.randn(5, 3), time, half, beta=1.0)
+    (gradient,) = torch.autograd.grad(losses.sum(), now)
+    assert torch.equal(gradient, torch.zeros(5, 3))

@@ -16,7 +16,14 @@ from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.policy import Policy
 from mot_gen.training.runs import prepare
 
-KINDS = {"pictures": BRIGHT, "texts": WORDS, "both": BOTH, "beside data": [*BRIGHT, "reinforce.data_weight=0.5"]}
+NFT = "reinforce.method=nft"
+KINDS = {
+    "pictures": BRIGHT,
+    "texts": WORDS,
+    "both": BOTH,
+    "beside data": [*BRIGHT, "reinforce.data_weight=0.5"],
+    "nft": [*BRIGHT, NFT],
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +57,10 @@ def test_six_steps_are_three_and_three_more(origin, tmp_path, kind):
 def test_two_processes_are_one(origin, tmp_path):
     alone = two_steps(0, origin, tmp_path / "one")
     for each in launch(2, two_steps, origin, tmp_path / "two"):
-        assert each["rewards"] == pytest.approx(alone["rewards"], abs=1e-6)
-        for name, value in alone["weights"].items():
-            assert torch.allclose(each["weights"][name], value, atol=1e-6), name
+        for method, expected in alone.items():
+            assert each[method]["rewards"] == pytest.approx(expected["rewards"], abs=1e-6)
+            for name, value in expected["weights"].items():
+                assert torch.allclose(each[method]["weights"][name], value, atol=1e-6), name
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +173,7 @@ def test_rewards_that_fail_are_named_and_skipped_to_a_cap(origin, tmp_path):
         (["reinforce.rewards={judg: 1.0}"], r"rewards\.judg: 'judg' is not a reward.*judge"),
         (["reinforce.rewards={'tiny_rewards:nothing': 1.0}"], r"has no function 'nothing'"),
         (["training.parallel=fsdp"], r"reinforce samples from whole models"),
+        ([NFT, *BOTH], r"reinforce\.method: nft learns continuous pictures alone"),
         (["reinforce.watched={bright: 1.0}"], r"watched: 'bright' is also a reward"),
     ],
 )

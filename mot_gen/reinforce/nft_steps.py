@@ -1,0 +1,158 @@
+"""One step of learning pictures by DiffusionNFT: NftStep. Sample, reward, noise again, learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mot_gen.model import MultimodalModel, Output
+from mot_gen.reinforce.advantages import advantages, equal_groups
+from mot_gen.reinforce.data_losses import DataLosses
+from mot_gen.reinforce.documents import Document, Packed, in_a_batch, noised, packed, rows_of
+from mot_gen.reinforce.learner import Group, Learner, samples_of
+from mot_gen.reinforce.lines import Sums, joined, means_of, spent, sums_of
+from mot_gen.reinforce.nft import goodness, nft_loss
+from mot_gen.reinforce.policy import unused
+from mot_gen.reinforce.unigrpo import velocity_penalty
+from mot_gen.sequence import all_learned
+from mot_gen.training import parallel
+from mot_gen.training.runs import Run
+from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
+
+
+@dataclass
+class _Batch:
+    """Pictures that were noised again. good: (D,) of each document. old, reference: (N, C) what the sampling model and
+    the reference say of each token."""
+
+    packed: Packed
+    good: Tensor
+    old: Tensor | None = None
+    reference: Tensor | None = None
+
+
+class NftStep:
+    """A step of `method: nft`, as `training.loop.Hooks.step`."""
+
+    def __init__(self) -> None:
+        self._learner: Learner | None = None
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Sample groups, reward them, and make the optimizer's updates. Returns the line of metrics.jsonl."""
+        clock, learner = Clock(), self.learner(run)
+        groups = learner.groups()
+        total, scores = learner.rewards(samples_of(groups))
+        rewards = total.view(len(groups), -1)
+        batches = _batches(learner, groups, rewards)
+        (documents,) = run.world.sum([sum(len(batch.good) for batch in batches)])
+        data = DataLosses(run, learner.section.data_weight)
+        for _ in range(learner.section.updates):
+            data.add()
+            measures = [_backward(learner, each, max(documents, 1.0), each is batches[-1]) for each in batches]
+            rate, norm = run.optimizer.step(run.step)
+        size = read_norm(run, norm)
+        average(run)
+        used = spent(run, [each.packed.batch for each in batches], data)
+        numbers = sums_of({**joined(measures), "reward": total, **scores})
+        numbers["step", "equal_groups"] = equal_groups(rewards)
+        numbers["step", "without_reward"] = float(total.isnan().sum())
+        line, sums = close_step(run, clock, used, numbers)
+        return line | _logged(sums) | data.means() | {"lr": rate, "grad_norm": size}
+
+    def learner(self, run: Run) -> Learner:
+        """What these steps learn with, made when it is first asked for."""
+        if self._learner is None:
+            self._learner = Learner(run)
+        return self._learner
+
+
+def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list[_Batch]:
+    """Batches of the samples that have a reward, one at least, as many on every process, on its device."""
+    run, (rows, slots) = learner.run, learner.shape
+    good = goodness(advantages(rewards, learner.section.divide))
+    documents: list[Document] = []
+    weights: list[float] = []
+    for group, sample in rewards.isfinite().nonzero().tolist():
+        own = _documents(learner, groups[group], sample)
+        documents += own
+        weights += [float(good[group, sample])] * len(own)
+    size = in_a_batch(run.model, documents, rows, slots)
+    starts = range(0, len(documents), size)
+    made = [_batch(learner, documents[start : start + size], weights[start : start + size]) for start in starts]
+    (most,) = run.world.max([len(made)])
+    while len(made) < max(1, int(most)):
+        made.append(_batch(learner, [], []))
+    return made
+
+
+def _batch(learner: Learner, documents: Sequence[Document], good: Sequence[float]) -> _Batch:
+    run, (_, slots) = learner.run, learner.shape
+    made = packed(run.model, documents, rows_of(run.model, documents, slots), slots)
+    return _Batch(made.to(run.world.device), torch.tensor(good, device=run.world.device))
+
+
+def _documents(learner: Learner, group: Group, sample: int) -> list[Document]:
+    """A sample's picture, as often as it is noised again."""
+    rollout, number = group.rollouts[sample], group.numbers[sample]
+    (picture,) = rollout.spans
+    found: list[Document] = []
+    for draw in range(learner.section.draws):
+        generator = learner.generator("noise", number * learner.section.draws + draw)
+        found += noised(learner.run.model, rollout.read, all_learned([picture]), generator)
+    return found
+
+
+def _backward(learner: Learner, batch: _Batch, documents: float, last: bool) -> dict[str, Tensor]:
+    """Forward and backward of one batch; what was measured of each of its documents."""
+    run = learner.run
+    with parallel.accumulating(run.network, last):
+        with autocast(run):
+            output = run.network(batch.packed.batch)
+        if batch.old is None:
+            batch.old = _said(learner, batch, run.averaged)
+            if learner.section.penalty:
+                batch.reference = _said(learner, batch, learner.reference)
+        found = _losses(learner, batch, output)
+        loss = found["loss"].sum()
+        if "penalty" in found:
+            loss = loss + learner.section.penalty * found["penalty"].sum()
+        (loss / documents + unused(output)).backward()
+    return {name: each.detach() for name, each in found.items()}
+
+
+@torch.no_grad()
+def _said(learner: Learner, batch: _Batch, model: MultimodalModel) -> Tensor:
+    """(N, C) what another model says of a batch."""
+    with autocast(learner.run):
+        return model(batch.packed.batch).latents["image"].float()
+
+
+def _losses(learner: Learner, batch: _Batch, output: Output) -> dict[str, Tensor]:
+    """(D,) of each document: its loss, and its squared distance to the reference, averaged over its tokens."""
+    made, now = batch.packed, output.latents["image"].float()
+    latents = made.batch.latents["image"]
+    assert batch.old is not None and latents.time is not None
+    objective: Any = learner.run.model.objectives["image"]
+    padded = torch.cat([batch.good, batch.good.new_zeros(1)])  # what is not learned is of no document, -1
+    good, time = padded[made.of_token], latents.per_token(latents.time)
+    found = {"loss": nft_loss(objective, now, batch.old, made.target, time, good, learner.section.nft_beta)}
+    if batch.reference is not None:
+        found["penalty"] = velocity_penalty(now, batch.reference)
+    return {name: made.means(each, len(batch.good)) for name, each in found.items()}
+
+
+def _logged(sums: Sums) -> dict[str, Any]:
+    """Part of the line of metrics.jsonl, of sums over all processes."""
+    means = means_of(sums)
+    line: dict[str, Any] = {"losses": {"image": means.pop("loss")}}
+    if "penalty" in means:
+        line["penalty"] = {"image": means.pop("penalty")}
+    line["reward"] = means.pop("reward")
+    line["rewards"] = means
+    line["equal_groups"] = int(sums["step", "equal_groups"])
+    line["without_reward"] = int(sums["step", "without_reward"])
+    return line
