@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.learner import Learner, samples_of
-from mot_gen.reinforce.lines import joined, means_of, spent, sums_of
+from mot_gen.reinforce.lines import joined, means_of, sums_of
 from mot_gen.reinforce.pairs import Compared, batches_of, scores
 from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.preferences import Preference, Record, judged, read_preferences, tokenised
+from mot_gen.reinforce.updates import make_updates
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
-from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
+from mot_gen.training.step import Clock, autocast, close_step
 
 
 class DpoStep:
@@ -34,18 +34,15 @@ class DpoStep:
         preferences, logged = self._preferences(learner)
         batches = batches_of(learner, preferences)
         (total,) = run.world.sum([sum(batch.pairs for batch in batches)])
-        data = DataLosses(run, learner.section.data_weight)
-        for _ in range(learner.section.updates):
-            data.add()
-            measures = [_backward(learner, batch, max(total, 1.0), batch is batches[-1]) for batch in batches]
-            rate, norm = run.optimizer.step(run.step)
-        size = read_norm(run, norm)
-        average(run)
-        used = spent(run, [batch.packed.batch for batch in batches], data)
-        line, sums = close_step(run, clock, used, sums_of({**joined(measures), **logged}))
+
+        def backward(batch: Compared, last: bool) -> dict[str, Tensor]:
+            return _backward(learner, batch, max(total, 1.0), last)
+
+        made = make_updates(run, learner.section, batches, backward)
+        line, sums = close_step(run, clock, made.spent, sums_of({**joined(made.measures), **logged}))
         line |= _logged(means_of(sums), learner.section.writes[0], list(logged))
         line["pairs"] = int(total)
-        return line | data.means() | {"lr": rate, "grad_norm": size}
+        return line | made.line
 
     def learner(self, run: Run) -> Learner:
         """What these steps learn with, made when it is first asked for. InputError for preferences that do not fit."""

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
 from mot_gen.reinforce.advantages import advantages, equal_groups
-from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.documents import Document, Packed, in_a_batch, noised, packed, rows_of
 from mot_gen.reinforce.learner import Group, Learner, samples_of
-from mot_gen.reinforce.lines import Sums, joined, means_of, spent, sums_of
+from mot_gen.reinforce.lines import Sums, joined, means_of, sums_of
 from mot_gen.reinforce.nft import goodness, nft_loss
 from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.unigrpo import velocity_penalty
-from mot_gen.sequence import all_learned
+from mot_gen.reinforce.updates import make_updates
+from mot_gen.sequence import PackedBatch, all_learned
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
-from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
+from mot_gen.training.step import Clock, autocast, close_step
 
 
 @dataclass
@@ -33,6 +33,11 @@ class _Batch:
     good: Tensor
     old: Tensor | None = None
     reference: Tensor | None = None
+
+    @property
+    def batch(self) -> PackedBatch:
+        """What the model reads."""
+        return self.packed.batch
 
 
 class NftStep:
@@ -49,19 +54,16 @@ class NftStep:
         rewards = total.view(len(groups), -1)
         batches = _batches(learner, groups, rewards)
         (documents,) = run.world.sum([sum(len(batch.good) for batch in batches)])
-        data = DataLosses(run, learner.section.data_weight)
-        for _ in range(learner.section.updates):
-            data.add()
-            measures = [_backward(learner, each, max(documents, 1.0), each is batches[-1]) for each in batches]
-            rate, norm = run.optimizer.step(run.step)
-        size = read_norm(run, norm)
-        average(run)
-        used = spent(run, [each.packed.batch for each in batches], data)
-        numbers = sums_of({**joined(measures), "reward": total, **scores})
+
+        def backward(batch: _Batch, last: bool) -> dict[str, Tensor]:
+            return _backward(learner, batch, max(documents, 1.0), last)
+
+        made = make_updates(run, learner.section, batches, backward)
+        numbers = sums_of({**joined(made.measures), "reward": total, **scores})
         numbers["step", "equal_groups"] = equal_groups(rewards)
         numbers["step", "without_reward"] = float(total.isnan().sum())
-        line, sums = close_step(run, clock, used, numbers)
-        return line | _logged(sums) | data.means() | {"lr": rate, "grad_norm": size}
+        line, sums = close_step(run, clock, made.spent, numbers)
+        return line | _logged(sums) | made.line
 
     def learner(self, run: Run) -> Learner:
         """What these steps learn with, made when it is first asked for."""

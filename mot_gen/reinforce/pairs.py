@@ -17,7 +17,7 @@ from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, in_a_b
 from mot_gen.reinforce.grpo import token_log_probs
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.preferences import Preference
-from mot_gen.sequence import all_learned, only_read
+from mot_gen.sequence import PackedBatch, all_learned, only_read
 
 
 @dataclass
@@ -27,6 +27,11 @@ class Compared:
     packed: Packed
     pairs: int
     reference: Tensor | None = None
+
+    @property
+    def batch(self) -> PackedBatch:
+        """What the model reads."""
+        return self.packed.batch
 
 
 def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Compared]:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from mot_gen.reinforce.actions import Actions, Chosen, Weighing
 from mot_gen.reinforce.advantages import advantages, equal_groups
-from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.learner import Group, Learner, samples_of
-from mot_gen.reinforce.lines import Sums, means_of, spent, sums_of
+from mot_gen.reinforce.lines import Sums, means_of, sums_of
 from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
 from mot_gen.reinforce.policy import MEASURES, Measures, Policy, Said, detached, unused
+from mot_gen.reinforce.updates import make_updates
+from mot_gen.sequence import PackedBatch
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
-from mot_gen.training.step import Clock, autocast, average, close_step, read_norm
+from mot_gen.training.step import Clock, autocast, close_step
 
 
 @dataclass
@@ -38,6 +39,11 @@ class _Batch:
     routes: Tensor | None = None
     entropy: float = 0.0
 
+    @property
+    def batch(self) -> PackedBatch:
+        """What the model reads."""
+        return self.actions.batch
+
 
 class GrpoStep:
     """A step of `method: grpo`, as `training.loop.Hooks.step`."""
@@ -54,13 +60,11 @@ class GrpoStep:
         batches = _batches(learner, groups, rewards)
         policy = Policy(learner.section, learner.ids, learner.sampler.flow, run.model)
         totals = _totals(run, batches)
-        data = DataLosses(run, learner.section.data_weight)
-        for _ in range(learner.section.updates):
-            data.add()
-            measures = [_backward(learner, policy, each, totals, each is batches[-1]) for each in batches]
-            rate, norm = run.optimizer.step(run.step)
-        size = read_norm(run, norm)
-        average(run)
+
+        def backward(batch: _Batch, last: bool) -> Measures:
+            return _backward(learner, policy, batch, totals, last)
+
+        made = make_updates(run, learner.section, batches, backward)
         numbers = sums_of({"reward": total, **scores})
         numbers["step", "equal_groups"] = equal_groups(rewards)
         numbers["step", "without_reward"] = float(total.isnan().sum())
@@ -68,10 +72,9 @@ class GrpoStep:
             numbers["step", "routing_entropy"] = sum(each.entropy * each.share for each in batches)
         learned = {name: weight for name, weight in totals.items() if weight}
         for name in learned:
-            numbers |= _summed(measures, name)
-        used = spent(run, [each.actions.batch for each in batches], data)
-        line, sums = close_step(run, clock, used, numbers)
-        return line | _logged(sums, learned) | data.means() | {"lr": rate, "grad_norm": size}
+            numbers |= _summed(made.measures, name)
+        line, sums = close_step(run, clock, made.spent, numbers)
+        return line | _logged(sums, learned) | made.line
 
     def learner(self, run: Run) -> Learner:
         """What these steps learn with, made when it is first asked for."""

@@ -1,0 +1,54 @@
+"""The optimizer's updates of a step that learns from rewards or preferences: make_updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from mot_gen.recipes.sections import Reinforce
+from mot_gen.reinforce.data_losses import DataLosses
+from mot_gen.reinforce.lines import spent
+from mot_gen.sequence import PackedBatch
+from mot_gen.training.runs import Run
+from mot_gen.training.step import Spent, average, read_norm
+
+
+class Learned(Protocol):
+    """What is learned from in one forward and backward pass."""
+
+    @property
+    def batch(self) -> PackedBatch:
+        """What the model reads."""
+
+
+Batch = TypeVar("Batch", bound=Learned)
+Measured = TypeVar("Measured")
+
+
+@dataclass
+class Updated(Generic[Measured]):
+    """measures: of each batch, in the last update. spent: what one update took on this process. line: its part of the
+    line of metrics.jsonl."""
+
+    measures: list[Measured]
+    spent: Spent
+    line: dict[str, Any]
+
+
+def make_updates(
+    run: Run, section: Reinforce, batches: Sequence[Batch], backward: Callable[[Batch, bool], Measured]
+) -> Updated[Measured]:
+    """`reinforce.updates` times the gradients of all batches, beside those of the data, and the optimizer's step.
+
+    backward: forward and backward of a batch, told whether it is the last before the optimizer's step.
+    """
+    data = DataLosses(run, section.data_weight)
+    for _ in range(section.updates):
+        data.add()
+        measures = [backward(batch, batch is batches[-1]) for batch in batches]
+        rate, norm = run.optimizer.step(run.step)
+    size = read_norm(run, norm)
+    average(run)
+    used = spent(run, [each.batch for each in batches], data)
+    return Updated(measures, used, data.means() | {"lr": rate, "grad_norm": size})
