@@ -387,8 +387,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind):
 def test_compiled_is_eager(kind):
     """Traced and lowered by torch.compile, forward and backward; Inductor itself: test_compiled_training.py."""
     torch._dynamo.reset()  # else, behind eight of them, all others run eagerly
-    short = [[words(2), picture(1, 2)], [picture(2, 1), words(2)]]  # for every step of a scan is traced
-    layout, found = pack(short, MODALITIES, 8).layout, []
+    layout, found = pack(mixed(2), MODALITIES, 16).layout, []
     for compiled in (False, True):
         backbone = build(kind, layers=1)
         run = torch.compile(backbone, backend="aot_eager") if compiled else backbone
