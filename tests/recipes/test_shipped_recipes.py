@@ -41,10 +41,10 @@ def tiny(name: str):
     if "speakers" in recipe.data.options:
         recipe.data.options |= {"speakers": 4, "written": 0.05}
     if "each" in recipe.data.options:
-        recipe.data.options["each"] = 2
+        recipe.data.options["each"] = 1
     recipe.training.init = None  # a checkpoint has the recipe's own size
     if recipe.data.rehearsal:
-        recipe.data.rehearsal.options["each"] = recipe.data.options["each"] = 2
+        recipe.data.rehearsal.options["each"] = recipe.data.options["each"] = 1
     for tokenizer in recipe.tokenizers.values():
         if tokenizer.train or (tokenizer.train is not None and tokenizer.kind.startswith("image")):
             tokenizer.train |= {"steps": 3, "batch_size": 8, "warmup_steps": 1}

@@ -22,6 +22,7 @@ from mot_gen.training.runs import Run, prepare
 TINY = [
     "training.threads=1",
     "data.window=48",
+    "data.held_out=0.03",
     "tokenizers.text.vocab_size=270",
     "backbone.dim=16",
     "backbone.layers=2",
