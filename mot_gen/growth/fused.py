@@ -3,8 +3,9 @@
 The second model's feed-forward channels, groups of heads, heads within a group and channels of their values are brought
 into the order in which they are nearest to the first's, and the weights are averaged. Marginals are uniform and the
 sizes equal, so that the transport plan is a permutation (`linear_sum_assignment`), and the permuted model computes what
-it did. Queries and keys keep their channels, which rotary positions tell apart; the residual stream stays as it is, so
-that the two should come from one start.
+it did. Where a part knows heads by their numbers, as routed heads do, they stay in their order. Queries and keys keep
+their channels, which rotary positions tell apart; the residual stream stays as it is, so that the two should come from
+one start.
 
 Shapes: E towers, F feed-forward width, G groups of heads, R heads of a group, K head width.
 """
@@ -18,6 +19,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mot_gen.backbone.head_choices import every
+from mot_gen.backbone.mixers import attention, stick_breaking
 from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
@@ -41,12 +44,19 @@ class Growth(parents.Growth):
         moved = parents.rebuilt(other)
         for first, second in zip(parents.blocks_of(model), parents.blocks_of(moved)):
             align_feed_forward(first.ffn, second.ffn)
-            if hasattr(first, "qkv"):
+            if _moves_heads(first):
                 align_heads(first, second)
         made = parents.rebuilt(model)
         for own, parameter in zip(made.parameters(), moved.parameters()):
             own.lerp_(parameter, 1 - self.share)
         return made
+
+
+def _moves_heads(block: Any) -> bool:
+    """Whether nothing but the projections knows a layer's heads by their numbers; else they keep their order."""
+    own = block.parts
+    plain = type(own.mixer) in (attention.Mixer, stick_breaking.Mixer) and own.mixer.qk_norm != "layer"
+    return plain and type(own.head_choice) is every.HeadChoice and own.bias.empty
 
 
 def nearest_order(own: Tensor, other: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ RELATIVES: dict[str, list[str]] = {
     "stick-breaking": ["mixer=stick_breaking"],
     "modules": ["mixer={kind: modules, number: 8, kept: 4}"],
     "selected-heads": ["mixer=selected"],
+    "mixed-heads": ["mixer=mixed_heads"],
     "slices": ["feed_forward={kind: slices, slices: 8, used: 4}"],
     "hidden-groups": ["feed_forward=hidden_groups"],
     "continued-fraction": ["feed_forward={kind: continued_fraction, least: 0.1}"],

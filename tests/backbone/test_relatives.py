@@ -109,6 +109,25 @@ def test_a_module_alone_is_attention_of_one_head():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("mixing", ["kronecker", "independent"])
+def test_mixed_heads_are_attention_by_the_full_matrix(mixing):
+    """Made of W x I, or of blocks; 4 heads of 8 channels."""
+    usual, mixed_ = build("mot"), build("mot", mixer={"kind": "mixed_heads", "mixing": mixing})
+
+    def full(weight):
+        maps = [torch.kron(w, torch.eye(8)) if mixing == "kronecker" else torch.block_diag(*w) for w in weight]
+        return torch.cat(maps)
+
+    for own, other in zip(usual.blocks, mixed_.blocks):
+        for name in ("qkv", "out"):
+            weights = getattr(other, name).weight
+            getattr(own, name).weight.copy_(torch.stack([full(weight) for weight in weights]))
+    torch.testing.assert_close(*both(usual, mixed_), **CLOSE)
+    saved = 4 * 32 * (32 - {"kronecker": 4, "independent": 8}[mixing]) * 2 * 2 * LAYOUT.modality.numel()
+    assert usual.flops(LAYOUT) - mixed_.flops(LAYOUT) == saved
+
+
+@torch.no_grad()
 def test_heads_that_every_token_keeps_are_plain_attention():
     selected = set_to(build("mot", mixer={"kind": "selected", "kept": 4}), 0.0, "head_router")
     torch.testing.assert_close(*both(build("mot"), selected), **CLOSE)
@@ -433,10 +452,19 @@ def test_a_sublayer_may_read_one_stream_alone():
     "options, complaint",
     [
         ({"mixer": "pool"}, "backbone.mixer.kind: pool alone never lets a picture see its caption"),
+        (
+            {"mixer": ["pool", "attention"], "depth": {"kind": "blocks", "group": 2}},
+            "backbone.mixer.kind: with depth=blocks a picture may pass through pooled layers alone",
+        ),
         ({"mixer": [{"kind": "pool", "size": 2}, "attention"]}, "backbone.mixer.size: must be odd"),
         ({"mixer": {"kind": "selected", "kept": 5}}, "backbone.mixer.kept: must be from 1 to the heads, 4, got 5"),
         ({"mixer": "selected", "head_choice": "routed"}, "backbone.mixer.kind: selected chooses heads itself"),
         ({"mixer": "stick_breaking", "bias": "gaussian"}, "backbone.mixer.kind: stick_breaking weighs keys by their"),
+        (
+            {"mixer": {"kind": "mixed_heads", "mixing": "kroneker"}},
+            "mixer.mixing: 'kroneker' is not known",
+        ),
+        ({"mixer": "mixed_heads", "kv_heads": 2}, "backbone.mixer.kind: mixed_heads reads the width as heads; drop"),
         ({"mixer": {"kind": "combiner", "segment": 0}}, "backbone.mixer.segment: must be a positive integer"),
         ({"mixer": "combiner", "reach": "window"}, "backbone.mixer.kind: combiner says itself what a query sees"),
         ({"mixer": {"kind": "modules", "kept": 9}}, "backbone.mixer.kept: must be from 1 to the number of modules, 4"),

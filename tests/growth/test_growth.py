@@ -162,6 +162,26 @@ def test_further_layers_change_nothing_at_first(options):
         deeper.Growth(layers=1).grow(model(backbone={"depth": "token_skip"}))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kv_heads": 2},
+        {"bias": "gaussian"},
+        {"head_choice": {"kind": "routed", "top_k": 2}},
+        {"mixer": ["linear", "stick_breaking"]},
+        {"mixer": ["selected", "modules"]},
+        {"mixer": ["adapted", {"kind": "mixed_heads", "mixing": "independent"}]},
+    ],
+    ids=str,
+)
+def test_a_model_that_is_moved_towards_another_computes_what_it_did(options):
+    """Without a share of the first model the average is the second, its channels and heads in another order."""
+    first, second = (model(seed=seed, backbone=options) for seed in (0, 1))
+    moved = fused.Growth(share=0.0).grow(first, second)
+    same(moved, second)
+    assert not torch.equal(moved.backbone.blocks[0].ffn.down.weight, second.backbone.blocks[0].ffn.down.weight)
+
+
 def test_a_permuted_twin_fuses_to_itself():
     built = model(backbone={"kv_heads": 2})
     twin = parents.rebuilt(built)

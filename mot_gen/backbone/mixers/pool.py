@@ -22,6 +22,7 @@ from torch import Tensor
 from mot_gen.backbone import parts
 from mot_gen.backbone.attention import EMPTY, Places, in_one_block
 from mot_gen.backbone.batch import Batch, Plan
+from mot_gen.backbone.depths import blocks
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.running_cache import RunningCache, last_of
 
@@ -46,6 +47,9 @@ class Mixer(parts.Mixer):
         mixers = [config.slots.of_layer(layer).mixer for layer in range(config.layers)]
         if all(isinstance(mixer, Mixer) for mixer in mixers):
             raise self.refuse("kind", "pool alone never lets a picture see its caption; say mixer=[pool, attention]")
+        if any(isinstance(depth, blocks.Depth) for depth in config.slots.found["depth"]):
+            complaint = "with depth=blocks a picture may pass through pooled layers alone; drop one of them"
+            raise self.refuse("kind", complaint)
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> RunningCache:
         return RunningCache(inputs=like.new_zeros(rows, self.last - 1, block.owners.dim))

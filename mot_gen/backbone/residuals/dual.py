@@ -6,8 +6,7 @@
 
 Which stream a sublayer reads could not be found in the paper's abstract and notes: `mixer` and `feed_forward` say it,
 "sum", "token" or "context". With both reading the sum this is the usual stream, in two parts. frozen_tokens: the token
-stream stays the embedding, and mixers write to the context as well. Its mixing of heads (Kronecker, block-diagonal) is
-not built here.
+stream stays the embedding, and mixers write to the context as well. Its mixing of heads is `mixers/mixed_heads.py`.
 
 Shapes: T tokens, D width; the two streams stand side by side, (T, 2 D).
 """
