@@ -29,6 +29,7 @@ from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
 from mot_gen.pipelines.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
 from mot_gen.pipelines.settings import is_count
+from mot_gen.pipelines.text_lists import listed_texts
 from mot_gen.sequence import Span, only_read
 
 
@@ -167,8 +168,7 @@ class MultimodalPipeline(DiffusionPipeline):
     ) -> list[list[Span]]:
         """Texts -> a list of spans each; InputError for what is no text, or empty. unread: at guidance_scale 0 nothing
         of the prompt is read, so it may be empty. size: (height, width) of the picture that is drawn next."""
-        if isinstance(texts, str):
-            texts = [texts]
+        texts = listed_texts(texts)
         are_texts = isinstance(texts, Sequence) and len(texts) > 0 and all(isinstance(text, str) for text in texts)
         require(are_texts, f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
         if unread:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mot_gen.errors import require
 from mot_gen.pipelines.settings import check
-from mot_gen.pipelines.text_lists import is_list_of_texts
+from mot_gen.pipelines.text_lists import is_list_of_texts, listed_texts
 from mot_gen.sequence import Span
 from mot_gen.sequence.moving import upload
 
@@ -109,7 +109,7 @@ class StopStrings:
 
     def __init__(self, stop: str | Sequence[str], tokenizer):
         """stop: one or several; InputError for what is no text, or empty."""
-        self.strings = [stop] if isinstance(stop, str) else stop
+        self.strings = listed_texts(stop)
         require(is_list_of_texts(self.strings), f"stop must be a text or a list of texts, none empty, got {stop!r:.60}")
         self.tokenizer = tokenizer
         tokenizer.encode_batch(self.strings)  # which refuses what no text can hold

@@ -22,6 +22,7 @@ from mot_gen.pipelines.pictures import as_output, stacked
 from mot_gen.pipelines.samplers import Step, evaluations, row_generators
 from mot_gen.pipelines.scales import OpenScales, Scale, draw_scales
 from mot_gen.pipelines.settings import USUAL
+from mot_gen.pipelines.text_lists import listed_texts
 from mot_gen.pipelines.token_spans import Begun, Pass, draw_tokens
 from mot_gen.sequence import Span
 
@@ -93,7 +94,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
     def _warn_of_untaught(self, prompt: str | Sequence[str]) -> None:
         """Warn where a prompt names what the checkpoint was never taught, as far as it lists what it was. To be called
         first thing by a pipeline's call, so that the warning points to who called it."""
-        said = self.languages.untaught([prompt] if isinstance(prompt, str) else prompt)
+        said = self.languages.untaught(listed_texts(prompt))
         if said is not None:
             warnings.warn(said, UntaughtWarning, stacklevel=5)  # behind the two decorators of a call
 

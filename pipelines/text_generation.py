@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mot_gen.pipelines.options import AnswerOptions, takes
+from mot_gen.pipelines.text_lists import listed_texts
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 
 
@@ -24,6 +25,5 @@ class TextGenerationPipeline(TextWritingPipeline):
         Raises InputError for an empty prompt or one that does not fit the context."""
         texts = self._continued(self._text(prompt), options)
         if return_full_text:
-            given = [prompt] if isinstance(prompt, str) else prompt
-            texts = [before + after for before, after in zip(given, texts)]
+            texts = [before + after for before, after in zip(listed_texts(prompt), texts)]
         return self._as_output(texts, options)

@@ -1,9 +1,16 @@
-"""Texts as callers give them: is_list_of_texts."""
+"""Texts as callers give them: listed_texts, is_list_of_texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, TypeGuard
+
+
+def listed_texts(given: Any) -> Any:
+    """One text as a list of one; anything else as it is."""
+    if isinstance(given, str):
+        return [given]
+    return given
 
 
 def is_list_of_texts(given: Any) -> TypeGuard[Sequence[str]]:

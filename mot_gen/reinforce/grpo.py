@@ -20,8 +20,7 @@ def clipped(log_ratio: Tensor, advantage: Tensor, clip: float, clip_high: float 
     """The loss of each action: -min(r A, clamp(r, 1 - clip, 1 + clip_high) A), r = exp(log_ratio) (PPO, Schulman et al.
     2017). clip_high: as `clip` unless given; a higher one lets rare actions grow (DAPO, arXiv 2503.14476)."""
     ratio = log_ratio.exp()
-    high = clip if clip_high is None else clip_high
-    limited = ratio.clamp(1 - clip, 1 + high)
+    limited = ratio.clamp(*_limits(clip, clip_high))
     return -torch.minimum(ratio * advantage, limited * advantage)
 
 
@@ -35,5 +34,12 @@ def k3(log_prob: Tensor, reference: Tensor) -> Tensor:
 def was_clipped(log_ratio: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
     """(M,) bool: where the limit holds, so that the action has no gradient."""
     ratio = log_ratio.detach().exp()
-    high = clip if clip_high is None else clip_high
-    return ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - clip) & (advantage < 0))
+    low, high = _limits(clip, clip_high)
+    return ((ratio > high) & (advantage > 0)) | ((ratio < low) & (advantage < 0))
+
+
+def _limits(clip: float, clip_high: float | None) -> tuple[float, float]:
+    """The least and the largest ratio that still counts as it is."""
+    if clip_high is None:
+        clip_high = clip
+    return 1 - clip, 1 + clip_high

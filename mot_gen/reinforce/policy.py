@@ -53,7 +53,6 @@ class Policy:
 
     def __init__(self, section: Reinforce, ids: Ids, flow: StochasticFlow | None, model: MultimodalModel):
         self.section, self.ids, self.flow = section, ids, flow
-        self.times = flow.times(section.num_inference_steps) if flow else torch.zeros(2)
         self.objective: Any = model.objectives.get("image")
 
     def says(self, actions: Actions, output: Output) -> Said:
@@ -66,7 +65,7 @@ class Policy:
         return Said(tokens, *self._of_steps(self.flow, actions, output.latents["image"].float()))
 
     def _of_steps(self, flow: StochasticFlow, actions: Actions, output: Tensor) -> tuple[Tensor, ...]:
-        latents, times = actions.batch.latents["image"], self.times.to(output)
+        latents, times = actions.batch.latents["image"], flow.times(self.section.num_inference_steps).to(output)
         number = actions.number
         time, after = times[number, None], times[number + 1, None]
         velocity = self.objective.scheduler_output(output, latents.values, time)
