@@ -15,8 +15,11 @@ from mot_gen.sequence import PackedBatch
 
 @dataclass(frozen=True)
 class Parameters:
-    """total: all that is stored. active: what one text token passes through (arXiv 2411.04996), embeddings, head and
-    one tower of what is untied; patch and token layers of other modalities do not count."""
+    """How many parameters a model has.
+
+    total: all that is stored. active: what one text token passes through (arXiv 2411.04996), embeddings, head and
+    one tower of what is untied; patch and token layers of other modalities do not count.
+    """
 
     active: int
     total: int

@@ -46,7 +46,7 @@ __all__ = ["MultimodalConfig", "MultimodalModel", "Output", "outlining"]
 
 @dataclass
 class Output:
-    """logits: (M, V) at the batch's target_slots. latents: modality -> (N, C), what its objective calls the output."""
+    """Predictions: logits (M, V) at the batch's target_slots; latents, modality -> (N, C), as objectives say."""
 
     logits: Tensor
     latents: dict[str, Tensor]

@@ -35,14 +35,14 @@ from mot_gen.sequence import Span, only_read
 
 @dataclass
 class TextOutput(BaseOutput):
-    """texts: one string a sample."""
+    """What pipelines that write text return. texts: one string a sample."""
 
     texts: list[str]
 
 
 @dataclass
 class InterleavedOutput(BaseOutput):
-    """documents: a list of segments a sample, each a str or a picture, in the order they were written."""
+    """What InterleavedPipeline returns. documents: a list of segments a sample, each a str or a picture, in order."""
 
     documents: list[list]
 

@@ -107,7 +107,10 @@ def _take_back(cache: Cache, before: Any) -> None:
 
 @dataclass
 class Written:
-    """ids: of each document, the one that ended it included. passes: of the whole model, after the prompt."""
+    """What was written, and in how many passes.
+
+    ids: of each document, the one that ended it included. passes: of the whole model, after the prompt.
+    """
 
     ids: list[list[int]]
     passes: int

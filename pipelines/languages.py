@@ -33,7 +33,10 @@ ANY = "any"  # asks for whatever language the model finds likeliest
 
 
 class Languages:
-    """stated: what the file says; nothing where there is none."""
+    """The languages of a checkpoint.
+
+    stated: what the file says; nothing where there is none.
+    """
 
     def __init__(self, stated: Mapping[str, Any]):
         self._stated = dict(stated)

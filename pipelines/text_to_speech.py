@@ -25,7 +25,10 @@ _BOUNDS = 2  # the tokens that begin and end a span
 
 @dataclass
 class SpeechOutput(BaseOutput):
-    """audios: (T,) samples in [-1, 1] of each utterance, or its (n,) unit ids; sampling_rate: of the samples, in Hz."""
+    """What TextToSpeechPipeline returns.
+
+    audios: (T,) samples in [-1, 1] of each utterance, or its (n,) unit ids; sampling_rate: of the samples, in Hz.
+    """
 
     audios: list
     sampling_rate: int

@@ -29,7 +29,10 @@ from mot_gen.sequence import Span
 
 @dataclass
 class VectorOutput(BaseOutput):
-    """vectors: (n, d) numbers a sample. images: the pictures that were foreseen, None where none was."""
+    """What VectorPipeline returns.
+
+    vectors: (n, d) numbers a sample. images: the pictures that were foreseen, None where none was.
+    """
 
     vectors: list[Tensor]
     images: list | None = None

@@ -16,7 +16,10 @@ from mot_gen.files.suffixes import PICTURES, find
 
 
 class ImageSet(NamedTuple):
-    """names: of the N pictures read. images: (N, C, H, W) uint8. skipped: one line for each that could not be."""
+    """Pictures as one tensor.
+
+    names: of the N pictures read. images: (N, C, H, W) uint8. skipped: one line for each that could not be.
+    """
 
     names: list[str]
     images: Tensor

@@ -19,7 +19,10 @@ FIELDS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_
 
 @dataclass(frozen=True)
 class Question:
-    """number: within its prompt. parents: questions that must be answered yes first. kind: such as "attribute"."""
+    """A question about a picture.
+
+    number: within its prompt. parents: questions that must be answered yes first. kind: such as "attribute".
+    """
 
     number: int
     parents: tuple[int, ...]

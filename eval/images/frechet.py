@@ -37,8 +37,11 @@ NORMAL_QUANTILE = torch.distributions.Normal(0.0, 1.0).icdf
 
 
 class TraceTerm(NamedTuple):
-    """value: tr((S_1 S_2)^(1/2)). clamped: mass of the negative eigenvalues that rounding made, relative to the rest.
-    method: "cholesky", "gram" or "nuclear"."""
+    """The last term of the distance, and how it was computed.
+
+    value: tr((S_1 S_2)^(1/2)). clamped: mass of the negative eigenvalues that rounding made, relative to the rest.
+    method: "cholesky", "gram" or "nuclear".
+    """
 
     value: float
     clamped: float

@@ -23,7 +23,10 @@ from mot_gen.errors import InputError, require
 
 
 class Moments(NamedTuple):
-    """n: count. mean: (d,) float64. m2: (d, d) float64, the sum of outer products of deviations from the mean."""
+    """Count, mean and scatter of features, kept so that batches can be added.
+
+    n: count. mean: (d,) float64. m2: (d, d) float64, the sum of outer products of deviations from the mean.
+    """
 
     n: int
     mean: Tensor

@@ -22,7 +22,10 @@ from mot_gen.eval.images.moments import Moments
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """moments: of the reference features. provenance: as `Extractor.provenance`, and whatever else names the set."""
+    """Statistics of real images, which stand in for them.
+
+    moments: of the reference features. provenance: as `Extractor.provenance`, and whatever else names the set.
+    """
 
     moments: Moments
     provenance: dict[str, Any]

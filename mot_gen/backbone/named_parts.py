@@ -24,7 +24,10 @@ from mot_gen.errors import InputError, nearest
 
 
 class Slot(NamedTuple):
-    """package: the folder of the parts that are shipped. member: the class that each file has."""
+    """Where the parts of a kind are found.
+
+    package: the folder of the parts that are shipped. member: the class that each file has.
+    """
 
     package: str
     member: str

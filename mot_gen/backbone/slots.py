@@ -15,8 +15,11 @@ from mot_gen.errors import InputError, nearest
 
 
 class Slots:
-    """config: a dataclass with a field for each slot, and with those whose names parts' options share. InputError where
-    it names what is not known or does not fit."""
+    """The parts of all layers.
+
+    config: a dataclass with a field for each slot, and with those whose names parts' options share. InputError where
+    it names what is not known or does not fit.
+    """
 
     def __init__(self, config: Any):
         self.flat = {f.name: getattr(config, f.name) for f in fields(config)}

@@ -58,7 +58,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Item:
-    """name: of what is written for it, "" for a lone prompt. where: for messages. error: what is wrong with it."""
+    """One thing that is asked for.
+
+    name: of what is written for it, "" for a lone prompt. where: for messages. error: what is wrong with it.
+    """
 
     name: str
     where: str

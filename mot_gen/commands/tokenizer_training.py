@@ -40,7 +40,10 @@ COLOURED = 0.25  # of the emoji's other drawings, for latents: they carry any gr
 
 @dataclass(frozen=True)
 class Text:
-    """data: files, comma separated, a text a line. training: refused, as there is nothing to set."""
+    """The training of a text tokenizer, as the command states it.
+
+    data: files, comma separated, a text a line. training: refused, as there is nothing to set.
+    """
 
     data: str
     out: Path
@@ -63,7 +66,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Images:
-    """kind: "vq", "scales" or "kl". data: a folder, or emoji. The others are the options of the command."""
+    """The training of an image tokenizer, as the command states it.
+
+    kind: "vq", "scales" or "kl". data: a folder, or emoji. The others are the options of the command.
+    """
 
     kind: str
     data: str
@@ -115,7 +121,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Speech:
-    """data: a folder or table of recordings, or spoken-digits. The others are the options of the command."""
+    """The training of a speech tokenizer, as the command states it.
+
+    data: a folder or table of recordings, or spoken-digits. The others are the options of the command.
+    """
 
     data: str
     out: Path

@@ -48,8 +48,11 @@ def usable(ok: bool, problem: str, reason: str) -> None:
 
 
 class MeasuredPart(NamedTuple):
-    """modality: its name. tokens: how many; of text without a tokenizer its bytes. learned: whether it carries loss.
-    grid: of a picture, where it is known."""
+    """What is known of one part of a sample.
+
+    modality: its name. tokens: how many; of text without a tokenizer its bytes. learned: whether it carries loss.
+    grid: of a picture, where it is known.
+    """
 
     modality: str
     tokens: int

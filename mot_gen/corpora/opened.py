@@ -26,7 +26,10 @@ __all__ = ["NAMED", "Opened", "drawn", "opened", "refused"]
 
 @dataclass(frozen=True)
 class Opened:
-    """sets: "train" and "held_out" of a recipe, or all "records"."""
+    """A corpus that was opened.
+
+    sets: "train" and "held_out" of a recipe, or all "records".
+    """
 
     sets: dict[str, Sequence[Sample]]
     recipe: Recipe | None = None

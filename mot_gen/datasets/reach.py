@@ -36,8 +36,11 @@ LONGEST = 0.3  # of one move; the simulator shortens longer ones
 
 @dataclass(frozen=True)
 class Reach:
-    """count: samples. objects: things in a scene, each of another colour. foreseen: the share of samples with the scene
-    as it will be. seed: of all that is drawn."""
+    """Scenes, instructions and the actions that reach what they name.
+
+    count: samples. objects: things in a scene, each of another colour. foreseen: the share of samples with the scene
+    as it will be. seed: of all that is drawn.
+    """
 
     count: int = 3000
     objects: int = 3

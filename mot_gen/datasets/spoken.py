@@ -61,7 +61,10 @@ def draw_voice(rng: random.Random) -> Voice:
 
 @dataclass(frozen=True)
 class Spoken:
-    """samples: (T,) in [-1, 1]. rate: Hz. phones: (name, its first sample) in order, "" for a pause."""
+    """One phrase, spoken.
+
+    samples: (T,) in [-1, 1]. rate: Hz. phones: (name, its first sample) in order, "" for a pause.
+    """
 
     samples: Tensor
     rate: int

@@ -10,8 +10,11 @@ from mot_gen.data.records import Pair
 
 @dataclass(frozen=True)
 class Task:
-    """classes: their names. captions_of(k): captions that ask for class k. class_of(caption): the class that a caption
-    names, or None. what: what the pictures are, for people."""
+    """How captions ask for classes, and say them.
+
+    classes: their names. captions_of(k): captions that ask for class k. class_of(caption): the class that a caption
+    names, or None. what: what the pictures are, for people.
+    """
 
     classes: Sequence[str]
     captions_of: Callable[[int], Sequence[str]]

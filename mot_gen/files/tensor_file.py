@@ -20,7 +20,10 @@ from mot_gen.files.tensors import DTYPES, Spec
 
 
 class TensorFile:
-    """specs: name -> Spec of all tensors. Threads may read at the same time."""
+    """One safetensors file, whose tensors are read one by one.
+
+    specs: name -> Spec of all tensors. Threads may read at the same time.
+    """
 
     def __init__(self, path: Path):
         """InputError for a file that is cut off or no safetensors."""

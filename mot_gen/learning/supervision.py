@@ -49,8 +49,11 @@ class Supervision(Movable):
 
 @dataclass
 class Losses:
-    """total: the sum over modalities of factor * sum of losses, with gradients. by_token: losses by modality, (m,) or
-    (N,), 0 where a token does not count, without gradients."""
+    """The losses of one batch.
+
+    total: the sum over modalities of factor * sum of losses, with gradients. by_token: losses by modality, (m,) or
+    (N,), 0 where a token does not count, without gradients.
+    """
 
     total: Tensor
     by_token: dict[str, Tensor]

@@ -23,7 +23,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # logits (m, V) and ids (m,) -> (m,)
 
 @dataclass
 class Head:
-    """logits: hidden states (m, D) -> (m, size), by way of the parameters. first: the joint id of the first logit."""
+    """What turns hidden states into logits.
+
+    logits: hidden states (m, D) -> (m, size), by way of the parameters. first: the joint id of the first logit.
+    """
 
     logits: Callable[[Tensor], Tensor]
     parameters: Sequence[nn.Parameter]

@@ -21,8 +21,11 @@ from mot_gen.sequence import Span, only_read
 
 @dataclass(frozen=True)
 class Prompt:
-    """name: for messages. spans: what the model reads. text: the caption among them, or the empty string. references:
-    the captions of the sample that the prompt was taken from."""
+    """What a model is asked.
+
+    name: for messages. spans: what the model reads. text: the caption among them, or the empty string. references:
+    the captions of the sample that the prompt was taken from.
+    """
 
     name: str
     spans: Sequence[Span]

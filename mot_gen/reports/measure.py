@@ -29,7 +29,10 @@ from mot_gen.training.loop import Run
 
 @dataclass(frozen=True)
 class Measured:
-    """figures: what goes into the report. pictures and labels: those that are shown, `shown` of each class."""
+    """What was measured of a run, and what is shown of it.
+
+    figures: what goes into the report. pictures and labels: those that are shown, `shown` of each class.
+    """
 
     figures: dict
     pictures: list[Image.Image]
