@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest, require
+from mot_gen.eval.extras import from_options
 
 if TYPE_CHECKING:
     from mot_gen.eval.accumulator import Accumulator
@@ -58,11 +59,7 @@ class Choices:
 
 def choices_from(options: Mapping[str, Any]) -> Choices:
     """`Choices` of options by name; InputError for one that is not known."""
-    known = [one.name for one in fields(Choices)]
-    for name in options:
-        if name not in known:
-            raise InputError(f"option {name!r} is not known" + nearest(name, known))
-    return Choices(**options)
+    return from_options(Choices, options)
 
 
 # What to do about a choice that a metric cannot do without.

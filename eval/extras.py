@@ -1,12 +1,17 @@
-"""What is not ours: `extra_module` imports an optional package, `named` finds a function of the user's own."""
+"""What users and other packages bring: `extra_module` imports an optional package, `named` finds a function of the
+user's own, `facts_of` says what is known of a model, `from_options` reads options by name."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import fields
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError, nearest, require
+
+T = TypeVar("T")
 
 
 def extra_module(module: str, metric: str, extra: str = "eval") -> ModuleType:
@@ -25,3 +30,20 @@ def named(target: str, what: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as err:
         raise InputError(f"{what} {target}: cannot be loaded ({err}); check the name") from err
+
+
+def facts_of(model: Any, field: str) -> dict[str, str]:
+    """What a model or a function says of itself, for signatures; else its name, under this field."""
+    if hasattr(model, "provenance"):
+        return model.provenance()
+    return {field: getattr(model, "__name__", type(model).__name__)}
+
+
+def from_options(kind: type[T], options: Mapping[str, Any]) -> T:
+    """A dataclass of options by name; InputError for one that it does not have."""
+    whole: Any = kind
+    known = [one.name for one in fields(whole)]
+    for name in options:
+        if name not in known:
+            raise InputError(f"option {name!r} is not known" + nearest(name, known))
+    return kind(**options)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mot_gen.eval.extras import named
+from mot_gen.eval.extras import facts_of, named
 from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.extractors import precision, weights_sha256
 
@@ -67,9 +67,7 @@ def load_detector(detector: Detect | str | Path) -> Detect:
 
 def detector_facts(detector: Any) -> dict[str, str]:
     """What is known of a detector, for signatures."""
-    if hasattr(detector, "provenance"):
-        return detector.provenance()
-    return {"detector": getattr(detector, "__name__", type(detector).__name__)}
+    return facts_of(detector, "detector")
 
 
 class ColorNamer:

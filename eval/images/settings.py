@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.eval.extras import from_options
 from mot_gen.eval.images.extraction import Extraction, extract_shards
 from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.sources import ImageSource, open_images
@@ -51,11 +51,7 @@ class ImageSettings:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ImageSettings:
         """From keyword arguments; InputError for one that is not known."""
-        known = [one.name for one in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise InputError(f"option {name!r} is not known" + nearest(name, known))
-        return cls(**options)
+        return from_options(cls, options)
 
     def open(self, images: Any, name: str) -> ImageSource:
         """Images as a source; name: what messages call those that have no path."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError, require
-from mot_gen.eval.extras import named
+from mot_gen.eval.extras import facts_of, named
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
@@ -86,9 +86,7 @@ def vqa_model(model: Answer | str | Path | None) -> Answer | None:
 
 def vqa_facts(model: Any) -> dict[str, str]:
     """What is known of a model, for signatures."""
-    if hasattr(model, "provenance"):
-        return model.provenance()
-    return {"extractor": getattr(model, "__name__", type(model).__name__)}
+    return facts_of(model, "extractor")
 
 
 class VQAScore(SegmentMetric):

@@ -6,8 +6,7 @@ Shapes: M targets of a batch, N continuous tokens of its pictures, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from mot_gen.model import MultimodalModel
 from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, packed, rows_of
 from mot_gen.reinforce.rollouts import Rollout
 from mot_gen.sequence import PackedBatch, all_learned, only_read
+from mot_gen.sequence.moving import Movable
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Chosen:
 
 
 @dataclass
-class Actions:
+class Actions(Movable):
     """A batch, and what was chosen in it.
 
     allowed: (M,) the set of ids that each target was chosen from, or NEVER. token_advantage, token_weight: (M,); a
@@ -43,11 +43,6 @@ class Actions:
     number: Tensor
     advantage: Tensor
     weight: Tensor
-
-    def to(self, device: torch.device) -> Actions:
-        """The same on a device."""
-        moved: list[Any] = [getattr(self, each.name).to(device) for each in fields(self)]
-        return Actions(*moved)
 
 
 @dataclass

@@ -11,8 +11,7 @@ Shapes: D documents, M targets of a batch, N continuous tokens of its pictures, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length, pack_rows, plan_rows
 from mot_gen.sequence import Latents, PackedBatch, Span
+from mot_gen.sequence.moving import Movable
 
 NEVER = -1  # the set of ids of a target that was no choice
 
@@ -47,7 +47,7 @@ class Document:
 
 
 @dataclass
-class Packed:
+class Packed(Movable):
     """A batch of documents.
 
     allowed, of_target: (M,) the set of ids that each target was chosen from, and its document. target, of_token: (N, C)
@@ -59,11 +59,6 @@ class Packed:
     of_target: Tensor
     target: Tensor
     of_token: Tensor
-
-    def to(self, device: torch.device) -> Packed:
-        """The same on a device."""
-        moved: list[Any] = [getattr(self, each.name).to(device) for each in fields(self)]
-        return Packed(*moved)
 
     def means(self, each: Tensor, documents: int) -> Tensor:
         """each (N,), of continuous tokens -> (documents,): its mean over the tokens of each learned picture, 0 where
