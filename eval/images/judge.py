@@ -58,6 +58,10 @@ class Judge(nn.Module):
         """(N, C, H, W) -> (N,) classes."""
         return torch.cat([self(part).argmax(-1) for part in images.split(256)])
 
+    def agreement(self, images: Tensor, labels: Tensor) -> float:
+        """The share of pictures (N, C, H, W) in which it sees their labels (N,)."""
+        return (self.predict(images) == labels).double().mean().item()
+
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 2 * width) pooled features, for a Frechet distance between pictures of this kind."""
@@ -192,9 +196,6 @@ def reliability(judge: Judge, images: Tensor, labels: Tensor, seed: int = 0) -> 
     """How far a judge can be believed, on held-out real pictures (N, C, H, W) in [0, 1] and their labels (N,)."""
     generator = torch.Generator().manual_seed(seed)
 
-    def agreement(pictures: Tensor, wanted: Tensor = labels) -> float:
-        return (judge.predict(pictures) == wanted).double().mean().item()
-
     noisy = (images + 0.5 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
     half = images.clone()
     half[..., images.shape[-1] // 2 :] = images[..., :1, :1]  # the background, as the corner shows it
@@ -203,10 +204,10 @@ def reliability(judge: Judge, images: Tensor, labels: Tensor, seed: int = 0) -> 
     noise = torch.rand(images.shape, generator=generator)
     random_labels = labels[torch.randperm(len(labels), generator=generator)]
     return Reliability(
-        agreement(images),
-        agreement(noisy),
-        agreement(half),
-        agreement(shuffled),
-        agreement(noise, random_labels),
+        judge.agreement(images, labels),
+        judge.agreement(noisy, labels),
+        judge.agreement(half, labels),
+        judge.agreement(shuffled, labels),
+        judge.agreement(noise, random_labels),
         len(images),
     )

@@ -16,10 +16,9 @@ from mot_gen.errors import InputError, nearest
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.mt import checked_references
-from mot_gen.eval.text.ngrams import ngrams
+from mot_gen.eval.text.ngrams import ORDERS, gram_counts
 from mot_gen.eval.text.rouge import text_tokenizer
 
-ORDERS = 4
 SIGMA = 6.0  # of the Gaussian length penalty, in bigrams
 VARIANTS = ("cider-d", "cider")
 _CAPTION = re.compile(r"\w+(?:'\w+)?")
@@ -30,11 +29,6 @@ Grams = list[Counter]  # for each order, how often each n-gram occurs
 def caption_words(text: str) -> list[str]:
     """Lower case words without punctuation, near to what coco-caption's Java tokenizer leaves."""
     return _CAPTION.findall(text.lower())
-
-
-def gram_counts(words: Sequence[str]) -> Grams:
-    """Counts of the n-grams of each order from 1 to 4."""
-    return [Counter(ngrams(words, n)) for n in range(1, ORDERS + 1)]
 
 
 def document_frequency(references: Sequence[Sequence[Grams]]) -> Counter:

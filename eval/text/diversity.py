@@ -11,9 +11,7 @@ from mot_gen.errors import require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.extras import extra_module
 from mot_gen.eval.result import MetricResult
-from mot_gen.eval.text.ngrams import ngrams
-
-ORDERS = 4
+from mot_gen.eval.text.ngrams import ORDERS, gram_counts, ngrams
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -41,11 +39,6 @@ def self_bleu_scores(texts: Sequence[Sequence[str]]) -> list[float]:
         found = bleu.compute_bleu(correct, total, len(words), closest, smooth_method="exp", effective_order=True)
         scores.append(found.score)
     return scores
-
-
-def gram_counts(words: Sequence[str]) -> list[Counter]:
-    """How often each n-gram of each order occurs."""
-    return [Counter(ngrams(words, n)) for n in range(1, ORDERS + 1)]
 
 
 def _two_greatest(counts: list[Counter]) -> dict:

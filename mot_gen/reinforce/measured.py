@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mot_gen.data.records import Pair
 from mot_gen.eval.images.frechet import FrechetDistance
-from mot_gen.eval.text.segments import bootstrap
+from mot_gen.eval.text.segments import bootstrap, mean_rows, mean_score
 from mot_gen.files.image_files import image_tensor
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
@@ -118,11 +118,10 @@ def _nothing(numbers: Sequence[int]) -> list[Prompt]:
 def _mean(scores: Tensor) -> Mean:
     """Of the samples that have a score, with its bootstrap interval."""
     known = scores[scores.isfinite()].double()
-    rows = torch.stack([known, torch.ones_like(known)], 1)
     mean = float(known.mean())
     interval = None
     if len(known) > 1:
-        interval = bootstrap(rows, lambda total: float(total[0] / total[1]), CONFIDENCE)
+        interval = bootstrap(mean_rows(known), mean_score, CONFIDENCE)
     low, high = interval or (mean, mean)
     return Mean(mean, low, high)
 

@@ -75,7 +75,7 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge
     right = judge.predict(images) == wanted
     return Measured(
         figures={
-            "class_accuracy": _agreement(judge, images, wanted),
+            "class_accuracy": judge.agreement(images, wanted),
             "class_accuracy_by_class": {
                 n: right[wanted == k].double().mean().item() for k, n in enumerate(task.classes)
             },
@@ -88,17 +88,13 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge
             "measured_on": f"{count} generated {task.what}, {len(task.classes)} classes in turn; judge: a CNN trained "
             f"on the {len(train_set[0])} training images; frechet: pixels as features, against the training images",
             "judge": asdict(reliability(judge, *held_out)),
-            "judge_of_round_trip": _agreement(judge, _round_trip(run, held_out[0]), held_out[1]),
+            "judge_of_round_trip": judge.agreement(_round_trip(run, held_out[0]), held_out[1]),
             "signature": _frechet(train_set[0], images).signature,
             "sampling": run.recipe.sampling.model_dump() | {"seed": seed},
         },
         pictures=[to_pil(image) for image in images],
         labels=wanted.tolist(),
     )
-
-
-def _agreement(judge: Judge, images: Tensor, labels: Tensor) -> float:
-    return (judge.predict(images) == labels).double().mean().item()
 
 
 def _round_trip(run: Run, images: Tensor) -> Tensor:
