@@ -31,13 +31,16 @@ TOKENS = 64  # of a small picture, at most
 
 @dataclass(frozen=True)
 class Seen:
-    """What some training samples are like. sizes: (height, width) of each picture. text: the longest, in bytes."""
+    """What some training samples are like.
+
+    sizes: (height, width) of each picture. coloured: whether any is. text: the longest, in bytes. words: how many
+    different ones.
+    """
 
     sizes: Sequence[tuple[int, int]]
     coloured: bool
     text: int
     words: int
-    samples: int
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Seen:
@@ -56,8 +59,12 @@ class Seen:
             coloured=any(map(_has_colour, pictures)),
             text=max(map(_bytes_of, texts), default=0),
             words=len(words),
-            samples=len(samples),
         )
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures' colours."""
+        return 3 if self.coloured else 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -112,13 +119,13 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
     if recipe.data.source != "records":
         say(f"data.source: {recipe.data.source}; on pictures of your own: data.records=FILE")
     before = folder / "recipe.yaml"
-    known = read_mapping(before) if before.exists() else {}
+    begun = read_mapping(before) if before.exists() else {}
     seen = Seen.of(splits.train)
     values: dict[str, Any] = {}
     for field in recipe.auto:
-        kept = field_of(known, field)
+        kept = field_of(begun, field)
         if kept in (None, AUTO):
-            kept = CHOICES[field](recipe, seen, values)
+            kept = CHOICES[field](_Known(recipe, seen, values))
         values[field] = kept
     values |= _image_options(recipe, values)
     for field, value in values.items():
@@ -126,25 +133,34 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
     return with_fields(recipe, values)
 
 
-# A recipe's field -> what chooses its value, given the recipe, the data and the values that were chosen before.
-CHOICES: Mapping[str, Callable[[Recipe, Seen, Mapping[str, Any]], Any]] = {
-    "tokenizers.text.vocab_size": lambda recipe, seen, chosen: vocabulary(seen.words),
-    "tokenizers.image.image_size": lambda recipe, seen, chosen: list(picture_size(seen.size)),
-    "tokenizers.image.patch_size": lambda recipe, seen, chosen: patch_size(_size(recipe, chosen)),
-    "tokenizers.image.color_channels": lambda recipe, seen, chosen: 3 if seen.coloured else 1,
-    "training.row_length": lambda recipe, seen, chosen: row_length(seen.text, _size(recipe, chosen)),
-    "training.precision": lambda recipe, seen, chosen: precision(recipe.training.device),
+@dataclass(frozen=True)
+class _Known:
+    """What a value is chosen by: the recipe, what was seen of the data, and the values that were chosen before."""
+
+    recipe: Recipe
+    seen: Seen
+    chosen: Mapping[str, Any]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pictures, in pixels: what was chosen, else what the recipe states."""
+        given = self.chosen.get("tokenizers.image.image_size")
+        if not given:
+            given = self.recipe.tokenizers["image"].options.get("image_size", SMALL)
+        if isinstance(given, int):
+            return given, given
+        return given[0], given[1]
+
+
+# A recipe's field -> what chooses its value.
+CHOICES: Mapping[str, Callable[[_Known], Any]] = {
+    "tokenizers.text.vocab_size": lambda known: vocabulary(known.seen.words),
+    "tokenizers.image.image_size": lambda known: list(picture_size(known.seen.size)),
+    "tokenizers.image.patch_size": lambda known: patch_size(known.size),
+    "tokenizers.image.color_channels": lambda known: known.seen.channels,
+    "training.row_length": lambda known: row_length(known.seen.text, known.size),
+    "training.precision": lambda known: precision(known.recipe.training.device),
 }
-
-
-def _size(recipe: Recipe, chosen: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width) of the pictures, in pixels: what was chosen, else what the recipe states."""
-    given = chosen.get("tokenizers.image.image_size")
-    if not given:
-        given = recipe.tokenizers["image"].options.get("image_size", SMALL)
-    if isinstance(given, int):
-        return given, given
-    return given[0], given[1]
 
 
 def _image_options(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
