@@ -136,7 +136,7 @@ def write_drafted(
     following, passes = rule.next(stream.hidden), 0
     alive = torch.ones(stream.rows, dtype=torch.bool, device=stream.device)
     while alive.any():
-        guesses = _guessed(stream, drafts, rule, following, alive, ahead)
+        guesses = _guessed(drafts, rule, following, alive, ahead)
         layout = rule.layout(guesses.shape[1], alive)
         hidden = stream.model.backbone(*_given(stream, guesses, layout))
         verified, passes = rule.next(hidden), passes + 1
@@ -164,7 +164,7 @@ def _take(written: list[int], guesses: list[int], agreed: int, most: int, ends: 
     return agreed
 
 
-def _guessed(stream: Stream, drafts: Drafts, rule: _Greedy, following: Tensor, alive: Tensor, ahead: int) -> Tensor:
+def _guessed(drafts: Drafts, rule: _Greedy, following: Tensor, alive: Tensor, ahead: int) -> Tensor:
     """(R, k + 1) the next token of each document, which is known, and the guesses after it."""
     drafts.begin()
     guesses = [following]

@@ -26,14 +26,13 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # (x (N, n, C), timestep ()) -> wh
 class Step:
     """One step of a sampler, as it is shown.
 
-    number, of the evaluations of the model. timestep and next_timestep: the scheduler's, () each; the last has none to
-    follow. noisy, output: what the model was given and said. x: the result, (N, n, C) as they are.
+    number: of the evaluations of the model. timestep: the scheduler's, (). noisy, output: what the model was given and
+    said. x: the result, (N, n, C) as they are.
     clean() -> the sample (N, n, C) that the model expects at the end, for previews; made only when it is asked for.
     """
 
     number: int
     timestep: Tensor
-    next_timestep: Tensor | None
     noisy: Tensor
     output: Tensor
     x: Tensor
@@ -94,8 +93,7 @@ def integrate(
         output = predict(scaled, timestep)
         x = scheduler.step(output, timestep, x, **extra).prev_sample
         if on_step is not None:
-            following = timesteps[number + 1] if number + 1 < len(timesteps) else None
-            x = on_step(Step(number, timestep, following, scaled, output, x))
+            x = on_step(Step(number, timestep, scaled, output, x))
         if stopped():
             break
     if not x.isfinite().all():

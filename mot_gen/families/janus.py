@@ -78,7 +78,7 @@ def parts(source: Source) -> list[Part]:
     modalities = [text.modality, read.modality, drawn.modality]
     model = outline(MultimodalModel, _model_config(config, modalities).to_dict())
     return [
-        Part("model", model, _table(source, model, config)),
+        Part("model", model, _table(source, model)),
         Part("image_tokenizer", cast(nn.Module, drawn), vq_table(drawn, "model.vqmodel.")),
         Part("sight_tokenizer", cast(nn.Module, read), _vision_table(read)),
     ]
@@ -127,7 +127,7 @@ LAYERS = {
 }
 
 
-def _table(source: Source, model: MultimodalModel, config: Any) -> list[Entry]:
+def _table(source: Source, model: MultimodalModel) -> list[Entry]:
     prefix = "model.language_model."
     embedding = f"{prefix}embed_tokens.weight"
     tied = "lm_head.weight" not in source.weights.specs

@@ -91,10 +91,10 @@ def table(model: MultimodalModel, config, kind: Kind, start: str) -> list[Entry]
     if start == "copy":
         for number in range(1, len(model.backbone.towers)):
             entries += tower(model, kind, number, copy=True)
-    return entries + list(_vocabulary(model, config, kind))
+    return entries + list(_vocabulary(model, config))
 
 
-def _vocabulary(model: MultimodalModel, config, kind: Kind) -> Iterator[Entry]:
+def _vocabulary(model: MultimodalModel, config) -> Iterator[Entry]:
     """Embedding and head: the text's rows are the language model's, new ones begin at the mean of the text's."""
     _, known = model.vocabulary.range(model.modality_names[0])
     rest = model.vocabulary.size - known

@@ -160,7 +160,7 @@ def tower(
     """The entries of one tower of the backbone."""
     for layer in range(model.backbone.config.layers):
         attention = _attention(model, kind, number, layer, names)
-        feed_forward = _feed_forward(model, kind, number, layer, names)
+        feed_forward = _feed_forward(model, number, layer, names)
         for entry in (*attention, *feed_forward):
             yield replace(entry, copy=copy)
     theirs = f"{names.prefix}norm{names.suffix}.weight"
@@ -213,7 +213,7 @@ def _norms_of_heads(model: MultimodalModel, number: int, layer: int, names: Name
         yield Entry(ours, names.of_attention(layer, name, "weight"), (one_head,), (number,))
 
 
-def _feed_forward(model: MultimodalModel, kind: Kind, number: int, layer: int, names: Names) -> Iterator[Entry]:
+def _feed_forward(model: MultimodalModel, number: int, layer: int, names: Names) -> Iterator[Entry]:
     c, ours = model.backbone.config, f"backbone.blocks.{layer}"
     gate, up = (number, slice(0, c.ffn_dim)), (number, slice(c.ffn_dim, None))
     yield Entry(f"{ours}.ffn.gate_up.weight", names.feed_forward(layer, "gate_proj"), (), gate)
