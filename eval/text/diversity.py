@@ -11,7 +11,7 @@ from mot_gen.errors import require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.extras import extra_module
 from mot_gen.eval.result import MetricResult
-from mot_gen.eval.text.ngrams import ORDERS, gram_counts, ngrams
+from mot_gen.eval.text.ngrams import gram_counts, ngrams
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -29,7 +29,7 @@ def self_bleu_scores(texts: Sequence[Sequence[str]]) -> list[float]:
     """
     bleu = extra_module("sacrebleu.metrics", "self-BLEU").BLEU
     counts = [gram_counts(words) for words in texts]
-    tops = [_two_greatest([own[i] for own in counts]) for i in range(ORDERS)]
+    tops = [_two_greatest(of_one_order) for of_one_order in zip(*counts)]
     lengths = Counter(map(len, texts))
     scores = []
     for words, own in zip(texts, counts):
@@ -41,7 +41,7 @@ def self_bleu_scores(texts: Sequence[Sequence[str]]) -> list[float]:
     return scores
 
 
-def _two_greatest(counts: list[Counter]) -> dict:
+def _two_greatest(counts: Sequence[Counter]) -> dict:
     """n-gram -> (greatest count in any text, second greatest), equal ones counted twice."""
     top: dict = defaultdict(lambda: (0, 0))
     for own in counts:

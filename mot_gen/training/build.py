@@ -4,7 +4,7 @@ build_model. How tokenizers are made is in tokenizer_building.py."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from mot_gen.backbone.outline import initial_value
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.data.records import Splits, sample_key
 from mot_gen.data.rehearsal import rehearsed
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.model import MultimodalConfig, MultimodalModel, outlining
 from mot_gen.recipes.implementations import locate
 from mot_gen.recipes.recipe import Recipe
@@ -136,26 +136,25 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
     objective = objectives.load(section.kind, section.options)
     if modality.discrete == hasattr(objective, "corrupt"):
         raise InputError(f"objectives.{name}.kind: {section.kind} {_why_not(modality)}")
-    block, by_scales = getattr(objective, "block", 0), getattr(objective, "by_scales", False)
+    block, bidirectional = getattr(objective, "block", 0), modality.bidirectional
     if modality.discrete:
         bidirectional = getattr(objective, "bidirectional", False) and not block
-    else:
-        bidirectional = modality.bidirectional
     if modality.discrete and bidirectional and not hasattr(tokenizer, "grids"):
         raise InputError(
             f"objectives.{name}.kind: {section.kind} needs spans of a known size; give next_token, or say "
             f"objectives.{name}.block, the tokens that are drawn together"
         )
-    if by_scales and not modality.scales:
-        raise InputError(
-            f"objectives.{name}.kind: {section.kind} needs a tokenizer of several scales, such as image_scales"
-        )
+    scales: Sequence[Sequence[int]] = ()
+    if getattr(objective, "by_scales", False):
+        remedy = "needs a tokenizer of several scales, such as image_scales"
+        require(modality.scales, f"objectives.{name}.kind: {section.kind} {remedy}")
+        scales = modality.scales
     return replace(
         modality,
         objective=section.kind,
         position=recipe.backbone.positions.get(name, modality.position),
         bidirectional=bidirectional,
-        scales=modality.scales if by_scales else (),
+        scales=scales,
         block_size=block,
     )
 
