@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
+from mot_gen.backbone.routing import is_adapter
 from mot_gen.errors import InputError, require
 from mot_gen.growth import parents
 from mot_gen.model import MultimodalModel
 
-WRITES = ("out.weight", "down.weight", "out_proj.weight", "outs.weight", "linear.weight")  # to the residual stream
+# Parameters that write to the residual stream, by the end of their names.
+MIXERS_WRITE = ("out.weight", "out_proj.weight", "outs.weight")
+FEEDS_WRITE = ("down.weight", "linear.weight", "sums")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,22 @@ def _check_depth(blocks: list[Any], again: list[Any]) -> None:
             raise InputError("--grow deeper: what a layer skips follows from the depth here; name depth=every")
 
 
-def _silence(block: nn.Module) -> None:
-    """Let a layer write nothing."""
-    silenced = 0
-    for name, parameter in block.named_parameters():
-        if name.endswith(WRITES) or ".sums" in name:
-            parameter.zero_()
-            silenced += 1
-    require(silenced, "--grow deeper: no projection of this layer is known to write to the residual stream")
+def _silence(block: Any) -> None:
+    """Let a layer write nothing. InputError where its mixer writes without a projection, as pooling does."""
+    written = [name for name, _ in block.named_parameters() if _writes(name)]
+    complaint = f"--grow deeper: the mixer of layer {block.number} has no projection, so that it cannot begin silent"
+    mixes = any(_own(name).endswith(MIXERS_WRITE) for name in written)
+    require(mixes, f"{complaint}; add as many layers as end before it")
+    for name in written:
+        block.get_parameter(name).zero_()
+
+
+def _writes(name: str) -> bool:
+    """Whether a parameter's product goes to the residual stream; an adapter's B is made silent wherever it writes."""
+    adds = is_adapter(name) and name.endswith(".b")
+    return adds or _own(name).endswith((*MIXERS_WRITE, *FEEDS_WRITE))
+
+
+def _own(name: str) -> str:
+    """A parameter's name without the number of a tower, where each has a matrix of its own width."""
+    return name.rstrip(".0123456789")

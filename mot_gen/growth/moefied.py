@@ -33,7 +33,7 @@ class Growth(parents.Growth):
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        width = parents.require_gated(model, "moefied")
+        width = parents.require_gated(model, "moefied", cut=True)
         if self.experts < 1 or width % self.experts:
             raise InputError(f"experts={self.experts}: must divide the feed-forward's width, {width}")
         if not 1 <= self.used <= self.experts or self.every < 1:

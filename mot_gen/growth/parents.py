@@ -111,12 +111,15 @@ def blocks_of(model: MultimodalModel) -> list[Any]:
     return list(model.backbone.blocks)
 
 
-def require_gated(model: MultimodalModel, growth: str) -> int:
-    """F. InputError unless each layer has the usual feed-forward: gated, of one width, without experts."""
+def require_gated(model: MultimodalModel, growth: str, cut: bool = False) -> int:
+    """F. InputError unless each layer has the usual feed-forward: gated, of one width, without experts. cut: whether it
+    is to be cut or copied, so that its activation must be a function of each channel alone."""
     for block in blocks_of(model):
         part = block.parts.feed_forward
         if type(part) is not gated.FeedForward or model.backbone.config.widths:
             raise InputError(f"--grow {growth}: is for gated feed-forwards of one width; this model has others")
+        if cut and block.ffn.learned is not None:
+            raise InputError(f"--grow {growth}: is for activations without parameters, such as silu; this model's has")
     return model.backbone.config.ffn_dim
 
 

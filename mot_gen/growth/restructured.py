@@ -38,7 +38,7 @@ class Growth(parents.Growth):
     @torch.no_grad()
     def by(self, model: MultimodalModel, important: Sequence[Tensor]) -> MultimodalModel:
         """important: of each layer (E, F), how important a channel is."""
-        width = parents.require_gated(model, "restructured")
+        width = parents.require_gated(model, "restructured", cut=True)
         parts = self.experts + self.shared
         if self.experts < 2 or self.shared < 1 or width % parts:
             raise InputError(f"experts={self.experts}: with shared={self.shared} must divide the width, {width}")

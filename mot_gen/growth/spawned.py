@@ -31,7 +31,7 @@ class Growth(parents.Growth):
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        width = parents.require_gated(model, "spawned")
+        width = parents.require_gated(model, "spawned", cut=True)
         if self.experts < 2 or not 1 <= self.top_k <= self.experts:
             raise InputError(f"experts={self.experts}: must be 2 or more, and top_k from 1 to that, got {self.top_k}")
         require(0 <= self.masked < 1, f"masked={self.masked}: must be from 0 to below 1")

@@ -151,7 +151,20 @@ def test_a_stack_on_a_line_has_any_depth():
     assert flat.tolist() == [1, 1] and slope.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("options", [{}, {"feed_forward": "continued_fraction"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"feed_forward": "continued_fraction"},
+        {"feed_forward": {"kind": "domains", "domains": ["books"]}},
+        {"feed_forward": {"kind": "adapted", "adapter": "routed"}, "residual": "dual"},
+        {"experts": 2, "router": "token_choice", "shared_experts": 1, "norm": "output"},
+        {"mixer": ["modules", "linear"]},
+        {"mixer": "mixed_heads", "feed_forward": "nested"},
+        {"widths": {"image": 16}},
+    ],
+    ids=str,
+)
 def test_further_layers_change_nothing_at_first(options):
     built = model(backbone=options)
     grown = deeper.Growth(layers=2).grow(built)
@@ -160,6 +173,8 @@ def test_further_layers_change_nothing_at_first(options):
         assert torch.equal(a, b)
     with pytest.raises(InputError, match="what a layer skips follows from the depth"):
         deeper.Growth(layers=1).grow(model(backbone={"depth": "token_skip"}))
+    with pytest.raises(InputError, match="the mixer of layer 3 has no projection"):
+        deeper.Growth(layers=2).grow(model(backbone={"mixer": ["attention", "pool"]}))
 
 
 @pytest.mark.parametrize(
@@ -292,6 +307,12 @@ def test_width_is_chosen_by_tower_and_experts_by_number():
 def test_what_cannot_be_grown_is_refused(growth, complaint):
     with pytest.raises(InputError, match=complaint):
         growth.grow(model())
+
+
+@pytest.mark.parametrize("growth", [moefied.Growth(experts=4), spawned.Growth(), restructured.Growth()], ids=str)
+def test_a_feed_forward_whose_activation_sees_all_channels_is_not_cut(growth):
+    with pytest.raises(InputError, match="is for activations without parameters"):
+        growth.grow(model(backbone={"kind": "dense", "ffn_dim": 64, "activation": "poly_norm"}))
 
 
 @pytest.mark.parametrize("name, text", [("deepr", "x=1"), ("deeper", "lairs=2"), ("deeper", "layers=two")])
