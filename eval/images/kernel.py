@@ -11,7 +11,7 @@ W^T K W's diagonal, so that K is computed once, in blocks, instead of once a sub
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -108,7 +108,7 @@ def mmd_of_subsets(real: Tensor, fake: Tensor, own: Tensor, other: Tensor, kerne
     return kernel_compute(*sums, unbiased=True)
 
 
-def members_of(drawn_rows: list[Tensor], count: int) -> Tensor:
+def members_of(drawn_rows: Sequence[Tensor], count: int) -> Tensor:
     """(count, s) float64 of zeros and ones: which rows each of s subsets holds."""
     members = torch.zeros(count, len(drawn_rows), dtype=torch.float64)
     for column, numbers in enumerate(drawn_rows):
@@ -168,12 +168,10 @@ class KernelDistance(FeatureSetMetric):
         for _ in range(self.subsets):
             pairs.append((drawn(len(real), size, generator), drawn(len(fake), size, generator)))
         if _all_pairs_are_fewer(len(real), len(fake), size, self.subsets):
-            own, other = (
-                members_of([one for one, _ in pairs], len(real)),
-                members_of([two for _, two in pairs], len(fake)),
-            )
-            found = mmd_of_subsets(real, fake, own.to(real.device), other.to(fake.device), self.kernel)
-            return found.cpu(), size
+            ours, theirs = zip(*pairs)
+            own = members_of(ours, len(real)).to(real.device)
+            other = members_of(theirs, len(fake)).to(fake.device)
+            return mmd_of_subsets(real, fake, own, other, self.kernel).cpu(), size
         each = [squared_mmd(real[one.to(real.device)], fake[two.to(fake.device)], self.kernel) for one, two in pairs]
         return torch.tensor(each, dtype=torch.float64), size
 

@@ -62,6 +62,9 @@ class Draft:
         forward, slots = by_module(self.model, batches[0]), batches[0].ids.numel()
         mesh = Mesh.of(training, processes, machine)
         memory = _state_bytes(self.model, training, mesh) | _working_bytes(self.model, training, mesh, batches)
+        peak = {}
+        if processes == 1:
+            peak["peak_bytes"] = training_memory(self.model, batches, training)
         return {
             "active_parameters": parameters.active,
             "total_parameters": parameters.total,
@@ -78,7 +81,7 @@ class Draft:
             "processes": processes,
             **memory,
             "memory_bytes": sum(memory.values()),
-            **({"peak_bytes": training_memory(self.model, batches, training)} if processes == 1 else {}),
+            **peak,
             **_traffic(self.model, training, mesh, a_step // processes),
         }
 
@@ -122,7 +125,9 @@ def _state_bytes(model: MultimodalModel, training: Training, mesh: Mesh) -> dict
     """What a process keeps between steps, all in fp32, of its share."""
     share = -(-4 * _count(model.parameters()) // mesh.shards)
     kept = {"weight_bytes": share, "gradient_bytes": share, "moment_bytes": 2 * share}
-    return {**kept, "average_bytes": share} if training.ema else kept
+    if training.ema:
+        kept["average_bytes"] = share
+    return kept
 
 
 def _working_bytes(
@@ -136,9 +141,11 @@ def _working_bytes(
     kept = max(model.backbone.activations(batch.layout) for batch in batches) * each // tokens
     if training.gradient_checkpointing:  # the fp32 input of every block, and one block recomputed
         kept = layers * model.backbone.dim * 4 + kept // layers
-    # Two blocks gathered, one in use and one ahead; one block's gradients before they are shared out, as computed and
-    # in fp32; what is outside of blocks stays gathered in fp32, with its gradients.
-    gathered = largest * (2 * each + each + 4) + outside * 8 if mesh.shards > 1 else 0
+    gathered = 0
+    if mesh.shards > 1:
+        # Two blocks gathered, one in use and one ahead; one block's gradients before they are shared out, as computed
+        # and in fp32; what is outside of blocks stays gathered in fp32, with its gradients.
+        gathered = largest * (2 * each + each + 4) + outside * 8
     targets = sum(len(batch.target_ids) for batch in batches) // len(batches)
     return {
         "gathered_bytes": gathered,
