@@ -20,6 +20,7 @@ from mot_gen.growth import (
     pruned,
     restructured,
     shallower,
+    side_by_side,
     sliced,
     spawned,
     tied,
@@ -217,6 +218,23 @@ def test_a_permuted_twin_fuses_to_itself():
     joint = fused.Growth().grow(built, twin)
     same(joint, built)
     torch.testing.assert_close(joint.backbone.blocks[0].qkv.weight, built.backbone.blocks[0].qkv.weight)
+
+
+def test_two_models_side_by_side_say_the_mean_of_both(tmp_path):
+    """Logits and predicted latents; saved and loaded; at the cost of both."""
+    options = {"kv_heads": 2, "mixer": ["attention", "modules"]}
+    first, second = (model(seed=seed, backbone=options) for seed in (0, 1))
+    both = side_by_side.Growth().grow(first, second)
+    both.save_pretrained(tmp_path)
+    for one, two, mean in zip(outputs(first), outputs(second), outputs(MultimodalModel.from_pretrained(tmp_path))):
+        torch.testing.assert_close(mean, (one + two) / 2, **CLOSE)
+    layout = pack(mixed(4), MODALITIES, 48).layout
+    assert both.backbone.flops(layout) == first.backbone.flops(layout) + second.backbone.flops(layout)
+    with pytest.raises(InputError, match="the picture layers of image compute places"):
+        grid = [TEXT, replace(IMAGE, position="grid")]
+        side_by_side.Growth().grow(model(grid), model(grid))
+    with pytest.raises(InputError, match="weights='disk'"):
+        both.backbone.on_disk = True
 
 
 @torch.no_grad()

@@ -1,0 +1,69 @@
+"""Growth: two models side by side in one, whose outputs are the mean of theirs (Growing Transformers, arXiv 2507.09129).
+
+Embeddings and picture layers stand side by side, too, so that each model reads its own; heads and the layers that
+predict pictures are halved, which makes logits and predictions the mean. It costs what both cost. Positions that picture
+layers compute depend on the width, and cannot stand side by side: such models are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone import transformer
+from mot_gen.backbone.patch_layers import PatchLinear
+from mot_gen.errors import InputError, require
+from mot_gen.growth import parents
+from mot_gen.model import MultimodalModel
+
+PREDICTS = ("head.weight", "proj_out.weight")
+SUMS = ("dim", "heads", "kv_heads", "ffn_dim")
+
+
+@dataclass(frozen=True)
+class Growth(parents.Growth):
+    """It has no options."""
+
+    needs_other = True
+
+    @torch.no_grad()
+    def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
+        assert other is not None, "it needs another"
+        same = parents.shapes_of(model) == parents.shapes_of(other)
+        require(same, "--grow side_by_side: the two models differ in their parameters; give two of one recipe")
+        _check(model)
+        config = model.backbone.config
+        wide = {name: 2 * size for name in SUMS if (size := getattr(config, name)) is not None}
+        made = parents.rebuilt(model, kind="side_by_side", members=2, size=None, layers=config.layers, **wide)
+        own = [dict(each.named_parameters()) for each in (model, other)]
+        for name, parameter in made.named_parameters():
+            if name.startswith("backbone.members."):
+                number, _, leaf = name.removeprefix("backbone.members.").partition(".")
+                parameter.copy_(own[int(number)][f"backbone.{leaf}"])
+            else:
+                parameter.copy_(beside(name, own[0][name], own[1][name], parameter.shape))
+        return made
+
+
+def _check(model: MultimodalModel) -> None:
+    """InputError for models whose layers outside of the backbone cannot stand side by side."""
+    if type(model.backbone) is not transformer.Backbone or model.backbone.config.widths:
+        raise InputError("--grow side_by_side: is for transformers of one width; this model is another")
+    for name, layers in model.patch_layers.items():
+        plain = isinstance(layers, PatchLinear) and (layers.table is not None or not layers.on_grid)
+        require(plain, f"--grow side_by_side: the picture layers of {name} compute places by the width, or are no linear "
+                "layers; give two models without that")  # fmt: skip
+    require(not model.token_layers, "--grow side_by_side: is not for token layers of a modality apart")
+
+
+def beside(name: str, first: Tensor, second: Tensor, shape: torch.Size) -> Tensor:
+    """Two parameters as one of this shape: their mean where none of its sizes is twice theirs, else side by side along
+    those that are; halved where it predicts."""
+    doubled = [place for place, (own, both) in enumerate(zip(first.shape, shape)) if both == 2 * own]
+    if not doubled:
+        return (first + second) / 2
+    if len(doubled) == 2:
+        return torch.block_diag(first, second)
+    return torch.cat([first, second], doubled[0]) / (2 if name.endswith(PREDICTS) else 1)
