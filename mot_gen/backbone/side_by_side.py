@@ -42,9 +42,8 @@ class Config(transformer.Config):
         given["size"] = None
         for name in SHARED_OUT:
             value = given[name] or 0
-            require(
-                value % self.members == 0, f"backbone.{name}: {value} must be a multiple of members, {self.members}"
-            )
+            even = value % self.members == 0
+            require(even, f"backbone.{name}: {value} must be a multiple of backbone.members, {self.members}")
             given[name] = value // self.members or None
         require(not self.widths, "backbone.widths: members are of one width; drop it")
         self.member = transformer.Config(**given)

@@ -24,7 +24,7 @@ def register(commands) -> None:
     command.add_argument("--family", metavar="NAME", help="its family, or one of yours: my_package.my_family")
     help_grow = "one of our models made into another: a growth and its OPTION=VALUE, see docs/convert.md"
     command.add_argument("--grow", nargs="+", metavar=("NAME", "OPTION=VALUE"), help=help_grow)
-    command.add_argument("--with", dest="other", metavar="FOLDER", help="the second model of --grow joined and fused")
+    command.add_argument("--with", dest="other", metavar="FOLDER", help="the second model, for growths of two")
     command.add_argument("--download", action="store_true", help="let a hub name be fetched")
     command.set_defaults(func=convert_command)
 
@@ -37,7 +37,7 @@ def convert_command(arguments: argparse.Namespace) -> int:
     if arguments.grow:
         return _grow(arguments, out)
     if arguments.other:
-        raise InputError("--with: is for --grow joined and fused; give one of them")
+        raise InputError("--with: is for --grow joined, fused and side_by_side; give one of them")
     from mot_gen.families.language_models import local_folder
 
     if arguments.like:

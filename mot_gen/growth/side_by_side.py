@@ -1,7 +1,7 @@
-"""Growth: two models side by side in one, whose outputs are the mean of theirs (Growing Transformers, arXiv 2507.09129).
+"""Growth: two models side by side in one, which says the mean of both (Growing Transformers, arXiv 2507.09129).
 
 Embeddings and picture layers stand side by side, too, so that each model reads its own; heads and the layers that
-predict pictures are halved, which makes logits and predictions the mean. It costs what both cost. Positions that picture
+predict pictures are halved, which makes logits and predictions the mean. It costs what both cost. Places that picture
 layers compute depend on the width, and cannot stand side by side: such models are refused.
 """
 
@@ -53,8 +53,8 @@ def _check(model: MultimodalModel) -> None:
         raise InputError("--grow side_by_side: is for transformers of one width; this model is another")
     for name, layers in model.patch_layers.items():
         plain = isinstance(layers, PatchLinear) and (layers.table is not None or not layers.on_grid)
-        require(plain, f"--grow side_by_side: the picture layers of {name} compute places by the width, or are no linear "
-                "layers; give two models without that")  # fmt: skip
+        complaint = f"--grow side_by_side: picture layers of {name} must be linear, and not compute places by the width"
+        require(plain, f"{complaint}; give two such models")
     require(not model.token_layers, "--grow side_by_side: is not for token layers of a modality apart")
 
 

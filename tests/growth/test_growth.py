@@ -230,7 +230,7 @@ def test_two_models_side_by_side_say_the_mean_of_both(tmp_path):
         torch.testing.assert_close(mean, (one + two) / 2, **CLOSE)
     layout = pack(mixed(4), MODALITIES, 48).layout
     assert both.backbone.flops(layout) == first.backbone.flops(layout) + second.backbone.flops(layout)
-    with pytest.raises(InputError, match="the picture layers of image compute places"):
+    with pytest.raises(InputError, match="picture layers of image must be linear"):
         grid = [TEXT, replace(IMAGE, position="grid")]
         side_by_side.Growth().grow(model(grid), model(grid))
     with pytest.raises(InputError, match="weights='disk'"):
