@@ -6,12 +6,14 @@ Shapes: N tokens of n spans, D width of the backbone.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError
 from mot_gen.sequence import Latents
+from mot_gen.sequence.moving import upload
 
 USUAL_TIME_SCALE = 1000.0
 
@@ -105,8 +107,10 @@ def _groups(latents: Latents):
     if not latents.grids:
         none = torch.zeros(0, dtype=torch.long, device=device)
         return [((1, 1), none, none)]
+    starts = [0, *accumulate(rows * columns for rows, columns in latents.grids)]
     groups = []
     for grid in dict.fromkeys(latents.grids):
-        spans = torch.tensor([i for i, g in enumerate(latents.grids) if g == grid], device=device)
-        groups.append((grid, spans, torch.isin(latents.span, spans).nonzero().flatten()))
+        spans = [number for number, own in enumerate(latents.grids) if own == grid]
+        slots = torch.cat([torch.arange(starts[number], starts[number + 1]) for number in spans])
+        groups.append((grid, upload(spans, device), upload(slots, device)))
     return groups

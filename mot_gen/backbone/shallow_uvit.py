@@ -133,7 +133,8 @@ class ShallowUViT(nn.Module):
             for block in self.before:
                 x = block(x, time[spans])
             memory.append((time[spans], x))
-            tokens = tokens.index_copy(0, slots, self.proj_in(x.flatten(2).transpose(1, 2).flatten(0, 1)))
+            made = self.proj_in(x.flatten(2).transpose(1, 2).flatten(0, 1))
+            tokens = tokens.index_copy(0, slots, made.to(tokens.dtype))  # under autocast it is in bf16
         return tokens, memory
 
     def decode(self, hidden: Tensor, latents: Latents, memory: list[Any]) -> Tensor:

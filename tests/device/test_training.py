@@ -74,6 +74,9 @@ BACKBONES = {
     "plain unit, polynomial": ["backbone.feed_forward=plain", "backbone.activation=poly_norm"],
     "routed heads": ["backbone.head_choice={kind: routed, top_k: 1}"],
     "output norms": ["backbone.norm=output"],
+    "segments, modules": ["backbone.mixer=[combiner, modules]"],
+    "U-Net": ["backbone.patch_layers={image: {kind: unet}}"],
+    "shallow UViT": ["backbone.patch_layers={image: {kind: shallow_uvit}}"],
 }
 ROUTER = "{kind: token_choice, smooth_weight: 0.1, information_weight: 0.1}"
 CHOOSING = {
@@ -91,7 +94,11 @@ WAITING = {
 }
 
 
-@pytest.mark.parametrize(("name", "precision"), [*((name, "fp32") for name in BACKBONES), ("mot", "bf16")])
+IN_BF16 = {"mot", "segments, modules", "shallow UViT"}
+EACH = [(name, "bf16" if name in IN_BF16 else "fp32") for name in BACKBONES]
+
+
+@pytest.mark.parametrize(("name", "precision"), [*EACH, ("mot", "fp32")])
 def test_a_step_of_every_backbone_waits_for_nothing(name, precision, tmp_path):
     waits, _, line = two_steps(tiny(*BACKBONES[name], f"training.precision={precision}"), tmp_path)
     assert blocking(waits) == {}

@@ -55,7 +55,7 @@ class Mixer(attention.Mixer):
         """(B, N) the segment of each key; R; and (B, 1, Q, N + R), 0 for what is seen and -inf elsewhere."""
         query, key = batch.places
         segment = segments(key, self.segment)
-        number = int(segment.max()) + 1
+        number = self._number(batch, segment)
         seen = batch.made[block.sight][:, 0] == 0
         own = segment.gather(1, query.index)
         summaries = seen.new_zeros(*own.shape, number, dtype=torch.uint8)
@@ -64,6 +64,12 @@ class Mixer(attention.Mixer):
         direct = seen & (own[..., None] == segment[:, None])
         shown = torch.cat([direct, summaries & closed], 2)
         return segment, number, torch.zeros(shown.shape, device=own.device).masked_fill(~shown, -torch.inf)[:, None]
+
+    def _number(self, batch: Batch, segment: Tensor) -> int:
+        """R, of the segments (B, N) of a batch. Without a cache the host counts them where the layout is there."""
+        if batch.cache is not None:
+            return int(segment.max()) + 1
+        return batch.layout.once(f"segments of {self.segment}", lambda: [int(segment.max()) + 1])[0]
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: KeyValueCache | None) -> Tensor:
         segment, number, mask = plan.made[f"segments {self.segment} {block.sight}"]
@@ -80,13 +86,14 @@ class Mixer(attention.Mixer):
     def flops(self, block: Layer, batch: Batch) -> int:
         """Pairs of one segment, of tokens and summaries, and 4 H K a token to make these."""
         segment = segments(batch.places[1], self.segment)
-        sizes = torch.stack([row.bincount(minlength=int(segment.max()) + 1) for row in segment])
+        number = self._number(batch, segment)
+        sizes = torch.stack([row.bincount(minlength=number) for row in segment])
         pairs = int(sizes.square().sum()) + segment.numel() * sizes.shape[1] + segment.numel()
         return self._flops(block, batch, block.parts.head_choice.active(block), pairs)
 
     def executed_flops(self, block: Layer, batch: Batch) -> int:
         segment = segments(batch.places[1], self.segment)
-        pairs = segment.numel() * (segment.shape[1] + int(segment.max()) + 2)
+        pairs = segment.numel() * (segment.shape[1] + self._number(batch, segment) + 1)
         return self._flops(block, batch, block.heads, pairs)
 
 
@@ -101,13 +108,15 @@ def segments(key: Places, most: int) -> Tensor:
 
 
 def with_summaries(q: Tensor, k: Tensor, v: Tensor, segment: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """q, k, v (B, H, N, K) -> keys and values (B, H, N + R, K)."""
+    """q, k, v (B, H, N, K) -> keys and values (B, H, N + R, K). Sums over a segment are made in fp32 at least."""
+    wide = torch.promote_types(k.dtype, torch.float32)
     at = segment[:, None, :, None].expand(k.shape)
     none = k.new_zeros(*k.shape[:2], number, k.shape[3])
     top_q, top_k = (none.scatter_reduce(2, at, t, "amax", include_self=False) for t in (q, k))
-    score = (top_q.gather(2, at) * k).sum(-1, keepdim=True) * k.shape[3] ** -0.5
+    score = (top_q.gather(2, at) * k).to(wide).sum(-1, keepdim=True) * k.shape[3] ** -0.5
+    none = none.to(wide)
     highest = none[..., :1].scatter_reduce(2, at[..., :1], score.detach(), "amax", include_self=False)
     weight = torch.exp(score - highest.gather(2, at[..., :1]))
     total = none[..., :1].scatter_add(2, at[..., :1], weight)
-    summary = none.scatter_add(2, at, weight * v) / total.clamp_min(torch.finfo(k.dtype).tiny)
-    return torch.cat([k, top_k], 2), torch.cat([v, summary], 2)
+    summary = none.scatter_add(2, at, weight * v) / total.clamp_min(torch.finfo(wide).tiny)
+    return torch.cat([k, top_k], 2), torch.cat([v, summary.to(v.dtype)], 2)

@@ -24,10 +24,11 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import KeyValueCache
 from mot_gen.backbone.mixers import attention, stick_breaking
+from mot_gen.backbone.moe import times_each
 from mot_gen.backbone.owners import ExpertOwners, normal
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.rotary import rotate
-from mot_gen.backbone.routing import Initial, Routing, permute_rows
+from mot_gen.backbone.routing import ExpertRouting, Initial, Routing, permute_rows, rows_of
 from mot_gen.errors import nearest
 
 SCORES = ("stick_breaking", "softmax")
@@ -105,10 +106,9 @@ class Mixer(stick_breaking.Mixer):
         routers = zip(x.split(counts), block.module_router.split(self.number))
         logits = torch.cat([F.linear(part, router) for part, router in routers]).float()
         gate, module = logits.softmax(-1).topk(self.kept, dim=-1)
-        pool = torch.arange(len(counts), device=x.device).repeat_interleave(torch.tensor(counts, device=x.device))
-        module = (module + pool[:, None] * self.number).flatten()
-        each = torch.bincount(module, minlength=sum(block.table))
-        chosen = Routing(None, None, each.cumsum(0).to(torch.int32), each.tolist(), None)
+        pool = rows_of(torch.arange(len(block.table), device=x.device), routing)
+        module = (module + pool.view(-1, 1) * self.number).flatten()
+        chosen = ExpertRouting(times_each(module, sum(block.table)), len(module))
         return gate.flatten(), module.argsort(stable=True), chosen
 
     def _flops(self, block: Layer, batch: Batch, heads: int, pairs: int) -> int:
