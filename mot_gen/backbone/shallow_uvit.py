@@ -33,6 +33,10 @@ class ChannelNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
 
+    def reset_parameters(self) -> None:
+        """The initial values; a model of a recipe is made without any."""
+        nn.init.ones_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.eps).movedim(-1, 1)
 
@@ -45,6 +49,11 @@ class ResponseNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, 1, 1, channels))
         self.bias = nn.Parameter(torch.zeros(1, 1, 1, channels))
+
+    def reset_parameters(self) -> None:
+        """The initial values."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
