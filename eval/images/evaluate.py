@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import PAIRS, SETS, Choices, chosen, results_of
+from mot_gen.eval.by_name import OF_IMAGES, PAIRS, SETS, Choices, chosen, results_of
 from mot_gen.eval.images.extraction import Extraction
 from mot_gen.eval.images.inception_score import InceptionScore
 from mot_gen.eval.images.moments import add_features, unpack_moments
@@ -28,7 +28,6 @@ from mot_gen.eval.images.statistics import ReferenceStatistics
 from mot_gen.eval.jsonl import provenance_of
 from mot_gen.eval.result import MetricResult, Results
 
-METRICS = (*SETS, "is", *PAIRS)
 DEFAULT = ("fd", "kd", "pr")
 OF_STATISTICS = ("fd", "is")  # what needs no real images beside their statistics
 
@@ -56,7 +55,7 @@ def measure_images(
     real: Any, fake: Any, metrics: str | Iterable[str], settings: ImageSettings, keep_features: bool = False
 ) -> Measured:
     """`evaluate_images` with its sources, and with features where `keep_features`."""
-    names = chosen(metrics, METRICS, "metrics")
+    names = chosen(metrics, OF_IMAGES, "metrics")
     measured = Measured(Results(), side_of(real, "real", settings), side_of(fake, "fake", settings))
     _check_sides(names, measured)
     results = measured.results

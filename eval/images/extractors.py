@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.eval.by_name import EXTRACTORS, unknown_extractor
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.images.resizing import RESIZE_MODES, resize
 
@@ -134,8 +135,8 @@ def load_extractor(extractor, *, weights: str | Path | None = None, **options) -
     if isinstance(extractor, nn.Module):
         return _wrapped(extractor, type(extractor).__name__, options)
     name, _, rest = str(extractor).partition(":")
-    if name in BUILDERS:
-        module, function = BUILDERS[name].split(":")
+    if name in EXTRACTORS:
+        module, function = EXTRACTORS[name].split(":")
         build = getattr(importlib.import_module(module), function)
         if name in TAKES_NAME:
             return build(rest, weights=weights, **options)
@@ -144,7 +145,7 @@ def load_extractor(extractor, *, weights: str | Path | None = None, **options) -
         return load_extractor(f"transformers:{extractor}", weights=weights, **options)
     if rest:
         return _wrapped(_from_dotted(name, rest), str(extractor), options)
-    raise InputError(f"extractor {extractor!r} is not known" + nearest(extractor, BUILDERS))
+    raise unknown_extractor(str(extractor))
 
 
 def _wrapped(network: nn.Module, name: str, options: dict) -> Extractor:
@@ -159,12 +160,4 @@ def _from_dotted(module: str, name: str) -> nn.Module:
         raise InputError(f"extractor {module}:{name} cannot be loaded: {err}") from err
 
 
-BUILDERS = {
-    "fid-inception": "mot_gen.eval.images.inception:fid_inception",
-    "dinov2": "mot_gen.eval.images.dinov2:dinov2",
-    "torchvision": "mot_gen.eval.images.backbones:torchvision_extractor",
-    "transformers": "mot_gen.eval.images.backbones:transformers_extractor",
-    "efficientnet-lite0": "mot_gen.eval.images.efficientnet:efficientnet_lite0",
-    "pixels": "mot_gen.eval.images.pixels:pixels",
-}
 TAKES_NAME = ("torchvision", "transformers")

@@ -1,5 +1,5 @@
 """Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, located, find,
-fingerprint."""
+model_folder, fingerprint."""
 
 from __future__ import annotations
 
@@ -60,6 +60,16 @@ def _why_none(given: Path) -> str:
         return f"is a recipe and no checkpoint; {remedy}"
     shipped = f"no checkpoint of this name is shipped{nearest(str(given), names())}"
     return f"no such folder, and {shipped}; give a run's folder or its model/ folder"
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder with a model's config and weights: of a run, a pipeline, a shipped name, or itself; None where there
+    is no model."""
+    given = Path(located(name))
+    for place in (given / "model" / "model", given / "model", given):
+        if (place / "config.json").is_file():
+            return place
+    return None
 
 
 def part(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, cast
 
+from mot_gen.commands.early import refuse_unwritable
 from mot_gen.errors import InputError
 
 
@@ -32,14 +33,18 @@ def register(commands) -> None:
 def convert_command(arguments: argparse.Namespace) -> int:
     """`mot-gen convert`: refuses to write into a folder that holds anything."""
     out, local = arguments.out, not arguments.download
+    refuse_unwritable(out)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: is not empty; give another folder")
     if arguments.grow:
         return _grow(arguments, out)
     if arguments.other:
         raise InputError("--with: is for --grow joined, fused and side_by_side; give one of them")
-    from mot_gen.families.language_models import local_folder
+    from mot_gen.families import check_name
+    from mot_gen.families.folders import local_folder
 
+    if arguments.family:
+        check_name(arguments.family)
     if arguments.like:
         _back(arguments.source, out, local_folder(arguments.like, local), arguments.family)
         print(f"{out} is a model in the layout of {arguments.like}")
@@ -49,9 +54,15 @@ def convert_command(arguments: argparse.Namespace) -> int:
 
 
 def _grow(arguments: argparse.Namespace, out: Path) -> int:
-    from mot_gen.growth.parents import grow_folder, read
+    from mot_gen.checkpoints import find
+    from mot_gen.growth import check_name
 
     name, *settings = arguments.grow
+    check_name(name)
+    find(arguments.source)
+
+    from mot_gen.growth.parents import grow_folder, read
+
     growth = read(name, settings)
     grown = grow_folder(arguments.source, out, growth, arguments.other)
     weights = sum(parameter.numel() for parameter in grown.parameters())

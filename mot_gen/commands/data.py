@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mot_gen.checkpoints import located
+from mot_gen.commands.early import check_run, refuse_unwritable
 from mot_gen.corpora import formats
 from mot_gen.errors import InputError, require
+from mot_gen.tokenizers.saved import home_of
 
 if TYPE_CHECKING:
     from mot_gen.data.samples import Sample
@@ -104,7 +107,7 @@ def validate_command(args: argparse.Namespace) -> int:
 
     _at_least(args, limit=0, workers=1)
     try:
-        source = opened(args.source, args.overrides, args.outside_media)
+        source = opened(args.source, args.overrides, args.outside_media, check_run)
     except InputError as error:
         if not args.json:
             for line in refused(error):
@@ -126,7 +129,7 @@ def stats_command(args: argparse.Namespace) -> int:
     from mot_gen.corpora.stats import stats
 
     _at_least(args, limit=0)
-    found = stats(opened(args.source, args.overrides, args.outside_media).sets, args.limit)
+    found = stats(opened(args.source, args.overrides, args.outside_media, check_run).sets, args.limit)
     if args.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
@@ -173,11 +176,15 @@ def tokenize_command(args: argparse.Namespace) -> int:
     recipe = is_recipe(first)
     if not recipe:
         check_places(args.inputs)
+    refuse_unwritable(args.out)
+    folders = tuple(located(folder) for folder in args.tokenizer)
+    for folder in folders:
+        home_of(folder)
     from mot_gen.data.records import open_all
     from mot_gen.data.tokenize import Corpus, Options, tokenize
 
     options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt, args.device)
-    tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
+    tokenizers = partial(load_tokenizers, folders)
     opening = partial(open_all, tuple(args.inputs), args.outside_media)
     sets: dict[str, Callable[[], Sequence[Sample]]] = {"": opening}
     if recipe:
@@ -198,7 +205,7 @@ def split_of(recipe: str, overrides: Sequence[str], name: str) -> Sequence[Any]:
     from mot_gen.recipes.recipe import load_recipe
     from mot_gen.training.build import load_splits
 
-    return getattr(load_splits(load_recipe(recipe, overrides)), name)
+    return getattr(load_splits(load_recipe(recipe, overrides, check_run)), name)
 
 
 def load_tokenizers(folders: Sequence[str]) -> Mapping[str, Any]:

@@ -1,21 +1,24 @@
-"""What a command refuses before torch is imported, which takes seconds: refuse_missing, check_run.
+"""What a command refuses before torch is imported, which takes seconds: refuse_missing, refuse_unwritable, check_run.
 
 The libraries check all of this again, and more; here only what a look at the file system shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mot_gen import checkpoints
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 if TYPE_CHECKING:
     from mot_gen.recipes.recipe import Recipe
+    from mot_gen.recipes.sections import Data, Evaluation
 
-PATTERNS = "*?[{"  # in a path that stands for many files
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # which may be fetched, so that nothing need be there
 
 
 def refuse_missing(paths: Iterable[str | Path | None], what: str = "") -> None:
@@ -25,19 +28,83 @@ def refuse_missing(paths: Iterable[str | Path | None], what: str = "") -> None:
             raise InputError(f"{path}: no such file or folder{what}")
 
 
+def refuse_unwritable(out: str | Path) -> None:
+    """InputError where no folder can be made, or none that is there be written to."""
+    out = Path(out)
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        reason = "File exists" if there == out else f"{there} is no folder"
+        raise InputError(f"{out}: cannot be written to: {reason}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: cannot be written to: {there} may not be written; give another folder")
+
+
 def check_run(recipe: Recipe, out: Path | None = None) -> None:
-    """InputError where a recipe's records or the model that it begins with are not there, or a run cannot be written to
-    `out`."""
-    given = [records.path for records in recipe.data.records if _is_one_path(records.path)]
-    refuse_missing(given, " (data.records)")
-    init = recipe.training.init
-    if init and not _is_there(init):
-        raise InputError(f"training.init: {init} holds no model; {_remedy(recipe.name, init)}")
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"{out}: cannot be written to: File exists")
+    """InputError where a recipe's records, or the models and tokenizers that it begins with, are not there, or a run
+    cannot be written to `out`."""
+    for path in _records(recipe.data):
+        _check_records(path)
+    for name, tokenizer in recipe.tokenizers.items():
+        if tokenizer.path:
+            _check_tokenizer(f"tokenizers.{name}.path", tokenizer.path)
+    for field, model in _models(recipe):
+        if checkpoints.model_folder(model) is None:
+            raise InputError(f"{field}: {model} holds no model; {_remedy(recipe.name, model)}")
+    if recipe.reinforce:
+        refuse_missing(recipe.reinforce.preferences, " (reinforce.preferences)")
+    _check_evaluation(recipe.evaluation)
+    if out is not None:
+        refuse_unwritable(out)
 
 
-def _remedy(name: str, init: str) -> str:
+def _records(data: Data) -> Iterator[str]:
+    """All paths and addresses of records that a recipe reads."""
+    yield from (records.path for records in data.records)
+    yield from data.held_out_records
+    if data.rehearsal:
+        yield from (records.path for records in data.rehearsal.records)
+
+
+def _check_records(path: str) -> None:
+    """InputError for local records that are not there, or of no kind that is read."""
+    if "://" in path:
+        return
+    from mot_gen.data.records import reader_of
+    from mot_gen.data.remote import place
+
+    reader_of(place(path))
+
+
+def _check_tokenizer(field: str, path: str) -> None:
+    """InputError for a path that is neither there nor a name that could be fetched."""
+    there = Path(checkpoints.located(path)).exists()
+    missing = f"{field}: {path}: no such folder; give that of a tokenizer, or the name of one"
+    require(there or HUB_NAME.fullmatch(path), missing)
+
+
+def _check_evaluation(section: Evaluation) -> None:
+    """InputError for an unknown metric, or files that metrics would read and that are not there."""
+    from mot_gen.eval.by_name import EVALUATED, check_extractor, chosen
+
+    if section.metrics:
+        chosen(section.metrics, EVALUATED, "evaluation.metrics")
+    check_extractor(section.extractor)
+    refuse_missing([section.weights], " (evaluation.weights)")
+    refuse_missing([section.clip], " (evaluation.clip)")
+
+
+def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The fields that name trained models, and what they say."""
+    training, reinforce = recipe.training, recipe.reinforce
+    if training.init:
+        yield "training.init", training.init
+    if training.teacher:
+        yield "training.teacher.model", training.teacher.model
+    if reinforce and reinforce.reference:
+        yield "reinforce.reference", reinforce.reference
+
+
+def _remedy(name: str, model: str) -> str:
     """What to do where a model to begin with is not there: the command that makes it, where a shipped recipe's first
     lines say it."""
     from mot_gen.recipes.yaml_files import read_recipe, shipped  # which the commands without a recipe do not need
@@ -46,16 +113,6 @@ def _remedy(name: str, init: str) -> str:
     if name not in shipped():
         return elsewhere
     for line in read_recipe(name).splitlines():
-        if line.startswith("#") and line.endswith(f"--out {init}"):
+        if line.startswith("#") and line.endswith(f"--out {model}"):
             return f"make it with: {line.lstrip('# ')}"
     return elsewhere
-
-
-def _is_there(model: str) -> bool:
-    """Whether a path or a shipped name stands for a model."""
-    return Path(model).exists() or model in checkpoints.names()
-
-
-def _is_one_path(path: str) -> bool:
-    """Whether a path names one place of this machine: neither a pattern nor an address."""
-    return "://" not in path and not any(letter in path for letter in PATTERNS)

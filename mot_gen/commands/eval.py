@@ -19,7 +19,11 @@ from pathlib import Path
 from mot_gen.commands.early import refuse_missing
 from mot_gen.pipelines.settings import PictureSettings
 
-READ = ("real", "fake", "file", "source", "prompts", "detections")  # arguments that are files or folders, if given
+# Arguments that are files or folders, if given.
+READ = (
+    *("real", "fake", "file", "source", "prompts", "detections", "weights", "held_out", "lpips"),
+    *("clip", "pickscore", "hpsv2", "mauve", "bertscore", "speaker", "mos", "colors"),
+)
 
 
 def register(subparsers) -> argparse.ArgumentParser:
@@ -72,6 +76,10 @@ def _add_images(commands):
 
 
 def _images(args: argparse.Namespace) -> int:
+    from mot_gen.eval.by_name import OF_IMAGES, check_extractor, chosen
+
+    chosen(args.metrics, OF_IMAGES, "metrics")
+    check_extractor(args.extractor)
     if is_checkpoint(args.fake):
         settings = PictureSettings(num_inference_steps=args.num_inference_steps, guidance_scale=args.guidance_scale)
 
@@ -85,6 +93,9 @@ def _images(args: argparse.Namespace) -> int:
 
 def _text(args: argparse.Namespace) -> int:
     if args.checkpoint:
+        from mot_gen.checkpoints import find
+
+        find(args.checkpoint)
         from mot_gen.reports.kept_samples import Order, write_captions
         from mot_gen.reports.prompts import pairs_of
 

@@ -11,8 +11,9 @@ import re
 import sys
 from pathlib import Path
 
-from mot_gen.checkpoints import DTYPES
+from mot_gen.checkpoints import DTYPES, find
 from mot_gen.checkpoints.folders import ANSWERS, refuse_foreign_recipe
+from mot_gen.commands.early import refuse_unwritable
 from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.files.stopping import stopping_at_once
@@ -36,6 +37,10 @@ def export_command(arguments: argparse.Namespace) -> int:
         raise InputError(f"--max-shard-size {size}: give a number and KB, MB or GB, such as 16MB")
     is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     require(is_free, f"{out}: is there already; give another folder")
+    refuse_unwritable(out)
+    if not _is_unfinished(Path(arguments.run)):
+        find(arguments.run)
+
     import torch
 
     with stopping_at_once(f"stopped; {out} was not written"):
@@ -83,11 +88,16 @@ def exported(run: str | Path):
     from mot_gen.pipelines.base import MultimodalPipeline
 
     folder = Path(run)
-    if (folder / "checkpoints").is_dir() and not (folder / "model").is_dir():
+    if _is_unfinished(folder):
         return _unfinished(folder)
     from mot_gen.pipelines.loaded import load_pipeline
 
     return load_pipeline(MultimodalPipeline, run)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a folder is that of a run which has checkpoints alone."""
+    return (folder / "checkpoints").is_dir() and not (folder / "model").is_dir()
 
 
 def _unfinished(folder: Path):

@@ -1,17 +1,35 @@
-"""Arguments that several subcommands share: add_overrides; and how they print facts: print_facts."""
+"""What several subcommands share: arguments (add_overrides), KEY=VALUE as values (settings), facts (print_facts)."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from mot_gen.errors import InputError, nearest
+
+SAID = {int: "a whole number", float: "a number"}
 
 
 def add_overrides(command: argparse.ArgumentParser) -> None:
     """Add KEY=VALUE, any number of them. With a default, argparse does not call them required."""
     what = "fields of the recipe, by dotted path"
     command.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=what)
+
+
+def settings(pairs: Sequence[str], types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The values that KEY=VALUE pairs state, of these types by name. InputError for another name or no such value."""
+    values = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in types:
+            raise InputError(f"{pair}: no such option" + nearest(key, types))
+        try:
+            values[key] = types[key](value)
+        except ValueError as error:
+            raise InputError(f"{pair}: {key} takes {SAID.get(types[key], 'another value')}") from error
+    return values
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:

@@ -36,8 +36,7 @@ def _plan(arguments) -> int:
 
     from mot_gen.recipes.recipe import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    check_run(recipe)
+    recipe = load_recipe(arguments.recipe, arguments.overrides, check_run)
     if recipe.auto:
         recipe = _settled(recipe)
 

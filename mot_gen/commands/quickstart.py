@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides
 from mot_gen.errors import InputError
 from mot_gen.files.stopping import stopping_at_once
@@ -45,7 +46,8 @@ def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[st
     """
     from mot_gen.recipes.recipe import differences, load_recipe
 
-    folder, recipe = Path(out), load_recipe("digits", list(overrides))
+    folder = Path(out)
+    recipe = load_recipe("digits", list(overrides), lambda given: check_run(given, folder))
     if recipe.data.source != "digits":
         raise InputError(f"data.source: the quickstart judges digits, not {recipe.data.source}; use mot-gen train")
     earlier = folder / "recipe.yaml"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mot_gen.backbone import PRESETS
+from mot_gen.commands.early import check_run, refuse_unwritable
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.whole import write_json
 from mot_gen.study.relatives import RELATIVES
@@ -112,27 +113,47 @@ def study(request: Request) -> tuple[dict, int]:
     options, overrides = _split_overrides(request.overrides)
     if request.steps is not None:
         overrides.append(f"training.steps={request.steps}")
-    recipe = load_recipe(request.recipe, overrides)
-    training = recipe.training
-    if training.steps <= training.warmup_steps:
-        raise InputError(
-            f"training.steps: {training.steps} do not go past the warm-up of {training.warmup_steps}, "
-            "so nothing could be matched; give more steps, or fewer training.warmup_steps"
-        )
+    refuse_unwritable(request.out)
+    recipe = load_recipe(request.recipe, overrides, lambda given: _check(request, given, options))
     compare = _compare_objectives if request.objectives else _compare_backbones
     found, failed = compare(request, recipe, options)
     write_json(request.out / "study.json", found)
     return found, failed
 
 
-def _compare_backbones(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> tuple[dict, int]:
-    modalities = _modalities(request.modalities, recipe)
+def _check(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> None:
+    """InputError for what cannot be compared, as far as that can be said without torch."""
+    check_run(recipe)
+    training = recipe.training
+    if training.steps <= training.warmup_steps:
+        raise InputError(
+            f"training.steps: {training.steps} do not go past the warm-up of {training.warmup_steps}, "
+            "so nothing could be matched; give more steps, or fewer training.warmup_steps"
+        )
+    _modalities(request.modalities, recipe)
+    if request.objectives:
+        _check_objectives(request, options)
+    else:
+        _check_backbones(request, options)
+
+
+def _check_backbones(request: Request, options: dict[str, list[str]]) -> None:
     known = [*PRESETS, *RELATIVES]
     for name in request.backbones:
         stated = any(text.startswith("kind=") for text in options.get(name, ()))
         if name not in known and not stated:
             raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, known)}")
 
+
+def _check_objectives(request: Request, options: dict[str, list[str]]) -> None:
+    from mot_gen.recipes.implementations import module_of
+
+    for name in request.objectives:
+        if not any(text.startswith("kind=") for text in options.get(name, ())):
+            module_of("--objectives", "mot_gen.objectives", name)
+
+
+def _compare_backbones(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> tuple[dict, int]:
     from mot_gen.study.page import write_page
     from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
     from mot_gen.study.summary import summary
@@ -143,18 +164,12 @@ def _compare_backbones(request: Request, recipe: Recipe, options: dict[str, list
     jobs = jobs_of(with_tokenizers(compared, request.out), request.seeds, request.out)
     failed = run_all(jobs, request.jobs)
     reference = "dense" if "dense" in request.backbones else request.backbones[0]
-    found = {"recipe": recipe.name} | summary(jobs, reference, modalities, request.match)
+    found = {"recipe": recipe.name} | summary(jobs, reference, _modalities(request.modalities, recipe), request.match)
     write_page(found, jobs, request.out / "study.html")
     return found, len(failed)
 
 
 def _compare_objectives(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> tuple[dict, int]:
-    from mot_gen.recipes.implementations import module_of
-
-    for name in request.objectives:
-        if not any(text.startswith("kind=") for text in options.get(name, ())):
-            module_of("--objectives", "mot_gen.objectives", name)
-
     from mot_gen.study.objective_page import write_objective_page
     from mot_gen.study.objective_summary import objective_summary
     from mot_gen.study.objective_variants import objective_variants

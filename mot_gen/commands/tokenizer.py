@@ -9,10 +9,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mot_gen.commands.early import refuse_missing
+from mot_gen.commands.early import refuse_missing, refuse_unwritable
+from mot_gen.commands.options import settings
+from mot_gen.recipes.signatures import stated
 from mot_gen.tokenizers.saved import home_of
 
 KINDS = ("text", "vq", "scales", "kl", "speech")
+# The fields of each kind's training, for --set.
+TRAINING = {
+    "vq": ("mot_gen.tokenizers.image_training", "VQTraining"),
+    "scales": ("mot_gen.tokenizers.image_training", "VQTraining"),
+    "kl": ("mot_gen.tokenizers.image_training", "ImageTraining"),
+    "speech": ("mot_gen.tokenizers.train_speech_units", "SpeechTraining"),
+}
 SHIPPED = ("emoji", "spoken-digits")  # data that comes with the package or its extras
 
 
@@ -111,6 +120,11 @@ def _train(args: argparse.Namespace) -> int:
     if args.data not in SHIPPED:
         paths = args.data.split(",") if args.kind == "text" else [args.data]
         refuse_missing(paths)
+    refuse_missing([args.encoder])
+    refuse_unwritable(args.out)
+    if args.kind in TRAINING:
+        types = stated(*TRAINING[args.kind]) or {}
+        settings(args.set, {name: kind if isinstance(kind, type) else str for name, kind in types.items()})
 
     from mot_gen.commands import tokenizer_training as training
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mot_gen.commands.options import settings
 from mot_gen.commands.tokenizer_measures import (
     emoji_variants,
     image_report,
@@ -21,7 +22,7 @@ from mot_gen.commands.tokenizer_measures import (
     lines_of,
     sound_sets,
 )
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
 from mot_gen.files.progress import Progress
 from mot_gen.tokenizers.pretrained import move, usual_device
 from mot_gen.tokenizers.speech_measures import speech_report
@@ -156,17 +157,7 @@ class Speech:
 
 def _options(pairs: Sequence[str], kind: type[DataclassInstance]) -> Any:
     """An instance of the dataclass `kind` from KEY=VALUE pairs."""
-    types: dict[str, Callable[[str], Any]] = {field.name: type(field.default) for field in fields(kind)}
-    values = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key not in types:
-            raise InputError(f"{pair}: no such option" + nearest(key, types))
-        try:
-            values[key] = types[key](value)
-        except ValueError as error:
-            raise InputError(f"{pair}: {key} takes a {types[key].__name__}") from error
-    return kind(**values)
+    return kind(**settings(pairs, {field.name: type(field.default) for field in fields(kind)}))
 
 
 @contextmanager

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides
 from mot_gen.files.stopping import stopping_at_once
 from mot_gen.recipes.yaml_files import shipped
+
+if TYPE_CHECKING:
+    from mot_gen.recipes.recipe import Recipe
 
 
 def register(commands) -> None:
@@ -30,9 +34,11 @@ def _train(arguments) -> int:
 def _trained(arguments) -> int:
     from mot_gen.recipes.recipe import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    folder = Path(arguments.out or Path("runs") / recipe.name)
-    check_run(recipe, folder)
+    def folder_of(recipe: Recipe) -> Path:
+        return Path(arguments.out or Path("runs") / recipe.name)
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides, lambda given: check_run(given, folder_of(given)))
+    folder = folder_of(recipe)
 
     from mot_gen.reports.conclude import all_hooks, summary_of
     from mot_gen.training.loop import train

@@ -17,9 +17,7 @@ from mot_gen.data.sources import NoRecord
 from mot_gen.errors import InputError, require
 
 if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
-    from mot_gen.recipes.recipe import Recipe
-
-PLACES = ("data.records", "data.held_out_records")
+    from mot_gen.recipes.recipe import Look, Recipe
 
 __all__ = ["NAMED", "Opened", "drawn", "opened", "refused"]
 
@@ -47,28 +45,25 @@ class Opened:
         return Splits(self.sets["train"], self.sets["held_out"])
 
 
-def opened(name: str, more: Sequence[str], outside_media: bool = False) -> Opened:
+def opened(name: str, more: Sequence[str], outside_media: bool = False, first: Look | None = None) -> Opened:
     """The sets of a recipe and its KEY=VALUE, or of several files and folders of records.
 
-    outside_media: whether records may name media outside of their folder.
+    outside_media: whether records may name media outside of their folder. first: of a recipe, as for `load_recipe`.
     InputError where nothing can be read. Records that cannot be read are left out, and counted by the sets.
     """
     if is_recipe(name):
-        return _of_recipe(name, [*more, *allowed(outside_media)])
+        return _of_recipe(name, [*more, *allowed(outside_media)], first)
     given = [text for text in more if "=" in text and not Path(text).exists()]
     lone = f"{''.join(given[:1])}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
     require(not given, lone)
     return Opened({"records": open_all([name, *more], outside_media)})
 
 
-def _of_recipe(name: str, overrides: Sequence[str]) -> Opened:
-    """The splits of a recipe. What is not there is found out before the model's code is imported."""
-    check_places(_given_places(overrides))
+def _of_recipe(name: str, overrides: Sequence[str], first: Look | None) -> Opened:
+    """The splits of a recipe."""
     from mot_gen.recipes.recipe import load_recipe
 
-    recipe = load_recipe(name, overrides)
-    if recipe.data.records:
-        check_places([*(records.path for records in recipe.data.records), *recipe.data.held_out_records])
+    recipe = load_recipe(name, overrides, first)
     from mot_gen.training.build import load_splits
     from mot_gen.training.defaults import settled
 
@@ -80,13 +75,6 @@ def _of_recipe(name: str, overrides: Sequence[str]) -> Opened:
 def allowed(outside_media: bool) -> list[str]:
     """The KEY=VALUE by which a recipe is told that records may name media outside of their folder."""
     return ["data.outside_media=true"] if outside_media else []
-
-
-def _given_places(overrides: Sequence[str]) -> list[str]:
-    """The single paths among a recipe's KEY=VALUE; lists are looked at when the recipe is read."""
-    given = dict(text.partition("=")[::2] for text in overrides)
-    values = [given.get(place, "") for place in PLACES]
-    return [value for value in values if value and value[0] not in "[{\"'"]
 
 
 def check_places(names: Sequence[str]) -> None:

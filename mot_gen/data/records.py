@@ -112,7 +112,7 @@ def open_records(path: str | Path, outside_media: bool = False) -> Samples:
     """
     path = place(path)
     try:
-        return _reader_of(path)(path, outside_media)
+        return reader_of(path)(path, outside_media)
     except InputError:
         raise
     except Exception as error:  # protocols raise errors of their own, such as of a connection or of credentials
@@ -121,8 +121,8 @@ def open_records(path: str | Path, outside_media: bool = False) -> Samples:
         raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
-def _reader_of(path: Any) -> Callable[..., Samples]:
-    """What reads a file or folder; InputError where nothing does."""
+def reader_of(path: Any) -> Callable[..., Samples]:
+    """What reads a place, by its name and first bytes; InputError where nothing is there, or nothing reads it."""
     missing = "no such file or folder (data.records)"
     require("\0" not in str(path), f"{str(path)!r}: {missing}")
     if (path / CORPUS).exists():

@@ -1,4 +1,4 @@
-"""Published models, one file a family: recognise, by_name, names, and what a family's file has.
+"""Published models, one file a family: recognise, by_name, check_name, names, and what a family's file has.
 
 A family is a module here, or a user's own by its dotted name. It has
 
@@ -30,6 +30,7 @@ from mot_gen.errors import InputError, nearest
 # Modules of this folder that are no families.
 MACHINERY = (
     "conversion",
+    "folders",
     "language_models",
     "latent_diffusion",
     "random_weights",
@@ -46,14 +47,19 @@ def names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if module.name not in MACHINERY]
 
 
-def by_name(name: str) -> ModuleType:
-    """The family of that name, or of a dotted name in a package of the user's."""
+def check_name(name: str) -> str:
+    """The module of the family of that name, or of a dotted name in a package of the user's; InputError for none."""
     a_users_own = "." in name
     dotted = name if a_users_own else f"{__name__}.{name}"
     known = _exists(dotted) if a_users_own else name in names()
     if not known:
-        raise InputError(f"family: {name!r} is not known{nearest(name, names())}; there are {', '.join(names())}")
-    family = importlib.import_module(dotted)
+        raise InputError(f"family: {name!r} is not known{nearest(name, names())}")
+    return dotted
+
+
+def by_name(name: str) -> ModuleType:
+    """The family of that name, or of a dotted name in a package of the user's. InputError for none."""
+    family = importlib.import_module(check_name(name))
     for required in ("recognises", "parts", "pipeline", "LICENCE"):
         if not hasattr(family, required):
             raise InputError(f"family: {name} has no {required}; see mot_gen/families/__init__.py for what one has")

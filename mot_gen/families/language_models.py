@@ -17,24 +17,12 @@ import torch
 from mot_gen.errors import InputError
 from mot_gen.families import llama
 from mot_gen.families.conversion import Part, Source, load, opened
+from mot_gen.families.folders import local_folder
 from mot_gen.families.recipes import row_length, training_recipe
 from mot_gen.families.table import InMemory, restored
 from mot_gen.families.towers import Kind
 from mot_gen.files.manifest import write as write_manifest
 from mot_gen.pipelines.base import MultimodalPipeline
-
-
-def local_folder(name: str | Path, local_files_only: bool = True) -> Path:
-    """The folder itself, or where the files of a hub name are. Only safetensors: a pickle may execute code."""
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(str(name), local_files_only=local_files_only, allow_patterns=wanted))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no folder, and not fetched: {str(error).splitlines()[0]}") from error
 
 
 def from_language_model(

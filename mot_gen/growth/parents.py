@@ -1,5 +1,4 @@
-"""What growths share: Growth, names, read (by name), rebuilt, copied, shapes_of, blocks_of, require_gated; and
-grow_folder.
+"""What growths share: Growth, read (by name), rebuilt, copied, shapes_of, blocks_of, require_gated; and grow_folder.
 
 Shapes: F feed-forward width.
 """
@@ -7,7 +6,6 @@ Shapes: F feed-forward width.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -26,6 +24,7 @@ from mot_gen.checkpoints.folders import refuse_foreign
 from mot_gen.errors import InputError, nearest
 from mot_gen.files import manifest
 from mot_gen.files.whole import writing_folder
+from mot_gen.growth import check_name
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.recipes.recipe import read_mapping
 
@@ -44,16 +43,9 @@ class Growth:
         raise NotImplementedError
 
 
-def names() -> list[str]:
-    """The growths that there are."""
-    package = importlib.import_module("mot_gen.growth")
-    return [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "parents"]
-
-
 def read(name: str, settings: Sequence[str]) -> Growth:
     """The growth of a file's name with OPTION=VALUE. InputError for an unknown name, option or value."""
-    if name not in names():
-        raise InputError(f"--grow {name}: is not known" + nearest(name, names()))
+    check_name(name)
     cls = importlib.import_module(f"mot_gen.growth.{name}").Growth
     types = get_type_hints(cls)
     known = [field.name for field in fields(cls)]

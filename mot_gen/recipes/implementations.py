@@ -1,6 +1,7 @@
 """Implementations that a recipe names: `locate` finds the module of a kind, `check_options` holds options to the names
-and types in a signature, `built` makes what they describe, `trainer_name` says which module trains a tokenizer, and
-`check_trainable` holds a tokenizer's section to it.
+and types in a signature, `check_stated` to those that its source states, `built` makes what they describe.
+`trainer_name` says which module trains a tokenizer; `check_trainer` and `check_trainable` hold a tokenizer's section to
+it.
 
 A kind is the name of a module in the folder of its sort (`flow` in objectives/) or a dotted path to a user's own.
 """
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.recipes.sections import Tokenizer
+from mot_gen.recipes.signatures import stated
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # find_spec raises all sorts of errors for other names
 
@@ -100,7 +102,18 @@ def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
 
     field: where in the recipe they stand.
     """
-    names, known = _options_of(call)
+    _hold(field, options, *_options_of(call))
+
+
+def check_stated(field: str, module: str, name: str, options: dict[str, Any]) -> None:
+    """What `check_options` says, as far as the source of `name` in a module tells; the module is not imported."""
+    types = stated(module, name)
+    if types is not None:
+        _hold(field, options, list(types), _model_of(tuple(types.items()), others=False))
+
+
+def _hold(field: str, options: dict[str, Any], names: list[str], known: type[BaseModel]) -> None:
+    """InputError for options that are not as the model of them has it. names: of all that it knows."""
     try:
         known.model_validate(options)
     except ValidationError as error:
@@ -111,15 +124,22 @@ def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
 
 @cache
 def _options_of(call: Callable) -> tuple[list[str], type[BaseModel]]:
-    """The names in the signature of `call`, and a model of them; making it takes longer than all else of a recipe."""
+    """The names in the signature of `call`, and a model of them."""
     names, others = _parameters(call)
-    extra: Literal["allow", "forbid"] = "allow" if others else "forbid"
-    config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
     of_constructor = inspect.isclass(call) and not is_dataclass(call)
     annotated = call.__init__ if of_constructor else call
     hints = get_type_hints(annotated)
-    types: dict[str, Any] = {name: (hints.get(name, Any), None) for name in names}
-    return names, create_model("Options", __config__=config, **types)
+    return names, _model_of(tuple((name, hints.get(name, Any)) for name in names), others)
+
+
+@cache
+def _model_of(types: tuple[tuple[str, Any], ...], others: bool) -> type[BaseModel]:
+    """A model of options with these names and types, which takes longer to make than all else of a recipe. others:
+    whether it takes more."""
+    extra: Literal["allow", "forbid"] = "allow" if others else "forbid"
+    config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+    fields: dict[str, Any] = {name: (kind, None) for name, kind in types}
+    return create_model("Options", __config__=config, **fields)
 
 
 def _parameters(call: Callable) -> tuple[list[str], bool]:
@@ -156,8 +176,8 @@ def built(field: str, call: Callable, options: dict[str, Any]) -> Any:
         raise InputError(f"{field}: {error}") from None
 
 
-def check_trainable(field: str, tokenizer: Tokenizer) -> None:
-    """Holds a tokenizer that is to be trained to the signatures of the module that trains it."""
+def check_trainer(field: str, tokenizer: Tokenizer) -> None:
+    """InputError for a tokenizer that is to be trained where nothing trains it, or one is loaded."""
     if tokenizer.train is None:
         return
     kind, name = tokenizer.kind, trainer_name(tokenizer.kind)
@@ -168,6 +188,13 @@ def check_trainable(field: str, tokenizer: Tokenizer) -> None:
     )
     known = importlib.util.find_spec(name)
     require(known, f"{field}.train: {kind} learns nothing (there is no module {name}); leave it out")
+
+
+def check_trainable(field: str, tokenizer: Tokenizer) -> None:
+    """Holds a tokenizer that is to be trained to the signatures of the module that trains it."""
+    if tokenizer.train is None:
+        return
+    name = trainer_name(tokenizer.kind)
     check_options(field, member_of(field, name, "untrained"), tokenizer.options)
     try:
         built(f"{field}.train", member_of(field, name, "Training"), tokenizer.train)

@@ -9,18 +9,18 @@ the value and the remedy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from mot_gen.backbone import PRESETS
-from mot_gen.errors import InputError, nearest, require
+from mot_gen.errors import InputError, require
 from mot_gen.files.whole import write_text
 from mot_gen.recipes.fields import differing, field_of, override, set_field, take_field
-from mot_gen.recipes.implementations import built, check_trainable, complaint, member_of, module_of
+from mot_gen.recipes.fitting import all_known, check_built, check_named
+from mot_gen.recipes.implementations import complaint
 from mot_gen.recipes.sections import (
     Backbone,
     Data,
@@ -49,7 +49,6 @@ __all__ = [
     "with_fields",
 ]
 
-SOURCES = ("digits", "emoji_scenes", "openmoji", "reach", "records")
 AUTO = "auto"  # the value of a field that is read from the data or the machine when training begins
 # Fields that may say so, in the order in which they are settled (mot_gen/training/defaults.py).
 AUTO_FIELDS = (
@@ -80,12 +79,12 @@ class Recipe(Section):
     def _modalities_agree(self):
         modalities = list(self.tokenizers)
         self.objectives.setdefault(modalities[0], Objective(kind="next_token"))
-        _all_known("objectives", self.objectives, modalities)
+        all_known("objectives", self.objectives, modalities)
         for name in modalities:
             missing = f"objectives.{name} is missing; give its kind: flow, diffusion or next_token"
             require(name in self.objectives, missing)
-        _all_known("backbone.patch_layers", self.backbone.patch_layers, modalities)
-        _all_known("backbone.token_layers", self.backbone.token_layers, modalities)
+        all_known("backbone.patch_layers", self.backbone.patch_layers, modalities)
+        all_known("backbone.token_layers", self.backbone.token_layers, modalities)
         return self
 
     @model_validator(mode="after")
@@ -93,7 +92,7 @@ class Recipe(Section):
         section = self.reinforce
         if section is None:
             return self
-        _all_known("reinforce.writes", section.writes, self.tokenizers)
+        all_known("reinforce.writes", section.writes, self.tokenizers)
         begun = "reinforce: begins with a model that was trained; give its folder by training.init"
         require(self.training.init, begun)
         whole = "training.parallel: reinforce samples from whole models; say training.parallel=ddp"
@@ -102,58 +101,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _autos_can_be_settled(self):
-        _all_known("auto", self.auto, AUTO_FIELDS)
+        all_known("auto", self.auto, AUTO_FIELDS)
         return self
 
     @model_validator(mode="after")
-    def _implementations_fit(self):
-        self._kinds_are_there()
-        source = module_of("data.source", "mot_gen.datasets", self.data.source, SOURCES)
-        member_of("data.source", source, "load")
-        if self.data.rehearsal:
-            field = "data.rehearsal.source"
-            member_of(field, module_of(field, "mot_gen.datasets", self.data.rehearsal.source, SOURCES), "load")
-        for name, tokenizer in self.tokenizers.items():
-            module_of(f"tokenizers.{name}.kind", "mot_gen.tokenizers", tokenizer.kind)
-            check_trainable(f"tokenizers.{name}", tokenizer)
-        for name, objective in self.objectives.items():
-            field = f"objectives.{name}"
-            module = module_of(f"{field}.kind", "mot_gen.objectives", objective.kind)
-            built(field, member_of(field, module, "Objective"), objective.options)
-        return self
-
-    def _kinds_are_there(self) -> None:
-        """InputError for a kind that is not, before the modules of the others are imported, and torch with them."""
-        for name, objective in self.objectives.items():
-            module_of(f"objectives.{name}.kind", "mot_gen.objectives", objective.kind)
-        module, _ = PRESETS.get(self.backbone.kind, (self.backbone.kind, {}))
-        module_of("backbone.kind", "mot_gen.backbone", module, PRESETS)
-
-    @model_validator(mode="after")
-    def _backbone_fits(self):
-        kind, options = self.backbone.kind, self.backbone.options
-        module_name, preset = PRESETS.get(kind, (kind, {}))
-        module = module_of("backbone.kind", "mot_gen.backbone", module_name, PRESETS)
-        untied = any(map(options.get, ("towers", "untied")))
-        tied = "backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot"
-        require(kind != "dense" or not untied, tied)
-        config = built("backbone", member_of("backbone", module, "Config"), {**preset, **options})
-        from mot_gen.sequence import Modality  # needs torch, which a recipe with a wrong field need not wait for
-
-        modalities = [Modality(name, vocab_size=1) for name in self.tokenizers]
-        towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(self.tokenizers)
-        _all_known("backbone.frozen", self.backbone.frozen, towers)
-        if self.backbone.lora:
-            _all_known("backbone.lora.towers", self.backbone.lora.towers, towers)
-            begun = "backbone.lora: adapts a model that was trained; give its folder by training.init"
-            require(self.training.init, begun)
-            others = [*self.backbone.frozen, *self.backbone.lr_factors]
-            require(not others, "backbone.lora: only adapters learn; leave out frozen and lr_factors")
-        _all_known("backbone.positions", self.backbone.positions, self.tokenizers)
-        _all_known("backbone.lr_factors", self.backbone.lr_factors, towers)
-        for number, phase in enumerate(self.training.phases):
-            _all_known(f"training.phases.{number}.frozen", phase.frozen, towers)
-            _all_known(f"training.phases.{number}.lr_factors", phase.lr_factors, towers)
+    def _named_are_there(self):
+        check_named(self)
         return self
 
     def save(self, path: str | Path) -> None:
@@ -162,10 +115,7 @@ class Recipe(Section):
         write_text(path, text)
 
 
-def _all_known(field: str, names, allowed) -> None:
-    for name in names:
-        if name not in allowed:
-            raise InputError(f"{field}: {name!r} is not known{nearest(name, allowed)}")
+Look = Callable[[Recipe], None]
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
@@ -183,10 +133,7 @@ def with_fields(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     for field, value in values.items():
         set_field(raw, field, value)
     raw["auto"] = [field for field in recipe.auto if field not in values]
-    try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(_one_line(error, recipe.name, [])) from None
+    return _checked(raw, recipe.name, [])
 
 
 def differences(before: Recipe, after: Recipe) -> list[str]:
@@ -197,25 +144,39 @@ def differences(before: Recipe, after: Recipe) -> list[str]:
 # ---------------------------------------------------------------- reading
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), first: Look | None = None) -> Recipe:
     """Reads a recipe: a YAML file, or the name of a shipped one; `overrides` are `KEY=VALUE`, values in YAML.
+
+    first: called with the recipe before its implementations are imported, which takes seconds; it may refuse it.
 
     Raises InputError, one line, for a file that cannot be read and for every field that is unknown or wrong.
     """
     source = str(name_or_path)
-    return recipe_of(parse_yaml(read_recipe(name_or_path), source), source, overrides)
+    return recipe_of(parse_yaml(read_recipe(name_or_path), source), source, overrides, first)
 
 
-def recipe_of(raw: Any, source: str, overrides: Sequence[str] = ()) -> Recipe:
+def recipe_of(raw: Any, source: str, overrides: Sequence[str] = (), first: Look | None = None) -> Recipe:
     """The recipe that a mapping states, as `load_recipe`; `source` is what messages call it. `raw` is changed."""
     require(isinstance(raw, dict), f"{source}: {NO_MAPPING}, got {type(raw).__name__}")
     overridden = [override(raw, text) for text in overrides]
     _check_emptied(raw, overridden)
     _take_auto(raw)
+    return _checked(raw, source, overridden, first)
+
+
+def _checked(raw: dict, source: str, overridden: Sequence[str], first: Look | None = None) -> Recipe:
+    """The recipe of a mapping: what can be said without importing its implementations is said first."""
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise InputError(_one_line(error, source, overridden)) from None
+        raise InputError(_placed(_message(error), source, overridden)) from None
+    if first:
+        first(recipe)
+    try:
+        check_built(recipe)
+    except ValueError as error:
+        raise InputError(_placed(str(error), source, overridden)) from None
+    return recipe
 
 
 def _check_emptied(raw: dict, overridden: Sequence[str]) -> None:
@@ -239,14 +200,17 @@ def _take_auto(raw: dict) -> None:
 # ---------------------------------------------------------------- errors
 
 
-def _one_line(error: ValidationError, source: str, overridden: list[str]) -> str:
-    """The first of a validation's errors, behind the file or the override that it comes from."""
+def _message(error: ValidationError) -> str:
+    """The first of a validation's errors."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "value_error":
-        message = f"{field}: {first['ctx']['error']}".removeprefix(": ")
-    else:
-        message = f"{field} {complaint(first, _neighbours(first['loc']))}"
+        return f"{field}: {first['ctx']['error']}".removeprefix(": ")
+    return f"{field} {complaint(first, _neighbours(first['loc']))}"
+
+
+def _placed(message: str, source: str, overridden: Sequence[str]) -> str:
+    """A message behind the file or the override that it comes from."""
     named = re.split(r"[:\s]", message, maxsplit=1)[0]
     return (
         f"override {message}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from mot_gen.data.records import Pair
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import IMAGE_TEXT, LIKELIHOOD, SETS, TEXT, Choices, chosen, results_of, update_text
+from mot_gen.eval.by_name import EVALUATED, LIKELIHOOD, SETS, TEXT, Choices, chosen, results_of, update_text
 from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.inputs import to_uint8
@@ -27,9 +27,6 @@ from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.sections import Evaluation
 from mot_gen.reports.generated import HeldOut, Make, drawn, pictures_of, written
-
-SHOWN = {name: IMAGE_TEXT[name] for name in ("clip", "refclip")}  # how well a picture shows its caption
-BUILDERS = {**SETS, **SHOWN, **TEXT, **LIKELIHOOD}
 
 
 @dataclass
@@ -85,7 +82,7 @@ class Evaluator:
     says what is unknown or missing before anything is trained."""
 
     def __init__(self, section: Evaluation):
-        self.names = chosen(section.metrics, BUILDERS, "evaluation.metrics")
+        self.names = chosen(section.metrics, EVALUATED, "evaluation.metrics")
         needs_features = any(name in SETS for name in self.names)
         self.choices = Choices(
             extractor=load_extractor(section.extractor, weights=section.weights) if needs_features else None,
@@ -93,7 +90,7 @@ class Evaluator:
         )
         self._real: Tensor | None = None  # features of the real pictures, which are the same every time
         for name in self.names:
-            BUILDERS[name](self.choices)
+            EVALUATED[name](self.choices)
 
     def __call__(self, samples: Samples) -> tuple[dict[str, MetricResult], dict[str, str]]:
         """The results, and why a metric failed by its name: a run of days does not end over one of its measurements."""
@@ -104,7 +101,7 @@ class Evaluator:
         failed: dict[str, str] = {}
         drawn = cache(lambda: self._features(samples.drawn))
         for name in self.names:
-            metric = BUILDERS[name](self.choices)
+            metric = EVALUATED[name](self.choices)
             try:
                 if name in SETS:
                     metric.update(self._real_features(samples), real=True)

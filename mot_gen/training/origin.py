@@ -47,7 +47,9 @@ class Origin:
         name = recipe.training.init
         if not name:
             return None
-        model = _model_folder(Path(checkpoints.located(name)))
+        model = checkpoints.model_folder(name)
+        if model is None:
+            raise InputError(f"training.init: {name} holds no model; give the folder of a run, or of its model")
         manifest.refuse_pickle(model)
         pipeline = model.parent
         if not (pipeline / INDEX).is_file():
@@ -227,14 +229,6 @@ def _new_in_words(adapters: int, steps: int) -> str:
     if steps:
         new.append(f"{steps:,} weights that embed the sampler's step")
     return ", ".join(new) or "nothing"
-
-
-def _model_folder(given: Path) -> Path:
-    """The folder with a model's config and weights, of a run, a pipeline, or itself."""
-    for place in (given / "model" / "model", given / "model", given):
-        if (place / "config.json").is_file():
-            return place
-    raise InputError(f"training.init: {given} holds no model; give the folder of a run, or of its model")
 
 
 def _same(asked: Any, own: Any, learns: bool) -> bool:

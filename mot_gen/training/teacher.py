@@ -47,7 +47,11 @@ class TaughtBy:
 
     def __init__(self, section: Teacher, model: MultimodalModel, device: torch.device):
         self.section, self.student = section, model
-        folder = checkpoints.located(section.model)
+        folder = checkpoints.model_folder(section.model)
+        if folder is None:
+            raise InputError(
+                f"training.teacher.model: {section.model} holds no model; give the folder of a run, or of its model"
+            )
         self.model = MultimodalModel.from_pretrained(folder).to(device).eval().requires_grad_(False)
         _check(section, model, self.model)
         pairs = section.layers or []

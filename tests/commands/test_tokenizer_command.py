@@ -119,7 +119,7 @@ def test_bad_input_is_one_line(pictures, tmp_path, capsys):
         "more than 1 inputs": ["encode", tmp_path / "tok", pictures, "--out", out, "--max-skipped", 1],
         "no pictures": ["train", "vq", "--data", tmp_path / "empty", "--out", out],
         "did you mean 'steps'": ["train", "vq", "--data", pictures, "--out", out, "--set", "step=3"],
-        "takes a float": ["train", "vq", "--data", pictures, "--out", out, "--set", "lr=fast"],
+        "takes a number": ["train", "vq", "--data", pictures, "--out", out, "--set", "lr=fast"],
         "augment must be one of": ["train", "vq", "--data", pictures, "--out", out, "--set", "augment=flop"],
         "at least 256": ["train", "text", "--data", rows, "--out", out, "--vocab-size", 10],
         "not UTF-8": ["train", "text", "--data", pictures / "broken.jpg", "--out", out],

@@ -235,6 +235,8 @@ def test_the_shipped_tokenizers_options_are_checked_by_their_own_signatures():
     with pytest.raises(InputError, match=r"tokenizers\.text\.vocab_size should be a valid integer, got 'many'"):
         check_options("tokenizers.text", TextTokenizer.train, {"vocab_size": "many"})
     for wrong, expected in {"[8, x]": "got [8, 'x']", "{a: 1}": "instance of Sequence, got {'a': 1}"}.items():
-        options = load_recipe("digits", [f"tokenizers.image.image_size={wrong}"]).tokenizers["image"].options
-        with pytest.raises(InputError, match=rf"tokenizers\.image\.image_size should be .*{re.escape(expected)}$"):
-            check_options("tokenizers.image", PatchImageTokenizer, options)
+        said = rf"tokenizers\.image\.image_size should be .*{re.escape(expected)}$"
+        with pytest.raises(InputError, match=said):
+            load_recipe("digits", [f"tokenizers.image.image_size={wrong}"])
+        with pytest.raises(InputError, match=said):
+            check_options("tokenizers.image", PatchImageTokenizer, {"image_size": yaml.safe_load(wrong)})
