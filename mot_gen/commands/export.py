@@ -57,7 +57,8 @@ def export_command(arguments: argparse.Namespace) -> int:
 def _list_answers(folder: Path, recipe: Path) -> None:
     """Say what a run's data list of answers, where its model does not say so already. Only data that are shipped are
     asked, since a run's folder may be anybody's, and only where the packages that they need are installed."""
-    from mot_gen.recipes.recipe import SOURCES, read_mapping
+    from mot_gen.recipes.fitting import SOURCES
+    from mot_gen.recipes.recipe import read_mapping
     from mot_gen.reports.answers import write_answers
 
     is_listed = (folder / "model" / ANSWERS).is_file()

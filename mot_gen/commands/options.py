@@ -9,7 +9,7 @@ from typing import Any
 
 from mot_gen.errors import InputError, nearest
 
-SAID = {int: "a whole number", float: "a number"}
+SAID: Mapping[Any, str] = {int: "a whole number", float: "a number"}
 
 
 def add_overrides(command: argparse.ArgumentParser) -> None:
