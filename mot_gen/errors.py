@@ -43,6 +43,9 @@ def nearest(name: str, allowed) -> str:
 
     allowed = sorted(map(str, allowed))
     close = difflib.get_close_matches(str(name), allowed, n=1)
+    if not close:  # it may be spelt in capitals
+        spelt = {each.lower(): each for each in allowed}
+        close = [spelt[each] for each in difflib.get_close_matches(str(name).lower(), spelt, n=1)]
     return f"; did you mean {close[0]!r}?" if close else f"; one of: {', '.join(allowed)}"
 
 

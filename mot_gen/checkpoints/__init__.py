@@ -1,5 +1,5 @@
 """Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, located, find,
-model_folder, fingerprint."""
+weights_of, fingerprint."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _why_none(given: Path) -> str:
     return f"no such folder, and {shipped}; give a run's folder or its model/ folder"
 
 
-def model_folder(name: str) -> Path | None:
+def weights_of(name: str) -> Path | None:
     """The folder with a model's config and weights: of a run, a pipeline, a shipped name, or itself; None where there
     is no model."""
     given = Path(located(name))

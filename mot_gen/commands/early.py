@@ -48,7 +48,7 @@ def check_run(recipe: Recipe, out: Path | None = None) -> None:
         if tokenizer.path:
             _check_tokenizer(f"tokenizers.{name}.path", tokenizer.path)
     for field, model in _models(recipe):
-        if checkpoints.model_folder(model) is None:
+        if checkpoints.weights_of(model) is None:
             raise InputError(f"{field}: {model} holds no model; {_remedy(recipe.name, model)}")
     if recipe.reinforce:
         refuse_missing(recipe.reinforce.preferences, " (reinforce.preferences)")

@@ -47,7 +47,7 @@ class Origin:
         name = recipe.training.init
         if not name:
             return None
-        model = checkpoints.model_folder(name)
+        model = checkpoints.weights_of(name)
         if model is None:
             raise InputError(f"training.init: {name} holds no model; give the folder of a run, or of its model")
         manifest.refuse_pickle(model)

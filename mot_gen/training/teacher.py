@@ -47,7 +47,7 @@ class TaughtBy:
 
     def __init__(self, section: Teacher, model: MultimodalModel, device: torch.device):
         self.section, self.student = section, model
-        folder = checkpoints.model_folder(section.model)
+        folder = checkpoints.weights_of(section.model)
         if folder is None:
             raise InputError(
                 f"training.teacher.model: {section.model} holds no model; give the folder of a run, or of its model"
