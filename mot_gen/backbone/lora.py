@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,11 @@ class LowRank(nn.Module):
             if not parameter.is_meta:
                 parameter.data.copy_(initial_value(f".{name}", parameter.shape))
 
-    def beside(self, x: Tensor, weight: Tensor, routing: Routing) -> Tensor:
-        """x (T, in) sorted by tower -> (T, out): the frozen projection, and what is added. weight: (E, out, in)."""
-        return _Adapted.apply(x, weight, self.a, self.b, self.places, self.alpha / self.rank, routing)
+    def beside(self, x: Tensor, weight: Tensor, routing: Routing, again: Callable[[], Tensor] | None = None) -> Tensor:
+        """x (T, in) sorted by tower -> (T, out): the frozen projection, and what is added. weight: (E, out, in). again:
+        makes x anew in the backward pass, so that it is not kept."""
+        how = _How(self.places, self.alpha / self.rank, routing, again)
+        return _Adapted.apply(x, weight, self.a, self.b, how)
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x (T, in) sorted by tower -> (T, out), zero for the tokens of other towers."""
@@ -69,6 +72,16 @@ class LowRank(nn.Module):
             yield place, (b.float() @ a.float()) * (self.alpha / self.rank)
 
 
+@dataclass(frozen=True)
+class _How:
+    """How an adapter is added: to which of the towers, times which scale. again: makes x anew, or None to keep it."""
+
+    places: Sequence[int]
+    scale: float
+    routing: Routing
+    again: Callable[[], Tensor] | None
+
+
 class _Adapted(torch.autograd.Function):
     """A frozen projection and its adapter as one operation: y = W x + scale B A x.
 
@@ -77,24 +90,26 @@ class _Adapted(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, a, b, places, scale, routing):
-        y = grouped_linear(x, weight, routing)
+    def forward(ctx, x, weight, a, b, how):
+        y = grouped_linear(x, weight, how.routing)
         x, a, b = x.to(y.dtype), a.to(y.dtype), b.to(y.dtype)
-        rows = _rows_of(places, len(weight), routing)
+        rows = _rows_of(how.places, len(weight), how.routing)
         inner = [x[own] @ a[k].t() for k, own in enumerate(rows)]
         for k, own in enumerate(rows):
-            y[own].addmm_(inner[k], b[k].t().contiguous(), alpha=scale)
-        ctx.save_for_backward(x, weight, a, b, *inner)
-        ctx.rows, ctx.scale, ctx.routing = rows, scale, routing
+            y[own].addmm_(inner[k], b[k].t().contiguous(), alpha=how.scale)
+        ctx.save_for_backward(None if how.again else x, weight, a, b, *inner)
+        ctx.rows, ctx.how = rows, how
         return y
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, a, b, *inner = ctx.saved_tensors
-        grad, scale = grad.contiguous(), ctx.scale
+        grad, scale = grad.contiguous(), ctx.how.scale
+        if x is None:
+            x = ctx.how.again().to(grad.dtype)
         # (towers, in, out), so that grouped_linear multiplies by the matrix itself and not by its transpose.
         wanted = ctx.needs_input_grad[0]
-        grad_x = grouped_linear(grad, weight.to(grad.dtype).transpose(1, 2), ctx.routing) if wanted else None
+        grad_x = grouped_linear(grad, weight.to(grad.dtype).transpose(1, 2), ctx.how.routing) if wanted else None
         grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
         for k, own in enumerate(ctx.rows):
             # A few rows times many columns: a CPU takes three to four times as long the other way round.
@@ -103,7 +118,7 @@ class _Adapted(torch.autograd.Function):
             grad_b[k] = ((inner[k].t() @ grad[own]).mul_(scale)).t()
             if grad_x is not None:
                 grad_x[own].addmm_(grad_inner.t(), a[k])
-        return grad_x, None, grad_a, grad_b, None, None, None
+        return grad_x, None, grad_a, grad_b, None
 
 
 def _rows_of(places: Sequence[int], towers: int, routing: Routing) -> list[slice]:

@@ -220,9 +220,10 @@ class UntiedLinear(HalfStorage, Owned):
         self.bias = nn.Parameter(torch.zeros(towers, out_features)) if bias else None
         self.adapter: Any = None  # a `lora.LowRank`, which stands on this file
 
-    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+    def forward(self, x: Tensor, routing: Routing, again: Callable[[], Tensor] | None = None) -> Tensor:
+        """x (T, in) sorted by tower -> (T, out). again: makes x anew from what is kept anyway, see `learns_beside`."""
         if self.adapter is not None:
-            y = self._with_adapter(x, routing)
+            y = self._with_adapter(x, routing, again)
         elif self.in_half:
             y = self._half_products(x, routing)
         else:
@@ -231,16 +232,19 @@ class UntiedLinear(HalfStorage, Owned):
             return y
         return y + rows_of(self.bias, routing)
 
-    def _with_adapter(self, x: Tensor, routing: Routing) -> Tensor:
+    def _with_adapter(self, x: Tensor, routing: Routing, again: Callable[[], Tensor] | None) -> Tensor:
         """The products and what the adapter adds to them."""
-        if self._learns_beside():
-            return self.adapter.beside(x, self.weight, routing)
+        if self.learns_beside:
+            return self.adapter.beside(x, self.weight, routing, again)
         y = self._half_products(x, routing) if self.in_half else grouped_linear(x, self.weight, routing)
         return y + self.adapter(x, routing)
 
-    def _learns_beside(self) -> bool:
-        """Whether an adapter learns beside frozen weights, which is cheaper in one operation."""
-        return torch.is_grad_enabled() and not (self.weight.requires_grad or torch.compiler.is_compiling())
+    @property
+    def learns_beside(self) -> bool:
+        """Whether an adapter learns beside frozen weights, which is cheaper in one operation. Only the adapter needs x
+        then, in the backward pass; it is not kept where it can be made again."""
+        learns = self.adapter is not None and torch.is_grad_enabled()
+        return learns and not (self.weight.requires_grad or torch.compiler.is_compiling())
 
     def _half_products(self, x: Tensor, routing: Routing) -> Tensor:
         assert self.halves is not None, "in_half says that it is"

@@ -34,6 +34,7 @@ ROLES = ("system", "user", "assistant")
 PICTURE = ("image", "file_name")  # fields that name an image; the second is Hugging Face's
 CAPTIONS = ("captions", "caption", "text")  # fields that caption an image
 NO_OBJECT = "a record is an object with image and caption, messages, content or text"
+ONLY_URL = "has a url and no picture; give the files beside it that hold the pictures, as img2dataset writes them"
 ALLOW = "move it there, or allow it: data.outside_media=true in a recipe, --outside-media for mot-gen data"
 Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path or bytes of a medium
 
@@ -50,6 +51,7 @@ def parse_record(record: Any, where: str, default_id: str, resolve: Resolve, not
     for field, read in _FORMS.items():
         if field in record:
             return read(parser, id, record)
+    require("url" not in record, f"{where}: {ONLY_URL}")
     keys = ", ".join(record) or "none"
     raise InputError(f"{where}: has none of image, messages, content, vector and text; its keys are {keys!s:.200}")
 

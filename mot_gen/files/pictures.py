@@ -21,7 +21,8 @@ def enlarge(image: Image.Image, side: int = 96) -> Image.Image:
 
 
 def grid(images: Sequence[Image.Image], columns: int, side: int = 96, gap: int = 4) -> Image.Image:
-    """Pictures row by row on white, each enlarged to `side`."""
+    """Pictures row by row on white, each enlarged to `side`. Fewer than `columns` fill one row and no more."""
+    columns = min(columns, len(images))
     cells = [enlarge(image.convert("RGB"), side) for image in images]
     widths, heights = zip(*(cell.size for cell in cells))
     across, down = max(widths) + gap, max(heights) + gap

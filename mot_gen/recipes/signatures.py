@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 Types = dict[str, Any]
-_NAMES = {**vars(collections.abc), **vars(typing)}  # that annotations may use beside Python's own
+_OF_TYPES = {"typing": typing, "collections.abc": collections.abc}  # whose names annotations may use
 
 
 def stated(module: str, name: str) -> Types | None:
@@ -25,7 +25,7 @@ def stated(module: str, name: str) -> Types | None:
     if method:
         found = _member(found, method)
     if isinstance(found, ast.FunctionDef):
-        return _parameters(found)
+        return _parameters(found, _names(module))
     if isinstance(found, ast.ClassDef):
         return _of_class(module, found)
     return None
@@ -76,39 +76,53 @@ def _of_class(module: str, found: ast.ClassDef) -> Types | None:
     """What a class is built with: the parameters of its `__init__`, or the fields of a dataclass and of its bases."""
     own = _member(found, "__init__")
     if isinstance(own, ast.FunctionDef):
-        return _parameters(own)
+        return _parameters(own, _names(module))
+    is_dataclass = any("dataclass" in ast.unparse(each) for each in found.decorator_list)
+    if not is_dataclass and not found.bases:
+        return None
     types: Types = {}
     for base in found.bases:
         inherited = stated(module, ast.unparse(base))
         if inherited is None:
             return None
         types |= inherited
-    return types | _fields(found)
+    return types | _fields(found, _names(module)) if is_dataclass else types
 
 
-def _fields(found: ast.ClassDef) -> Types:
+def _names(module: str) -> Types:
+    """The names of types that a module imports from where Python keeps them."""
+    found: Types = {}
+    for statement in _tree(module).body:
+        if isinstance(statement, ast.ImportFrom) and statement.module in _OF_TYPES:
+            home = _OF_TYPES[statement.module]
+            found |= {alias.asname or alias.name: getattr(home, alias.name, Any) for alias in statement.names}
+    return found
+
+
+def _fields(found: ast.ClassDef, names: Types) -> Types:
     """The fields of a dataclass, without those of its bases."""
     types: Types = {}
     for member in found.body:
         if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
             written = ast.unparse(member.annotation)
             if "ClassVar" not in written and "init=False" not in ast.unparse(member.value or ast.Constant(None)):
-                types[member.target.id] = _type(member.annotation)
+                types[member.target.id] = _type(member.annotation, names)
     return types
 
 
-def _parameters(call: ast.FunctionDef) -> Types | None:
+def _parameters(call: ast.FunctionDef, names: Types) -> Types | None:
     if call.args.kwarg:
         return None
     listed = [*call.args.args, *call.args.kwonlyargs]
-    return {each.arg: _type(each.annotation) for each in listed if each.arg not in ("self", "cls")}
+    return {each.arg: _type(each.annotation, names) for each in listed if each.arg not in ("self", "cls")}
 
 
-def _type(annotation: ast.expr | None) -> Any:
-    """The type that an annotation means; Any for one that needs what its module imports."""
+def _type(annotation: ast.expr | None, names: Types) -> Any:
+    """The type that an annotation means, by Python's own names and these; Any for one that needs others."""
     if annotation is None:
         return Any
     try:
-        return eval(ast.unparse(annotation), dict(_NAMES))
+        found = eval(ast.unparse(annotation), dict(names))
     except (NameError, AttributeError, TypeError):
         return Any
+    return Any if isinstance(found, str) else found  # a text names a type that is defined later

@@ -182,12 +182,40 @@ def test_the_cheap_step_has_the_gradients_of_the_plain_one(kind, monkeypatch):
 
     for towers in (("image",), ("text", "image")):
         cheap = gradients(towers)
-        monkeypatch.setattr(UntiedLinear, "_learns_beside", lambda layer: False)
+        monkeypatch.setattr(UntiedLinear, "learns_beside", property(lambda layer: False))
         plain = gradients(towers)
         monkeypatch.undo()
         assert cheap.keys() == plain.keys() and all(is_adapter(name) for name in cheap)
         for name, gradient in plain.items():
             torch.testing.assert_close(cheap[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_what_can_be_made_again_is_not_kept(monkeypatch):
+    """Of the feed-forward's hidden channels nothing is kept, and every gradient is the same to the bit."""
+    from mot_gen.backbone.routing import UntiedLinear
+
+    def step():
+        made, noisy, sizes = adapted(), batch(), []
+
+        def keep(tensor):
+            sizes.append((tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()))
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = made(noisy)
+            loss = output.logits.square().mean() + sum(each.square().mean() for each in output.latents.values())
+        loss.backward()
+        hidden = sum(layer.weight.shape[-1] for name, layer in made.named_modules() if name.endswith("ffn.down"))
+        gradients = {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
+        return gradients, sum(dict(sizes).values()), 4 * hidden * noisy.layout.modality.numel()
+
+    gradients, kept, hidden = step()
+    forward = UntiedLinear.forward
+    monkeypatch.setattr(UntiedLinear, "forward", lambda layer, x, routing, again=None: forward(layer, x, routing))
+    others, more, _ = step()
+    assert more - kept == hidden
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, others[name]), name
 
 
 def test_frozen_weights_get_no_gradients_and_averages_share_them(tmp_path):

@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +62,8 @@ def test_fields_parameters_and_what_cannot_be_told(module):
     source = """
 from dataclasses import dataclass, field
 from typing import ClassVar
-from elsewhere import Far
+from collections.abc import Sequence as Several
+from elsewhere import Far, Pattern
 @dataclass
 class Base:
     width: int = 3
@@ -69,16 +72,18 @@ class Config(Base):
     name: str | None = None
     odd: "Unknown" = 1
     kept: ClassVar[int] = 2
+    given: Pattern = 1
     made: list = field(init=False)
 @dataclass
 class Other(Far):
     width: int = 3
-def train(texts: list[str], *, size: int, odd: Unknown = 1): ...
+def train(texts: Several[str], *, size: int, odd: Unknown = 1): ...
 def loose(a: int, **others): ...
 """
     name = module(source)
     found = stated(name, "Config")
-    assert list(found) == ["width", "name", "odd"] and found["width"] is int and found["name"] == str | None
+    assert list(found) == ["width", "name", "odd", "given"]
+    assert found["width"] is int and found["name"] == str | None and found["given"] is Any
     assert stated(name, "Other") is None and stated(name, "loose") is None and stated(name, "nothing") is None
-    assert list(stated(name, "train")) == ["texts", "size", "odd"]
+    assert stated(name, "train") == {"texts": Sequence[str], "size": int, "odd": Any}
     assert stated("no_such_module", "Config") is None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -66,11 +67,18 @@ class GatedLinearUnit(nn.Module):
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x (n, D) -> (n, D)."""
-        return self.down(self.hidden_channels(x, routing), routing)
+        gate_up = self.gate_up(x, routing)
+        hidden = self._hidden(gate_up, routing)
+        if self.learned is None and getattr(self.down, "learns_beside", False):
+            return self.down(hidden, routing, partial(_gate, gate_up.detach(), self.activation))
+        return self.down(hidden, routing)
 
     def hidden_channels(self, x: Tensor, routing: Routing) -> Tensor:
         """x (n, D) -> (n, F), what goes down."""
-        gate_up = self.gate_up(x, routing)
+        return self._hidden(self.gate_up(x, routing), routing)
+
+    def _hidden(self, gate_up: Tensor, routing: Routing) -> Tensor:
+        """(n, 2 F) -> (n, F), what goes down."""
         if self.learned is None:
             return self.activated(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
