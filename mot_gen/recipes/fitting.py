@@ -4,7 +4,7 @@ check_built, which builds what a recipe describes, and takes seconds since that 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest, require
@@ -17,13 +17,20 @@ from mot_gen.recipes.implementations import (
     module_of,
     trainer_name,
 )
+from mot_gen.recipes.sections import Backbone, Data, Objective, Tokenizer, Training
 from mot_gen.recipes.signatures import tokenizer_in
 
-if TYPE_CHECKING:
-    from mot_gen.recipes.recipe import Recipe
-    from mot_gen.recipes.sections import Tokenizer
-
 SOURCES = ("digits", "emoji_scenes", "openmoji", "reach", "records")
+
+
+class Sections(Protocol):
+    """What is asked of a recipe here."""
+
+    data: Data
+    tokenizers: dict[str, Tokenizer]
+    backbone: Backbone
+    objectives: dict[str, Objective]
+    training: Training
 
 
 def all_known(field: str, names: Iterable[str], allowed: Iterable[str]) -> None:
@@ -37,7 +44,7 @@ def all_known(field: str, names: Iterable[str], allowed: Iterable[str]) -> None:
 # ---------------------------------------------------------------- without importing them
 
 
-def check_named(recipe: Recipe) -> None:
+def check_named(recipe: Sections) -> None:
     """InputError for a kind that is not there, and for an option that its source says it does not take."""
     for name, objective in recipe.objectives.items():
         field = f"objectives.{name}"
@@ -50,7 +57,7 @@ def check_named(recipe: Recipe) -> None:
     _check_backbone(recipe)
 
 
-def _sources(recipe: Recipe) -> list[tuple[str, str]]:
+def _sources(recipe: Sections) -> list[tuple[str, str]]:
     """Fields that name where data come from, and what they say."""
     fields = [("data.source", recipe.data.source)]
     if recipe.data.rehearsal:
@@ -73,7 +80,7 @@ def _check_tokenizer(field: str, tokenizer: Tokenizer) -> None:
             check_stated(field, module, f"{way}", tokenizer.options)
 
 
-def _check_backbone(recipe: Recipe) -> None:
+def _check_backbone(recipe: Sections) -> None:
     """Of the backbone's section, what its towers have no part in."""
     section, options = recipe.backbone, recipe.backbone.options
     module, _ = PRESETS.get(section.kind, (section.kind, {}))
@@ -93,7 +100,7 @@ def _check_backbone(recipe: Recipe) -> None:
 # ---------------------------------------------------------------- by importing them
 
 
-def check_built(recipe: Recipe) -> None:
+def check_built(recipe: Sections) -> None:
     """InputError for options that an implementation refuses, and for towers that the backbone has not."""
     for field, source in _sources(recipe):
         member_of(field, module_of(field, "mot_gen.datasets", source, SOURCES), "load")
@@ -106,7 +113,7 @@ def check_built(recipe: Recipe) -> None:
     _check_towers(recipe)
 
 
-def _check_towers(recipe: Recipe) -> None:
+def _check_towers(recipe: Sections) -> None:
     from mot_gen.sequence import Modality
 
     section = recipe.backbone
