@@ -1,5 +1,4 @@
 """Metrics by their short names, as the command line, recipes and Python say them: SETS, PAIRS, TEXT, SPEECH, ...
-and what makes the extractors of image features: EXTRACTORS.
 
 A name stands for a metric with all that changes its number, so that "bleu" on the command line, in a recipe and in
 metrics.jsonl is one metric. `Choices` are the settings that may be chosen beside the name. A metric's module is
@@ -12,7 +11,6 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest, require
@@ -183,27 +181,6 @@ OF_IMAGES = (*SETS, "is", *PAIRS)  # of a set of images against another
 
 # Of a model that is trained, along the way and at the end: sets, how well pictures show their captions, and texts.
 EVALUATED = {**SETS, **{name: IMAGE_TEXT[name] for name in ("clip", "refclip")}, **TEXT, **LIKELIHOOD}
-
-# What makes the extractors of image features.
-EXTRACTORS = {
-    "fid-inception": "mot_gen.eval.images.inception:fid_inception",
-    "dinov2": "mot_gen.eval.images.dinov2:dinov2",
-    "torchvision": "mot_gen.eval.images.backbones:torchvision_extractor",
-    "transformers": "mot_gen.eval.images.backbones:transformers_extractor",
-    "efficientnet-lite0": "mot_gen.eval.images.efficientnet:efficientnet_lite0",
-    "pixels": "mot_gen.eval.images.pixels:pixels",
-}
-
-
-def check_extractor(name: str) -> None:
-    """InputError for an extractor that is neither one of these, nor a folder, nor "module:name"."""
-    if name not in EXTRACTORS and ":" not in name and not Path(name).is_dir():
-        raise unknown_extractor(name)
-
-
-def unknown_extractor(name: str) -> InputError:
-    """What is said of an extractor that is not known."""
-    return InputError(f"extractor {name!r} is not known" + nearest(name, EXTRACTORS))
 
 
 def own_metric(name: str, where: str = "--metrics") -> Builder:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.eval.by_name import EXTRACTORS, unknown_extractor
+from mot_gen.eval.images.extractor_names import EXTRACTORS, unknown_extractor
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.images.resizing import RESIZE_MODES, resize
 

@@ -84,7 +84,8 @@ def _check_tokenizer(field: str, path: str) -> None:
 
 def _check_evaluation(section: Evaluation) -> None:
     """InputError for an unknown metric, or files that metrics would read and that are not there."""
-    from mot_gen.eval.by_name import EVALUATED, check_extractor, chosen
+    from mot_gen.eval.by_name import EVALUATED, chosen
+    from mot_gen.eval.images.extractor_names import check_extractor
 
     if section.metrics:
         chosen(section.metrics, EVALUATED, "evaluation.metrics")

@@ -76,7 +76,8 @@ def _add_images(commands):
 
 
 def _images(args: argparse.Namespace) -> int:
-    from mot_gen.eval.by_name import OF_IMAGES, check_extractor, chosen
+    from mot_gen.eval.by_name import OF_IMAGES, chosen
+    from mot_gen.eval.images.extractor_names import check_extractor
 
     chosen(args.metrics, OF_IMAGES, "metrics")
     check_extractor(args.extractor)
