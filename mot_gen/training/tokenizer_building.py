@@ -140,7 +140,10 @@ def _made(asked: _Asked) -> Any:
 
 def _loaded(asked: _Asked) -> Any:
     assert asked.section.path is not None, "its way says so"
-    return asked.kind.from_pretrained(checkpoints.located(asked.section.path))
+    try:
+        return asked.kind.from_pretrained(checkpoints.located(asked.section.path))
+    except InputError as error:
+        raise InputError(f"{asked.field}.path: {error}") from None
 
 
 def _trained(asked: _Asked) -> Any:

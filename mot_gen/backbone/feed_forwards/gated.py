@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -68,10 +67,10 @@ class GatedLinearUnit(nn.Module):
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x (n, D) -> (n, D)."""
         gate_up = self.gate_up(x, routing)
-        hidden = self._hidden(gate_up, routing)
         if self.learned is None and getattr(self.down, "learns_beside", False):
-            return self.down(hidden, routing, partial(_gate, gate_up.detach(), self.activation))
-        return self.down(hidden, routing)
+            again = _Again(gate_up.detach(), self.activation)
+            return self.down(self.activated(gate_up, again), routing, again)
+        return self.down(self._hidden(gate_up, routing), routing)
 
     def hidden_channels(self, x: Tensor, routing: Routing) -> Tensor:
         """x (n, D) -> (n, F), what goes down."""
@@ -84,20 +83,20 @@ class GatedLinearUnit(nn.Module):
         gate, up = gate_up.chunk(2, dim=-1)
         return self.learned(gate, routing) * up
 
-    def activated(self, gate_up: Tensor) -> Tensor:
-        """(n, 2 F), gate and up side by side -> (n, F)."""
+    def activated(self, gate_up: Tensor, again: _Again | None = None) -> Tensor:
+        """(n, 2 F), gate and up side by side -> (n, F). again: what makes them once more in the backward pass."""
         if self.activation.function is F.silu and fused.is_used(gate_up):
             return fused.gate(gate_up)
         # The compiler fuses the plain formula, and would break off at a gradient that is written by `out=`.
         plain = self.activation.gradient is None or torch.compiler.is_compiling() or not torch.is_grad_enabled()
         if plain:
             return _gate(gate_up, self.activation)
-        return _Gated.apply(gate_up, self.activation)
+        return _Gated.apply(gate_up, self.activation, again)
 
 
 def plain_gate(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, (n, 2 F) -> (n, F): what `fused.gate` is measured beside."""
-    return _Gated.apply(gate_up, silu.Activation())
+    return _Gated.apply(gate_up, silu.Activation(), None)
 
 
 def _gate(gate_up: Tensor, activation: parts.Activation) -> Tensor:
@@ -107,12 +106,31 @@ def _gate(gate_up: Tensor, activation: parts.Activation) -> Tensor:
     return activation.function(gate).mul_(up)
 
 
+class _Again:
+    """Makes the hidden channels once more, in the backward pass of what they were given to. The gradients of the gate,
+    which come next, need the same activated gate."""
+
+    def __init__(self, gate_up: Tensor, activation: parts.Activation):
+        self.gate_up, self.activation = gate_up, activation
+        self._activated: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        gate, up = self.gate_up.chunk(2, dim=-1)
+        self._activated = self.activation.function(gate)
+        return self._activated * up
+
+    def taken(self) -> Tensor | None:
+        """The activated gate, which is forgotten; None where it has not been made."""
+        found, self._activated = self._activated, None
+        return found
+
+
 class _Gated(torch.autograd.Function):
     # activation(gate) * up. Autograd would keep activation(gate) as well, and join the gradients by one more copy.
     @staticmethod
-    def forward(ctx, gate_up, activation):
+    def forward(ctx, gate_up, activation, again):
         ctx.save_for_backward(gate_up)
-        ctx.activation = activation
+        ctx.activation, ctx.again = activation, again
         return _gate(gate_up, activation)
 
     @staticmethod
@@ -121,6 +139,9 @@ class _Gated(torch.autograd.Function):
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        torch.mul(grad, ctx.activation.function(gate), out=grad_up)
+        activated = ctx.again.taken() if ctx.again else None
+        if activated is None:
+            activated = ctx.activation.function(gate)
+        torch.mul(grad, activated, out=grad_up)
         ctx.activation.gradient(grad * up, gate, grad_gate)
-        return grad_gate_up, None
+        return grad_gate_up, None, None
