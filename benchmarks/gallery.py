@@ -1,7 +1,8 @@
 """The gallery of the README, drawn by the shipped checkpoint: `python -m benchmarks.gallery`, or `make gallery`.
 
 Every picture is the first one of its prompt, seed 0, by the checkpoint's own defaults: none was chosen. The last row
-are combinations that training never showed.
+are combinations that training never showed; of a checkpoint of 64 pixels (source `emoji_scenes`) the last two: grounds
+and places, then pairs.
 
 --checkpoint, --out: other than openmoji and docs/images/openmoji.png.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mot_gen.datasets.openmoji import Scenes
+from mot_gen.datasets import emoji_scenes, openmoji
 from mot_gen.files.pictures import enlarge
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
@@ -30,10 +31,34 @@ PROMPTS = (
     "small owl, top right, on pink", "rocket, mirrored",
 )  # fmt: skip
 
+PROMPTS_64 = (
+    "red apple", "dog face", "sunflower", "rocket", "pizza", "owl", "shark", "fire", "mushroom", "rainbow",
+    "grinning face", "smiling face with sunglasses", "red heart", "soccer ball", "doughnut", "snowman", "guitar",
+    "tulip", "bicycle", "ice cream",
+    "a strawberry, on blue", "a watermelon, on yellow", "rocket, mirrored", "small pizza, top left",
+    "small cat face, bottom right", "small owl, top right, on pink", "roter apfel, auf Blau",
+    "manzana roja, sobre rosa", "pomme rouge, sur jaune", "pinguin, klein, unten links",
+    "red apple left of tropical fish", "dog face right of cat face", "snowman above sunflower, on purple",
+    "fire below rainbow", "guitar left of trumpet, on orange", "eule rechts von pinguin, auf Grau",
+    "luna encima de manzana roja", "soleil à gauche de arc-en-ciel", "owl above mushroom, on green",
+    "rocket right of ringed planet",
+)  # fmt: skip
+
 
 def never_shown(count: int) -> list[str]:
     """Captions of combinations that are held out from training, evenly taken."""
-    scenes = Scenes("combinations", 32, 1).scenes
+    return evenly(openmoji.Scenes("combinations", 32, 1).scenes, count)
+
+
+def never_shown_64(count: int) -> list[str]:
+    """Captions of single emoji in combinations that are held out from training, and of pairs, evenly taken."""
+    single = emoji_scenes.Scenes("combinations", 64, 1, kinds={"ground": 0.5, "small": 0.5}).scenes
+    pairs = emoji_scenes.Scenes("pairs", 64, 1, kinds={"two": 1.0}).scenes
+    return [*evenly(single, count), *evenly(pairs, count)]
+
+
+def evenly(scenes: Sequence[openmoji.Scene] | Sequence[emoji_scenes.Scene], count: int) -> list[str]:
+    """The captions of so many scenes."""
     return [scenes[round(i * (len(scenes) - 1) / (count - 1))].caption("plain") for i in range(count)]
 
 
@@ -64,7 +89,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/openmoji.png"))
     args = parser.parse_args()
     pipe = load_pipeline(TextToImagePipeline, args.checkpoint)
-    prompts = [*PROMPTS, *never_shown(COLUMNS)]
+    height, _ = next(iter(pipe.image_tokenizer.grids))
+    prompts = [*PROMPTS, *never_shown(COLUMNS)] if height == 32 else [*PROMPTS_64, *never_shown_64(COLUMNS)]
     drawn = pipe(prompts, generator=[torch.Generator().manual_seed(0) for _ in prompts]).images
     args.out.parent.mkdir(parents=True, exist_ok=True)
     labelled(drawn, prompts).save(args.out)

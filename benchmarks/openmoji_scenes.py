@@ -15,7 +15,8 @@ captions    what is written of renderings of the singles and pairs, in each lang
 phrasings   scenes like those of training, in wordings that were learned and in wordings that never were: the name
 frechet     distance to the renderings of the singles and pairs: of what is drawn, and of these after the tokenizer
 
-Shares have 95% intervals by Wilson's score. Under "targets" stands what is aimed at, what was reached, and whether.
+Names whose pictures are the very same count as one. Shares have 95% intervals by Wilson's score. Under "targets" stands
+what is aimed at, what was reached, and whether that is enough.
 --limit N: so many scenes of each kind, evenly taken. --only NAME ...: some of these.
 """
 
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.openmoji import BATCH, Model, in_batches, share
-from benchmarks.pair_judge import PairJudge, Reading
+from benchmarks.pair_judge import PairJudge, Reading, shown
 from benchmarks.scene_judge import pictures_of
 from mot_gen.datasets.emoji_scenes import Scene, Scenes, catalogue, languages_of, part_of, read_caption
 from mot_gen.datasets.emoji_words import HELD_OUT_PHRASINGS, PHRASINGS
@@ -146,7 +147,7 @@ class Measurement:
         read = [read_caption(text, code) for text in texts]
         return {
             "language": [code in languages_of(text) for text in texts],
-            "names": [said is not None and said.emoji == scene.emoji for said, scene in zip(read, scenes)],
+            "names": [said is not None and _ids(said) == _ids(scene) for said, scene in zip(read, scenes)],
             "whole": [text == scene.caption(plain(code)) for text, scene in zip(texts, scenes)],
         }
 
@@ -178,6 +179,11 @@ class Measurement:
 
 def _where(items: Sequence, chosen: Sequence[bool]) -> list:
     return [item for item, is_chosen in zip(items, chosen) if is_chosen]
+
+
+def _ids(scene: Scene) -> list[str]:
+    """The emoji of a scene, in the order in which they are said."""
+    return [shown(id) for id in scene.emoji]
 
 
 def _shares(seen: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, dict]:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.scene_judge import kept, pictures_of
+from mot_gen.datasets.emoji import emoji_pixels
 from mot_gen.datasets.emoji_scenes import Scene, catalogue, draw_scene, part_of
 from mot_gen.datasets.scene_words import GROUNDS, PLACES
 from mot_gen.eval.images.judge import AttributeJudge, train_attribute_judge
@@ -41,7 +42,7 @@ HEADS = ("name", "layout", "ground")  # each is read where it is in the view
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. emoji: ids, from left to right or from top to bottom."""
+    """What a picture shows. emoji: ids as `shown` has them, from left to right or from top to bottom."""
 
     layout: str
     emoji: tuple[str, ...]
@@ -50,8 +51,23 @@ class Reading:
     @classmethod
     def of(cls, scene: Scene) -> Reading:
         """That of a scene, were it drawn without fault."""
+        ids = tuple(map(shown, scene.emoji))
         backwards = scene.relation in ("right of", "below")
-        return cls(layout_of(scene), scene.emoji[::-1] if backwards else scene.emoji, scene.ground)
+        return cls(layout_of(scene), ids[::-1] if backwards else ids, scene.ground)
+
+
+@cache
+def _shown() -> dict[str, str]:
+    """id -> the first id with the very same picture."""
+    first: dict[bytes, str] = {}
+    ids, pixels = emoji_pixels(64)
+    drawn = dict(zip(ids, pixels))
+    return {id: first.setdefault(drawn[id].tobytes(), id) for id in _ids()}
+
+
+def shown(id: str) -> str:
+    """The id that stands for an emoji's picture: 25 of 1,622 are drawn as another is, such as "cook" as "man cook"."""
+    return _shown()[id]
 
 
 def layout_of(scene: Scene) -> str:
@@ -114,7 +130,7 @@ class PairJudge:
         grounds = [list(GROUNDS)[number] for number in whole["ground"].tolist()]
         each = [views(picture, layout) for picture, layout in zip(pictures, layouts)]
         names = iter(self.network.predict(torch.stack([view for some in each for view in some]))["name"].tolist())
-        emoji = [tuple(_ids()[next(names)] for _ in some) for some in each]
+        emoji = [tuple(shown(_ids()[next(names)]) for _ in some) for some in each]
         return [Reading(*about) for about in zip(layouts, emoji, grounds)]
 
 
@@ -123,14 +139,14 @@ class PairJudge:
 
 def lesson(seed: str, size: int) -> tuple[Tensor, dict[str, Tensor]]:
     """One view of each of BATCH scenes, with what it shows."""
-    rng, shown, labels = random.Random(f"judge of pairs {seed}"), [], []
-    while len(shown) < BATCH:
+    rng, seen, labels = random.Random(f"judge of pairs {seed}"), [], []
+    while len(seen) < BATCH:
         scene = draw_scene(rng.choice(_ids()), rng, KINDS)
         if may_learn(scene):
             view, about = _view(scene, size, rng)
-            shown.append(view)
+            seen.append(view)
             labels.append(about)
-    return torch.stack(shown), {name: torch.tensor([about[name] for about in labels]) for name in HEADS}
+    return torch.stack(seen), {name: torch.tensor([about[name] for about in labels]) for name in HEADS}
 
 
 def may_learn(scene: Scene) -> bool:

@@ -53,6 +53,14 @@ class Languages:
         """The languages; the first is what is answered in where none is asked for."""
         return list(self._stated)
 
+    def names_in(self, language: str) -> list[str]:
+        """The names that the checkpoint knows in a language."""
+        return list(self._stated[language]["names"])
+
+    def phrases_in(self, language: str) -> list[str]:
+        """The phrases that names fit into in a language."""
+        return list(self._stated[language]["phrases"])
+
     def wanted(self, language: str | None) -> str | None:
         """The language of an answer; None for any. InputError for one that the checkpoint does not have."""
         if language is None:
@@ -67,7 +75,7 @@ class Languages:
     def untaught(self, prompts: Iterable[str]) -> str | None:
         """What to say of prompts that name what was never taught; None where all are known, or nothing is listed."""
         if self._taught is None:
-            self._taught = {language: Taught(each["names"], each["phrases"]) for language, each in self._stated.items()}
+            self._taught = {each: Taught(self.names_in(each), self.phrases_in(each)) for each in self._stated}
         return untaught(prompts, self._taught)
 
     def asked_by(self, prompt: str | Sequence[str] | None) -> str | None:
@@ -89,8 +97,8 @@ class Languages:
     def choices(self, language: str, tokenizer, end: int) -> Choices:
         """The captions of a language. end: the id of the token that ends a text."""
         if language not in self._choices:
-            stated = self._stated[language]
-            self._choices[language] = Choices.of_phrases(stated["phrases"], stated["names"], tokenizer, end)
+            said = self.phrases_in(language), self.names_in(language)
+            self._choices[language] = Choices.of_phrases(*said, tokenizer, end)
         return self._choices[language]
 
 

@@ -111,7 +111,7 @@ def untaught(prompts: Iterable[str], languages: Mapping[str, Taught]) -> str | N
     known, or nothing is said of languages."""
     if not languages:
         return None
-    found = [missing for prompt in prompts if (missing := _missing(prompt, languages))]
+    found = [missing for prompt in dict.fromkeys(prompts) if (missing := _missing(prompt, languages))]
     if not found:
         return None
     part, language = found[0]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from mot_gen.checkpoints import DTYPE
+from mot_gen.commands.demo_scenes import language_option, scene_options
 from mot_gen.errors import InputError
 from mot_gen.pipelines.directions import INPUTS, OPTIONS, Direction
 
@@ -107,13 +108,18 @@ def _title(direction: Direction) -> str:
 
 def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
     kinds = (*direction.needs, *direction.takes)
-    recommended = loaded.base.config.sampling or {}
+    recommended, languages = loaded.base.config.sampling or {}, loaded.base.languages
     with gradio.Row():
         with gradio.Column():
             inputs = {kind: _input(gradio, kind, kind in direction.takes) for kind in kinds}
+            if languages.names and direction.to == "image" and "prompt" in direction.needs:
+                scene_options(gradio, languages, inputs["prompt"])
+            options = {}
+            if languages.names and "language" in direction.options:
+                options["language"] = language_option(gradio, languages)
             with gradio.Accordion("Settings", open=False):
-                names = [name for name in direction.options if name not in SIZE]
-                options = {name: _option(gradio, name, recommended) for name in names}
+                names = [name for name in direction.options if name not in (*SIZE, *options)]
+                options |= {name: _option(gradio, name, recommended) for name in names}
                 options |= _sizes(gradio, loaded, direction)
                 several = {"samples": 1} if direction.to == "text" else {}  # a second greedy text is the first again
                 count = _option(gradio, "samples", several)
@@ -124,6 +130,9 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
 
     def generate(*values):
         given = dict(zip((*kinds, *options, "samples", "seed"), values))
+        unknown = direction.to == "image" and given.get("prompt") and languages.untaught([given["prompt"]])
+        if unknown:
+            gradio.Warning(unknown)
         try:
             yield from _generated(loaded, direction, given)
         except InputError as error:

@@ -42,6 +42,12 @@ def test_it_looks_where_the_emoji_are(scenes):
                 assert torch.equal(view, pictures_of([Scene((id,), ground=scene.ground)], 32)[0])
 
 
+def test_names_of_the_same_picture_are_one():
+    named = {names["en"]: id for id, names in catalogue().items()}
+    assert Reading.of(Scene((named["cook"],))) == Reading.of(Scene((named["man cook"],)))
+    assert Reading.of(Scene((named["cook"],))) != Reading.of(Scene((named["woman cook"],)))
+
+
 def test_what_is_above_is_read_first_whichever_is_said_first():
     below, above = Scene((APPLE, FISH), relation="below"), Scene((FISH, APPLE), relation="above")
     assert Reading.of(below) == Reading.of(above) == Reading("above", (FISH, APPLE), "white")

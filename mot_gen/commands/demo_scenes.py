@@ -1,0 +1,66 @@
+"""The part of the demo's page that writes prompts from what a checkpoint was taught: scene_options, language_option."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mot_gen.errors import InputError
+from mot_gen.pipelines.phrase_slots import Slots
+from mot_gen.pipelines.phrase_tree import BLANK
+
+if TYPE_CHECKING:
+    from mot_gen.pipelines.languages import Languages
+
+NOTHING = "–"
+
+
+def language_option(gradio, languages: Languages):
+    """Of captions, where the checkpoint lists some."""
+    from mot_gen.pipelines.languages import ANY
+
+    return gradio.Dropdown([*languages.names, ANY], value=languages.names[0], label="language")
+
+
+def scene_options(gradio, languages: Languages, prompt) -> None:
+    """A tab for each language: names and what can be said of them. What is chosen is written into `prompt`."""
+    gradio.Markdown("Put a prompt together from what this checkpoint was taught, or write one:")
+    for language in languages.names:
+        with gradio.Tab(language):
+            _language(gradio, languages.names_in(language), Slots(languages.phrases_in(language)), prompt)
+
+
+def _language(gradio, names: list[str], slots: Slots, prompt) -> None:
+    relations = {_without_blanks(piece): piece for piece in slots.relations}
+    names = sorted(names)
+    chosen = [gradio.Dropdown(names, value=None, label="name", filterable=True)]
+    if relations:
+        chosen.append(gradio.Radio([NOTHING, *relations], value=NOTHING, show_label=False))
+        chosen.append(gradio.Dropdown(names, value=names[1 % len(names)], label="second name", filterable=True))
+    attributes = [gradio.Radio([NOTHING, *slot], value=NOTHING, show_label=False) for slot in slots.attributes]
+
+    def compose(name: str | None, *others: str | None) -> Any:
+        """The prompt; as it was where no name is chosen yet. An error where this was never taught together."""
+        if not name:
+            return gradio.skip()
+        said, rest = [name], list(others)
+        pieces = []
+        if relations:
+            relation, second, *rest = rest
+            if relation in relations and second:
+                said.append(second)
+                pieces.append(relations[relation])
+        pieces += [piece for piece in rest if piece and piece != NOTHING]
+        try:
+            return slots.prompt(said, pieces)
+        except InputError as error:
+            raise gradio.Error(str(error)) from error
+
+    # What is chosen while an earlier choice is still being written waits for it; by default it would be passed over.
+    how = {"api_name": False, "queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
+    for each in (*chosen, *attributes):
+        each.input(compose, [*chosen, *attributes], prompt, **how)
+
+
+def _without_blanks(piece: str) -> str:
+    """What stands between two names."""
+    return piece.replace(BLANK, "").strip()

@@ -1,0 +1,74 @@
+"""What can be chosen in the phrases of a language, and the prompt that says what was chosen: Slots.
+
+A phrase consists of pieces with commas between them. Pieces that stand in the very same surroundings, such as "on red"
+and "on blue", are the choices of one slot. So nobody has to say which pieces are places and which are colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from mot_gen.errors import InputError
+from mot_gen.pipelines.phrase_tree import BLANK
+from mot_gen.pipelines.taught import COMMA
+
+
+@dataclass(frozen=True)
+class Slots:
+    """phrases: of a language in `model/answers.json`."""
+
+    phrases: Sequence[str]
+
+    @cached_property
+    def attributes(self) -> list[list[str]]:
+        """The choices of each slot but the subject's, without those that follow from others, as "small" from a place
+        where small ones alone have places."""
+        slots = [slot for slot in self._by_surroundings() if BLANK not in slot[0]]
+        return [slot for slot in slots if len(slot) > 1 or not self._follows(slot[0])]
+
+    @cached_property
+    def relations(self) -> list[str]:
+        """Pieces with two names, such as "{} left of {}"."""
+        pieces = dict.fromkeys(piece for pieces in self._pieces for piece in pieces)
+        return [piece for piece in pieces if piece.count(BLANK) == 2]
+
+    def prompt(self, names: Sequence[str], chosen: Iterable[str] = ()) -> str:
+        """The shortest phrase that has all chosen pieces and a blank for each name, with the names in it. InputError
+        where there is none."""
+        wanted = set(chosen)
+        fitting = [pieces for pieces in self._pieces if wanted <= {*pieces} and _blanks(pieces) == len(names)]
+        if not fitting:
+            said = " and ".join(piece.replace(BLANK, "...") for piece in sorted(wanted))
+            raise InputError(f"{said}: were never taught together; leave one out")
+        shortest = min(fitting, key=len)
+        phrase = COMMA.join(shortest)
+        for name in names:
+            phrase = phrase.replace(BLANK, name, 1)
+        return phrase
+
+    @cached_property
+    def _pieces(self) -> list[list[str]]:
+        return [phrase.split(COMMA) for phrase in self.phrases]
+
+    def _by_surroundings(self) -> Iterator[list[str]]:
+        """The pieces that stand in the same surroundings, slot by slot."""
+        around: dict[str, set[str]] = {}
+        for pieces in self._pieces:
+            for number, piece in enumerate(pieces):
+                around.setdefault(piece, set()).add(COMMA.join([*pieces[:number], "", *pieces[number + 1 :]]))
+        slots: dict[frozenset[str], list[str]] = {}
+        for piece, surroundings in around.items():
+            slots.setdefault(frozenset(surroundings), []).append(piece)
+        yield from slots.values()
+
+    def _follows(self, piece: str) -> bool:
+        """Whether a piece stands only beside such as never stand without it."""
+        beside = [pieces for pieces in self._pieces if piece in pieces]
+        without = {other for pieces in self._pieces if piece not in pieces for other in pieces}
+        return all({*pieces} - without - {piece} for pieces in beside)
+
+
+def _blanks(pieces: Sequence[str]) -> int:
+    return sum(piece.count(BLANK) for piece in pieces)
