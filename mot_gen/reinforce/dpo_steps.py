@@ -51,7 +51,8 @@ class DpoStep:
             if len(learner.section.writes) > 1:
                 raise InputError("reinforce.writes: dpo compares texts, or pictures; name one of them")
             if learner.section.preferences:
-                self._records = read_preferences(learner.section.preferences, learner.section.writes == ["image"])
+                pictures = learner.section.writes == ["image"]
+                self._records = read_preferences(learner.section.preferences, pictures=pictures)
         return self._learner
 
     def _preferences(self, learner: Learner) -> tuple[list[Preference], dict[str, Tensor]]:
@@ -70,7 +71,8 @@ class DpoStep:
         first = run.step * section.prompts
         numbers = [first + number for number in range(run.world.rank, section.prompts, run.world.size)]
         records = [self._records[number % len(self._records)] for number in numbers]
-        return tokenised(learner.pipeline(), records, section.writes == ["image"], numbers)
+        pictures = section.writes == ["image"]
+        return tokenised(learner.pipeline(), records, numbers, pictures=pictures)
 
 
 @torch.no_grad()

@@ -105,19 +105,20 @@ def _picture(where: str, file: Path, answer: str) -> str:
 
 
 def tokenised(
-    pipe: MultimodalPipeline, records: Sequence[Record], pictures: bool, numbers: Sequence[int]
+    pipe: MultimodalPipeline, records: Sequence[Record], numbers: Sequence[int], pictures: bool
 ) -> list[Preference]:
-    """Records as spans. numbers: of the pairs."""
-    return [_of(pipe, record, pictures, number) for record, number in zip(records, numbers)]
+    """Records as spans. numbers: of the pairs. pictures: what answers are."""
+    tokenizer = pipe.image_tokenizer if pictures else pipe.text_tokenizer
+    return [_of(pipe, record, number, tokenizer) for record, number in zip(records, numbers)]
 
 
-def _of(pipe: MultimodalPipeline, record: Record, pictures: bool, number: int) -> Preference:
+def _of(pipe: MultimodalPipeline, record: Record, number: int, tokenizer: Any) -> Preference:
+    """tokenizer: of the answers."""
     spans: list[Span] = []
     if record.image is not None:
         spans += pipe.seen([record.image], drawn=False)[0]
     if record.prompt:
         spans += only_read(pipe.text_tokenizer.encode_batch([record.prompt]))
-    tokenizer: Any = pipe.image_tokenizer if pictures else pipe.text_tokenizer
     chosen, rejected = tokenizer.encode_batch([record.chosen, record.rejected])
     return Preference(Prompt(record.where, spans, record.prompt), [chosen], [rejected], number)
 

@@ -93,7 +93,7 @@ def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list
         rollout = groups[group].rollouts[sample]
         chosen.append(Chosen(rollout, gains[group, sample].item(), rollout.steps))
     times = flow.times(section.num_inference_steps) if flow else None
-    weighing = Weighing(run.model, times, section.average == "answer")
+    weighing = Weighing(run.model, times, per_answer=section.average == "answer")
     rows, slots = learner.shape
     made = weighing.batches(chosen, rows, slots)
     (most,) = run.world.max([len(made)])
