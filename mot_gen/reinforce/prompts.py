@@ -60,13 +60,18 @@ class Prompts:
         return [Prompt(pair.id, [span], text, pair.captions) for pair, span, text in zip(pairs, spans, texts)]
 
     def _caption(self, pair: Pair, number: int) -> str:
-        """The captions of a sample take turns, each time that all samples have come."""
-        turn = number // len(self.samples)
-        return pair.captions[turn % len(pair.captions)]
+        """All captions of a sample take turns; samples begin with different ones."""
+        turn, sample = self._drawn(number)
+        return pair.captions[(turn + sample) % len(pair.captions)]
+
+    def _drawn(self, number: int) -> tuple[int, int]:
+        """How often all samples have come before this prompt, and which sample it is taken from."""
+        turn, place = divmod(number, len(self.samples))
+        return turn, self._order(turn)[place]
 
     def _pair(self, number: int) -> Pair:
-        turn, place = divmod(number, len(self.samples))
-        sample = self.samples[self._order(turn)[place]]
+        _, place = self._drawn(number)
+        sample = self.samples[place]
         if isinstance(sample, Pair) and sample.captions:
             return sample
         raise InputError(

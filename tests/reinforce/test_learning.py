@@ -14,6 +14,7 @@ from mot_gen.reinforce.actions import Chosen, Weighing
 from mot_gen.reinforce.documents import NEVER
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.policy import Policy
+from mot_gen.reinforce.prompts import Prompts
 from mot_gen.training.runs import prepare
 
 NFT = "reinforce.method=nft"
@@ -72,6 +73,19 @@ def learner(origin, tmp_path_factory):
 @pytest.fixture(scope="module")
 def rollouts(learner):
     return [rollout for group in learner.groups() for rollout in group.rollouts]
+
+
+def test_prompts_ask_in_all_phrasings_from_the_first(learner):
+    """Each sample in turn by all of its captions; and a few prompts are not all in one phrasing."""
+    section = learner.section.model_copy(update={"writes": ["image"], "given": None})
+    samples = learner.run.splits.train[:10]
+    prompts = Prompts(samples, section, seed=0)
+    turns = len(samples[0].captions)
+    asked = prompts.take(learner.pipeline(), range(turns * len(samples)))
+    phrasings = [list(prompt.references).index(prompt.text) for prompt in asked]
+    assert len(set(phrasings[: len(samples)])) > 1
+    for sample in samples:
+        assert {prompt.text for prompt in asked if prompt.name == sample.id} == set(sample.captions)
 
 
 def said_of(learner, rollouts, steps):
