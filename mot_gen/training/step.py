@@ -146,8 +146,9 @@ def _losses(run: Run, made: StepBatch, supervision: Supervision, factors: dict[s
 
 def _sums(names: Sequence[str], losses: Losses, like: Tensor) -> Tensor:
     """(modalities,) sums of losses in double precision; 0 for what is only read."""
+    none = like.new_zeros(())
     sums = {name: each.sum().double() for name, each in losses.by_token.items()}
-    return torch.stack([sums.get(name, like.new_zeros(())) for name in names])
+    return torch.stack([sums.get(name, none) for name in names])
 
 
 def autocast(run: Run) -> torch.autocast:
