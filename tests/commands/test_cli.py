@@ -41,7 +41,7 @@ def refused(capsys, *arguments) -> str:
 def test_a_missing_model_to_begin_with_is_named_with_the_command_that_makes_it(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = "make it with: mot-gen train digits training.steps=400 --out runs/digits-early"
-    for recipe in ("think-then-draw", "digits-reward", "captions-reward", "preferences"):
+    for recipe in ("think-then-draw", "digits-reward", "digits-nft", "captions-reward", "preferences"):
         assert refused(capsys, "plan", recipe).endswith(f"runs/digits-early holds no model; {made}")
     assert "give the folder of a run" in refused(capsys, "plan", "think-then-draw", "training.init=elsewhere")
 

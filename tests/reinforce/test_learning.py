@@ -19,11 +19,11 @@ from mot_gen.training.runs import prepare
 
 NFT = "reinforce.method=nft"
 KINDS = {
-    "pictures": BRIGHT,
-    "texts": WORDS,
-    "both": BOTH,
-    "beside data": [*BRIGHT, "reinforce.data_weight=0.5"],
-    "nft": [*BRIGHT, NFT],
+    "pictures": ("digits-reward", BRIGHT),
+    "texts": ("digits-reward", WORDS),
+    "both": ("digits-reward", BOTH),
+    "beside data": ("digits-reward", [*BRIGHT, "reinforce.data_weight=0.5"]),
+    "nft": ("digits-nft", BRIGHT),
 }
 
 
@@ -42,17 +42,18 @@ def lines(folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_six_steps_are_three_and_three_more(origin, tmp_path, kind):
-    asked = [*KINDS[kind], "training.lr=5e-4", "training.min_lr=5e-4"]  # one rate for all steps
-    six = rewarded("digits-reward", origin, *asked, "training.steps=6")
+    recipe, rewards = KINDS[kind]
+    asked = [*rewards, "training.lr=5e-4", "training.min_lr=5e-4"]  # one rate for all steps
+    six = rewarded(recipe, origin, *asked, "training.steps=6")
     whole = learn(six, tmp_path / "whole")
-    learn(rewarded("digits-reward", origin, *asked, "training.steps=3"), tmp_path / "parts")
+    learn(rewarded(recipe, origin, *asked, "training.steps=3"), tmp_path / "parts")
     parts = learn(six, tmp_path / "parts", resume=True)
     for (name, one), other in zip(parameters(whole).items(), parameters(parts).values()):
         assert torch.equal(one, other), name
     for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one["rewards"] == other["rewards"] and one["losses"] == other["losses"]
         assert one.get("data_losses") == other.get("data_losses")
-        assert set(one.get("data_losses", {})) == ({"text", "image"} if kind == "beside data" else set())
+        assert set(one.get("data_losses", {})) == ({"text", "image"} if six.reinforce.data_weight else set())
 
 
 def test_two_processes_are_one(origin, tmp_path):
