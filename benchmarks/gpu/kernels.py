@@ -15,7 +15,7 @@ from benchmarks.gpu.pipelines import pictures, texts, untrained
 from benchmarks.gpu.rows import Figures, difference
 from benchmarks.gpu.setting import Setting, Skipped
 from mot_gen.backbone import fused
-from mot_gen.backbone.feed_forwards.gated import plain_gate
+from mot_gen.backbone.gates import plain_gate
 from mot_gen.backbone.one_tower import plain_turn
 from mot_gen.backbone.rotary import rotary, rotary_frequencies
 

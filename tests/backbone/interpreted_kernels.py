@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from mot_gen.backbone import fused_gate, fused_turn, one_tower
-from mot_gen.backbone.feed_forwards.gated import plain_gate
+from mot_gen.backbone.gates import plain_gate
 from mot_gen.backbone.rotary import rotary, rotary_frequencies
 
 

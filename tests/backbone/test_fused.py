@@ -58,7 +58,7 @@ def test_they_compile_for_an_h100(dtype, tmp_path, monkeypatch):
 
 def test_they_give_what_the_plain_functions_give():
     """In Triton's interpreter, which reads its switch when Triton is imported: hence another process."""
-    asked = {**os.environ, "TRITON_INTERPRET": "1"}
+    asked = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])}
     subprocess.run([sys.executable, str(HERE / "interpreted_kernels.py")], env=asked, check=True, timeout=300)
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny import generator
 
-from mot_gen.backbone.feed_forwards.gated import _Gated
+from mot_gen.backbone.gates import Gated
 from mot_gen.backbone.grouped_products import _ProductsOneByOne
 from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.rms_norm import UntiedRMSNorm, _RMSNorm, _RMSNormOfHeads
@@ -154,8 +154,8 @@ def test_a_gated_unit_has_its_gradient(name):
     gate_up, activation = double(5, 8), read_part("activation", name, {}, "backbone.activation")
     gate, up = gate_up.chunk(2, -1)
     plain = {"silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh")}[name]
-    torch.testing.assert_close(_Gated.apply(gate_up, activation, None), plain(gate) * up)
-    assert torch.autograd.gradcheck(lambda x: _Gated.apply(x, activation, None), gate_up)
+    torch.testing.assert_close(Gated.apply(gate_up, activation, None), plain(gate) * up)
+    assert torch.autograd.gradcheck(lambda x: Gated.apply(x, activation, None), gate_up)
 
 
 @pytest.mark.parametrize("towers", [[0, 1, 0, 2, 2], [1, 1, 1]])

@@ -46,7 +46,7 @@ def test_img2dataset_parquet(tmp_path):
     ]
     assert source.outline(1) == Pair("0.parquet:2", None, ("two",))
     assert told(source) == {"rows whose picture was not downloaded, which are left out": 1}
-    assert "row 3: has none of image" in source.broken.samples[0]
+    assert "row 3: has a url and no picture" in source.broken.samples[0]
 
 
 def test_a_null_picture_that_becomes_text_is_named(tmp_path):

@@ -137,7 +137,7 @@ WRONG_LINES = {
     '{"image": ': ("not valid JSON",),
     "[1]": ("a record is an object",),
     "{}": ("has none of image, messages, content, vector and text", "its keys are none"),
-    '{"url": "x"}': ("its keys are url",),
+    '{"url": "x"}': ("has a url and no picture",),
     '{"image": 3}': ("image must be the path of a file", "got 3"),
     '{"image": "a.png", "caption": ""}': ("caption must be text that is not empty",),
     '{"image": "a.png", "captions": "x"}': ("captions must be a list", "got 'x'"),

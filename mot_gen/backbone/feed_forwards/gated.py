@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mot_gen.backbone import fused, parts
-from mot_gen.backbone.activations import silu
 from mot_gen.backbone.batch import Batch
+from mot_gen.backbone.gates import Again, Gated, gated
 from mot_gen.backbone.owners import Owners
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Routing
@@ -68,7 +68,7 @@ class GatedLinearUnit(nn.Module):
         """x (n, D) -> (n, D)."""
         gate_up = self.gate_up(x, routing)
         if self.learned is None and getattr(self.down, "learns_beside", False):
-            again = _Again(gate_up.detach(), self.activation)
+            again = Again(gate_up.detach(), self.activation)
             return self.down(self.activated(gate_up, again), routing, again)
         return self.down(self._hidden(gate_up, routing), routing)
 
@@ -83,65 +83,12 @@ class GatedLinearUnit(nn.Module):
         gate, up = gate_up.chunk(2, dim=-1)
         return self.learned(gate, routing) * up
 
-    def activated(self, gate_up: Tensor, again: _Again | None = None) -> Tensor:
+    def activated(self, gate_up: Tensor, again: Again | None = None) -> Tensor:
         """(n, 2 F), gate and up side by side -> (n, F). again: what makes them once more in the backward pass."""
         if self.activation.function is F.silu and fused.is_used(gate_up):
             return fused.gate(gate_up)
         # The compiler fuses the plain formula, and would break off at a gradient that is written by `out=`.
         plain = self.activation.gradient is None or torch.compiler.is_compiling() or not torch.is_grad_enabled()
         if plain:
-            return _gate(gate_up, self.activation)
-        return _Gated.apply(gate_up, self.activation, again)
-
-
-def plain_gate(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, (n, 2 F) -> (n, F): what `fused.gate` is measured beside."""
-    return _Gated.apply(gate_up, silu.Activation(), None)
-
-
-def _gate(gate_up: Tensor, activation: parts.Activation) -> Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    if torch.is_grad_enabled():
-        return activation.function(gate) * up
-    return activation.function(gate).mul_(up)
-
-
-class _Again:
-    """Makes the hidden channels once more, in the backward pass of what they were given to. The gradients of the gate,
-    which come next, need the same activated gate."""
-
-    def __init__(self, gate_up: Tensor, activation: parts.Activation):
-        self.gate_up, self.activation = gate_up, activation
-        self._activated: Tensor | None = None
-
-    def __call__(self) -> Tensor:
-        gate, up = self.gate_up.chunk(2, dim=-1)
-        self._activated = self.activation.function(gate)
-        return self._activated * up
-
-    def taken(self) -> Tensor | None:
-        """The activated gate, which is forgotten; None where it has not been made."""
-        found, self._activated = self._activated, None
-        return found
-
-
-class _Gated(torch.autograd.Function):
-    # activation(gate) * up. Autograd would keep activation(gate) as well, and join the gradients by one more copy.
-    @staticmethod
-    def forward(ctx, gate_up, activation, again):
-        ctx.save_for_backward(gate_up)
-        ctx.activation, ctx.again = activation, again
-        return _gate(gate_up, activation)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        grad_gate_up = torch.empty_like(gate_up)
-        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        activated = ctx.again.taken() if ctx.again else None
-        if activated is None:
-            activated = ctx.activation.function(gate)
-        torch.mul(grad, activated, out=grad_up)
-        ctx.activation.gradient(grad * up, gate, grad_gate)
-        return grad_gate_up, None, None
+            return gated(gate_up, self.activation)
+        return Gated.apply(gate_up, self.activation, again)

@@ -53,11 +53,9 @@ class Mixer(attention.Mixer):
 
     def _segments(self, block: Layer, batch: Batch) -> tuple[Tensor, int, Tensor]:
         """(B, N) the segment of each key; R; and (B, 1, Q, N + R), 0 for what is seen and -inf elsewhere."""
-        query, key = batch.places
-        segment = segments(key, self.segment)
-        number = self._number(batch, segment)
+        segment, number = self._counted(batch)
         seen = batch.made[block.sight][:, 0] == 0
-        own = segment.gather(1, query.index)
+        own = segment.gather(1, batch.places[0].index)
         summaries = seen.new_zeros(*own.shape, number, dtype=torch.uint8)
         summaries = summaries.scatter_reduce(2, segment[:, None].expand(seen.shape), seen.to(torch.uint8), "amax") > 0
         closed = torch.arange(number, device=own.device) < own[..., None]
@@ -65,11 +63,12 @@ class Mixer(attention.Mixer):
         shown = torch.cat([direct, summaries & closed], 2)
         return segment, number, torch.zeros(shown.shape, device=own.device).masked_fill(~shown, -torch.inf)[:, None]
 
-    def _number(self, batch: Batch, segment: Tensor) -> int:
-        """R, of the segments (B, N) of a batch. Without a cache the host counts them where the layout is there."""
+    def _counted(self, batch: Batch) -> tuple[Tensor, int]:
+        """(B, N) the segment of each key, and R. Without a cache the host counts them where the layout is there."""
+        segment = segments(batch.places[1], self.segment)
         if batch.cache is not None:
-            return int(segment.max()) + 1
-        return batch.layout.once(f"segments of {self.segment}", lambda: [int(segment.max()) + 1])[0]
+            return segment, int(segment.max()) + 1
+        return segment, batch.layout.once(f"segments of {self.segment}", lambda: [int(segment.max()) + 1])[0]
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: KeyValueCache | None) -> Tensor:
         segment, number, mask = plan.made[f"segments {self.segment} {block.sight}"]
@@ -85,15 +84,14 @@ class Mixer(attention.Mixer):
 
     def flops(self, block: Layer, batch: Batch) -> int:
         """Pairs of one segment, of tokens and summaries, and 4 H K a token to make these."""
-        segment = segments(batch.places[1], self.segment)
-        number = self._number(batch, segment)
+        segment, number = self._counted(batch)
         sizes = torch.stack([row.bincount(minlength=number) for row in segment])
         pairs = int(sizes.square().sum()) + segment.numel() * sizes.shape[1] + segment.numel()
         return self._flops(block, batch, block.parts.head_choice.active(block), pairs)
 
     def executed_flops(self, block: Layer, batch: Batch) -> int:
-        segment = segments(batch.places[1], self.segment)
-        pairs = segment.numel() * (segment.shape[1] + self._number(batch, segment) + 1)
+        segment, number = self._counted(batch)
+        pairs = segment.numel() * (segment.shape[1] + number + 1)
         return self._flops(block, batch, block.heads, pairs)
 
 

@@ -1,0 +1,71 @@
+"""activation(gate) * up, and its gradient, which is written at one place and may make again what was not kept.
+
+`gated` is the formula; `Gated` its own backward pass; `Again` makes the product once more for a product after it;
+`plain_gate` is SwiGLU's, which `fused.gate` is measured beside.
+
+Shapes: n tokens, F width of the unit; gate and up side by side are (n, 2 F).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mot_gen.backbone import parts
+from mot_gen.backbone.activations import silu
+
+
+def plain_gate(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, (n, 2 F) -> (n, F): what `fused.gate` is measured beside."""
+    return Gated.apply(gate_up, silu.Activation(), None)
+
+
+def gated(gate_up: Tensor, activation: parts.Activation) -> Tensor:
+    """(n, 2 F) -> (n, F)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    if torch.is_grad_enabled():
+        return activation.function(gate) * up
+    return activation.function(gate).mul_(up)
+
+
+class Again:
+    """Makes the hidden channels once more, in the backward pass of what they were given to. The gradients of the gate,
+    which come next, need the same activated gate."""
+
+    def __init__(self, gate_up: Tensor, activation: parts.Activation):
+        self.gate_up, self.activation = gate_up, activation
+        self._activated: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        gate, up = self.gate_up.chunk(2, dim=-1)
+        self._activated = self.activation.function(gate)
+        return self._activated * up
+
+    def taken(self) -> Tensor | None:
+        """The activated gate, which is forgotten; None where it has not been made."""
+        found, self._activated = self._activated, None
+        return found
+
+
+class Gated(torch.autograd.Function):
+    """`gated` with a backward pass of its own."""
+
+    # Autograd would keep activation(gate) as well, and join the gradients by one more copy.
+    @staticmethod
+    def forward(ctx, gate_up, activation, again):
+        ctx.save_for_backward(gate_up)
+        ctx.activation, ctx.again = activation, again
+        return gated(gate_up, activation)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad_gate_up = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
+        activated = ctx.again.taken() if ctx.again else None
+        if activated is None:
+            activated = ctx.activation.function(gate)
+        torch.mul(grad, activated, out=grad_up)
+        ctx.activation.gradient(grad * up, gate, grad_gate)
+        return grad_gate_up, None, None
