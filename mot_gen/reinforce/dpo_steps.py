@@ -15,17 +15,17 @@ from mot_gen.reinforce.lines import joined, means_of, sums_of
 from mot_gen.reinforce.pairs import Compared, batches_of, scores
 from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.preferences import Preference, Record, judged, read_preferences, tokenised
-from mot_gen.reinforce.updates import make_updates
+from mot_gen.reinforce.updates import Step, make_updates
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
 from mot_gen.training.step import Clock, autocast, close_step
 
 
-class DpoStep:
+class DpoStep(Step):
     """A step of `method: dpo`, as `training.loop.Hooks.step`."""
 
     def __init__(self) -> None:
-        self._learner: Learner | None = None
+        super().__init__()
         self._records: list[Record] = []
 
     def __call__(self, run: Run) -> dict[str, Any]:
@@ -44,16 +44,13 @@ class DpoStep:
         line["pairs"] = int(total)
         return line | made.line
 
-    def learner(self, run: Run) -> Learner:
-        """What these steps learn with, made when it is first asked for. InputError for preferences that do not fit."""
-        if self._learner is None:
-            self._learner = learner = Learner(run)
-            if len(learner.section.writes) > 1:
-                raise InputError("reinforce.writes: dpo compares texts, or pictures; name one of them")
-            if learner.section.preferences:
-                pictures = learner.section.writes == ["image"]
-                self._records = read_preferences(learner.section.preferences, pictures=pictures)
-        return self._learner
+    def begin(self, learner: Learner) -> None:
+        """Read the preferences of files. InputError for what is no pair."""
+        section = learner.section
+        if len(section.writes) > 1:
+            raise InputError("reinforce.writes: dpo compares texts, or pictures; name one of them")
+        if section.preferences:
+            self._records = read_preferences(section.preferences, pictures=section.writes == ["image"])
 
     def _preferences(self, learner: Learner) -> tuple[list[Preference], dict[str, Tensor]]:
         """This process's pairs of the step, and the scores of the samples that they are made of."""

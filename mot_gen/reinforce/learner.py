@@ -1,4 +1,4 @@
-"""What a run needs to learn from rewards, made once a sitting: Learner, and the Groups of samples of its prompts.
+"""What a run needs to learn from rewards, made once a sitting: Learner, and the samples of a step: Group, Rewarded.
 
 All that is random is a function of the seed, the step and the sample, so a run that was stopped goes on to the bit: the
 samples of the next step are drawn anew from the weights of the checkpoint.
@@ -13,13 +13,16 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mot_gen.data.records import sample_key
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.recipes.recipe import with_fields
+from mot_gen.reinforce.advantages import equal_groups
 from mot_gen.reinforce.documents import Ids
+from mot_gen.reinforce.lines import Sums, sums_of
 from mot_gen.reinforce.moe_grpo import refuse_without_experts
 from mot_gen.reinforce.prompts import Prompt, Prompts
 from mot_gen.reinforce.rewards import Rewards, Samples, made_rewards
@@ -35,6 +38,18 @@ class Group:
 
     rollouts: Sequence[Rollout]
     numbers: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """The samples of a step and what they are worth.
+
+    rewards: (P, G) of P groups, NaN where a sample has none. sums: for the line of metrics.jsonl.
+    """
+
+    groups: list[Group]
+    rewards: Tensor
+    sums: Sums
 
 
 def samples_of(groups: Sequence[Group]) -> Samples:
@@ -110,6 +125,16 @@ class Learner:
             members = slice(start, start + section.group)
             groups.append(Group(rollouts[members], numbers[members]))
         return groups
+
+    def rewarded(self) -> Rewarded:
+        """This process's samples of the step, drawn and rewarded."""
+        groups = self.groups()
+        total, scores = self.rewards(samples_of(groups))
+        rewards = total.view(len(groups), -1)
+        sums = sums_of({"reward": total, **scores})
+        sums["step", "equal_groups"] = equal_groups(rewards)
+        sums["step", "without_reward"] = float(total.isnan().sum())
+        return Rewarded(groups, rewards, sums)
 
     def drawn_steps(self, number: int) -> list[int]:
         """The steps of a sample's picture that are drawn at random, and learned from."""

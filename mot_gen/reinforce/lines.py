@@ -1,8 +1,9 @@
-"""Numbers for a line of metrics.jsonl: spent, and Sums, of which `sums_of` makes one and `means_of` the means."""
+"""Numbers for a line of metrics.jsonl: spent; Sums, made by `sums_of`, and their means by `means_of`; rewards_of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,3 +45,13 @@ def means_of(sums: Sums) -> dict[str, float]:
     """The mean of each score of `sums_of`, whose sums were taken over processes; 0 where nothing is known."""
     names = [name for what, name in sums if what == "count"]
     return {name: sums["sum", name] / max(sums["count", name], 1.0) for name in names}
+
+
+def rewards_of(sums: Sums, scores: dict[str, float]) -> dict[str, Any]:
+    """What a line says of the rewards of a step. sums: over processes, of `Learner.rewarded`. scores: means of these,
+    the whole reward among them."""
+    found: dict[str, Any] = {"reward": scores.pop("reward")}
+    found["rewards"] = scores
+    for count in ("equal_groups", "without_reward"):
+        found[count] = int(sums["step", count])
+    return found

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
-from mot_gen.reinforce.advantages import advantages, equal_groups
+from mot_gen.reinforce.advantages import advantages
 from mot_gen.reinforce.documents import Document, Packed, in_a_batch, noised, packed, rows_of
-from mot_gen.reinforce.learner import Group, Learner, samples_of
-from mot_gen.reinforce.lines import Sums, joined, means_of, sums_of
+from mot_gen.reinforce.learner import Group, Learner, Rewarded
+from mot_gen.reinforce.lines import Sums, joined, means_of, rewards_of, sums_of
 from mot_gen.reinforce.nft import goodness, nft_loss
 from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.unigrpo import velocity_penalty
-from mot_gen.reinforce.updates import make_updates
+from mot_gen.reinforce.updates import Step, make_updates
 from mot_gen.sequence import PackedBatch, all_learned
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
@@ -40,46 +40,33 @@ class _Batch:
         return self.packed.batch
 
 
-class NftStep:
+class NftStep(Step):
     """A step of `method: nft`, as `training.loop.Hooks.step`."""
-
-    def __init__(self) -> None:
-        self._learner: Learner | None = None
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Sample groups, reward them, and make the optimizer's updates. Returns the line of metrics.jsonl."""
         clock, learner = Clock(), self.learner(run)
-        groups = learner.groups()
-        total, scores = learner.rewards(samples_of(groups))
-        rewards = total.view(len(groups), -1)
-        batches = _batches(learner, groups, rewards)
+        rewarded = learner.rewarded()
+        batches = _batches(learner, rewarded)
         (documents,) = run.world.sum([sum(len(batch.good) for batch in batches)])
 
         def backward(batch: _Batch, last: bool) -> dict[str, Tensor]:
             return _backward(learner, batch, max(documents, 1.0), last)
 
         made = make_updates(run, learner.section, batches, backward)
-        numbers = sums_of({**joined(made.measures), "reward": total, **scores})
-        numbers["step", "equal_groups"] = equal_groups(rewards)
-        numbers["step", "without_reward"] = float(total.isnan().sum())
+        numbers = sums_of(joined(made.measures)) | rewarded.sums
         line, sums = close_step(run, clock, made.spent, numbers)
         return line | _logged(sums) | made.line
 
-    def learner(self, run: Run) -> Learner:
-        """What these steps learn with, made when it is first asked for."""
-        if self._learner is None:
-            self._learner = Learner(run)
-        return self._learner
 
-
-def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list[_Batch]:
+def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
     """Batches of the samples that have a reward, one at least, as many on every process, on its device."""
     run, (rows, slots) = learner.run, learner.shape
-    good = goodness(advantages(rewards, learner.section.divide))
+    good = goodness(advantages(rewarded.rewards, learner.section.divide))
     documents: list[Document] = []
     weights: list[float] = []
-    for group, sample in rewards.isfinite().nonzero().tolist():
-        own = _documents(learner, groups[group], sample)
+    for group, sample in rewarded.rewards.isfinite().nonzero().tolist():
+        own = _documents(learner, rewarded.groups[group], sample)
         documents += own
         weights += [float(good[group, sample])] * len(own)
     size = in_a_batch(run.model, documents, rows, slots)
@@ -153,8 +140,4 @@ def _logged(sums: Sums) -> dict[str, Any]:
     line: dict[str, Any] = {"losses": {"image": means.pop("loss")}}
     if "penalty" in means:
         line["penalty"] = {"image": means.pop("penalty")}
-    line["reward"] = means.pop("reward")
-    line["rewards"] = means
-    line["equal_groups"] = int(sums["step", "equal_groups"])
-    line["without_reward"] = int(sums["step", "without_reward"])
-    return line
+    return line | rewards_of(sums, means)

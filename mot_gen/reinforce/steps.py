@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mot_gen.reinforce.actions import Actions, Chosen, Weighing
-from mot_gen.reinforce.advantages import advantages, equal_groups
-from mot_gen.reinforce.learner import Group, Learner, samples_of
-from mot_gen.reinforce.lines import Sums, means_of, sums_of
+from mot_gen.reinforce.advantages import advantages
+from mot_gen.reinforce.learner import Learner, Rewarded
+from mot_gen.reinforce.lines import Sums, means_of, rewards_of
 from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
 from mot_gen.reinforce.policy import MEASURES, Measures, Policy, Said, detached, unused
-from mot_gen.reinforce.updates import make_updates
+from mot_gen.reinforce.updates import Step, make_updates
 from mot_gen.sequence import PackedBatch
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
@@ -45,19 +45,14 @@ class _Batch:
         return self.actions.batch
 
 
-class GrpoStep:
+class GrpoStep(Step):
     """A step of `method: grpo`, as `training.loop.Hooks.step`."""
-
-    def __init__(self) -> None:
-        self._learner: Learner | None = None
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Sample groups, reward them, and make the optimizer's updates. Returns the line of metrics.jsonl."""
         clock, learner = Clock(), self.learner(run)
-        groups = learner.groups()
-        total, scores = learner.rewards(samples_of(groups))
-        rewards = total.view(len(groups), -1)
-        batches = _batches(learner, groups, rewards)
+        rewarded = learner.rewarded()
+        batches = _batches(learner, rewarded)
         policy = Policy(learner.section, learner.ids, learner.sampler.flow, run.model)
         totals = _totals(run, batches)
 
@@ -65,9 +60,7 @@ class GrpoStep:
             return _backward(learner, policy, batch, totals, last)
 
         made = make_updates(run, learner.section, batches, backward)
-        numbers = sums_of({"reward": total, **scores})
-        numbers["step", "equal_groups"] = equal_groups(rewards)
-        numbers["step", "without_reward"] = float(total.isnan().sum())
+        numbers = dict(rewarded.sums)
         if learner.section.experts:
             numbers["step", "routing_entropy"] = sum(each.entropy * each.share for each in batches)
         learned = {name: weight for name, weight in totals.items() if weight}
@@ -76,21 +69,14 @@ class GrpoStep:
         line, sums = close_step(run, clock, made.spent, numbers)
         return line | _logged(sums, learned) | made.line
 
-    def learner(self, run: Run) -> Learner:
-        """What these steps learn with, made when it is first asked for."""
-        if self._learner is None:
-            self._learner = Learner(run)
-        return self._learner
 
-
-def _batches(learner: Learner, groups: Sequence[Group], rewards: Tensor) -> list[_Batch]:
-    """As many on every process, on its device. rewards: (P, G) of the groups."""
+def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
+    """As many on every process, on its device."""
     run, section, flow = learner.run, learner.section, learner.sampler.flow
-    gains = advantages(rewards, section.divide)
+    gains = advantages(rewarded.rewards, section.divide)
     chosen: list[Chosen] = []
-    for place in rewards.isfinite().nonzero().tolist():
-        group, sample = place
-        rollout = groups[group].rollouts[sample]
+    for group, sample in rewarded.rewards.isfinite().nonzero().tolist():
+        rollout = rewarded.groups[group].rollouts[sample]
         chosen.append(Chosen(rollout, gains[group, sample].item(), rollout.steps))
     times = flow.times(section.num_inference_steps) if flow else None
     weighing = Weighing(run.model, times, per_answer=section.average == "answer")
@@ -120,12 +106,8 @@ def _logged(sums: Sums, totals: Mapping[str, float]) -> dict[str, Any]:
     line: dict[str, Any] = {}
     for what in MEASURES:
         line[what] = {modality: sums[what, modality] / total for modality, total in totals.items()}
-    scores = means_of(sums)
     line["losses"] = line.pop("loss")
-    line["reward"] = scores.pop("reward")
-    line["rewards"] = scores
-    line["equal_groups"] = int(sums["step", "equal_groups"])
-    line["without_reward"] = int(sums["step", "without_reward"])
+    line |= rewards_of(sums, means_of(sums))
     if ("step", "routing_entropy") in sums:
         line["routing_entropy"] = sums["step", "routing_entropy"]
     return line

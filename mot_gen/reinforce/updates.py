@@ -1,4 +1,4 @@
-"""The optimizer's updates of a step that learns from rewards or preferences: make_updates."""
+"""What steps that learn from rewards or preferences share: Step, which keeps their learner, and make_updates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from mot_gen.recipes.sections import Reinforce
 from mot_gen.reinforce.data_losses import DataLosses
+from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.lines import spent
 from mot_gen.sequence import PackedBatch
 from mot_gen.training.runs import Run
 from mot_gen.training.step import Spent, average, read_norm
+
+
+class Step:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._learner: Learner | None = None
+
+    def learner(self, run: Run) -> Learner:
+        """What the steps of a run learn with, made when it is first asked for. InputError for what does not fit it."""
+        if self._learner is None:
+            self._learner = Learner(run)
+            self.begin(self._learner)
+        return self._learner
+
+    def begin(self, learner: Learner) -> None:
+        """Called once, before the first step."""
 
 
 class Learned(Protocol):

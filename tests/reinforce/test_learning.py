@@ -56,6 +56,14 @@ def test_six_steps_are_three_and_three_more(origin, tmp_path, kind):
         assert set(one.get("data_losses", {})) == ({"text", "image"} if six.reinforce.data_weight else set())
 
 
+def test_nft_needs_no_flow(tmp_path):
+    diffusion = "objectives.image={kind: diffusion, weight: 5.0}"
+    origin = begin(tmp_path / "origin", diffusion)
+    learn(rewarded("digits-nft", origin, *BRIGHT, diffusion, "training.steps=2"), tmp_path / "run")
+    first, second = lines(tmp_path / "run")
+    assert first["losses"]["image"] > 0 and second["losses"] != first["losses"]
+
+
 def test_two_processes_are_one(origin, tmp_path):
     alone = two_steps(0, origin, tmp_path / "one")
     for each in launch(2, two_steps, origin, tmp_path / "two"):
