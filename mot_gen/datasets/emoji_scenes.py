@@ -14,7 +14,6 @@ What a caption does not say is as usual: large, in the middle, on white.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from mot_gen.data.samples import Pair, Samples, Splits
-from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
+from mot_gen.datasets.emoji import chance, emoji_pixels, held_out, on_color
 from mot_gen.datasets.emoji_words import (
     PHRASINGS,
     QUESTIONS,
@@ -186,11 +185,6 @@ def _read_name(text: str, code: str, small: bool) -> str | None:
 # ---------------------------------------------------------------- what is held out
 
 
-def _chance(key: str) -> float:
-    """A number in [0, 1) that follows from the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
-
-
 @cache
 def _is_unseen(id: str) -> bool:
     return held_out(id, UNSEEN_NAMES)
@@ -217,7 +211,7 @@ def part_of(scene: Scene) -> str:
 
 def _is_rare(combination: str) -> bool:
     """Whether what stands together in a scene is held out."""
-    return _chance(combination) < COMBINATIONS
+    return chance(combination) < COMBINATIONS
 
 
 # ---------------------------------------------------------------- what is shown

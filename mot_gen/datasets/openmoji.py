@@ -14,7 +14,6 @@ What is not said in a caption has its default, so a plain "red apple" is large, 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from mot_gen.data.samples import Pair, Samples, Splits
-from mot_gen.datasets.emoji import emoji_pixels, held_out, on_color
+from mot_gen.datasets.emoji import chance, emoji_pixels, held_out, on_color
 from mot_gen.datasets.emoji_catalogue import TONES, Emoji, catalogue
 from mot_gen.datasets.scene_words import (
     GROUNDS,
@@ -156,11 +155,6 @@ def _named(piece: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- what is held out
 
 
-def _share(key: str) -> float:
-    """A number in [0, 1) that follows from the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
-
-
 def part_of(scene: Scene) -> str:
     """ "names": an emoji whose family is never shown. "combinations": a colour of the ground, a place or a skin tone
     that this emoji is never shown with, though both are known. "train": all others."""
@@ -170,7 +164,7 @@ def part_of(scene: Scene) -> str:
     ground = scene.ground.removeprefix("white")
     tone = ("", *TONES)[emoji.tone]
     with_it = filter(None, (ground, scene.place, tone))
-    rare = any(_share(f"{emoji.base} {each}") < COMBINATIONS for each in with_it)
+    rare = any(chance(f"{emoji.base} {each}") < COMBINATIONS for each in with_it)
     return "combinations" if rare else "train"
 
 

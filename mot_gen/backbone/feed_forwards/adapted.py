@@ -2,21 +2,20 @@
 
     gated    FFN(x + a(x))        routed    FFN(x) + a(x)
 
-The unit has the names that it would have alone, so that `training.init` gives it the weights of a model without one.
+x: what the feed-forward is given. a: the adapter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from torch import Tensor
 
 from mot_gen.backbone import parts
+from mot_gen.backbone.adapted_unit import AdaptedUnit
 from mot_gen.backbone.adapters import GatedAdapter, RoutedAdapter, beside
 from mot_gen.backbone.batch import Batch, Plan
-from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Owned
 from mot_gen.errors import nearest
@@ -25,21 +24,13 @@ ADAPTERS = ("gated", "routed")
 
 
 @dataclass(frozen=True)
-class FeedForward(parts.FeedForward):
-    """unit: what is adapted, `gated` or `plain`, with its options. adapter: "gated" or "routed". rank: r. choices,
-    chosen: of routed ones, how many there are and how many a token takes."""
+class FeedForward(AdaptedUnit):
+    """adapter: "gated" or "routed". choices, chosen: of routed ones, how many there are and how many a token takes. The
+    others: see `AdaptedUnit`."""
 
-    unit: Any = "gated"
     adapter: str = "gated"
-    rank: int = 8
     choices: int = 4
     chosen: int = 2
-
-    untied = ("ffn", "adapter")
-
-    @property
-    def ffn_dim(self) -> int:
-        return self.unit.ffn_dim
 
     def fit(self, config: Any) -> Self:
         self.require_counts("rank", "choices", "chosen")
@@ -47,15 +38,7 @@ class FeedForward(parts.FeedForward):
             raise self.refuse("adapter", f"{self.adapter!r} is not known" + nearest(self.adapter, ADAPTERS))
         if self.chosen > self.choices:
             raise self.refuse("chosen", f"must be from 1 to choices, {self.choices}, got {self.chosen}")
-        unit = read_part("feed_forward", self.unit, vars(config), f"{self.where}.unit")
-        if not unit.matrices:
-            raise self.refuse("unit", "takes gated or plain")
-        return replace(self, unit=unit.fit(config))
-
-    def check(self, config: Any, towers: Sequence[str]) -> None:
-        self.refuse_experts(config)
-        if config.widths:
-            raise self.refuse("kind", "adapted needs towers of one width; drop backbone.widths")
+        return replace(self, unit=self.fitted_unit(config))
 
     def modules(self, block: Layer) -> parts.Modules:
         owners = block.owners

@@ -23,29 +23,21 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from mot_gen.backbone import parts
+from mot_gen.backbone.adapted_unit import AdaptedUnit
 from mot_gen.backbone.adapters import DomainAdapter, DomainGate, beside
 from mot_gen.backbone.batch import Batch, Plan
-from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.parts import Layer
 from mot_gen.errors import nearest
 
 
 @dataclass(frozen=True)
-class FeedForward(parts.FeedForward):
-    """domains: their names. use: the one whose adapter has the weight 1; None: the gate weighs them. unit: what is
-    adapted, `gated` or `plain`, with its options. rank: r. gate_width: w."""
+class FeedForward(AdaptedUnit):
+    """domains: their names. use: the one whose adapter has the weight 1; None: the gate weighs them. gate_width: w. The
+    others: see `AdaptedUnit`."""
 
     domains: Sequence[str] = ()
     use: str | None = None
-    unit: Any = "gated"
-    rank: int = 8
     gate_width: int = 16
-
-    untied = ("ffn", "adapter")
-
-    @property
-    def ffn_dim(self) -> int:
-        return self.unit.ffn_dim
 
     def fit(self, config: Any) -> Self:
         self.require_counts("rank", "gate_width")
@@ -56,15 +48,7 @@ class FeedForward(parts.FeedForward):
                 raise self.refuse("domains", f"{name!r} cannot name parameters; give another word of letters")
         if self.use is not None and self.use not in self.domains:
             raise self.refuse("use", f"{self.use!r} is not among the domains" + nearest(self.use, self.domains))
-        unit = read_part("feed_forward", self.unit, vars(config), f"{self.where}.unit")
-        if not unit.matrices:
-            raise self.refuse("unit", "takes gated or plain")
-        return replace(self, unit=unit.fit(config))
-
-    def check(self, config: Any, towers: Sequence[str]) -> None:
-        self.refuse_experts(config)
-        if config.widths:
-            raise self.refuse("kind", "domains needs towers of one width; drop backbone.widths")
+        return replace(self, unit=self.fitted_unit(config))
 
     def modules(self, block: Layer) -> parts.Modules:
         owners = block.owners
