@@ -20,7 +20,7 @@ from torch import Tensor
 from mot_gen.datasets.openmoji import GROUNDS, PLACES, TONES, Scene, Scenes, catalogue, draw_scene, part_of
 from mot_gen.eval.images.extraction import default_cache
 from mot_gen.eval.images.judge import AttributeJudge, train_attribute_judge
-from mot_gen.files.whole import writing
+from mot_gen.files.atomic import writing
 
 STEPS, BATCH = 2600, 64  # about five minutes of one CPU core at 32 x 32
 PLACED = ("place", "ground")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mot_gen.eval.result import MetricResult, plain
 from mot_gen.files import page
+from mot_gen.files.atomic import write_text
 from mot_gen.files.image_files import to_pil
-from mot_gen.files.whole import write_text
 
 
 def print_table(results: Mapping[str, MetricResult]):

@@ -25,7 +25,7 @@ from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines import languages
 from mot_gen.pipelines.chat import Reading, Talk, spans_of
-from mot_gen.pipelines.elsewhere import refuse_loading, refuse_variant
+from mot_gen.pipelines.foreign_arguments import refuse_loading, refuse_variant
 from mot_gen.pipelines.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
 from mot_gen.pipelines.settings import is_count

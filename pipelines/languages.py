@@ -23,7 +23,7 @@ from typing import Any
 from mot_gen.checkpoints.folders import ANSWERS
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import json_files
-from mot_gen.files.whole import write_text
+from mot_gen.files.atomic import write_text
 from mot_gen.pipelines.phrase_tree import BLANK
 from mot_gen.pipelines.taught import Taught, untaught
 from mot_gen.pipelines.text_choices import Choices

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mot_gen.errors import require
 from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.elsewhere import refuse_unknown
+from mot_gen.pipelines.foreign_arguments import refuse_unknown
 from mot_gen.pipelines.settings import PictureSettings, check
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.files.whole import writing
+from mot_gen.files.atomic import writing
 
 
 def save_state(file: Path, run: dict, state: dict) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from mot_gen.eval.images.extractors import Extractor
 from mot_gen.eval.images.resizing import resize
 from mot_gen.eval.images.sources import ImageSource, load_all
-from mot_gen.files.whole import writing
+from mot_gen.files.atomic import writing
 
 SHARD = 1024  # images whose features are kept in one file: what is lost when a run is cut off
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.files.whole import writing
+from mot_gen.files.atomic import writing
 
 
 def missing_weights(what: str, address: str, sha256: str, flag: str) -> InputError:

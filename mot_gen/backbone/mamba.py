@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mot_gen.backbone import transformer
-from mot_gen.backbone.comparison import sublayers
 from mot_gen.backbone.mixers.mamba import Mixer
 from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.sizes import MAMBA_SIZES, fill_size
+from mot_gen.backbone.study_shapes import sublayers
 from mot_gen.backbone.transformer import Backbone
 
 __all__ = ["Backbone", "Config"]

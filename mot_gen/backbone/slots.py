@@ -8,9 +8,9 @@ from dataclasses import fields
 from itertools import chain
 from typing import Any
 
-from mot_gen.backbone.comparison import EVEN
 from mot_gen.backbone.named_parts import read_part, read_pattern
 from mot_gen.backbone.parts import Part, Parts
+from mot_gen.backbone.study_shapes import EVEN
 from mot_gen.errors import InputError, nearest
 
 

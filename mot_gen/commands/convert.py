@@ -61,7 +61,7 @@ def _grow(arguments: argparse.Namespace, out: Path) -> int:
     check_name(name)
     find(arguments.source)
 
-    from mot_gen.growth.parents import grow_folder, read
+    from mot_gen.growth.base import grow_folder, read
 
     growth = read(name, settings)
     grown = grow_folder(arguments.source, out, growth, arguments.other)

@@ -101,8 +101,8 @@ def _outside_argument(command: argparse.ArgumentParser) -> None:
 
 def validate_command(args: argparse.Namespace) -> int:
     """Print what training would make of the data; InputError, exit code 2, where it could use nothing of it."""
+    from mot_gen.corpora.inputs import opened, refused
     from mot_gen.corpora.lines import validate_lines
-    from mot_gen.corpora.opened import opened, refused
     from mot_gen.corpora.validate import validate
 
     _at_least(args, limit=0, workers=1)
@@ -124,8 +124,8 @@ def validate_command(args: argparse.Namespace) -> int:
 
 def stats_command(args: argparse.Namespace) -> int:
     """Print what a corpus holds."""
+    from mot_gen.corpora.inputs import opened
     from mot_gen.corpora.lines import stats_lines
-    from mot_gen.corpora.opened import opened
     from mot_gen.corpora.stats import stats
 
     _at_least(args, limit=0)
@@ -170,7 +170,7 @@ def _cores() -> int:
 
 def tokenize_command(args: argparse.Namespace) -> int:
     """Tokenise records into DIR; a recipe's source by its own splits, into DIR/train and DIR/held_out."""
-    from mot_gen.corpora.opened import allowed, check_places, is_recipe
+    from mot_gen.corpora.inputs import allowed, check_places, is_recipe
 
     first = args.inputs[0]
     recipe = is_recipe(first)

@@ -9,7 +9,7 @@ from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.records import Record
 from mot_gen.eval.report import html_page, print_table, text_rows, to_json, write_json
 from mot_gen.eval.result import MetricResult
-from mot_gen.files.whole import write_text
+from mot_gen.files.atomic import write_text
 
 WORST = 20  # records shown for each metric
 

@@ -16,8 +16,8 @@ from mot_gen.checkpoints.folders import ANSWERS, refuse_foreign_recipe
 from mot_gen.commands.early import refuse_unwritable
 from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
+from mot_gen.files.atomic import write_text, writing_folder
 from mot_gen.files.stopping import stopping_at_once
-from mot_gen.files.whole import write_text, writing_folder
 
 
 def register(commands) -> None:

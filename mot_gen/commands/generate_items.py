@@ -14,7 +14,7 @@ from typing import Any
 
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_file_name, listed
 from mot_gen.errors import InputError, nearest, require
-from mot_gen.files.inside import is_inside, refuse_url
+from mot_gen.files.safe_names import is_inside, refuse_url
 from mot_gen.pipelines.directions import INPUTS, OPTIONS
 from mot_gen.pipelines.settings import check
 

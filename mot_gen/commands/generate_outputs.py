@@ -14,8 +14,8 @@ from typing import Any, cast
 from PIL import Image
 
 from mot_gen.errors import InputError, require
+from mot_gen.files.atomic import write_json, write_text, writing
 from mot_gen.files.pictures import save_png
-from mot_gen.files.whole import write_json, write_text, writing
 
 SUFFIX = {"image": ".png", "text": ".json", "speech": ".wav", "any": ".json", "vector": ".json"}
 PLAIN = ".txt"  # a text without what made it, where a file of this suffix is asked for

@@ -22,8 +22,8 @@ from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, s
 from mot_gen.commands.generate_outputs import about_file, as_text, place
 from mot_gen.errors import InputError, one_line, require
 from mot_gen.files import json_files
-from mot_gen.files.inside import refuse_url
 from mot_gen.files.manifest import sha256
+from mot_gen.files.safe_names import refuse_url
 from mot_gen.files.suffixes import PICTURES
 from mot_gen.pipelines.directions import INPUTS, OPTIONS, Direction, choose
 

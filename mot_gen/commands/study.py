@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mot_gen.backbone import PRESETS
 from mot_gen.commands.early import check_run, refuse_unwritable
 from mot_gen.errors import InputError, nearest, require
-from mot_gen.files.whole import write_json
+from mot_gen.files.atomic import write_json
 from mot_gen.study.relatives import RELATIVES
 
 if TYPE_CHECKING:

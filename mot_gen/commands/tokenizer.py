@@ -168,7 +168,7 @@ def _report(found: dict[str, Any], file: Path | None) -> int:
     """Print what was found, and write it where a file is asked for."""
     import json
 
-    from mot_gen.files.whole import write_json
+    from mot_gen.files.atomic import write_json
 
     print(json.dumps(found, indent=2))
     if file is not None:

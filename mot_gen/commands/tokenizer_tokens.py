@@ -15,9 +15,9 @@ import torch
 
 from mot_gen.commands.tokenizer_measures import lines_of, warn
 from mot_gen.errors import InputError, require, with_name
+from mot_gen.files.atomic import write_text
 from mot_gen.files.audio_files import save_audio
 from mot_gen.files.image_files import to_pil
-from mot_gen.files.whole import write_text
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_corpus import find_images
 from mot_gen.tokenizers.pretrained import move, usual_device

@@ -23,8 +23,8 @@ from mot_gen.data.parsing import parse_record
 from mot_gen.data.samples import Sample
 from mot_gen.data.store import schema, to_record
 from mot_gen.errors import InputError, cause, require
+from mot_gen.files.atomic import writing
 from mot_gen.files.progress import Progress
-from mot_gen.files.whole import writing
 
 Write = Callable[[dict[str, Any], Sample], object]  # (record, the sample that it is)
 ROW_GROUP = 256  # records that are read together where training reads parquet

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from mot_gen.corpora.measured import PROBLEMS
+from mot_gen.corpora.sample_checks import PROBLEMS
 from mot_gen.corpora.stats import Stats
 from mot_gen.corpora.tables import histogram, number, table
 from mot_gen.corpora.validate import Report

@@ -9,7 +9,7 @@ from typing import Any
 
 from mot_gen.data.parsing import bytes_or_path
 from mot_gen.data.texts import is_text
-from mot_gen.files.inside import is_inside
+from mot_gen.files.safe_names import is_inside
 
 DOWNLOADS = ("url", "key", "status")  # columns of img2dataset's tables
 DOWNLOADED = (".jpg", ".png", ".webp")  # suffixes of its pictures

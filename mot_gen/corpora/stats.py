@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mot_gen.corpora.opened import NAMED, drawn
+from mot_gen.corpora.inputs import NAMED, drawn
 from mot_gen.corpora.tables import summary
 from mot_gen.data import records
 from mot_gen.data.encoded import Encoded

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mot_gen.corpora.measured import PROBLEMS, Measured, MeasuredPart, Ruler
-from mot_gen.corpora.opened import NAMED, Opened, drawn
+from mot_gen.corpora.inputs import NAMED, Opened, drawn
+from mot_gen.corpora.sample_checks import PROBLEMS, Measured, MeasuredPart, Ruler
 from mot_gen.corpora.tables import summary
 from mot_gen.data import records
 from mot_gen.data.notices import Notice, Notices

@@ -21,9 +21,9 @@ from typing import Any
 from mot_gen.data import records
 from mot_gen.data.drafts import Draft, filled, pending_of
 from mot_gen.data.left_out import LeftOut
-from mot_gen.data.looks import PictureWatch, opening_lines
 from mot_gen.data.mixture import Showing, mixture_of
 from mot_gen.data.notices import Notice, Notices
+from mot_gen.data.picture_watch import PictureWatch, opening_lines
 from mot_gen.data.plan import PACKINGS, BatchPlan, Position
 from mot_gen.data.reading import SampleReader
 from mot_gen.data.spans import UNUSABLE, Pending, SpanMaker

@@ -28,7 +28,7 @@ from mot_gen.data.samples import MODALITIES, Document, Pair, Part, Sample
 from mot_gen.data.texts import clean_text, is_text
 from mot_gen.data.vectors import is_vector, parse_vector
 from mot_gen.errors import InputError, expect, require
-from mot_gen.files.inside import is_inside
+from mot_gen.files.safe_names import is_inside
 
 ROLES = ("system", "user", "assistant")
 PICTURE = ("image", "file_name")  # fields that name an image; the second is Hugging Face's

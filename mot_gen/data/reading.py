@@ -16,8 +16,8 @@ from mot_gen.data.augment import augmented
 from mot_gen.data.drafts import Draft
 from mot_gen.data.encoded import Encoded, fixed_grid, fixed_length
 from mot_gen.data.left_out import LeftOut
-from mot_gen.data.looks import PictureWatch
 from mot_gen.data.mixture import Showing
+from mot_gen.data.picture_watch import PictureWatch
 from mot_gen.data.roles import with_roles
 from mot_gen.data.samples import UNUSABLE, Part, Sample
 from mot_gen.data.spans import Pending

@@ -23,7 +23,7 @@ from mot_gen.data.encoded import Encoded
 from mot_gen.data.samples import UNUSABLE, Sample
 from mot_gen.data.store import parts_of, schema, to_record
 from mot_gen.errors import InputError, Interrupted, expect, require
-from mot_gen.files.whole import Unwritable, writing
+from mot_gen.files.atomic import Unwritable, writing
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.pretrained import move
 

@@ -27,10 +27,10 @@ from mot_gen.data.shards import CPU, Corpus, Options, Work, check_cap, read_coun
 from mot_gen.data.store import medium_bytes, parts_of, schema, to_record
 from mot_gen.errors import InputError, Interrupted, require
 from mot_gen.files import manifest
+from mot_gen.files.atomic import write_text
 from mot_gen.files.lock import lock
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
-from mot_gen.files.whole import write_text
 
 __all__ = [
     "Corpus",

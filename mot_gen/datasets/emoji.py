@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mot_gen.errors import InputError
-from mot_gen.files.whole import writing
+from mot_gen.files.atomic import writing
 
 # Skin tones, the signs of man and woman with the joiner and selector beside them; and man and woman, who are drawn
 # as person is. An emoji without these is its own family.

@@ -24,8 +24,8 @@ from torch import Tensor
 from mot_gen.data.samples import Arranging, Document, Pair, Part, Sample, Splits
 from mot_gen.datasets import digits
 from mot_gen.datasets.digits import WORDS
-from mot_gen.datasets.render_cache import rendered
 from mot_gen.datasets.spoken import Voice, draw_voice, synthesize_batch
+from mot_gen.datasets.user_cache import rendered
 from mot_gen.errors import InputError, expect, require
 from mot_gen.recipes.implementations import check_options
 from mot_gen.recipes.sections import Data

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mot_gen.errors import InputError
 from mot_gen.families.table import Entry, check_table, our_specs, restored, values
 from mot_gen.files import manifest
+from mot_gen.files.atomic import writing_folder
 from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors
-from mot_gen.files.whole import writing_folder
 from mot_gen.pipelines.base import MultimodalPipeline, scheduler_of
 from mot_gen.tokenizers.text import TextTokenizer
 

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mot_gen.errors import InputError, one_line, require
-from mot_gen.files.inside import refuse_url
+from mot_gen.files.safe_names import refuse_url
 from mot_gen.files.suffixes import UNREAD_PICTURES, suffix_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and looking at headers does without

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError, require
-from mot_gen.files import json_files, whole
-from mot_gen.files.inside import is_inside
+from mot_gen.files import atomic, json_files
+from mot_gen.files.safe_names import is_inside
 
 NAME = "manifest.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
@@ -23,13 +23,13 @@ def write(folder: Path, about: Mapping[str, Any] | None = None, files: Mapping[s
     """Write `manifest.json` over all files below a folder, or over `files`, whose entries were made by `entries`;
     `about` is kept beside the list. It is renamed when whole, since a folder that has one counts as finished."""
     listed = entries(folder) if files is None else files
-    whole.write_json(folder / NAME, {**(about or {}), "files": listed}, indent=1)
+    atomic.write_json(folder / NAME, {**(about or {}), "files": listed}, indent=1)
 
 
 def claim(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What the folder of `path` is made from: what stands there already, else `inputs`, which is then written."""
     if not path.exists():
-        whole.write_json(path, inputs, indent=1)
+        atomic.write_json(path, inputs, indent=1)
     found = json_files.read(path)
     require(isinstance(found, dict), f"{path}: holds no object; remove it")
     return found

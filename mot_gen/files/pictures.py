@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mot_gen.files.whole import writing
+from mot_gen.files.atomic import writing
 
 
 def enlarge(image: Image.Image, side: int = 96) -> Image.Image:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.files import json_files
-from mot_gen.files.inside import is_inside
 from mot_gen.files.manifest import PICKLES
+from mot_gen.files.safe_names import is_inside
 
 DTYPES = {
     "F64": torch.float64,

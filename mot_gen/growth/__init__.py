@@ -19,7 +19,7 @@ from mot_gen.errors import InputError, nearest
 
 def names() -> list[str]:
     """The growths that there are."""
-    return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "parents"]
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"]
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.errors import InputError, require
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 # Parameters that write to the residual stream, by the end of their names.
@@ -22,7 +22,7 @@ FEEDS_WRITE = ("down.weight", "linear.weight", "sums")
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """layers: how many are added."""
 
     layers: int = 1
@@ -30,12 +30,12 @@ class Growth(parents.Growth):
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         require(self.layers >= 1, f"layers={self.layers}: must be a positive integer")
-        blocks = parents.blocks_of(model)
-        made = parents.rebuilt(model, layers=len(blocks) + self.layers)
+        blocks = base.blocks_of(model)
+        made = base.rebuilt(model, layers=len(blocks) + self.layers)
         grown = list(made.backbone.blocks)
         _check_depth(blocks, grown[: len(blocks)])
         for own in grown[len(blocks) :]:
-            parents.copied(own, blocks[-1])
+            base.copied(own, blocks[-1])
             _silence(own)
         return made
 

@@ -22,12 +22,12 @@ from torch import Tensor
 from mot_gen.backbone.head_choices import every
 from mot_gen.backbone.mixers import attention, stick_breaking
 from mot_gen.errors import InputError, require
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """share: of the first model in the average."""
 
     share: float = 0.5
@@ -37,16 +37,16 @@ class Growth(parents.Growth):
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         assert other is not None, "it needs another"
-        if parents.shapes_of(model) != parents.shapes_of(other):
+        if base.shapes_of(model) != base.shapes_of(other):
             raise InputError("--grow fused: the two models differ in their parameters; give two runs of one recipe")
         require(0 <= self.share <= 1, f"share={self.share}: must be from 0 to 1")
-        parents.require_gated(model, "fused")
-        moved = parents.rebuilt(other)
-        for first, second in zip(parents.blocks_of(model), parents.blocks_of(moved)):
+        base.require_gated(model, "fused")
+        moved = base.rebuilt(other)
+        for first, second in zip(base.blocks_of(model), base.blocks_of(moved)):
             align_feed_forward(first.ffn, second.ffn)
             if _moves_heads(first):
                 align_heads(first, second)
-        made = parents.rebuilt(model)
+        made = base.rebuilt(model)
         for own, parameter in zip(made.parameters(), moved.parameters()):
             own.lerp_(parameter, 1 - self.share)
         return made

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """It has no options."""
 
     needs_other = True
@@ -27,11 +27,11 @@ class Growth(parents.Growth):
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         assert other is not None, "it needs another"
         _check(model, other)
-        first, second = parents.blocks_of(model), parents.blocks_of(other)
+        first, second = base.blocks_of(model), base.blocks_of(other)
         config = model.backbone.config
         number = config.experts + other.backbone.config.experts
         top_k = _taken(first) + _taken(second)
-        made = parents.rebuilt(model, experts=number, router=_router(config.router, top_k))
+        made = base.rebuilt(model, experts=number, router=_router(config.router, top_k))
         for own, one, two in zip(made.backbone.blocks, first, second):
             _join(own, one, two)
         return made

@@ -17,14 +17,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mot_gen.errors import InputError
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 ROUNDS = 10  # of K-means; it has settled before
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """experts: E. used: of a token. every: how many layers there are to each that is cut; the published 2."""
 
     experts: int = 16
@@ -33,14 +33,14 @@ class Growth(parents.Growth):
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        width = parents.require_gated(model, "moefied", cut=True)
+        width = base.require_gated(model, "moefied", cut=True)
         if self.experts < 1 or width % self.experts:
             raise InputError(f"experts={self.experts}: must divide the feed-forward's width, {width}")
         if not 1 <= self.used <= self.experts or self.every < 1:
             raise InputError(f"used={self.used}: must be from 1 to experts, {self.experts}, and every at least 1")
         cut = {"kind": "slices", "slices": self.experts, "used": self.used, "weight": "one"}
-        made = parents.rebuilt(model, feed_forward=[*["gated"] * (self.every - 1), cut])
-        for own, parent in zip(made.backbone.blocks, parents.blocks_of(model)):
+        made = base.rebuilt(model, feed_forward=[*["gated"] * (self.every - 1), cut])
+        for own, parent in zip(made.backbone.blocks, base.blocks_of(model)):
             if own.routed:
                 self._cut(own.ffn, parent.ffn)
         return made

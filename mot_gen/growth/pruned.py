@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mot_gen.backbone.moe import MixtureOfExperts
 from mot_gen.errors import InputError
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import PackedBatch
 
@@ -27,7 +27,7 @@ Kept = Sequence[Sequence[Sequence[int]]]  # of each layer of experts, each pool,
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """keep: the numbers of the experts that stay, in every pool of every layer."""
 
     keep: Sequence[int] = (0,)
@@ -37,7 +37,7 @@ class Growth(parents.Growth):
 
 
 def _layers_of_experts(model: MultimodalModel) -> list[MixtureOfExperts]:
-    return [block.ffn for block in parents.blocks_of(model) if block.routed]
+    return [block.ffn for block in base.blocks_of(model) if block.routed]
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def pruned(model: MultimodalModel, keep: Kept) -> MultimodalModel:
     number = model.backbone.config.experts
     if not layers or not isinstance(number, int):
         raise InputError("--grow pruned: is for one number of experts in every pool, backbone.experts")
-    made = parents.rebuilt(model, experts=_kept(keep, number))
+    made = base.rebuilt(model, experts=_kept(keep, number))
     for own, parent, pools in zip(made.backbone.blocks, layers, keep):
         first = torch.arange(len(pools))[:, None] * number  # where a pool's experts stand in the stack
         _take(own.ffn, parent, (first + torch.tensor(pools)).flatten())

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, require
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import PackedBatch
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """experts: routed ones. top_k: of a token. shared: the shared expert's width over a routed one's."""
 
     experts: int = 12
@@ -33,18 +33,18 @@ class Growth(parents.Growth):
     shared: int = 4
 
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        return self.by(model, [_size(block.ffn) for block in parents.blocks_of(model)])
+        return self.by(model, [_size(block.ffn) for block in base.blocks_of(model)])
 
     @torch.no_grad()
     def by(self, model: MultimodalModel, important: Sequence[Tensor]) -> MultimodalModel:
         """important: of each layer (E, F), how important a channel is."""
-        width = parents.require_gated(model, "restructured", cut=True)
+        width = base.require_gated(model, "restructured", cut=True)
         parts = self.experts + self.shared
         if self.experts < 2 or self.shared < 1 or width % parts:
             raise InputError(f"experts={self.experts}: with shared={self.shared} must divide the width, {width}")
         require(1 <= self.top_k <= self.experts, f"top_k={self.top_k}: must be from 1 to experts, {self.experts}")
         router = {"kind": "token_choice", "top_k": self.top_k, "weight": "one"}
-        made = parents.rebuilt(
+        made = base.rebuilt(
             model,
             ffn_dim=width // parts,
             feed_forward={
@@ -55,7 +55,7 @@ class Growth(parents.Growth):
             },
             untied=_untied_but_shared(model),
         )
-        for own, parent, weights in zip(made.backbone.blocks, parents.blocks_of(model), important):
+        for own, parent, weights in zip(made.backbone.blocks, base.blocks_of(model), important):
             self._deal(own.ffn, parent.ffn, weights)
         return made
 
@@ -92,7 +92,7 @@ def importance(model: MultimodalModel, batches: Iterable[tuple[PackedBatch, dict
 
     batches: corrupted, as training sees them, with their targets: pairs as `MultimodalModel.corrupt` returns them.
     """
-    units = [block.ffn for block in parents.blocks_of(model)]
+    units = [block.ffn for block in base.blocks_of(model)]
     found = [torch.zeros_like(_size(unit)) for unit in units]
     for batch, targets in batches:
         model.zero_grad()

@@ -13,26 +13,26 @@ from typing import Any
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """keep: the numbers of the layers that stay; every second one, from the first, when it is not given."""
 
     keep: Sequence[int] | None = None
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        blocks = parents.blocks_of(model)
+        blocks = base.blocks_of(model)
         keep = list(range(0, len(blocks), 2)) if self.keep is None else list(self.keep)
         if not keep or sorted(set(keep)) != keep or not 0 <= keep[0] <= keep[-1] < len(blocks):
             raise InputError(f"keep={keep}: must name layers from 0 to {len(blocks) - 1} in rising order, each once")
-        made = parents.rebuilt(model, layers=len(keep))
+        made = base.rebuilt(model, layers=len(keep))
         for own, number in zip(made.backbone.blocks, keep):
             _check_parts(own, blocks[number], number)
-            parents.copied(own, blocks[number])
+            base.copied(own, blocks[number])
         return made
 
 

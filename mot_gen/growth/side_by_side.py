@@ -15,7 +15,7 @@ from torch import Tensor
 from mot_gen.backbone import transformer
 from mot_gen.backbone.patch_layers import PatchLinear
 from mot_gen.errors import InputError, require
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 PREDICTS = ("head.weight", "proj_out.weight")
@@ -23,7 +23,7 @@ SUMS = ("dim", "heads", "kv_heads", "ffn_dim")
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """It has no options."""
 
     needs_other = True
@@ -31,12 +31,12 @@ class Growth(parents.Growth):
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         assert other is not None, "it needs another"
-        same = parents.shapes_of(model) == parents.shapes_of(other)
+        same = base.shapes_of(model) == base.shapes_of(other)
         require(same, "--grow side_by_side: the two models differ in their parameters; give two of one recipe")
         _check(model)
         config = model.backbone.config
         wide = {name: 2 * size for name in SUMS if (size := getattr(config, name)) is not None}
-        made = parents.rebuilt(model, kind="side_by_side", members=2, size=None, layers=config.layers, **wide)
+        made = base.rebuilt(model, kind="side_by_side", members=2, size=None, layers=config.layers, **wide)
         own = [dict(each.named_parameters()) for each in (model, other)]
         for name, parameter in made.named_parameters():
             if name.startswith("backbone.members."):

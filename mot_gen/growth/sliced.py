@@ -11,24 +11,24 @@ import torch
 
 from mot_gen.backbone.feed_forwards.nested import NestedUnit
 from mot_gen.errors import InputError, require
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """width: hidden channels that are kept, of every tower."""
 
     width: int
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        blocks = parents.blocks_of(model)
+        blocks = base.blocks_of(model)
         if not all(isinstance(getattr(block, "ffn", None), NestedUnit) for block in blocks):
             raise InputError("--grow sliced: is for nested feed-forwards; train with backbone.feed_forward=nested")
         whole = blocks[0].ffn.hidden
         require(1 <= self.width <= whole, f"width={self.width}: must be from 1 to {whole}, that of its parent")
-        made = parents.rebuilt(model, feed_forward=None, ffn_dim=self.width)
+        made = base.rebuilt(model, feed_forward=None, ffn_dim=self.width)
         for own, parent in zip(made.backbone.blocks, blocks):
             gate, up = parent.ffn.gate_up.weight.split(whole, 1)
             own.ffn.gate_up.weight.copy_(torch.cat([gate[:, : self.width], up[:, : self.width]], 1))

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from mot_gen.errors import InputError, require
-from mot_gen.growth import parents
+from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """experts: E. top_k: of a token. masked: the share of an expert's channels that is set to zero. gate:
     "renormalised" (token choice) or "gumbel" (dense at first, then sparse)."""
 
@@ -31,7 +31,7 @@ class Growth(parents.Growth):
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        width = parents.require_gated(model, "spawned", cut=True)
+        width = base.require_gated(model, "spawned", cut=True)
         if self.experts < 2 or not 1 <= self.top_k <= self.experts:
             raise InputError(f"experts={self.experts}: must be 2 or more, and top_k from 1 to that, got {self.top_k}")
         require(0 <= self.masked < 1, f"masked={self.masked}: must be from 0 to below 1")
@@ -40,9 +40,9 @@ class Growth(parents.Growth):
             "gumbel": {"kind": "gumbel"},
         }
         require(self.gate in routers, f"gate={self.gate}: must be one of {', '.join(routers)}")
-        made = parents.rebuilt(model, experts=self.experts, router=routers[self.gate])
+        made = base.rebuilt(model, experts=self.experts, router=routers[self.gate])
         generator = torch.Generator().manual_seed(self.seed)
-        for own, parent in zip(made.backbone.blocks, parents.blocks_of(model)):
+        for own, parent in zip(made.backbone.blocks, base.blocks_of(model)):
             own.ffn.router.zero_()
             own.ffn.feed_forward.gate_up.weight.copy_(parent.ffn.gate_up.weight.repeat_interleave(self.experts, 0))
             down = parent.ffn.down.weight.repeat_interleave(self.experts, 0)

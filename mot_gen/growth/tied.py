@@ -14,19 +14,19 @@ from dataclasses import dataclass
 import torch
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.growth import fused, parents
+from mot_gen.growth import base, fused
 from mot_gen.model import MultimodalModel
 
 
 @dataclass(frozen=True)
-class Growth(parents.Growth):
+class Growth(base.Growth):
     """parts: what is tied, by the names of `backbone.untied`; all that the towers own when it is not given."""
 
     parts: Sequence[str] | None = None
 
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        parents.require_gated(model, "tied")
+        base.require_gated(model, "tied")
         untied = list(model.backbone.config.untied)
         if not untied or len(model.backbone.towers) == 1:
             raise InputError("--grow tied: this model has one tower; give one whose towers own parameters")
@@ -34,11 +34,11 @@ class Growth(parents.Growth):
         for name in parts:
             if name not in untied:
                 raise InputError(f"parts={name}: no tower owns it" + nearest(name, untied))
-        moved = parents.rebuilt(model)
+        moved = base.rebuilt(model)
         if "ffn" in parts:
-            for block in parents.blocks_of(moved):
+            for block in base.blocks_of(moved):
                 _order(block.ffn)
-        made = parents.rebuilt(model, untied=[name for name in untied if name not in parts])
+        made = base.rebuilt(model, untied=[name for name in untied if name not in parts])
         owned = dict(moved.named_parameters())
         for name, parameter in made.named_parameters():
             if parameter.shape != owned[name].shape:

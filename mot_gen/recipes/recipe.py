@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mot_gen.errors import InputError, require
-from mot_gen.files.whole import write_text
+from mot_gen.files.atomic import write_text
 from mot_gen.recipes.fields import differing, field_of, override, set_field, take_field
 from mot_gen.recipes.fitting import all_known, check_built, check_named
 from mot_gen.recipes.implementations import complaint

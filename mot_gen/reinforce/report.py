@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.files import page as html_page
+from mot_gen.files.atomic import write_json, write_text
 from mot_gen.files.image_files import to_pil
-from mot_gen.files.whole import write_json, write_text
 from mot_gen.recipes.sections import Reward
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.measured import Measured, commonest, measure

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mot_gen.datasets.task import Task
-from mot_gen.files.whole import write_json
+from mot_gen.files.atomic import write_json
 from mot_gen.recipes.implementations import locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.hooks import hooks, pipeline_of

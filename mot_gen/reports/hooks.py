@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from mot_gen.backbone import lora
+from mot_gen.files.atomic import write_text, writing_folder
 from mot_gen.files.pictures import grid, save_png
-from mot_gen.files.whole import write_text, writing_folder
 from mot_gen.pipelines.base import MultimodalPipeline, scheduler_of
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline

@@ -18,9 +18,9 @@ from PIL import Image
 
 from mot_gen.data.records import Pair
 from mot_gen.datasets.task import Task
+from mot_gen.files.atomic import write_json, write_text
 from mot_gen.files.image_files import load_image
 from mot_gen.files.pictures import grid
-from mot_gen.files.whole import write_json, write_text
 from mot_gen.recipes.implementations import locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports import page as report

@@ -20,9 +20,9 @@ from mot_gen.data.records import Pair, sample_key
 from mot_gen.errors import InputError
 from mot_gen.eval.images.extraction import default_cache
 from mot_gen.eval.jsonl import provenance_file, provenance_of
+from mot_gen.files.atomic import write_json, write_text
 from mot_gen.files.pictures import save_png
 from mot_gen.files.progress import counted
-from mot_gen.files.whole import write_json, write_text
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.settings import PictureSettings

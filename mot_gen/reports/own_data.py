@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 from mot_gen.errors import InputError
+from mot_gen.files.atomic import write_json, write_text
 from mot_gen.files.image_files import load_image
 from mot_gen.files.pictures import enlarge, grid, save_png
-from mot_gen.files.whole import write_json, write_text
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reports import page

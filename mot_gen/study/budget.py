@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mot_gen import backbone as backbones
-from mot_gen.backbone.comparison import feeds, ffn_step, width_steps
+from mot_gen.backbone.study_shapes import feeds, ffn_step, width_steps
 from mot_gen.errors import InputError, require
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.workload import Workload

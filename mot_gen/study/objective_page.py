@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from mot_gen.files.whole import write_text
+from mot_gen.files.atomic import write_text
 from mot_gen.reports import page as report
 from mot_gen.reports.plot import Line, colour, plot
 from mot_gen.study.figures import html_table

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mot_gen.files.whole import write_text
+from mot_gen.files.atomic import write_text
 from mot_gen.reports import page as report
 from mot_gen.reports.curves import SPLITS, Curve, curve, entries, smoothed
 from mot_gen.reports.plot import Line, colour, late, on_white, plot

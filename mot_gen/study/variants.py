@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mot_gen import backbone as backbones
-from mot_gen.backbone.comparison import SPARSE, shape_like
+from mot_gen.backbone.study_shapes import SPARSE, shape_like
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.recipes.recipe import Recipe, recipe_of
 from mot_gen.study.budget import config_of, solve_width, with_backbone

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mot_gen.errors import InputError, Interrupted
-from mot_gen.files.whole import write_json
+from mot_gen.files.atomic import write_json
 
 RESULT = "result.json"
 SAMPLES = "samples.png"  # of `judge`

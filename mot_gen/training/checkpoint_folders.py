@@ -12,7 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
-from mot_gen.files.whole import flush
+from mot_gen.files.atomic import flush
 
 _STEP = re.compile(r"step-\d{8,}")
 

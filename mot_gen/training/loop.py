@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError
+from mot_gen.files.disk_errors import written_to
 from mot_gen.files.progress import Progress
-from mot_gen.files.room import written_to
 from mot_gen.files.stopping import stop_signals, stopping_at_once
 from mot_gen.recipes.recipe import Recipe, field_of, read_mapping
 from mot_gen.training import checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mot_gen.errors import InputError
-from mot_gen.files.whole import write_bytes
+from mot_gen.files.atomic import write_bytes
 from mot_gen.training import checkpoint
 from mot_gen.training.checkpoint_folders import step_of
 from mot_gen.training.random_state import random_state, set_random_state

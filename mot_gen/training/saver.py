@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from mot_gen.errors import InputError
-from mot_gen.files import manifest, whole
+from mot_gen.files import atomic, manifest
 from mot_gen.training import checkpoint_folders
 from mot_gen.training.checkpoint import FORMAT, STATE, Groups, newest_good, quiet
 from mot_gen.training.world import World
@@ -171,7 +171,7 @@ def _finish(saving: Path, final: Path, step: int, listed: Mapping[str, dict]) ->
     """Flush a folder whose files are written, and give it its name."""
     manifest.write(saving, {"step": step}, listed)
     for path in saving.iterdir():
-        whole.flush(path)
-    whole.flush(saving)
+        atomic.flush(path)
+    atomic.flush(saving)
     checkpoint_folders.put_in_place(saving, final)
-    whole.write_text(final.parent / "latest", final.name + "\n", durable=True)
+    atomic.write_text(final.parent / "latest", final.name + "\n", durable=True)

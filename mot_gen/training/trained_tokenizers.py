@@ -32,9 +32,9 @@ from mot_gen.data import records
 from mot_gen.data.encoded import Encoded
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files import manifest
+from mot_gen.files.atomic import write_json
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
-from mot_gen.files.whole import write_json
 from mot_gen.recipes.implementations import trainer_name
 from mot_gen.recipes.recipe import differing
 from mot_gen.recipes.sections import Data, Tokenizer

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mot_gen.commands.main import main
 from mot_gen.corpora.convert import convert
-from mot_gen.corpora.opened import opened
+from mot_gen.corpora.inputs import opened
 from mot_gen.corpora.stats import stats
 from mot_gen.corpora.tables import histogram, number, summary, table
 from mot_gen.corpora.validate import validate

@@ -8,7 +8,7 @@ import torch
 from tiny import TEXT, generator, model, words
 
 from mot_gen.commands.main import main
-from mot_gen.corpora.opened import opened
+from mot_gen.corpora.inputs import opened
 from mot_gen.corpora.validate import validate
 from mot_gen.data.loader import Loader
 from mot_gen.data.parsing import parse_record

@@ -11,12 +11,12 @@ from mot_gen.backbone.width_and_experts import choose, chosen
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.growth import (
+    base,
     deeper,
     expanded,
     fused,
     joined,
     moefied,
-    parents,
     pruned,
     restructured,
     shallower,
@@ -200,7 +200,7 @@ def test_a_model_that_is_moved_towards_another_computes_what_it_did(options):
 
 def test_a_permuted_twin_fuses_to_itself():
     built = model(backbone={"kv_heads": 2})
-    twin = parents.rebuilt(built)
+    twin = base.rebuilt(built)
     with torch.no_grad():
         for block in twin.backbone.blocks:
             order = torch.randperm(block.ffn.down.weight.shape[2], generator=generator(0))
@@ -240,7 +240,7 @@ def test_two_models_side_by_side_say_the_mean_of_both(tmp_path):
 @torch.no_grad()
 def towers_alike(dense):
     """A Mixture-of-Transformers of which each tower is the dense model, its hidden channels in another order."""
-    built = parents.rebuilt(dense, kind="mot", untied=None)
+    built = base.rebuilt(dense, kind="mot", untied=None)
     values = dict(dense.named_parameters())
     for name, parameter in built.named_parameters():
         parameter.copy_(values[name].expand(parameter.shape))
@@ -336,7 +336,7 @@ def test_a_feed_forward_whose_activation_sees_all_channels_is_not_cut(growth):
 @pytest.mark.parametrize("name, text", [("deepr", "x=1"), ("deeper", "lairs=2"), ("deeper", "layers=two")])
 def test_unknown_growths_and_options_are_named(name, text):
     with pytest.raises(InputError, match=r"did you mean|takes no such value"):
-        parents.read(name, [text])
+        base.read(name, [text])
 
 
 def test_the_command_grows_a_shipped_model(tmp_path, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mot_gen.growth.parents import rebuilt
+from mot_gen.growth.base import rebuilt
 from mot_gen.pipelines.base import MultimodalPipeline
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"

@@ -25,7 +25,7 @@ from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.owners import zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.skip_cache import SkipCache
-from mot_gen.backbone.thinning import blocks_of, run_on
+from mot_gen.backbone.skipping import blocks_of, run_on
 from mot_gen.sequence import PADDING, Modality
 
 

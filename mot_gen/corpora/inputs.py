@@ -1,4 +1,4 @@
-"""What `mot-gen data validate` and `stats` look at: opened, Opened, refused, drawn."""
+"""The samples that `mot-gen data validate` and `stats` read: opened, Opened, refused, drawn."""
 
 from __future__ import annotations
 

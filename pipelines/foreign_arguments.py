@@ -1,5 +1,5 @@
-"""Argument names of diffusers and transformers, answered with ours: refuse_unknown, refuse_loading,
-refuse_variant."""
+"""Arguments of diffusers and transformers that pipelines here do not take, and what to give instead: refuse_unknown,
+refuse_loading, refuse_variant."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from mot_gen.checkpoints.folders import refuse_foreign
 from mot_gen.errors import InputError
 from mot_gen.files import manifest
-from mot_gen.files.inside import is_inside
+from mot_gen.files.safe_names import is_inside
 from mot_gen.files.tensors import Shards
 
 OUTSIDE = ("../a", "sub/../../a", "/etc/passwd", "..", "../folderx/a")

@@ -1,4 +1,4 @@
-"""written_to: a place that is full or read-only, as one line."""
+"""written_to: errors of a full or read-only disk become an InputError of one line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mot_gen.errors import InputError
 
-# What says that a place takes no more, whatever the program does.
+# Error numbers of a disk that takes no more data, whatever the program does.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-_FROM_RUST = re.compile(r"(.*) \(os error (\d+)\)")  # how libraries written in Rust say it
+_FROM_RUST = re.compile(r"(.*) \(os error (\d+)\)")  # the messages of libraries written in Rust
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from mot_gen.errors import InputError
-from mot_gen.files import whole
-from mot_gen.files.whole import Unwritable, write_bytes, write_json, write_text, writing, writing_folder
+from mot_gen.files import atomic
+from mot_gen.files.atomic import Unwritable, write_bytes, write_json, write_text, writing, writing_folder
 
 
 def names(folder):
@@ -64,7 +64,7 @@ def test_a_link_stays_a_link_and_a_device_a_device(tmp_path):
     (tmp_path / "link.txt").symlink_to("real.txt")
     write_text(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
-    code = "from mot_gen.files.whole import write_text; write_text('/dev/stdout', 'hello')"
+    code = "from mot_gen.files.atomic import write_text; write_text('/dev/stdout', 'hello')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "hello"
 
 
@@ -90,7 +90,7 @@ def test_threads_that_write_one_file_leave_one_whole(tmp_path):
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_folder_takes_the_place_of_the_old_one(tmp_path, monkeypatch, at_once):
     if not at_once:
-        monkeypatch.setattr(whole.ctypes, "CDLL", lambda name: object())
+        monkeypatch.setattr(atomic.ctypes, "CDLL", lambda name: object())
     for text in ("old", "new"):
         with writing_folder(tmp_path / "model") as part:
             (part / "weights").write_text(text)

@@ -23,7 +23,7 @@ from mot_gen.backbone.feed_forwards import gated
 from mot_gen.checkpoints.folders import refuse_foreign
 from mot_gen.errors import InputError, nearest
 from mot_gen.files import manifest
-from mot_gen.files.whole import writing_folder
+from mot_gen.files.atomic import writing_folder
 from mot_gen.growth import check_name
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.recipes.recipe import read_mapping

@@ -1,6 +1,6 @@
-"""What is said of samples before they are learned from: opening_lines.
+"""PictureWatch counts the pictures that a tokenizer makes smaller, larger or grey, from their headers alone.
 
-`PictureWatch` counts the pictures that a tokenizer makes smaller, larger or grey. It reads their headers alone.
+`opening_lines` says this, and what else a user should know of the samples, before training begins.
 """
 
 from __future__ import annotations

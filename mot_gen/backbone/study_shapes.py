@@ -1,4 +1,4 @@
-"""What a study asks of the `Config` of a backbone: width_steps, feeds, ffn_step, shape_like, SPARSE.
+"""Shapes of backbones that a study compares, as their `Config` says: width_steps, feeds, ffn_step, shape_like, SPARSE.
 
 A study gives each kind of backbone the shape of one recipe's, and then the width at which it meets the recipe's budget.
 A `Config` says how; of one that does not, as a backbone of your own may not, the usual is taken.

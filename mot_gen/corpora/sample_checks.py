@@ -1,4 +1,4 @@
-"""One sample, measured as training would take it: Ruler, Measured, PROBLEMS.
+"""Whether training can use a sample, and how many tokens it has: Ruler, Measured, PROBLEMS.
 
 Pictures are decoded, not encoded: a tokenizer of pictures gives the same number of tokens for each. Sound is encoded,
 where there is a tokenizer for it.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mot_gen.data.encoded import Encoded, fixed_grid
-from mot_gen.data.looks import PictureWatch
+from mot_gen.data.picture_watch import PictureWatch
 from mot_gen.data.samples import UNUSABLE, Arranging, Pair, Part, Sample, Splits, sample_key
 from mot_gen.data.store import medium_bytes, parts_of
 from mot_gen.errors import InputError

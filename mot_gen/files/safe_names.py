@@ -1,5 +1,6 @@
-"""Names that others wrote stay inside their folder: is_inside, for records, manifests and indices of weights. Addresses
-of the web are no names of files: is_url, refuse_url.
+"""Checks of file names that come from records, manifests and indices of weights: is_inside, is_url, refuse_url.
+
+Such a name may not lead out of its folder, and a URL is not fetched.
 """
 
 from __future__ import annotations

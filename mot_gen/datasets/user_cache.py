@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from mot_gen.files.whole import writing
+from mot_gen.files.atomic import writing
 
 
 def rendered(name: str, render: Callable[[BinaryIO], None]) -> Path:
