@@ -5,8 +5,8 @@ Shapes: B rows, S slots, T = B * S tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from mot_gen.backbone.attention import Places
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.routing import Routing, route
 from mot_gen.sequence import PADDING, Layout
+from mot_gen.sequence.memo import Memo
 
 
 class Prepares(Protocol):
@@ -26,12 +27,13 @@ class Prepares(Protocol):
 
 
 @dataclass
-class Batch:
+class Batch(Memo):
     """A layout and all that parts may ask of it.
 
     towers: their number. tower_of, bidirectional: (modalities,) the tower of each, and whether its spans are read both
     ways. cache: where the tokens are the next ones of a cache. compiled: whether the pass is compiled. on_grid:
-    (modalities,) whether its tokens stand in rows and columns. tower_numbers: `tower_of` on the host.
+    (modalities,) whether its tokens stand in rows and columns. tower_numbers: `tower_of` on the host. made: what parts
+    derived from the batch.
     """
 
     layout: Layout
@@ -42,15 +44,7 @@ class Batch:
     compiled: bool = False
     on_grid: Tensor | None = None
     tower_numbers: Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        self.made: dict[str, Any] = {}  # what parts derived, by a name that says what it depends on
-
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns, called once for all parts that give this name."""
-        if name not in self.made:
-            self.made[name] = make()
-        return self.made[name]
+    made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def first(self, name: str) -> bool:
         """Whether no part has given this name before: what is kept once for all layers is counted once."""
@@ -140,7 +134,7 @@ class Batch:
 
 
 @dataclass
-class Plan:
+class Plan(Memo):
     """What blocks read while they run. rows: B. made: what parts derived from the batch, by name. batch: None for next
     tokens (`next_token`), which have no layout."""
 
@@ -148,9 +142,3 @@ class Plan:
     routing: Routing
     rows: int
     made: dict[str, Any]
-
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns, called once for all passes that read this plan."""
-        if name not in self.made:
-            self.made[name] = make()
-        return self.made[name]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.mamba_options import Reads
+from mot_gen.backbone.one_way import OneWayMixer
 from mot_gen.backbone.owners import ones, zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Initial
@@ -27,12 +27,10 @@ def rates(logarithms: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class KimiOptions(Reads, StateOptions):
-    """heads, head_dim: as `StateOptions` has them. d_conv: W. bidirectional: "refuse", "causal" or "two_pass"."""
+class KimiOptions(OneWayMixer, StateOptions):
+    """heads, head_dim: see `StateOptions`. bidirectional, d_conv: see `OneWayMixer`."""
 
-    d_conv: int = 4
-
-    reader = "KDA"
+    display_name = "KDA"
     untied = ("in_proj", "decay", "gate", "out_proj")
 
     def fit(self, config: Any) -> Self:
@@ -41,7 +39,6 @@ class KimiOptions(Reads, StateOptions):
 
     def modules(self, block: Layer) -> parts.Modules:
         owners, channels = block.owners, self.channels
-        block.reading = f"reading {self.d_conv} {self.bidirectional}"
         block.sizes = [3 * channels, self.width, self.width, self.number]
         return {
             "in_proj": owners.inward("in_proj", sum(block.sizes)),

@@ -1,5 +1,5 @@
-"""Options of the mixer `mamba`: MambaOptions, with what follows from them and what does not fit; INITIAL, how its own
-parameters begin, as in the paper (arXiv 2312.00752); and Reads, of all mixers that read one way.
+"""Options of the mixer `mamba`: MambaOptions, which checks them and fills in what is not given; and INITIAL, the
+initial values of its own parameters, as in the paper (arXiv 2312.00752).
 
 Shapes: D width, N states of a channel.
 """
@@ -7,22 +7,17 @@ Shapes: D width, N states of a channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from mot_gen.backbone import parts
-from mot_gen.backbone.batch import Batch
+from mot_gen.backbone.one_way import OneWayMixer
 from mot_gen.backbone.owners import ones, zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Initial
-from mot_gen.errors import InputError, nearest
-from mot_gen.sequence import Modality
-
-READINGS = ("refuse", "causal", "two_pass")
 
 
 def uniform(weight: Tensor) -> None:
@@ -46,44 +41,10 @@ INITIAL = {
 
 
 @dataclass(frozen=True)
-class Reads(parts.Mixer):
-    """A mixer that reads one way. bidirectional: how such modalities are read: "refuse" them; "causal", in order; or
-    "two_pass", each span from its end to its start as well, by the same parameters, and both readings added."""
-
-    bidirectional: str = "refuse"
-
-    reader: ClassVar[str] = "Mamba"  # its name in messages
-
-    def fit(self, config: Any) -> Self:
-        if self.bidirectional not in READINGS:
-            known = nearest(self.bidirectional, READINGS)
-            raise self.refuse("bidirectional", f"{self.bidirectional!r} is not known" + known)
-        return super().fit(config)
-
-    def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        if self.bidirectional != "refuse":
-            return
-        for modality in modalities:
-            if modality.bidirectional or modality.scales:
-                raise InputError(
-                    f"{self.where}.bidirectional: {self.reader} reads one way and tokens of {modality.name!r} see "
-                    f"later ones; make the modality causal, or say {self.where}.bidirectional=causal, or two_pass"
-                )
-
-    def twice(self, batch: Batch) -> Tensor:
-        """(B, S) bool, the tokens that are read backwards too."""
-        return batch.bidirectional[batch.layout.modality] & (self.bidirectional == "two_pass")
-
-    def repeats(self, block: Layer) -> bool:
-        return False  # every length of a scan would be a program of its own
-
-
-@dataclass(frozen=True)
-class MambaOptions(Reads):
-    """dt_rank: ceil(D / 16) when not given. bidirectional: how such modalities are read, see `Reads`."""
+class MambaOptions(OneWayMixer):
+    """dt_rank: ceil(D / 16) when not given. bidirectional, d_conv: see `OneWayMixer`."""
 
     d_state: int = 16
-    d_conv: int = 4
     expand: int = 2
     dt_rank: int | None = None
 

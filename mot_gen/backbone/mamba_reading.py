@@ -1,11 +1,10 @@
-"""How Mamba reads a row: Reading (where documents and spans begin), convolve, scan, StateCache.
+"""How Mamba reads a row: Reading (where documents and spans begin), convolve, scan; and kept_state, what it remembers.
 
 Shapes: B rows, S slots, T = B * S tokens, E channels, N states a channel, W convolution width.
 """
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from mot_gen.backbone.attention import EMPTY
 from mot_gen.backbone.batch import Batch
-from mot_gen.backbone.cache import Slots
+from mot_gen.backbone.running_cache import last_of
 from mot_gen.backbone.selective_scan import final_state, selective_scan
 from mot_gen.sequence import PADDING
 
@@ -37,19 +36,19 @@ class Reading:
     backward: Tensor | None = None
 
     @classmethod
-    def of(cls, batch: Batch, past: int, twice: Tensor) -> Reading:
-        """past: W - 1. twice: (B, S) bool, the tokens that are read backwards too."""
+    def of(cls, batch: Batch, past: int, both_ways: Tensor) -> Reading:
+        """past: W - 1. both_ways: (B, S) bool, the tokens that are read backwards too."""
         layout = batch.layout
         if batch.cache is None:
             before = layout.document.new_full((len(layout.document), past), EMPTY)
         else:
             before = batch.cache.documents_before(past)
         tower, document = batch.routing.sort(batch.tower), torch.cat([before, layout.document], 1)
-        if not twice.any():
+        if not both_ways.any():
             return cls(tower, document)
         alone = PADDING - 1 - torch.arange(layout.shape[1], device=tower.device)
-        block = torch.where(twice & (layout.document != PADDING), layout.span, alone)
-        return cls(tower, document, block, batch.routing.sort(twice.flatten())[:, None])
+        block = torch.where(both_ways & (layout.document != PADDING), layout.span, alone)
+        return cls(tower, document, block, batch.routing.sort(both_ways.flatten())[:, None])
 
     def backwards(self, past: int) -> Tensor:
         """(B, W - 1 + S) the spans of each row turned round, with nothing before it."""
@@ -88,48 +87,14 @@ def scan(parts: tuple[Tensor, ...], A_log: Tensor, document: Tensor, state: Tens
     return _scan(u, delta, A, B, C, start, state).transpose(0, 1), Given(u, delta, A, B, start)
 
 
-class StateCache:
-    """What a layer remembers of the tokens that are kept: its last W - 1 inputs (B, W - 1, E) and its state (B, N, E).
+def kept_state(line: Tensor, given: Given, state: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """What a layer remembers once the first counts[b] tokens of a pass are kept.
 
-    It does not grow with the number of tokens.
+    line (B, W - 1 + S, E) was given to the convolution, `given` to the scan. state: (B, N, E) before the pass.
+    Returns the last W - 1 "inputs" (B, W - 1, E) and the "state" (B, N, E).
     """
-
-    def __init__(self, inputs: Tensor, state: Tensor):
-        self.inputs, self.state = inputs, state
-        self._pass: tuple[Tensor, Given] | None = None
-
-    def place(self, slots: Slots) -> None:
-        """Nothing to do: a state has no places."""
-
-    def write(self, line: Tensor, given: Given) -> None:
-        """What the pass gave to the convolution, (B, W - 1 + S, E), and to the scan."""
-        self._pass = line.detach(), Given(*(t.detach() for t in given))
-
-    def advance(self, counts: Tensor) -> None:
-        """Keep the first counts[b] of the tokens last read in row b; counts: (B,) int64."""
-        assert self._pass is not None, "a pass comes before what it keeps"
-        line, (u, delta, A, B, start) = self._pass
-        row = torch.arange(len(counts), device=counts.device)[:, None]
-        last = counts[:, None] + torch.arange(self.inputs.shape[1], device=counts.device)
-        # With no time passed a state stays as it is: exp(0) = 1, and nothing is fed.
-        kept = torch.arange(len(u), device=counts.device)[:, None] < counts
-        self.state = final_state(u, delta * kept[..., None], A, B, start & kept, self.state)
-        self.inputs = line[row, last]
-
-    def narrow(self, rows: int) -> StateCache:
-        """The first rows, for passes that are not to be kept."""
-        view = copy(self)
-        view.inputs, view.state = self.inputs[:rows], self.state[:rows]
-        return view
-
-    def snapshot(self) -> tuple[Tensor, Tensor]:
-        return self.inputs, self.state
-
-    def restore(self, snapshot: tuple[Tensor, Tensor], rows: Tensor) -> None:
-        """Forget what was kept since the snapshot in some rows, (B,) bool."""
-        inputs, state = snapshot
-        self.inputs = torch.where(rows[:, None, None], inputs, self.inputs)
-        self.state = torch.where(rows[:, None, None], state, self.state)
-
-    def mark_dynamic(self) -> None:
-        """Nothing to do: it is never compiled."""
+    u, delta, A, B, start = (t.detach() for t in given)
+    # With no time passed a state stays as it is: exp(0) = 1, and nothing is fed.
+    kept = torch.arange(len(u), device=counts.device)[:, None] < counts
+    state = final_state(u, delta * kept[..., None], A, B, start & kept, state)
+    return {"inputs": last_of(line, counts, line.shape[1] - len(u)), "state": state}

@@ -1,18 +1,40 @@
-"""A layer that only some tokens pass through: blocks_of, run_on.
+"""Layers that only some tokens pass through: SkippingDepth, base of such depths; blocks_of, run_on.
 
 Shapes: B rows, S slots, T = B * S tokens, k the most tokens kept of a row, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from mot_gen.backbone import parts
 from mot_gen.backbone.attention import Places
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.skip_cache import SkipCache
-from mot_gen.sequence import PADDING
+from mot_gen.sequence import PADDING, Modality
+
+
+class SkippingDepth(parts.Depth):
+    """A depth by which tokens of bidirectional spans may skip a layer; which ones is decided while the layer runs."""
+
+    plans = True
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        self.require_spans(modalities)
+
+    def repeats(self, block: Layer) -> bool:
+        return False  # the number of tokens differs from pass to pass
+
+    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> SkipCache:
+        return SkipCache.of(block.parts.mixer.cache(block, rows, length, like), rows, length, like.device)
+
+    def activations(self, block: Layer, batch: Batch) -> float:
+        """The tokens on their way into the layer and back."""
+        return 3 * batch.layout.modality.numel() * block.owners.dim
 
 
 def blocks_of(batch: Batch) -> Tensor:

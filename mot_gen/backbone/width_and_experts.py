@@ -1,5 +1,5 @@
-"""The width of nested feed-forwards, the experts that a token takes and their bits, as chosen at call time: choose,
-chosen.
+"""What a trained model may choose anew at each call: the width of nested feed-forwards, how many experts a token takes,
+and the bits of experts. choose sets them; chosen sets them for a while.
 
 A model whose feed-forwards are nested has every width up to its own (MatFormer, arXiv 2310.07707), each tower another
 if one likes; of routed experts a token may take fewer or more than in training (Dense2MoE, arXiv 2510.09094); and of
@@ -32,17 +32,23 @@ def chosen(
     bits: int | Sequence[int] | None = None,
 ) -> Iterator[None]:
     """Within, the backbone is as `choose` makes it, and afterwards as it was before."""
-    held: list[tuple[Any, str]] = [(unit, "widths") for unit in _all(backbone, NestedUnit)]
-    layers = _all(backbone, MixtureOfExperts)
-    held += [(layer, "choose") for layer in layers]
-    held += [(matrix, "bits") for layer in layers for matrices in _in_bytes(layer) for matrix in matrices]
-    before = [getattr(each, name) for each, name in held]
+    before = _settings(backbone)
     try:
         choose(backbone, width, experts, bits)
         yield
     finally:
-        for (each, name), value in zip(held, before):
-            setattr(each, name, value)
+        for owner, attribute, value in before:
+            setattr(owner, attribute, value)
+
+
+def _settings(backbone: Any) -> list[tuple[Any, str, Any]]:
+    """All that `choose` may change: owner, attribute, value."""
+    places: list[tuple[Any, str]] = [(unit, "widths") for unit in _all(backbone, NestedUnit)]
+    for layer in _all(backbone, MixtureOfExperts):
+        places.append((layer, "choose"))
+        for matrices in _in_bytes(layer):
+            places += [(matrix, "bits") for matrix in matrices]
+    return [(owner, attribute, getattr(owner, attribute)) for owner, attribute in places]
 
 
 def choose(
@@ -62,25 +68,28 @@ def choose(
         _choose_bits(backbone, bits)
 
 
-def _all(backbone: Any, kind: type[M]) -> list[M]:
-    return [module for module in backbone.modules() if isinstance(module, kind)]
+def _all(module: Any, kind: type[M]) -> list[M]:
+    return [part for part in module.modules() if isinstance(part, kind)]
 
 
 def _choose_width(backbone: Any, width: int | Mapping[str, int]) -> None:
     units, towers = _all(backbone, NestedUnit), backbone.towers
     if not units:
         raise InputError("width: this model has no nested feed-forward; train it with backbone.feed_forward=nested")
-    for unit in units:
-        if getattr(unit.gate_up, "adapter", None) is not None:
-            raise InputError("width: this model has adapters, which need its full width; merge them first")
+    if any(_has_adapter(unit) for unit in units):
+        raise InputError("width: this model has adapters, which need its full width; merge them first")
     given = width if isinstance(width, Mapping) else dict.fromkeys(towers, width)
     _check_widths(given, towers, units[0].hidden)
     for unit in units:
         unit.widths = [given.get(tower, before) for tower, before in zip(towers, unit.widths)]
 
 
+def _has_adapter(unit: NestedUnit) -> bool:
+    return getattr(unit.gate_up, "adapter", None) is not None
+
+
 def _check_widths(given: Mapping[str, int], towers: Sequence[str], whole: int) -> None:
-    """InputError for a tower that is not there, and for a width beyond that of its parent."""
+    """InputError for an unknown tower, and for a width beyond that of the whole feed-forward."""
     for tower, channels in given.items():
         if tower not in towers:
             raise InputError(f"width: {tower!r} is not a tower" + nearest(tower, towers))
@@ -118,17 +127,26 @@ def _choose_bits(backbone: Any, bits: int | Sequence[int]) -> None:
     if not layers or not all(map(_in_bytes, layers)):
         raise InputError("bits: experts must be held in 8 bits; load a model with experts by weights='int8'")
     for layer in layers:
-        number = sum(layer.experts)
-        each = [bits] * number if isinstance(bits, int) else list(bits)
-        if len(each) != number or not all(1 <= own <= BITS for own in each):
-            raise InputError(f"bits: must be from 1 to {BITS}, one or {number} numbers, an expert each, got {bits}")
+        by_expert = _bits_by_expert(bits, sum(layer.experts))
         for matrices in _in_bytes(layer):
-            for matrix, own in zip(matrices, each):
+            for matrix, own in zip(matrices, by_expert):
                 matrix.bits = own
 
 
+def _bits_by_expert(bits: int | Sequence[int], experts: int) -> list[int]:
+    """The bits of each expert; InputError for a number that cannot be."""
+    found = [bits] * experts if isinstance(bits, int) else list(bits)
+    possible = range(1, BITS + 1)
+    if len(found) != experts or not set(found) <= set(possible):
+        raise InputError(f"bits: must be from 1 to {BITS}, one or {experts} numbers, an expert each, got {bits}")
+    return found
+
+
 def _in_bytes(layer: MixtureOfExperts) -> list[list[ByteMatrix]]:
-    """The matrices of a layer's experts, by projection and expert, where they are held in 8 bits."""
-    held = [module.halves or () for module in layer.feed_forward.modules() if isinstance(module, HalfStorage)]
-    in_bytes = [[matrix for matrix in matrices if isinstance(matrix, ByteMatrix)] for matrices in held]
-    return [matrices for matrices in in_bytes if matrices]
+    """Of each projection of a layer's experts that is held in 8 bits, the matrices, one an expert."""
+    found = []
+    for projection in _all(layer.feed_forward, HalfStorage):
+        matrices = [matrix for matrix in projection.halves or () if isinstance(matrix, ByteMatrix)]
+        if matrices:
+            found.append(matrices)
+    return found

@@ -5,7 +5,6 @@ Shapes: B rows, S slots a row, N continuous tokens of a modality in the batch, n
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor
 
 from mot_gen.sequence.layout import PADDING, Layout
+from mot_gen.sequence.memo import Memo
 from mot_gen.sequence.moving import Movable
 
 
 @dataclass
-class Latents(Movable):
+class Latents(Movable, Memo):
     """The continuous tokens of one modality in a batch, in the order of their slots.
 
     values: (N, C). slots: (N,) index into the B * S slots. span: (N,) which of the n spans a token belongs to.
@@ -25,6 +25,7 @@ class Latents(Movable):
     Transfusion caps the noise. time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
     grids: n pairs (rows, columns). step: (n,) the size of the sampler's step, for objectives that are told of it; None
     means 0. told: (n, D), or (1, D) for all, what the patch layers make of time and step, where that was made before.
+    made: what follows from where the spans stand; a sampler reads the same latents at every step.
     """
 
     values: Tensor
@@ -36,13 +37,7 @@ class Latents(Movable):
     time: Tensor | None = None
     step: Tensor | None = None
     told: Tensor | None = None
-    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` derives from where the spans stand, made once while these latents are read again and again."""
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
+    made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def per_token(self, per_span: Tensor) -> Tensor:
         """(n, ...) -> (N, ...): a span's value for each of its tokens."""

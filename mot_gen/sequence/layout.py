@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from mot_gen.sequence.memo import Memo
 from mot_gen.sequence.moving import Movable
 
 PADDING = -1  # the document and span number of a slot that holds nothing
 
 
 @dataclass
-class Layout(Movable):
+class Layout(Movable, Memo):
     """All that a backbone may see of a batch; int64 tensors.
 
     modality: (B, S) index into the model's modalities; padding counts as the first.
@@ -26,6 +27,7 @@ class Layout(Movable):
     only what came before; None: the span itself where its modality is bidirectional.
     alone: (B, S) bool, tokens that only their own block sees; None: no token is.
     counts: how many slots each modality has, on the host, as the packer knows it; None: to be counted.
+    made: numbers that the host has counted. They go along to a device, so that the host need not wait to count again.
     """
 
     modality: Tensor
@@ -35,21 +37,12 @@ class Layout(Movable):
     block: Tensor | None = None
     alone: Tensor | None = None
     counts: list[int] | None = None
-
-    def __post_init__(self) -> None:
-        self.noted: dict[str, list[int]] = {}
-
-    def once(self, name: str, make: Callable[[], list[int]]) -> list[int]:
-        """Numbers that follow from the layout and that the host must know, made once, by a name that says which. They
-        go along to a device, so that the host does not wait for what it has counted before."""
-        if name not in self.noted:
-            self.noted[name] = make()
-        return self.noted[name]
+    made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
         changed = super().with_tensors(change)
         if changed.shape == self.shape:  # moved, not cut
-            changed.noted = self.noted
+            changed.made = self.made
         return changed
 
     @property
@@ -58,7 +51,7 @@ class Layout(Movable):
 
     def select_rows(self, rows: Tensor) -> Layout:
         """Some rows alone, (R,). Where the slots were counted, those of these rows are counted."""
-        chosen = replace(self.with_tensors(lambda part: part[rows]))  # without what was noted
+        chosen = replace(self.with_tensors(lambda part: part[rows]))  # without what was counted in all rows
         if self.counts is None:
             return chosen
         counts = torch.bincount(chosen.modality.flatten(), minlength=len(self.counts)).tolist()

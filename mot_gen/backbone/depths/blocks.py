@@ -23,19 +23,18 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.skip_cache import SkipCache
-from mot_gen.backbone.skipping import blocks_of, run_on
-from mot_gen.sequence import PADDING, Modality
+from mot_gen.backbone.skipping import SkippingDepth, blocks_of, run_on
+from mot_gen.sequence import PADDING
 
 
 @dataclass(frozen=True)
-class Depth(parts.Depth):
+class Depth(SkippingDepth):
     """group: layers that belong together. run: of these, how many a picture passes through."""
 
     group: int = 4
     run: int = 2
 
     untied = ("choice",)
-    plans = True
 
     def check(self, config: Any, towers: Sequence[str]) -> None:
         self.require_counts("group", "run")
@@ -44,16 +43,10 @@ class Depth(parts.Depth):
         if config.layers % self.group or len(config.slots.found["depth"]) > 1:
             raise self.refuse("group", f"{self.group} must divide backbone.layers, {config.layers}, in one pattern")
 
-    def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        self.require_spans(modalities)
-
     def modules(self, block: Layer) -> parts.Modules:
         if block.number % self.group:
             return {}
         return {"choice": block.owners.inward("choice", self.group - self.run + 1)}
-
-    def repeats(self, block: Layer) -> bool:
-        return False
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: SkipCache | None) -> Tensor:
         place = block.number % self.group
@@ -79,9 +72,6 @@ class Depth(parts.Depth):
         weight = torch.where(number > 0, weight, 1.0)
         return window.gather(1, number).masked_fill(number == 0, -1), weight[..., None]
 
-    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> SkipCache:
-        return SkipCache.of(block.parts.mixer.cache(block, rows, length, like), rows, length, like.device)
-
     def reached(self, block: Layer, batch: Batch) -> Batch:
         """As if every picture ran the first window: it is `run` layers of a group in any case."""
         if block.number % self.group < self.run:
@@ -92,7 +82,3 @@ class Depth(parts.Depth):
     def flops(self, block: Layer, batch: Batch) -> int:
         windows = self.group - self.run + 1
         return 0 if block.number % self.group else 2 * block.owners.channels(batch.routing) * windows
-
-    def activations(self, block: Layer, batch: Batch) -> float:
-        """The tokens on their way there and back."""
-        return 3 * batch.layout.modality.numel() * block.owners.dim

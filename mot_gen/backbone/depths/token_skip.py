@@ -13,7 +13,6 @@ Shapes: B rows, S slots, T = B * S tokens, k the most tokens kept of a row, D wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,19 +24,18 @@ from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.owners import zeros
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.skip_cache import SkipCache
-from mot_gen.backbone.skipping import blocks_of, run_on
-from mot_gen.sequence import PADDING, Modality
+from mot_gen.backbone.skipping import SkippingDepth, blocks_of, run_on
+from mot_gen.sequence import PADDING
 
 
 @dataclass(frozen=True)
-class Depth(parts.Depth):
+class Depth(SkippingDepth):
     """mean: of the shares. share: of every layer, instead of shares that fall with depth."""
 
     mean: float = 0.5
     share: float | None = None
 
     untied = ("skip",)
-    plans = True
 
     def fit(self, config: Any) -> Self:
         for option in ("mean", "share"):
@@ -46,15 +44,9 @@ class Depth(parts.Depth):
                 raise self.refuse(option, f"must be above 0 and at most 1, got {value}")
         return self
 
-    def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        self.require_spans(modalities)
-
     def modules(self, block: Layer) -> parts.Modules:
         skip = block.owners.inward("skip", 1, bias=True, initial=zeros)
         return {"skip": skip}
-
-    def repeats(self, block: Layer) -> bool:
-        return False
 
     def kept_share(self, block: Layer) -> float:
         """Of a span's tokens in this layer."""
@@ -74,9 +66,6 @@ class Depth(parts.Depth):
         kept = _kept(batch, weight.detach()[..., 0], share)
         return run_on(kept, f"kept {share}", weight, weight, block, x, plan, cache)
 
-    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> SkipCache:
-        return SkipCache.of(block.parts.mixer.cache(block, rows, length, like), rows, length, like.device)
-
     def reached(self, block: Layer, batch: Batch) -> Batch:
         share, equal = self.kept_share(block), torch.zeros(batch.layout.shape)
         name = f"kept {share}"
@@ -84,10 +73,6 @@ class Depth(parts.Depth):
 
     def flops(self, block: Layer, batch: Batch) -> int:
         return 2 * block.owners.channels(batch.routing)
-
-    def activations(self, block: Layer, batch: Batch) -> float:
-        """The tokens on their way there and back."""
-        return 3 * batch.layout.modality.numel() * block.owners.dim
 
 
 def _kept(batch: Batch, weight: Tensor, share: float) -> Tensor:

@@ -22,7 +22,6 @@ from torch import Tensor
 from mot_gen.backbone import delta_rule, mamba_reading
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.kimi_options import KimiOptions
-from mot_gen.backbone.mamba_reading import Reading
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.running_cache import RunningCache, last_of
 
@@ -31,11 +30,8 @@ from mot_gen.backbone.running_cache import RunningCache, last_of
 class Mixer(KimiOptions):
     """Its options are those of `KimiOptions`: heads, head_dim, d_conv, bidirectional."""
 
-    def prepare(self, block: Layer, batch: Batch) -> None:
-        batch.once(block.reading, lambda: Reading.of(batch, self.d_conv - 1, self.twice(batch)))
-
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: RunningCache | None) -> Tensor:
-        routing, reading, past = plan.routing, plan.made[block.reading], self.d_conv - 1
+        routing, reading, past = plan.routing, plan.made[self.reading], self.d_conv - 1
         qkv, f, z, b = block.in_proj(x, routing).split(block.sizes, -1)
         speed = F.softplus(block.decay(f.contiguous(), routing) + block.dt_bias)
         decay = -block.A_log.exp().repeat_interleave(self.width) * speed
@@ -47,8 +43,8 @@ class Mixer(KimiOptions):
         if reading.block is not None:  # a span from its end is the same reading of the row turned round
             line = F.pad(qkv.flip(1), (0, 0, past, 0))
             again = self._read(block, line, decay.flip(1), beta.flip(1), reading.backwards(past), None).flip(1)
-            twice = routing.unsort(reading.backward).view(plan.rows, -1, 1, 1)
-            y = y + again * twice
+            both_ways = routing.unsort(reading.backward).view(plan.rows, -1, 1, 1)
+            y = y + again * both_ways
         y = F.rms_norm(y, block.state_norm.shape, block.state_norm, block.owners.eps)
         return block.out_proj(routing.sort(y.reshape(x.shape[0], -1)) * gate, routing)
 
@@ -81,15 +77,14 @@ class Mixer(KimiOptions):
     def _flops(self, block: Layer, batch: Batch, reading: int) -> int:
         channels, width, tokens = self.channels, self.width, batch.layout.modality.numel()
         outer = 2 * block.owners.channels(batch.routing) * (sum(block.sizes) + channels)
-        passes = 2 if bool(self.twice(batch).any()) else 1
-        return outer + tokens * (4 * width * channels + passes * (6 * self.d_conv * channels + reading))
+        read = self.passes(batch) * (6 * self.d_conv * channels + reading)
+        return outer + tokens * (4 * width * channels + read)
 
     def activations(self, block: Layer, batch: Batch) -> float:
         """Of each reading some 20 numbers a channel, and of each pair of a chunk its decay and products; of the rest
         f, z and what follows from them, and the output before and after its norm and gate."""
-        readings = 2 if bool(self.twice(batch).any()) else 1
         reading = self.channels * (20 + 5 * delta_rule.CHUNK)
-        return batch.layout.modality.numel() * (8 * self.channels + sum(block.sizes) + readings * reading)
+        return batch.layout.modality.numel() * (8 * self.channels + sum(block.sizes) + self.passes(batch) * reading)
 
 
 def _kept(

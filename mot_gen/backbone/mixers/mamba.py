@@ -13,6 +13,7 @@ Shapes: B rows, S slots, T = B * S tokens, D width, E = expand * D channels, N s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.mamba_options import MambaOptions, uniform
-from mot_gen.backbone.mamba_reading import Given, Reading, StateCache, convolve, scan
+from mot_gen.backbone.mamba_reading import Given, convolve, kept_state, scan
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.running_cache import RunningCache
 from mot_gen.backbone.selective_scan import chunk_length
 
 
@@ -33,7 +35,6 @@ class Mixer(MambaOptions):
     def modules(self, block: Layer) -> parts.Modules:
         owners, rank = block.owners, self.dt_rank
         block.channels = channels = self.expand * owners.dim
-        block.reading = f"reading {self.d_conv} {self.bidirectional}"
         block.sizes = [rank, self.d_state, self.d_state]
         return {
             "in_proj": owners.inward("in_proj", 2 * channels),
@@ -51,23 +52,21 @@ class Mixer(MambaOptions):
         slices = block.owners.slices("dt_proj")
         return {} if slices is None else {"dt_bias": slices}
 
-    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> StateCache:
+    def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> RunningCache:
+        inputs = like.new_zeros(rows, self.d_conv - 1, block.channels)
         state = like.new_zeros(rows, self.d_state, block.channels, dtype=torch.float32)
-        return StateCache(like.new_zeros(rows, self.d_conv - 1, block.channels), state)
+        return RunningCache(inputs=inputs, state=state)
 
-    def prepare(self, block: Layer, batch: Batch) -> None:
-        batch.once(block.reading, lambda: Reading.of(batch, self.d_conv - 1, self.twice(batch)))
-
-    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: StateCache | None) -> Tensor:
-        routing, reading, past = plan.routing, plan.made[block.reading], self.d_conv - 1
+    def forward(self, block: Layer, x: Tensor, plan: Plan, cache: RunningCache | None) -> Tensor:
+        routing, reading, past = plan.routing, plan.made[self.reading], self.d_conv - 1
         u, z = block.in_proj(x, routing).chunk(2, dim=-1)
         u = routing.unsort(u).view(plan.rows, -1, u.shape[-1])
-        before = u.new_zeros(plan.rows, past, u.shape[-1]) if cache is None else cache.inputs
+        before = u.new_zeros(plan.rows, past, u.shape[-1]) if cache is None else cache["inputs"]
         line = torch.cat([before, u], 1)
-        state = None if cache is None else cache.state
+        state = None if cache is None else cache["state"]
         y, given = self._read(block, line, reading.document, plan, state)
-        if cache is not None:
-            cache.write(line, given)
+        if cache is not None and state is not None:
+            cache.write(partial(kept_state, line, given, state))
         if reading.block is not None:  # a span from its end is the same reading of the row turned round
             line = F.pad(u.flip(1), (0, 0, past, 0))
             again, _ = self._read(block, line, reading.backwards(past), plan, None, flipped=True)
@@ -94,7 +93,7 @@ class Mixer(MambaOptions):
         dt, B, C = block.x_proj(by_tower, routing).split(block.sizes, -1)
         bias = block.dt_bias[0]
         if len(block.dt_bias) > 1:
-            bias = block.dt_bias.index_select(0, plan.made[block.reading].tower)
+            bias = block.dt_bias.index_select(0, plan.made[self.reading].tower)
         delta = F.softplus(block.dt_proj(dt.contiguous(), routing) + bias)
         y, given = scan((u, unsort(delta), unsort(B), unsort(C)), block.A_log, document, state)
         return sort(y.to(u.dtype)) + block.D * by_tower, given
@@ -102,17 +101,15 @@ class Mixer(MambaOptions):
     def flops(self, block: Layer, batch: Batch) -> int:
         """Projections, convolution, and 7 N a channel for the scan; of a second reading, all but in and out."""
         tokens, inner = batch.layout.modality.numel(), 2 * sum([block.sizes[0], *block.sizes])
-        passes = 2 if bool(self.twice(batch).any()) else 1
         reading = inner + 2 * self.d_conv + 7 * self.d_state
         outer = 2 * 3 * block.owners.channels(batch.routing)
-        return block.channels * (outer + passes * tokens * reading)
+        return block.channels * (outer + self.passes(batch) * tokens * reading)
 
     def activations(self, block: Layer, batch: Batch) -> float:
         """5 numbers a channel (u, z and the gate); for each reading 9 more (the convolution's terms, delta, y), dt, B,
         C, and the states that chunks begin with."""
         rows, length = batch.layout.shape
-        readings = 2 if bool(self.twice(batch).any()) else 1
         states = block.channels * self.d_state
         begun = -(-length // chunk_length(rows * states)) * states / length
         reading = 9 * block.channels + sum(block.sizes) + begun
-        return rows * length * (5 * block.channels + readings * reading)
+        return rows * length * (5 * block.channels + self.passes(batch) * reading)
