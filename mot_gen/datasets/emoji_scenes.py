@@ -15,27 +15,37 @@ What a caption does not say is as usual: large, in the middle, on white.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, product
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from mot_gen.data.samples import Pair, Samples, Splits
-from mot_gen.datasets.emoji import chance, emoji_pixels, held_out, on_color
+from mot_gen.datasets.emoji import chance, emoji_on, held_out
 from mot_gen.datasets.emoji_words import (
     PHRASINGS,
     QUESTIONS,
     RELATION_WORDS,
     RELATIONS,
-    Described,
+    MultilingualPair,
     catalogue,
     language_of,
 )
-from mot_gen.datasets.scene_words import GROUNDS, LANGUAGES, PLACES, Language, attributes, blank, plain
+from mot_gen.datasets.integer_options import integer_options
+from mot_gen.datasets.scene_words import (
+    GROUNDS,
+    LANGUAGES,
+    PLACES,
+    Language,
+    attributes,
+    blank,
+    indefinite_article,
+    plain,
+    without_article,
+)
 from mot_gen.errors import expect
 
 UNSEEN_NAMES = 0.04
@@ -58,13 +68,12 @@ class Scene:
 
     def picture(self, size: int) -> Image.Image:
         """RGB, size x size; size must be a multiple of 4."""
-        canvas = Image.new("RGB", (size, size), GROUNDS[self.ground])
-        side = size if self.place is None and self.relation is None else size // 2
+        ground = GROUNDS[self.ground]
+        canvas = Image.new("RGB", (size, size), ground)
+        fills_the_picture = self.place is None and self.relation is None
+        side = size if fills_the_picture else size // 2
         for id, corner in zip(self.emoji, self._corners(size), strict=True):
-            drawn = _pixels(side)[id]
-            if self.mirrored:
-                drawn = drawn[:, ::-1]
-            canvas.paste(Image.fromarray(on_color(drawn, GROUNDS[self.ground])), corner)
+            canvas.paste(emoji_on(ground, id, side, self.mirrored), corner)
         return canvas
 
     def _corners(self, size: int) -> list[tuple[int, int]]:
@@ -102,19 +111,18 @@ class Scene:
     def _in_english(self, name: str, phrasing: str) -> str:
         """A name with its size and its article, which only English captions have here."""
         said = f"{LANGUAGES['en'].small} {name}" if self.place else name
-        article = "an " if said[0] in "aeiouAEIO" else "a "
-        return {"article": article, "the": "the ", "the, ground first": "the "}.get(phrasing, "") + said
+        if phrasing in ("the", "the, ground first"):
+            return f"the {said}"
+        if phrasing == "article":
+            return f"{indefinite_article(said)} {said}"
+        return said
 
     def _attributes(self, language: Language, code: str) -> list[str]:
         """Size, mirroring, place and ground, those that are not as usual; the ground is last."""
         said = attributes(self, language)
-        return [language.small, *said] if self.place and code != "en" else said
-
-
-@cache
-def _pixels(size: int) -> dict[str, np.ndarray]:
-    ids, pixels = emoji_pixels(size)
-    return {id: picture for id, picture in zip(ids, pixels) if id in catalogue()}
+        if self.place and code != "en":  # in English "small" stands before the name
+            said.insert(0, language.small)
+        return said
 
 
 # ---------------------------------------------------------------- captions read back
@@ -124,31 +132,37 @@ def _pixels(size: int) -> dict[str, np.ndarray]:
 def _meanings(code: str) -> dict[str, dict[str, str | bool]]:
     """Attribute phrase of a language -> the fields of `Scene` that it sets."""
     language = LANGUAGES[code]
-    phrases: dict[str, dict[str, str | bool]] = {language.small: {}, language.mirrored: {"mirrored": True}}
-    phrases |= {phrase: {"place": place} for phrase, place in zip(language.places, PLACES)}
-    return phrases | {phrase: {"ground": ground} for phrase, ground in zip(language.grounds, GROUNDS)}
+    found: dict[str, dict[str, str | bool]] = {language.small: {}, language.mirrored: {"mirrored": True}}
+    for phrase, place in zip(language.places, PLACES):
+        found[phrase] = {"place": place}
+    for phrase, ground in zip(language.grounds, GROUNDS):
+        found[phrase] = {"ground": ground}
+    return found
 
 
 @cache
-def _named(code: str) -> dict[str, str]:
+def _ids_by_name(code: str) -> dict[str, str]:
     """Name in a language -> id."""
     return {names[code]: id for id, names in catalogue().items()}
 
 
 def read_caption(text: str, code: str = "en") -> Scene | None:
     """The scene that a caption says in a language; None if it names no emoji, or says anything else besides."""
-    known = _meanings(code)
-    plain = known.keys() - _named(code).keys()  # attributes that are no name as well
-    pieces = text.strip().split(", ")
-    attributes_said = [piece for piece in pieces if piece in plain]
-    # One Spanish name is also a ground: "sobre rojo", a red envelope. What stands first is the name.
-    others = [piece for piece in pieces if piece not in plain]
+    meanings = _meanings(code)
+    # One Spanish name is also a ground: "sobre rojo", a red envelope. Of such pieces the first is the name.
+    only_attributes = meanings.keys() - _ids_by_name(code).keys()
+    attributes_said, others = [], []
+    for piece in text.strip().split(", "):
+        if piece in only_attributes:
+            attributes_said.append(piece)
+        else:
+            others.append(piece)
     name, *more = others or [""]
-    if not known.keys() >= {*more}:
-        return None
     fields: dict[str, str | bool] = {}
     for piece in (*attributes_said, *more):
-        fields |= known[piece]
+        if piece not in meanings:
+            return None
+        fields |= meanings[piece]
     subject = _read_subject(name, code, small="place" in fields)
     if subject is None:
         return None
@@ -165,21 +179,22 @@ def _read_subject(text: str, code: str, small: bool) -> tuple[tuple[str, ...], s
     """The ids and the relation of "a red apple left of a blue fish"."""
     for word, relation in zip(RELATION_WORDS[code], RELATIONS):
         first, _, second = text.partition(f" {word} ")
-        ids = (_read_name(first, code, small), _read_name(second, code, small))
-        if ids[0] and ids[1]:
-            return (ids[0], ids[1]), relation
+        left, right = _read_name(first, code, small), _read_name(second, code, small)
+        if left is not None and right is not None:
+            return (left, right), relation
     id = _read_name(text, code, small)
-    return None if id is None else ((id,), None)
+    if id is None:
+        return None
+    return (id,), None
 
 
 def _read_name(text: str, code: str, small: bool) -> str | None:
     """The id of a name. In English an article may stand before it, and "small" if it is so."""
     if code == "en":
-        article = next((word for word in ("the ", "an ", "a ") if text.startswith(word)), "")
-        text = text.removeprefix(article)
+        text = without_article(text)
         if small:
             text = text.removeprefix("small ")
-    return _named(code).get(text)
+    return _ids_by_name(code).get(text)
 
 
 # ---------------------------------------------------------------- what is held out
@@ -247,8 +262,10 @@ class Scenes(Samples):
         for id in catalogue():
             rng = random.Random(f"{seed} {part} {id}")
             drawn = (draw_scene(id, rng, kinds) for _ in range(6 * each))
-            fitting = (scene for scene in drawn if part_of(scene) == part)
-            self.scenes += islice(fitting if part == "train" else dict.fromkeys(fitting), each)
+            fitting: Iterable[Scene] = (scene for scene in drawn if part_of(scene) == part)
+            if part != "train":
+                fitting = dict.fromkeys(fitting)  # each scene once
+            self.scenes += islice(fitting, each)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -261,19 +278,15 @@ class Scenes(Samples):
         """The pair without its picture, which need not be drawn for its captions."""
         return self._described(index, None)
 
-    def _described(self, index: int, picture: Image.Image | None) -> Described:
+    def _described(self, index: int, picture: Image.Image | None) -> MultilingualPair:
         scene = self.scenes[index]
         captions = tuple(scene.caption(phrasing) for phrasing in PHRASINGS)
-        return Described(f"emoji_scenes/{scene}", picture, captions, tuple(map(language_of, PHRASINGS)))
+        return MultilingualPair(f"emoji_scenes/{scene}", picture, captions, tuple(map(language_of, PHRASINGS)))
 
 
 def load(data) -> Splits:
     """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name) and seed."""
-    options = {"size": 64, "each": 40, "seed": 0}
-    for name, value in data.options.items():
-        known = name in options and type(value) is int
-        expect(known, f"data.options.{name}: emoji_scenes takes integers ({', '.join(options)})", value)
-    options |= data.options
+    options = integer_options("emoji_scenes", data.options, {"size": 64, "each": 40, "seed": 0})
     size, each, seed = options["size"], options["each"], options["seed"]
     return Splits(Scenes("train", size, each, seed), Scenes("combinations", size, 1, seed))
 

@@ -1,5 +1,5 @@
-"""What emoji_scenes.py says beyond scene_words.py: more names, how two emoji stand to one another, and
-questions with their answers (Described).
+"""What emoji_scenes.py needs beyond scene_words.py: the names of all emoji (catalogue), words for how two emoji stand
+to one another (RELATIONS), and a question in each language with its answer (QUESTIONS, MultilingualPair).
 
 Needs the extra `emoji`.
 """
@@ -63,8 +63,8 @@ def _left_out(points: list[str], name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Described(Pair):
-    """A picture and what is said of it in each language. spoken: the language of each caption."""
+class MultilingualPair(Pair):
+    """A picture with captions in several languages. spoken: the language of each caption."""
 
     spoken: tuple[str, ...] = ()
 

@@ -20,12 +20,12 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from mot_gen.data.samples import Pair, Samples, Splits
-from mot_gen.datasets.emoji import chance, emoji_pixels, held_out, on_color
+from mot_gen.datasets.emoji import chance, emoji_on, held_out
 from mot_gen.datasets.emoji_catalogue import TONES, Emoji, catalogue
+from mot_gen.datasets.integer_options import integer_options
 from mot_gen.datasets.scene_words import (
     GROUNDS,
     HELD_OUT_PHRASINGS,
@@ -34,6 +34,7 @@ from mot_gen.datasets.scene_words import (
     PLACES,
     attributes,
     blank,
+    indefinite_article,
     phrases,
     plain,
 )
@@ -78,43 +79,40 @@ class Scene:
     def picture(self, size: int) -> Image.Image:
         """RGB, size x size; size must be even."""
         side = size // 2 if self.small else size
-        drawn = _pixels(side)[self.emoji]
-        if self.mirrored:
-            drawn = drawn[:, ::-1]
-        image = Image.fromarray(on_color(drawn, GROUNDS[self.ground]))
+        image = emoji_on(GROUNDS[self.ground], self.emoji, side, self.mirrored)
         if self.place is None:
             return image
         canvas = Image.new("RGB", (size, size), GROUNDS[self.ground])
-        canvas.paste(image, (side * self.place.endswith("right"), side * self.place.startswith("bottom")))
+        left, top = side * self.place.endswith("right"), side * self.place.startswith("bottom")
+        canvas.paste(image, (left, top))
         return canvas
 
     def caption(self, phrasing: str) -> str:
         """The scene in one of PHRASINGS or HELD_OUT_PHRASINGS."""
         if phrasing in LANGUAGES:
-            language, name = LANGUAGES[phrasing], self.about.names[phrasing]
-            small = [language.small] if self.small else []
-            return ", ".join([name, *small, *attributes(self, language)])
+            return self._in_language(phrasing)
         language, name = LANGUAGES["en"], self.about.names["en"]
         said = attributes(self, language)
         head = f"{language.small} {name}" if self.small else name
-        article = "an" if head[0] in "aeiouAEIO" else "a"
         orders = {
             "plain": [head, *said],
-            "article": [f"{article} {head}", *said],
+            "article": [f"{indefinite_article(head)} {head}", *said],
             "ground first": [*reversed(said), f"the {head}"],
             "the": [f"the {head}", *said],
         }
         return ", ".join(orders[phrasing])
 
+    def _in_language(self, code: str) -> str:
+        """The scene in the one phrasing of a language, the name first."""
+        language = LANGUAGES[code]
+        said = [self.about.names[code]]
+        if self.small:
+            said.append(language.small)
+        return ", ".join([*said, *attributes(self, language)])
+
     def captions(self) -> tuple[str, ...]:
         """All phrasings that are trained on; the plain one first."""
         return tuple(self.caption(phrasing) for phrasing in PHRASINGS)
-
-
-@cache
-def _pixels(size: int) -> dict[str, np.ndarray]:
-    ids, pixels = emoji_pixels(size)
-    return {id: picture for id, picture in zip(ids, pixels) if id in catalogue()}
 
 
 @dataclass(frozen=True)
@@ -146,10 +144,15 @@ def _named(piece: str) -> dict[str, Any]:
     """The fields of `Said` that a name sets, perhaps behind an article and "small"."""
     names = _emoji_by_name()
     bare = piece.removeprefix("the ").removeprefix("an ").removeprefix("a ")
-    for name, small in ((piece, {}), (bare, {}), (bare.removeprefix("small "), {"small": True})):
+    for name in (piece, bare):
         if name in names:
-            return {"emoji": names[name], **small}
-    return {"small": True} if bare.startswith("small ") else {}
+            return {"emoji": names[name]}
+    if not bare.startswith("small "):
+        return {}
+    name = bare.removeprefix("small ")
+    if name in names:
+        return {"emoji": names[name], "small": True}
+    return {"small": True}
 
 
 # ---------------------------------------------------------------- what is held out
@@ -197,8 +200,9 @@ class Scenes(Samples):
             rng = random.Random(f"{seed} {part} {base}")
             drawn = [draw_scene(rng.choice(ids), rng, small / 100) for _ in range(4 * each)]
             kept = [scene for scene in drawn if part_of(scene) == part]
-            different = kept if part == "train" else list(dict.fromkeys(kept))
-            self.scenes += different[:each]
+            if part != "train":
+                kept = list(dict.fromkeys(kept))  # each scene once
+            self.scenes += kept[:each]
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -217,12 +221,7 @@ class Scenes(Samples):
 def load(data) -> Splits:
     """The parts "train" and "combinations"; `data.options`: size (pixels), each (scenes of a name), seed, and small
     (percent of the training scenes)."""
-    options = {"size": 32, "each": 40, "seed": 0, "small": 30}
-    names = ", ".join(options)
-    for name, value in data.options.items():
-        known = name in options and type(value) is int
-        require(known, f"data.options.{name}: openmoji takes integers ({names}), got {value!r}")
-    options |= data.options
+    options = integer_options("openmoji", data.options, {"size": 32, "each": 40, "seed": 0, "small": 30})
     return Splits(Scenes("train", **options), Scenes("combinations", **options | {"each": 1, "small": 30}))
 
 

@@ -1,5 +1,5 @@
-"""How scenes of emoji are said in four languages: Language, LANGUAGES, attributes, phrases, plain, blank; the words of
-PLACES and GROUNDS."""
+"""How scenes of emoji are said in four languages: Language, LANGUAGES, attributes, phrases, plain, blank; PLACES and
+GROUNDS; and the English articles: indefinite_article, without_article."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ PHRASINGS = ("plain", "article", "de", "es", "fr")  # the first two are English
 HELD_OUT_PHRASINGS = ("ground first", "the")
 
 
-class Described(Protocol):
-    """A scene of either source."""
+class SceneFields(Protocol):
+    """What a scene of either source has besides its emoji."""
 
     @property
     def mirrored(self) -> bool: ...
@@ -71,7 +71,7 @@ class Described(Protocol):
     def ground(self) -> str: ...
 
 
-def attributes(scene: Described, language: Language) -> list[str]:
+def attributes(scene: SceneFields, language: Language) -> list[str]:
     """Mirroring, place and ground in a language, those that are not as usual; the ground is last."""
     said = []
     if scene.mirrored:
@@ -100,6 +100,19 @@ def phrases() -> dict[str, dict[str, Any]]:
 def plain(code: str) -> str:
     """The phrasing in which a language is written: English without articles."""
     return "plain" if code == "en" else code
+
+
+def indefinite_article(name: str) -> str:
+    """ "a" or "an", as the English name asks for."""
+    return "an" if name[0] in "aeiouAEIO" else "a"
+
+
+def without_article(text: str) -> str:
+    """An English name without an article before it."""
+    for article in ("the ", "an ", "a "):
+        if text.startswith(article):
+            return text.removeprefix(article)
+    return text
 
 
 def blank(caption: str, name: str) -> str:

@@ -2,7 +2,7 @@
 
 `load` gives the splits of a recipe: an `Utterance` for each phrase of each speaker, and the pairs of digits.py. The
 split is by speaker, so no voice of the held-out part is heard in training; its pictures are digits.py's held-out ones.
-`spoken_digits` says them, once: they are kept in the user's cache folder. `digit_in_text` scores what was written.
+`spoken_digits` makes the recordings and keeps them in the user's cache folder. `digit_in_text` scores a transcript.
 
 Needs the extra `speech`. data.options: see `SpokenDigits`.
 """
@@ -25,7 +25,7 @@ from mot_gen.data.samples import Arranging, Document, Pair, Part, Sample, Splits
 from mot_gen.datasets import digits
 from mot_gen.datasets.digits import WORDS
 from mot_gen.datasets.spoken import Voice, draw_voice, synthesize_batch
-from mot_gen.datasets.user_cache import rendered
+from mot_gen.datasets.user_cache import cached_file
 from mot_gen.errors import InputError, expect, require
 from mot_gen.recipes.implementations import check_options
 from mot_gen.recipes.sections import Data
@@ -54,8 +54,8 @@ class SpokenDigits:
             expect(0 <= share <= 1, f"data.options.{field} must lie in 0 to 1", share)
 
 
-class Spoken(NamedTuple):
-    """A text, the digit that it names, who says it (number and voice), and the sound as the bytes of a FLAC file."""
+class Recording(NamedTuple):
+    """A text that was said. digit: the one that it names. speaker: a number. sound: the bytes of a FLAC file."""
 
     text: str
     digit: int
@@ -103,9 +103,9 @@ def load(data: Data) -> Splits:
     check_options("data.options", SpokenDigits, data.options)
     options = SpokenDigits(**data.options)
     held_out = held_out_speakers(options.speakers, data.held_out, data.split_seed)
-    written, said = digits.load(data), spoken_digits(options)
-    learned = [s for s in said if s.speaker not in held_out]
-    unheard = [s for s in said if s.speaker in held_out]
+    written, recordings = digits.load(data), spoken_digits(options)
+    learned = [each for each in recordings if each.speaker not in held_out]
+    unheard = [each for each in recordings if each.speaker in held_out]
     return Splits(_samples(learned, written.train, options), _samples(unheard, written.held_out, options))
 
 
@@ -114,31 +114,30 @@ def held_out_speakers(speakers: int, share: float, seed: int) -> frozenset[int]:
     return frozenset(random.Random(f"held-out speakers/{seed}").sample(range(speakers), round(speakers * share)))
 
 
-def _samples(said: Sequence[Spoken], written: Sequence[Sample], options: SpokenDigits) -> list[Sample]:
-    """Each sound with one of the written digits of its kind, in turn; then the written ones."""
+def _samples(recordings: Sequence[Recording], written: Sequence[Sample], options: SpokenDigits) -> list[Sample]:
+    """Each recording with one of the written digits that it names, in turn; then the written ones."""
     by_digit: list[list[Any]] = [[] for _ in range(10)]
     for pair in written:
         assert isinstance(pair, Pair)
         by_digit[digits.task().label(pair)].append(pair.image)
     found: list[Sample] = []
-    for spoken in said:
-        images = by_digit[spoken.digit]
-        image = images[spoken.speaker % len(images)]
-        parts = Part("text", spoken.text), Part("speech", spoken.sound), Part("image", image)
-        found.append(Utterance(f"spoken/{spoken.speaker} {spoken.voice}/{spoken.text}", parts, options.pictures))
+    for said in recordings:
+        images = by_digit[said.digit]
+        image = images[said.speaker % len(images)]
+        parts = Part("text", said.text), Part("speech", said.sound), Part("image", image)
+        found.append(Utterance(f"spoken/{said.speaker} {said.voice}/{said.text}", parts, options.pictures))
     return [*found, *written[: round(len(written) * options.written)]]
 
 
-def spoken_digits(options: SpokenDigits) -> list[Spoken]:
-    """Every text by every speaker, a speaker after the other; rendered once. InputError without the extra."""
+def spoken_digits(options: SpokenDigits) -> list[Recording]:
+    """Every text by every speaker, a speaker after the other; spoken once. InputError without the extra."""
     import pyarrow.parquet
 
-    said = hashlib.sha256(
-        json.dumps([options.speakers, list(options.phrases), options.seed, _engine()]).encode()
-    ).hexdigest()
-    file = rendered(f"spoken-digits-{said[:16]}.parquet", partial(_render, options))
+    stated = json.dumps([options.speakers, list(options.phrases), options.seed, _engine()])
+    key = hashlib.sha256(stated.encode()).hexdigest()
+    file = cached_file(f"spoken-digits-{key[:16]}.parquet", partial(_render, options))
     rows = pyarrow.parquet.read_table(file).to_pylist()
-    return [Spoken(**row | {"voice": Voice(**row["voice"])}) for row in rows]
+    return [Recording(**row | {"voice": Voice(**row["voice"])}) for row in rows]
 
 
 def _engine() -> str:

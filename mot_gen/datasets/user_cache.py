@@ -1,4 +1,4 @@
-"""What is made once and kept in the user's cache folder: rendered."""
+"""The user's cache folder, for data that is slow to make: cached_file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import BinaryIO
 from mot_gen.files.atomic import writing
 
 
-def rendered(name: str, render: Callable[[BinaryIO], None]) -> Path:
-    """The file `name` in the cache folder ($XDG_CACHE_HOME/mot_gen, else ~/.cache/mot_gen); `render` writes it once.
+def cached_file(name: str, write: Callable[[BinaryIO], None]) -> Path:
+    """The file `name` in the cache folder, $XDG_CACHE_HOME/mot_gen or else ~/.cache/mot_gen. `write` writes it once.
 
-    Written aside and renamed, so that two processes which render at once both leave a whole file.
+    Two processes that write it at the same time both leave a whole file.
     """
-    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot_gen" / name
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    file = Path(caches) / "mot_gen" / name
     if not file.is_file():
         with writing(file) as part, part.open("wb") as opened:
-            render(opened)
+            write(opened)
     return file
