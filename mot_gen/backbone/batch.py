@@ -1,4 +1,4 @@
-"""What a forward pass derives from a layout, once for all layers: Batch, which parts derive it from, and Plan.
+"""What all layers share in a forward pass: Batch, from which parts derive it before; and Plan, which blocks then read.
 
 Shapes: B rows, S slots, T = B * S tokens.
 """
@@ -21,19 +21,19 @@ from mot_gen.sequence.memo import Memo
 
 
 class Prepares(Protocol):
-    """A block, whose parts derive what they read of a batch."""
+    """A block, which derives from a batch what its parts need."""
 
     def prepare(self, batch: Batch) -> None: ...
 
 
 @dataclass
 class Batch(Memo):
-    """A layout and all that parts may ask of it.
+    """A layout, with what else parts need to know of its tokens.
 
-    towers: their number. tower_of, bidirectional: (modalities,) the tower of each, and whether its spans are read both
-    ways. cache: where the tokens are the next ones of a cache. compiled: whether the pass is compiled. on_grid:
-    (modalities,) whether its tokens stand in rows and columns. tower_numbers: `tower_of` on the host. made: what parts
-    derived from the batch.
+    towers: how many there are. tower_of, bidirectional, on_grid: (modalities,) the tower of each modality, whether all
+    tokens of its spans see one another, and whether they stand in rows and columns. tower_numbers: `tower_of` on the
+    host. cache: given where the tokens are the next ones of a cache. compiled: whether the pass is compiled. made: what
+    parts derived from the batch, by name.
     """
 
     layout: Layout
@@ -47,7 +47,7 @@ class Batch(Memo):
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def first(self, name: str) -> bool:
-        """Whether no part has given this name before: what is kept once for all layers is counted once."""
+        """Whether this name is new. What all layers share, such as a mask, is counted once by asking this."""
         new = name not in self.made
         self.made[name] = None
         return new
@@ -75,8 +75,8 @@ class Batch(Memo):
         return self.tower_of[self.layout.modality].flatten()
 
     def axes(self, chosen: Sequence[int]) -> Tensor:
-        """(T, pairs) the position of every token on the axis that is chosen for each pair; what is on no grid stands at
-        its time on all axes."""
+        """(T, pairs): for each pair of channels the position of every token on its chosen axis. A token that is on no
+        grid has its time as the position on all axes."""
         assert self.on_grid is not None, "the backbone knows"
         position = self.layout.position
         on_grid = self.on_grid[self.layout.modality][..., None]
@@ -85,14 +85,14 @@ class Batch(Memo):
 
     @cached_property
     def places(self) -> tuple[Places, Places]:
-        """The places of the queries and of the keys: the same tokens, or over a cache all keys that it holds."""
+        """The places of queries and keys: those of the batch's tokens; over a cache the keys are all that it holds."""
         if self.cache is not None:
             return self.cache.place(self.layout, self.bidirectional)
         places = Places.of(self.layout, self.bidirectional)
         return places, places
 
     def plan(self, blocks: Iterable[Prepares]) -> Plan:
-        """What these blocks read of the batch."""
+        """Let blocks derive what they need. The plan is for all blocks with the same parts."""
         if self.cache is not None:
             _ = self.places  # reserves the tokens' slots
         for block in blocks:
@@ -100,13 +100,16 @@ class Batch(Memo):
         return Plan(self, self.routing, len(self.layout.document), self.made)
 
     def thinned(self, kept: Tensor, cache: Cache | None, name: str | None = None) -> tuple[Batch, Tensor]:
-        """The batch of the kept tokens alone, (B, S) bool, each row moved together and padded at its end; and the slots
-        (B, k) that they come from, those of padding being any that is not kept.
+        """A batch of some tokens alone, and the slots (B, k) that they come from.
 
-        name: of what decides how many tokens are kept, where that follows from the layout alone; the host then counts
-        them once, where the layout is on the host. Without, it waits for the device."""
-        counted = self._counted(kept) if name is None else self.layout.once(name, lambda: self._counted(kept))
-        length, *counts = counted
+        kept: (B, S) bool, the tokens. In each row they are moved together, and padding follows; its slots are any that
+        are not kept. name: given if the number of kept tokens follows from the layout alone. The host then counts them
+        once under this name; else it waits for the device.
+        """
+        if name is None:
+            length, *counts = self._counted(kept)
+        else:
+            length, *counts = self.layout.once(name, lambda: self._counted(kept))
         slots = kept.logical_not().long().argsort(dim=1, stable=True)[:, :length]
         empty = ~kept.gather(1, slots)
         layout = self.layout
@@ -123,9 +126,9 @@ class Batch(Memo):
         return replace(self, layout=thin, cache=cache), slots
 
     def _counted(self, kept: Tensor) -> list[int]:
-        """How many slots a row needs for its kept tokens, (B, S) bool; then, of each modality, how many of all these
-        slots are of it, where padding counts as the first."""
-        length = max(1, int(kept.sum(1).max()))  # of a row without tokens one slot of padding
+        """[slots of a row, slots of each modality] of a batch of the tokens `kept`, (B, S) bool. Padding counts as the
+        first modality."""
+        length = max(1, int(kept.sum(1).max()))  # where nothing is kept, one slot of padding
         others = len(self.tower_of)
         modality = self.layout.modality.masked_fill(~kept, others)
         counts = torch.bincount(modality.flatten(), minlength=others + 1)[:others].tolist()
@@ -135,10 +138,13 @@ class Batch(Memo):
 
 @dataclass
 class Plan(Memo):
-    """What blocks read while they run. rows: B. made: what parts derived from the batch, by name. batch: None for next
-    tokens (`next_token`), which have no layout."""
+    """What blocks read while they run.
 
-    batch: Any  # a Batch
+    batch: the `Batch`; None for a pass that writes one token in every row (`next_token`), which has no layout. rows: B.
+    made: what parts derived from the batch, by name.
+    """
+
+    batch: Any  # a Batch or None
     routing: Routing
     rows: int
     made: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A block made of parts, and the blocks that stand for all others: Block, distinct."""
+"""Block, one layer made of parts; and distinct, one block of each kind."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ class Block(parts.Layer):
             self._add(feed_forward)
 
     def _add(self, *added: parts.Part) -> None:
+        """Take over the modules and parameters of parts, their initial values and who owns them."""
         for part in added:
             for name, module in part.modules(self).items():
-                add = self.register_parameter if isinstance(module, nn.Parameter) else self.register_module
-                add(name, module)  # type: ignore[arg-type] # each takes the kind that it is chosen for
+                if isinstance(module, nn.Parameter):
+                    self.register_parameter(name, module)
+                else:
+                    self.register_module(name, module)
             self.initial = {**self.initial, **part.initial(self)}
             self.owned_by = {**self.owned_by, **part.owned_by(self)}
 
@@ -40,14 +43,14 @@ class Block(parts.Layer):
         return self.parts.depth.forward(self, x, plan, cache)
 
     def mix(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
-        """x and what its tokens read of one another."""
+        """The mixer's sublayer: x with what its tokens read of one another added."""
         chosen, norm = self.parts, getattr(self, self.parts.mixer.norm)
         read = chosen.residual.read(self, x, "mixer")
         y = chosen.mixer.forward(self, chosen.norm.before(norm, read, plan.routing), plan, cache)
         return chosen.residual.add(self, x, chosen.norm.after(norm, y, plan.routing), "mixer")
 
     def feed(self, x: Tensor, plan: Plan, weight: Tensor | None = None) -> Tensor:
-        """x and what the feed-forward makes of it, times (T, 1) weights."""
+        """The feed-forward's sublayer: x with its output added. weight: (T, 1), which the output is multiplied by."""
         chosen = self.parts
         if chosen.feed_forward.empty:
             return x
@@ -60,8 +63,10 @@ class Block(parts.Layer):
 
 
 def distinct(blocks: Iterable[parts.Layer]) -> list[parts.Layer]:
-    """One block for each set of parts, which derives from a batch what all of them read; a layer that some tokens skip
-    derives it itself, from those that stay."""
+    """The first block of each set of parts. It derives from a batch what all blocks with these parts read.
+
+    A layer that tokens skip is left out: it derives this itself, from the tokens that stay.
+    """
     found: list[parts.Layer] = []
     for block in blocks:
         if not block.parts.depth.plans and all(block.parts != other.parts for other in found):

@@ -1,10 +1,12 @@
-"""The parts of a block: a class for each slot, Parts, Layer. What all parts share is in part.py.
+"""The parts of a block: a base class for each slot, from Mixer to Residual; Parts, all of one layer; Layer, the block
+as its parts see it. What all parts share is in part.py.
 
 A *slot* is a choice that every block makes: how tokens are mixed, what the feed-forward is, where the norm stands. A
-*part* fills a slot. It is a class in a file of the slot's folder, or of a package of your own, and is named as the slot
-is (`Mixer`, `FeedForward`, ...): a frozen dataclass whose fields are its options. How recipes name it: named_parts.py.
+*part* fills a slot. It is a frozen dataclass whose fields are its options, in a file of the slot's folder or of a
+package of your own. Its class has the name of the slot's base class here (`Mixer`, `FeedForward`, ...). named_parts.py
+says how recipes name parts.
 
-A part holds no weights. `modules` says what it adds to a block, and the other methods are given that block. So a
+A part holds no weights. `modules` makes those that it adds to a block, and all other methods are given that block. So a
 parameter's name says what it is and not which part asked for it, and equal parts of several layers share what they
 derive from a batch.
 
@@ -30,51 +32,57 @@ from mot_gen.backbone.routing import Owned, Routing
 
 
 class Mixer(Part):
-    """How tokens read one another. norm: the block's norm that stands by it. reads: which of the block's parts `reach`,
-    `bias` and `head_choice` it asks; a recipe may name those that some mixer asks."""
+    """How tokens read one another.
+
+    norm: the name of the block's norm for this sublayer. reads: those of the slots `reach`, `bias` and `head_choice`
+    whose parts it uses. A recipe may fill these slots only if some mixer uses them.
+    """
 
     norm: ClassVar[str] = "attention_norm"
     reads: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
-        """x (T, D) in tower order -> (T, D). cache: what `cache` made, or None."""
+        """x (T, D) in tower order -> (T, D). cache: what `cache` returned, or None where nothing is generated."""
         raise NotImplementedError
 
     def cache(self, block: Layer, rows: int, length: int, like: Tensor) -> LayerCache:
-        """A cache of so many tokens a row, of the device and dtype of `like`."""
+        """A new cache for `rows` rows of up to `length` tokens, with the device and dtype of `like`."""
         raise NotImplementedError
 
     def width_step(self) -> int:
-        """What the width of the model must be a multiple of."""
+        """The width of the model, D, must be a multiple of this."""
         return 1
 
 
 class Reach(Part):
-    """Which keys a query sees. grows: whether the next token sees all that is kept of its document."""
+    """Which keys a query sees.
+
+    grows: whether a newly generated token sees everything that the cache holds of its document.
+    """
 
     grows: ClassVar[bool] = False
 
     def sees(self, query: Places, key: Places) -> Tensor:
-        """bool, of places that broadcast against one another."""
+        """bool, in the shape to which the places broadcast."""
         raise NotImplementedError
 
     def pairs(self, batch: Batch) -> int:
-        """Pairs of query and key that a kernel computes which skips keys out of reach."""
+        """How many pairs of query and key are computed by a kernel that skips keys out of reach."""
         rows, length = batch.layout.shape
         return rows * length**2
 
 
 class Bias(Part):
-    """What is added to attention's scores, or done with them otherwise."""
+    """What is added to the scores of attention. A bias may also replace `attend` as a whole."""
 
-    empty: ClassVar[bool] = False  # whether nothing is added, and nothing else done
+    empty: ClassVar[bool] = False  # whether it leaves attention as it is
 
     def scores(self, block: Layer, query: Places, key: Places) -> Tensor | float:
-        """What is added, of places (B, Q) and (B, K) -> (1 or B, 1 or H, Q, K)."""
+        """Places (B, Q) and (B, K) -> (1 or B, 1 or H, Q, K), what is added to their scores."""
         raise NotImplementedError
 
     def attend(self, block: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Any, plan: Plan) -> Tensor:
-        """q (B, H, Q, K), k and v (B, G, N, K) -> (B, H, Q, K); mask: of all that is seen, with `scores` in it."""
+        """q (B, H, Q, K), k and v (B, G, N, K) -> (B, H, Q, K). mask: the mask rule's, to which `scores` are added."""
         return attend(q, k, v, mask)
 
 
@@ -82,7 +90,7 @@ class HeadChoice(Part):
     """Which heads of attention a token uses."""
 
     def weigh(self, block: Layer, x: Tensor, mixed: Tensor, plan: Plan) -> Tensor:
-        """mixed (T, H * K), what the heads found for the tokens x (T, D) -> the same, weighed."""
+        """mixed (T, H * K), the heads' outputs for the tokens x (T, D) -> the same, each head times its weight."""
         raise NotImplementedError
 
     def active(self, block: Layer) -> int:
@@ -91,19 +99,22 @@ class HeadChoice(Part):
 
 
 class FeedForward(Part):
-    """What a token passes through alone. empty: whether there is none. matrices: of a unit that may be an expert, how
-    many projections of D x F there are, F being its `ffn_dim`."""
+    """What each token passes through by itself.
+
+    empty: whether there is no feed-forward. matrices: how many projections of D x F it has, where F is its `ffn_dim`; 0
+    for one that cannot be an expert.
+    """
 
     empty: ClassVar[bool] = False
     matrices: ClassVar[int] = 0
 
     @property
     def step(self) -> int:
-        """What its `ffn_dim`, where it has one, must be a multiple of."""
+        """Its `ffn_dim`, if it has one, must be a multiple of this."""
         return 1
 
     def refuse_experts(self, config: Any) -> None:
-        """InputError where the config asks for experts, and this is none."""
+        """InputError where the config asks for experts; for feed-forwards that cannot be experts."""
         if config.experts != 1 or config.shared_experts or config.router != "expert_choice":
             kind = type(self).__module__.rpartition(".")[2]
             raise self.refuse("kind", f"{kind} is no expert; drop backbone.experts, shared_experts and router")
@@ -116,28 +127,33 @@ class FeedForward(Part):
         return {"ffn": self.unit(block, block.owners)}
 
     def unit(self, block: Layer, owners: Owners) -> nn.Module:
-        """A module (x (n, D), Routing) -> (n, D), of as many sets of parameters as owners say of `ffn`."""
+        """A module (x (n, D), Routing) -> (n, D), whose parameters `ffn` the owners make."""
         raise NotImplementedError
 
 
 class Activation(Part):
-    """The function of a feed-forward's hidden channels: of each alone, with a `gradient`; or, with parameters that are
-    learned or of all channels together, a module."""
+    """The function of a feed-forward's hidden channels.
 
-    # (gradient of the output, input, where the result goes); None: autograd finds it.
-    gradient: ClassVar[Any] = None
+    Give `function` if it is a function of each channel by itself, with its `gradient` if that is known. Override
+    `module` if it has parameters, or is a function of all channels together.
+    """
 
     function: ClassVar[Callable[..., Tensor]]
+    # (gradient of the output, input, tensor to write to) -> gradient of the input; None: autograd finds it.
+    gradient: ClassVar[Any] = None
 
     def module(self, owners: Owners) -> nn.Module | None:
-        """A module (hidden (n, F), Routing) -> (n, F), where `function` alone does not do."""
+        """A module (hidden (n, F), Routing) -> (n, F), or None where `function` says it all."""
         return None
 
 
 @dataclass
 class Choice:
-    """Which of a pool's n tokens go to each of its E experts. token, gate: (P,) sorted by expert, the tokens and the
-    weights of what the experts make of them. counts: (E,) int64, how many each expert has. loss: weighted, or None."""
+    """Which of a pool's n tokens go to which of its E experts: P pairs, sorted by expert.
+
+    token: (P,) the token of each pair. gate: (P,) the weight of the expert's output. counts: (E,) int64, how many pairs
+    each expert has. loss: what is added to the training loss, weighted, or None.
+    """
 
     token: Tensor
     gate: Tensor
@@ -146,48 +162,54 @@ class Choice:
 
 
 class Router(Part):
-    """How tokens and experts meet. taken: experts that a token passes through, on the average. scores: whether experts
-    are scored, by a vector each."""
+    """Which tokens go to which experts.
+
+    scores: whether there is a learned vector for each expert, whose product with a token is the expert's score.
+    """
 
     scores: ClassVar[bool] = True
 
     @property
     def on_grid(self) -> bool:
-        """Whether it asks which tokens of a picture are neighbours."""
+        """Whether it needs to know which tokens of a picture are neighbours."""
         return False
 
     @property
     def taken(self) -> int:
+        """How many experts a token passes through, on average."""
         return 1
 
     def charged(self, number: int, learns: bool) -> int:
-        """How many of so many experts a token's costs are counted for."""
+        """How many of `number` experts are counted in the FLOPs of a token. learns: while the model trains."""
         return self.taken
 
     def choose(self, logits: Tensor, pool: Pool) -> Choice:
-        """logits: (n, E) the scores of a pool's tokens."""
+        """logits: (n, E), the score of each expert for each token of the pool."""
         raise NotImplementedError
 
 
 class Norm(Part):
-    """Where the norm of a sublayer stands."""
+    """Where the norm of a sublayer stands: before it, after it, or both."""
 
     def before(self, norm: nn.Module, x: Tensor, routing: Routing) -> Tensor:
-        """What the sublayer reads of the residual stream."""
+        """The sublayer's input, from the residual stream x."""
         return x
 
     def after(self, norm: nn.Module, y: Tensor, routing: Routing) -> Tensor:
-        """What is added to it of the sublayer's output."""
+        """What joins the residual stream, from the sublayer's output y."""
         return y
 
 
 class Depth(Part):
-    """Which tokens pass through a layer. plans: whether it makes the plan of its tokens while it runs."""
+    """Which tokens pass through a layer.
+
+    plans: whether the layer chooses its tokens while it runs, and so makes the plan for them itself.
+    """
 
     plans: ClassVar[bool] = False
 
     def follow(self, block: Layer, step: NextToken) -> bool:
-        """Which tokens pass may be read from the layout; a part that reads none says so."""
+        """False by default, since the choice of tokens may depend on the layout."""
         return False
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: Any) -> Tensor:
@@ -198,34 +220,40 @@ class Depth(Part):
         return block.parts.mixer.cache(block, rows, length, like)
 
     def reached(self, block: Layer, batch: Batch) -> Batch:
-        """The batch of those tokens that pass through the layer, as far as costs go."""
+        """The tokens that pass through the layer, as a batch; FLOPs and activations are counted for these."""
         return batch
 
 
 class Residual(Part):
-    """How a sublayer's output joins the residual stream. Where there are several streams, R numbers of a token stand
-    for its D; the backbone begins and ends with those of its first layer."""
+    """How a sublayer's output joins the residual stream.
+
+    A token has R numbers in the stream: D, or more where there are several streams. `begin` and `end` of the first
+    layer's part serve the whole backbone.
+    """
 
     def begin(self, x: Tensor) -> Tensor:
-        """x (T, D), the embedded tokens -> (T, R)."""
+        """x (T, D), the embedded tokens -> (T, R), the stream that the first block reads."""
         return x
 
     def end(self, x: Tensor) -> Tensor:
-        """(T, R) -> (T, D), what the final norm reads."""
+        """x (T, R), the stream after the last block -> (T, D), which the final norm reads."""
         return x
 
     def read(self, block: Layer, x: Tensor, sublayer: str) -> Tensor:
-        """(T, R) -> (T, D), what a sublayer reads."""
+        """x (T, R) -> (T, D), the part of the stream that a sublayer reads."""
         return x
 
     def add(self, block: Layer, x: Tensor, y: Tensor, sublayer: str) -> Tensor:
-        """x (T, R), y (T, D) -> (T, R). sublayer: "mixer" or "feed_forward"."""
+        """The stream x (T, R) with a sublayer's output y (T, D) added -> (T, R).
+
+        sublayer: "mixer" or "feed_forward".
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What fills the slots of one layer."""
+    """The parts that fill the slots of one layer."""
 
     mixer: Mixer
     reach: Reach
@@ -242,7 +270,10 @@ class Parts:
 
 
 class Layer(Owned):
-    """What parts may ask of a block: the owners of its parameters, its parts, its number; and what they added to it."""
+    """A block as its parts see it, with all modules and attributes that they added to it.
+
+    owners: makes the block's modules. number: of this layer, from 0. layers: how many there are.
+    """
 
     owners: Owners
     parts: Parts
