@@ -1,4 +1,5 @@
-"""What growths share: Growth, read (by name), rebuilt, copied, shapes_of, blocks_of, require_gated; and grow_folder.
+"""What all growths use: Growth, their base; read, which finds one by name; rebuilt, copied, shapes_of, blocks_of,
+require_gated; and grow_folder, which grows a folder into another.
 
 Shapes: F feed-forward width.
 """
@@ -28,12 +29,12 @@ from mot_gen.growth import check_name
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.recipes.recipe import read_mapping
 
-# Of a recipe's section `backbone`, what says nothing of the blocks. Adapters (lora) learn alone, and so are not kept.
+# Fields of a recipe's section `backbone` that do not describe blocks. Adapters (lora) are trained alone, so not kept.
 KEPT = ("frozen", "lr_factors", "patch_layers", "token_layers", "embedding_scale", "positions")
 
 
 class Growth:
-    """See the package. needs_other: whether it is of two models."""
+    """Base of all growths; `mot_gen.growth` says what they are. needs_other: whether a growth joins two models."""
 
     needs_other: ClassVar[bool] = False
 
@@ -44,7 +45,7 @@ class Growth:
 
 
 def read(name: str, settings: Sequence[str]) -> Growth:
-    """The growth of a file's name with OPTION=VALUE. InputError for an unknown name, option or value."""
+    """The growth of this name with its options, OPTION=VALUE each. InputError for an unknown name, option or value."""
     check_name(name)
     cls = importlib.import_module(f"mot_gen.growth.{name}").Growth
     types = get_type_hints(cls)
@@ -67,8 +68,10 @@ def _value_of(kind: Any, text: str) -> Any:
 
 
 def rebuilt(model: MultimodalModel, **backbone: Any) -> MultimodalModel:
-    """A model of the same config but for these options of its backbone; of None an option is left out. Its weights are
-    those of `model` where name and shape are the same, and initial ones elsewhere."""
+    """A new model with the config of `model`, except for these options of its backbone; an option of None is left out.
+
+    It takes the weights of `model` that have the same name and shape; all others have their initial values.
+    """
     config: dict[str, Any] = dict(model.config)
     given = {field.name: config[field.name] for field in fields(MultimodalConfig) if field.name in config}
     stated = {**stated_options(config["backbone"]), **backbone}
@@ -104,8 +107,10 @@ def blocks_of(model: MultimodalModel) -> list[Any]:
 
 
 def require_gated(model: MultimodalModel, growth: str, cut: bool = False) -> int:
-    """F. InputError unless each layer has the usual feed-forward: gated, of one width, without experts. cut: whether it
-    is to be cut or copied, so that its activation must be a function of each channel alone."""
+    """F of a model whose layers all have the usual feed-forward: gated, of one width, without experts. Else InputError.
+
+    cut: whether feed-forwards are to be cut or copied, so that the activation must be a function of each channel alone.
+    """
     for block in blocks_of(model):
         part = block.parts.feed_forward
         if type(part) is not gated.FeedForward or model.backbone.config.widths:
@@ -116,8 +121,10 @@ def require_gated(model: MultimodalModel, growth: str, cut: bool = False) -> int
 
 
 def grow_folder(source: str | Path, out: Path, growth: Growth, other: str | Path | None) -> MultimodalModel:
-    """Write the pipeline's folder `out`, `source` with a grown model; nothing is left of it where that fails. If the
-    source is a run, `out/recipe.yaml` goes on training it."""
+    """Write a pipeline's folder `out`: a copy of `source` with the grown model. Nothing is left of it after an error.
+
+    If the source is a run, `out/recipe.yaml` goes on training the grown model.
+    """
     name = type(growth).__module__.rpartition(".")[2]
     if growth.needs_other and other is None:
         raise InputError(f"--grow {name}: is of two models; give the second --with")

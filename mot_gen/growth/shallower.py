@@ -27,7 +27,8 @@ class Growth(base.Growth):
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         blocks = base.blocks_of(model)
         keep = list(range(0, len(blocks), 2)) if self.keep is None else list(self.keep)
-        if not keep or sorted(set(keep)) != keep or not 0 <= keep[0] <= keep[-1] < len(blocks):
+        in_order = sorted(set(keep)) == keep
+        if not keep or not in_order or not set(keep) <= set(range(len(blocks))):
             raise InputError(f"keep={keep}: must name layers from 0 to {len(blocks) - 1} in rising order, each once")
         made = base.rebuilt(model, layers=len(keep))
         for own, number in zip(made.backbone.blocks, keep):

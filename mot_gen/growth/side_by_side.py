@@ -1,8 +1,8 @@
-"""Growth: two models side by side in one, which says the mean of both (Growing Transformers, arXiv 2507.09129).
+"""Growth: two models side by side in one, which predicts the mean of both (Growing Transformers, arXiv 2507.09129).
 
 Embeddings and picture layers stand side by side, too, so that each model reads its own; heads and the layers that
-predict pictures are halved, which makes logits and predictions the mean. It costs what both cost. Places that picture
-layers compute depend on the width, and cannot stand side by side: such models are refused.
+predict pictures are halved, which makes logits and predictions the mean. It costs what both cost. Picture
+layers that compute positions from the width cannot stand side by side: such models are refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mot_gen.errors import InputError, require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
-PREDICTS = ("head.weight", "proj_out.weight")
-SUMS = ("dim", "heads", "kv_heads", "ffn_dim")
+PREDICTS = ("head.weight", "proj_out.weight")  # ends of the names of parameters whose outputs are averaged
+SUMS = ("dim", "heads", "kv_heads", "ffn_dim")  # options of which the new model has twice as much
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class Growth(base.Growth):
         require(same, "--grow side_by_side: the two models differ in their parameters; give two of one recipe")
         _check(model)
         config = model.backbone.config
-        wide = {name: 2 * size for name in SUMS if (size := getattr(config, name)) is not None}
-        made = base.rebuilt(model, kind="side_by_side", members=2, size=None, layers=config.layers, **wide)
+        stated = {name: getattr(config, name) for name in SUMS}
+        doubled = {name: 2 * size for name, size in stated.items() if size is not None}
+        made = base.rebuilt(model, kind="side_by_side", members=2, size=None, layers=config.layers, **doubled)
         own = [dict(each.named_parameters()) for each in (model, other)]
         for name, parameter in made.named_parameters():
             if name.startswith("backbone.members."):
@@ -59,11 +60,14 @@ def _check(model: MultimodalModel) -> None:
 
 
 def beside(name: str, first: Tensor, second: Tensor, shape: torch.Size) -> Tensor:
-    """Two parameters as one of this shape: their mean where none of its sizes is twice theirs, else side by side along
-    those that are; halved where it predicts."""
+    """Two parameters as one of this shape. If it is their own shape, the mean; else both side by side along the
+    dimensions that are doubled, halved if the parameter predicts."""
     doubled = [place for place, (own, both) in enumerate(zip(first.shape, shape)) if both == 2 * own]
     if not doubled:
         return (first + second) / 2
     if len(doubled) == 2:
         return torch.block_diag(first, second)
-    return torch.cat([first, second], doubled[0]) / (2 if name.endswith(PREDICTS) else 1)
+    joined = torch.cat([first, second], doubled[0])
+    if name.endswith(PREDICTS):
+        return joined / 2
+    return joined

@@ -37,7 +37,7 @@ def pack_rows(
     for row in rows:
         writer.open_row()
         for sample in row:
-            writer.document(sample, f"sample {number}")
+            writer.write_document(sample, f"sample {number}")
             number += 1
         writer.close_row()
     return writer.batch()
@@ -57,7 +57,7 @@ def pack_prompts(
     writer = Writer(modalities, max(lengths))
     for number, (prompt, modality) in enumerate(zip(prompts, opens)):
         writer.open_row()
-        writer.prompt(prompt, modality, f"prompt {number}")
+        writer.write_prompt(prompt, modality, f"prompt {number}")
         writer.close_row()
     return writer.batch(), torch.tensor(lengths)
 
