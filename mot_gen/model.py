@@ -203,8 +203,10 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         return x
 
     def logits(self, hidden: Tensor, only: str | None = None) -> Tensor:
-        """(..., D) -> (..., V) of all joint ids, each modality apart by its own head. only: a modality apart whose
-        logits alone are wanted; all others are then 0."""
+        """(..., D) -> (..., V), logits of all joint ids; modalities apart have heads of their own.
+
+        only: the name of a modality apart. The logits of all other ids are then 0 and cost nothing.
+        """
         if not self.token_layers:
             return self.head(hidden)
         if only is None:
@@ -259,8 +261,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         return learned_losses(self, batch, hidden, latents, supervision, factors)
 
     def head_of(self, name: str) -> Head:
-        """What turns hidden states into the logits of a discrete modality: the shared ids, or its own where it is
-        apart."""
+        """The head that turns hidden states into logits of a discrete modality: over the shared ids, or over its own
+        where it is apart."""
         if name not in self.token_layers:
             return Head(self.head, list(self.head.parameters()), self.vocabulary.shared)
         layers = self.token_layers[name]
@@ -272,13 +274,14 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     ) -> tuple[PackedBatch, dict[str, Tensor]]:
         """Let each continuous modality's objective draw times and noise: the corrupted batch, and targets (N, C).
 
-        tokens: also do what training alone wants. Discrete modalities replace some of what is read, and objectives that
-        are told the sampler's step choose spans which learn one: `mot_gen.training.self_teaching` makes their targets.
+        tokens: whether to do what only training needs, too. Discrete modalities then replace some of the tokens that
+        are read, and objectives that are given the sampler's step choose spans that learn one; their targets are made
+        in `mot_gen.training.self_teaching`.
         """
         return Corruption(self.modalities, self.vocabulary, self.objectives).corrupt(batch, generator, tokens)
 
     def supervise(self, batch: PackedBatch, targets: Mapping[str, Tensor]) -> Supervision:
-        """What of a corrupted batch is learned. targets: as `corrupt` gave them."""
+        """What `forward` computes losses from. targets: of continuous modalities, as `corrupt` returned them."""
         return supervise(self.modalities, batch, targets, self.loss_masks(batch))
 
     def loss_masks(self, batch: PackedBatch) -> dict[str, Tensor]:

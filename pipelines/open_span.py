@@ -98,7 +98,7 @@ class OpenSpan:
     # ---------------------------------------------------------------- passes
 
     def embed(self, times: Tensor, steps: Tensor | None = None) -> Tensor | None:
-        """(T, D) what the network is told of each time and step, (T,), for the passes that are to come; None where its
+        """(T, D) what the network is given for each time and step (T,), for the passes that are to come; None where its
         patch layers take times alone."""
         return embed_times(self.layers, times, steps) if isinstance(self.layers, (PatchLinear, PatchUNet)) else None
 

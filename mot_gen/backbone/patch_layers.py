@@ -90,7 +90,7 @@ def build(
     **options,
 ) -> nn.Module:
     """The patch layers of a modality by kind: "linear", "unet", "shallow_uvit", or "connector" for what is only read.
-    takes_step: they are told the sampler's step too. usual_scale: of times, where no option says `time_scale`.
+    takes_step: they are given the sampler's step too. usual_scale: of times, where no option says `time_scale`.
     InputError for a kind or an option that is not known, and for a connector of what is not only read."""
     where = f"patch_layers.{modality.name}"
     if kind not in KINDS:
@@ -110,7 +110,7 @@ def build(
 
 
 def _set_time_scale(layers: Any, scale: float) -> None:
-    """Set what times, and the sampler's steps where they are told, are multiplied by before they are embedded."""
+    """Set what times, and the sampler's steps where they are given, are multiplied by before they are embedded."""
     layers.time.scale = scale
     if layers.step is not None:
         layers.step.scale = scale

@@ -83,7 +83,7 @@ class TimedBlock(nn.Module):
 @dataclass(frozen=True)
 class Options:
     """width: W. blocks: before and after the backbone. patch_size: side of the patches that make a token. eps: of its
-    norms; head_eps: of the norm of hidden states. reversed_time: the network is told 1 - t, and says the velocity
+    norms; head_eps: of the norm of hidden states. reversed_time: the network is given 1 - t, and predicts the velocity
     towards the data (JanusFlow)."""
 
     width: int = 768
@@ -96,7 +96,7 @@ class Options:
 
 class ShallowUViT(nn.Module):
     """What it has to have is said in `patch_layers`; its options are those of `Options`. InputError where the patches
-    do not divide the modality's channels, and for an objective whose network is told the sampler's step."""
+    do not divide the modality's channels, and for an objective whose network is given the sampler's step."""
 
     step = None  # it is not told the sampler's step
     Options = Options

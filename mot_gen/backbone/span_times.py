@@ -34,7 +34,7 @@ def condition(layers: Timed, latents: Latents) -> Tensor:
 
 
 def condition_of_tokens(layers: Timed, latents: Latents) -> Tensor:
-    """As `condition`, for each token: (N, D), or (1, D) where all are told the same."""
+    """As `condition`, for each token: (N, D), or (1, D) where all have the same."""
     told = condition(layers, latents)
     one_for_all = latents.told is not None and len(told) == 1
     return told if one_for_all else latents.per_token(told)

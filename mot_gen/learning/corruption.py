@@ -52,8 +52,10 @@ class Corruption:
     def _noised(
         self, batch: PackedBatch, name: str, latents: Latents, generator: torch.Generator | None, steps: bool
     ) -> tuple[Latents, Tensor]:
-        """Latents with a time for each span and noise, and what the network should say of them. steps: whether some
-        spans are to learn a step of the sampler."""
+        """Latents with noise and a time for each span, and the targets for them.
+
+        steps: whether some spans are to learn a step of the sampler.
+        """
         objective = self.objectives[name]
         time, step = objective.sample_time(latents, generator), None
         if steps and getattr(objective, "takes_step", False):

@@ -19,7 +19,7 @@ from mot_gen.sequence import Modality, PackedBatch
 
 
 class Predictor(Protocol):
-    """What is asked of a model. head_of: the head of a discrete modality."""
+    """The part of a model that losses need. head_of: the head of a discrete modality."""
 
     @property
     def modalities(self) -> Sequence[Modality]: ...
@@ -38,8 +38,11 @@ def learned_losses(
     supervision: Supervision,
     factors: Mapping[str, float],
 ) -> Losses:
-    """What training sums. hidden: (B * S, D) of the backbone. latents: modality -> (N, C), what the patch layers give.
-    factors: modality -> what its sum of losses is multiplied by in the total."""
+    """The losses of a batch, from which training takes gradients.
+
+    hidden: (B * S, D), the output of the backbone. latents: modality -> (N, C), the output of its patch layers.
+    factors: modality -> what its sum of losses is multiplied by in the total.
+    """
     total, by_token = hidden.new_zeros(()), {}
     for name, tokens in supervision.tokens.items():
         head = model.head_of(name)

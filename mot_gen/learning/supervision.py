@@ -1,8 +1,8 @@
-"""Supervision: which outputs for a corrupted batch are learned (`loss_masks`), and what they should be (`supervise`);
+"""Supervision: which outputs for a corrupted batch have a loss (`loss_masks`), and the targets for them (`supervise`);
 and the `Losses` that follow.
 
-It is listed on the host, where the batch is: the model then computes logits for the tokens that count and for no
-others, and the host knows how many they are without asking the device.
+It is made on the host, where the batch is. The model then computes logits for the tokens that count and for no others,
+and the host knows how many they are without asking the device.
 
 Shapes: M slots that predict, m tokens of a discrete modality that count, N continuous tokens, C channels.
 """
@@ -40,7 +40,7 @@ class LatentTargets(Movable):
 
 @dataclass
 class Supervision(Movable):
-    """What of a batch is learned, by modality. counts: how many of its tokens count, over which losses are averaged."""
+    """The targets of a batch, by modality. counts: how many of its tokens count; losses are averaged over these."""
 
     tokens: dict[str, TokenTargets]
     latents: dict[str, LatentTargets]
@@ -65,7 +65,7 @@ def supervise(
     targets: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
 ) -> Supervision:
-    """List what of a corrupted batch is learned.
+    """The targets of a corrupted batch.
 
     targets: continuous modality -> (N, C). masks: as `loss_masks` gives them; a modality without one is only read.
     """

@@ -35,7 +35,7 @@ class Head:
 
     @property
     def at_once(self) -> int:
-        """How many tokens have AT_ONCE logits."""
+        """For how many tokens at a time logits are computed."""
         return max(1, AT_ONCE // self.size)
 
 
@@ -44,7 +44,8 @@ def token_losses(
 ) -> tuple[Tensor, Tensor]:
     """factor * sum of the weighted losses, which has gradients, and the weighted losses (m,), which have none.
 
-    hidden (m, D), ids (m,); weight (m,) of each token, or None for 1."""
+    hidden (m, D), ids (m,). weight: (m,) of each token, or None for 1.
+    """
     if not torch.is_grad_enabled():
         pieces = [_weighted(head, loss, *part) for part in _chunks(head, hidden, ids, weight)]
         losses = torch.cat(pieces)
@@ -55,8 +56,10 @@ def token_losses(
 def _chunks(
     head: Head, hidden: Tensor, ids: Tensor, weight: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Hidden states, ids and weights of as many tokens at a time as have AT_ONCE logits; none of them at least once, so
-    that the head gets gradients in any case."""
+    """Hidden states, ids and weights of `head.at_once` tokens at a time.
+
+    Without tokens there is one empty chunk, so that the head gets gradients in any case.
+    """
     size = head.at_once
     for start in range(0, max(1, len(hidden)), size):
         own = slice(start, start + size)
@@ -86,7 +89,11 @@ class _TokenLosses(torch.autograd.Function):
             upstream = torch.full_like(total, factor)
             found = torch.autograd.grad(total, [part, *learned], upstream, allow_unused=True, materialize_grads=True)
             place.copy_(found[0])
-            grads = list(found[1:]) if not grads else [old.add_(new) for old, new in zip(grads, found[1:])]
+            if not grads:
+                grads = list(found[1:])
+            else:
+                for old, new in zip(grads, found[1:]):
+                    old.add_(new)
             losses.append(each.detach())
         joined = torch.cat(losses)
         ctx.save_for_backward(grad_hidden, *grads)

@@ -1,6 +1,6 @@
 """Objectives by name. An objective owns the corruption, the target, the scaling and the loss of one modality.
 
-Each module has an `Objective(**options)`. A discrete one has `loss(logits, ids)`, and perhaps:
+Each module has a class `Objective(**options)`. One of discrete tokens has `loss(logits, ids)`, and perhaps:
 
 - `replace(ids, span, size, generator)` and `replaced`, above 0, where training is to read other ids than it predicts;
 - `bidirectional = True` where tokens are masked and a span sees all of itself (see `masked`). Then it also has
@@ -10,27 +10,29 @@ Each module has an `Objective(**options)`. A discrete one has `loss(logits, ids)
 - `by_scales = True` where a span is predicted scale by scale (see `next_scale`), with the same three methods: a span at
   time 1 is predicted, one at time 0 is read.
 
-A continuous one has, with one time in [0, 1] per span (0 clean, 1 noise):
+One of continuous tokens works with one time in [0, 1] per span (0 clean, 1 noise). It has:
 
 - `sample_time(latents, generator)` -> (n,);
 - `corrupt(values, time, generator)` -> (input, target): values (N, C), time (N,), one per token;
 - `loss(output, target, time)` -> (N,), unreduced and averaged over the channels;
-- `scheduler()`: the diffusers scheduler it is sampled with, and `scheduler_time(timestep)`, `scheduler_output(output,
-  noisy, time)`: what that scheduler's timestep is as a time, and what the network's output is to it;
-- `add_noise(values, noise, time)`, what `corrupt` makes of a given noise, and `clean(output, noisy, time)`, the values
-  by what `scheduler_output` gave; one time for all, (), or one per token;
-- `fits(scheduler)`: the kind of scheduler it needs where the given one will not do, or None.
+- `scheduler()`: the diffusers scheduler it is sampled with;
+- `scheduler_time(timestep)`: a timestep of that scheduler as a time in [0, 1];
+- `scheduler_output(output, noisy, time)`: the network's output in the form that the scheduler wants;
+- `add_noise(values, noise, time)`: as `corrupt`, with the noise given; one time for all, (), or one per token;
+- `clean(output, noisy, time)`: an estimate of the values, from what `scheduler_output` returned;
+- `fits(scheduler)`: None, or for a scheduler of the wrong kind the name of the right one.
 
-A continuous one whose network is told the size of the sampler's step beside the time sets `takes_step`, and has:
+If its network is given the size of the sampler's step as well as the time, it sets `takes_step`, and also has:
 
 - `fewest`: the fewest evaluations that it was trained for;
-- `share`, `sample_steps(latents, time, chosen, generator)` and `teach(latents, target, predict)`: which part of a batch
-  learns steps, which ones, and what the network should say of them, given the flow's target (see `shortcut`);
+- `share`: the share of a batch's rows that learns steps;
+- `sample_steps(latents, time, chosen, generator)`: the steps that they learn;
+- `teach(latents, target, predict)`: the targets for them, from the flow's target (see `shortcut`);
 - `teacher_passes`: how many forward passes over those rows `teach` costs;
-- `step_size(timestep, scheduler)`: what the network is told when a scheduler takes a step;
+- `step_size(timestep, scheduler)`: the step size that the network is given when a scheduler takes a step;
 - perhaps `time_scale`: what times are multiplied by before they are embedded, where they are not embedded as usual.
 
-One that makes forward passes over a batch beside the usual one says how many, as `extra_passes`, so that its cost is
+An objective that makes further forward passes over a batch says how many, as `extra_passes`, so that their cost is
 counted.
 
 A module without an `Objective` is a part of others.

@@ -20,7 +20,7 @@ SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear", "scaled_linear":
 class Objective:
     """x_k = sqrt(a_k) x + sqrt(1 - a_k) eps, k in 0 ... steps - 1; time (k + 1) / steps, and 0 for a clean span.
 
-    prediction: what the network says and the squared error is taken of: "epsilon", "v" = sqrt(a) eps - sqrt(1 - a) x
+    prediction: what the network predicts, whose squared error is the loss: "epsilon", "v" = sqrt(a) eps - sqrt(1 - a) x
     (Salimans & Ho 2022), or "sample". cap: the most noise on an image that learned text follows (0.5: k < 500).
     """
 
@@ -59,7 +59,7 @@ class Objective:
         return torch.ceil((1 - uniform) * most) / self.steps * latents.learned
 
     def corrupt(self, values: Tensor, time: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """values (N, C), time (N,) -> the noised values and what the network should say, (N, C) each."""
+        """values (N, C), time (N,) -> the noised values, and the target of the network, (N, C) each."""
         noise = torch.randn(values.shape, generator=generator, device=values.device, dtype=values.dtype)
         signal, sigma = self._scales(time, values)
         target = {"epsilon": noise, "sample": values, "v": signal * noise - sigma * values}[self.prediction]

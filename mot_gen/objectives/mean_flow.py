@@ -1,6 +1,6 @@
 """Objective: mean flows (Geng et al. 2025, arXiv 2505.13447), which sample in one evaluation, or as many as asked.
 
-The network u(x, t, d) is told the size d of the step beside the time t. It says the mean velocity over the step, so
+The network u(x, t, d) is given the time t and the size d of a step. It predicts the mean velocity over the step, so
 that x_{t-d} = x_t - d u(x_t, t, d) is on the flow. Differentiating d u = integral of the velocity from t - d to t along
 the flow, with t - d held, gives
 
@@ -57,7 +57,7 @@ class Objective(SteppingPath):
         return begin, torch.where(learns, begin - torch.minimum(time, other), 0.0)
 
     def teach(self, latents: Latents, target: Tensor, predict: Predict) -> Tensor:
-        """(N, C) what the network should say of noised latents: v - d du/dt. target: (N, C) v.
+        """(N, C) what the network should predict for noised latents: v - d du/dt. target: (N, C) v.
 
         predict: the teacher, which is the model itself with averaged weights.
         """

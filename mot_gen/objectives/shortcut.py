@@ -1,6 +1,6 @@
 """Objective: shortcut models (Frans et al. 2024, arXiv 2410.12557), which sample in as few evaluations as asked.
 
-The network s(x, t, d) is told the size d of the step beside the time t. It says the mean velocity over the step, so
+The network s(x, t, d) is given the time t and the size d of a step. It predicts the mean velocity over the step, so
 that x_{t-d} = x_t - d s(x_t, t, d) is on the flow. At d = 0 it is the flow's velocity, and is learned as `flow` learns
 it. A step of 2d is learned from the network itself, since two steps of d lead to the same place:
 
@@ -78,7 +78,7 @@ class Objective(SteppingPath):
 
     @torch.no_grad()
     def teach(self, latents: Latents, target: Tensor, predict: Predict) -> Tensor:
-        """(N, C) what the network should say of noised latents whose step is not 0: where two half steps lead.
+        """(N, C) what the network should predict for noised latents whose step is not 0: where two half steps lead.
 
         target: what the flow's would be, which is not used here. predict: the teacher, which is the model itself with
         averaged weights. What is returned for spans at step 0 is not to be used.
@@ -102,7 +102,7 @@ class Objective(SteppingPath):
     # ------------------------------------------------------------ sampling
 
     def step_size(self, timestep: Tensor, scheduler) -> Tensor:
-        """(): what the network is told of the step that the scheduler takes from this timestep.
+        """(): what the network is given for the step that the scheduler takes from this timestep.
 
         It is the largest step that was learned and is not longer than this one. It is 0, the flow, where there is none,
         and for schedulers that do not take the step at once (Heun's).

@@ -17,7 +17,7 @@ class SteppingPath(StraightPath):
     """
 
     share: float = 0.25
-    takes_step: ClassVar[bool] = True  # the network is told the size of the step
+    takes_step: ClassVar[bool] = True  # the network is given the size of the step
     teacher_passes: ClassVar[int]  # forward passes that the targets of some rows cost
 
     def __post_init__(self):

@@ -19,7 +19,7 @@ from torch import Tensor
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Latents
 
-# (values (N, C), time (n,), step (n,)) -> the network's output (N, C), of objectives that are told the step
+# (values (N, C), time (n,), step (n,)) -> the network's output (N, C), of objectives that are given the step
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TIMES = ("uniform", "logit_normal")
@@ -32,7 +32,7 @@ class StraightPath:
 
     time: how training draws t. "uniform", or "logit_normal" = sigmoid(N(mean, std^2)).
     shift: s moves the times towards noise, t -> s t / (1 + (s - 1) t).
-    prediction: what the network says, "velocity" or "sample" (x). The loss is the velocity's squared error either way:
+    prediction: of the network, "velocity" or "sample" (x). The loss is the velocity's squared error either way:
     since v = (x_t - x) / t, the error of the sample is divided by t (Li & He 2025), taken as at least `min_time`.
     cap: the most noise on an image that learned text follows. Transfusion's t <= 500 of 1000 is 0.5.
     """
@@ -81,7 +81,7 @@ class StraightPath:
         return torch.where(latents.leads, time * self.cap, time) * latents.learned
 
     def corrupt(self, values: Tensor, time: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """values (N, C) and time (N,) -> the noised values, and what the network should say of them, (N, C) each."""
+        """values (N, C) and time (N,) -> the noised values, and the target of the network, (N, C) each."""
         noise = torch.randn(values.shape, generator=generator, device=values.device, dtype=values.dtype)
         target = noise - values if self.prediction == "velocity" else values
         return self.add_noise(values, noise, time), target
@@ -108,7 +108,7 @@ class StraightPath:
         return timestep.float() / scheduler.config.num_train_timesteps
 
     def scheduler_output(self, output: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-        """The velocity at x_t = noisy, from what the network said; time broadcasts against output."""
+        """The velocity at x_t = noisy, from the network's prediction; time broadcasts against output."""
         if self.prediction == "velocity":
             return output
         return (noisy - output) / time.clamp_min(self.min_time)

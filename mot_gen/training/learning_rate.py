@@ -1,5 +1,5 @@
-"""At which rate a parameter learns, and whether it does: learning_rate, learns, decays, rate_factors, and the Group
-that pieces of equal answers form."""
+"""The learning rate by step, and which parameters learn and decay: learning_rate, learns, decays, rate_factors; Group,
+the values of an optimizer to which the same applies."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ def learning_rate(step: int, training: Training) -> float:
     """The learning rate of a step, counted from 0: linear warm-up to lr, then a cosine to min_lr at the last step."""
     if step < training.warmup_steps:
         return training.lr * (step + 1) / training.warmup_steps
-    done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return training.min_lr + (training.lr - training.min_lr) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    decaying = max(1, training.steps - training.warmup_steps)
+    done = min((step - training.warmup_steps) / decaying, 1.0)
+    return training.min_lr + (training.lr - training.min_lr) * (1 + math.cos(math.pi * done)) / 2
 
 
-Factors = tuple[float, ...]  # on the learning rate, in each of `training.phases` and after them
+Factors = tuple[float, ...]  # of the learning rate: one for each of `training.phases`, and one for after them
 
 
 class Group(NamedTuple):
-    """What the values of one group of an optimizer share. matrices: whether they are Muon's."""
+    """A group of an optimizer. matrices: whether Muon steps its values. decay: their weight decay."""
 
     matrices: bool
     decay: float
@@ -34,7 +35,7 @@ class Group(NamedTuple):
 
 
 def is_stack_of_matrices(name: str, parameter: Tensor) -> bool:
-    """Projections of the backbone: (towers or experts, out, in)."""
+    """Whether a parameter is a projection of the backbone: (towers or experts, out, in), which Muon can step."""
     return name.startswith("backbone.") and parameter.dim() == 3 and min(parameter.shape[1:]) >= LEAST
 
 
@@ -56,19 +57,22 @@ def _is_below(path: list[str], layers: int) -> bool:
 def rate_factors(
     name: str, model: MultimodalModel, backbone: Backbone, phases: Sequence[Phase]
 ) -> list[tuple[int | None, Factors]]:
-    """(place, factors on the rate): one for the whole parameter, at the place None, or one for each of its slices where
-    their towers' factors differ."""
+    """[(place, factors)] of the learning rate of a parameter.
+
+    Where the factors of towers differ and each tower owns a slice of the parameter, there is an entry for each slice;
+    else one for the whole parameter, at the place None.
+    """
     sections: list[Backbone | Phase] = [*phases, backbone]
-    of_tower = [_factors(tower, sections) for tower in model.backbone.towers]
-    if len(set(of_tower)) == 1:
-        return [(None, of_tower[0])]
+    by_tower = [_factors(tower, sections) for tower in model.backbone.towers]
+    if len(set(by_tower)) == 1:
+        return [(None, by_tower[0])]
     owners = model.backbone.untied_parameters().get(name.removeprefix("backbone."))
     if owners:
-        return [(place, of_tower[tower]) for place, tower in enumerate(owners)]
+        return [(place, by_tower[tower]) for place, tower in enumerate(owners)]
     owner = _owner(name, model)
     if owner is None:
         return [(None, (1.0,) * len(sections))]
-    return [(None, of_tower[owner])]
+    return [(None, by_tower[owner])]
 
 
 def _factors(tower: str, sections: Sequence[Backbone | Phase]) -> Factors:
@@ -83,15 +87,15 @@ def _factor(tower: str, section: Backbone | Phase) -> float:
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Matrices decay; norms, biases and embeddings do not."""
+    """Whether weight decay applies: to matrices, but not to norms, biases and embeddings."""
     if parameter.dim() < 2 or "norm" in name:
         return False
     return not name.endswith("bias") and not name.startswith("embedding") and ".codes." not in name
 
 
 def _owner(name: str, model: MultimodalModel) -> int | None:
-    """The tower of a parameter outside the untied ones. Patch and token layers have their modality's, the embedding and
-    the head the text's; a tied parameter of the backbone has none."""
+    """The tower of a parameter that is not untied: for patch and token layers that of their modality, for the embedding
+    and the head that of text. A tied parameter of the backbone has none."""
     section, _, rest = name.partition(".")
     if section == "backbone":
         return None

@@ -49,31 +49,31 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     folder, hooks, recipe = Path(folder), hooks or Hooks(), recipe.model_copy(deep=True)
     if recipe.reinforce and hooks.step is None:
         raise InputError("reinforce: learning from rewards needs the hooks of mot_gen.reinforce; use mot-gen train")
-    begun = _begun(folder, resume)
-    with join(recipe.training) as world, stopping_at_once(_again(folder, begun)), written_to(folder):
-        said = _to_stderr if world.first else _to_nobody
+    begun = _has_checkpoint(folder, resume)
+    with join(recipe.training) as world, stopping_at_once(_stopped_early(folder, begun)), written_to(folder):
+        say = _print_to_stderr if world.first else _drop
         splits = load_splits(recipe)
-        recipe = settled(recipe, splits, folder, said)
+        recipe = settled(recipe, splits, folder, say)
         origin = None if begun else Origin.of(recipe)
         check_parts(recipe, origin)
         with _locked(folder, world):
-            return _trained(recipe, splits, folder, world, hooks, resume, said)
+            return _trained(recipe, splits, folder, world, hooks, resume, say)
 
 
-def _begun(folder: Path, resume: bool) -> bool:
-    """Whether a folder has a checkpoint; InputError where it has one and is not to be gone on with."""
+def _has_checkpoint(folder: Path, resume: bool) -> bool:
+    """Whether a folder has a checkpoint. InputError if it has one, unless the run is to be resumed."""
     begun = bool(steps_of(folder))
     if begun and not resume:
         raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
     return begun
 
 
-def _to_stderr(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _to_nobody(line: str) -> None:
-    """What processes other than the first have to say."""
+def _drop(line: str) -> None:
+    """Only the first process prints; what all others would say is the same."""
 
 
 def _trained(
@@ -83,25 +83,25 @@ def _trained(
     world: World,
     hooks: Hooks,
     resume: bool,
-    said: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> Run:
-    """Train as `train` does, while this world holds the folder. said: is told what a user should know."""
-    begun = _begun(folder, resume)  # once more: another may have begun before this process held the folder
+    """Train as `train` does, while this world holds the folder. say: shows a line to the user."""
+    begun = _has_checkpoint(folder, resume)  # once more: another may have begun before this process held the folder
     if begun:
-        refuse_other_recipe(folder, recipe, said)
+        refuse_other_recipe(folder, recipe, say)
     elif resume:
-        said(f"{folder}: has no checkpoint to go on from, so training begins")
+        say(f"{folder}: has no checkpoint to go on from, so training begins")
     run = prepare(recipe, folder, world, splits)
     try:
-        finished = _run(run, hooks, begun, said)
+        finished = _run(run, hooks, begun, say)
     finally:
         run.close()
     return finished or run
 
 
-def _run(run: Run, hooks: Hooks, begun: bool, said: Callable[[str], None]) -> Run | None:
-    """All steps that are left, and what comes after them. The run on the first process, with its model whole."""
-    _begin(run, begun, said)
+def _run(run: Run, hooks: Hooks, begun: bool, say: Callable[[str], None]) -> Run | None:
+    """Make all steps that are left, export and report. Returns the run on the first process, with its model whole."""
+    _begin(run, begun, say)
     complete = begun and run.step == run.recipe.training.steps
     if run.world.first and not complete:
         (run.folder / REPORT).unlink(missing_ok=True)  # of fewer steps
@@ -120,19 +120,19 @@ def _run(run: Run, hooks: Hooks, begun: bool, said: Callable[[str], None]) -> Ru
     return finished
 
 
-def _begin(run: Run, begun: bool, said: Callable[[str], None]) -> None:
-    """Bring the run to the step from which it goes on, and its folder in order."""
+def _begin(run: Run, begun: bool, say: Callable[[str], None]) -> None:
+    """Restore the run's last checkpoint, if it has one, and bring its folder in order."""
     recipe, folder = run.recipe, run.folder
     if begun:
         restore(run)
-    _settle_steps(run, said)
+    _settle_steps(run, say)
     if run.step > recipe.training.steps:
         raise InputError(
             f"training.steps: asks for {recipe.training.steps}, and {folder} has made {run.step} already; give more"
         )
     if run.origin is not None:
         for line in run.origin.told(recipe, run.model, run.tokenizers):
-            said(line)
+            say(line)
     if run.world.first:
         drop_later_metrics(run)
         recipe.save(folder / "recipe.yaml")
@@ -147,7 +147,7 @@ def _conclude(run: Run, hooks: Hooks, complete: bool) -> None:
             hooks.conclude(run)
 
 
-def _settle_steps(run: Run, said: Callable[[str], None]) -> None:
+def _settle_steps(run: Run, say: Callable[[str], None]) -> None:
     """Set `training.steps` to what `training.epochs` asks for; a run that goes on with the same keeps its steps."""
     training, before = run.recipe.training, run.folder / "recipe.yaml"
     if not training.epochs:
@@ -159,11 +159,11 @@ def _settle_steps(run: Run, said: Callable[[str], None]) -> None:
     else:
         rows = training.rows * run.accumulate * run.world.size
         training.steps = max(1, math.ceil(training.epochs * run.loader.rows_an_epoch() / rows))
-    said(f"training.epochs: {training.epochs:g} are {training.steps} steps")
+    say(f"training.epochs: {training.epochs:g} are {training.steps} steps")
 
 
-def _again(folder: Path, begun: bool) -> str:
-    """What is said when a run is stopped before its first step."""
+def _stopped_early(folder: Path, begun: bool) -> str:
+    """The message where a run is stopped before its first step."""
     how = f"go on with --resume --out {folder}" if begun else "the same command begins again"
     return f"stopped before the first step; {how}"
 
