@@ -117,7 +117,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         InputError for such modules without this permission, for pickled weights (with how to convert them), and for a
         config that does not describe the weights beside it.
         """
-        place = checkpoints.part(pretrained_model_name_or_path, cls.__name__, kwargs)
+        place = checkpoints.component_folder(pretrained_model_name_or_path, cls.__name__, kwargs)
         folder = Path(place) / (kwargs.get("subfolder") or "")
         refuse_pickle(folder)
         with permission(kwargs.pop("trust_remote_code", False)):

@@ -60,9 +60,9 @@ class SideBySide(nn.Module):
     def tower_of(self) -> Tensor:
         return self.each[0].tower_of
 
-    def slots(self, length: int, device: torch.device) -> int:
+    def row_slots(self, length: int, device: torch.device) -> int:
         """How many slots a row of so many tokens should have on a device."""
-        return self.each[0].slots(length, device)
+        return self.each[0].row_slots(length, device)
 
     def init_cache(self, batch: int, length: int) -> Cache:
         caches = [member.init_cache(batch, length) for member in self.each]

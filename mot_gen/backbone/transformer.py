@@ -179,8 +179,8 @@ class Backbone(Counting):
         `tables_on_host`: its costs are counted while the model stands on a GPU."""
         return [self.tower_of, self.bidirectional, self.on_grid]
 
-    def slots(self, length: int, device: torch.device) -> int:
-        """How many slots a row of so many tokens should have on a device."""
+    def row_slots(self, length: int, device: torch.device) -> int:
+        """How many slots a row of `length` tokens should have on a device."""
         multiple = max(part.row_multiple(device) for _, part in self.each_part())
         return -(-length // multiple) * multiple
 

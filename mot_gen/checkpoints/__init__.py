@@ -1,5 +1,5 @@
 """Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, located, find,
-weights_of, fingerprint."""
+weights_of, component_folder, fingerprint."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def weights_of(name: str) -> Path | None:
     return None
 
 
-def part(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:
-    """Where the weights of a class are: a component of a pipeline's folder, where `place` is such a folder, a run's or
-    a shipped checkpoint's name; else `place` itself.
+def component_folder(place: str | Path, cls: str, kwargs: Mapping[str, Any]) -> str | Path:
+    """The folder from which `from_pretrained` of a class loads.
 
-    kwargs: those of `from_pretrained`; one that gets a `subfolder` knows where it looks.
+    place: what the user gave. If it is a pipeline's folder, a run's, or a shipped checkpoint's name, the component of
+    this class in it; else `place` itself. kwargs: those of `from_pretrained`; a `subfolder` among them is respected.
     """
     if kwargs.get("subfolder") or (Path(place) / "config.json").is_file():
         return place

@@ -32,8 +32,11 @@ from mot_gen.training.world import World
 
 @dataclass
 class StepBatch(Movable):
-    """A corrupted batch, what of it is learned, what the model must tell itself first; and the source of each document,
-    (B, documents of a row)."""
+    """A corrupted batch with its targets.
+
+    lessons: targets that a teacher has to make first, see self_teaching.py. source: (B, documents of a row), the data
+    source of each document.
+    """
 
     batch: PackedBatch
     supervision: Supervision
@@ -43,8 +46,11 @@ class StepBatch(Movable):
 
 @dataclass
 class Work:
-    """What one step is made of. batches: of this process. Of all processes together: counts, how many tokens of each
-    modality count; tokens; slots; and flops. position: of the data after these batches."""
+    """The work of one step.
+
+    batches: those of this process. counts: how many tokens of each modality count, tokens, slots, flops: of all
+    processes together. position: where the data goes on after these batches.
+    """
 
     batches: list[StepBatch]
     counts: dict[str, float]
@@ -55,7 +61,7 @@ class Work:
 
 
 class Batches:
-    """The work of each step, in order. number: batches a step, on this process."""
+    """The work of each step, in order. number: how many batches a step has on this process."""
 
     def __init__(
         self,
@@ -76,16 +82,16 @@ class Batches:
 
     def take(self, step: int) -> Work:
         """The work of a step, on the device."""
-        work, self._ahead = self._ahead or self._begun(step), None
+        work, self._ahead = self._ahead or self._prepare(step), None
         if self._stream is not None:
             _hand_over(work.batches, self._stream)
         self._position = work.position
         return work
 
     def fetch(self, step: int) -> None:
-        """Begin to bring a step's work to a GPU."""
+        """Prepare a step's work ahead, and begin to copy it to the GPU; on a CPU nothing is gained by that."""
         if self._stream is not None and step < self.training.steps:
-            self._ahead = self._begun(step)
+            self._ahead = self._prepare(step)
 
     def state_dict(self) -> Mapping[str, Any]:
         """The position of the data after the last work that was taken, whatever was fetched since."""
@@ -98,18 +104,18 @@ class Batches:
         self.loader.load_state_dict(state)
         self._position = self._ahead = None
 
-    def _begun(self, step: int) -> Work:
-        """The work of a step, on its way to the device."""
-        made = [self.prepared(step, number) for number in range(self.number)]
+    def _prepare(self, step: int) -> Work:
+        """The work of a step; its copy to the device has begun."""
+        batches = [self.prepare_batch(step, number) for number in range(self.number)]
         position = self.loader.state_dict()
         names = self.model.modality_names
-        numbers = [[*self._costs(each), *_counts(each, names)] for each in made]
-        own = [sum(column) for column in zip(*numbers)]
-        tokens, slots, flops, *counts = self.world.sum(own)
-        batches = [self._sent(each) for each in made]
-        return Work(batches, dict(zip(names, counts)), tokens, slots, flops, position)
+        by_batch = [[*self._costs(batch), *_counts(batch, names)] for batch in batches]
+        of_this_process = [sum(column) for column in zip(*by_batch)]
+        tokens, slots, flops, *counts = self.world.sum(of_this_process)
+        on_device = [self._to_device(batch) for batch in batches]
+        return Work(on_device, dict(zip(names, counts)), tokens, slots, flops, position)
 
-    def prepared(self, step: int, number: int) -> StepBatch:
+    def prepare_batch(self, step: int, number: int) -> StepBatch:
         """A batch of a step, on the host. Noise and times depend on the seed, the step and the batch's number in it,
         counted over all processes."""
         started = time.perf_counter()
@@ -129,7 +135,7 @@ class Batches:
         flops += self.further.flops(self.model, made.batch)
         return made.batch.tokens or 0, made.batch.ids.numel(), flops
 
-    def _sent(self, made: StepBatch) -> StepBatch:
+    def _to_device(self, made: StepBatch) -> StepBatch:
         if self._stream is None:
             return made.to(self.world.device)
         with torch.cuda.stream(self._stream):
@@ -138,8 +144,10 @@ class Batches:
 
 def packed(rows: Sequence[Row], model: MultimodalModel, training: Training, device: torch.device) -> PackedBatch:
     """Rows as a batch on the host, with as many slots as attention on the device wants."""
-    slots = getattr(model.backbone, "slots", lambda length, device: length)(training.row_length, device)
-    return pack_rows(rows, model.modalities, training.row_length, slots)
+    length, slots = training.row_length, None
+    if hasattr(model.backbone, "row_slots"):
+        slots = model.backbone.row_slots(length, device)
+    return pack_rows(rows, model.modalities, length, slots)
 
 
 def _hand_over(batches: Sequence[StepBatch], stream: torch.cuda.Stream) -> None:

@@ -1,4 +1,4 @@
-"""What training may learn from beside its data: FurtherLosses, of a teacher and of two draws of one model.
+"""Losses beside those of the data: FurtherLosses, of a teacher and of consistency between two passes.
 
 `training.teacher` names a trained model, see teacher.py.
 
@@ -22,22 +22,22 @@ from mot_gen.learning.supervision import Losses
 from mot_gen.model import MultimodalModel, Output
 from mot_gen.recipes.sections import Training
 from mot_gen.sequence import PackedBatch
-from mot_gen.training.teacher import TaughtBy, distance
+from mot_gen.training.teacher import TeacherLoss, distance
 
 
 class FurtherLosses:
-    """What one run learns from beside its data, if anything. consistency: the weight of that loss, 0 for none."""
+    """The losses of a run beside those of its data, if any. consistency: the weight of that loss, 0 for none."""
 
     def __init__(self, training: Training, model: MultimodalModel, device: torch.device):
         self.training = training
         self.consistency = training.consistency
-        self.teacher: TaughtBy | None = None
+        self.teacher: TeacherLoss | None = None
         if training.teacher is not None:
-            self.teacher = TaughtBy(training.teacher, model, device)
+            self.teacher = TeacherLoss(training.teacher, model, device)
 
     @property
     def active(self) -> bool:
-        """Whether anything is learned beside the data."""
+        """Whether there are any."""
         return self.teacher is not None or bool(self.consistency)
 
     def losses(
@@ -72,7 +72,7 @@ class FurtherLosses:
         return self.training.teacher.data
 
     def flops(self, model: MultimodalModel, batch: PackedBatch) -> int:
-        """FLOPs that they cost beside a forward and a backward pass of the model."""
+        """Their FLOPs, beyond the usual forward and backward pass of the model."""
         flops = 0
         if self.consistency:
             flops += 3 * forward_flops(model, batch)
@@ -83,8 +83,8 @@ class FurtherLosses:
     def terms(
         self, network: Callable, model: MultimodalModel, batch: PackedBatch, output: Output, targets: dict[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """Modality -> the sum over its tokens of what is to be learned beside the data's own losses, at the weight of
-        each; call it right after the pass that gave `output`."""
+        """Modality -> the weighted sum of the further losses over its tokens. Call it right after the pass that gave
+        `output`."""
         found: dict[str, Tensor] = {}
         masks = model.loss_masks(batch)
         if self.teacher is not None:

@@ -1,8 +1,9 @@
-"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: lessons_of, taught.
+"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: lessons_of,
+teacher_targets.
 
 `MultimodalModel.corrupt` has chosen spans that learn a step of the sampler (`Latents.step` above 0), in some rows of
-the batch. A teacher, the model with averaged weights, says what the target is, as the objective asks it. Which rows
-these are is found out on the host, where the batch is packed: a `Lesson` holds them.
+the batch. A teacher, the model with averaged weights, makes their targets in the way of the objective. A `Lesson` holds
+the rows that it reads; they are chosen on the host, where the batch is packed.
 
 Shapes: N tokens of a modality in the batch, k of them in the rows of a lesson, C channels.
 """
@@ -23,8 +24,11 @@ from mot_gen.sequence.moving import Movable
 
 @dataclass
 class Lesson(Movable):
-    """What the teacher reads for one modality. rows: those in which a span learns a step. places: (k,) which of the
-    batch's N tokens they hold. learns: (k,) bool, whether a token's span learns a step."""
+    """What the teacher reads for one modality.
+
+    rows: those rows of the batch in which a span learns a step. places: (k,) which of the batch's N tokens they hold.
+    learns: (k,) bool, whether a token's span learns a step.
+    """
 
     rows: PackedBatch
     places: Tensor
@@ -55,15 +59,18 @@ def _lesson(batch: PackedBatch, name: str) -> Lesson:
 
 def lesson_flops(model: MultimodalModel, lessons: Mapping[str, Lesson]) -> int:
     """FLOPs of the teacher: as many forward passes over each lesson as the objective states."""
-    return sum(
-        model.objectives[name].teacher_passes * forward_flops(model, lesson.rows) for name, lesson in lessons.items()
-    )
+    total = 0
+    for name, lesson in lessons.items():
+        total += model.objectives[name].teacher_passes * forward_flops(model, lesson.rows)
+    return total
 
 
 @torch.no_grad()
-def taught(teacher: MultimodalModel, lessons: Mapping[str, Lesson], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Modality -> its targets (N, C), in which spans that learn a step have the teacher's. Modalities without a lesson
-    are left out."""
+def teacher_targets(
+    teacher: MultimodalModel, lessons: Mapping[str, Lesson], targets: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Modality -> targets (N, C): the teacher's for spans that learn a step, the given ones for all others. Modalities
+    without a lesson are left out."""
     return {name: _targets(teacher, name, lesson, targets[name]) for name, lesson in lessons.items()}
 
 

@@ -22,14 +22,14 @@ from mot_gen.learning.supervision import Losses, Supervision, factors_of
 from mot_gen.training import parallel
 from mot_gen.training.batches import StepBatch, Work, packed, with_targets
 from mot_gen.training.runs import Run
-from mot_gen.training.self_teaching import taught
+from mot_gen.training.self_teaching import teacher_targets
 
 K = TypeVar("K")
 
 
 @dataclass
-class _Made:
-    """What a step gave, on the device. losses: (modalities,) their sums on this process. norm: of the gradient."""
+class _StepResult:
+    """What came of a step, on the device. losses: (modalities,) their sums on this process. norm: of the gradient."""
 
     work: Work
     losses: Tensor
@@ -38,22 +38,25 @@ class _Made:
 
 
 def training_step(run: Run, read: bool = True) -> dict:
-    """One optimizer step. Returns the line of metrics.jsonl, if it is to be read; else an empty one, and on a GPU the
-    host does not wait. Diverged where too many steps in a row could not be used, as far as is read."""
+    """One optimizer step. Returns its line of metrics.jsonl.
+
+    read: whether losses are read from the device. If not, the line is empty, and on a GPU the host does not wait.
+    Raises Diverged where it reads that too many steps in a row could not be used.
+    """
     clock = Clock()
-    made = _make(run)
-    work = made.work
+    result = _run_step(run)
+    work = result.work
     if not read:
         run.unread_cpu_seconds += clock.cpu_seconds
         _count(run, clock, work.tokens, work.flops)
         return {}
-    losses, norm = _read(run, made)
+    losses, norm = _read(run, result)
     run.cpu_seconds += run.world.sum([run.unread_cpu_seconds + clock.cpu_seconds])[0]
     run.unread_cpu_seconds = 0.0
     _count(run, clock, work.tokens, work.flops)
     line = _line(run, work.tokens, work.slots)
     line["losses"] = {name: loss / work.counts[name] for name, loss in losses.items() if work.counts[name]}
-    return line | {"lr": made.rate, "grad_norm": norm}
+    return line | {"lr": result.rate, "grad_norm": norm}
 
 
 class Clock:
@@ -97,15 +100,15 @@ def read_norm(run: Run, norm: Tensor) -> float:
     return size
 
 
-def _make(run: Run) -> _Made:
-    """Everything that a step changes; the host waits for none of it."""
+def _run_step(run: Run) -> _StepResult:
+    """Make a step: gradients of its batches, the optimizer, the averaged weights. The host waits for none of it."""
     set_progress(run.model.backbone, run.step / run.recipe.training.steps)
     work = run.batches.take(run.step)
     sums = add_gradients(run, work)
     rate, norm = run.optimizer.step(run.step)
     average(run)
     run.batches.fetch(run.step + 1)
-    return _Made(work, sums, norm, rate)
+    return _StepResult(work, sums, norm, rate)
 
 
 def add_gradients(run: Run, work: Work, weight: float = 1.0, more: bool = False) -> Tensor:
@@ -126,7 +129,7 @@ def _backward(run: Run, made: StepBatch, factors: dict[str, float], weight: floa
     so that processes whose batches differ make the same collectives. weight: of the auxiliary losses."""
     targets = {name: wanted.values for name, wanted in made.supervision.latents.items()}
     with autocast(run):
-        supervision = with_targets(made, taught(run.averaged, made.lessons, targets))
+        supervision = with_targets(made, teacher_targets(run.averaged, made.lessons, targets))
     with parallel.accumulating(run.network, last):
         with autocast(run):
             losses = _losses(run, made, supervision, factors)
@@ -174,10 +177,10 @@ def average(run: Run) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def _read(run: Run, made: _Made) -> tuple[dict[str, float], float]:
+def _read(run: Run, result: _StepResult) -> tuple[dict[str, float], float]:
     """The sums of losses by modality over all processes, and the norm of the gradient. The host waits for the device
     once."""
-    *own, norm, skipped = torch.cat([made.losses, made.norm.double().view(1), run.optimizer.state[1:2]]).tolist()
+    *own, norm, skipped = torch.cat([result.losses, result.norm.double().view(1), run.optimizer.state[1:2]]).tolist()
     run.skipped = int(skipped)
     run.optimizer.refuse_many_skipped(run.step + 1, norm, run.skipped)
     return dict(zip(run.model.modality_names, run.world.sum(own))), norm

@@ -1,8 +1,8 @@
-"""TaughtBy: learning from a trained model; distance: how far apart two outputs are.
+"""TeacherLoss: the loss of learning from a trained model; distance, how far apart two outputs are.
 
 `training.teacher` names the model (module-to-module distillation, arXiv 2402.16918; in stages into another mixer, arXiv
-2604.14191). Its outputs and those of chosen layers are what the model's own should be: logits by KL divergence, latents
-by mean square, layers by the cosine or the mean square of what a mixer writes or of the residual stream.
+2604.14191). The model learns to give the same outputs: logits by KL divergence, latents by mean square, and those of
+chosen layers by the cosine or the mean square, of what a mixer writes or of the residual stream.
 
 Shapes: M tokens that predict, V vocabulary, N tokens of a continuous modality, C channels, T tokens, D width.
 """
@@ -42,8 +42,8 @@ def distance(name: str, output: Output, other: Output, of_logits: str, temperatu
     return (p.exp() * (p - q)).sum(-1) * temperature**2
 
 
-class TaughtBy:
-    """A trained model, and what is compared with it. InputError where it does not speak the model's language."""
+class TeacherLoss:
+    """A trained model, and what is compared with it. InputError where it has other modalities or tokenizers."""
 
     def __init__(self, section: Teacher, model: MultimodalModel, device: torch.device):
         self.section, self.student = section, model
@@ -87,7 +87,7 @@ class TaughtBy:
 
 
 class _Watched:
-    """What chosen layers gave in the last pass, in the order of the sequence. where: "mixer" or "layer"."""
+    """Records the outputs of chosen layers in a pass, in sequence order. where: "mixer" or "layer"."""
 
     def __init__(self, model: MultimodalModel, layers: Sequence[int], where: str):
         self.found: dict[int, Tensor] = {}

@@ -16,7 +16,7 @@ from mot_gen.packing import pack
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.sequence import Latents, Modality
 from mot_gen.training.build import build_model, build_tokenizers, load_splits
-from mot_gen.training.self_teaching import lesson_flops, lessons_of, taught
+from mot_gen.training.self_teaching import lesson_flops, lessons_of, teacher_targets
 
 MEANS, SPREAD = torch.tensor([-1.5, 0.5, 2.0], dtype=torch.float64), 0.3
 
@@ -120,7 +120,7 @@ def test_steps_begin_at_their_multiples_and_below_the_cap_before_text():
 def self_taught(teacher, batch, targets):
     """The targets by modality with those of spans that learn a step in place, and the FLOPs that it took."""
     lessons = lessons_of(teacher, batch)
-    return targets | taught(teacher, lessons, targets), lesson_flops(teacher, lessons)
+    return targets | teacher_targets(teacher, lessons, targets), lesson_flops(teacher, lessons)
 
 
 def few_steps(**options):

@@ -206,7 +206,7 @@ def kill_at(job, step):
 
 
 def first_noise(run):
-    return run.batches.prepared(0, 0).supervision.latents["image"].values
+    return run.batches.prepare_batch(0, 0).supervision.latents["image"].values
 
 
 def test_all_variants_of_a_seed_see_the_same_batches_and_noise(records, workload, tmp_path):

@@ -59,7 +59,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path, optimizer):
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert (whole.step, whole.tokens, whole.flops) == (halves.step, halves.tokens, halves.flops)
     assert whole.loader.state_dict() == halves.loader.state_dict()
-    following = [run.batches.prepared(run.step, 0).batch.latents["image"].values for run in (whole, halves)]
+    following = [run.batches.prepare_batch(run.step, 0).batch.latents["image"].values for run in (whole, halves)]
     assert torch.equal(*following)
     lines = [lines_of(tmp_path / name) for name in ("whole", "halves")]
     assert [line["step"] for line in lines[1]] == [1, 2, 3, 4, 5, 6]
