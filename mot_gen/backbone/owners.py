@@ -1,9 +1,8 @@
-"""How towers own what a block is made of: Owners, UnevenOwners, ExpertOwners, owned_parameters; and initial values:
-ones, zeros, normal, write_initial_values.
+"""The factory of a block's modules, tied or untied: Owners, UnevenOwners, ExpertOwners; owned_parameters; and initial
+values: ones, zeros, normal, write_initial_values.
 
 A part of a block asks an `Owners` for its projections and norms, and never who owns them. Each module that is made here
-carries two tables about its own parameters: `owned_by` (name -> the tower of each slice along the first dimension, for
-what towers own) and `initial` (name -> the function that writes the initial value). `Backbone` reads both.
+carries two tables about its own parameters, see `routing.Owned`: who owns them, and how they begin.
 
 Shapes: T tokens, D width of the model, F width of a feed-forward.
 """
@@ -90,7 +89,7 @@ class Owners:
         return list(range(len(self.towers))) if self.sets(name) > 1 else None
 
     def own(self, module: M, name: str, **initial: Initial) -> M:
-        """Write on a module which towers own its parameters, and how they begin."""
+        """Note on a module which towers own its parameters, and the initial values of these."""
         slices = self.slices(name)
         module.owned_by = {} if slices is None else dict.fromkeys(initial, slices)
         module.initial = initial

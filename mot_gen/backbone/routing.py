@@ -1,12 +1,14 @@
-"""Parameters owned by groups of tokens: Routing, ExpertRouting, route, all_to, permute_rows, grouped_linear, rows_of,
-rows_in_sequence, is_adapter, Owned, UntiedLinear; and for towers of different widths UnevenLinear. `rms_norm.py` has
-the norms.
+"""Tokens sorted by the tower that owns their parameters, and projections over them.
 
-A *tower* is a group of modalities that owns parameters. Tokens are sorted by tower once per batch; while they stand in
-that order an untied projection is one grouped matrix product, and a tied one is an ordinary product over all tokens.
-Everything that is untied in this project goes through `grouped_linear`, but for towers of different widths (F1, arXiv
-2509.06951), whose matrices cannot be stacked. Their tokens stand in rows as wide as the widest tower's, and what lies
-beyond a tower's own width is never read and written as zero.
+Routing, ExpertRouting, route, all_to: where each tower's tokens are. permute_rows, rows_of, rows_in_sequence: rows by
+this order. grouped_linear, UntiedLinear, UnevenLinear: projections. Owned: a module that knows who owns its parameters;
+is_adapter. The norms are in rms_norm.py.
+
+A *tower* is a group of modalities that owns parameters. Tokens are sorted by tower once per batch. In that order an
+untied projection is one grouped matrix product, and a tied one is an ordinary product over all tokens. All untied
+projections go through `grouped_linear`, except those of towers of different widths (F1, arXiv 2509.06951), whose
+matrices cannot be stacked. Their tokens stand in rows as wide as the widest tower; what lies beyond a tower's own width
+is written as zero and never read.
 
 Shapes: T tokens of a batch, E towers, D model width.
 """
@@ -67,8 +69,11 @@ class Routing:
 
 
 class ExpertRouting(Routing):
-    """Of the rows that experts are given, one expert after the other. Where the experts were chosen on a device, the
-    host does not know how many each has: it waits for the device if it asks for `counts`."""
+    """Routing of rows that are sorted by expert.
+
+    If the experts were chosen on a device, the host does not know how many rows each has: `counts` waits for the
+    device.
+    """
 
     def __init__(self, each: Tensor, rows: int):
         """each: (E,) how many rows each expert has. rows: their sum."""
@@ -107,8 +112,8 @@ def all_to(tower: int, tokens: int, towers: int) -> Routing:
     return Routing(None, None, ends, counts, tower)
 
 
-# Functions that end in `WithTangents` add the forward mode to those before them. The compiler breaks off at a Function
-# that has one, so compiled programs take the plain ones.
+# Functions named `WithTangents` add forward-mode differentiation (`jvp`) to those before them. torch.compile breaks the
+# graph at a Function with a `jvp`, so compiled programs use the plain ones.
 
 
 class _PermuteRows(torch.autograd.Function):
@@ -155,7 +160,7 @@ def is_adapter(name: str) -> bool:
 
 
 def rows_of(table: Tensor, routing: Routing) -> Tensor:
-    """The row of table (E, ...) that each token's tower has, in tower order: (T, ...), or (...) where all have one."""
+    """Each token's row of a table (E, ...), by its tower, in tower order: (T, ...), or (...) if all have the same."""
     if len(table) == 1:
         return table[0]
     if routing.only is not None:
@@ -167,7 +172,7 @@ def rows_of(table: Tensor, routing: Routing) -> Tensor:
 
 
 def rows_in_sequence(table: Tensor, routing: Routing) -> Tensor:
-    """The row of table (E, ...) of each token's tower, in sequence order: (T, ...), or (...) where all have one."""
+    """As `rows_of`, in sequence order."""
     if len(table) == 1 or routing.only is not None:
         return rows_of(table, routing)
     return _rows(table, routing.tower, routing.members)
@@ -203,8 +208,11 @@ Initial = Callable[..., object]  # writes the initial value of the parameter tha
 
 
 class Owned(nn.Module):
-    """A module that says of its parameters, by name, which tower owns each slice along the first dimension (`owned_by`,
-    of those that towers own) and how they begin (`initial`). `owners.Owners` fills in both."""
+    """A module that knows who owns its parameters, and their initial values. `owners.Owners` sets both.
+
+    owned_by: name of a parameter that towers own -> the tower of each slice along its first dimension. initial: name ->
+    the function that writes the initial value.
+    """
 
     owned_by: Mapping[str, list[int]] = MappingProxyType({})
     initial: Mapping[str, Initial] = MappingProxyType({})
@@ -221,7 +229,7 @@ class UntiedLinear(HalfStorage, Owned):
         self.adapter: Any = None  # a `lora.LowRank`, which stands on this file
 
     def forward(self, x: Tensor, routing: Routing, again: Callable[[], Tensor] | None = None) -> Tensor:
-        """x (T, in) sorted by tower -> (T, out). again: makes x anew from what is kept anyway, see `learns_beside`."""
+        """x (T, in) sorted by tower -> (T, out). again: recomputes x in the backward pass, see `learns_beside`."""
         if self.adapter is not None:
             y = self._with_adapter(x, routing, again)
         elif self.in_half:
@@ -241,8 +249,8 @@ class UntiedLinear(HalfStorage, Owned):
 
     @property
     def learns_beside(self) -> bool:
-        """Whether an adapter learns beside frozen weights, which is cheaper in one operation. Only the adapter needs x
-        then, in the backward pass; it is not kept where it can be made again."""
+        """Whether an adapter learns beside frozen weights, which is cheaper in one operation. In the backward pass only
+        the adapter then needs x, which is recomputed by `again` where that is given."""
         learns = self.adapter is not None and torch.is_grad_enabled()
         return learns and not (self.weight.requires_grad or torch.compiler.is_compiling())
 
@@ -257,7 +265,7 @@ class UntiedLinear(HalfStorage, Owned):
 
 @torch.no_grad()
 def store_for_decoding(module: nn.Module) -> None:
-    """Store every projection of a module that widens column by column; its values and shape stay.
+    """Store every projection that widens column by column in memory; its values and shape stay the same.
 
     A CPU multiplies one token by such a matrix in 0.55 of the time, and many in the same time; where a projection
     narrows, rows are faster (`python -m benchmarks generation_peer`).

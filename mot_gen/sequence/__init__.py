@@ -1,4 +1,4 @@
-"""The words every other part speaks: Modality, Frame, Span, Vocabulary, Layout, Latents, Masking, PackedBatch.
+"""The types that all other folders use: Modality, Frame, Span, Vocabulary, Layout, Latents, Masking, PackedBatch.
 
 A *sample* is a list of `Span`s, each one piece of one `Modality`. Packing puts samples, as *documents*, into the rows
 of a `PackedBatch`: B rows of S slots. A slot holds either a discrete token, whose id lives in one joint `Vocabulary`,

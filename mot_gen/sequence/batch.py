@@ -49,7 +49,7 @@ class Latents(Movable, Memo):
         return self.slots[torch.searchsorted(self.span, spans)]
 
     def select(self, kept: Tensor, slots: Tensor) -> Latents:
-        """The spans in `kept`, (n,) bool, alone. slots: (N',) where their tokens stand now."""
+        """Some of the spans. kept: (n,) bool. slots: (N',) the new slots of their tokens."""
         tokens = self.per_token(kept)
         renumbered = kept.long().cumsum(0) - 1
         grids = [grid for grid, held in zip(self.grids, kept.tolist()) if held]
@@ -66,7 +66,7 @@ class Latents(Movable, Memo):
 
 
 def _rows_of(values: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Some rows of what may not be there. rows: an index, or one bool a row."""
+    """values[rows], or None. rows: an index, or one bool a row."""
     return None if values is None else values[rows]
 
 
@@ -86,13 +86,16 @@ class Masking(Movable):
 class PackedBatch(Movable):
     """A packed batch: where everything is, what it is, what carries loss.
 
-    ids: (B, S) joint ids, 0 in the slots of continuous tokens and of padding. learned: (B, S) bool, whether the token
-    *in* a slot is to be learned. latents: modality name -> `Latents`, present (perhaps with N = 0) for every
-    continuous modality, so that every tower is called on every rank. target_slots, target_ids: (M,) the slots, of
-    B * S, whose output predicts a token, and that token: the next slot's, or in bidirectional spans the slot's own.
-    masking: set by objectives that mask tokens; then their ids stand in target_ids alone. tokens: how many slots hold
-    one, on the host, as the packer knows it. by_scales: (B, S) bool, the tokens of several scales that are predicted,
-    and so are read as what the scales before have built; None: all are read as they are.
+    ids: (B, S) joint ids, 0 in the slots of continuous tokens and of padding.
+    learned: (B, S) bool, whether the token *in* a slot is to be learned.
+    latents: modality name -> `Latents`, for every continuous modality, perhaps with N = 0, so that every process calls
+    every tower.
+    target_slots, target_ids: (M,) the slots, of B * S, whose output predicts a token, and the id of that token: the
+    next slot's, or in bidirectional spans the slot's own.
+    masking: set by objectives that mask tokens. The ids of masked tokens are then in target_ids alone.
+    tokens: how many slots hold a token, as the packer has counted on the host.
+    by_scales: (B, S) bool, the tokens of several scales that are predicted, and so are read as what earlier scales have
+    built; None: all are read as they are.
     """
 
     layout: Layout
@@ -111,7 +114,8 @@ class PackedBatch(Movable):
         return (self.layout.document != PADDING).double().mean().item()
 
     def select_rows(self, rows: Tensor) -> PackedBatch:
-        """Some rows alone, (R,) ascending, to be read again; they predict no tokens, so target_slots are empty."""
+        """A batch of some rows, (R,) ascending, to be read again. It predicts no discrete tokens: target_slots is
+        empty."""
         length = self.layout.shape[1]
         new_row = torch.full((self.layout.shape[0],), PADDING, device=rows.device)
         new_row[rows] = torch.arange(len(rows), device=rows.device)

@@ -50,7 +50,7 @@ class Layout(Movable, Memo):
         return self.modality.shape
 
     def select_rows(self, rows: Tensor) -> Layout:
-        """Some rows alone, (R,). Where the slots were counted, those of these rows are counted."""
+        """Some of the rows, (R,). If slots of each modality were counted, they are counted anew."""
         chosen = replace(self.with_tensors(lambda part: part[rows]))  # without what was counted in all rows
         if self.counts is None:
             return chosen

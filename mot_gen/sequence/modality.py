@@ -17,7 +17,7 @@ from mot_gen.sequence.frame import Frame
 
 POSITIONS = ("sequence", "grid")
 
-# What an option needs of the modality's other properties, where it is not at its default.
+# Option -> the values that other properties must have if the option is not at its default.
 NEEDS: Mapping[str, Mapping[str, Any]] = {
     "block": {"bidirectional": True, "position": "grid"},
     "alone": {"discrete": False},
@@ -36,32 +36,35 @@ NEEDS: Mapping[str, Mapping[str, Any]] = {
 class Modality:
     """One kind of token. Exactly one of `vocab_size` (discrete) and `channels` (continuous) is given.
 
-    bidirectional: tokens of one span see all of their span, else only what came before. Continuous spans are denoised
-    so. Discrete ones are learned by masking, and the vocabulary has a mask token for them.
+    bidirectional: whether tokens of a span see all of their span, as continuous ones do that are denoised; else they
+    see only what came before. Discrete ones are then learned by masking, and the vocabulary has a mask token for them.
     objective: module name under `mot_gen.objectives`, or a dotted path.
     position: "sequence", one position per token; or "grid", one per span, and (row, column) embedded in 2-D (BAGEL).
 
-    The other fields state how a published model lays out its sequences; the defaults are this package's own layout.
+    The fields of the second group state how a published model lays out its sequences. Their defaults are this package's
+    own layout.
 
     begin, end: ids inside the text vocabulary of the tokens that bound a span; by default new ids after the text's.
     Those of text bound a document, or every text where `wraps` is true (BAGEL); a document then has no bounds.
     unused: [first, past the last] ranges of text ids that no text has. They are in the softmax but never written.
-    block: the bounds of a bidirectional span see all of it and stand at its position (BAGEL).
-    alone: a learned span is seen by itself alone, and what follows takes its position, as if it were not there (BAGEL).
-    input_only: its spans are read and never predicted, so that it has no objective (features of a vision model).
+    block: whether the bounds of a bidirectional span see all of it and stand at its position (BAGEL).
+    alone: whether no other token sees a learned span; what follows takes its position, as if it were not there (BAGEL).
+    input_only: whether its spans are read and never predicted (features of a vision model). It has no objective then.
     first: the first of its ids inside the text vocabulary, by default new ids after the text's. Texts have none of
     these ids, and one softmax is over both (Chameleon, Emu3).
-    apart: its ids enter and leave by layers of its own (`model.token_layers`), and its softmax is over them alone
-    (Janus). Such modalities come last.
+    apart: whether its ids enter and leave the model by layers of their own (`model.token_layers`), with a softmax over
+    them alone (Janus). Such modalities come last.
     frame: the tokens that say the shape of a picture of discrete tokens, see `Frame` (Emu3).
-    margin: how much later than the token before it a span stands (Cosmos3). ends: whether an end token stands after it.
-    timed: the begin token of a span that is drawn is its time, embedded by the patch layers (JanusFlow).
+    margin: how much is added to the position before a span begins (Cosmos3). ends: whether an end token follows it.
+    timed: whether the begin token of a span that is drawn is its time, embedded by the patch layers (JanusFlow).
 
-    scales: (rows, columns) of each scale, from coarse to fine, where a span has several: a third kind beside causal and
-    bidirectional. A token sees its own scale and all earlier ones; positions are by scale (mot_gen/scales.py).
-    block_size: tokens that are drawn together, where spans of discrete tokens are made of blocks (BD3-LM, arXiv
-    2503.09573). A token sees its own block and all earlier ones. A span is filled up to whole blocks, by one token at
-    least, which says that it has ended.
+    The last two make spans that are neither causal nor bidirectional:
+
+    scales: (rows, columns) of each scale, from coarse to fine, if a span has several. A token sees its own scale and
+    all earlier ones. Positions are by scale (mot_gen/scales.py).
+    block_size: how many discrete tokens are drawn together, if spans are made of blocks (BD3-LM, arXiv 2503.09573). A
+    token sees its own block and all earlier ones. The last block is filled up with at least one token, which says that
+    the span has ended.
     """
 
     name: str
@@ -125,7 +128,7 @@ class Modality:
             object.__setattr__(self, "frame", Frame(**self.frame))
 
     def _check_needs(self, where: str, option: str, needs: Mapping[str, Any]) -> None:
-        """InputError where an option is not at its default and another property is not what it needs."""
+        """InputError where an option is not at its default, and another property has a value that rules it out."""
         if getattr(self, option) == getattr(Modality, option):
             return
         for name, needed in needs.items():
@@ -152,17 +155,18 @@ class Modality:
 
     @property
     def whole(self) -> bool:
-        """Whether its tokens are discrete, and each stands where it is predicted, several at once."""
+        """Whether its tokens are discrete and predicted several at once, each in its own slot."""
         return self.discrete and not self.one_by_one
 
     @property
     def masks(self) -> bool:
-        """Whether masks may stand in the place of its tokens, so that the vocabulary has one for it."""
+        """Whether its tokens may be masked, so that the vocabulary has a mask token for it."""
         return self.discrete and (self.bidirectional or self.block_size > 0)
 
     @property
     def begin_is_apart(self) -> bool:
-        """Whether its begin token is written before its span is made, and is no part of the span's block or time."""
+        """Whether its begin token can be written before its span is made: it is not part of the span's block, nor its
+        time."""
         return not (self.block or self.timed)
 
     def slots(self, tokens: int) -> int:
@@ -227,10 +231,10 @@ class Span:
 
 
 def only_read(spans: Iterable[Span]) -> list[Span]:
-    """The same spans, which condition what follows and carry no loss."""
+    """Copies of spans that carry no loss: they only condition what follows."""
     return [replace(span, learned=False) for span in spans]
 
 
 def all_learned(spans: Iterable[Span]) -> list[Span]:
-    """The same spans, all of which carry loss."""
+    """Copies of spans that all carry loss."""
     return [replace(span, learned=True) for span in spans]

@@ -1,5 +1,5 @@
-"""Movable: dataclasses of tensors that move to another device, to a GPU in one asynchronous copy. upload: values of the
-host, likewise."""
+"""Movable: base of dataclasses whose tensors move to a GPU together, in one asynchronous copy. upload: moves values of
+the host in the same way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALIGNMENT = 16  # bytes: where a tensor may begin in a buffer
 
 
 def upload(values: Sequence | Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
-    """Values of the host as a tensor on a device; the host does not wait until they are there."""
+    """Values of the host as a tensor on a device. The host does not wait for the copy."""
     given = torch.as_tensor(values, dtype=dtype)
     if device is None or given.device == device:
         return given
@@ -24,7 +24,7 @@ def upload(values: Sequence | Tensor, device: torch.device | None, dtype: torch.
 
 
 class Movable:
-    """`.to(device)` for a dataclass: moves every tensor, and what is itself movable, in it."""
+    """Gives a dataclass `.to(device)`, which moves all tensors in it, also those of movable fields."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """A copy on a device. From the CPU to a GPU all tensors travel in one buffer of pinned memory, in one copy for

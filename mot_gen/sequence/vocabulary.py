@@ -14,14 +14,14 @@ from mot_gen.sequence.modality import Modality
 class Vocabulary:
     """One id space for everything discrete, in this order: text, special tokens, the other discrete modalities.
 
-    The first modality is the one that special tokens belong to and are routed as (text, in all known models). The
-    special tokens are the two document bounds, a begin and an end for every other modality, and a mask for every
-    discrete modality that is masked: tokenizers cannot produce them. They lie after the text's ids; the bounds may also
-    be the text ids that a modality names as its begin and end, and its own ids may lie there, too.
+    Special tokens are the two bounds of a document, a begin and an end for every modality but text, and a mask for
+    every discrete modality that is masked. No tokenizer produces them. They belong to the first modality, text, and are
+    routed as it. By default they are new ids after the text's; a modality may name text ids for its bounds instead, and
+    its own ids may be text ids too.
 
-    shared: how many ids have rows in the embedding and head that all share; those of modalities apart lie above.
-    fill: what fills up the last block of a span of such a modality: its end, or the document's.
-    wraps: whether document_begin and document_end bound every text, and nothing bounds a document.
+    shared: how many ids the common embedding and head have; the ids of modalities apart lie above.
+    fill: modality that is made of blocks -> the token that fills up its last block: its end, or the document's.
+    wraps: whether document_begin and document_end bound every text instead of every document.
     """
 
     def __init__(self, modalities: Sequence[Modality]):
@@ -87,7 +87,7 @@ class Vocabulary:
         return special
 
     def _never_written(self, text: Modality) -> list[int]:
-        """The ids below the text's size that no text has, ascending."""
+        """The text ids that no text contains, ascending."""
         assert text.vocab_size is not None
         found = {id for id in self.special if id < text.vocab_size}
         for first, end in (*text.unused, *self._inside.values()):
@@ -108,7 +108,7 @@ class Vocabulary:
         return modality.begin, modality.end
 
     def _place(self, modality: Modality) -> None:
-        """Give a further discrete modality its ids: inside the text's, or new ones."""
+        """Give a discrete modality other than text its ids: text ids, or new ones."""
         assert modality.vocab_size is not None
         if modality.first is not None:
             self.offset[modality.name] = modality.first
@@ -121,7 +121,7 @@ class Vocabulary:
         self.size += modality.vocab_size
 
     def writable(self, modality: str) -> Tensor:
-        """(V,) bool on the CPU: the ids that a span of a discrete modality may consist of."""
+        """(V,) bool on the CPU: the ids that a span of a discrete modality may contain."""
         allowed = torch.zeros(self.size, dtype=torch.bool, device="cpu")
         first, end = self.range(modality)
         allowed[first:end] = True
@@ -141,7 +141,7 @@ class Vocabulary:
         return found
 
     def opened_by(self, token: int) -> str | None:
-        """The modality whose span a token begins, or None. What is only read is never opened."""
+        """The modality whose span a token begins; None for other tokens, and for modalities that are only read."""
         for name, begin in self.opens.items():
             if begin == token:
                 return name
@@ -166,7 +166,7 @@ def _check_order(modalities: Sequence[Modality]) -> None:
 
 
 def _ranges_inside(modalities: Sequence[Modality]) -> dict[int, tuple[int, int]]:
-    """Number of a modality -> its range inside the text's; InputError where it does not lie there."""
+    """Number of a modality whose ids are text ids -> their range. InputError where that is outside of the text's."""
     found, size = {}, modalities[0].vocab_size
     assert size is not None
     for number, modality in enumerate(modalities):
