@@ -186,7 +186,7 @@ KINDS = tuple(dict.fromkeys(direction.to for direction in DIRECTIONS))
 
 
 def directions_of(modalities: Collection[str], draws: bool = True) -> tuple[Direction, ...]:
-    """Those that a checkpoint of text and these modalities has. draws: whether its pictures are made, and not read
+    """The directions of a checkpoint with text and these modalities. draws: whether its pictures are made, and not read
     alone."""
     has = set(modalities)
     makes = set(KINDS) if draws else set(KINDS) - {"image", "any"}

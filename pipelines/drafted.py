@@ -117,7 +117,7 @@ class Written:
 
     @property
     def tokens_a_pass(self) -> float:
-        """On the average over documents; 1 is decoding without drafts."""
+        """Tokens written in a pass, on average over documents; 1 is decoding without drafts."""
         return sum(map(len, self.ids)) / max(1, self.passes * len(self.ids))
 
 

@@ -54,7 +54,7 @@ class Known:
     keep: Tensor | None = None
 
     def like(self, x: Tensor) -> Known:
-        """On the device and in the dtype of x."""
+        """A copy on the device and in the dtype of x."""
         keep = None if self.keep is None else self.keep.to(x.device)
         return Known(self.values.to(x), self.strength, keep)
 

@@ -87,7 +87,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         return 1.0
 
     def _pairs(self, image, prompt) -> tuple[list, list[list[Span]]]:
-        """As many pictures as texts; InputError where their numbers differ."""
+        """Pictures and texts, one for each; InputError where their numbers differ."""
         images = [] if image is None else listed(image)
         require(images, "image: none was given; give a picture or a list of them (or use TextToImagePipeline)")
         texts = [[]] * len(images) if prompt is None else self._text(prompt)

@@ -50,7 +50,7 @@ class Loaded:
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """Those whose modalities the checkpoint has."""
+        """The directions whose modalities the checkpoint has."""
         pictures = getattr(self.base.image_tokenizer, "decodes", True)
         return directions_of(tokenizers_of(self.base), draws=pictures)
 

@@ -190,7 +190,7 @@ def _is_of(size: tuple[int, int], height: int | None, width: int | None) -> bool
 
 
 def _places_of(keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
-    """Where each of these sizes or grids stands, in the order in which they first come."""
+    """The indices of each of these sizes or grids, in the order in which they first come."""
     places: dict[tuple[int, int], list[int]] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)

@@ -222,7 +222,7 @@ def _add_facts(measured: Measured) -> None:
 
 
 def _add_source(results: Results, name: str, source: ImageSource | None) -> None:
-    """Where images of one side came from, by which rules they were read, and which could not be."""
+    """Add where images of one side came from, how they were read, and which could not be."""
     if source is None:
         return
     results.unreadable += [f"{source.path}/{note}" for note in source.unreadable]

@@ -42,7 +42,7 @@ class Extraction:
     on_progress: Callable[[int], None] = lambda done: None
 
     def folder(self, source: ImageSource) -> Path | None:
-        """Where the features of a source are kept; None where they are not."""
+        """The folder in which the features of a source are kept; None if they are not kept."""
         if self.cache is None or source.fingerprint is None:
             return None
         facts = json.dumps([source.fingerprint, self.extractor.provenance(), self.output, SHARD], sort_keys=True)
@@ -106,5 +106,5 @@ def thumbnails(source: ImageSource, numbers: list[int], size: int = 96) -> list[
 
 
 def default_cache() -> Path:
-    """Where features are kept unless --cache says otherwise."""
+    """The folder in which features are kept, unless --cache names another."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mot-gen" / "features"

@@ -69,13 +69,13 @@ def trace_term(real: Moments, fake: Moments) -> TraceTerm:
 
 
 def _trace_by_cholesky(one: Tensor, two: Tensor) -> TraceTerm | None:
-    """None where either matrix is singular to working precision."""
+    """The trace by Cholesky factors; None where either matrix is singular to working precision."""
     factor, failed = torch.linalg.cholesky_ex(one)
     return None if failed else _trace_by_eigenvalues(_congruence(factor, two), "cholesky")
 
 
 def _trace_by_eigenvalues(product: Tensor, method: str) -> TraceTerm | None:
-    """From A^T S A, of which the lower triangle is read; None where an eigenvalue is no more than rounding."""
+    """The trace by eigenvalues of A^T S A, whose lower triangle is read; None where an eigenvalue is mere rounding."""
     eigenvalues = torch.linalg.eigvalsh(product, UPLO="L")
     if not len(eigenvalues) or eigenvalues[0] <= _rounding(eigenvalues):
         return None
@@ -92,7 +92,8 @@ def _congruence(factor: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _trace_by_factors(one: Tensor, two: Tensor) -> TraceTerm:
-    """Of matrices of any rank: eigenvalues of the smaller product where it has full rank, else the nuclear norm."""
+    """The trace for matrices of any rank: by eigenvalues of the smaller product if it has full rank, else the nuclear
+    norm."""
     (a, clamped_a), (b, clamped_b) = _factor(one), _factor(two)
     clamped = max(clamped_a, clamped_b)
     if not a.numel() or not b.numel():

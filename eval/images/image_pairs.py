@@ -52,7 +52,7 @@ def ssim_update(images: Tensor, originals: Tensor) -> Tensor:
 
 
 def _ssim(image: Tensor, original: Tensor) -> Tensor:
-    """Of one pair (C, H, W)."""
+    """The SSIM of one pair (C, H, W)."""
     products = image.square(), original.square(), image * original
     mean_x, mean_y, square_x, square_y, cross = _blur(torch.stack([image, original, *products]))
     squares, product = mean_x.square() + mean_y.square(), mean_x * mean_y

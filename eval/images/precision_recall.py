@@ -38,7 +38,7 @@ class Manifold(NamedTuple):
 
 
 def neighbour_radii(rows: Tensor, ks: Sequence[int]) -> list[Tensor]:
-    """For each k (n,) squared distances of every row to its k-th nearest other row."""
+    """k -> (n,) squared distances of every row to its k-th nearest other row."""
     nearest = rows.new_empty(len(rows), max(ks))
     for block, distances in square_distances(rows, rows):
         own = torch.arange(block.start, block.stop, device=rows.device)

@@ -100,7 +100,8 @@ class WordRecognizer:
     def train(
         cls, waveforms: Sequence[Tensor], said: Sequence[str], sample_rate: int, seconds: float = 1.5, epochs: int = 15
     ) -> WordRecognizer:
-        """From recordings at one rate and what is said in each; the same for the same recordings."""
+        """A recogniser trained on recordings at one rate and the text of each. The same recordings give the same
+        one."""
         texts = sorted(set(said))
         labels = torch.tensor([texts.index(text) for text in said])
         pictures = spectrograms(waveforms, sample_rate, seconds)

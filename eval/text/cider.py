@@ -32,7 +32,7 @@ def caption_words(text: str) -> list[str]:
 
 
 def document_frequency(references: Sequence[Sequence[Grams]]) -> Counter:
-    """In how many items any reference holds an n-gram."""
+    """n-gram -> in how many items any reference holds it."""
     frequency: Counter = Counter()
     for own in references:
         occurring: set = set()

@@ -16,7 +16,7 @@ LONGEST = 1024  # tokens of a text that are read, where the model takes as many
 
 
 class TokenEmbeddings(NamedTuple):
-    """Of one text. vectors: (n, d). counted: (n,) bool, false for special tokens."""
+    """The embeddings of one text. vectors: (n, d). counted: (n,) bool, false for special tokens."""
 
     vectors: Tensor
     counted: Tensor

@@ -238,7 +238,7 @@ def _touched_once(match: Match, own_coverage: Counter[int], coverage: Counter[in
 
 
 def _steps(path: _Path, current: int, possible: Sequence[Match]) -> Iterator[_Path]:
-    """Where a path may go at one word of the reference."""
+    """The steps that a path may take at one word of the reference."""
     if current in path.used:
         certain = path.chosen.get(path.next_start)
         if current < path.next_start:

@@ -57,7 +57,7 @@ class Lexicon:
     stem: Callable[[str], str]
 
     def synsets_of(self, word: str) -> frozenset[int]:
-        """Of the word, and of its base forms."""
+        """The synsets of a word and of its base forms."""
         bases = self.bases.get(word) or [self._detached(word)]
         return frozenset().union(*(self.synsets.get(form, ()) for form in (word, *bases)))
 
@@ -136,7 +136,7 @@ def _bases(lines: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _paraphrase_table(file: Path) -> tuple[pa.Array, pa.Array]:
-    """Of every three lines (probability, phrase, paraphrase) the second and the third."""
+    """The second and the third of every three lines (probability, phrase, paraphrase)."""
     with pa.input_stream(str(file), compression="gzip") as lines:
         table = pa.csv.read_csv(
             lines,

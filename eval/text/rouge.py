@@ -110,7 +110,7 @@ def lcs_length(one: Sequence, two: Sequence) -> int:
 
 
 def lcs_places(one: Sequence[str], two: Sequence[str]) -> set[int]:
-    """Where in `one` a longest common subsequence lies; of several, the one that rouge-score takes."""
+    """The places in `one` of a longest common subsequence; of several, the one that rouge-score takes."""
     lengths = [[0] * (len(two) + 1)]
     for word in one:
         above, row = lengths[-1], [0]
@@ -183,7 +183,7 @@ class ROUGE(SegmentTable):
         return [self.stem(word) if len(word) > 3 else word for word in words]
 
     def score(self, total: Tensor) -> float:
-        """Of the last variant, which is rougeL where nothing was chosen."""
+        """The score of the last variant, which is rougeL by default."""
         return rouge_compute(total)[-1]
 
     def compute(self) -> dict[str, MetricResult]:

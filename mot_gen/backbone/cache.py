@@ -1,5 +1,5 @@
-"""What is remembered while generating: LayerCache (a layer's own), KeyValueCache (attention's), JoinedCache (several of
-one layer), Cache (of all layers); flags.
+"""The cache of generation: LayerCache, one layer's; KeyValueCache, attention's; JoinedCache, several of one layer;
+Cache, those of all layers.
 
 A forward pass over a cache is tentative: it writes its tokens after those that are kept, and the next pass overwrites
 them, as denoising steps must. `advance` keeps them. Rows may be of different lengths.
@@ -28,7 +28,7 @@ class LayerCache(Protocol):
     """What a mixer keeps of the tokens of its layer."""
 
     def place(self, slots: Slots) -> None:
-        """Where the tokens of the next pass stand in every row."""
+        """Set where the tokens of the next pass stand in every row."""
 
     def advance(self, counts: Tensor) -> None:
         """Keep the first counts[b] of the tokens last read in row b; counts: (B,) int64."""
@@ -70,7 +70,7 @@ class KeyValueCache:
         return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
 
     def write_both(self, kv: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        """As `write`, of keys and values that stand together, (B, 2 G, n, K)."""
+        """As `write`, for keys and values in one tensor, (B, 2 G, n, K)."""
         assert self.both is not None, "made by `of`"
         self._put(kv, self.both)
         return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
@@ -85,13 +85,13 @@ class KeyValueCache:
             held[row, :, slot] = new.transpose(1, 2)
 
     def advance(self, counts: Tensor) -> None:
-        """Nothing to do: how much of a row is kept is the `Cache`'s to know."""
+        """Nothing to do: the `Cache` knows how much of each row is kept."""
 
     def narrow(self, rows: int) -> KeyValueCache:
         return KeyValueCache(self.keys[:rows], self.values[:rows], None if self.both is None else self.both[:rows])
 
     def snapshot(self) -> None:
-        """Nothing: what is forgotten is overwritten."""
+        """Nothing to store: tokens that are forgotten are overwritten."""
 
     def restore(self, snapshot: None, rows: Tensor) -> None:
         """Nothing to do."""

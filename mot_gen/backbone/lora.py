@@ -152,13 +152,14 @@ def add(model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers
 
 
 def adapters(model: nn.Module) -> dict[str, LowRank]:
-    """Of each projection that has one, by the projection's name."""
+    """The adapters of a model, by the name of their projection."""
     modules = model.named_modules()
     return {name.removesuffix(".adapter"): module for name, module in modules if isinstance(module, LowRank)}
 
 
 def initial_value(name: str, shape: Sequence[int]) -> Tensor:
-    """Of a parameter of an adapter: A normal with a standard deviation of 1 / sqrt(in), B zero."""
+    """The initial value of a parameter of an adapter: A is normal with a standard deviation of 1 / sqrt(in), B is
+    zero."""
     return torch.zeros(shape) if name.endswith(".b") else torch.randn(shape) / math.sqrt(shape[-1])
 
 

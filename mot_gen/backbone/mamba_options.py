@@ -21,12 +21,12 @@ from mot_gen.backbone.routing import Initial
 
 
 def uniform(weight: Tensor) -> None:
-    """Uniform in +-1 / sqrt(fan in), alike for all towers."""
+    """Write values that are uniform in +-1 / sqrt(fan in), the same for all towers."""
     weight.copy_((2 * torch.rand(weight.shape[1:]) - 1) / math.sqrt(weight.shape[-1]))
 
 
 def time_steps(bias: Tensor) -> None:
-    """So that softplus(bias) is log-uniform in [0.001, 0.1]."""
+    """Write a bias for which softplus(bias) is log-uniform in [0.001, 0.1]."""
     step = torch.exp(torch.rand(bias.shape[1:]) * math.log(100.0) + math.log(1e-3))
     bias.copy_(step + torch.log(-torch.expm1(-step)))
 

@@ -53,7 +53,7 @@ class SideBySide(nn.Module):
 
     @property
     def blocks(self) -> list[Any]:
-        """Those of all members, one member after the other."""
+        """The blocks of all members, one member after the other."""
         return [block for member in self.each for block in member.blocks]
 
     @property

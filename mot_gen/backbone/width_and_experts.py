@@ -143,7 +143,7 @@ def _bits_by_expert(bits: int | Sequence[int], experts: int) -> list[int]:
 
 
 def _in_bytes(layer: MixtureOfExperts) -> list[list[ByteMatrix]]:
-    """Of each projection of a layer's experts that is held in 8 bits, the matrices, one an expert."""
+    """For each projection that is held in 8 bits, the matrices of the layer's experts."""
     found = []
     for projection in _all(layer.feed_forward, HalfStorage):
         matrices = [matrix for matrix in projection.halves or () if isinstance(matrix, ByteMatrix)]

@@ -200,7 +200,7 @@ def _keep(picture: bytes, folder: Path) -> str:
 
 
 def _suffix(picture: bytes) -> str:
-    """Of the file name that goes with a picture's first bytes; none where it is no known one."""
+    """The suffix of a picture's file name, by its first bytes; none for unknown ones."""
     suffixes = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp"}
     return next((suffix for start, suffix in suffixes.items() if picture.startswith(start)), "")
 

@@ -118,7 +118,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(file: TextIO, path: Path) -> Iterator[Row]:
-    """Of an array, or of objects one a line, whatever the file is called."""
+    """The rows of a JSON array, or of objects one a line, whatever the file is called."""
     blank = ""
     while (first := file.read(1)).isspace():
         blank += first

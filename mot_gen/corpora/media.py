@@ -64,14 +64,14 @@ class Media:
             return None
 
     def _named(self, name: str) -> Iterator[Path]:
-        """Where the file of a name may be. A name that leads out of the roots is in none of them."""
+        """The places where a named file may be. A name that leads out of the roots is in none of them."""
         sound = "\0" not in name and is_text(name)
         for root in self.roots:
             if sound and is_inside(name, root):
                 yield root / name
 
     def _downloaded(self, url: str) -> Iterator[Path]:
-        """Where img2dataset may have put the picture of an address."""
+        """The places where img2dataset may have put the picture of a URL."""
         stem = self._by_url.get(url)
         for suffix in DOWNLOADED if stem else ():
             yield Path(f"{stem}{suffix}")

@@ -172,7 +172,7 @@ class Ruler:
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
-        """Of tokenizers that are there already; each is a hash of all weights."""
+        """The fingerprints of tokenizers that exist already; each is a hash of all weights."""
         return {name: t.fingerprint for name, t in self.tokenizers.items() if name not in self.made_later}
 
     def _decode(self, part: Part) -> None:
@@ -214,7 +214,8 @@ def _reading(part: Part) -> Iterator[None]:
 
 
 def _keys(sample: Sample) -> tuple[list[int], int]:
-    """Of each medium, by what it holds and not where it lies; of everything: texts, media, and what carries loss."""
+    """A key of each medium, by its content and not its path; and a key of the sample: texts, media, and what carries
+    loss."""
     media, said = [], []
     for part in parts_of(sample):
         text = part.value if isinstance(part.value, str) else ""

@@ -50,14 +50,14 @@ def _edges(array: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _range(low: float, high: float, whole: bool) -> str:
-    """Of a bin: the upper edge is not in it, unless it is the last."""
+    """The label of a bin. Its upper edge does not belong to it, unless it is the last."""
     last = high - int(whole)
     ends = [low] if low == last else [low, last]
     return " - ".join(map(number, ends))
 
 
 def number(value: float) -> str:
-    """As people write it: 12,345; 0.9731."""
+    """A number as people write it: 12,345; 0.9731."""
     if isinstance(value, int):
         return f"{value:,}"
     form = ",.0f" if abs(value) >= 1000 else ".4g"

@@ -52,7 +52,7 @@ class Encoded:
         return self.values
 
     def span(self, modality: str, learned: bool = True) -> Span:
-        """As the tokenizer itself would have given it."""
+        """The span as the tokenizer itself would have made it."""
         from mot_gen.sequence import Span
 
         return Span(modality, self.read(), self.grid, learned)

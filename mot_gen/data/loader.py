@@ -227,7 +227,7 @@ class Loader:
         return row // self.training.rows % self.world == self.rank
 
     def _planned(self, drafts: Sequence[Draft], position: Position) -> list[list[Draft]]:
-        """Which samples share a row; the rows are shuffled."""
+        """Plan which samples share a row, and shuffle the rows."""
         lengths = [self._length(draft) for draft in drafts]
         rows = PACKINGS[self.plan.packing](lengths, self.training.row_length)
         random.Random(f"rows/{self.plan.seed}/{position}").shuffle(rows)
@@ -242,7 +242,7 @@ class Loader:
         return Tokenised(spans, records.source_of(self.samples, draft.showing.index))
 
     def _drafts(self, showings: Sequence[Showing]) -> list[Draft]:
-        """Of each showing that can be used; read in the order of the files, in which neighbours are read at once."""
+        """A draft of each sample that can be used. They are read in the order of the files, neighbours together."""
         drafts = {draft.showing: draft for draft in self._spans.each(self._reader.draft, sorted(showings)) if draft}
         return [drafts[showing] for showing in showings if showing in drafts]
 

@@ -147,7 +147,7 @@ class Parquet(Source):
 
 
 def _unread(value: Any, field: str) -> Any:
-    """In the place of a medium nothing; of tokens, how many there are."""
+    """What stands for a medium that is not read: nothing, or the number of its tokens."""
     given = value if isinstance(value, dict) else {}
     return outlined(given) if given.get("fingerprint") else None
 

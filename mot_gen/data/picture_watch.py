@@ -20,7 +20,7 @@ SHOWN = 3  # broken records that a line names
 
 
 def _header(raw: Any) -> Header | None:
-    """That of a picture; None where it cannot be read, or is tokens. Reading the picture will say why."""
+    """The header of a picture; None for tokens, and where it cannot be read. Reading the picture will say why."""
     try:
         return header(raw)
     except UNUSABLE:

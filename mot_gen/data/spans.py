@@ -32,7 +32,7 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Pending:
-    """In the place of a span that is not made yet, with its length where that is known before.
+    """Stands for a span that is not made yet, with its length where that is known before.
 
     modality: its name. key: equal for equal spans. showing, place: which part it is of which sample as shown. learned:
     as of the span. kept: whether it will be asked for again. raw: a text or path; a medium itself is read when needed.
@@ -105,11 +105,11 @@ class SpanMaker:
         return fixed_length(self.tokenizers[modality])
 
     def grid(self, modality: str) -> tuple[int, int] | None:
-        """That of every span of a modality, where its tokenizer gives all the same."""
+        """The grid of all spans of a modality, if its tokenizer makes all of one size; else None."""
         return fixed_grid(self.tokenizers[modality])
 
     def make(self, wanted: Iterable[Pending]) -> dict[Hashable, Span | Exception]:
-        """By key, the span of each, or the error that says why there is none."""
+        """Key -> the span, or the error that says why there is none."""
         made: dict[Hashable, Span | Exception] = {}
         missing: dict[str, dict[Hashable, Pending]] = {}
         for pending in wanted:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def schema(modalities: Iterable[str] = ()) -> pyarrow.Schema:
-    """Of the records: media of a pair or of the parts of a document, see encoded.py. modalities: beyond the usual."""
+    """The schema of records: media of a pair, or of the parts of a document, see encoded.py. modalities: beyond the
+    usual."""
     import pyarrow
 
     ints = pyarrow.list_(pyarrow.int32())

@@ -163,7 +163,7 @@ class TarShard(Source):
 
 
 def _unread(members: Members, suffix: str) -> None:
-    """In the place of a medium, nothing."""
+    """What stands for a medium that is not read: nothing."""
 
 
 def _add_text(record: dict[str, Any], text: str, where: str) -> None:

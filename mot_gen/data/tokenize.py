@@ -155,7 +155,7 @@ _here: Work | None = None  # what a worker process was given, and keeps from sha
 
 
 def _begin(corpus: Corpus, out: Path, options: Options, threads: int, devices: Any) -> None:
-    """In a worker. It leaves signals, which a whole group may be sent, to the parent, and uses one core a thread.
+    """Set up a worker. It leaves signals, which a whole group may be sent, to the parent, and uses one core a thread.
     devices: a queue from which each worker takes its own."""
     global _here
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -165,7 +165,7 @@ def _begin(corpus: Corpus, out: Path, options: Options, threads: int, devices: A
 
 
 def _shard(k: int, parent: int) -> tuple[int, list[str]]:
-    """In a worker, which gives up when its parent is gone."""
+    """Write a shard in a worker, which gives up when its parent is gone."""
     assert _here is not None, "_begin was called first"
     return _here.shard(k, lambda: os.getppid() != parent)
 

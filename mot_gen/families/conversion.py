@@ -167,7 +167,7 @@ def restore(family: Any, folder: Path, like: Source, out: Path) -> None:
 
 
 def _parts_like(family: Any, like: Source, folder: Path) -> Sequence[Part]:
-    """Those of our folder; of a family that does not say, those of the published model."""
+    """The parts of our folder; if the family does not say, those of the published model."""
     if hasattr(family, "parts_like"):
         return family.parts_like(like, folder)
     return family.parts(like)

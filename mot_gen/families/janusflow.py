@@ -93,7 +93,7 @@ def text_tokenizer(source: Source) -> TextTokenizer:
 
 
 def _language_config(config: dict[str, Any]) -> Any:
-    """That of the language model, whose fields may stand at Llama's own defaults."""
+    """The config of the language model. Fields that it leaves out have Llama's own defaults."""
     import transformers
 
     return transformers.LlamaConfig(**config["language_config"])

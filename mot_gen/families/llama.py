@@ -144,7 +144,7 @@ def language_config(folder: str | Path):
 
 
 def _frequencies(config, folder: str | Path) -> list[float]:
-    """Of the rotary embedding, as transformers makes it of the config, scaled or not."""
+    """The frequencies of the rotary embedding, as transformers makes them from the config, scaled or not."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     small = {"num_hidden_layers": 0, "vocab_size": 1, "pad_token_id": None, "layer_types": None}

@@ -17,7 +17,8 @@ from mot_gen.pipelines.base import MultimodalPipeline
 def training_recipe(
     pipeline: MultimodalPipeline, out: Path, heading: str, training: dict[str, Any], **more: Any
 ) -> str:
-    """Of the model in the folder `out`. heading: its first line, a comment. training: fields of that section.
+    """The recipe of the model in the folder `out`. heading: its first line, a comment. training: fields of that
+    section.
 
     more: further sections, or fields of `backbone` that differ from the model's."""
     model, place = pipeline.model, out.resolve()

@@ -248,7 +248,7 @@ def _put_together(entries: Sequence[Entry], ours: Reader, like: Reader) -> Tenso
 
 
 def _second_readings(table: Sequence[Entry], of: Mapping[str, Sequence[Entry]]) -> dict[str, Entry]:
-    """By published name, the entry that reads it into another parameter than the one that leads back."""
+    """Published name -> the entry that reads it into a second parameter; the way back reads the first."""
     found = {}
     for entry in table:
         if not entry.copy or entry.ours == of[entry.theirs][0].ours:

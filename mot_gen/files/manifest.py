@@ -105,6 +105,6 @@ def refuse_pickle(folder: str | Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """In hex."""
+    """The sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

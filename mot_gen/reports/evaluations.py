@@ -61,7 +61,7 @@ def by_evaluations(run: Run, task: Task, judge: Judge, steps: Sequence[int], cou
 
 
 def _possible(model: MultimodalModel, steps: Sequence[int]) -> list[int]:
-    """Those of the numbers of steps in which the model draws pictures, in order. Scale by scale there is one alone, a
+    """Those numbers of steps, in order, in which the model can draw pictures. Scale by scale there is one alone, a
     step a scale; an objective may have a least number that it was trained for."""
     scales = model.modality["image"].scales
     if scales:

@@ -122,7 +122,7 @@ def _axis(low: float, high: float, pixels: Range) -> _Axis:
 
 
 def _log_axis(values: Sequence[float]) -> _Axis:
-    """From half of the least value to twice the largest, with ticks at powers of two."""
+    """An axis from half of the least value to twice the largest, with ticks at powers of two."""
     low, high = min(values) / 1.5, max(values) * 1.5
     first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
     return _Axis(low, high, LEFT, WIDTH - RIGHT, [2.0**k for k in range(first, last + 1)], log=True)

@@ -23,8 +23,8 @@ SAMPLED = 4  # batches that are packed to learn how full the rows get
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a model on a workload. flops: of a training step. executed: the same as it is run here. causal: whether its
-    likelihoods leak nothing."""
+    """The cost of a model on a workload. flops: of a training step. executed: the same as it is run here. causal:
+    whether its likelihoods leak nothing."""
 
     flops: int
     executed: int
@@ -52,7 +52,7 @@ class Workload:
         return cls(tokenizers, batches, len(splits.train))
 
     def cost(self, recipe: Recipe) -> Cost:
-        """Of the recipe, which may differ from the workload's in its backbone alone."""
+        """The cost of a recipe that differs from the workload's only in its backbone."""
         model = outline_model(recipe, self.tokenizers)
         parameters, batches = count_parameters(model), accumulation(recipe.training, 1)
         return Cost(

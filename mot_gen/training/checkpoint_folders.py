@@ -31,7 +31,7 @@ def step_of(folder: Path) -> int:
 
 
 def folders_of(parent: Path, step: int) -> tuple[Path, Path]:
-    """Where a step's checkpoint is to lie in the folder of checkpoints, and where it is written before."""
+    """The folder of a step's checkpoint, and the one in which it is written first."""
     name = f"step-{step:08d}"
     return parent / name, parent / f".saving-{name}"
 

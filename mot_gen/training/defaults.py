@@ -63,7 +63,7 @@ class Seen:
 
     @property
     def channels(self) -> int:
-        """Of the pictures' colours."""
+        """The colour channels that the pictures need: 3, or 1 where all are grey."""
         return 3 if self.coloured else 1
 
     @property

@@ -131,7 +131,7 @@ def _begin(run: Run, begun: bool, say: Callable[[str], None]) -> None:
             f"training.steps: asks for {recipe.training.steps}, and {folder} has made {run.step} already; give more"
         )
     if run.origin is not None:
-        for line in run.origin.told(recipe, run.model, run.tokenizers):
+        for line in run.origin.lines(recipe, run.model, run.tokenizers):
             say(line)
     if run.world.first:
         drop_later_metrics(run)

@@ -38,7 +38,7 @@ class Meter:
         )
 
     def waited(self, seconds: float) -> None:
-        """For a batch."""
+        """Count seconds of waiting for a batch."""
         self._waited += seconds
 
     def stepped(self, seconds: float, tokens: float, flops: float) -> None:

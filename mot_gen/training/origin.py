@@ -1,7 +1,7 @@
-"""Where training begins, if not from chance: Origin, the checkpoint that `training.init` names.
+"""Origin: the checkpoint that `training.init` names, from whose weights training starts.
 
 A model is bound to its tokenizers: the id 300 means what its own vocabulary says. So an origin brings its tokenizers
-along, and others are refused. `Origin.values` gives its weights, `Origin.told` what is loaded, frozen and new.
+along, and others are refused. `Origin.values` gives its weights; `Origin.lines` says what is loaded, frozen and new.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Origin:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Origin | None:
-        """The recipe's origin, None where training begins from chance. InputError where it is missing or damaged."""
+        """The recipe's origin, None where training starts from random weights. InputError where it is missing or
+        damaged."""
         name = recipe.training.init
         if not name:
             return None
@@ -64,7 +65,7 @@ class Origin:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's own."""
+        """The config of the model."""
         return read_json(self.model / "config.json")
 
     @cached_property
@@ -108,7 +109,7 @@ class Origin:
         if asked is None or _same(asked, own, learns=section.train is not None):
             return
         raise InputError(
-            f"{field}: describes {_said(asked)}, and {self.name} has {_said(own)}; {remedy}, so leave out what "
+            f"{field}: describes {_in_words(asked)}, and {self.name} has {_in_words(own)}; {remedy}, so leave out what "
             "differs, or train without training.init"
         )
 
@@ -173,7 +174,7 @@ class Origin:
                 )
 
     def _time_scale(self, name: str) -> float:
-        """At which the checkpoint embeds the times of a modality."""
+        """The scale at which the checkpoint embeds the times of a modality."""
         stated = self._options("patch_layers", name)
         if "time_scale" in stated:
             return stated["time_scale"]
@@ -183,7 +184,7 @@ class Origin:
         return getattr(objectives.load(kind, options), "time_scale", USUAL_TIME_SCALE)
 
     def _options(self, section: str, name: str) -> dict[str, Any]:
-        """What a section of the model's config says of a modality; nothing where it says nothing."""
+        """The options of a modality in a section of the model's config."""
         stated = self.config.get(section) or {}
         return dict(stated.get(name) or {})
 
@@ -200,20 +201,20 @@ class Origin:
                 steps += parameter.numel()
         return loaded, adapters, steps
 
-    def told(self, recipe: Recipe, model: MultimodalModel, tokenizers: Mapping[str, Any]) -> list[str]:
+    def lines(self, recipe: Recipe, model: MultimodalModel, tokenizers: Mapping[str, Any]) -> list[str]:
         """Three lines: where training begins, what was loaded, what is frozen and what is new."""
         loaded, adapters, steps = self._counted(model)
-        said = [f"{name} ({_said(tokenizer)})" for name, tokenizer in tokenizers.items()]
+        described = [f"{name} ({_in_words(tokenizer)})" for name, tokenizer in tokenizers.items()]
         whose = "its own tokenizers" if self.pipeline else "the recipe's tokenizers"
         return [
             f"training begins with {self.name} ({self.model}), by training.init",
-            f"loaded: {loaded:,} weights, and {whose}: {', '.join(said)}",
+            f"loaded: {loaded:,} weights, and {whose}: {', '.join(described)}",
             f"frozen: {_frozen_in_words(recipe, loaded)}; new: {_new_in_words(adapters, steps)}",
         ]
 
 
 def _frozen_in_words(recipe: Recipe, loaded: int) -> str:
-    """Which of the loaded weights do not learn."""
+    """The loaded weights that do not learn."""
     if recipe.backbone.lora:
         return f"all {loaded:,} of them"
     if recipe.backbone.frozen:
@@ -222,7 +223,7 @@ def _frozen_in_words(recipe: Recipe, loaded: int) -> str:
 
 
 def _new_in_words(adapters: int, steps: int) -> str:
-    """Which weights the checkpoint has not. adapters, steps: how many of either there are."""
+    """The weights that the checkpoint does not have. adapters, steps: how many there are of these two kinds."""
     new = []
     if adapters:
         new.append(f"{adapters:,} weights of adapters")
@@ -248,7 +249,7 @@ def _outline_of(tokenizer: Any) -> tuple:
     return tokenizer.modality, getattr(tokenizer, "grids", None), getattr(tokenizer, "color_channels", None)
 
 
-def _said(tokenizer: Any) -> str:
+def _in_words(tokenizer: Any) -> str:
     """A tokenizer in a few words."""
     modality = tokenizer.modality
     words = [f"{modality.vocab_size} ids" if modality.discrete else f"{modality.channels} channels"]

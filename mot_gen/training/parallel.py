@@ -143,7 +143,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def first_index(tensor: Tensor) -> int:
-    """Where along the first dimension this process's share begins."""
+    """The index along the first dimension at which this process's share begins."""
     if not is_sharded(tensor):
         return 0
     mesh = tensor.device_mesh
@@ -180,8 +180,8 @@ def reshard(model: nn.Module) -> None:
 
 @torch.no_grad()
 def gather(model: nn.Module, whole: M, world: World) -> M | None:
-    """On the first process `whole`, a copy of the model on the meta device, filled; None on the others. One parameter
-    is gathered at a time."""
+    """Gather a model into `whole`, a copy of it on the meta device, on the first process; None on the others. One
+    parameter is gathered at a time."""
     if world.first:
         allocate(whole, torch.device("cpu"))
     own = dict(whole.named_parameters())

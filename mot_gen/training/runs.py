@@ -170,7 +170,7 @@ class _ModelPlan:
     origin: Origin | None
 
     def model(self) -> MultimodalModel:
-        """On this process's device, with its initial values."""
+        """The model on this process's device, with its initial values."""
         model = copy.deepcopy(self.outline)
         model.backbone.gradient_checkpointing = self.recipe.training.gradient_checkpointing
         if is_compiled(self.recipe, model, self.world.device):

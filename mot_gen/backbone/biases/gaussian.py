@@ -69,7 +69,7 @@ class Bias(parts.Bias):
         return weigh(weights.to(v.dtype), v)
 
     def activations(self, block: Layer, batch: Batch) -> float:
-        """Of each pair of a head its score, factor, product and weight."""
+        """Four numbers for each pair and head: score, factor, product and weight."""
         rows, length = batch.layout.shape
         return 4 * rows * length**2 * block.heads if hasattr(block, "heads") else 0
 

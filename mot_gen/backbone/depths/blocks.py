@@ -73,7 +73,7 @@ class Depth(SkippingDepth):
         return window.gather(1, number).masked_fill(number == 0, -1), weight[..., None]
 
     def reached(self, block: Layer, batch: Batch) -> Batch:
-        """As if every picture ran the first window: it is `run` layers of a group in any case."""
+        """Counted as if every picture ran the first window; every window has `run` layers."""
         if block.number % self.group < self.run:
             return batch
         others, name = blocks_of(batch) == PADDING, f"others {self.group}"

@@ -49,7 +49,7 @@ class Depth(SkippingDepth):
         return {"skip": skip}
 
     def kept_share(self, block: Layer) -> float:
-        """Of a span's tokens in this layer."""
+        """The share of a span's tokens that passes through this layer."""
         if self.share is not None:
             return self.share
         share = math.cos(math.pi * block.number / max(block.layers - 1, 1)) / 2 + self.mean

@@ -56,7 +56,7 @@ class FeedForward(parts.FeedForward):
         return 2 * channels * (2 * block.owners.dim + self.ladders * (self.steps + 1))
 
     def activations(self, block: Layer, batch: Batch) -> float:
-        """Of each ladder d steps and d continuants a channel."""
+        """For each ladder and channel, d steps and d continuants."""
         return batch.layout.modality.numel() * block.owners.dim * (4 + 2 * self.ladders * self.steps)
 
 

@@ -78,7 +78,7 @@ class FeedForward(ExpertOptions):
         return 2 * (passes * self.unit.matrices * dim * self.unit.ffn_dim + scored * dim)
 
     def activations(self, block: Layer, batch: Batch) -> float:
-        """Of each pass through a unit what the unit keeps, and 3 numbers of width D for the way there and back."""
+        """For each pass through an expert: what the expert keeps, and 3 D numbers for the way there and back."""
         kept = self.unit.activations(block, batch)
         if not block.routed:
             return kept

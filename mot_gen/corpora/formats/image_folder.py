@@ -30,7 +30,7 @@ DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 
 
 def rows(source: Path) -> Iterator[Row]:
-    """Of the tables, or one a picture; `file_name` is relative to `source` then."""
+    """The rows of the tables; without tables one for each picture, whose `file_name` is relative to `source`."""
     if not source.is_dir():
         (table,) = foreign.files(source, READ)
         yield from _table(table, table.parent)
