@@ -50,14 +50,17 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         *,
         options: ImageOptions,
     ):
-        """`num_images_per_prompt` pictures of each prompt and picture in turn, each of its picture's size.
+        """Draw `num_images_per_prompt` pictures of each prompt and picture in turn, in the size of the picture.
 
-        prompt: an instruction, or what the picture is of; None for none, and then guidance_scale has nothing to act on.
-        image: a picture or a list, a list of one or of as many as there are prompts. mask_image: likewise, of the same
-        size as its picture; white is drawn anew, and what is black stays as it is, pixel for pixel. strength: how much
-        noise is added, from 0, which changes nothing, to 1; without it the picture is not drawn from (with a mask: 1).
-        condition_on_image: whether the picture stands before the prompt; so it does by default where neither a mask
-        nor a strength is given. image_guidance_scale: how strongly it then counts (1 = off; BAGEL: 1.5).
+        prompt: an instruction, or what the picture shows. Without one, guidance_scale has no effect.
+        image: a picture, or a list of one or of as many as there are prompts.
+        mask_image: as image, in the same size. White is drawn anew; black stays as it is, pixel for pixel.
+        strength: how much noise is added to the picture, from 0, which changes nothing, to 1. By default drawing begins
+        with noise alone (with a mask: 1).
+        condition_on_image: whether the model reads the picture before the prompt. By default it does if neither a mask
+        nor a strength is given.
+        image_guidance_scale: how strongly the picture then counts (1 = off; BAGEL: 1.5).
+
         Raises InputError, before any work, for what does not fit.
         """
         self._needs("image", "image_tokenizer")

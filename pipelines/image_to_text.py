@@ -27,10 +27,15 @@ class ImageToTextPipeline(TextWritingPipeline):
     @torch.inference_mode()
     @takes(options=CaptionOptions)
     def __call__(self, image, prompt: str | Sequence[str] | None = None, *, options: CaptionOptions):
-        """One text per picture. image: a PIL image, path, bytes, (C, H, W) tensor, (H, W, C) array, or a list or batch
-        of them, brought to the tokenizer's size that is nearest. prompt: text that follows each picture and is
-        continued; or a question that the checkpoint lists, which is answered in its language. Raises InputError for
-        what is no image or does not fit the context."""
+        """Write one text for each picture.
+
+        image: a PIL image, path, bytes, (C, H, W) tensor, (H, W, C) array, or a list or batch of them. Each is brought
+        to the nearest size of the tokenizer.
+        prompt: text that follows each picture and is continued; or a question that the checkpoint lists, which is
+        answered in its language.
+
+        Raises InputError for what is no image, or does not fit the context.
+        """
         self._needs("image", "image_tokenizer")
         asked = self.languages.asked_by(prompt)
         prompt = None if asked else prompt

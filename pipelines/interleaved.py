@@ -39,13 +39,16 @@ class InterleavedPipeline(ImageDrawingPipeline):
         text: TextOptions,
         images: StepOptions,
     ):
-        """Documents of ordered segments, each a str or a picture, without the prompt; `num_samples` of each prompt.
+        """Write documents of segments, each a str or a picture; `num_samples` of each prompt, without the prompt.
 
         prompt: the beginning of a document: a text, a list of texts and pictures in any order, chat messages with typed
-        parts (`chat`), or a list of such lists; empty lets the model begin. max_images: after them the model writes
-        text alone. modality_order: what the spans are to be, such as ["text", "image", "text"]; the model then decides
-        only how long its texts are. height, width: of the pictures drawn, as in TextToImagePipeline. guidance_scale: of
-        the pictures, against a document without any text; it must be above 0.
+        parts (`chat`), or a list of such lists. If it is empty, the model begins.
+        max_images: how many pictures a document may have. After them the model writes text alone.
+        modality_order: what the spans are to be, such as ["text", "image", "text"]. The model then decides only how
+        long its texts are.
+        height, width: the size of the pictures, as in TextToImagePipeline.
+        guidance_scale: of the pictures, against a document without any text; it must be above 0.
+
         Raises InputError, before any work, for what does not fit.
         """
         _check_most(max_images)

@@ -28,11 +28,16 @@ OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """max_new_tokens: by default the checkpoint's, as far as the context has room. do_sample: False is greedy and draws
-    no random number; temperature, top_k and top_p then say nothing. generator: one, or a list of one per document;
-    neither a text nor a picture depends on its batch. logits_processor: a LogitsProcessorList of transformers;
-    `model.vocabulary.document_end` is its end of text. stop: a text or texts that end what is written and are not part
-    of it. streamer: a TextStreamer or TextIteratorStreamer of transformers over `text_tokenizer`, for one document.
+    """How text is written:
+
+    max_new_tokens: by default the checkpoint's, as far as the context has room.
+    do_sample: False is greedy. It draws no random number, and temperature, top_k and top_p have no effect.
+    temperature: scores are divided by it before a token is drawn.
+    top_k, top_p: draw among the k likeliest tokens alone (0 = all), or among the likeliest of total probability p.
+    generator: one, or a list with one for each document. No text and no picture depends on its batch.
+    logits_processor: a LogitsProcessorList of transformers; `model.vocabulary.document_end` is its end of text.
+    stop: a text or texts that end what is written, and are not part of it.
+    streamer: a TextStreamer or TextIteratorStreamer of transformers over `text_tokenizer`, for one document.
     return_dict: False returns a tuple.
     """
 
@@ -54,15 +59,17 @@ class TextOptions:
                 check(name, value)
 
     def sampling(self, max_new_tokens: int) -> TextSampling:
-        """These as the engine's."""
+        """The same settings as the engine takes them."""
         temperature = self.temperature if self.do_sample else 0.0
         return TextSampling(max_new_tokens, temperature, self.top_k, self.top_p, self.logits_processor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions(TextOptions):
-    """choices: the only texts that may be written. The one that the model finds likeliest is the answer, of all of
-    them, see `choices.Choices`; it is not sampled, and max_new_tokens and stop say nothing.
+    """How an answer is chosen:
+
+    choices: the only texts that may be written. The answer is the one that the model finds likeliest. Nothing is
+    sampled, and max_new_tokens and stop have no effect.
     """
 
     choices: Sequence[str] | None = None
@@ -75,9 +82,11 @@ class AnswerOptions(TextOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionOptions(AnswerOptions):
-    """language: of those that the checkpoint lists (`languages.Languages`), such as "en"; it answers with the likeliest
-    of its captions in this language. "any": whichever the model finds likeliest. By default the first of them, where no
-    prompt is continued and nothing is sampled, streamed, stopped or processed.
+    """In which language a caption is:
+
+    language: one that the checkpoint lists, such as "en". The answer is the likeliest of its captions in this language.
+    "any" leaves the model free. By default it is the first language of the list; but the model is free if a prompt is
+    continued, or if the text is sampled, streamed, stopped or processed.
     """
 
     language: str | None = None
@@ -91,18 +100,23 @@ class CaptionOptions(AnswerOptions):
 
     @property
     def plain(self) -> bool:
-        """Whether nothing was asked of how a text is written."""
+        """Whether all options of how a text is written are at their defaults."""
         streamed = self.streamer is not None  # an empty list of a user's own class streams too
         return not (self.choices or self.do_sample or streamed or self.stop or self.logits_processor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions(PictureSettings):
-    """generator: one or a list of one per sample; a picture does not depend on its batch. output_type: "pil", "pt"
-    (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C); lists where pictures differ in size.
-    callback_on_step_end(pipe, step, timestep, given): given has the tensor inputs that were named, of "latents" and
-    "pred_original_sample", (N, n, C); what it returns as {"latents": x} is gone on with. The latter is the picture as
-    it is expected to become: `decode_latents` shows it. return_dict: False returns a tuple.
+    """How pictures are returned, and watched while they are drawn:
+
+    generator: one, or a list with one for each sample. A picture does not depend on its batch.
+    output_type: "pil", "pt" (N, C, H, W) in [0, 1], "np" (N, H, W, C) or "latent" (N, n, C); lists where pictures
+    differ in size.
+    return_dict: False returns a tuple.
+    callback_on_step_end: a function of (pipe, step, timestep, given), called after each step. `given` holds the tensors
+    that were asked for. If it returns {"latents": x}, drawing goes on with x.
+    callback_on_step_end_tensor_inputs: which tensors (N, n, C) it is given: "latents", and "pred_original_sample", the
+    picture as it is expected to become; `decode_latents` shows it.
     """
 
     generator: torch.Generator | list[torch.Generator] | None = None
@@ -124,9 +138,12 @@ class StepOptions(PictureSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions(StepOptions):
-    """num_images_per_prompt: pictures of each prompt in turn. latents: (N, n, C) noise to begin with. temperature,
-    top_k, top_p: of pictures that are discrete tokens; by default what the checkpoint recommends, else 1 and every
-    token.
+    """How many pictures, and how they begin:
+
+    num_images_per_prompt: how many pictures are drawn of each prompt.
+    latents: (N, n, C), the noise to begin with.
+    temperature, top_k, top_p: how pictures of discrete tokens are sampled. By default as the checkpoint recommends,
+    else 1 and all tokens.
     """
 
     num_images_per_prompt: int = 1
@@ -137,14 +154,17 @@ class ImageOptions(StepOptions):
 
 
 def _made(kind: type, given: Mapping[str, Any]) -> Any:
-    """A dataclass of those of the arguments that are its fields."""
+    """A dataclass made of those arguments that are its fields."""
     return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
 
 
 def takes(**groups: type) -> Callable:
-    """Let a method take the fields of dataclasses as keyword arguments; it is given an instance of each by the groups'
-    names. A field that two of them have goes to both. Unknown arguments raise an InputError that suggests the closest
-    name, or what does the same as an argument of diffusers or transformers."""
+    """Let a method take the fields of dataclasses as keyword arguments.
+
+    groups: parameter of the method -> dataclass, of which it is given an instance. A field that two of them have goes
+    to both. Unknown arguments raise an InputError that suggests the closest name, or, for an argument of diffusers or
+    transformers, what to use here.
+    """
     offered = {field.name: field for kind in groups.values() for field in fields(kind)}
 
     def decorate(call: Callable) -> Callable:

@@ -18,11 +18,14 @@ RENORMS = ("global", "channel", "text_channel")
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSettings:
-    """Steps and guidance of a picture. What is None is the checkpoint's own, or else the field's usual value (USUAL).
+    """Steps and guidance of a picture. None stands for the checkpoint's own setting, else for the usual one (USUAL).
 
-    num_inference_steps: evaluations of the model. The others are those of `guidance.Guidance`: guidance_scale (1 is
-    conditional, 0 unconditional), guidance_interval (times from 0, clean, to 1, noise), guidance_rescale,
-    guidance_renorm and guidance_renorm_min. InputError for a value that cannot be.
+    num_inference_steps: how often the model is evaluated.
+    guidance_scale: 1 is conditional, 0 unconditional, above 1 follows the prompt more strongly.
+    guidance_interval: the times between which guidance acts, from 0 (clean) to 1 (noise).
+    guidance_rescale, guidance_renorm, guidance_renorm_min: against overexposure, see `guidance.Guidance`.
+
+    InputError for a value that cannot be.
     """
 
     num_inference_steps: int | None = None
@@ -37,17 +40,17 @@ class PictureSettings:
             check(name, value)
 
     def given(self) -> dict[str, Any]:
-        """What was said, by name: the arguments of a pipeline."""
+        """The settings that are not None, as keyword arguments of a pipeline."""
         named = {field.name: getattr(self, field.name) for field in fields(PictureSettings)}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
     def steps(self) -> int:
-        """Evaluations of the model, as said or else as usual."""
+        """Evaluations of the model: as given, or else the usual number."""
         return USUAL["num_inference_steps"] if self.num_inference_steps is None else self.num_inference_steps
 
     def settled(self, own: Mapping[str, Any]) -> Self:
-        """These, with what was not said from `own`, the checkpoint's settings, or else as usual."""
+        """A copy without None: what is not given is taken from `own`, the checkpoint's settings, or else as usual."""
         known = {name: own.get(name, usual) for name, usual in USUAL.items()}
         return replace(self, **known | self.given())
 

@@ -20,11 +20,13 @@ class SpeechToTextPipeline(TextWritingPipeline):
     @torch.inference_mode()
     @takes(options=AnswerOptions)
     def __call__(self, audio, prompt: str | Sequence[str] | None = None, *, options: AnswerOptions):
-        """One text per recording.
+        """Write one text for each recording.
 
         audio: a path, the bytes of a file, a pair (samples, rate in Hz), or samples (T,) or (channels, T) at the
-        tokenizer's rate, as a tensor or an array; or a list of these. prompt: text that follows each recording and is
-        continued. Raises InputError for what is no sound, is silent, or does not fit the context.
+        tokenizer's rate, as a tensor or an array; or a list of these.
+        prompt: text that follows each recording and is continued.
+
+        Raises InputError for what is no sound, is silent, or does not fit the context.
         """
         self._needs("speech", "speech_tokenizer")
         prompts = self._asked(self._media(audio, self.speech_tokenizer, "audio"), prompt, "recordings")

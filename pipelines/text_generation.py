@@ -21,8 +21,13 @@ class TextGenerationPipeline(TextWritingPipeline):
     @torch.inference_mode()
     @takes(options=AnswerOptions)
     def __call__(self, prompt: str | Sequence[str], return_full_text: bool = False, *, options: AnswerOptions):
-        """One text per prompt, with the prompt in front where return_full_text.
-        Raises InputError for an empty prompt or one that does not fit the context."""
+        """Continue each prompt with one text.
+
+        prompt: a text, or a list of texts.
+        return_full_text: whether the prompt stands in front of what was written.
+
+        Raises InputError for an empty prompt, or one that does not fit the context.
+        """
         texts = self._continued(self._text(prompt), options)
         if return_full_text:
             texts = [before + after for before, after in zip(listed_texts(prompt), texts)]

@@ -30,10 +30,13 @@ class TextToImagePipeline(ImageDrawingPipeline):
         *,
         options: ImageOptions,
     ):
-        """Pictures of each prompt in turn, `num_images_per_prompt` each.
+        """Draw pictures of each prompt in turn, `num_images_per_prompt` of each.
 
-        negative_prompt: what guidance leads away from; nothing by default. height, width: one of the sizes that the
-        image tokenizer was made for, the first of them by default; one side is enough where it says which.
+        prompt: a text, or a list of texts.
+        negative_prompt: what guidance leads away from; nothing by default.
+        height, width: one of the sizes that the image tokenizer was made for, the first of them by default. One side is
+        enough where it tells which.
+
         Raises InputError, before any work, for what does not fit.
         """
         self._needs("image", "image_tokenizer")

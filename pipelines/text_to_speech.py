@@ -36,12 +36,19 @@ class SpeechOutput(BaseOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechOptions:
-    """max_new_tokens: units that an utterance may have; it is cut there. By default as many as the context has room
-    for, at most 250. temperature: 0 always takes the likeliest unit and draws no random number. guidance_scale: 1 is
-    conditional, 0 unconditional; guidance acts on log-probabilities. Both are the checkpoint's own, 1 where it has none
-    (`sampling.speech_temperature`, `sampling.speech_guidance_scale`). generator: one, or a list of one per utterance;
-    an utterance does not depend on its batch. output_type: "np" arrays or "pt" tensors of samples, or "units", ids as
-    the model wrote them. return_dict: False returns a tuple.
+    """How speech is sampled and returned:
+
+    max_new_tokens: after so many units an utterance is cut. By default as many as the context has room for, at most
+    250.
+    temperature: 0 always takes the likeliest unit and draws no random number. By default the checkpoint's
+    `sampling.speech_temperature`, or else 1.
+    top_k, top_p: sample among the k likeliest units alone (0 = all), or among the likeliest of total probability p.
+    guidance_scale: 1 is conditional, 0 unconditional. Guidance acts on log-probabilities. By default the checkpoint's
+    `sampling.speech_guidance_scale`, or else 1.
+    num_waveforms_per_prompt: how many utterances are made of each prompt.
+    generator: one, or a list with one for each utterance. An utterance does not depend on its batch.
+    output_type: "np" arrays or "pt" tensors of samples, or "units", ids as the model wrote them.
+    return_dict: False returns a tuple.
     """
 
     max_new_tokens: int | None = None
@@ -79,8 +86,13 @@ class TextToSpeechPipeline(MultimodalPipeline):
         *,
         options: SpeechOptions,
     ):
-        """Utterances of each prompt in turn, `num_waveforms_per_prompt` each. negative_prompt: what guidance leads away
-        from; nothing by default. Raises InputError, before any work, for what does not fit."""
+        """Speak each prompt in turn, `num_waveforms_per_prompt` times.
+
+        prompt: a text, or a list of texts.
+        negative_prompt: what guidance leads away from; nothing by default.
+
+        Raises InputError, before any work, for what does not fit.
+        """
         self._needs("speech", "speech_tokenizer")
         guidance = Guidance(self._default("speech_guidance_scale", options.guidance_scale, 1.0))
         temperature = self._default("speech_temperature", options.temperature, 1.0)

@@ -57,11 +57,15 @@ class VectorPipeline(ImageDrawingPipeline):
         *,
         options: StepOptions,
     ) -> VectorOutput | tuple:
-        """Numbers for each prompt in turn, `num_vectors_per_prompt` each.
+        """Generate numbers for each prompt in turn, `num_vectors_per_prompt` times.
 
-        image: one or as many as prompts, read before them. length: tokens, where the tokenizer leaves it open. foresee:
-        whether a picture is drawn after the prompt and before the numbers, and returned. Guidance acts on neither:
-        its scale is not used. Raises InputError, before any work, for what does not fit.
+        prompt: a text, or a list of texts.
+        image: one picture or as many as there are prompts, read before them.
+        length: how many tokens of numbers, if the tokenizer leaves it open.
+        foresee: whether a picture is drawn after the prompt and before the numbers. It is returned as well.
+        guidance_scale: not used; guidance acts on neither.
+
+        Raises InputError, before any work, for what does not fit.
         """
         self._needs("vector", "vector_tokenizer")
         if foresee:
