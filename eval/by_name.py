@@ -30,12 +30,16 @@ SAMPLE_RATE = 16000  # of the metrics that hear
 class Choices:
     """Settings beside a metric's name; those that a metric does not know are ignored.
 
-    confidence: e.g. 0.95 for an interval. seed: of what is drawn at random. tokenize, lowercase: of BLEU and chrF.
-    rouge_tokenize: of ROUGE, "latin" or "unicode". extractor: of image features. reference: its statistics in place of
-    real images. clip: a CLIP. lpips: weights of LPIPS' trunk. pickscore, hpsv2, vqa, mauve, bertscore, speaker, mos:
-    the model of that metric, a folder or what its class takes. bertscore_layer: of its hidden states, None for the
-    last.
-
+    confidence: e.g. 0.95 for an interval.
+    seed: of what is drawn at random.
+    tokenize, lowercase: of BLEU and chrF.
+    rouge_tokenize: of ROUGE, "latin" or "unicode".
+    extractor: of image features.
+    reference: its statistics in place of real images.
+    clip: a CLIP.
+    lpips: weights of LPIPS' trunk.
+    pickscore, hpsv2, vqa, mauve, bertscore, speaker, mos: the model of that metric, a folder or what its class takes.
+    bertscore_layer: of its hidden states, None for the last.
     """
 
     confidence: float | None = None
@@ -79,9 +83,11 @@ REMEDIES = {
 class Named:
     """How a name makes its metric: called with `Choices`, it gives an Accumulator.
 
-    target: "module:callable", the module below `package`. takes: which choices are handed on, as "choice", or
-    "option=choice" where the callable has another word for it. needs: choices without which the metric cannot be made.
-    fixed: options that belong to the name. package: what stands before the module's name; "" for one of your own.
+    target: "module:callable", the module below `package`.
+    takes: which choices are handed on, as "choice", or "option=choice" where the callable has another word for it.
+    needs: choices without which the metric cannot be made.
+    fixed: options that belong to the name.
+    package: what stands before the module's name; "" for one of your own.
     """
 
     target: str

@@ -21,11 +21,12 @@ from mot_gen.tokenizers.image_edges import rule_of
 class ImageFeatureTokenizer(ImageTokenizer):
     """(3, H, W) in [0, 1] -> (n, hidden): a SigLIP encoder over patches, in the resolution of the picture (NaViT).
 
-    vision: fields of transformers' SiglipVisionConfig, of the layers that are used. side: the positions of a row, and
-    of a column; a patch at (row, column) has the position side * row + column, so that a small picture uses a corner of
-    the table. layout: further fields of the modality. first_size: an `EdgeRule` by which pictures are resized before
-    they are resized by that of image_size. mean, std: of the colours in [0, 1] that the encoder is given, standardised.
-    The norm after the last layer is kept.
+    vision: fields of transformers' SiglipVisionConfig, of the layers that are used.
+    side: the positions of a row, and of a column; a patch at (row, column) has the position side * row + column, so
+    that a small picture uses a corner of the table.
+    layout: further fields of the modality.
+    first_size: an `EdgeRule` by which pictures are resized before they are resized by that of image_size.
+    mean, std: of the colours in [0, 1] that the encoder is given, standardised. The norm after the last layer is kept.
     """
 
     @register_to_config

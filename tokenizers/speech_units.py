@@ -31,11 +31,13 @@ MAX_DURATION = 25  # units' time that a decoder may give to one unit
 class SpeechUnitTokenizer(NetworkTokenizer):
     """A recording (see mot_gen.files.audio_files) <-> a span of (n,) unit ids.
 
-    feature_config: arguments of LogMelFeatures, or of EncoderFeatures where they hold a `config`. vocab_size: of
-    clusters. collapse: a unit that comes several times in a row is written once, and the decoder guesses how long it
-    lasts; else spans have exactly 25 ids a second. mel_config: fields of MelSettings, the spectrogram that the
-    decoder writes. decoder_config: fields of DecoderConfig. vocoder_config: that of a transformers vocoder;
-    Griffin-Lim without.
+    feature_config: arguments of LogMelFeatures, or of EncoderFeatures where they hold a `config`.
+    vocab_size: of clusters.
+    collapse: a unit that comes several times in a row is written once, and the decoder guesses how long it lasts; else
+    spans have exactly 25 ids a second.
+    mel_config: fields of MelSettings, the spectrogram that the decoder writes.
+    decoder_config: fields of DecoderConfig.
+    vocoder_config: that of a transformers vocoder; Griffin-Lim without.
     """
 
     @register_to_config

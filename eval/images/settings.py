@@ -22,12 +22,19 @@ from mot_gen.files.progress import counted
 class ImageSettings:
     """How images are read and their features made.
 
-    extractor: a name or folder for `load_extractor`, an nn.Module, or an Extractor. weights: a local file for it.
-    download: fetch those of fid-inception. resize, dtype: in place of the extractor's own. device: where it runs.
-    batch_size, workers: images at a time, and threads that decode. cache: a folder where features of files are kept.
-    max_unreadable: how many files may be left out. as_stored: neither turn pictures by EXIF nor lay transparency on
-    white. confidence, seed, lpips: as in `Choices`. splits: parts of the Inception Score. held_out: real
-    images, or features, that were not trained on, for memorization. show_progress: on stderr.
+    extractor: a name or folder for `load_extractor`, an nn.Module, or an Extractor.
+    weights: a local file for it.
+    download: fetch those of fid-inception.
+    resize, dtype: in place of the extractor's own.
+    device: where it runs.
+    batch_size, workers: images at a time, and threads that decode.
+    cache: a folder where features of files are kept.
+    max_unreadable: how many files may be left out.
+    as_stored: neither turn pictures by EXIF nor lay transparency on white.
+    confidence, seed, lpips: as in `Choices`.
+    splits: parts of the Inception Score.
+    held_out: real images, or features, that were not trained on, for memorization.
+    show_progress: on stderr.
     """
 
     extractor: str | Path | nn.Module = "efficientnet-lite0"

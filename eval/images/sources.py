@@ -39,10 +39,13 @@ Read = Callable[[int], Tensor]
 class ImageSource:
     """Images by number, and what is known of where they come from.
 
-    path: where the images lie, for messages. names: of the images, in their order. read: number -> (3, H, W) uint8.
-    fingerprint: of what is listed, for caches; None where nothing may be cached. cap: more unreadable images than this
-    raise InputError. as_stored: whether EXIF rotation and transparency are left alone. unreadable: filled while
-    reading, "name: reason".
+    path: where the images lie, for messages.
+    names: of the images, in their order.
+    read: number -> (3, H, W) uint8.
+    fingerprint: of what is listed, for caches; None where nothing may be cached.
+    cap: more unreadable images than this raise InputError.
+    as_stored: whether EXIF rotation and transparency are left alone.
+    unreadable: filled while reading, "name: reason".
     """
 
     path: str

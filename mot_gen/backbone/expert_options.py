@@ -14,8 +14,11 @@ from mot_gen.errors import nearest
 @dataclass(frozen=True)
 class ExpertOptions(parts.FeedForward):
     """experts: their number in each pool, or {tower: number} where ffn is untied; a tower that is not named has one.
-    router: a kind, or a kind with its options. unit: what an expert is. shared_experts: as many units that every token
-    passes through beside its own. balance_weight: of the loss that keeps loads even, or {tower: weight}."""
+    router: a kind, or a kind with its options.
+    unit: what an expert is.
+    shared_experts: as many units that every token passes through beside its own.
+    balance_weight: of the loss that keeps loads even, or {tower: weight}.
+    """
 
     experts: int | dict[str, int] = 4
     router: Any = "expert_choice"

@@ -22,12 +22,16 @@ KERNELS = ("auto", "sdpa", "flex")
 
 @dataclass(frozen=True)
 class HeadOptions(parts.Mixer):
-    """kv_heads: fewer than heads for grouped-query attention. head_dim: D / H when not given. qk_norm: an RMS norm of
-    queries and keys, one for all heads; or "layer", layer norms of which each head has its own (Chameleon). qkv_bias:
-    as Qwen2 has it. rope_frequencies: (K / 2), theta ** (-2i / K) when not given. rope_axes: (K / 2), which position
-    turns each pair: 0 time, 1 row, 2 column; time alone when not given. What is on no grid stands at its time on all
-    axes (Qwen2-VL, Cosmos3).
-    attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex"; with a bias always SDPA."""
+    """kv_heads: fewer than heads for grouped-query attention.
+    head_dim: D / H when not given.
+    qk_norm: an RMS norm of queries and keys, one for all heads; or "layer", layer norms of which each head has its own
+    (Chameleon).
+    qkv_bias: as Qwen2 has it.
+    rope_frequencies: (K / 2), theta ** (-2i / K) when not given.
+    rope_axes: (K / 2), which position turns each pair: 0 time, 1 row, 2 column; time alone when not given. What is on
+    no grid stands at its time on all axes (Qwen2-VL, Cosmos3).
+    attention: "auto" (FlexAttention on CUDA without a cache, else SDPA), "sdpa" or "flex"; with a bias always SDPA.
+    """
 
     heads: int | None = None
     kv_heads: int | None = None

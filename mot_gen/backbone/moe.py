@@ -25,10 +25,13 @@ from mot_gen.backbone.routing import ExpertRouting, Owned, Routing
 class MixtureOfExperts(Owned):
     """Routes tokens to the experts of `feed_forward`, a module (x sorted by expert, Routing) -> the same shape.
 
-    experts: their number in each pool; `feed_forward` holds sum(experts), stacked pool by pool. choose: the router.
+    experts: their number in each pool; `feed_forward` holds sum(experts), stacked pool by pool.
+    choose: the router.
     balance_weights: of each pool. `router` (sum(experts), D) scores them; a lone expert's row has no effect, since its
-    softmax is 1; None where experts are not scored. shared: a feed-forward of all tokens, whose output is added, or
-    None. number: of the layer. progress: from 0 to 1, how much of its training it has had.
+    softmax is 1; None where experts are not scored.
+    shared: a feed-forward of all tokens, whose output is added, or None.
+    number: of the layer.
+    progress: from 0 to 1, how much of its training it has had.
     """
 
     def __init__(

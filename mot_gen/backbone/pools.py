@@ -21,10 +21,16 @@ from mot_gen.sequence.moving import upload
 
 @dataclass
 class Pool:
-    """What a router may know of a pool. kept: as in `Pools`. group: (n,) the document of each token, a number of its
-    own in each row. real: (n,) bool, not padding. modality: (n,). beside: (n, 2) the neighbours to the right and below
-    on the grid of a token's picture, -1 where there is none. balance_weight: of the loss that keeps the experts' loads
-    even. state: of the layer."""
+    """What a router may know of a pool.
+
+    kept: as in `Pools`.
+    group: (n,) the document of each token, a number of its own in each row.
+    real: (n,) bool, not padding.
+    modality: (n,).
+    beside: (n, 2) the neighbours to the right and below on the grid of a token's picture, -1 where there is none.
+    balance_weight: of the loss that keeps the experts' loads even.
+    state: of the layer.
+    """
 
     kept: Tensor | None
     group: Tensor

@@ -21,10 +21,15 @@ LEAST = {"num": 1, "batch_size": 1, "max_failures": 0, "seed": 0}
 
 @dataclass(frozen=True)
 class Request:
-    """One call of the command. options: of `directions.OPTIONS`, those that were given; the others are the
-    checkpoint's own defaults. image, mask, audio: files and folders. records: a .jsonl file. outside_media: whether it
-    may name files outside of its folder. dtype: of `checkpoints.DTYPES`. compile: whether torch.compile makes the
-    blocks' programs first. weights: how they are held, see `pipelines.held_model`.
+    """One call of the command.
+
+    options: of `directions.OPTIONS`, those that were given; the others are the checkpoint's own defaults.
+    image, mask, audio: files and folders.
+    records: a .jsonl file.
+    outside_media: whether it may name files outside of its folder.
+    dtype: of `checkpoints.DTYPES`.
+    compile: whether torch.compile makes the blocks' programs first.
+    weights: how they are held, see `pipelines.held_model`.
 
     InputError for a number or an option that cannot be.
     """

@@ -28,8 +28,11 @@ WHOLE = partial(array, "L")
 class Stats:
     """Counts, and a list of numbers for each thing that is measured.
 
-    sources: samples by file or folder. modalities: parts, learned parts, and the samples that have any. kinds: pictures
-    by file format and mode. tokens: of media that are tokens already. unreadable: media without a readable header.
+    sources: samples by file or folder.
+    modalities: parts, learned parts, and the samples that have any.
+    kinds: pictures by file format and mode.
+    tokens: of media that are tokens already.
+    unreadable: media without a readable header.
     broken, notices: records that cannot be read, and what the reader left out or changed.
     """
 

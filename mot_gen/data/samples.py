@@ -125,10 +125,14 @@ def media_of(sample: Sample) -> list[Part]:
 class Samples(Sequence[Sample]):
     """Samples that are read on access, by index or slice. A subclass defines `__len__` and `sample`.
 
-    fingerprint: hex over all of them. keys: `sample_key` of each. source_ends: the index after the last sample of each
-    file or folder that they come from, whose names are `source_names`. weights: how often an epoch shows each source,
-    None where every sample is shown once. notices: what the reader left out or changed. broken: records that cannot be
-    read, which are not among the samples. kinds: samples by the modalities of their parts.
+    fingerprint: hex over all of them.
+    keys: `sample_key` of each.
+    source_ends: the index after the last sample of each file or folder that they come from, whose names are
+    `source_names`.
+    weights: how often an epoch shows each source, None where every sample is shown once.
+    notices: what the reader left out or changed.
+    broken: records that cannot be read, which are not among the samples.
+    kinds: samples by the modalities of their parts.
     """
 
     fingerprint: str

@@ -50,8 +50,9 @@ class Options:
     """How a corpus is tokenised.
 
     workers: processes; on GPUs one process each, and as many threads in all; 0 = this process and thread alone.
-    shard_size, batch_size: samples a file, and a pass of a tokenizer. max_corrupt: samples that may be unreadable
-    before it stops. device: of the tokenizers' networks, cpu or cuda; auto takes all GPUs that are here.
+    shard_size, batch_size: samples a file, and a pass of a tokenizer.
+    max_corrupt: samples that may be unreadable before it stops.
+    device: of the tokenizers' networks, cpu or cuda; auto takes all GPUs that are here.
     """
 
     workers: int = 0

@@ -34,10 +34,14 @@ U = TypeVar("U")
 class Pending:
     """Stands for a span that is not made yet, with its length where that is known before.
 
-    modality: its name. key: equal for equal spans. showing, place: which part it is of which sample as shown. learned:
-    as of the span. kept: whether it will be asked for again. raw: a text or path; a medium itself is read when needed.
-    number, variant: of a picture, which one it is of its sample, and how it is augmented. grid: of a picture, where it
-    is known.
+    modality: its name.
+    key: equal for equal spans.
+    showing, place: which part it is of which sample as shown.
+    learned: as of the span.
+    kept: whether it will be asked for again.
+    raw: a text or path; a medium itself is read when needed.
+    number, variant: of a picture, which one it is of its sample, and how it is augmented.
+    grid: of a picture, where it is known.
     """
 
     modality: str

@@ -109,9 +109,13 @@ class MeanOfRows:
 class Entry:
     """One published tensor, or a region of it, and a region of ours.
 
-    ours: name of our parameter. theirs: the published tensor. how: steps from theirs to ours. place: the region of
-    ours, as an index; () is all of it. taken: that of theirs. copy: it is read only, beside another entry of the same
-    tensor, which leads back: copies of a tower, a head that is the embedding.
+    ours: name of our parameter.
+    theirs: the published tensor.
+    how: steps from theirs to ours.
+    place: the region of ours, as an index; () is all of it.
+    taken: that of theirs.
+    copy: it is read only, beside another entry of the same tensor, which leads back: copies of a tower, a head that is
+    the embedding.
     """
 
     ours: str

@@ -22,9 +22,11 @@ SECONDS = 10.0  # between two lines of `counted`
 class Progress:
     """Context manager that shows `total` steps; None where nobody knows how many there will be.
 
-    names: the modalities whose losses are shown, in this order. done: steps made before this run, when it resumes; they
-    count as progress but not for the rate. interval: least seconds between two plain lines; the first and the last step
-    always get one. shown: False says nothing, as on all processes but the first. title: what is shown before it all.
+    names: the modalities whose losses are shown, in this order.
+    done: steps made before this run, when it resumes; they count as progress but not for the rate.
+    interval: least seconds between two plain lines; the first and the last step always get one.
+    shown: False says nothing, as on all processes but the first.
+    title: what is shown before it all.
 
     The first step often takes a thousand times as long as the others, since data are prepared and programs compiled in
     it. So no time is foretold after it, and it does not count for the rate afterwards.

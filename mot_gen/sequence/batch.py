@@ -20,11 +20,15 @@ from mot_gen.sequence.moving import Movable
 class Latents(Movable, Memo):
     """The continuous tokens of one modality in a batch, in the order of their slots.
 
-    values: (N, C). slots: (N,) index into the B * S slots. span: (N,) which of the n spans a token belongs to.
-    learned: (n,) whether a span carries loss. leads: (n,) whether learned text follows it in its document, for which
-    Transfusion caps the noise. time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
-    grids: n pairs (rows, columns). step: (n,) the size of the sampler's step, for objectives that use it; None
-    means 0. told: (n, D), or (1, D) for all, what the patch layers make of time and step, where that was made before.
+    values: (N, C).
+    slots: (N,) index into the B * S slots.
+    span: (N,) which of the n spans a token belongs to.
+    learned: (n,) whether a span carries loss.
+    leads: (n,) whether learned text follows it in its document, for which Transfusion caps the noise.
+    time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
+    grids: n pairs (rows, columns).
+    step: (n,) the size of the sampler's step, for objectives that use it; None means 0.
+    told: (n, D), or (1, D) for all, what the patch layers make of time and step, where that was made before.
     made: what follows from where the spans stand; a sampler reads the same latents at every step.
     """
 
