@@ -35,7 +35,8 @@ from torch import Tensor
 from benchmarks.openmoji import BATCH, Model, in_batches, share
 from benchmarks.pair_judge import PairJudge, Reading, shown
 from benchmarks.scene_judge import pictures_of
-from mot_gen.datasets.emoji_scenes import Scene, Scenes, catalogue, languages_of, part_of, read_caption
+from mot_gen.datasets.emoji_captions import languages_of, read_caption
+from mot_gen.datasets.emoji_scenes import Scene, Scenes, catalogue, part_of
 from mot_gen.datasets.emoji_words import HELD_OUT_PHRASINGS, PHRASINGS
 from mot_gen.datasets.scene_words import LANGUAGES, plain
 from mot_gen.eval.images.extractors import load_extractor

@@ -203,10 +203,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         return x
 
     def logits(self, hidden: Tensor, only: str | None = None) -> Tensor:
-        """(..., D) -> (..., V), logits of all joint ids; modalities apart have heads of their own.
-
-        only: the name of a modality apart. The logits of all other ids are then 0 and cost nothing.
-        """
+        """(..., D) -> (..., V), logits of all joint ids; modalities apart have heads of their own. only: the name of
+        one apart; the logits of all other ids are then 0 and cost nothing."""
         if not self.token_layers:
             return self.head(hidden)
         if only is None:
@@ -241,10 +239,10 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         supervision: Supervision | None = None,
         factors: Mapping[str, float] | None = None,
     ) -> Output | Losses:
-        """Predictions for a corrupted batch: every `latents[...].time` must be set.
+        """Predictions for a corrupted batch, whose every `latents[...].time` must be set.
 
-        With a supervision, as `supervise` lists it, the losses: in less memory than from all predictions. factors: by
-        modality, what its sum of losses counts in `Losses.total`.
+        supervision: from `supervise`; then the losses are returned, in less memory than all predictions take. factors:
+        modality -> what its sum of losses is multiplied by in `Losses.total`.
         """
         x, memory = self.embed(batch)
         hidden = self.backbone(x, batch.layout).flatten(0, 1)
@@ -261,8 +259,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         return learned_losses(self, batch, hidden, latents, supervision, factors)
 
     def head_of(self, name: str) -> Head:
-        """The head that turns hidden states into logits of a discrete modality: over the shared ids, or over its own
-        where it is apart."""
+        """The head of a discrete modality: over the ids that all share, or over its own where it is apart."""
         if name not in self.token_layers:
             return Head(self.head, list(self.head.parameters()), self.vocabulary.shared)
         layers = self.token_layers[name]

@@ -15,7 +15,8 @@ LAYOUT = {f.name: f.default for f in fields(Modality)[6:]}
 class MultimodalConfig:
     """What a model is made of; `MultimodalModel(**config.to_dict())` builds it.
 
-    modalities: the first is text. backbone: {"kind": "mot", "dim": ..., ...}, see `mot_gen.backbone`.
+    modalities: the first is text.
+    backbone: {"kind": "mot", "dim": ..., ...}, see `mot_gen.backbone`.
     objectives: {modality: {"kind": "flow", ...}} where an option differs from the default of the modality's objective.
     patch_layers: {modality: {"kind": "linear" or "unet", ...}} for continuous modalities; linear by default.
     token_layers: {modality: options of `TokenLayers`} of discrete modalities that are apart.

@@ -167,8 +167,13 @@ class ImageToImagePipeline(ImageDrawingPipeline):
 
 @dataclass
 class Begun:
-    """What N pictures begin from, an entry each. texts: the prompts' spans. pixels: (C, H, W) as the tokenizer sees
-    them. spans: of them. masks: (1, H, W) bool, True where to draw; or None."""
+    """What N pictures begin from, an entry each.
+
+    texts: the prompts' spans.
+    pixels: (C, H, W) as the tokenizer sees them.
+    spans: of them.
+    masks: (1, H, W) bool, True where to draw; or None.
+    """
 
     texts: list[list[Span]]
     pixels: list[Tensor]

@@ -43,9 +43,10 @@ class Rules:
 class Writing:
     """What is the same for all documents that are written together.
 
-    text: the name of the first modality. one_by_one: modalities whose tokens are chosen one by one until their span
-    ends; others are drawn as a whole. slots: how many such a span takes, its begin and end not counted. most: text
-    tokens that may be written.
+    text: the name of the first modality.
+    one_by_one: modalities whose tokens are chosen one by one until their span ends; others are drawn as a whole.
+    slots: how many such a span takes, its begin and end not counted.
+    most: text tokens that may be written.
     """
 
     rules: Rules
@@ -57,8 +58,13 @@ class Writing:
 
 
 class Row:
-    """What one document has been given so far. inside: the modality that is being written. done: whether the document
-    has ended. left: text tokens that may still be written. room: slots that may still be filled."""
+    """What one document has been given so far.
+
+    inside: the modality that is being written.
+    done: whether the document has ended.
+    left: text tokens that may still be written.
+    room: slots that may still be filled.
+    """
 
     def __init__(self, writing: Writing, opened: str | None):
         self.writing, self.vocabulary = writing, writing.vocabulary

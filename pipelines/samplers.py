@@ -26,9 +26,12 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # (x (N, n, C), timestep ()) -> wh
 class Step:
     """One step of a sampler, as it is shown.
 
-    number: of the evaluations of the model. timestep: the scheduler's, (). noisy, output: what the model was given and
-    said. x: the result, (N, n, C) as they are.
-    clean() -> the sample (N, n, C) that the model expects at the end, for previews; made only when it is asked for.
+    number: of the evaluations of the model.
+    timestep: the scheduler's, ().
+    noisy, output: what the model was given, and its prediction.
+    x: the result, (N, n, C) as they are.
+    clean: clean() -> the sample (N, n, C) that the model expects at the end, for previews; made only when it is asked
+    for.
     """
 
     number: int

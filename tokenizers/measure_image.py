@@ -38,8 +38,10 @@ def codebook_use(ids: Tensor, size: int) -> dict[str, float]:
 def reconstruction_report(tokenizer: ImageTokenizer, images: Tensor, batch_size: int = 64) -> tuple[dict, Tensor]:
     """Numbers about (N, C, H, W) in [0, 1], and the reconstructions.
 
-    psnr: mean over images of each one's; psnr_pooled: of the error pooled over all, which is never higher; ssim: Wang
-    et al., 2004, Gaussian window of 11; for a discrete tokenizer also what `codebook_use` gives; images: N.
+    psnr: mean over images of each one's.
+    psnr_pooled: of the error pooled over all, which is never higher.
+    ssim: Wang et al., 2004, Gaussian window of 11; for a discrete tokenizer also what `codebook_use` gives.
+    images: N.
     """
     decoded, tokens = reconstruct(tokenizer, images, batch_size)
     each = psnr(decoded, images)

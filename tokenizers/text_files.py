@@ -23,9 +23,11 @@ FINDS = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "for
 class TextFiles:
     """What they hold.
 
-    path: of `tokenizer.json`. backend: the tokenizer, whose every id is reached by text alone. config: the other
-    settings. specials: the ids of its special tokens by name. template: of chat messages, None where there is none, or
-    several.
+    path: of `tokenizer.json`.
+    backend: the tokenizer, whose every id is reached by text alone.
+    config: the other settings.
+    specials: the ids of its special tokens by name.
+    template: of chat messages, None where there is none, or several.
     """
 
     path: str

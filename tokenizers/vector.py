@@ -18,9 +18,10 @@ from mot_gen.tokenizers.pretrained import NetworkTokenizer
 class VectorTokenizer(NetworkTokenizer):
     """(n, d) numbers <-> n tokens of d channels, each standardised: (x - mean) / deviation.
 
-    width: d. length: n, where every span has as many; it is also how many are generated. None: any. causal: whether a
-    token sees only those before it in its span, and not all of them. mean, deviation: d each; 0 and 1 until `measure`
-    has set them.
+    width: d.
+    length: n, where every span has as many; it is also how many are generated. None: any.
+    causal: whether a token sees only those before it in its span, and not all of them.
+    mean, deviation: d each; 0 and 1 until `measure` has set them.
     """
 
     @register_to_config

@@ -29,9 +29,11 @@ SHARD = 1024  # images whose features are kept in one file: what is lost when a 
 class Extraction:
     """How features are made.
 
-    cache: the folder that keeps them, None for nowhere. batch_size: images at a time. workers: threads that decode.
-    output: which output of the network it is, "features" or "logits", as they must not meet in the cache. on_progress:
-    called with the number of images just done.
+    cache: the folder that keeps them, None for nowhere.
+    batch_size: images at a time.
+    workers: threads that decode.
+    output: which output of the network it is, "features" or "logits", as they must not meet in the cache.
+    on_progress: called with the number of images just done.
     """
 
     extractor: Extractor

@@ -26,9 +26,10 @@ ROUNDING = 1e-12  # of the largest squared length: two squared distances that di
 class Manifold(NamedTuple):
     """Counts of (n,) fakes and (m,) real samples against the balls of the other set.
 
-    inside: whether a fake lies in some real ball of nearest_k. reached: whether a real sample lies in some fake ball
-    of nearest_k. balls: in how many real balls of density_k a fake lies. held: whether a real ball of density_k has a
-    fake in it.
+    inside: whether a fake lies in some real ball of nearest_k.
+    reached: whether a real sample lies in some fake ball of nearest_k.
+    balls: in how many real balls of density_k a fake lies.
+    held: whether a real ball of density_k has a fake in it.
     """
 
     inside: Tensor

@@ -71,9 +71,10 @@ def run_geneval(
 ) -> Results:
     """GenEval's table: the score of each task, and their mean as "geneval".
 
-    images: what `open_images` takes, as many for each prompt. detector: see the module; colors: a CLIP that names the
-    colours of what it finds, where the detector does not. detections: a jsonl of {"detections": [...]}, a line an
-    image, in place of images and detector.
+    images: what `open_images` takes, as many for each prompt.
+    detector: see the module.
+    colors: a CLIP that names the colours of what it finds, where the detector does not.
+    detections: a jsonl of {"detections": [...]}, a line an image, in place of images and detector.
     """
     rows = geneval_records(prompts)
     if detections is not None:

@@ -43,9 +43,11 @@ Phrase = tuple[str, ...]
 class Lexicon:
     """What METEOR knows of a language.
 
-    function_words: those that count less. nonbreaking: abbreviations that keep their dot -> whether before numbers
-    only. synsets: word -> numbers of its WordNet synsets. bases: irregular form -> its base forms. phrases and
-    paraphrases: the two columns of the table. stem: Porter's second stemmer.
+    function_words: those that count less.
+    nonbreaking: abbreviations that keep their dot -> whether before numbers only.
+    synsets: word -> numbers of its WordNet synsets.
+    bases: irregular form -> its base forms. phrases and paraphrases: the two columns of the table.
+    stem: Porter's second stemmer.
     """
 
     function_words: frozenset[str]

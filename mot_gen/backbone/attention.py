@@ -26,8 +26,9 @@ EMPTY = PADDING - 1  # the document of a cache slot that was never written: no q
 class Places:
     """What the mask rule reads of each slot; (B, S) int64 each.
 
-    document: its document. index: its place in the row. block: its span if that is bidirectional, or its
-    scale, else PADDING.
+    document: its document.
+    index: its place in the row.
+    block: its span if that is bidirectional, or its scale, else PADDING.
     alone: bool, whether only its own block sees it; None: no slot is so.
     """
 

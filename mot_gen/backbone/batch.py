@@ -30,10 +30,13 @@ class Prepares(Protocol):
 class Batch(Memo):
     """A layout, with what else parts need to know of its tokens.
 
-    towers: how many there are. tower_of, bidirectional, on_grid: (modalities,) the tower of each modality, whether all
-    tokens of its spans see one another, and whether they stand in rows and columns. tower_numbers: `tower_of` on the
-    host. cache: given where the tokens are the next ones of a cache. compiled: whether the pass is compiled. made: what
-    parts derived from the batch, by name.
+    towers: how many towers there are.
+    tower_of, bidirectional, on_grid: (modalities,) the tower of each modality, whether all tokens of its spans see one
+    another, and whether they stand in rows and columns.
+    tower_numbers: `tower_of` on the host.
+    cache: given where the tokens are the next ones of a cache.
+    compiled: whether the pass is compiled.
+    made: what parts derived from the batch, by name.
     """
 
     layout: Layout

@@ -15,8 +15,12 @@ from mot_gen.sequence import Latents, Modality
 
 class Connector(nn.Module):
     """Features of another network, which are read and never predicted: linear, GELU, linear (LLaVA 1.5, BAGEL).
-    hidden: the width between the two, the backbone's by default. table: as of `PatchLinear`. gelu: "tanh", by which it
-    is approximated (BAGEL), or "none" (Janus). layers: 1 for one linear layer alone (JanusFlow)."""
+
+    hidden: the width between the two, the backbone's by default.
+    table: as of `PatchLinear`.
+    gelu: "tanh", by which it is approximated (BAGEL), or "none" (Janus).
+    layers: 1 for one linear layer alone (JanusFlow).
+    """
 
     def __init__(
         self,

@@ -151,8 +151,10 @@ class Activation(Part):
 class Choice:
     """Which of a pool's n tokens go to which of its E experts: P pairs, sorted by expert.
 
-    token: (P,) the token of each pair. gate: (P,) the weight of the expert's output. counts: (E,) int64, how many pairs
-    each expert has. loss: what is added to the training loss, weighted, or None.
+    token: (P,) the token of each pair.
+    gate: (P,) the weight of the expert's output.
+    counts: (E,) int64, how many pairs each expert has.
+    loss: what is added to the training loss, weighted, or None.
     """
 
     token: Tensor

@@ -82,9 +82,13 @@ class TimedBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Options:
-    """width: W. blocks: before and after the backbone. patch_size: side of the patches that make a token. eps: of its
-    norms; head_eps: of the norm of hidden states. reversed_time: the network is given 1 - t, and predicts the velocity
-    towards the data (JanusFlow)."""
+    """width: W.
+    blocks: before and after the backbone.
+    patch_size: side of the patches that make a token.
+    eps: of its norms.
+    head_eps: of the norm of hidden states.
+    reversed_time: the network is given 1 - t, and predicts the velocity towards the data (JanusFlow).
+    """
 
     width: int = 768
     blocks: int = 2

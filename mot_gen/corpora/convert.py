@@ -47,9 +47,10 @@ class Noted:
 class Converted:
     """What a conversion came to.
 
-    skipped: `where: why` of each row that is no record. unknown_fields: fields that the format does not know; the rows
-    were converted without them. missing_media: pictures that were left out of web pages. outside_media: pictures that
-    lie outside of the output's folder, so that training needs `data.outside_media`.
+    skipped: `where: why` of each row that is no record.
+    unknown_fields: fields that the format does not know; the rows were converted without them.
+    missing_media: pictures that were left out of web pages.
+    outside_media: pictures that lie outside of the output's folder, so that training needs `data.outside_media`.
     """
 
     out: str

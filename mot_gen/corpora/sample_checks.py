@@ -50,7 +50,9 @@ def usable(ok: bool, problem: str, reason: str) -> None:
 class MeasuredPart(NamedTuple):
     """What is known of one part of a sample.
 
-    modality: its name. tokens: how many; of text without a tokenizer its bytes. learned: whether it carries loss.
+    modality: its name.
+    tokens: how many; of text without a tokenizer its bytes.
+    learned: whether it carries loss.
     grid: of a picture, where it is known.
     """
 
@@ -94,9 +96,10 @@ class Order:
 class Ruler:
     """What samples are measured by.
 
-    tokenizers: modality -> tokenizer, text first; none: texts count in bytes, and nothing is too long. row_length:
-    slots of a row, 0 without tokenizers. window: samples that are packed together. made_later: modalities whose
-    tokenizer the run trains, so that its fingerprint is not known.
+    tokenizers: modality -> tokenizer, text first. Without any, texts count in bytes, and nothing is too long.
+    row_length: slots of a row, 0 without tokenizers.
+    window: samples that are packed together.
+    made_later: modalities whose tokenizer the run trains, so that its fingerprint is not known.
     """
 
     tokenizers: Mapping[str, Any] = field(default_factory=dict)

@@ -42,8 +42,10 @@ Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path o
 def parse_record(record: Any, where: str, default_id: str, resolve: Resolve, notices: Notices | None = None) -> Sample:
     """One record -> a sample.
 
-    where: the file and line, with which every error begins. default_id: of a record without an id. resolve: finds
-    media. notices: takes what is changed in the texts.
+    where: the file and line, with which every error begins.
+    default_id: of a record without an id.
+    resolve: finds media.
+    notices: takes what is changed in the texts.
     """
     require(isinstance(record, dict), f"{where}: {NO_OBJECT}")
     parser = _Parser(where, resolve, kept(notices))

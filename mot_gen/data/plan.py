@@ -26,9 +26,12 @@ Position = tuple[int, int]  # epoch, first sample of a window in that epoch's pe
 class BatchPlan:
     """The position in the stream of rows: `consumed` rows of the window at `start` in `epoch` are used up.
 
-    mixture: what an epoch shows. window: samples a window. block: neighbours that the shuffle keeps together. index:
-    name -> value of everything that the stream depends on; a state made under another index is refused. packing: of
-    PACKINGS; a state goes on with its own. The position counts what was handed out, never what was prefetched.
+    mixture: what an epoch shows.
+    window: samples a window.
+    block: neighbours that the shuffle keeps together.
+    index: name -> value of everything that the stream depends on; a state made under another index is refused.
+    packing: of PACKINGS; a state goes on with its own. The position counts what was handed out, never what was
+    prefetched.
     """
 
     mixture: Mixture

@@ -31,8 +31,12 @@ from mot_gen.sequence import Span
 class SampleReader:
     """Reads samples for the loader.
 
-    tokenizers: modality -> tokenizer, text first; fingerprints: of each. data: the recipe's section. seed: of training.
-    left_out: takes the samples that cannot be used. pictures: takes those that lose size or colour.
+    tokenizers: modality -> tokenizer, text first.
+    fingerprints: of each.
+    data: the recipe's section.
+    seed: of training.
+    left_out: takes the samples that cannot be used.
+    pictures: takes those that lose size or colour.
     """
 
     samples: Sequence[Sample]

@@ -3,7 +3,7 @@
 - `catalogue` (emoji_words.py): id -> names of every emoji that OpenMoji draws, without flags, families and skin tones.
 - `Scene`: one emoji, large or small and in a corner, or two beside or above one another, on a ground.
   `.picture(size)` draws it, `.caption(phrasing)` says it.
-- `read_caption`, `languages_of`: the inverse of all captions, and the languages they may be in.
+- `read_caption`, `languages_of` (emoji_captions.py): the scene that a caption says, and the languages it may be in.
 - `part_of`: the parts "train", "names", "combinations" and "pairs", fixed by hash.
 - `Scenes`, `load`: samples for training. Reading begins with a question, whose language is that of the answer.
 - `answers`: the questions, and what a model of these scenes may answer.
@@ -44,7 +44,6 @@ from mot_gen.datasets.scene_words import (
     blank,
     indefinite_article,
     plain,
-    without_article,
 )
 from mot_gen.errors import expect
 
@@ -123,78 +122,6 @@ class Scene:
         if self.place and code != "en":  # in English "small" stands before the name
             said.insert(0, language.small)
         return said
-
-
-# ---------------------------------------------------------------- captions read back
-
-
-@cache
-def _meanings(code: str) -> dict[str, dict[str, str | bool]]:
-    """Attribute phrase of a language -> the fields of `Scene` that it sets."""
-    language = LANGUAGES[code]
-    found: dict[str, dict[str, str | bool]] = {language.small: {}, language.mirrored: {"mirrored": True}}
-    for phrase, place in zip(language.places, PLACES):
-        found[phrase] = {"place": place}
-    for phrase, ground in zip(language.grounds, GROUNDS):
-        found[phrase] = {"ground": ground}
-    return found
-
-
-@cache
-def _ids_by_name(code: str) -> dict[str, str]:
-    """Name in a language -> id."""
-    return {names[code]: id for id, names in catalogue().items()}
-
-
-def read_caption(text: str, code: str = "en") -> Scene | None:
-    """The scene that a caption says in a language; None if it names no emoji, or says anything else besides."""
-    meanings = _meanings(code)
-    # One Spanish name is also a ground: "sobre rojo", a red envelope. Of such pieces the first is the name.
-    only_attributes = meanings.keys() - _ids_by_name(code).keys()
-    attributes_said, others = [], []
-    for piece in text.strip().split(", "):
-        if piece in only_attributes:
-            attributes_said.append(piece)
-        else:
-            others.append(piece)
-    name, *more = others or [""]
-    fields: dict[str, str | bool] = {}
-    for piece in (*attributes_said, *more):
-        if piece not in meanings:
-            return None
-        fields |= meanings[piece]
-    subject = _read_subject(name, code, small="place" in fields)
-    if subject is None:
-        return None
-    ids, relation = subject
-    return Scene(ids, relation=relation, **fields)  # type: ignore[arg-type]
-
-
-def languages_of(text: str) -> list[str]:
-    """The languages in which a caption says a scene."""
-    return [code for code in LANGUAGES if read_caption(text, code) is not None]
-
-
-def _read_subject(text: str, code: str, small: bool) -> tuple[tuple[str, ...], str | None] | None:
-    """The ids and the relation of "a red apple left of a blue fish"."""
-    for word, relation in zip(RELATION_WORDS[code], RELATIONS):
-        first, _, second = text.partition(f" {word} ")
-        left, right = _read_name(first, code, small), _read_name(second, code, small)
-        if left is not None and right is not None:
-            return (left, right), relation
-    id = _read_name(text, code, small)
-    if id is None:
-        return None
-    return (id,), None
-
-
-def _read_name(text: str, code: str, small: bool) -> str | None:
-    """The id of a name. In English an article may stand before it, and "small" if it is so."""
-    if code == "en":
-        text = without_article(text)
-        if small:
-            text = text.removeprefix("small ")
-    return _ids_by_name(code).get(text)
 
 
 # ---------------------------------------------------------------- what is held out

@@ -38,8 +38,10 @@ LONGEST = 0.3  # of one move; the simulator shortens longer ones
 class Reach:
     """Scenes, instructions and the actions that reach what they name.
 
-    count: samples. objects: things in a scene, each of another colour. foreseen: the share of samples with the scene
-    as it will be. seed: of all that is drawn.
+    count: samples.
+    objects: things in a scene, each of another colour.
+    foreseen: the share of samples with the scene as it will be.
+    seed: of all that is drawn.
     """
 
     count: int = 3000

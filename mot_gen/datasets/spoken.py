@@ -27,8 +27,13 @@ ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker. accent: an espeak-ng language. variant: a build of the voice, "" for the plain one. speed: words a
-    minute, 80 to 450. pitch and pitch_range: 0 to 100, 50 being usual."""
+    """A speaker.
+
+    accent: an espeak-ng language.
+    variant: a build of the voice, "" for the plain one.
+    speed: words a minute, 80 to 450.
+    pitch, pitch_range: 0 to 100; 50 is usual.
+    """
 
     accent: str = "en-us"
     variant: str = ""

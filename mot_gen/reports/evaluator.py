@@ -33,7 +33,9 @@ from mot_gen.reports.generated import HeldOut, Make, drawn, pictures_of, written
 class Samples:
     """What a model makes of held-out pairs, each kind when it is first asked for.
 
-    make: gives the model's pipelines. held_out: the pairs. seed: of the first picture's noise; the others count up.
+    make: gives the model's pipelines.
+    held_out: the pairs.
+    seed: of the first picture's noise; the others count up.
     batch_size: samples generated together, which changes none of them.
     """
 

@@ -17,8 +17,11 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """points: (x, y). name: in the legend, where it is not empty. faint: thin and pale. dashed. dots: a mark at every
-    point, so that a line of one point is seen too."""
+    """points: (x, y).
+    name: in the legend, where it is not empty.
+    faint: thin and pale. dashed.
+    dots: a mark at every point, so that a line of one point is seen too.
+    """
 
     points: Sequence[tuple[float, float]]
     name: str = ""

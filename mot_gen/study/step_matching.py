@@ -23,9 +23,11 @@ from mot_gen.reports.curves import Curve, smooth
 class Matched:
     """At which steps two runs had the same loss.
 
-    slope: of the line through the origin. end_point_ratio: matched step over step at the window's end. window: the
-    first and last step of the reference that was matched. matched_share: the window's part of all steps past the
-    warm-up. points: (step of the reference, step of the other).
+    slope: of the line through the origin.
+    end_point_ratio: matched step over step at the window's end.
+    window: the first and last step of the reference that was matched.
+    matched_share: the window's part of all steps past the warm-up.
+    points: (step of the reference, step of the other).
     """
 
     slope: float

@@ -33,8 +33,10 @@ TOKENS = 64  # of a small picture, at most
 class Seen:
     """What some training samples are like.
 
-    sizes: (height, width) of each picture. coloured: whether any is. text: the longest, in bytes. words: how many
-    different ones.
+    sizes: (height, width) of each picture.
+    coloured: whether any is.
+    text: the longest, in bytes.
+    words: how many different ones.
     """
 
     sizes: Sequence[tuple[int, int]]

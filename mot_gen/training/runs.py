@@ -35,8 +35,11 @@ from mot_gen.training.world import World, accumulation, choose, device
 class Run:
     """A run being trained, as one process of its world has it.
 
-    kind: plain, ddp, fsdp or hsdp (see `parallel`). network: what is called in the model's place. averaged: the model
-    with exponentially averaged weights, or the model itself without EMA. accumulate: batches a step of this process.
+    kind: plain, ddp, fsdp or hsdp (see `parallel`).
+    network: what is called in the model's place.
+    averaged: the model with exponentially averaged weights, or the model itself without EMA.
+    accumulate: batches of a step, on this process.
+
     Counters are of all processes together.
     """
 

@@ -135,9 +135,11 @@ def save(
 ) -> Path:
     """Writes one checkpoint and returns its folder. Call it under `lock(run)`.
 
-    tensors: group -> name -> tensor. state: what JSON holds. files: name -> content of others to keep beside them.
-    keep: how many of the newest checkpoints stay, 0 = all.
-    Raises InputError if it cannot be written (a full disk); what was there before is then untouched.
+    tensors: group -> name -> tensor.
+    state: what JSON holds.
+    files: name -> content of others to keep beside them.
+    keep: how many of the newest checkpoints stay, 0 = all. Raises InputError if it cannot be written (a full disk);
+    what was there before is then untouched.
     """
     saver = Saver(run, keep=keep)
     saver.save(step, tensors, state, files)

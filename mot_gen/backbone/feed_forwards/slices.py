@@ -17,8 +17,11 @@ from mot_gen.backbone.named_parts import read_part
 
 @dataclass(frozen=True)
 class FeedForward(experts.FeedForward):
-    """ffn_dim: F, as of `gated`. slices: E. used: of a token. weight: of a slice's output, see `routers.token_choice`;
-    "scaled" lets the router learn, "one" is the plain sum."""
+    """ffn_dim: F, as of `gated`.
+    slices: E.
+    used: of a token.
+    weight: of a slice's output, see `routers.token_choice`; "scaled" lets the router learn, "one" is the plain sum.
+    """
 
     ffn_dim: int | None = None  # type: ignore[assignment] # of all slices together, as the study solves for it
     slices: int = 4
