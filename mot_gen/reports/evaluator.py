@@ -2,7 +2,7 @@
 
 Pictures are drawn from held-out captions and set against the held-out pictures; captions are written for held-out
 pictures and set against theirs; `bits_per_byte` is of held-out captions given their pictures. Training is handed this
-as a hook (callbacks.py), and what it measures has the names, settings and numbers of the command.
+as a hook (hooks.py), and what it measures has the names, settings and numbers of the command.
 """
 
 from __future__ import annotations

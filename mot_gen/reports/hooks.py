@@ -1,7 +1,7 @@
-"""What training is handed from above: hooks, pipeline_of, sample_grid, evaluate, export.
+"""What the training loop calls on the way: hooks, which makes them; pipeline_of, sample_grid, evaluate, export.
 
-Training knows no pipeline and no metric; here a run becomes a pipeline, for the pictures drawn and the metrics measured
-on the way, and for the `model/` folder. Looking changes nothing: random state and modes are afterwards as before.
+Training knows no pipeline and no metric. Here a run becomes a pipeline, to draw samples and measure metrics on the way,
+and to write the `model/` folder. Looking changes nothing: random state and modes are afterwards as before.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _sampling(run: Run) -> dict:
 
 @contextmanager
 def _aside(run: Run) -> Iterator[None]:
-    """What happens within leaves the course of training as it is."""
+    """Within, nothing changes the course of training: random state and modes are restored."""
     random, training = random_state(), run.averaged.training
     try:
         yield
