@@ -56,8 +56,8 @@ def records_of(**columns: Sequence[Any] | None) -> list[Record]:
     given = {name: list(values) for name, values in columns.items() if values is not None}
     lengths = {name: len(values) for name, values in given.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise InputError(f"lists differ in length: {told}; give one of each for every item")
+        counted = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise InputError(f"lists differ in length: {counted}; give one of each for every item")
     return [dict(zip(given, row)) for row in zip(*given.values())]
 
 

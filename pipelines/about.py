@@ -104,9 +104,9 @@ def _kind(objective: Any) -> str:
 
 def _evaluations(learned: dict[str, Any], modalities: list[Modality]) -> dict[str, str]:
     """How few evaluations spans were trained for, and how many they take, where an objective says so."""
-    told = [f"{name}: {each.fewest} or more" for name, each in learned.items() if hasattr(each, "fewest")]
-    told += [f"{each.name}: {len(each.scales)}, one a scale" for each in modalities if each.scales]
-    return {"evaluations": ", ".join(told)} if told else {}
+    found = [f"{name}: {each.fewest} or more" for name, each in learned.items() if hasattr(each, "fewest")]
+    found += [f"{each.name}: {len(each.scales)}, one a scale" for each in modalities if each.scales]
+    return {"evaluations": ", ".join(found)} if found else {}
 
 
 def _backbone(folder: Path, config: dict[str, Any], modalities: list[Modality]) -> dict[str, Any]:

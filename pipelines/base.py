@@ -61,7 +61,7 @@ class MultimodalPipeline(DiffusionPipeline):
         "sight_tokenizer",
         "vector_tokenizer",
     ]
-    _writes: ClassVar[str] = "text"  # what follows a prompt, which chat templates are told
+    _writes: ClassVar[str] = "text"  # what follows a prompt, for chat templates
     _task: ClassVar[str | None] = None  # the key of `sampling` under which this pipeline's own defaults stand
     model_cpu_offload_seq: Any = "model"
 

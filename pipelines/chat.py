@@ -76,7 +76,7 @@ def _with_sentence(text: str, sentence: str) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """How parts become spans: of a text, and of a picture. to: what is written next, which templates are told."""
+    """How parts become spans: of a text, and of a picture. to: what is written next, for chat templates."""
 
     text: Callable[[str], list[Span]]
     picture: Callable[[Any], list[Span]]

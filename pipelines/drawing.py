@@ -111,7 +111,7 @@ class _Denoiser:
         if getattr(objective, "takes_step", False):
             sizes = [objective.step_size(timestep, scheduler) for timestep in scheduler.timesteps]
             self.steps = upload(torch.stack(sizes), device)
-        self.told = span.embed(self.times, self.steps)
+        self.conditioning = span.embed(self.times, self.steps)
         self.branches = len(self.guidance.branches)
         self.counts = None if span.full else span.counts[: span.stream.rows // self.branches]
 
@@ -121,11 +121,11 @@ class _Denoiser:
         self.number += 1
         time = self.times[number]
         step = None if self.steps is None else self.steps[number]
-        told = (time, step, None if self.told is None else self.told[number])
+        condition = (time, step, None if self.conditioning is None else self.conditioning[number])
         if self.branches == 1 or not self.guidance.acts_at(self.clock[number]):
-            output = self.span(x, *told)
+            output = self.span(x, *condition)
         else:
-            output = self.guidance.combine(self.span(x.repeat(self.branches, 1, 1), *told), self.counts)
+            output = self.guidance.combine(self.span(x.repeat(self.branches, 1, 1), *condition), self.counts)
         return self.objective.scheduler_output(output, x, time)
 
     def noised(self, values: Tensor, noise: Tensor, number: int) -> Tensor:

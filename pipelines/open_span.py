@@ -102,16 +102,19 @@ class OpenSpan:
         patch layers take times alone."""
         return embed_times(self.layers, times, steps) if isinstance(self.layers, (PatchLinear, PatchUNet)) else None
 
-    def __call__(self, values: Tensor, time: Tensor, step: Tensor | None = None, told: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, values: Tensor, time: Tensor, step: Tensor | None = None, conditioning: Tensor | None = None
+    ) -> Tensor:
         """values (r, n, C) of the first r rows, at one time in [0, 1] -> the network's output (r, n, C).
 
-        step: the size of the sampler's step, for objectives that take it. told: (D,) of `embed`, which saves time.
+        step: the size of the sampler's step, for objectives that take it. conditioning: (D,) of `embed`, which saves
+        time.
         """
         rows = len(values)
         latents = self._plan(rows)[2]
         latents.time = time.expand(rows)
         latents.step = None if step is None else step.expand(rows)
-        latents.told = None if told is None else told[None]
+        latents.conditioning = None if conditioning is None else conditioning[None]
         return self._pass(values)[0]
 
     def _pass(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,5 +182,5 @@ class OpenSpan:
     def _clean(self, values: Tensor) -> Tensor:
         """Hidden states (R, n + bounds, D) of a pass over clean values."""
         latents = self._plan(self.stream.rows)[2]
-        latents.time, latents.step, latents.told = values.new_zeros(self.stream.rows), None, None
+        latents.time, latents.step, latents.conditioning = values.new_zeros(self.stream.rows), None, None
         return self._pass(values)[1]

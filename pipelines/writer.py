@@ -39,7 +39,8 @@ class Writer:
     discrete ones by masking, scale by scale or token by token. Guidance bears on these alone: its branches are given
     the same tokens, and all but the first forget them when the span has ended. Any other discrete span ends by its end
     token.
-    on_token(number of the sample, modality, id in the modality's own vocabulary) is told of every token of the latter.
+    on_token(number of the sample, modality, id in the modality's own vocabulary) is called for every token of the
+    latter.
     """
 
     def __init__(

@@ -200,8 +200,8 @@ def from_array(array: np.ndarray) -> Tensor:
 def _fingerprint(path: Path, names: list[str], as_stored: bool) -> str:
     """Over names, sizes and times of change of every file that images come from, and how they are read."""
     facts = [_size_and_time(file) for file in _files_of(path, names)]
-    told = [str(path.resolve()), names, facts, READER, as_stored]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    identity = [str(path.resolve()), names, facts, READER, as_stored]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def _size_and_time(file: Path) -> tuple[int, int] | None:

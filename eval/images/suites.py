@@ -201,8 +201,8 @@ def _mean(
 ) -> MetricResult:
     """The mean of a score over pictures or questions, with an interval where one is wanted."""
     rows = mean_rows(torch.tensor(values, dtype=torch.float64))
-    told, interval = dict(facts), None
+    provenance, interval = dict(facts), None
     if confidence is not None and len(rows) > 1:
-        told["confidence"] = confidence
+        provenance["confidence"] = confidence
         interval = bootstrap(rows, mean_score, confidence)
-    return MetricResult(name, mean_score(rows.sum(0)), {unit: len(rows)}, interval, told)
+    return MetricResult(name, mean_score(rows.sum(0)), {unit: len(rows)}, interval, provenance)

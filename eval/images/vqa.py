@@ -62,8 +62,8 @@ class VqaModel(nn.Module):
         with precision("float32", self.model.device.type):
             logits = self.model(**prepared).logits
         # Some models put the picture's own places before those of the text, so places are counted from the end.
-        told = logits[0, -answer.shape[1] - 1 : -1].double().log_softmax(-1)
-        return told.gather(1, answer[0, :, None]).sum().exp().item()
+        log_probabilities = logits[0, -answer.shape[1] - 1 : -1].double().log_softmax(-1)
+        return log_probabilities.gather(1, answer[0, :, None]).sum().exp().item()
 
     def _prompt(self, question: str) -> str:
         if not getattr(self.processor, "chat_template", None):

@@ -102,7 +102,7 @@ class ShallowUViT(nn.Module):
     """What it has to have is said in `patch_layers`; its options are those of `Options`. InputError where the patches
     do not divide the modality's channels, and for an objective whose network is given the sampler's step."""
 
-    step = None  # it is not told the sampler's step
+    step = None  # it is not given the sampler's step
     Options = Options
 
     def __init__(self, dim: int, modality: Modality, takes_step: bool = False, **options: Any):

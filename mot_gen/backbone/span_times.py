@@ -26,18 +26,18 @@ class Timed(Protocol):
 
 def condition(layers: Timed, latents: Latents) -> Tensor:
     """(n, D): the embedded time of every span, and where the objective takes steps that of the step's size; (1, D)
-    where `latents.told` is one for all."""
-    if latents.told is not None:
-        return latents.told
+    where `latents.conditioning` is one for all."""
+    if latents.conditioning is not None:
+        return latents.conditioning
     assert latents.time is not None
     return embed_times(layers, latents.time, latents.step)
 
 
 def condition_of_tokens(layers: Timed, latents: Latents) -> Tensor:
     """As `condition`, for each token: (N, D), or (1, D) where all have the same."""
-    told = condition(layers, latents)
-    one_for_all = latents.told is not None and len(told) == 1
-    return told if one_for_all else latents.per_token(told)
+    conditioning = condition(layers, latents)
+    one_for_all = latents.conditioning is not None and len(conditioning) == 1
+    return conditioning if one_for_all else latents.per_token(conditioning)
 
 
 def embed_times(layers: Timed, time: Tensor, step: Tensor | None) -> Tensor:

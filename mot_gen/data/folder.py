@@ -46,12 +46,12 @@ class PairFolder(Source):
 
     def _is_picture(self, path: Any) -> bool:
         """Whether a path is a picture. Caption files are kept in `_texts`; everything else is noted."""
-        suffix, told = suffix_of(path.name), self._left_out(path)
-        if told:
-            self._notices.note(told, self._relative(path))
+        suffix, reason = suffix_of(path.name), self._left_out(path)
+        if reason:
+            self._notices.note(reason, self._relative(path))
         elif suffix in CAPTION_SUFFIXES:
             self._texts.setdefault(_name(path), {})[suffix] = path
-        return suffix in PICTURES and not told
+        return suffix in PICTURES and not reason
 
     def _left_out(self, path: Any) -> str:
         """Why a path is left out; empty for a picture or a caption file, and for a folder, which is nothing itself."""

@@ -77,8 +77,8 @@ class PictureWatch:
         is_place = isinstance(raw, str) or hasattr(raw, "read_bytes")
         name = str(raw) if is_place else f"sample {index}"
         with self._lock:
-            for what, told in self.changes(raw, name):
-                self.notices.note(what, told)
+            for what, picture in self.changes(raw, name):
+                self.notices.note(what, picture)
 
     def changes(self, raw: Any, name: str) -> Iterator[tuple[str, str]]:
         """What becomes of a picture, and its name with its size."""
@@ -95,8 +95,8 @@ class PictureWatch:
             "pictures whose colour is taken away (tokenizers.image.color_channels is 1)": loses_colour,
             "pictures of several frames, of which the first is taken": found.many,
         }
-        told = f"{name} ({found.width} x {found.height})"
-        yield from ((what, told) for what, applies in changes.items() if applies)
+        picture = f"{name} ({found.width} x {found.height})"
+        yield from ((what, picture) for what, applies in changes.items() if applies)
 
     def _size_for(self, found: Header) -> tuple[int, int]:
         """(width, height) that a picture is brought to: of those that the tokenizer takes, the nearest in shape."""

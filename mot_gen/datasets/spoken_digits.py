@@ -68,7 +68,7 @@ class Recording(NamedTuple):
 class Utterance(Document):
     """A text as it is said, and a picture of the digit that it names, as its three parts.
 
-    pictures: how often the picture is told instead of the text.
+    pictures: how often the picture takes the place of the text.
     """
 
     pictures: float = 0.0

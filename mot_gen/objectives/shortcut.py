@@ -86,10 +86,10 @@ class Objective(SteppingPath):
         assert latents.time is not None and latents.step is not None
         time, values = latents.time, latents.values
         half = latents.step / 2
-        told = torch.where(half < self.steps[0], 0.0, half)  # the finest steps are the flow's
-        first = self._velocity(latents, predict, values, time, told)
+        given_step = torch.where(half < self.steps[0], 0.0, half)  # the finest steps are the flow's
+        first = self._velocity(latents, predict, values, time, given_step)
         halfway = values - latents.per_token(half)[:, None] * first
-        second = self._velocity(latents, predict, halfway, time - half, told)
+        second = self._velocity(latents, predict, halfway, time - half, given_step)
         velocity = (first + second) / 2
         if self.prediction == "velocity":
             return velocity
@@ -114,5 +114,5 @@ class Objective(SteppingPath):
         size = float(sigmas[at] - sigmas[at + 1])
         if size * 1.001 < self.steps[0]:  # 0.1%: times are float32
             return torch.zeros((), device=timestep.device)
-        told = min(2.0 ** floor(log2(size * 1.001)), self.steps[-1])
-        return torch.tensor(told, device=timestep.device)
+        given_step = min(2.0 ** floor(log2(size * 1.001)), self.steps[-1])
+        return torch.tensor(given_step, device=timestep.device)

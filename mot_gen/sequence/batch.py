@@ -28,7 +28,7 @@ class Latents(Movable, Memo):
     time: (n,) in [0, 1], 0 = clean, or None before an objective has corrupted the batch.
     grids: n pairs (rows, columns).
     step: (n,) the size of the sampler's step, for objectives that use it; None means 0.
-    told: (n, D), or (1, D) for all, what the patch layers make of time and step, where that was made before.
+    conditioning: (n, D), or (1, D) for all spans: time and step as the patch layers embed them, if made before.
     made: what follows from where the spans stand; a sampler reads the same latents at every step.
     """
 
@@ -40,7 +40,7 @@ class Latents(Movable, Memo):
     grids: list[tuple[int, int]] = field(default_factory=list)
     time: Tensor | None = None
     step: Tensor | None = None
-    told: Tensor | None = None
+    conditioning: Tensor | None = None
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def per_token(self, per_span: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def _has_colour(picture: Image.Image) -> bool:
 
 
 def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], None]) -> Recipe:
-    """The recipe with a value in the place of every `auto`, each of which is told to `say`.
+    """The recipe with a value in the place of every `auto`, each of which `say` shows to the user.
 
     folder: of the run; where it has been begun, its values are taken again.
     """

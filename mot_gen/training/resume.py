@@ -60,7 +60,7 @@ SAID = ("training.lr", "training.min_lr", "training.rows", "training.accumulate"
 def refuse_other_recipe(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> None:
     """InputError, with every difference, unless a recipe is the one that the folder's run was begun with.
 
-    say: is told what changes of what may change, where that bears on the course of training.
+    say: shows a line to the user, here about changes that are allowed and bear on the course of training.
     """
     path = folder / "recipe.yaml"
     if not path.exists():
