@@ -24,7 +24,7 @@ from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
 from mot_gen.pipelines import languages
-from mot_gen.pipelines.chat import Reading, Talk, spans_of
+from mot_gen.pipelines.chat import ChatFormat, PartReader, spans_of
 from mot_gen.pipelines.foreign_arguments import refuse_loading, refuse_variant
 from mot_gen.pipelines.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_misfits
@@ -174,22 +174,23 @@ class MultimodalPipeline(DiffusionPipeline):
         if unread:
             return [[] for _ in texts]
         require(all(texts), f"{name} is empty; give some text{self._without_text}")
-        if self._talk is not None:
+        if self._chat_format is not None:
             return [self._message(text, size=size, negative=name == "negative_prompt") for text in texts]
         return [[span] for span in self.text_tokenizer.encode_batch(texts)]
 
     @property
-    def _talk(self) -> Talk | None:
+    def _chat_format(self) -> ChatFormat | None:
         """How a prompt becomes a message around which the chat template writes; None where it stands as it is."""
         stated = self._default("chat", None, False)
         if not stated:
             return None
-        return Talk(**stated) if isinstance(stated, Mapping) else Talk()
+        return ChatFormat(**stated) if isinstance(stated, Mapping) else ChatFormat()
 
     def _message(self, text: str | None, picture: list[Span] | None = None, **about: Any) -> list[Span]:
-        """What the chat template makes of a picture's spans, where one is given, and a text. about: see `Talk`."""
-        messages = (self._talk or Talk()).messages(text or "", picture, **about)
-        reading = Reading(lambda given: [self.text_tokenizer.encode(given)], lambda spans: spans, self._writes)
+        """What the chat template makes of a picture's spans, where one is given, and a text. about: see
+        `ChatFormat`."""
+        messages = (self._chat_format or ChatFormat()).messages(text or "", picture, **about)
+        reading = PartReader(lambda given: [self.text_tokenizer.encode(given)], lambda spans: spans, self._writes)
         return spans_of(messages, self.text_tokenizer, reading)
 
     def _needs(self, modality: str, tokenizer: str) -> None:

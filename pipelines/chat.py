@@ -1,4 +1,4 @@
-"""Documents as people give them, into spans: documents_of, Talk, Reading, spans_of.
+"""Documents as people give them, into spans: documents_of, ChatFormat, PartReader, spans_of.
 
 A document is a text, a list of texts and pictures, or chat messages as transformers has them:
 
@@ -37,11 +37,12 @@ def _are_all(parts: Sequence, kind: type | tuple[type, ...]) -> bool:
 
 
 @dataclass(frozen=True)
-class Talk:
-    """How a prompt becomes a message.
+class ChatFormat:
+    """How a prompt becomes a chat message.
 
-    system: the message before it. added, added_negative: a sentence after a prompt of a picture, and after a negative
-    one; {height} and {width} in them are the picture's.
+    system: the message before it, if any.
+    added: a sentence that follows the prompt of a picture; {height} and {width} in it are the picture's.
+    added_negative: the same for a negative prompt.
     """
 
     system: str | None = None
@@ -75,17 +76,20 @@ def _with_sentence(text: str, sentence: str) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How parts become spans: of a text, and of a picture. to: what is written next, for chat templates."""
+class PartReader:
+    """How the parts of a document become spans.
+
+    text, picture: functions of a text, and of a picture. to: what is to be written next, for chat templates.
+    """
 
     text: Callable[[str], list[Span]]
     picture: Callable[[Any], list[Span]]
     to: str = "text"
 
 
-def spans_of(document: Sequence, tokenizer: Any, reading: Reading) -> list[Span]:
-    """A document -> its spans, in order; chat messages by the tokenizer's chat template, where it has one, and else one
-    after the other."""
+def spans_of(document: Sequence, tokenizer: Any, reading: PartReader) -> list[Span]:
+    """A document -> its spans, in order. Chat messages are put together by the tokenizer's chat template; if it has
+    none, one after the other."""
     if not _are_all(document, Mapping):
         return _one_by_one(document, reading)
     marks = _Marks()
@@ -113,7 +117,7 @@ def _joined(parts: Iterable) -> list:
     return found
 
 
-def _one_by_one(parts: Sequence, reading: Reading) -> list[Span]:
+def _one_by_one(parts: Sequence, reading: PartReader) -> list[Span]:
     spans: list[Span] = []
     for part in parts:
         spans += reading.text(part) if isinstance(part, str) else reading.picture(part)
@@ -121,8 +125,10 @@ def _one_by_one(parts: Sequence, reading: Reading) -> list[Span]:
 
 
 class _Marks:
-    """What stands for texts and pictures while a template is filled: `contents` by their marks, among them `texts` and
-    `pictures`. picture: the pattern of a picture's mark."""
+    """Marks that stand for texts and pictures while a template is filled.
+
+    contents: mark -> text or picture; texts and pictures: the same by kind. picture: the pattern of a picture's mark.
+    """
 
     def __init__(self) -> None:
         self._name = uuid4().hex

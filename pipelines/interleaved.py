@@ -8,7 +8,7 @@ import torch
 
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.pipelines.base import InterleavedOutput, repeat_each
-from mot_gen.pipelines.chat import Reading, documents_of, spans_of
+from mot_gen.pipelines.chat import PartReader, documents_of, spans_of
 from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer, slots_of
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
@@ -92,7 +92,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
 
     def _spans(self, document: Sequence) -> list[Span]:
         """A document's beginning as the model reads it."""
-        return spans_of(document, self.text_tokenizer, Reading(self._plain, self._seen, to="any"))
+        return spans_of(document, self.text_tokenizer, PartReader(self._plain, self._seen, to="any"))
 
     def _plain(self, text: str) -> list[Span]:
         """A text as it stands; InputError for an empty one."""

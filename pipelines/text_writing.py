@@ -40,7 +40,7 @@ class TextWritingPipeline(MultimodalPipeline):
     def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:
         """Each document followed by its text, by the one text for all, or by none; or, where the checkpoint chats, both
         as a message."""
-        if self._talk is not None:
+        if self._chat_format is not None:
             return [self._message(text, document) for document, text in zip(documents, self._texts(prompt, documents))]
         if prompt is None:
             return documents

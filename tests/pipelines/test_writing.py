@@ -9,7 +9,7 @@ from tiny import generator, model
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextIteratorStreamer
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.chat import Reading, spans_of
+from mot_gen.pipelines.chat import PartReader, spans_of
 from mot_gen.pipelines.engine import Drawing, Guidance, Rules, StopStrings, Stream, TextSampling, Writer
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
@@ -121,7 +121,7 @@ def test_chat_messages_are_their_parts_in_order(pipeline):
         {"role": "user", "content": [{"type": "text", "text": "what "}, {"type": "image", "image": PICTURE}]},
         {"role": "assistant", "content": "a seven"},
     ]
-    read = Reading(lambda text: [text], lambda picture: [picture])
+    read = PartReader(lambda text: [text], lambda picture: [picture])
     parts = spans_of(messages, pipe.text_tokenizer, read)
     assert parts[0] == "what " and parts[1] is PICTURE and parts[2:] == ["a seven"]
     options = {"max_new_tokens": 6, "max_images": 0}
@@ -139,7 +139,7 @@ def test_a_chat_template_wraps_each_message_in_special_tokens():
         {"type": "image", "path": "a.png"},
         {"type": "text", "text": "?"},
     ]
-    read = Reading(lambda text: [text], lambda picture: [picture], to="image")
+    read = PartReader(lambda text: [text], lambda picture: [picture], to="image")
     first, picture, last = spans_of([{"role": "user", "content": content}], tokenizer, read)
     assert picture == "a.png"
     assert first.values.tolist() == [300, *plain.encode("<|model|> a").values.tolist()]
