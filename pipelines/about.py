@@ -60,7 +60,9 @@ def _facts(folder: Path, index: dict[str, Any], config: dict[str, Any]) -> dict[
 def _languages(folder: Path) -> dict[str, str]:
     """The languages that captions can be asked for in."""
     path = folder / ANSWERS
-    return {"languages": ", ".join(read_json(path))} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return {"languages": ", ".join(read_json(path))}
 
 
 def _sampling(index: dict[str, Any], has: set[str]) -> dict[str, Any] | None:
@@ -110,8 +112,8 @@ def _evaluations(learned: dict[str, Any], modalities: list[Modality]) -> dict[st
 
 
 def _backbone(folder: Path, config: dict[str, Any], modalities: list[Modality]) -> dict[str, Any]:
-    """The backbone and its towers, and the parameters of the whole model: those that one text token passes through, and
-    all."""
+    """The backbone and its towers; and the parameters of the whole model, all and those that one text token passes
+    through."""
     shapes = tensor_shapes(folder)
     require(shapes, f"{folder}: has no safetensors; fetch the folder again")
     options = dict(config["backbone"])

@@ -33,10 +33,7 @@ ANY = "any"  # asks for whatever language the model finds likeliest
 
 
 class Languages:
-    """The languages of a checkpoint.
-
-    stated: what the file says; nothing where there is none.
-    """
+    """The languages of a checkpoint. stated: the content of `model/answers.json`, empty where there is none."""
 
     def __init__(self, stated: Mapping[str, Any]):
         self._stated = dict(stated)
@@ -45,12 +42,12 @@ class Languages:
 
     @classmethod
     def of_file(cls, path: Path | None) -> Languages:
-        """InputError for a file that does not say what it should."""
+        """The languages that a file lists; none without a file. InputError for a file of another form."""
         return cls({} if path is None else _read(path))
 
     @property
     def names(self) -> list[str]:
-        """The languages; the first is what is answered in where none is asked for."""
+        """The languages, by their codes. Answers are in the first one unless another is asked for."""
         return list(self._stated)
 
     def names_in(self, language: str) -> list[str]:
@@ -73,17 +70,19 @@ class Languages:
         return language
 
     def untaught(self, prompts: Iterable[str]) -> str | None:
-        """What to say of prompts that name what was never taught; None where all are known, or nothing is listed."""
+        """A warning about prompts that name what was never taught; None where all are known, or nothing is listed."""
         if self._taught is None:
             self._taught = {each: Taught(self.names_in(each), self.phrases_in(each)) for each in self._stated}
         return untaught(prompts, self._taught)
 
     def asked_by(self, prompt: str | Sequence[str] | None) -> str | None:
-        """The language whose question this prompt is, or each of these prompts; None for any other. InputError for
-        questions of several languages."""
+        """The language of a prompt that is one of the listed questions, or of a list of such prompts; None for any
+        other prompt. InputError for different questions."""
         asked = {prompt} if prompt is None or isinstance(prompt, str) else set(prompt)
-        by_question = {stated.get("question"): language for language, stated in self._stated.items()}
-        by_question.pop(None, None)
+        by_question: dict[str | None, str] = {}
+        for language, stated in self._stated.items():
+            if "question" in stated:
+                by_question[stated["question"]] = language
         if not asked & by_question.keys():
             return None
         (first, *others) = asked
@@ -91,8 +90,10 @@ class Languages:
         return by_question[first]
 
     def question(self, language: str | None) -> str | None:
-        """What stands before a picture that is answered in this language."""
-        return None if language is None else self._stated[language].get("question")
+        """The question before a picture that is to be answered in this language; None where there is none."""
+        if language is None:
+            return None
+        return self._stated[language].get("question")
 
     def choices(self, language: str, tokenizer, end: int) -> Choices:
         """The captions of a language. end: the id of the token that ends a text."""

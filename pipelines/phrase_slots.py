@@ -38,7 +38,8 @@ class Slots:
         """The shortest phrase that has all chosen pieces and a blank for each name, with the names in it. InputError
         where there is none."""
         wanted = set(chosen)
-        fitting = [pieces for pieces in self._pieces if wanted <= {*pieces} and _blanks(pieces) == len(names)]
+        with_wanted = [pieces for pieces in self._pieces if wanted <= {*pieces}]
+        fitting = [pieces for pieces in with_wanted if _blanks(pieces) == len(names)]
         if not fitting:
             said = " and ".join(piece.replace(BLANK, "...") for piece in sorted(wanted))
             raise InputError(f"{said}: were never taught together; leave one out")
@@ -57,16 +58,20 @@ class Slots:
         around: dict[str, set[str]] = {}
         for pieces in self._pieces:
             for number, piece in enumerate(pieces):
-                around.setdefault(piece, set()).add(COMMA.join([*pieces[:number], "", *pieces[number + 1 :]]))
+                others = [*pieces[:number], "", *pieces[number + 1 :]]
+                around.setdefault(piece, set()).add(COMMA.join(others))
         slots: dict[frozenset[str], list[str]] = {}
         for piece, surroundings in around.items():
             slots.setdefault(frozenset(surroundings), []).append(piece)
         yield from slots.values()
 
     def _follows(self, piece: str) -> bool:
-        """Whether a piece stands only beside such as never stand without it."""
+        """Whether a piece follows from others: wherever it stands, there is another that never stands without it."""
         beside = [pieces for pieces in self._pieces if piece in pieces]
-        without = {other for pieces in self._pieces if piece not in pieces for other in pieces}
+        without: set[str] = set()
+        for pieces in self._pieces:
+            if piece not in pieces:
+                without.update(pieces)
         return all({*pieces} - without - {piece} for pieces in beside)
 
 

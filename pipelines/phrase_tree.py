@@ -15,8 +15,11 @@ BLANK = "{}"  # where a phrase has a name
 
 @dataclass
 class Node:
-    """A beginning of texts: what may follow it, by token. whole: whether it is a text, its end included. endings:
-    what may follow besides, which many nodes share."""
+    """The beginning of some texts.
+
+    following: token -> the beginning that is longer by this token. whole: whether it is a text, its end included.
+    endings: trees that may follow as well, which many nodes share.
+    """
 
     following: dict[int, Node] = field(default_factory=dict)
     whole: bool = False
@@ -49,10 +52,11 @@ class Node:
         return node
 
     def depth(self, known: dict[int, int] | None = None) -> int:
-        """The most tokens of a path from here. known: those of other nodes by their id, since many are shared."""
+        """The most tokens of a path from here. known: depths by the id of a node, since many nodes are shared."""
         known = {} if known is None else known
         if id(self) not in known:
-            known[id(self)] = max((1 + node.depth(known) for node in self.following.values()), default=0)
+            depths = [1 + node.depth(known) for node in self.following.values()]
+            known[id(self)] = max(depths, default=0)
         return known[id(self)]
 
 

@@ -23,20 +23,27 @@ def listed(given) -> list:
 
 
 def as_output(images: Sequence[Tensor], output_type: str):
-    """(C, H, W) in [0, 1] each -> PIL images "pil", a tensor (N, C, H, W) "pt" or an array (N, H, W, C) "np"; a list of
-    them where sizes differ."""
+    """Pictures (C, H, W) in [0, 1] in the form that the caller asked for.
+
+    output_type: "pil", PIL images; "pt", a tensor (N, C, H, W); "np", an array (N, H, W, C). Tensors and arrays come as
+    a list where sizes differ.
+    """
     if output_type == "pil":
         return list(map(to_pil, images))
     images = [image.cpu() for image in images]
     if output_type == "pt":
         return stacked(images)
     arrays = [image.permute(1, 2, 0).numpy() for image in images]
-    return np.stack(arrays) if _alike(images) else arrays
+    if _alike(images):
+        return np.stack(arrays)
+    return arrays
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """One tensor of tensors of one shape; a list of others."""
-    return torch.stack(list(tensors)) if _alike(tensors) else list(tensors)
+    """Tensors of one shape as one tensor; others as a list."""
+    if _alike(tensors):
+        return torch.stack(list(tensors))
+    return list(tensors)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""What bears on the scores of tokens before one is chosen: Processed, by logits processors; Forbidden, by rules.
+"""How scores of tokens change before one is chosen: Processed, by logits processors; Forbidden, by rules.
 
 Shapes: N samples, M of them that move, V joint vocabulary.
 """
@@ -18,7 +18,7 @@ from mot_gen.sequence.moving import upload
 
 
 class Processed:
-    """Logits processors of transformers, and what each document has been given so far, which they are shown."""
+    """Logits processors of transformers, with the tokens of each document so far, which they are shown."""
 
     def __init__(self, processors: Sequence, stream: Stream, samples: int):
         self.processors = processors

@@ -1,4 +1,4 @@
-"""What a checkpoint was taught to draw, and what of a prompt it was not: Taught, untaught.
+"""What a checkpoint was taught to draw, and which parts of a prompt it was not: Taught, untaught.
 
 It is read from the names and phrases of `model/answers.json`, a language each (`languages.py`). A prompt consists of
 pieces with commas between them. A piece is known if it is one of a phrase's, with known names in its blanks; the order
@@ -29,18 +29,21 @@ class Taught:
 
     def missing(self, prompt: str) -> list[str]:
         """The parts of a prompt that were never taught: names, or whole pieces."""
-        unknown = [self._unknown(piece) for piece in self._pieces(prompt)]
-        return [part for parts in unknown for part in parts]
+        found: list[str] = []
+        for piece in self._pieces(prompt):
+            found += self._unknown(piece)
+        return found
 
     def nearest(self, text: str, count: int = NEAREST) -> list[str]:
         """The names and phrases that are nearest to a text: first those that stand in it, then those spelled alike."""
         import difflib
 
-        within = f" {' '.join(_words(text))} "
-        inside = [known for lower, known in self._by_lower.items() if f" {' '.join(_words(lower))} " in within]
-        alike = difflib.get_close_matches(text.lower(), self._by_lower, count)
-        found = [*sorted(inside, key=len, reverse=True), *map(self._by_lower.__getitem__, alike)]
-        return list(dict.fromkeys(found))[:count]
+        spaced = _spaced(text)
+        inside = [known for lower, known in self._by_lower.items() if _spaced(lower) in spaced]
+        inside.sort(key=len, reverse=True)
+        close = difflib.get_close_matches(text.lower(), self._by_lower, count)
+        alike = [self._by_lower[lower] for lower in close]
+        return list(dict.fromkeys([*inside, *alike]))[:count]
 
     def words_in(self, text: str) -> int:
         """How many words of a text are of this language, as far as it was taught."""
@@ -48,27 +51,25 @@ class Taught:
 
     def _unknown(self, piece: str) -> list[str]:
         """The names in a piece that were never taught, by the phrase that leaves the least unknown."""
-        if piece in self._attributes:
+        if piece in self._attributes or self._is_name(piece):
             return []
-        readings = [[piece]] if self._name(piece) is None else [[]]
+        readings = [[piece]]
         for subject in self._subjects:
-            found = subject.fullmatch(_ARTICLE.sub("", piece))
+            found = subject.fullmatch(_without_article(piece))
             if found is not None:
-                unknown = [text for text in found.groups() if self._name(text) is None]
-                readings.append([_ARTICLE.sub("", text) for text in unknown])
+                readings.append([_without_article(text) for text in found.groups() if not self._is_name(text)])
         return min(readings, key=lambda unknown: sum(map(len, unknown)))
 
-    def _name(self, text: str) -> str | None:
-        """The name that a text is, with or without an article."""
-        candidates = (text, _ARTICLE.sub("", text))
-        return next((each for each in candidates if each in self._named), None)
+    def _is_name(self, text: str) -> bool:
+        """Whether a text is a name, with or without an article."""
+        return text in self._named or _without_article(text) in self._named
 
     def _pieces(self, prompt: str) -> list[str]:
-        """The pieces between commas; those within a name part nothing."""
-        kept = prompt.strip()
+        """The pieces between commas. Commas within a name do not count: they are hidden while the prompt is split."""
+        hidden = prompt.strip()
         for name in self._with_commas:
-            kept = kept.replace(name, name.replace(COMMA, "\0"))
-        return [piece.replace("\0", COMMA) for piece in kept.split(COMMA)]
+            hidden = hidden.replace(name, name.replace(COMMA, "\0"))
+        return [piece.replace("\0", COMMA) for piece in hidden.split(COMMA)]
 
     @cached_property
     def _named(self) -> frozenset[str]:
@@ -106,12 +107,22 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
+def _spaced(text: str) -> str:
+    """The words of a text, with spaces around each, so that whole words can be found in it."""
+    return f" {' '.join(_words(text))} "
+
+
+def _without_article(text: str) -> str:
+    return _ARTICLE.sub("", text)
+
+
 def untaught(prompts: Iterable[str], languages: Mapping[str, Taught]) -> str | None:
-    """What to say of the first prompt that names what no language taught, and how many others do; None where all are
-    known, or nothing is said of languages."""
+    """A warning about the first prompt that names what was taught in no language, and how many others do. None where
+    all are known, or the checkpoint lists no languages."""
     if not languages:
         return None
-    found = [missing for prompt in dict.fromkeys(prompts) if (missing := _missing(prompt, languages))]
+    by_prompt = [_missing(prompt, languages) for prompt in dict.fromkeys(prompts)]
+    found = [missing for missing in by_prompt if missing is not None]
     if not found:
         return None
     part, language = found[0]
