@@ -80,7 +80,7 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Named:
+class Builder:
     """How a name makes its metric: called with `Choices`, it gives an Accumulator.
 
     target: "module:callable", the module below `package`.
@@ -109,78 +109,76 @@ class Named:
         return getattr(importlib.import_module(self.package + module), name)(**options)
 
 
-Builder = Named
-
 _FEATURES = "feature_extractor=extractor"
 
 SETS: dict[str, Builder] = {
-    "fd": Named("images.frechet:FrechetDistance", f"{_FEATURES} reference confidence"),
-    "kd": Named("images.kernel:KernelDistance", f"{_FEATURES} seed confidence"),
-    "cmmd": Named("images.kernel:KernelDistance", _FEATURES, fixed={"kernel": "gaussian"}),
-    "pr": Named("images.precision_recall:PrecisionRecall", _FEATURES),
-    "fdinf": Named("images.frechet_infinity:FrechetInfinity", f"{_FEATURES} seed"),
-    "vendi": Named("images.vendi:VendiScore", _FEATURES),
-    "memorization": Named("images.memorization:Memorization", _FEATURES),
+    "fd": Builder("images.frechet:FrechetDistance", f"{_FEATURES} reference confidence"),
+    "kd": Builder("images.kernel:KernelDistance", f"{_FEATURES} seed confidence"),
+    "cmmd": Builder("images.kernel:KernelDistance", _FEATURES, fixed={"kernel": "gaussian"}),
+    "pr": Builder("images.precision_recall:PrecisionRecall", _FEATURES),
+    "fdinf": Builder("images.frechet_infinity:FrechetInfinity", f"{_FEATURES} seed"),
+    "vendi": Builder("images.vendi:VendiScore", _FEATURES),
+    "memorization": Builder("images.memorization:Memorization", _FEATURES),
 }
 PAIRS: dict[str, Builder] = {
-    "psnr": Named("images.image_pairs:PSNR", "confidence"),
-    "ssim": Named("images.image_pairs:SSIM", "confidence"),
-    "lpips": Named("images.image_pairs:LPIPS", "weights=lpips confidence"),
+    "psnr": Builder("images.image_pairs:PSNR", "confidence"),
+    "ssim": Builder("images.image_pairs:SSIM", "confidence"),
+    "lpips": Builder("images.image_pairs:LPIPS", "weights=lpips confidence"),
 }
 ERROR_RATES: dict[str, Builder] = {
-    "wer": Named("text.edits:WordErrorRate", "confidence"),
-    "cer": Named("text.edits:CharacterErrorRate", "confidence"),
-    "mer": Named("text.edits:MatchErrorRate", "confidence"),
-    "wil": Named("text.edits:WordInformationLost", "confidence"),
+    "wer": Builder("text.edits:WordErrorRate", "confidence"),
+    "cer": Builder("text.edits:CharacterErrorRate", "confidence"),
+    "mer": Builder("text.edits:MatchErrorRate", "confidence"),
+    "wil": Builder("text.edits:WordInformationLost", "confidence"),
 }
 
 
-def _rouge(*variants: str) -> Named:
-    return Named("text.rouge:ROUGE", "tokenize=rouge_tokenize confidence", fixed={"variants": variants})
+def _rouge(*variants: str) -> Builder:
+    return Builder("text.rouge:ROUGE", "tokenize=rouge_tokenize confidence", fixed={"variants": variants})
 
 
 TEXT: dict[str, Builder] = {
-    "bleu": Named("text.mt:BLEU", "tokenize lowercase confidence"),
-    "chrf": Named("text.mt:ChrF", "lowercase confidence"),
-    "chrf++": Named("text.mt:ChrF", "lowercase confidence", fixed={"word_order": 2}),
-    "ter": Named("text.mt:TER", "confidence"),
+    "bleu": Builder("text.mt:BLEU", "tokenize lowercase confidence"),
+    "chrf": Builder("text.mt:ChrF", "lowercase confidence"),
+    "chrf++": Builder("text.mt:ChrF", "lowercase confidence", fixed={"word_order": 2}),
+    "ter": Builder("text.mt:TER", "confidence"),
     "rouge": _rouge("rouge1", "rouge2", "rougeL"),
     "rouge1": _rouge("rouge1"),
     "rouge2": _rouge("rouge2"),
     "rougeL": _rouge("rougeL"),
     "rougeLsum": _rouge("rougeLsum"),
-    "cider-d": Named("text.cider:CIDEr", fixed={"tokenize": "caption"}),
-    "cider": Named("text.cider:CIDEr", fixed={"tokenize": "caption", "variant": "cider"}),
-    "meteor": Named("text.meteor:METEOR", "confidence"),
-    "exact_match": Named("text.answers:ExactMatch", "confidence"),
-    "token_f1": Named("text.answers:TokenF1", "confidence"),
-    "distinct_1": Named("text.diversity:DistinctN", fixed={"n": 1}),
-    "distinct_2": Named("text.diversity:DistinctN", fixed={"n": 2}),
-    "self_bleu": Named("text.diversity:SelfBLEU", "tokenize"),
-    "mauve": Named("text.mauve:MAUVE", "seed", needs="encoder=mauve"),
-    "bertscore": Named("text.bert_score:BERTScore", "layer=bertscore_layer confidence", needs="encoder=bertscore"),
+    "cider-d": Builder("text.cider:CIDEr", fixed={"tokenize": "caption"}),
+    "cider": Builder("text.cider:CIDEr", fixed={"tokenize": "caption", "variant": "cider"}),
+    "meteor": Builder("text.meteor:METEOR", "confidence"),
+    "exact_match": Builder("text.answers:ExactMatch", "confidence"),
+    "token_f1": Builder("text.answers:TokenF1", "confidence"),
+    "distinct_1": Builder("text.diversity:DistinctN", fixed={"n": 1}),
+    "distinct_2": Builder("text.diversity:DistinctN", fixed={"n": 2}),
+    "self_bleu": Builder("text.diversity:SelfBLEU", "tokenize"),
+    "mauve": Builder("text.mauve:MAUVE", "seed", needs="encoder=mauve"),
+    "bertscore": Builder("text.bert_score:BERTScore", "layer=bertscore_layer confidence", needs="encoder=bertscore"),
     **ERROR_RATES,
 }
-LIKELIHOOD: dict[str, Builder] = {"bits_per_byte": Named("text.likelihood:BitsPerByte", "confidence")}
+LIKELIHOOD: dict[str, Builder] = {"bits_per_byte": Builder("text.likelihood:BitsPerByte", "confidence")}
 SOUND: dict[str, Builder] = {
-    "mcd": Named("speech.mel_cepstral:MelCepstralDistortion", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
-    "fad": Named("speech.audio:log_mel_distance", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
-    "speaker": Named("speech.voices:SpeakerSimilarity", "confidence", needs="encoder=speaker"),
-    "mos": Named("speech.voices:PredictedOpinion", "confidence", needs="network=mos"),
+    "mcd": Builder("speech.mel_cepstral:MelCepstralDistortion", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
+    "fad": Builder("speech.audio:log_mel_distance", "confidence", fixed={"sample_rate": SAMPLE_RATE}),
+    "speaker": Builder("speech.voices:SpeakerSimilarity", "confidence", needs="encoder=speaker"),
+    "mos": Builder("speech.voices:PredictedOpinion", "confidence", needs="network=mos"),
 }
 SPEECH: dict[str, Builder] = {
     **ERROR_RATES,
-    "uer": Named("text.edits:UnitErrorRate", "confidence"),
+    "uer": Builder("text.edits:UnitErrorRate", "confidence"),
     **SOUND,
 }
 IMAGE_TEXT: dict[str, Builder] = {
-    "clip": Named("images.clip:CLIPScore", "confidence", needs="encoder=clip"),
-    "refclip": Named("images.clip:RefCLIPScore", "confidence", needs="encoder=clip"),
-    "r_precision": Named("images.clip:RPrecision", "confidence", needs="encoder=clip"),
-    "pickscore": Named("images.preference:PreferenceScore", "confidence", "encoder=pickscore", {"kind": "pickscore"}),
-    "hpsv2": Named("images.preference:PreferenceScore", "confidence", "encoder=hpsv2", {"kind": "hpsv2"}),
-    "vqa": Named("images.vqa:VQAScore", "confidence", needs="model=vqa"),
-    "ocr": Named("images.ocr:OcrAccuracy", "confidence"),
+    "clip": Builder("images.clip:CLIPScore", "confidence", needs="encoder=clip"),
+    "refclip": Builder("images.clip:RefCLIPScore", "confidence", needs="encoder=clip"),
+    "r_precision": Builder("images.clip:RPrecision", "confidence", needs="encoder=clip"),
+    "pickscore": Builder("images.preference:PreferenceScore", "confidence", "encoder=pickscore", {"kind": "pickscore"}),
+    "hpsv2": Builder("images.preference:PreferenceScore", "confidence", "encoder=hpsv2", {"kind": "hpsv2"}),
+    "vqa": Builder("images.vqa:VQAScore", "confidence", needs="model=vqa"),
+    "ocr": Builder("images.ocr:OcrAccuracy", "confidence"),
 }
 
 OF_IMAGES = (*SETS, "is", *PAIRS)  # of a set of images against another
@@ -202,7 +200,7 @@ def own_metric(name: str, where: str = "--metrics") -> Builder:
     if metric is None:
         raise InputError(f"{where}: module {module} has no {member!r}")
     takes = "confidence" if accepts(metric, "confidence") else ""
-    return Named(name, takes, package="")
+    return Builder(name, takes, package="")
 
 
 def accepts(metric: type, option: str) -> bool:
