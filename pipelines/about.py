@@ -20,8 +20,7 @@ from mot_gen.checkpoints.model_folder import refuse_layers
 from mot_gen.errors import InputError, require
 from mot_gen.pipelines.directions import directions_of
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_edges import rule_of
-from mot_gen.tokenizers.image_sizes import as_text, size_pairs
+from mot_gen.tokenizers.image_edges import sizes_in_words
 
 
 def describe(checkpoint: str | Path) -> dict[str, Any]:
@@ -149,6 +148,4 @@ def _image_sizes(folder: Path, index: dict[str, Any]) -> dict[str, str]:
     if not _component(index, "image_tokenizer"):
         return {}
     stated = read_config(folder / "image_tokenizer" / CONFIG)["image_size"]
-    rule = rule_of(stated)
-    sizes = as_text(size_pairs(stated)) if rule is None else rule.said
-    return {"image_sizes": sizes}
+    return {"image_sizes": sizes_in_words(stated)}

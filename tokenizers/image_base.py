@@ -16,7 +16,7 @@ from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor, load_image
 from mot_gen.sequence import Span
 from mot_gen.sequence.moving import upload
-from mot_gen.tokenizers.image_edges import SizeRule, rule_of
+from mot_gen.tokenizers.image_edges import SizeRule, drawn_size, rule_of
 from mot_gen.tokenizers.image_sizes import as_text, size_pair, size_pairs
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
 from mot_gen.tokenizers.span_ids import check_ids
@@ -82,13 +82,6 @@ class ImageTokenizer(NetworkTokenizer):
         return self.grids[self.size] if one_size else None
 
     @property
-    def sizes(self) -> str:
-        """The sizes of pictures, for people."""
-        if self.rule is None:
-            return as_text(list(self.grids))
-        return self.rule.said
-
-    @property
     def position(self) -> str:
         """How the tokens of its modality stand, see `Modality`."""
         return "sequence" if self.grid else "grid"
@@ -105,16 +98,10 @@ class ImageTokenizer(NetworkTokenizer):
         usual = self.grids[self.size]
         return grid[0] * self.size[0] // usual[0], grid[1] * self.size[1] // usual[1]
 
-    def drawn_grid(self, height: int | None, width: int | None) -> tuple[int, int] | None:
-        """The grid of a picture of this size, the first that fits where a side is left open; None where none is."""
-        given = height or width
-        if self.rule is not None and given is not None:
-            size = (height or given, width or given)
-            return self.grid_of(size) if self.rule.allows(*size) else None
-        for size, grid in self.grids.items():
-            if _is_of(size, height, width):
-                return grid
-        return None
+    def drawn_grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """The grid of a picture of this size, the first that fits where a side is left open; InputError where none
+        is."""
+        return self.grid_of(drawn_size(self.config.image_size, height, width))
 
     def pixels_of(self, raw) -> Tensor:
         """A PIL image, path, bytes or tensor as it will be seen: (C, H, W) in [0, 1], of one of the sizes."""
@@ -182,11 +169,6 @@ class ImageTokenizer(NetworkTokenizer):
         if self.rule is not None and self.rule.holds(grid, self.grids[self.size]):
             return True
         return grid in self.grids.values()
-
-
-def _is_of(size: tuple[int, int], height: int | None, width: int | None) -> bool:
-    """Whether a size has this height and width, each of which may be left open."""
-    return height in (None, size[0]) and width in (None, size[1])
 
 
 def _places_of(keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:

@@ -1,5 +1,6 @@
 """How published models bring pictures to their sizes: EdgeRule, AreaRule, SquareRule; SizeRule, what they have in
-common; rule_of, which reads one from a config."""
+common; rule_of, which reads one from a config; and what a config's `image_size` says, by a rule or as sizes:
+sizes_in_words, drawn_size."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import load_image, to_tensor
+from mot_gen.tokenizers.image_sizes import as_text, size_pairs
 
 
 class SizeRule:
@@ -220,3 +222,30 @@ def rule_of(image_size: Any) -> SizeRule | None:
     known = "; ".join(", ".join(field.name for field in fields(rule)) for rule in RULES)
     given = ", ".join(sorted(image_size))
     raise InputError(f"image_size: a rule has one of these sets of fields: {known}; got {given}")
+
+
+def sizes_in_words(image_size: Any) -> str:
+    """The sizes of pictures that a config states, for people."""
+    rule = rule_of(image_size)
+    return as_text(size_pairs(image_size)) if rule is None else rule.said
+
+
+def drawn_size(image_size: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """The (height, width) of a picture that is asked for, the first that fits where a side is left open. InputError for
+    one that is not drawn. image_size: what the config states."""
+    size = _drawn_size(image_size, height, width)
+    if size is None:
+        asked = f"{height or 'any'} x {width or 'any'}"
+        raise InputError(f"height, width: this model draws {sizes_in_words(image_size)}, got {asked}")
+    return size
+
+
+def _drawn_size(image_size: Any, height: int | None, width: int | None) -> tuple[int, int] | None:
+    rule, given = rule_of(image_size), height or width
+    if rule is None:
+        sizes = size_pairs(image_size)
+        return next((size for size in sizes if height in (None, size[0]) and width in (None, size[1])), None)
+    if given is None:
+        return rule.usual
+    size = (height or given, width or given)
+    return size if rule.allows(*size) else None

@@ -34,13 +34,14 @@ class PatchImageTokenizer(ImageTokenizer, ModelMixin):
         super().__init__()
         if color_channels not in (1, 3):
             raise InputError(f"color_channels must be 1 (grey) or 3 (RGB), got {color_channels}")
+        self.patch_size = patch_size
         self.set_sizes(image_size)
         # The only state: diffusers cannot load a model without any, and it says on which device the tokens are made.
         self.register_buffer("unit", torch.ones(()))
 
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of patches of a picture of this size; InputError where they do not fill it."""
-        (height, width), patch_size = size, self.config.patch_size
+        (height, width), patch_size = size, self.patch_size
         if patch_size < 1 or height % patch_size or width % patch_size:
             raise InputError(f"patch_size {patch_size} must divide image_size {height} x {width}")
         return height // patch_size, width // patch_size

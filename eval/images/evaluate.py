@@ -56,8 +56,7 @@ def measure_images(
 ) -> Measured:
     """`evaluate_images` with its sources, and with features where `keep_features`."""
     names = chosen(metrics, OF_IMAGES, "metrics")
-    measured = Measured(Results(), side_of(real, "real", settings), side_of(fake, "fake", settings))
-    _check_sides(names, measured)
+    measured = opened(real, fake, names, settings)
     results = measured.results
     of_sets = [name for name in names if name in SETS]
     if of_sets:
@@ -69,6 +68,14 @@ def measure_images(
             metric = PAIRS[name](Choices(settings.confidence, settings.seed, lpips=settings.lpips))
             results[name] = _pair_result(metric, *paired(name, measured.real, measured.fake))
     _add_facts(measured)
+    return measured
+
+
+def opened(real: Any, fake: Any, names: list[str], settings: ImageSettings) -> Measured:
+    """Both sides, of which nothing is measured yet. InputError where there are no images, or too little for a
+    metric."""
+    measured = Measured(Results(), side_of(real, "real", settings), side_of(fake, "fake", settings))
+    _check_sides(names, measured)
     return measured
 
 

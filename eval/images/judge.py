@@ -149,7 +149,7 @@ def _damaged(images: Tensor) -> Tensor:
     return (pixels + 24 * strength[3] * torch.randn_like(pixels)).round().clamp(0, 255).to(torch.uint8)
 
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="nn.Module")
 
 
 def fit(network: Network, losses: Iterable[Tensor], steps: int) -> Network:

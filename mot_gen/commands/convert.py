@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mot_gen.commands.early import refuse_unwritable
+from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError
 
 
@@ -60,20 +61,38 @@ def _grow(arguments: argparse.Namespace, out: Path) -> int:
     name, *settings = arguments.grow
     check_name(name)
     find(arguments.source)
+    refuse_early(lambda: _growth(name, settings, arguments.other))
 
-    from mot_gen.growth.base import grow_folder, read
+    from mot_gen.growth.base import grow_folder
 
-    growth = read(name, settings)
-    grown = grow_folder(arguments.source, out, growth, arguments.other)
+    grown = grow_folder(arguments.source, out, _growth(name, settings, arguments.other), arguments.other)
     weights = sum(parameter.numel() for parameter in grown.parameters())
     print(f"{out} has {weights:,} weights; training.init={out} begins with them")
     return 0
 
 
-def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
-    from mot_gen.families import by_name, conversion, language_models, llama, recognise
+def _growth(name: str, settings: list[str], other: str | None) -> Any:
+    """The growth that is asked for; imports torch."""
+    from mot_gen.growth.base import check_number, read
 
-    family: Any = by_name(arguments.family) if arguments.family else recognise(folder)
+    growth = read(name, settings)
+    check_number(growth, other)
+    return growth
+
+
+def _family(name: str | None, folder: Path) -> Any:
+    """The family of that name, or that a folder's files belong to; imports torch."""
+    from mot_gen.families import by_name, recognise
+
+    return by_name(name) if name else recognise(folder)
+
+
+def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
+    refuse_early(lambda: _family(arguments.family, folder))
+
+    from mot_gen.families import conversion, language_models, llama
+
+    family = _family(arguments.family, folder)
     with conversion.opened(folder, family) as source:
         if family is llama:
             tokenizers = _tokenizers(arguments)
@@ -112,8 +131,12 @@ def _tokenizers(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _back(source: str, out: Path, like: Path, name: str | None) -> None:
     from mot_gen.checkpoints import find
-    from mot_gen.families import by_name, conversion, recognise
 
-    family = by_name(name) if name else recognise(like)
+    find(source)
+    refuse_early(lambda: _family(name, like))
+
+    from mot_gen.families import conversion
+
+    family = _family(name, like)
     with conversion.opened(like, family) as published:
         conversion.restore(family, find(source), published, out)

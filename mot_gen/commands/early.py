@@ -1,17 +1,19 @@
 """What a command refuses before torch is imported, which takes seconds: refuse_missing, refuse_unwritable, check_run.
 
-The libraries check all of this again, and more; here only what a look at the file system shows.
+The libraries check all of this again, and more; here what a look at the file system shows, and what their own checks
+can say without torch (without_torch.py).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mot_gen import checkpoints
+from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -39,9 +41,9 @@ def refuse_unwritable(out: str | Path) -> None:
         raise InputError(f"{out}: cannot be written to: {there} may not be written; give another folder")
 
 
-def check_run(recipe: Recipe, out: Path | None = None) -> None:
+def check_run(recipe: Recipe, check: Callable[[], None], out: Path | None = None) -> None:
     """InputError where a recipe's records, or the models and tokenizers that it begins with, are not there, or a run
-    cannot be written to `out`."""
+    cannot be written to `out`; and where its implementations refuse it. check: the recipe's own, which asks them."""
     for path in _records(recipe.data):
         _check_records(path)
     for name, tokenizer in recipe.tokenizers.items():
@@ -55,6 +57,22 @@ def check_run(recipe: Recipe, out: Path | None = None) -> None:
     _check_evaluation(recipe.evaluation)
     if out is not None:
         refuse_unwritable(out)
+    refuse_early(check, lambda: _check_device(recipe), lambda: _check_tokenizers(recipe))
+
+
+def _check_device(recipe: Recipe) -> None:
+    from mot_gen.training.world import device
+
+    device(recipe.training.device)
+
+
+def _check_tokenizers(recipe: Recipe) -> None:
+    """InputError for tokenizers that cannot be made, as far as they are known before data are read."""
+    from mot_gen.training.origin import Origin
+    from mot_gen.training.tokenizer_building import untrained_tokenizers
+
+    if not recipe.auto:
+        untrained_tokenizers(recipe, Origin.unread(recipe))
 
 
 def _records(data: Data) -> Iterator[str]:

@@ -15,8 +15,10 @@ import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from mot_gen.commands.early import refuse_missing
+from mot_gen.commands.without_torch import refuse_early
 from mot_gen.pipelines.settings import PictureSettings
 
 # Arguments that are files or folders, if given.
@@ -84,12 +86,22 @@ def _images(args: argparse.Namespace) -> int:
     if is_checkpoint(args.fake):
         settings = PictureSettings(num_inference_steps=args.num_inference_steps, guidance_scale=args.guidance_scale)
 
+        refuse_early(lambda: _eval_images().check_extractor(args))
+
         from mot_gen.reports.kept_samples import Order, draw_images
         from mot_gen.reports.prompts import prompts_of
 
         order = Order(args.fake, args.seed, args.batch_size, args.samples, settings)
         args.fake = str(draw_images(order, prompts_of(args.prompts, args.real), args.num))
+    else:
+        refuse_missing([args.real, args.fake])
+        refuse_early(lambda: _eval_images().check_sides(args), lambda: _eval_images().check_extractor(args))
     return lazily("mot_gen.commands.eval_images:images")(args)
+
+
+def _eval_images() -> ModuleType:
+    """Imports it, and torch with it."""
+    return importlib.import_module("mot_gen.commands.eval_images")
 
 
 def _text(args: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mot_gen.commands.eval_report import Section, report
-from mot_gen.eval.images.evaluate import Measured, measure_images, reference_statistics
+from mot_gen.eval.by_name import OF_IMAGES, chosen
+from mot_gen.eval.images.evaluate import Measured, measure_images, opened, reference_statistics
 from mot_gen.eval.images.extraction import default_cache, thumbnails
 from mot_gen.eval.images.nearest import nearest_neighbours, worst_cases
 from mot_gen.eval.images.settings import ImageSettings
@@ -18,6 +19,16 @@ from mot_gen.eval.images.sources import ImageSource
 from mot_gen.eval.report import picture_rows, write_json
 
 SHOWN, NEIGHBOURS = 16, 4  # samples in the HTML page, and real neighbours beside each
+
+
+def check_sides(args: argparse.Namespace) -> None:
+    """InputError where there are no images."""
+    opened(args.real, args.fake, chosen(args.metrics, OF_IMAGES, "metrics"), settings_of(args))
+
+
+def check_extractor(args: argparse.Namespace) -> None:
+    """InputError for an extractor that is not there."""
+    settings_of(args).extraction()
 
 
 def images(args: argparse.Namespace) -> int:

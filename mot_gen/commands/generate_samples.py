@@ -17,9 +17,10 @@ from PIL import Image
 
 from mot_gen import __version__
 from mot_gen.checkpoints import INDEX, fingerprint
-from mot_gen.checkpoints.folders import CONFIG
+from mot_gen.checkpoints.folders import ANSWERS, CONFIG, read_config
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, shown
 from mot_gen.commands.generate_outputs import about_file, as_text, place
+from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError, one_line, require
 from mot_gen.files import json_files
 from mot_gen.files.manifest import sha256
@@ -60,6 +61,17 @@ class Known:
             return []
         stated = config.get("modalities") or ()
         return [str(each.get("name")) for each in stated if isinstance(each, dict)]
+
+    def check_options(self, given: Mapping[str, Any]) -> None:
+        """InputError for a height, width or language that the checkpoint does not have; of each once."""
+        if any(value is not None for value in given.values()) and given not in self.checked:
+            refuse_early(lambda: _check_size(self.folder, given), lambda: _check_language(self.folder, given))
+            self.checked.append(given)
+
+    @cached_property
+    def checked(self) -> list[Mapping[str, Any]]:
+        """Options that were not refused."""
+        return []
 
     @cached_property
     def sha256(self) -> str:
@@ -107,6 +119,7 @@ def examined(item: Item, known: Known, alone: bool) -> tuple[Direction, dict[str
     direction = choose(known.request.to, item.inputs, item.options)
     about = _about(item, direction, known)
     _check_modalities(direction, known)
+    known.check_options({name: item.options.get(name) for name in ("height", "width", "language")})
     return direction, about
 
 
@@ -152,6 +165,22 @@ def _check_modalities(direction: Direction, known: Known) -> None:
     missing = sorted(direction.modalities - set(known.modalities))
     if known.modalities and missing:
         raise InputError(f"this checkpoint has no {missing[0]}; it has {', '.join(known.modalities)}")
+
+
+def _check_size(folder: Path, given: Mapping[str, Any]) -> None:
+    from mot_gen.tokenizers.image_edges import drawn_size
+
+    if given["height"] is None and given["width"] is None:
+        return
+    stated = read_config(folder / "image_tokenizer" / CONFIG)
+    drawn_size(stated["image_size"], given["height"], given["width"])
+
+
+def _check_language(folder: Path, given: Mapping[str, Any]) -> None:
+    from mot_gen.pipelines.languages import Languages
+
+    path = folder / "model" / ANSWERS
+    Languages.of_file(path if path.is_file() else None).wanted(given["language"])
 
 
 def _file(kind: str, path: str) -> Path:

@@ -47,7 +47,7 @@ def quickstart(out: str | Path = Path("runs") / "digits", overrides: Sequence[st
     from mot_gen.recipes.recipe import differences, load_recipe
 
     folder = Path(out)
-    recipe = load_recipe("digits", list(overrides), lambda given: check_run(given, folder))
+    recipe = load_recipe("digits", list(overrides), lambda given, check: check_run(given, check, folder))
     if recipe.data.source != "digits":
         raise InputError(f"data.source: the quickstart judges digits, not {recipe.data.source}; use mot-gen train")
     earlier = folder / "recipe.yaml"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mot_gen.backbone import PRESETS
 from mot_gen.commands.early import check_run, refuse_unwritable
+from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.atomic import write_json
 from mot_gen.study.relatives import RELATIVES
@@ -114,16 +116,16 @@ def study(request: Request) -> tuple[dict, int]:
     if request.steps is not None:
         overrides.append(f"training.steps={request.steps}")
     refuse_unwritable(request.out)
-    recipe = load_recipe(request.recipe, overrides, lambda given: _check(request, given, options))
+    recipe = load_recipe(request.recipe, overrides, lambda given, check: _check(request, given, check, options))
     compare = _compare_objectives if request.objectives else _compare_backbones
     found, failed = compare(request, recipe, options)
     write_json(request.out / "study.json", found)
     return found, failed
 
 
-def _check(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> None:
+def _check(request: Request, recipe: Recipe, check: Callable[[], None], options: dict[str, list[str]]) -> None:
     """InputError for what cannot be compared, as far as that can be said without torch."""
-    check_run(recipe)
+    check_run(recipe, check)
     training = recipe.training
     if training.steps <= training.warmup_steps:
         raise InputError(
@@ -135,6 +137,24 @@ def _check(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> N
         _check_objectives(request, options)
     else:
         _check_backbones(request, options)
+    refuse_early(*(partial(_check_variant, request, recipe, name, options) for name in _compared(request)))
+
+
+def _compared(request: Request) -> Sequence[str]:
+    return request.objectives or request.backbones
+
+
+def _check_variant(request: Request, recipe: Recipe, name: str, options: dict[str, list[str]]) -> None:
+    """InputError for the options of a backbone or an objective; imports torch."""
+    own = options.get(name, [])
+    if request.objectives:
+        from mot_gen.study.objective_variants import recipe_of_objective
+
+        recipe_of_objective(recipe, name, own, "image")
+    else:
+        from mot_gen.study.variants import recipe_of_backbone
+
+        recipe_of_backbone(recipe, name, own)
 
 
 def _check_backbones(request: Request, options: dict[str, list[str]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.options import settings
+from mot_gen.commands.without_torch import refuse_early
 from mot_gen.recipes.signatures import stated
 from mot_gen.tokenizers.saved import home_of
 
@@ -126,22 +127,41 @@ def _train(args: argparse.Namespace) -> int:
         types = stated(*TRAINING[args.kind]) or {}
         settings(args.set, {name: kind if isinstance(kind, type) else str for name, kind in types.items()})
 
+    refuse_early(lambda: _asked(args).check())
+    return _report(_asked(args).train(), args.out / "report.json")
+
+
+def _asked(args: argparse.Namespace) -> Any:
+    """The training that the command states; imports torch."""
     from mot_gen.commands import tokenizer_training as training
 
     kinds: dict[str, Any] = {"text": training.Text, "speech": training.Speech}
-    asked = kinds.get(args.kind, training.Images)
-    fields = {name: value for name, value in vars(args).items() if name in asked.__dataclass_fields__}
-    return _report(asked(**fields, training=args.set).train(), args.out / "report.json")
+    kind = kinds.get(args.kind, training.Images)
+    fields = {name: value for name, value in vars(args).items() if name in kind.__dataclass_fields__}
+    return kind(**fields, training=args.set)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     home_of(args.tokenizer)
     if args.data not in SHIPPED:
         refuse_missing([args.data])
+        refuse_early(lambda: _check_data(args.data, args.tokenizer))
 
     from mot_gen.commands.tokenizer_measures import measures
 
     return _report(measures(args.tokenizer, args.data, args.extractor, args.recognizer), args.json)
+
+
+def _check_data(data: str, tokenizer: str) -> None:
+    """InputError where a tokenizer's data hold no pictures, or no recordings."""
+    from mot_gen.tokenizers.image_corpus import find_images
+    from mot_gen.tokenizers.speech_corpus import find_recordings
+
+    module, _ = home_of(tokenizer)
+    if module.startswith("image"):
+        find_images(Path(data))
+    elif module.startswith("speech"):
+        find_recordings(Path(data))
 
 
 def _encode(args: argparse.Namespace) -> int:

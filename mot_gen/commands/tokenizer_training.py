@@ -24,7 +24,9 @@ from mot_gen.commands.tokenizer_measures import (
 )
 from mot_gen.errors import InputError
 from mot_gen.files.progress import Progress
+from mot_gen.tokenizers.image_corpus import find_images
 from mot_gen.tokenizers.pretrained import move, usual_device
+from mot_gen.tokenizers.speech_corpus import find_recordings
 from mot_gen.tokenizers.speech_measures import speech_report
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
@@ -51,10 +53,15 @@ class Text:
     vocab_size: int
     training: Sequence[str] = ()
 
-    def train(self) -> dict[str, Any]:
-        """The vocabulary, and how many bytes of these texts a token stands for."""
+    def check(self) -> None:
+        """InputError for what no tokenizer could be trained with; nothing is read."""
         if self.training:
             raise InputError(f"--set {self.training[0]}: a text tokenizer has no such option; give --vocab-size alone")
+        TextTokenizer.train([], self.vocab_size)
+
+    def train(self) -> dict[str, Any]:
+        """The vocabulary, and how many bytes of these texts a token stands for."""
+        self.check()
         texts: list[str] = []
         for file in self.data.split(","):
             texts += lines_of(Path(file))
@@ -86,6 +93,13 @@ class Images:
     variants: int
     extractor: str | None
     training: Sequence[str] = ()
+
+    def check(self) -> None:
+        """InputError for what no tokenizer could be trained with; no picture is read."""
+        _options(self.training, ImageTraining if self.kind == "kl" else VQTraining)
+        if self.data != "emoji":
+            find_images(Path(self.data))
+        self._untrained()
 
     def train(self) -> dict[str, Any]:
         """How many pictures were learned, and what is kept of those that were not."""
@@ -135,6 +149,13 @@ class Speech:
     encoder: str | None
     layer: int
     training: Sequence[str] = ()
+
+    def check(self) -> None:
+        """InputError for what no tokenizer could be trained with; no recording is read."""
+        _options(self.training, SpeechTraining)
+        if self.data != "spoken-digits":
+            find_recordings(Path(self.data))
+        self._untrained()
 
     def train(self) -> dict[str, Any]:
         """How many recordings were learned, and what is kept of those that were not."""

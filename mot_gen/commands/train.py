@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides
 from mot_gen.files.stopping import stopping_at_once
 from mot_gen.recipes.yaml_files import shipped
+from mot_gen.training.checkpoint_folders import has_begun
 
 if TYPE_CHECKING:
     from mot_gen.recipes.recipe import Recipe
@@ -37,7 +39,11 @@ def _trained(arguments) -> int:
     def folder_of(recipe: Recipe) -> Path:
         return Path(arguments.out or Path("runs") / recipe.name)
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides, lambda given: check_run(given, folder_of(given)))
+    def first(recipe: Recipe, check: Callable[[], None]) -> None:
+        has_begun(folder_of(recipe), arguments.resume)
+        check_run(recipe, check, folder_of(recipe))
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides, first)
     folder = folder_of(recipe)
 
     from mot_gen.reports.conclude import all_hooks, summary_of

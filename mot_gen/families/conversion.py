@@ -25,7 +25,7 @@ from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors
 from mot_gen.pipelines.base import MultimodalPipeline, scheduler_of
 from mot_gen.tokenizers.text import TextTokenizer
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FAMILY = "family.json"  # beside model_index.json: which family a folder came from, and the licence of its weights
 

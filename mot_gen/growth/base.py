@@ -1,5 +1,5 @@
 """What all growths use: Growth, their base; read, which finds one by name; rebuilt, copied, shapes_of, blocks_of,
-require_gated; and grow_folder, which grows a folder into another.
+require_gated, check_number; and grow_folder, which grows a folder into another.
 
 Shapes: F feed-forward width.
 """
@@ -120,16 +120,21 @@ def require_gated(model: MultimodalModel, growth: str, cut: bool = False) -> int
     return model.backbone.config.ffn_dim
 
 
-def grow_folder(source: str | Path, out: Path, growth: Growth, other: str | Path | None) -> MultimodalModel:
-    """Write a pipeline's folder `out`: a copy of `source` with the grown model. Nothing is left of it after an error.
-
-    If the source is a run, `out/recipe.yaml` goes on training the grown model.
-    """
+def check_number(growth: Growth, other: str | Path | None) -> None:
+    """InputError where a growth of two models is given one, or one of one is given two."""
     name = type(growth).__module__.rpartition(".")[2]
     if growth.needs_other and other is None:
         raise InputError(f"--grow {name}: is of two models; give the second --with")
     if other is not None and not growth.needs_other:
         raise InputError(f"--grow {name}: is of one model; drop --with")
+
+
+def grow_folder(source: str | Path, out: Path, growth: Growth, other: str | Path | None) -> MultimodalModel:
+    """Write a pipeline's folder `out`: a copy of `source` with the grown model. Nothing is left of it after an error.
+
+    If the source is a run, `out/recipe.yaml` goes on training the grown model.
+    """
+    check_number(growth, other)
     folder = checkpoints.find(source)
     refuse_foreign(folder)
     model = MultimodalModel.from_pretrained(folder)

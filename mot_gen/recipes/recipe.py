@@ -115,7 +115,7 @@ class Recipe(Section):
         write_text(path, text)
 
 
-Look = Callable[[Recipe], None]
+Look = Callable[[Recipe, Callable[[], None]], None]
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
@@ -147,7 +147,8 @@ def differences(before: Recipe, after: Recipe) -> list[str]:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), first: Look | None = None) -> Recipe:
     """Reads a recipe: a YAML file, or the name of a shipped one; `overrides` are `KEY=VALUE`, values in YAML.
 
-    first: called with the recipe before its implementations are imported, which takes seconds; it may refuse it.
+    first: called before the recipe's implementations are imported, which takes seconds, with the recipe and the check
+    that imports them; it may refuse the recipe.
 
     Raises InputError, one line, for a file that cannot be read and for every field that is unknown or wrong.
     """
@@ -170,12 +171,16 @@ def _checked(raw: dict, source: str, overridden: Sequence[str], first: Look | No
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise InputError(_placed(_message(error), source, overridden)) from None
+
+    def check() -> None:
+        try:
+            check_built(recipe)
+        except ValueError as error:
+            raise InputError(_placed(str(error), source, overridden)) from None
+
     if first:
-        first(recipe)
-    try:
-        check_built(recipe)
-    except ValueError as error:
-        raise InputError(_placed(str(error), source, overridden)) from None
+        first(recipe, check)
+    check()
     return recipe
 
 

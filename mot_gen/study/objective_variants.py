@@ -31,10 +31,12 @@ def objective_variants(
     if modality not in recipe.objectives:
         raise InputError(f"--modality: {recipe.name} has no {modality!r}{nearest(modality, recipe.objectives)}")
     budget = recipe.training.steps * workload.cost(recipe).flops
-    return [_variant(recipe, name, options.get(name, ()), modality, budget) for name in names]
+    recipes = {name: recipe_of_objective(recipe, name, options.get(name, ()), modality) for name in names}
+    return [_at(given, name, budget) for name, given in recipes.items()]
 
 
-def _variant(recipe: Recipe, name: str, options: Sequence[str], modality: str, budget: int) -> Variant:
+def recipe_of_objective(recipe: Recipe, name: str, options: Sequence[str], modality: str) -> Recipe:
+    """The recipe with another objective of a modality, and what that needs beside it."""
     kind = kind_in(options) or name
     pattern = _pattern(recipe, kind, modality)
     raw = recipe.model_dump(mode="json")
@@ -45,8 +47,7 @@ def _variant(recipe: Recipe, name: str, options: Sequence[str], modality: str, b
         raw["sampling"] = taken["sampling"]
     elif kind != recipe.objectives[modality].kind:
         raw["objectives"][modality] = {"kind": kind, "weight": recipe.objectives[modality].weight}
-    given = recipe_of(raw, name, [_dotted(text, modality) for text in options])
-    return _at(given, name, budget)
+    return recipe_of(raw, name, [_dotted(text, modality) for text in options])
 
 
 def _at(recipe: Recipe, name: str, budget: int) -> Variant:

@@ -81,8 +81,7 @@ def variants(
     budget = _Budget(match, own, workload)
     found: list[Variant] = []
     for name in names:
-        stated = [*RELATIVES.get(name, ()), *options.get(name, ())]
-        found.append(_variant(recipe, name, stated, budget))
+        found.append(_variant(recipe, name, options.get(name, ()), budget))
     if control and match == "active-flops":
         found += _control(found, workload)
     return found
@@ -106,8 +105,8 @@ def kind_in(options: Sequence[str]) -> str | None:
 
 
 def _variant(recipe: Recipe, name: str, options: Sequence[str], budget: _Budget) -> Variant:
-    given = _of_kind(recipe, name, options)
-    stated = {text.partition("=")[0] for text in options}
+    given = recipe_of_backbone(recipe, name, options)
+    stated = {text.partition("=")[0] for text in (*RELATIVES.get(name, ()), *options)}
     free = not stated & {"dim", "layers", "size"}
     if free and not budget.met_by(given):
         given = budget.solve(given)
@@ -116,8 +115,10 @@ def _variant(recipe: Recipe, name: str, options: Sequence[str], budget: _Budget)
     return Variant(name, given, cost, warning)
 
 
-def _of_kind(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:
-    """The recipe with a backbone of the kind that a name stands for, of the shape of the recipe's own."""
+def recipe_of_backbone(recipe: Recipe, name: str, options: Sequence[str]) -> Recipe:
+    """The recipe with a backbone of the kind that a name stands for, of the shape of the recipe's own. options: of the
+    backbone, beside those that the name stands for."""
+    options = [*RELATIVES.get(name, ()), *options]
     usual = "mot" if name in RELATIVES else name
     kind = kind_in(options) or usual
     if kind == recipe.backbone.kind:

@@ -1,5 +1,5 @@
-"""The folders of a run's checkpoints: steps_of, step_of; and how they appear and go, so that a kill leaves none by
-halves: begin, put_in_place, discard, sweep. Apart from checkpoint.py, which imports much to read them.
+"""The folders of a run's checkpoints: steps_of, has_begun, step_of; and how they appear and go, so that a kill leaves
+none by halves: begin, put_in_place, discard, sweep. Apart from checkpoint.py, which imports much to read them.
 
     .saving-step-N    is being written
     .old-step-N       stands aside while a new one of the same step takes its place
@@ -12,6 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
+from mot_gen.errors import InputError
 from mot_gen.files.atomic import flush
 
 _STEP = re.compile(r"step-\d{8,}")
@@ -23,6 +24,14 @@ def steps_of(run: str | Path) -> list[Path]:
     named = [path for path in parent.glob("step-*") if _STEP.fullmatch(path.name)]
     folders = [path for path in named if path.is_dir()]
     return sorted(folders, key=step_of, reverse=True)
+
+
+def has_begun(run: Path, resume: bool) -> bool:
+    """Whether a run has a checkpoint; InputError where it has one and is not to be gone on with."""
+    begun = bool(steps_of(run))
+    if begun and not resume:
+        raise InputError(f"{run}: has a run already; say --resume to go on with it, or give another --out")
+    return begun
 
 
 def step_of(folder: Path) -> int:

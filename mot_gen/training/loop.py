@@ -21,7 +21,7 @@ from mot_gen.files.stopping import stop_signals, stopping_at_once
 from mot_gen.recipes.recipe import Recipe, field_of, read_mapping
 from mot_gen.training import checkpoint
 from mot_gen.training.build import check_parts, load_splits
-from mot_gen.training.checkpoint_folders import steps_of
+from mot_gen.training.checkpoint_folders import has_begun
 from mot_gen.training.defaults import settled
 from mot_gen.training.origin import Origin
 from mot_gen.training.resume import refuse_other_recipe
@@ -49,7 +49,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     folder, hooks, recipe = Path(folder), hooks or Hooks(), recipe.model_copy(deep=True)
     if recipe.reinforce and hooks.step is None:
         raise InputError("reinforce: learning from rewards needs the hooks of mot_gen.reinforce; use mot-gen train")
-    begun = _has_checkpoint(folder, resume)
+    begun = has_begun(folder, resume)
     with join(recipe.training) as world, stopping_at_once(_stopped_early(folder, begun)), written_to(folder):
         say = _print_to_stderr if world.first else _drop
         splits = load_splits(recipe)
@@ -58,14 +58,6 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
         check_parts(recipe, origin)
         with _locked(folder, world):
             return _trained(recipe, splits, folder, world, hooks, resume, say)
-
-
-def _has_checkpoint(folder: Path, resume: bool) -> bool:
-    """Whether a folder has a checkpoint. InputError if it has one, unless the run is to be resumed."""
-    begun = bool(steps_of(folder))
-    if begun and not resume:
-        raise InputError(f"{folder}: has a run already; say --resume to go on with it, or give another --out")
-    return begun
 
 
 def _print_to_stderr(line: str) -> None:
@@ -86,7 +78,7 @@ def _trained(
     say: Callable[[str], None],
 ) -> Run:
     """Train as `train` does, while this world holds the folder. say: shows a line to the user."""
-    begun = _has_checkpoint(folder, resume)  # once more: another may have begun before this process held the folder
+    begun = has_begun(folder, resume)  # once more: another may have begun before this process held the folder
     if begun:
         refuse_other_recipe(folder, recipe, say)
     elif resume:

@@ -45,6 +45,16 @@ class Origin:
     def of(cls, recipe: Recipe) -> Origin | None:
         """The recipe's origin, None where training starts from random weights. InputError where it is missing or
         damaged."""
+        origin = cls.unread(recipe)
+        if origin and origin.pipeline and (origin.pipeline / manifest.NAME).exists():
+            damage = manifest.damage(origin.pipeline)
+            if damage:
+                raise InputError(f"training.init: {damage}; export it again, or fetch it again")
+        return origin
+
+    @classmethod
+    def unread(cls, recipe: Recipe) -> Origin | None:
+        """The same, without reading its weights to see whether they are damaged."""
         name = recipe.training.init
         if not name:
             return None
@@ -52,14 +62,8 @@ class Origin:
         if model is None:
             raise InputError(f"training.init: {name} holds no model; give the folder of a run, or of its model")
         manifest.refuse_pickle(model)
-        pipeline = model.parent
-        if not (pipeline / INDEX).is_file():
-            return cls(name, model, None)
-        if (pipeline / manifest.NAME).exists():
-            damage = manifest.damage(pipeline)
-            if damage:
-                raise InputError(f"training.init: {damage}; export it again, or fetch it again")
-        return cls(name, model, pipeline)
+        in_pipeline = (model.parent / INDEX).is_file()
+        return cls(name, model, model.parent if in_pipeline else None)
 
     # ---------------------------------------------------------------- tokenizers
 
@@ -77,6 +81,17 @@ class Origin:
     def fingerprints(self) -> Mapping[str, str]:
         """Modality -> fingerprint of the tokenizer that the model was trained with, as far as it says so."""
         return self.config.get("tokenizers") or {}
+
+    def refuse_fewer_ids(self, sections: Mapping[str, Tokenizer]) -> None:
+        """InputError where the recipe asks for a smaller vocabulary than the model has, as its config says."""
+        for modality in self.config.get("modalities", []):
+            name, ids = modality["name"], modality.get("vocab_size") or 0
+            most = sections[name].options.get("vocab_size") if name in sections else None
+            if isinstance(most, int) and ids > most:
+                raise InputError(
+                    f"tokenizers.{name}.vocab_size: {most} is asked for and {self.name} has {ids} ids; leave "
+                    f"vocab_size out, since {self._bound}"
+                )
 
     def tokenizer(self, name: str) -> Any | None:
         """The checkpoint's tokenizer of a modality; None where it has none."""
@@ -96,22 +111,18 @@ class Origin:
         asked: the tokenizer that the recipe describes, as far as it can be made without training; else None.
         """
         field = f"tokenizers.{name}"
-        remedy = f"the weights of {self.name} are bound to their own tokenizer"
         if type(own).__module__ != locate("mot_gen.tokenizers", section.kind).__name__:
             raise InputError(f"{field}.kind: {section.kind!r} is not that of {self.name} ({type(own).__name__})")
-        ids = own.modality.vocab_size or 0
-        most = section.options.get("vocab_size")
-        if isinstance(most, int) and ids > most:
-            raise InputError(
-                f"{field}.vocab_size: {most} is asked for and {self.name} has {ids} ids; leave vocab_size out, since "
-                f"{remedy}"
-            )
         if asked is None or _same(asked, own, learns=section.train is not None):
             return
         raise InputError(
-            f"{field}: describes {_in_words(asked)}, and {self.name} has {_in_words(own)}; {remedy}, so leave out what "
-            "differs, or train without training.init"
+            f"{field}: describes {_in_words(asked)}, and {self.name} has {_in_words(own)}; {self._bound}, so leave "
+            "out what differs, or train without training.init"
         )
+
+    @property
+    def _bound(self) -> str:
+        return f"the weights of {self.name} are bound to their own tokenizer"
 
     def refuse_new(self, name: str) -> None:
         """InputError: a tokenizer would be trained for weights that lie without their own."""

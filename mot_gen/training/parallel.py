@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # importing them takes as long as torch itself; see `is_shard
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module")
 
 
 def place(model: nn.Module, world: World, training: Training, kind: str) -> nn.Module:

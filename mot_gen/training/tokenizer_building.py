@@ -34,6 +34,8 @@ def build_tokenizers(
     folder: of the run; without one, nothing is written, and what would be trained is given untrained.
     """
     begun = folder is not None and bool(steps_of(folder))
+    if origin is not None:
+        origin.refuse_fewer_ids(recipe.tokenizers)
     made = {}
     for name, section in recipe.tokenizers.items():
         kept = folder / TOKENIZERS / name if folder else None
@@ -45,6 +47,8 @@ def build_tokenizers(
 def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any]:
     """The tokenizers as far as they are known before any data is read: none is trained, and a new text tokenizer knows
     bytes alone."""
+    if origin is not None:
+        origin.refuse_fewer_ids(recipe.tokenizers)
     made = {}
     for name, section in recipe.tokenizers.items():
         asked = _Asked(name, section, Splits([], []), kept=None, begun=False)

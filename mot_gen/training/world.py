@@ -6,11 +6,14 @@ give back what they are given, so that the loop has one path.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -115,13 +118,24 @@ def _is_of_processes(error: RuntimeError) -> bool:
 
 def device(name: str) -> torch.device:
     """The device of this process for `training.device`: a GPU each, where there are some."""
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and (_no_driver() or not torch.cuda.is_available()):
         raise InputError(
             "training.device: cuda was asked for, but no CUDA device is here; say training.device=cpu or auto"
         )
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def _no_driver() -> bool:
+    """Whether neither NVIDIA's driver nor AMD's is here, so that torch need not be asked."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return True
+    return False
 
 
 def check_size(training: Training, size: int, machine: int) -> None:

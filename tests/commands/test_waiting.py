@@ -76,7 +76,46 @@ REFUSED = [
     "data tokenize README.md --tokenizer no/such --out out",
     "data tokenize README.md --tokenizer openmoji/image_tokenizer --out README.md",
     "data validate pairs data.records=no/such",
+    # Refused by the implementations themselves.
+    "train digits backbone.dim=100 backbone.heads=3",
+    "train digits backbone.frozen=[txet]",
+    "train digits objectives.image.kind=shortcut objectives.image.finest=3",
+    "train digits tokenizers.image.patch_size=3",
+    "train openmoji tokenizers.image.train.lr=-3",
+    "train digits training.init=openmoji tokenizers.text.vocab_size=300",
+    "generate openmoji --to image --prompt apple --height 33",
+    "generate openmoji --to text --image docs/images/openmoji.png --language xx",
+    "eval images tests docs/images",
+    "eval images docs/images docs/images --extractor transformers:tests",
+    "tokenizer train vq --data tests --out out",
+    "tokenizer train text --data README.md --out out --vocab-size 3",
+    "convert tests out",
+    "convert openmoji out --grow deeper layers=x",
+    "study digits --backbones mom mom:bidirectional=foo",
+    "study digits --objectives masked masked:cap=3",
 ]
+# Shipped recipes are not refused, neither by their own check nor by their tokenizers.
+ALLOWED = """
+import sys
+from mot_gen.commands import early, without_torch
+from mot_gen.recipes.recipe import load_recipe, shipped
+class Enough(Exception): pass
+def first(recipe, check):
+    check()
+    try:
+        if not recipe.training.init:
+            early._check_tokenizers(recipe)
+    except (without_torch.CannotTell, AttributeError):
+        pass
+    raise Enough
+sys.meta_path.insert(0, without_torch.Finder())
+for name in shipped():
+    try:
+        load_recipe(name, (), first)
+    except Enough:
+        pass
+    print(name)
+"""
 INFO, PLAN = "info openmoji --json", "plan digits --json"
 DRAW = "generate openmoji --to image --prompt apple --out"
 RUN = """
@@ -112,6 +151,46 @@ def test_a_refusal_imports_nothing_heavy(ran, command):
     exit_code, imported, stderr = ran[command]
     assert (exit_code, imported) == (2, []), stderr
     assert len(stderr.strip().splitlines()) == 1
+
+
+def test_no_shipped_recipe_is_refused_without_torch():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", ALLOWED], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) >= 16
+
+
+def test_nothing_is_decided_by_what_is_absent():
+    """A check that asks torch for anything refuses nothing, whatever it catches."""
+    code = """
+from mot_gen.commands.without_torch import refuse_early
+from mot_gen.errors import InputError
+def asks_in_vain():
+    import torch
+    try:
+        if torch.cuda.is_available() or torch.float32.itemsize > 4: pass
+    except Exception:
+        raise InputError("not sound")
+def has_a_base():
+    from torch import nn
+    class Net(nn.Module): pass
+    try:
+        Net().state_dict()
+    except Exception:
+        raise InputError("not sound")
+def is_none_of_its_classes():
+    import torch
+    if not isinstance(3, torch.Tensor):
+        raise InputError("sound")
+refuse_early(asks_in_vain, has_a_base)
+try:
+    refuse_early(asks_in_vain, is_none_of_its_classes)
+except InputError as error:
+    print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "sound\n"), done.stderr
 
 
 def test_info_imports_what_it_needs(ran):
