@@ -26,8 +26,8 @@ def advantages(rewards: Tensor, divide: bool = True) -> Tensor:
     return centred / (variance.sqrt() + EPS)
 
 
-def equal_groups(rewards: Tensor) -> int:
-    """How many rows of rewards (P, G) teach nothing, since all that are known in them are equal."""
+def equal_rows(rewards: Tensor) -> Tensor:
+    """Which rows of rewards (P, G) teach nothing, since all that are known in them are equal: (P,) bool."""
     low = torch.where(rewards.isnan(), torch.inf, rewards).amin(1)
     high = torch.where(rewards.isnan(), -torch.inf, rewards).amax(1)
-    return int((high <= low).sum())
+    return high <= low

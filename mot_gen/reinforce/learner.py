@@ -20,7 +20,7 @@ from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.recipes.recipe import with_fields
-from mot_gen.reinforce.advantages import equal_groups
+from mot_gen.reinforce.advantages import equal_rows
 from mot_gen.reinforce.documents import Ids
 from mot_gen.reinforce.lines import Sums, sums_of
 from mot_gen.reinforce.moe_grpo import refuse_without_experts
@@ -132,7 +132,7 @@ class Learner:
         total, scores = self.rewards(samples_of(groups))
         rewards = total.view(len(groups), -1)
         sums = sums_of({"reward": total, **scores})
-        sums["step", "equal_groups"] = equal_groups(rewards)
+        sums["step", "equal_groups"] = int(equal_rows(rewards).sum())
         sums["step", "without_reward"] = float(total.isnan().sum())
         return Rewarded(groups, rewards, sums)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
-from mot_gen.reinforce.advantages import advantages
+from mot_gen.reinforce.advantages import advantages, equal_rows
 from mot_gen.reinforce.documents import Document, Packed, in_a_batch, noised, packed, rows_of
 from mot_gen.reinforce.learner import Group, Learner, Rewarded
 from mot_gen.reinforce.lines import Sums, joined, means_of, rewards_of, sums_of
@@ -48,10 +48,11 @@ class NftStep(Step):
         clock, learner = Clock(), self.learner(run)
         rewarded = learner.rewarded()
         batches = _batches(learner, rewarded)
-        (documents,) = run.world.sum([sum(len(batch.good) for batch in batches)])
+        (samples,) = run.world.sum([float(rewarded.rewards.isfinite().sum())])
+        documents = max(samples * learner.section.draws, 1.0)
 
         def backward(batch: _Batch, last: bool) -> dict[str, Tensor]:
-            return _backward(learner, batch, max(documents, 1.0), last)
+            return _backward(learner, batch, documents, last)
 
         made = make_updates(run, learner.section, batches, backward)
         numbers = sums_of(joined(made.measures)) | rewarded.sums
@@ -60,12 +61,12 @@ class NftStep(Step):
 
 
 def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
-    """Batches of the samples that have a reward, one at least, as many on every process, on its device."""
+    """Batches of the samples that teach something, one at least, as many on every process, on its device."""
     run, (rows, slots) = learner.run, learner.shape
     good = goodness(advantages(rewarded.rewards, learner.section.divide))
     documents: list[Document] = []
     weights: list[float] = []
-    for group, sample in rewarded.rewards.isfinite().nonzero().tolist():
+    for group, sample in _teaches(rewarded.rewards, learner.section.penalty).nonzero().tolist():
         own = _documents(learner, rewarded.groups[group], sample)
         documents += own
         weights += [float(good[group, sample])] * len(own)
@@ -76,6 +77,18 @@ def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
     while len(made) < max(1, int(most)):
         made.append(_batch(learner, [], []))
     return made
+
+
+def _teaches(rewards: Tensor, penalty: float) -> Tensor:
+    """(P, G) bool, which samples are learned from.
+
+    A group whose rewards are equal is pulled as much as it is pushed. It is read only where a penalty holds the model to
+    its reference.
+    """
+    known = rewards.isfinite()
+    if penalty:
+        return known
+    return known & ~equal_rows(rewards)[:, None]
 
 
 def _batch(learner: Learner, documents: Sequence[Document], good: Sequence[float]) -> _Batch:

@@ -9,7 +9,7 @@ import torch
 
 from mot_gen.errors import InputError
 from mot_gen.objectives.flow import Objective as Flow
-from mot_gen.reinforce.advantages import advantages, equal_groups
+from mot_gen.reinforce.advantages import advantages, equal_rows
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.flow_grpo import StochasticFlow, gaussian_kl, log_prob
 from mot_gen.reinforce.grpo import clipped, k3, token_log_probs, was_clipped
@@ -41,7 +41,7 @@ def test_a_sample_without_a_reward_changes_nothing_for_the_others():
 
 def test_groups_that_teach_nothing_are_counted():
     rewards = torch.tensor([[1.0, 1.0], [1.0, 2.0], [NAN, 3.0], [NAN, NAN]])
-    assert equal_groups(rewards) == 3
+    assert equal_rows(rewards).tolist() == [True, False, True, True]
 
 
 def test_the_clipped_loss_and_where_it_has_no_gradient():

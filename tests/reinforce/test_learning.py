@@ -6,13 +6,15 @@ import pytest
 import torch
 from ranks import launch
 from reward_jobs import two_steps
-from tiny_rewards import BOTH, BRIGHT, WORDS, begin, learn, parameters, rewarded, texts_of
+from tiny_rewards import BOTH, BRIGHT, UNWATCHED, WORDS, begin, learn, parameters, rewarded, texts_of
 
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
+from mot_gen.reinforce import nft_steps
 from mot_gen.reinforce.actions import Chosen, Weighing
 from mot_gen.reinforce.documents import NEVER
-from mot_gen.reinforce.learner import Learner
+from mot_gen.reinforce.learner import Learner, Rewarded
+from mot_gen.reinforce.nft import goodness
 from mot_gen.reinforce.policy import Policy
 from mot_gen.reinforce.prompts import Prompts
 from mot_gen.training.runs import prepare
@@ -62,6 +64,21 @@ def test_nft_needs_no_flow(tmp_path):
     learn(rewarded("digits-nft", origin, *BRIGHT, diffusion, "training.steps=2"), tmp_path / "run")
     first, second = lines(tmp_path / "run")
     assert first["losses"]["image"] > 0 and second["losses"] != first["losses"]
+
+
+def test_nft_reads_the_groups_whose_rewards_differ_and_all_under_a_penalty(origin, tmp_path):
+    unequal = torch.tensor([[0.5, 0.5, 0.5], [0.0, 1.0, float("nan")]])
+    read = {}
+    for penalty in (0.0, 0.1):
+        recipe = rewarded("digits-nft", origin, *BRIGHT, f"reinforce.penalty={penalty}")
+        learner = Learner(prepare(recipe, tmp_path / str(penalty)))
+        made = nft_steps._batches(learner, Rewarded(learner.groups(), unequal, {}))
+        read[penalty] = torch.cat([batch.good for batch in made])
+    bad, best = goodness(torch.tensor([-(0.5**0.5), 0.5**0.5]))
+    draws = learner.section.draws
+    expected = torch.stack([bad, best]).repeat_interleave(draws)
+    assert torch.allclose(read[0.0], expected, atol=1e-3)
+    assert torch.allclose(read[0.1], torch.cat([torch.full((3 * draws,), 0.5), expected]), atol=1e-3)
 
 
 def test_two_processes_are_one(origin, tmp_path):
@@ -147,10 +164,11 @@ def test_texts_have_the_probability_that_they_were_drawn_with(learner, rollouts)
         assert said.tokens[place].item() == pytest.approx((exact[wanted] / exact.sum()).log().item(), abs=1e-5)
 
 
-def test_equal_rewards_move_nothing(origin, tmp_path):
-    recipe = bright(
-        origin, "training.steps=2", "reinforce.penalty=0.0", "reinforce.rewards={same: {kind: 'tiny_rewards:same'}}"
-    )
+@pytest.mark.parametrize("name", ["digits-reward", "digits-nft"])
+def test_equal_rewards_move_nothing(origin, tmp_path, name):
+    alone = ["reinforce.penalty=0.0", "reinforce.data_weight=0.0"]
+    rewards = ["reinforce.rewards={same: {kind: 'tiny_rewards:same'}}", UNWATCHED]
+    recipe = rewarded(name, origin, "training.steps=2", *alone, *rewards)
     run = learn(recipe, tmp_path / "run")
     before = MultimodalModel.from_pretrained(str(origin / "model" / "model"))
     for name, value in before.named_parameters():
