@@ -82,8 +82,8 @@ def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
 def _teaches(rewards: Tensor, penalty: float) -> Tensor:
     """(P, G) bool, which samples are learned from.
 
-    A group whose rewards are equal is pulled as much as it is pushed. It is read only where a penalty holds the model to
-    its reference.
+    A group whose rewards are equal is pulled as much as it is pushed. It is read only where a penalty holds the model
+    to its reference.
     """
     known = rewards.isfinite()
     if penalty:
