@@ -41,8 +41,8 @@ class Slots:
         with_wanted = [pieces for pieces in self._pieces if wanted <= {*pieces}]
         fitting = [pieces for pieces in with_wanted if _blanks(pieces) == len(names)]
         if not fitting:
-            said = " and ".join(piece.replace(BLANK, "...") for piece in sorted(wanted))
-            raise InputError(f"{said}: were never taught together; leave one out")
+            said = " and ".join(repr(piece.replace(BLANK, "...")) for piece in sorted(wanted))
+            raise InputError(f"{said} were never taught together; leave one out")
         shortest = min(fitting, key=len)
         phrase = COMMA.join(shortest)
         for name in names:

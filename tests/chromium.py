@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from urllib.parse import urlsplit
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--mute-audio")
@@ -44,8 +45,8 @@ class Page:
         while True:
             answer = self._read()
             if answer.get("method") == "Network.requestWillBeSent":
-                url = answer["params"]["request"]["url"]
-                self.hosts |= {url.split("/")[2]} if "://" in url else set()
+                host = urlsplit(answer["params"]["request"]["url"]).netloc
+                self.hosts |= {host} - {""}  # data: has none
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return answer["result"]

@@ -38,10 +38,13 @@ def _language(gradio, names: list[str], slots: Slots, prompt) -> None:
         chosen.append(gradio.Dropdown(names, value=names[1 % len(names)], label="second name", filterable=True))
     attributes = [gradio.Radio([NOTHING, *slot], value=NOTHING, show_label=False) for slot in slots.attributes]
 
-    def compose(name: str | None, *others: str | None) -> Any:
-        """The prompt; as it was where no name is chosen yet. An error where this was never taught together."""
+    note = gradio.Markdown()
+
+    def compose(name: str | None, *others: str | None) -> tuple[Any, str]:
+        """The prompt, and what there is to say. It stays as it was where no name is chosen yet, and where these were
+        never taught together, which is said."""
         if not name:
-            return gradio.skip()
+            return gradio.skip(), ""
         said, rest = [name], list(others)
         pieces = []
         if relations:
@@ -51,14 +54,14 @@ def _language(gradio, names: list[str], slots: Slots, prompt) -> None:
                 pieces.append(relations[relation])
         pieces += [piece for piece in rest if piece and piece != NOTHING]
         try:
-            return slots.prompt(said, pieces)
-        except InputError as error:
-            raise gradio.Error(str(error)) from error
+            return slots.prompt(said, pieces), ""
+        except InputError as error:  # said on the page: outside the queue, Gradio shows no message of an error
+            return gradio.skip(), str(error)
 
     # What is chosen while an earlier choice is still being written waits for it; by default it would be passed over.
     how = {"api_name": False, "queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
     for each in (*chosen, *attributes):
-        each.input(compose, [*chosen, *attributes], prompt, **how)
+        each.input(compose, [*chosen, *attributes], [prompt, note], **how)
 
 
 def _without_blanks(piece: str) -> str:

@@ -17,6 +17,7 @@ from mot_gen.commands.demo import SIZE, SLIDERS, _enlarged, _generated, _title, 
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.pipelines.directions import DIRECTIONS, OPTIONS
+from mot_gen.pipelines.languages import Languages
 from mot_gen.pipelines.loaded import Loaded
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 
@@ -165,6 +166,41 @@ def test_a_size_is_chosen_in_a_browser(opened, tmp_path):
         shown.click("button", "Generate")
         shown.wait(f"{shapes}.every(shape => shape < 1) && {DRAWN}.length == 4")
         assert shown.ask(shapes) == [pytest.approx(4 / 6, abs=0.01)] * 4
+
+
+PROMPT = "[...document.querySelectorAll('textarea')].find(field => field.offsetParent).value"
+
+
+def test_a_prompt_is_put_together_in_a_browser(opened, loaded, monkeypatch):
+    taught = {
+        "phrases": ["{}", "{}, on red", "{}, on blue", "{} left of {}", "{} left of {}, on red"],
+        "names": ["fish", "owl", "red apple"],
+    }
+    german = {"phrases": ["{}", "{}, auf Rot"], "names": ["fisch", "eule"]}
+    monkeypatch.setattr(loaded.base, "languages", Languages({"en": taught, "de": german}))
+    with opened(loaded) as shown:
+        shown.choose("name", "fish")
+        shown.wait(f"{PROMPT} == 'fish'")
+        shown.click("label", "on red")
+        shown.wait(f"{PROMPT} == 'fish, on red'")
+        shown.choose("second name", "red apple")
+        shown.click("label", "left of")
+        shown.wait(f"{PROMPT} == 'fish left of red apple, on red'")
+        shown.click("label", "on blue")  # two names were never taught on blue
+        shown.wait("document.body.innerText.includes('never taught')")
+        assert shown.ask(PROMPT) == "fish left of red apple, on red"
+        shown.click("[role=tab]", "de")
+        shown.choose("name", "eule")
+        shown.wait(f"{PROMPT} == 'eule'")
+
+
+def test_what_was_never_taught_is_said_in_a_browser(opened, loaded, monkeypatch):
+    monkeypatch.setattr(loaded.base, "languages", Languages({"en": {"phrases": ["{}"], "names": ["owl", "fish"]}}))
+    with opened(loaded) as shown:
+        shown.fill("textarea", "glass owl")
+        shown.click("button", "Generate")
+        shown.wait("document.body.innerText.includes('never taught to this checkpoint')")
+        shown.wait(f"{DRAWN}.length == 4")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_prompt_is_put_together_of_what_was_taught():
     assert slots.prompt(["owl"], ["on red", "mirrored"]) == "owl, mirrored, on red"
     assert slots.prompt(["owl"], ["unten links"]) == "owl, klein, unten links"
     assert slots.prompt(["owl", "fish"], ["{} below {}"]) == "owl below fish"
-    with pytest.raises(InputError, match="mirrored and oben links: were never taught together; leave one out"):
+    with pytest.raises(InputError, match="'mirrored' and 'oben links' were never taught together; leave one out"):
         slots.prompt(["owl"], ["oben links", "mirrored"])
     for prompt in (slots.prompt(["owl"], [piece]) for slot in slots.attributes for piece in slot):
         assert Taught(["owl"], phrases).missing(prompt) == []
