@@ -1,9 +1,9 @@
 """A training step of adapters (LoRA) over one in which every weight learns: CPU time, and memory.
 
-The shipped model's shape (256 x 6, towers for text and images), rows of 128, rank 8 on both towers. A step is all that
-training does: the batch, forward, backward, clipping, AdamW and the averaged weights. Times are CPU seconds of
-alternating steps in one process. Memory is what a process of its own has at most, less what it has before the model is
-built.
+Towers for text and images, 16 rows of 128, rank 8 on both towers, in the shipped model's shape (256 x 6) and in one four
+times as large (512 x 8). A step is all that training does: the batch, forward, backward, clipping, AdamW and the averaged
+weights. Times are CPU seconds of alternating steps in one process. Memory is what a process of its own has at most, less
+what it has before the model is built.
 """
 
 import json
@@ -21,43 +21,55 @@ from mot_gen.recipes.recipe import Recipe, load_recipe
 from mot_gen.training.loop import training_step
 from mot_gen.training.runs import Run, prepare
 
-SHAPE = ["backbone.dim=256", "backbone.layers=6", "backbone.heads=4", "backbone.ffn_dim=768", "training.rows=16"]
+SHAPES = {
+    "256 x 6": ["backbone.dim=256", "backbone.layers=6", "backbone.heads=4", "backbone.ffn_dim=768"],
+    "512 x 8": ["backbone.dim=512", "backbone.layers=8", "backbone.heads=8", "backbone.ffn_dim=1536"],
+}
 KINDS = {"full": [], "lora": ["backbone.lora={towers: [text, image], rank: 8, alpha: 16.0}"]}
 
 
-def recipe_of(kind: str) -> Recipe:
-    """The digits in the shipped model's shape."""
-    options = [*SHAPE, "training.ema=0.999", "training.threads=1", "training.device=cpu", *KINDS[kind]]
+def recipe_of(shape: str, kind: str) -> Recipe:
+    """The digits in one of `SHAPES`."""
+    usual = ["training.rows=16", "training.ema=0.999", "training.threads=1", "training.device=cpu"]
+    options = [*SHAPES[shape], *usual, *KINDS[kind]]
     if KINDS[kind]:
         options.append("training.init=nowhere")  # a recipe of adapters has to name a checkpoint
     return load_recipe("digits", options)
 
 
-def run_of(kind: str, folder: Path) -> Run:
+def run_of(shape: str, kind: str, folder: Path) -> Run:
     """A run at step 0. Its weights are drawn, since their values do not change the time of a step."""
-    recipe = recipe_of(kind)
+    recipe = recipe_of(shape, kind)
     recipe.training.init = None
     return prepare(recipe, folder / kind)
 
 
 def run(repeats: int = 5) -> Iterator[dict]:
     """seconds, memory: those of adapters over those of the whole model."""
+    for shape in SHAPES:
+        peaks = {kind: _memory(shape, kind) for kind in KINDS}
+        yield {
+            "shape": shape,
+            "seconds": _seconds(shape, repeats),
+            "memory": peaks["lora"] / peaks["full"],
+            "mebibytes": {kind: round(size / 2**20) for kind, size in peaks.items()},
+        }
+
+
+def _seconds(shape: str, repeats: int) -> float:
+    """Of a step of adapters, over those of a step of the whole model."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = {kind: run_of(kind, Path(folder)) for kind in KINDS}
+        runs = {kind: run_of(shape, kind, Path(folder)) for kind in KINDS}
         actions = {kind: lambda given=given: training_step(given) for kind, given in runs.items()}
         seconds = alternate(actions, repeats)
         for given in runs.values():
             given.close()
-    peaks = {kind: _memory(kind) for kind in KINDS}
-    yield {
-        "seconds": seconds["lora"] / seconds["full"],
-        "memory": peaks["lora"] / peaks["full"],
-        "mebibytes": {kind: round(size / 2**20) for kind, size in peaks.items()},
-    }
+    return seconds["lora"] / seconds["full"]
 
 
-def _memory(kind: str) -> int:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.lora_step", kind], capture_output=True, check=True)
+def _memory(shape: str, kind: str) -> int:
+    """Bytes that steps of one kind take, in a process of their own."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.lora_step", shape, kind], capture_output=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -68,7 +80,7 @@ def main() -> None:
             torch.ones(64, 64) @ torch.ones(64, 64)
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        given = run_of(sys.argv[1], Path(folder))
+        given = run_of(sys.argv[1], sys.argv[2], Path(folder))
         for _ in range(4):
             training_step(given)
         given.close()
