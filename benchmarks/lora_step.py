@@ -2,8 +2,8 @@
 
 Towers for text and images, 16 rows of 128, rank 8 on both towers, in the shipped model's shape (256 x 6) and in a larger
 one (512 x 8). A step is all that training does: the batch, forward, backward, clipping, AdamW and the averaged weights.
-Times are CPU seconds of alternating steps in one process. Memory is what a process of its own has at most, less what it
-has before the model is built.
+Times are CPU seconds of alternating steps in one process. Memory is what a process of its own has at most, less what
+it has before the model is built.
 """
 
 import json
