@@ -1,9 +1,9 @@
 """A training step of adapters (LoRA) over one in which every weight learns: CPU time, and memory.
 
-Towers for text and images, 16 rows of 128, rank 8 on both towers, in the shipped model's shape (256 x 6) and in a larger
-one (512 x 8). A step is all that training does: the batch, forward, backward, clipping, AdamW and the averaged weights.
-Times are CPU seconds of alternating steps in one process. Memory is what a process of its own has at most, less what
-it has before the model is built.
+Towers for text and images, 16 rows of 128, rank 8 on both towers, in the shipped model's shape (256 x 6) and in a
+larger one (512 x 8). A step is all that training does: the batch, forward, backward, clipping, AdamW and the
+averaged weights. Times are CPU seconds of alternating steps in one process. Memory is what a process of its own has
+at most, less what it has before the model is built.
 """
 
 import json
