@@ -202,17 +202,18 @@ class MultimodalPipeline(DiffusionPipeline):
     def _negative(
         self, negative_prompt, prompts: list[list[Span]], what: str = "images", size: tuple[int, int] | None = None
     ) -> list[list[Span]]:
-        """A negative document for each prompt; where nothing was said, the checkpoint's own."""
-        said, count = self._default("negative_prompt", negative_prompt, None), len(prompts)
-        if said is None:
+        """A negative document for each prompt; by default the checkpoint's own."""
+        texts, count = self._default("negative_prompt", negative_prompt, None), len(prompts)
+        if texts is None:
             return self._unconditional(prompts, size)
-        given = self._text(said, "negative_prompt", size=size)
+        given = self._text(texts, "negative_prompt", size=size)
         require(count % len(given) == 0, f"negative_prompt: {len(given)} texts were given for {count} {what}")
         return repeat_each(given, count // len(given))
 
     def _unconditional(self, prompts: list[list[Span]], size: tuple[int, int] | None) -> list[list[Span]]:
-        """What the checkpoint's `unconditional` says: "empty", "hidden" (empty, but what follows stands where it stands
-        after the prompt), "template" (of an empty message), or {"filled": id} (the prompt, each id replaced)."""
+        """Unconditional documents, by the checkpoint's setting `unconditional`: "empty"; "hidden" (empty, but what
+        follows keeps its position after the prompt); "template" (of an empty message); or {"filled": id} (the prompt,
+        each id replaced)."""
         kind = self._default("unconditional", None, "empty")
         if kind == "template":
             return [self._message("", negative=True, size=size)] * len(prompts)

@@ -134,5 +134,5 @@ class _Denoiser:
         return self.objective.add_noise(values, noise, time)
 
     def clean(self, step: Step, number: int) -> Tensor:
-        """The sample that the model expects at the end, by what it said in this step."""
+        """The sample that the model expects at the end, by its prediction in this step."""
         return self.objective.clean(step.output, step.noisy, self.times[number])

@@ -37,9 +37,9 @@ class SphinxRecognizer:
             options["lm"] = None  # the sentences take the place of a language model
         self._decoder = sphinx.Decoder(**options)
         if sentences:
-            said = " | ".join(sentence.lower() for sentence in sentences)
-            self._check(said.replace("|", " ").split())
-            self._decoder.add_jsgf_string("sentences", f"#JSGF V1.0; grammar all; public <sentence> = {said};")
+            choices = " | ".join(sentence.lower() for sentence in sentences)
+            self._check(choices.replace("|", " ").split())
+            self._decoder.add_jsgf_string("sentences", f"#JSGF V1.0; grammar all; public <sentence> = {choices};")
             self._decoder.activate_search("sentences")
 
     def _check(self, words: Sequence[str]) -> None:

@@ -32,10 +32,11 @@ def edit_update(predictions: Sequence, references: Sequence, units: Units = str.
     levenshtein = extra_module("rapidfuzz.distance", "error rate").Levenshtein
     rows = []
     for prediction, reference in zip(predictions, references):
-        spoken, said = units(prediction), units(only(reference))
-        edits = Counter(step.tag for step in levenshtein.editops(said, spoken))
-        wrong, lost, added = (edits[tag] for tag in ("replace", "delete", "insert"))
-        rows.append([len(said) - wrong - lost, wrong, lost, added])
+        wanted, found = units(only(reference)), units(prediction)
+        edits = Counter(step.tag for step in levenshtein.editops(wanted, found))
+        substituted, deleted, inserted = edits["replace"], edits["delete"], edits["insert"]
+        hits = len(wanted) - substituted - deleted
+        rows.append([hits, substituted, deleted, inserted])
     return rows
 
 

@@ -44,7 +44,7 @@ class SideBySide(nn.Module):
         self.compiled = self.gradient_checkpointing = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What is said of the whole is said of every member."""
+        """Switches that are set on the whole are set on every member."""
         require(name != "on_disk", "weights='disk': is not for transformers side by side; leave it out")
         super().__setattr__(name, value)
         if name in ("compiled", "gradient_checkpointing"):

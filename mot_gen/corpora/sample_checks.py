@@ -219,14 +219,14 @@ def _reading(part: Part) -> Iterator[None]:
 def _keys(sample: Sample) -> tuple[list[int], int]:
     """A key of each medium, by its content and not its path; and a key of the sample: texts, media, and what carries
     loss."""
-    media, said = [], []
+    media, contents = [], []
     for part in parts_of(sample):
         text = part.value if isinstance(part.value, str) else ""
-        said.append((part.kind, part.loss, text))
+        contents.append((part.kind, part.loss, text))
         if not text:
             media.append(_medium_key(part.value))
     captions = sorted(sample.captions) if isinstance(sample, Pair) else []
-    return media, sample_key(repr((said, captions, media)))
+    return media, sample_key(repr((contents, captions, media)))
 
 
 def _medium_key(value: Any) -> int:

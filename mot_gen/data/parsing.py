@@ -108,10 +108,10 @@ class _Parser:
         expect(_is_filled_list(messages), f"{self.where}: messages must be a list that is not empty", messages)
         for number, message in enumerate(messages):
             field = f"{self.where}: messages[{number}]"
-            said = _object(message)
-            role = said.get("role")
+            stated = _object(message)
+            role = stated.get("role")
             expect(role in ROLES, f"{field}.role must be system, user or assistant", message)
-            yield from self.content(said.get("content"), role == "assistant", f"{field}.content")
+            yield from self.content(stated.get("content"), role == "assistant", f"{field}.content")
 
     def content(self, content: Any, loss: bool, field: str) -> Iterator[Part]:
         """The parts of a list; a text alone is a list of one."""

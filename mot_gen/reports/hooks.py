@@ -142,10 +142,10 @@ def settle_guidance(run: Run) -> None:
     pairs = pairs_of(run.splits)
     if not pairs or "image" not in run.tokenizers or not run.recipe.data.caption_dropout:
         return  # nothing to choose by, or nothing to choose: guidance needs training without captions
-    said = (
+    notice = (
         f"choosing the guidance on {len(pairs)} held-out captions, at {len(STRENGTHS)} strengths, which takes a while"
     )
-    print(said, file=sys.stderr, flush=True)
+    print(notice, file=sys.stderr, flush=True)
     strength, losses = choose_guidance(pipeline_of(run, TextToImagePipeline), pairs, run.recipe.training.seed)
     listed = ", ".join(f"{name}: {loss:.2f}" for name, loss in losses.items())
     if strength is None:
