@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import alternate
 from benchmarks.training_step import IMAGE, TEXT, document, model, step
-from mot_gen.backbone.selective_scan import scan_by_steps, selective_scan
+from mot_gen.backbone.recurrent.selective_scan import scan_by_steps, selective_scan
 from mot_gen.flops import forward_flops
 from mot_gen.packing import pack
 

@@ -1,7 +1,8 @@
 """The products of half storage beside others: those of a token's way through 512 x 8, on one thread.
 
 Seconds of process CPU time of 32 matrices, 25 million weights in all, for 1, 8 and 64 tokens: fp32 as a model has them,
-stored column by column, cast to bf16, cast to fp16; over those of half storage (mot_gen/backbone/half_storage.py).
+stored column by column, cast to bf16, cast to fp16; over those of half storage
+(mot_gen/backbone/storage/half_storage.py).
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import alternate
-from mot_gen.backbone.half_storage import HalfMatrix
+from mot_gen.backbone.storage.half_storage import HalfMatrix
 
 LAYERS, SHAPES = 8, [(1536, 512), (512, 512), (2816, 512), (512, 1408)]  # qkv, out, gate and up, down
 TOKENS = (1, 8, 64)

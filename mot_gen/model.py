@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from mot_gen import backbone as backbones
 from mot_gen import checkpoints
 from mot_gen import objectives as objective_kinds
-from mot_gen.backbone import patch_layers as patches
-from mot_gen.backbone.half_storage import Projection, store_in_half
+from mot_gen.backbone.modality_layers import patch_layers as patches
+from mot_gen.backbone.modality_layers.scale_inputs import build_scale_inputs
+from mot_gen.backbone.modality_layers.token_layers import apart_from_others, build_token_layers
 from mot_gen.backbone.outline import outlining
-from mot_gen.backbone.scale_inputs import build_scale_inputs
-from mot_gen.backbone.token_layers import apart_from_others, build_token_layers
+from mot_gen.backbone.storage.half_storage import Projection, store_in_half
 from mot_gen.checkpoints.folders import ANSWERS, permission
 from mot_gen.checkpoints.model_folder import check_model_folder
 from mot_gen.errors import InputError, nearest, require
@@ -148,9 +148,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
     def enable_half_storage(self) -> None:
         """For generation on a CPU: the backbone's projections and the head read fp16 copies of their matrices, and
-        multiply in fp32 (`backbone.half_storage`); towers of different widths stay as they are. The weights themselves
-        stay too, to be saved or moved. Training, casts, moves and loading a state end it. InputError where the model is
-        not in fp32 on a CPU, PyTorch has no FBGEMM for it, or the blocks are compiled."""
+        multiply in fp32 (`backbone.storage.half_storage`); towers of different widths stay as they are. The weights
+        themselves stay too, to be saved or moved. Training, casts, moves and loading a state end it. InputError where
+        the model is not in fp32 on a CPU, PyTorch has no FBGEMM for it, or the blocks are compiled."""
         require(not getattr(self.backbone, "compiled", False), HALF_OR_COMPILED)
         store_in_half(self)
 

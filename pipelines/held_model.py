@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen import checkpoints
-from mot_gen.backbone.byte_storage import ByteMatrix
-from mot_gen.backbone.half_storage import HalfStorage
-from mot_gen.backbone.layers_on_disk import LayersOnDisk
+from mot_gen.backbone.storage.byte_storage import ByteMatrix
+from mot_gen.backbone.storage.half_storage import HalfStorage
+from mot_gen.backbone.storage.layers_on_disk import LayersOnDisk
 from mot_gen.checkpoints.folders import refuse_foreign
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.manifest import refuse_pickle

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mot_gen.backbone.batch import Plan
 from mot_gen.backbone.cache import Cache, flags
-from mot_gen.backbone.patch_layers import PatchLinear, PatchUNet, embed_times
+from mot_gen.backbone.modality_layers.patch_layers import PatchLinear, PatchUNet, embed_times
 from mot_gen.packing import span_positions
 from mot_gen.sequence import PADDING, Latents, Layout
 from mot_gen.sequence.moving import upload

@@ -6,10 +6,11 @@ from test_backbone_contract import STATED
 from tiny import IMAGE, MODALITIES, TEXT, generator, mixed, model, picture, words
 from torch.utils.flop_counter import FlopCounterMode
 
-from mot_gen.backbone import PRESETS, attention, delta_rule, grouped_products, mamba_reading, parts
+from mot_gen.backbone import PRESETS, attention, grouped_products, parts
 from mot_gen.backbone.feed_forwards import continued_fraction
 from mot_gen.backbone.mixers import mamba as mamba_mixer
-from mot_gen.backbone.selective_scan import selective_scan
+from mot_gen.backbone.recurrent import delta_rule, mamba_reading
+from mot_gen.backbone.recurrent.selective_scan import selective_scan
 from mot_gen.flops import by_module, forward_flops
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from tiny import IMAGE, MODALITIES, TEXT, clean, generator, mixed, model, picture, words
 from torch.utils.flop_counter import FlopCounterMode
 
-from mot_gen.backbone.patch_layers import build, grid_embedding
+from mot_gen.backbone.modality_layers.patch_layers import build, grid_embedding
 from mot_gen.errors import InputError
 from mot_gen.flops import forward_flops
 from mot_gen.model import MultimodalConfig, MultimodalModel

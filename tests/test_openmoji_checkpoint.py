@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mot_gen import checkpoints
-from mot_gen.backbone.half_storage import has_fbgemm
+from mot_gen.backbone.storage.half_storage import has_fbgemm
 from mot_gen.commands.main import main
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import Loaded

@@ -5,7 +5,7 @@ import copy
 
 import torch
 
-from mot_gen.backbone.half_storage import HalfStorage
+from mot_gen.backbone.storage.half_storage import HalfStorage
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import Modality, PackedBatch, Span
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.backbone.moe import best_experts
+from mot_gen.backbone.experts.moe import best_experts
 from mot_gen.backbone.owners import Owners, normal, zeros
 from mot_gen.backbone.routing import ExpertRouting, Owned, Routing, grouped_linear
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from mot_gen.backbone.attention import Places, attend
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import LayerCache
+from mot_gen.backbone.experts.pools import Pool
 from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.owners import Owners
 from mot_gen.backbone.part import Modules, Part
-from mot_gen.backbone.pools import Pool
 from mot_gen.backbone.routing import Owned, Routing
 
 

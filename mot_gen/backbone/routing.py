@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mot_gen.backbone.grouped_products import product_by_group
-from mot_gen.backbone.half_storage import HalfStorage
+from mot_gen.backbone.storage.half_storage import HalfStorage
 
 
 @dataclass

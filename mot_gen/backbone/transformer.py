@@ -24,13 +24,13 @@ from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.block import Block, distinct
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.counting import Counting
-from mot_gen.backbone.layers_on_disk import LayersOnDisk
 from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.one_tower import passes
 from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
 from mot_gen.backbone.routing import all_to
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.slots import Slots
+from mot_gen.backbone.storage.layers_on_disk import LayersOnDisk
 from mot_gen.backbone.towers import tower_table, tower_widths
 from mot_gen.sequence import Layout, Modality
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from mot_gen.backbone.byte_storage import BITS, ByteMatrix
+from mot_gen.backbone.experts.moe import MixtureOfExperts
 from mot_gen.backbone.feed_forwards.nested import NestedUnit
-from mot_gen.backbone.half_storage import HalfStorage
-from mot_gen.backbone.moe import MixtureOfExperts
+from mot_gen.backbone.storage.byte_storage import BITS, ByteMatrix
+from mot_gen.backbone.storage.half_storage import HalfStorage
 from mot_gen.errors import InputError, nearest
 
 M = TypeVar("M", bound=nn.Module)

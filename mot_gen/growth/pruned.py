@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.moe import MixtureOfExperts
+from mot_gen.backbone.experts.moe import MixtureOfExperts
 from mot_gen.errors import InputError
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone import transformer
-from mot_gen.backbone.patch_layers import PatchLinear
+from mot_gen.backbone.modality_layers.patch_layers import PatchLinear
 from mot_gen.errors import InputError, require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel

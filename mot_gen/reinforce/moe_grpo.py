@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.moe import MixtureOfExperts
+from mot_gen.backbone.experts.moe import MixtureOfExperts
+from mot_gen.backbone.experts.pools import Pool
 from mot_gen.backbone.parts import Choice, Router
-from mot_gen.backbone.pools import Pool
 from mot_gen.backbone.routers import token_choice
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel

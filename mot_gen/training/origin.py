@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mot_gen import checkpoints, objectives
-from mot_gen.backbone.embeddings import USUAL_TIME_SCALE
+from mot_gen.backbone.modality_layers.embeddings import USUAL_TIME_SCALE
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.checkpoints.folders import INDEX, as_text, read_json, refuse_foreign, tensor_shapes, tokenizer_part
 from mot_gen.errors import InputError

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.moe import set_progress
+from mot_gen.backbone.experts.moe import set_progress
 from mot_gen.learning.supervision import Losses, Supervision, factors_of
 from mot_gen.training import parallel
 from mot_gen.training.batches import StepBatch, Work, packed, with_targets

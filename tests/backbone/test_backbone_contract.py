@@ -11,7 +11,7 @@ from tiny import MODALITIES, generator, mixed, picture, rounded, speech, words
 
 from mot_gen import backbone as backbones
 from mot_gen.backbone import named_parts
-from mot_gen.backbone.half_storage import HalfStorage, has_fbgemm, store_in_half
+from mot_gen.backbone.storage.half_storage import HalfStorage, has_fbgemm, store_in_half
 from mot_gen.backbone.transformer import Config
 from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
 from mot_gen.sequence import PADDING, Layout

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from test_routing import MIXES, by_loop, random
 from tiny import MODALITIES, clean, mixed, model, rounded
 
-import mot_gen.backbone.half_storage
-from mot_gen.backbone.half_storage import HalfStorage, Projection, has_fbgemm, store_in_half
+import mot_gen.backbone.storage.half_storage
 from mot_gen.backbone.routing import UntiedLinear, route
+from mot_gen.backbone.storage.half_storage import HalfStorage, Projection, has_fbgemm, store_in_half
 from mot_gen.errors import InputError
 from mot_gen.packing import pack_rows
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
@@ -27,7 +27,7 @@ def batch():
 def way(request, monkeypatch):
     """Both ways to FBGEMM."""
     if request.param == "among threads":
-        monkeypatch.setattr(mot_gen.backbone.half_storage, "FEW", 0)
+        monkeypatch.setattr(mot_gen.backbone.storage.half_storage, "FEW", 0)
 
 
 @needs_fbgemm
@@ -107,7 +107,7 @@ def test_more_tokens_than_seen_and_strided_ones_are_multiplied():
 def test_it_is_for_fp32_on_a_cpu_with_fbgemm(monkeypatch):
     with pytest.raises(InputError, match="for float32 on the CPU, and the model is bfloat16 on cpu"):
         model().to(torch.bfloat16).enable_half_storage()
-    monkeypatch.setattr(mot_gen.backbone.half_storage, "has_fbgemm", lambda: False)
+    monkeypatch.setattr(mot_gen.backbone.storage.half_storage, "has_fbgemm", lambda: False)
     net = model()
     with pytest.raises(InputError, match="no FBGEMM for this CPU; use fp32 or bf16"):
         net.enable_half_storage()

@@ -5,8 +5,9 @@ import torch
 from test_backbone_contract import build, documents_of, inputs
 from tiny import MODALITIES, mixed, words
 
-from mot_gen.backbone import load, selective_scan
-from mot_gen.backbone.selective_scan import final_state, scan_by_steps
+from mot_gen.backbone import load
+from mot_gen.backbone.recurrent import selective_scan
+from mot_gen.backbone.recurrent.selective_scan import final_state, scan_by_steps
 from mot_gen.errors import InputError
 from mot_gen.packing import pack
 

@@ -7,8 +7,8 @@ from test_backbone_contract import build, documents_of, inputs
 from tiny import MODALITIES, generator, mixed, words
 
 from mot_gen.backbone import load
-from mot_gen.backbone.moe import MixtureOfExperts
-from mot_gen.backbone.pools import make_pools
+from mot_gen.backbone.experts.moe import MixtureOfExperts
+from mot_gen.backbone.experts.pools import make_pools
 from mot_gen.backbone.routers import expert_choice, token_choice
 from mot_gen.backbone.routing import Routing
 from mot_gen.errors import InputError

@@ -12,12 +12,12 @@ from test_parts import set_to
 from tiny import MODALITIES, SPEECH, TEXT, mixed, picture, words
 
 from mot_gen import backbone as backbones
-from mot_gen.backbone import delta_rule
+from mot_gen.backbone.experts.pools import Pool, State, make_pools
+from mot_gen.backbone.experts.router_losses import mutual_information, roughness
 from mot_gen.backbone.feed_forwards.continued_fraction import fraction
 from mot_gen.backbone.mixers import combiner
 from mot_gen.backbone.mixers.stick_breaking import break_sticks
-from mot_gen.backbone.pools import Pool, State, make_pools
-from mot_gen.backbone.router_losses import mutual_information, roughness
+from mot_gen.backbone.recurrent import delta_rule
 from mot_gen.backbone.routing import Routing, is_adapter
 from mot_gen.backbone.transformer import Backbone
 from mot_gen.errors import InputError

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_pipelines import build
 
 from mot_gen import checkpoints
-from mot_gen.backbone.half_storage import has_fbgemm
+from mot_gen.backbone.storage.half_storage import has_fbgemm
 from mot_gen.commands.generate_outputs import about_file, save
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import MODALITIES, clean, mixed, model
 
-from mot_gen.backbone.byte_storage import ByteMatrix
-from mot_gen.backbone.half_storage import HalfStorage
+from mot_gen.backbone.storage.byte_storage import ByteMatrix
+from mot_gen.backbone.storage.half_storage import HalfStorage
 from mot_gen.backbone.width_and_experts import choose, chosen
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError

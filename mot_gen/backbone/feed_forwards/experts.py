@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
-from mot_gen.backbone.expert_options import ExpertOptions
-from mot_gen.backbone.moe import MixtureOfExperts
+from mot_gen.backbone.experts.expert_options import ExpertOptions
+from mot_gen.backbone.experts.moe import MixtureOfExperts
+from mot_gen.backbone.experts.pools import Pools, assignments, make_pools
 from mot_gen.backbone.owners import ExpertOwners, normal
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.pools import Pools, assignments, make_pools
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mot_gen.backbone import delta_rule, mamba_reading
 from mot_gen.backbone.batch import Batch, Plan
-from mot_gen.backbone.kimi_options import KimiOptions
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.running_cache import RunningCache, last_of
+from mot_gen.backbone.recurrent import delta_rule, mamba_reading
+from mot_gen.backbone.recurrent.kimi_options import KimiOptions
+from mot_gen.backbone.recurrent.running_cache import RunningCache, last_of
 
 
 @dataclass(frozen=True)

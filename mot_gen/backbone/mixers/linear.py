@@ -21,9 +21,9 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.attention import EMPTY, sees
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.recurrent.running_cache import RunningCache
+from mot_gen.backbone.recurrent.state_options import StateOptions
 from mot_gen.backbone.routing import Initial
-from mot_gen.backbone.running_cache import RunningCache
-from mot_gen.backbone.state_options import StateOptions
 
 
 def identities(maps: Tensor) -> None:

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
-from mot_gen.backbone.mamba_options import MambaOptions, uniform
-from mot_gen.backbone.mamba_reading import Given, convolve, kept_state, scan
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.running_cache import RunningCache
-from mot_gen.backbone.selective_scan import chunk_length
+from mot_gen.backbone.recurrent.mamba_options import MambaOptions, uniform
+from mot_gen.backbone.recurrent.mamba_reading import Given, convolve, kept_state, scan
+from mot_gen.backbone.recurrent.running_cache import RunningCache
+from mot_gen.backbone.recurrent.selective_scan import chunk_length
 
 
 @dataclass(frozen=True)

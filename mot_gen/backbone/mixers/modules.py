@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.cache import KeyValueCache
+from mot_gen.backbone.experts.moe import times_each
 from mot_gen.backbone.mixers import attention, stick_breaking
-from mot_gen.backbone.moe import times_each
 from mot_gen.backbone.owners import ExpertOwners, normal
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.rotary import rotate

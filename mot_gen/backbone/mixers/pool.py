@@ -24,7 +24,7 @@ from mot_gen.backbone.attention import EMPTY, Places, in_one_block
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.depths import blocks
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.running_cache import RunningCache, last_of
+from mot_gen.backbone.recurrent.running_cache import RunningCache, last_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.moe import best_experts
+from mot_gen.backbone.experts.moe import best_experts
+from mot_gen.backbone.experts.pools import Pool
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.pools import Pool
 
 
 class Router(parts.Router):

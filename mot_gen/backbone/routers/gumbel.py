@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.moe import best_experts
-from mot_gen.backbone.pools import Pool
+from mot_gen.backbone.experts.moe import best_experts
+from mot_gen.backbone.experts.pools import Pool
 from mot_gen.errors import nearest
 
 COURSES = ("linear", "exponential")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.moe import times_each
-from mot_gen.backbone.pools import Pool
+from mot_gen.backbone.experts.moe import times_each
+from mot_gen.backbone.experts.pools import Pool
 
 
 class Router(parts.Router):

@@ -12,9 +12,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mot_gen.backbone import parts, router_losses
-from mot_gen.backbone.moe import WEIGHTS, best_experts
-from mot_gen.backbone.pools import Pool
+from mot_gen.backbone import parts
+from mot_gen.backbone.experts import router_losses
+from mot_gen.backbone.experts.moe import WEIGHTS, best_experts
+from mot_gen.backbone.experts.pools import Pool
 from mot_gen.errors import nearest
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mot_gen.backbone.attention import EMPTY
 from mot_gen.backbone.batch import Batch
-from mot_gen.backbone.running_cache import last_of
-from mot_gen.backbone.selective_scan import final_state, selective_scan
+from mot_gen.backbone.recurrent.running_cache import last_of
+from mot_gen.backbone.recurrent.selective_scan import final_state, selective_scan
 from mot_gen.sequence import PADDING
 
 # Traced, the steps of a scan would be as many nodes of a graph.

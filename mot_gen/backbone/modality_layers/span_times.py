@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.embeddings import TimeEmbedding, grid_embedding
+from mot_gen.backbone.modality_layers.embeddings import TimeEmbedding, grid_embedding
 from mot_gen.sequence import Latents
 
 

@@ -20,11 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mot_gen.backbone.connector import Connector
-from mot_gen.backbone.embeddings import USUAL_TIME_SCALE, GridTable, TimeEmbedding, grid_embedding, weights_in
-from mot_gen.backbone.patch_unet import PatchUNet
-from mot_gen.backbone.shallow_uvit import ShallowUViT
-from mot_gen.backbone.span_times import condition_flops, condition_of_tokens, embed_times, on_grid
+from mot_gen.backbone.modality_layers.connector import Connector
+from mot_gen.backbone.modality_layers.embeddings import (
+    USUAL_TIME_SCALE,
+    GridTable,
+    TimeEmbedding,
+    grid_embedding,
+    weights_in,
+)
+from mot_gen.backbone.modality_layers.patch_unet import PatchUNet
+from mot_gen.backbone.modality_layers.shallow_uvit import ShallowUViT
+from mot_gen.backbone.modality_layers.span_times import condition_flops, condition_of_tokens, embed_times, on_grid
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Latents, Modality
 

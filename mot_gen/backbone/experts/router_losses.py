@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mot_gen.backbone.pools import Pool
+from mot_gen.backbone.experts.pools import Pool
 
 
 def _shares(pool: Pool) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.backbone.embeddings import GridTable, weights_in
+from mot_gen.backbone.modality_layers.embeddings import GridTable, weights_in
 from mot_gen.errors import require
 from mot_gen.sequence import Latents, Modality
 

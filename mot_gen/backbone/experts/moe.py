@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mot_gen.backbone.experts.pools import Pool, Pools, State
 from mot_gen.backbone.parts import Choice, Router
-from mot_gen.backbone.pools import Pool, Pools, State
 from mot_gen.backbone.routing import ExpertRouting, Owned, Routing
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.backbone.embeddings import TimeEmbedding, by_grid, weights_in
+from mot_gen.backbone.modality_layers.embeddings import TimeEmbedding, by_grid, weights_in
 from mot_gen.errors import InputError
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Latents, Modality

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch
-from mot_gen.backbone.mamba_reading import Reading
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.recurrent.mamba_reading import Reading
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Modality
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.backbone.embeddings import TimeEmbedding, by_grid, weights_in
-from mot_gen.backbone.span_times import condition, condition_flops, on_grid
+from mot_gen.backbone.modality_layers.embeddings import TimeEmbedding, by_grid, weights_in
+from mot_gen.backbone.modality_layers.span_times import condition, condition_flops, on_grid
 from mot_gen.errors import InputError
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Latents, Modality

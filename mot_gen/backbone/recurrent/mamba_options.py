@@ -14,9 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mot_gen.backbone.one_way import OneWayMixer
 from mot_gen.backbone.owners import ones, zeros
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.recurrent.one_way import OneWayMixer
 from mot_gen.backbone.routing import Initial
 
 

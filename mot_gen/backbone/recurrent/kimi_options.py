@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.one_way import OneWayMixer
 from mot_gen.backbone.owners import ones, zeros
 from mot_gen.backbone.parts import Layer
+from mot_gen.backbone.recurrent.one_way import OneWayMixer
+from mot_gen.backbone.recurrent.running_cache import RunningCache
+from mot_gen.backbone.recurrent.state_options import StateOptions
 from mot_gen.backbone.routing import Initial
-from mot_gen.backbone.running_cache import RunningCache
-from mot_gen.backbone.state_options import StateOptions
 
 
 def rates(logarithms: Tensor) -> None:

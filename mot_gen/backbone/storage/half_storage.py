@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mot_gen.backbone.byte_storage import ByteMatrix
+from mot_gen.backbone.storage.byte_storage import ByteMatrix
 from mot_gen.errors import InputError
 
 # Multiplications for which it does not pay to wake other threads.

@@ -1,0 +1,1 @@
+"""Layers by which the tokens of a modality enter and leave the backbone: patches, embedded times, ids of their own."""

@@ -1,0 +1,1 @@
+"""What mixers with a running state share (Mamba, KDA, linear attention): options, scans, and the cache of a state."""
