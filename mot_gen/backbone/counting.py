@@ -1,4 +1,4 @@
-"""What a stack of blocks says of its parameters and its costs, by asking its parts: Counting, base of the backbone."""
+"""Counting, the base of a stack of blocks: it counts parameters, FLOPs and activations by asking all parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Counting(nn.Module):
     dim: int
 
     def batch(self, layout: Layout) -> Batch:
-        """The layout with what parts ask of it."""
+        """The layout as a `Batch`, which parts can ask."""
         raise NotImplementedError
 
     def each_block(self) -> Iterator[Layer]:
@@ -41,7 +41,7 @@ class Counting(nn.Module):
         return owned_parameters(self) if len(self.towers) > 1 else {}
 
     def active_parameters(self) -> int:
-        """What one text token passes through: its tower, and of experts those that take it, on the average."""
+        """How many parameters one text token passes through: its tower, with as many experts as take it on average."""
         text = int(self.tower_of[0])
         return active_parameters(self, text) - sum(part.idle_parameters(b, text) for b, part in self.each_part())
 

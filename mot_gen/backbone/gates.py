@@ -1,7 +1,7 @@
-"""activation(gate) * up, and its gradient, which is written at one place and may make again what was not kept.
+"""activation(gate) * up of a gated unit, with a backward pass that keeps less memory than autograd's.
 
-`gated` is the formula; `Gated` its own backward pass; `Again` makes the product once more for a product after it;
-`plain_gate` is SwiGLU's, which `fused.gate` is measured beside.
+`gated` is the formula, `Gated` adds the backward pass. `Again` recomputes the product in the backward pass of what
+comes after it. `plain_gate` is SwiGLU's, which `fused.gate` is compared with.
 
 Shapes: n tokens, F width of the unit; gate and up side by side are (n, 2 F).
 """
@@ -16,7 +16,7 @@ from mot_gen.backbone.activations import silu
 
 
 def plain_gate(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, (n, 2 F) -> (n, F): what `fused.gate` is measured beside."""
+    """silu(gate) * up, (n, 2 F) -> (n, F), which `fused.gate` is compared with."""
     return Gated.apply(gate_up, silu.Activation(), None)
 
 
@@ -29,8 +29,8 @@ def gated(gate_up: Tensor, activation: parts.Activation) -> Tensor:
 
 
 class Again:
-    """Makes the hidden channels once more, in the backward pass of what they were given to. The gradients of the gate,
-    which come next, need the same activated gate."""
+    """Recomputes the hidden channels, for the backward pass of the layer that reads them. The backward pass of the
+    gate, which comes next, takes the activated gate from here."""
 
     def __init__(self, gate_up: Tensor, activation: parts.Activation):
         self.gate_up, self.activation = gate_up, activation
@@ -42,7 +42,7 @@ class Again:
         return self._activated * up
 
     def taken(self) -> Tensor | None:
-        """The activated gate, which is forgotten; None where it has not been made."""
+        """The activated gate, which is then forgotten; None where it was not recomputed."""
         found, self._activated = self._activated, None
         return found
 

@@ -25,13 +25,13 @@ from mot_gen.backbone.routing import ExpertRouting, Owned, Routing
 class MixtureOfExperts(Owned):
     """Routes tokens to the experts of `feed_forward`, a module (x sorted by expert, Routing) -> the same shape.
 
-    experts: their number in each pool; `feed_forward` holds sum(experts), stacked pool by pool.
-    choose: the router.
-    balance_weights: of each pool. `router` (sum(experts), D) scores them; a lone expert's row has no effect, since its
-    softmax is 1; None where experts are not scored.
-    shared: a feed-forward of all tokens, whose output is added, or None.
-    number: of the layer.
-    progress: from 0 to 1, how much of its training it has had.
+    experts: how many there are in each pool; `feed_forward` holds all of them, stacked pool by pool.
+    choose: the part that sends tokens to experts.
+    router: (sum(experts), D), the vectors by which experts are scored; None if `choose` needs no scores. The row of a
+    lone expert has no effect, since its softmax is 1.
+    balance_weights: for each pool, the weight of the loss that keeps the experts' loads even.
+    shared: a feed-forward for all tokens, whose output is added, or None.
+    number: which layer it is. progress: how much of its training it has had, from 0 to 1.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MixtureOfExperts(Owned):
         return start.index_add(0, token, (y * gate[:, None]).to(x.dtype))
 
     def _start(self, x: Tensor) -> Tensor:
-        """What the routed experts' outputs are added to."""
+        """The output of the shared experts, or zeros, to which the routed experts' outputs are added."""
         if self.shared is None:
             return torch.zeros_like(x)
         ends = torch.full((1,), len(x), device=x.device, dtype=torch.int32)
@@ -75,7 +75,7 @@ class MixtureOfExperts(Owned):
         return shared.to(x.dtype)  # under autocast a product is in bf16, and the residual stream in fp32
 
     def _choice(self, x: Tensor, place: int, pool: Pool) -> Choice:
-        """place: the pool's, among all."""
+        """Which tokens of a pool go to which of its experts. place: the pool's number."""
         if self.experts[place] == 1:
             every = torch.arange(len(x), device=x.device)
             return Choice(every, x.new_ones(len(x)), every.new_full((1,), len(x)))
@@ -91,19 +91,19 @@ class MixtureOfExperts(Owned):
         return F.linear(x, self.router.split(self.experts)[place]).float()
 
     def auxiliary_loss(self) -> Tensor | float:
-        """The weighted losses of the last forward pass with gradients, once: they are forgotten afterwards."""
+        """The weighted losses of the last forward pass, with gradients. They are forgotten when they are read."""
         loss, self._auxiliary = self._auxiliary, None
         return 0.0 if loss is None else loss
 
 
 def set_progress(backbone: nn.Module, progress: float) -> None:
-    """Tell layers of experts how much of its training a backbone has had, from 0 to 1."""
+    """Set how much of its training a backbone has had, from 0 to 1, in all layers of experts."""
     for module in backbone.modules():
         if isinstance(module, MixtureOfExperts):
             module.progress = progress
 
 
-# What becomes of the scores (n, k) of the experts that a token takes. "scaled" is 1 for scores that are all equal.
+# Name -> weights of the experts that a token takes, from their scores (n, k). "scaled" is 1 for equal scores.
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda gate: gate,
     "scaled": lambda gate: gate.shape[1] * gate / gate.sum(1, keepdim=True),

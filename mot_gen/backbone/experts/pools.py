@@ -23,12 +23,12 @@ from mot_gen.sequence.moving import upload
 class Pool:
     """What a router may know of a pool.
 
-    kept: as in `Pools`.
-    group: (n,) the document of each token, a number of its own in each row.
-    real: (n,) bool, not padding.
-    modality: (n,).
-    beside: (n, 2) the neighbours to the right and below on the grid of a token's picture, -1 where there is none.
-    balance_weight: of the loss that keeps the experts' loads even.
+    kept: see `Pools`.
+    group: (n,) the document of each token; numbers differ from row to row.
+    real: (n,) bool, whether it is a token and not padding.
+    modality: (n,) its modality.
+    beside: (n, 2) its neighbours to the right and below on the grid of a picture, -1 where there is none.
+    balance_weight: the weight of the loss that keeps the experts' loads even.
     state: of the layer.
     """
 
@@ -43,8 +43,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class State:
-    """What a router may ask of its layer. number: which layer it is. learns: whether it is in training. progress: how
-    much of its training it has had, from 0 to 1."""
+    """What a router may know of its layer.
+
+    number: which layer it is. learns: whether it is in training. progress: how much of its training it has had, 0 to 1.
+    """
 
     number: int = 0
     learns: bool = False
@@ -55,9 +57,10 @@ class State:
 class Pools:
     """What a layer of experts needs of a layout, made once per batch.
 
-    counts: the pools' numbers of tokens. kept: for each pool of several experts under expert choice, (K,) int64 the
-    places that one expert takes of its tokens sorted by document, then by falling score; None for other pools.
-    group, real, modality, beside: of all pools' T tokens, see `Pool`.
+    counts: how many tokens each pool has.
+    kept: for each pool of several experts under expert choice, (K,) int64: if its tokens are sorted by document, then
+    by falling score, the places that one expert takes. None for other pools.
+    group, real, modality, beside: of the T tokens of all pools, see `Pool`.
     """
 
     counts: list[int]
@@ -117,8 +120,10 @@ def _beside(layout: Layout, routing: Routing, counts: list[int]) -> Tensor:
 
 
 def _kept(group: Tensor, experts: int, layout: Layout, name: str) -> Tensor:
-    """The first n / E places (rounded, at least one) of each group, of n, once tokens are sorted by group. How many
-    they are is found out once, where the layout is on the host, and noted in it under this name."""
+    """Once tokens are sorted by group, the first n / E places (rounded, at least one) of each group of n tokens.
+
+    name: under which the layout keeps how many they are, so that they are counted once, while it is on the host.
+    """
     ordered = group.sort().values
     first = torch.searchsorted(ordered, ordered)
     sizes = torch.searchsorted(ordered, ordered, right=True) - first
@@ -128,8 +133,8 @@ def _kept(group: Tensor, experts: int, layout: Layout, name: str) -> Tensor:
 
 
 def assignments(pools: Pools, experts: Sequence[int], taken: Callable[[int], int]) -> int:
-    """How many times the batch passes through an expert. taken: of a pool's number of experts, how many each token
-    takes where tokens choose."""
+    """How many passes of a token through an expert a batch takes. taken: number of experts of a pool -> how many a
+    token takes, where tokens choose."""
     passes = 0
     for count, kept, number in zip(pools.counts, pools.kept, experts):
         if kept is not None:

@@ -1,4 +1,4 @@
-"""What tokens of a span of several scales enter the backbone as: ScaleInputs, build_scale_inputs."""
+"""How tokens of a span of several scales enter the backbone: ScaleInputs, build_scale_inputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mot_gen.sequence import Modality
 class ScaleInputs(nn.Module):
     """Embedded tokens of spans of n tokens each -> what the backbone reads.
 
-    A span that is read enters as its own tokens. In one that is predicted, a token enters as what the scales before its
-    own have built there (VAR, arXiv 2404.02905, section 3.2), so that it says nothing of itself; those of the first
-    scale enter as nothing. Either has a learned vector of each place added, which also tells the two apart.
+    A span that is only read enters as its own tokens. In a span that is predicted, a token enters as what the scales
+    before its own have built at its place (VAR, arXiv 2404.02905, section 3.2), so that it does not reveal itself;
+    tokens of the first scale enter as zeros. A learned vector of each place is added, another one for each case.
     """
 
     built: Tensor

@@ -1,7 +1,7 @@
-"""What is added to the continuous tokens of a span: condition, its embedded time; condition_of_tokens, the same for
-each token; on_grid, where its tokens stand.
+"""Vectors that are added to the continuous tokens of a span: condition, the embedded time of a span;
+condition_of_tokens, the same for each token; on_grid, the embedded positions of its tokens.
 
-embed_times is what a sampler asks for, condition_flops what `condition` costs.
+embed_times is for samplers, which know all times beforehand. condition_flops counts `condition`.
 
 Shapes: N tokens of n spans, C channels of a token, D width of the backbone.
 """

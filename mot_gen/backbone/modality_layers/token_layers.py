@@ -1,5 +1,5 @@
 """TokenLayers: how the ids of a modality that is apart enter and leave the model; build_token_layers;
-apart_from_others, of its logits.
+apart_from_others, which keeps its softmax to its own ids.
 
     read     id -> code (`width`) -> linear -> GELU -> linear -> D
     written  D -> linear -> GELU -> linear -> logits of its own ids
@@ -21,8 +21,11 @@ from mot_gen.sequence import Modality
 
 
 class TokenLayers(nn.Module):
-    """width: of a code. hidden: between the two layers that read it, the backbone's by default; head_hidden: of those
-    that write, likewise. GELU is the exact one."""
+    """The layers of one modality that is apart. GELU is the exact one.
+
+    size: K. width: of a code. hidden: the width between the two layers that read, D by default. head_hidden: that
+    between the two layers that write, D by default.
+    """
 
     def __init__(self, dim: int, size: int, width: int = 8, hidden: int | None = None, head_hidden: int | None = None):
         super().__init__()
