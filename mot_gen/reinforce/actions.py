@@ -1,4 +1,4 @@
-"""What was chosen in samples, with its advantage: Actions, Chosen, actions_of.
+"""The choices in samples, with their advantages, as batches: Chosen, Actions, Weighing.
 
 Shapes: M targets of a batch, N continuous tokens of its pictures, C channels.
 """
@@ -20,7 +20,7 @@ from mot_gen.sequence.moving import Movable
 
 @dataclass(frozen=True)
 class Chosen:
-    """A sample that is learned from. advantage: of it. steps: those of its picture that are learned from."""
+    """A sample that is learned from. steps: those steps of its picture that are learned from."""
 
     rollout: Rollout
     advantage: float
@@ -31,8 +31,10 @@ class Chosen:
 class Actions(Movable):
     """A batch, and what was chosen in it.
 
-    allowed: (M,) the set of ids that each target was chosen from, or NEVER. token_advantage, token_weight: (M,); a
-    weight of 0 is no choice. after: (N, C) x after the sampler's step. number: (N,) that step. advantage, weight: (N,).
+    allowed: (M,) the set of ids from which each target was chosen, or NEVER.
+    token_advantage, token_weight: (M,) of each target; a weight of 0 means that nothing was chosen.
+    number: (N,) the sampler's step at which each continuous token is. after: (N, C) x after this step.
+    advantage, weight: (N,) of each continuous token.
     """
 
     batch: PackedBatch
@@ -58,8 +60,8 @@ class _Weighed:
 class Weighing:
     """How samples become actions.
 
-    times: of the sampler's steps, None where no picture is continuous. per_answer: every answer counts as much as
-    another; else every action.
+    times: the times of the sampler's steps, None where no picture is continuous.
+    per_answer: whether all answers count the same; else all actions do.
     """
 
     def __init__(self, model: MultimodalModel, times: Tensor | None, per_answer: bool):

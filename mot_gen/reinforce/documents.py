@@ -29,8 +29,10 @@ NEVER = -1  # the set of ids of a target that was no choice
 class Document:
     """A sample, or a part of it, to be packed.
 
-    spans: packed as they are. allowed: for each target in order, the set of ids it was chosen from, or NEVER. time: of
-    its learned picture. target: (n, C) what belongs to that picture's tokens, or None where none is learned from.
+    spans: packed as they are.
+    allowed: for each target in order, the set of ids from which it was chosen, or NEVER.
+    time: of its learned picture.
+    target: (n, C), the targets of that picture's tokens; None where no picture is learned from.
     """
 
     spans: list[Span]
@@ -51,8 +53,9 @@ class Document:
 class Packed(Movable):
     """A batch of documents.
 
-    allowed, of_target: (M,) the set of ids that each target was chosen from, and its document. target, of_token: (N, C)
-    what belongs to each continuous token, and (N,) its document, -1 where that is not learned from.
+    allowed, of_target: (M,) the set of ids from which each target was chosen, and its document.
+    target, of_token: (N, C) the target of each continuous token, and (N,) its document; -1 where it is not learned
+    from.
     """
 
     batch: PackedBatch

@@ -74,7 +74,7 @@ class DpoStep(Step):
 
 @torch.no_grad()
 def _by_reference(learner: Learner, batch: Compared) -> Tensor:
-    """(2 P,) what the reference says of a batch."""
+    """(2 P,) the scores of a batch by the reference."""
     with autocast(learner.run):
         return scores(learner, batch, learner.reference(batch.packed.batch))
 

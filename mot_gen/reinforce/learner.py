@@ -1,4 +1,4 @@
-"""What a run needs to learn from rewards, made once a sitting: Learner, and the samples of a step: Group, Rewarded.
+"""Learner: what a run needs to learn from rewards, made once a sitting; Group and Rewarded, the samples of a step.
 
 All that is random is a function of the seed, the step and the sample, so a run that was stopped goes on to the bit: the
 samples of the next step are drawn anew from the weights of the checkpoint.
@@ -34,7 +34,7 @@ from mot_gen.training.runs import Run, reference_model
 
 @dataclass(frozen=True)
 class Group:
-    """The samples of one prompt. numbers: of each among all samples of the step, on all processes."""
+    """The samples of one prompt. numbers: their numbers among all samples of the step, on all processes."""
 
     rollouts: Sequence[Rollout]
     numbers: Sequence[int]
@@ -42,9 +42,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Rewarded:
-    """The samples of a step and what they are worth.
+    """The samples of a step with their rewards.
 
-    rewards: (P, G) of P groups, NaN where a sample has none. sums: for the line of metrics.jsonl.
+    rewards: (P, G) for P groups of G samples, NaN where a sample has none. sums: for the line of metrics.jsonl.
     """
 
     groups: list[Group]
@@ -58,7 +58,11 @@ def samples_of(groups: Sequence[Group]) -> Samples:
 
 
 class Learner:
-    """See the module. InputError for what does not fit the model, before the first step."""
+    """Samples groups of answers and rewards them, for one run. InputError, before the first step, for a recipe that
+    does not fit the model.
+
+    sampler, prompts: what samples are drawn by, and from. ids: the sets of ids that tokens are chosen from.
+    """
 
     def __init__(self, run: Run):
         assert run.recipe.reinforce is not None
@@ -82,12 +86,13 @@ class Learner:
 
     @cached_property
     def rewards(self) -> Rewards:
-        """Those that the recipe names."""
+        """The rewards that the recipe names."""
         return made_rewards(self.run.recipe, self.run.splits)
 
     @cached_property
     def reference(self) -> MultimodalModel:
-        """The model that the penalty holds to. InputError where it is gone, or of another vocabulary."""
+        """The model from which the penalty measures distance. InputError where it is gone, or has another
+        vocabulary."""
         run, name = self.run, self.section.reference or self.run.recipe.training.init
         origin = Origin.of(with_fields(run.recipe, {"training.init": name}))
         assert origin is not None  # a recipe with this section has training.init
@@ -101,7 +106,7 @@ class Learner:
         return reference_model(run, origin, shared=name == run.recipe.training.init)
 
     def pipeline(self) -> MultimodalPipeline:
-        """Of the weights as they are now; nft samples from their average, its old model."""
+        """A pipeline with the weights as they are now; for nft with their average, which is its old model."""
         if self.section.method == "nft":
             return pipeline_of(self.run)
         return pipeline_of(replace(self.run, averaged=self.run.model))
@@ -147,7 +152,7 @@ class Learner:
 
     @contextmanager
     def _sampling(self) -> Any:
-        """The pipeline, and the model as training had it afterwards."""
+        """Within, the pipeline; afterwards the model is in the mode in which training had it."""
         training = self.run.model.training
         try:
             yield self.pipeline()
@@ -155,7 +160,7 @@ class Learner:
             self.run.model.train(training)
 
     def generator(self, what: str, number: int) -> torch.Generator:
-        """Of one sample of this step."""
+        """The generator of one sample of this step."""
         seed = sample_key(f"{what}/{self.run.recipe.training.seed}/{self.run.step}/{number}") >> 1
         return torch.Generator().manual_seed(seed)
 

@@ -30,10 +30,10 @@ Experts = list[list[Tensor | None]]  # of each layer and pool, (n, k); None wher
 
 @dataclass
 class Routes:
-    """What the routers of a forward pass said.
+    """The routers' scores in a forward pass, by layer.
 
-    scores: of each layer and pool, (n, E) log-probabilities, None for a pool of one expert, which leaves no choice.
-    counts: of each layer, its pools' numbers of tokens. taken: of each layer, k.
+    scores: for each pool (n, E) log-probabilities; None for a pool of one expert, which leaves no choice.
+    counts: how many tokens each pool has. taken: k.
     """
 
     scores: list[list[Tensor | None]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Routes:
     taken: list[int] = field(default_factory=list)
 
     def experts(self) -> Experts:
-        """The experts that each token took, (n, k), likewise."""
+        """The experts that each token took, (n, k), by layer and pool."""
         found = []
         for layer, taken in zip(self.scores, self.taken):
             found.append([None if score is None else score.topk(taken).indices for score in layer])
@@ -58,7 +58,7 @@ class Routes:
 
     @torch.no_grad()
     def entropy(self) -> float:
-        """Of the routers' scores, in nats, averaged over the tokens that had a choice; 0 where none had."""
+        """The entropy of the routers' scores, in nats, averaged over tokens that had a choice; 0 where none had."""
         found = []
         for score in chain.from_iterable(self.scores):
             if score is not None and len(score):

@@ -23,10 +23,10 @@ def goodness(advantages: Tensor) -> Tensor:
 def nft_loss(
     objective: Any, output: Tensor, old: Tensor, target: Tensor, time: Tensor, good: Tensor, beta: float
 ) -> Tensor:
-    """What the network says now and said before (N, C), what it should say (N, C), time and r (N,) -> (N,):
-    r l((1 - beta) old + beta now) + (1 - r) l((1 + beta) old - beta now), with l the loss of the objective.
+    """(N,) r l((1 - beta) old + beta now) + (1 - r) l((1 + beta) old - beta now), with l the loss of the objective.
 
-    The smaller beta is, the further the model moves beyond what is good.
+    output, old: (N, C), the predictions now and of the old model. target: (N, C). time, good: (N,), t and r. The
+    smaller beta is, the further the model moves beyond what is good.
     """
     old = old.float()
     moved = beta * (output.float() - old)

@@ -115,9 +115,9 @@ def _backward(learner: Learner, batch: _Batch, documents: float, last: bool) -> 
         with autocast(run):
             output = run.network(batch.packed.batch)
         if batch.old is None:
-            batch.old = _said(learner, batch, run.averaged)
+            batch.old = _prediction(learner, batch, run.averaged)
             if learner.section.penalty:
-                batch.reference = _said(learner, batch, learner.reference)
+                batch.reference = _prediction(learner, batch, learner.reference)
         found = _losses(learner, batch, output)
         loss = found["loss"].sum()
         if "penalty" in found:
@@ -127,8 +127,8 @@ def _backward(learner: Learner, batch: _Batch, documents: float, last: bool) -> 
 
 
 @torch.no_grad()
-def _said(learner: Learner, batch: _Batch, model: MultimodalModel) -> Tensor:
-    """(N, C) what another model says of a batch."""
+def _prediction(learner: Learner, batch: _Batch, model: MultimodalModel) -> Tensor:
+    """(N, C) the prediction of another model for a batch."""
     with autocast(learner.run):
         return model(batch.packed.batch).latents["image"].float()
 

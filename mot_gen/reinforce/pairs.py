@@ -22,7 +22,7 @@ from mot_gen.sequence import PackedBatch, all_learned, only_read
 
 @dataclass
 class Compared:
-    """A batch of P pairs. reference: (2 P,) what the reference says of it, once it was asked."""
+    """A batch of P pairs. reference: (2 P,) the `scores` by the reference, once they are computed."""
 
     packed: Packed
     pairs: int

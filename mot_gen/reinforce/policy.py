@@ -1,4 +1,4 @@
-"""The loss of a batch of choices: Policy, what a model Said of them, and the Measures of a batch.
+"""The loss of a batch of choices: Policy; PolicyOutput, how likely a model finds them; Measures of a batch.
 
 Shapes: M targets of a batch, N continuous tokens of it.
 """
@@ -24,9 +24,13 @@ Measures = dict[str, dict[str, Tensor]]  # modality -> each of MEASURES -> its s
 
 
 @dataclass
-class Said:
-    """What a model says of the choices of a batch: tokens (M,) and steps (N,) log-probabilities; of the sampler's
-    Gaussians the mean (N, C), and the deviation (N, 1); and the velocity (N, C)."""
+class PolicyOutput:
+    """How likely a model finds the choices of a batch.
+
+    tokens, steps: (M,) and (N,), log-probabilities of tokens and of the sampler's steps.
+    mean, std: (N, C) and (N, 1), of the Gaussians from which the sampler draws.
+    velocity: (N, C).
+    """
 
     tokens: Tensor
     steps: Tensor
@@ -34,14 +38,17 @@ class Said:
     std: Tensor
     velocity: Tensor
 
-    def detached(self) -> Said:
+    def detached(self) -> PolicyOutput:
         """The same without gradients."""
-        return Said(*(value.detach() for value in vars(self).values()))
+        return PolicyOutput(*(value.detach() for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class _Choices:
-    """Choices of one modality: how much likelier each became, how much better its sample was, and how it counts."""
+    """The choices of one modality.
+
+    log_ratio: how much likelier each became. advantage: how much better its sample was. weight: how much it counts.
+    """
 
     log_ratio: Tensor
     advantage: Tensor
@@ -49,20 +56,21 @@ class _Choices:
 
 
 class Policy:
-    """How likely choices are, and what is lost. flow: how continuous pictures are sampled; None where none are."""
+    """Evaluates choices and computes their loss. flow: the sampler of continuous pictures; None where there are
+    none."""
 
     def __init__(self, section: Reinforce, ids: Ids, flow: StochasticFlow | None, model: MultimodalModel):
         self.section, self.ids, self.flow = section, ids, flow
         self.objective: Any = model.objectives.get("image")
 
-    def says(self, actions: Actions, output: Output) -> Said:
-        """What the output of a model means for the choices of a batch."""
+    def evaluate(self, actions: Actions, output: Output) -> PolicyOutput:
+        """How likely the choices of a batch are, by the output of a model."""
         logits, batch = output.logits, actions.batch
         tokens = token_log_probs(logits, batch.target_ids, self.ids[actions.allowed], self.section.temperature)
         if self.flow is None:
             none = logits.new_zeros(0)
-            return Said(tokens, none, none[:, None], none[:, None], none[:, None])
-        return Said(tokens, *self._of_steps(self.flow, actions, output.latents["image"].float()))
+            return PolicyOutput(tokens, none, none[:, None], none[:, None], none[:, None])
+        return PolicyOutput(tokens, *self._of_steps(self.flow, actions, output.latents["image"].float()))
 
     def _of_steps(self, flow: StochasticFlow, actions: Actions, output: Tensor) -> tuple[Tensor, ...]:
         latents, times = actions.batch.latents["image"], flow.times(self.section.num_inference_steps).to(output)
@@ -73,7 +81,7 @@ class Policy:
         std = torch.where(actions.weight[:, None] > 0, std, 1.0)  # what was no choice may have no deviation
         return log_prob(actions.after, mean, std), mean, std, velocity
 
-    def loss(self, actions: Actions, now: Said, old: Said, reference: Said | None) -> Measures:
+    def loss(self, actions: Actions, now: PolicyOutput, old: PolicyOutput, reference: PolicyOutput | None) -> Measures:
         """The `loss` to be minimised with its penalty, the `penalty` alone, and the share that was `clipped`."""
         choices = {"text": _Choices(now.tokens - old.tokens, actions.token_advantage, actions.token_weight)}
         penalties = {}
@@ -109,7 +117,7 @@ class Policy:
     def _limits(self) -> tuple[float, float | None]:
         return self.section.clip, self.section.clip_high
 
-    def _penalty_of_steps(self, now: Said, reference: Said) -> Tensor:
+    def _penalty_of_steps(self, now: PolicyOutput, reference: PolicyOutput) -> Tensor:
         if self.section.velocity_penalty:
             return velocity_penalty(now.velocity, reference.velocity)
         return gaussian_kl(now.mean, reference.mean, now.std)

@@ -1,4 +1,4 @@
-"""What samples are worth: Samples, NamedReward, Rewards, made_rewards.
+"""Rewards of samples: Samples, NamedReward, Rewards, made_rewards.
 
 A reward is named in the recipe. It is a file of `mot_gen/reinforce/reward_kinds`, a metric of `mot-gen eval` that
 scores one sample by itself, or a function of your own, `package.module:name`. It is given the samples of a batch and
@@ -35,10 +35,13 @@ WRITTEN = {"images": "image", "texts": "text"}  # fields of Samples -> the modal
 
 @dataclass(frozen=True)
 class Samples:
-    """What a reward may ask for, by the name of its arguments, a list of N each.
+    """N samples. A reward is given those of these fields that its arguments name.
 
-    prompts: the captions that were asked by. texts: those written. images: pictures drawn, (N, C, H, W) in [0, 1].
-    references: the captions of the sample of data that each prompt was taken from. names: of these samples.
+    prompts: the captions that were asked for.
+    texts: the texts that were written.
+    images: the pictures that were drawn, (N, C, H, W) in [0, 1].
+    references: all captions of the data sample from which each prompt was taken.
+    names: the names of these data samples.
     """
 
     prompts: Sequence[str]
@@ -49,7 +52,7 @@ class Samples:
 
     @classmethod
     def of(cls, rollouts: Sequence[Rollout]) -> Samples:
-        """All of them have a picture, or none has."""
+        """The samples of rollouts, of which all have a picture, or none has."""
         prompts = [rollout.prompt for rollout in rollouts]
         drawn = [rollout.image for rollout in rollouts if rollout.image is not None]
         return cls(
@@ -77,7 +80,7 @@ class NamedReward:
     asks: Sequence[str]
 
     def __call__(self, samples: Samples, failed: Callable[[str, str], None]) -> Tensor:
-        """(N,) scores, NaN where it failed; failed(sample, why) is told of each."""
+        """(N,) scores, NaN where it failed. failed: called with the name of such a sample, and why."""
         try:
             return self._of(samples)
         except Exception:  # one of your own functions may raise anything; which sample it was is found one by one

@@ -1,6 +1,6 @@
 """Samples to be learned from: Rollout, Sampler.
 
-They are written by the engine of the pipelines, without guidance, so that what is sampled is what the model says alone.
+They are written by the engine of the pipelines, without guidance, so that samples are those of the model alone.
 Texts and discrete pictures are drawn at `reinforce.temperature` from all ids that may come; continuous pictures by a
 `StochasticFlow`, whose steps are kept.
 """
@@ -35,10 +35,11 @@ BOUNDS = {"text": 2, "image": 3}  # special tokens that may stand around what is
 class Rollout:
     """One sample.
 
-    spans: what was written. ended: whether the end of its text was chosen, and not forced by the most tokens that were
-    allowed. noisy, after: (T, n, C) x before and after each step of its continuous picture, or None. steps: those that
-    were drawn at random, and can be learned from. text, image: what the spans say: the text, and the picture (C, H, W)
-    in [0, 1]; None where nothing was written.
+    spans: what was written.
+    ended: whether the model chose the end of its text; else the text was cut after the most tokens that are allowed.
+    noisy, after: (T, n, C), x before and after each step of its continuous picture, or None.
+    steps: those steps that were drawn at random, from which the model can learn.
+    text, image: the spans decoded, a text and a picture (C, H, W) in [0, 1]; None where there is none.
     """
 
     prompt: Prompt
@@ -192,5 +193,5 @@ def _pictures(pipe: MultimodalPipeline, written: Sequence[Sequence[Span]]) -> li
 
 
 def _is_flow(objective: Any) -> bool:
-    """Whether an objective's network says a velocity at a time, and is told nothing of the sampler's step."""
+    """Whether an objective's network predicts a velocity at a time, and is not given the sampler's step."""
     return isinstance(objective, StraightPath) and not getattr(objective, "takes_step", False)

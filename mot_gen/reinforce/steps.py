@@ -15,7 +15,7 @@ from mot_gen.reinforce.advantages import advantages
 from mot_gen.reinforce.learner import Learner, Rewarded
 from mot_gen.reinforce.lines import Sums, means_of, rewards_of
 from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
-from mot_gen.reinforce.policy import MEASURES, Measures, Policy, Said, detached, unused
+from mot_gen.reinforce.policy import MEASURES, Measures, Policy, PolicyOutput, detached, unused
 from mot_gen.reinforce.updates import Step, make_updates
 from mot_gen.sequence import PackedBatch
 from mot_gen.training import parallel
@@ -25,16 +25,17 @@ from mot_gen.training.step import Clock, autocast, close_step
 
 @dataclass
 class _Batch:
-    """A batch of choices with what was said of it before the first update of the step.
+    """A batch of choices, and how likely they were before the first update of the step.
 
-    experts, routes: those that its tokens took, and the log-probability (B * S,) that they did. share: of the step.
+    share: its share of the step. old, reference: by the model that sampled, and by the reference.
+    experts, routes: the experts that its tokens took, and the log-probability (B * S,) of that.
     entropy: of its routers' scores.
     """
 
     actions: Actions
     share: float
-    old: Said | None = None
-    reference: Said | None = None
+    old: PolicyOutput | None = None
+    reference: PolicyOutput | None = None
     experts: Experts | None = None
     routes: Tensor | None = None
     entropy: float = 0.0
@@ -71,7 +72,7 @@ class GrpoStep(Step):
 
 
 def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
-    """As many on every process, on its device."""
+    """The batches of a step, as many on every process, on its device."""
     run, section, flow = learner.run, learner.section, learner.sampler.flow
     gains = advantages(rewarded.rewards, section.divide)
     chosen: list[Chosen] = []
@@ -123,7 +124,7 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: Mapping[s
             output = run.network(actions.batch)
         if batch.reference is None and learner.section.penalty:
             batch.reference = _by_reference(learner, policy, actions)
-        now = policy.says(actions, output)
+        now = policy.evaluate(actions, output)
         if batch.old is None:
             batch.old = now.detached()
         found = policy.loss(actions, now, batch.old, batch.reference)
@@ -135,11 +136,11 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: Mapping[s
 
 
 @torch.no_grad()
-def _by_reference(learner: Learner, policy: Policy, actions: Actions) -> Said:
-    """What the reference says of a batch."""
+def _by_reference(learner: Learner, policy: Policy, actions: Actions) -> PolicyOutput:
+    """How likely the reference finds the choices of a batch."""
     with autocast(learner.run):
         output = learner.reference(actions.batch)
-    return policy.says(actions, output).detached()
+    return policy.evaluate(actions, output).detached()
 
 
 def _add_routes(learner: Learner, policy: Policy, batch: _Batch, routes: Routes, found: Measures) -> None:

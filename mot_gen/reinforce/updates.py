@@ -1,4 +1,4 @@
-"""What steps that learn from rewards or preferences share: Step, which keeps their learner, and make_updates."""
+"""Step, the base of steps that learn from rewards or preferences; make_updates, their loop of optimizer updates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mot_gen.training.step import Spent, average, read_norm
 
 
 class Step:
-    """See the module."""
+    """The base of `GrpoStep`, `NftStep` and `DpoStep`. It makes the learner of a run once."""
 
     def __init__(self) -> None:
         self._learner: Learner | None = None
 
     def learner(self, run: Run) -> Learner:
-        """What the steps of a run learn with, made when it is first asked for. InputError for what does not fit it."""
+        """The learner of a run, made when it is first asked for. InputError for what does not fit it."""
         if self._learner is None:
             self._learner = Learner(run)
             self.begin(self._learner)
@@ -33,7 +33,7 @@ class Step:
 
 
 class Learned(Protocol):
-    """What is learned from in one forward and backward pass."""
+    """A batch for one forward and backward pass, with what belongs to it."""
 
     @property
     def batch(self) -> PackedBatch:
@@ -46,8 +46,11 @@ Measured = TypeVar("Measured")
 
 @dataclass
 class Updated(Generic[Measured]):
-    """measures: of each batch, in the last update. spent: what one update took on this process. line: its part of the
-    line of metrics.jsonl."""
+    """What came of the updates of a step.
+
+    measures: of each batch, in the last update. spent: what one update took on this process. line: fields for the line
+    of metrics.jsonl.
+    """
 
     measures: list[Measured]
     spent: Spent
@@ -57,9 +60,9 @@ class Updated(Generic[Measured]):
 def make_updates(
     run: Run, section: Reinforce, batches: Sequence[Batch], backward: Callable[[Batch, bool], Measured]
 ) -> Updated[Measured]:
-    """`reinforce.updates` times the gradients of all batches, beside those of the data, and the optimizer's step.
+    """`reinforce.updates` times: the gradients of all batches and of the recipe's data, and the optimizer's step.
 
-    backward: forward and backward of a batch, told whether it is the last before the optimizer's step.
+    backward: forward and backward pass of a batch; its second argument is whether an optimizer's step follows.
     """
     data = DataLosses(run, section.data_weight)
     for _ in range(section.updates):

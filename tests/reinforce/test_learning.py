@@ -120,7 +120,7 @@ def said_of(learner, rollouts, steps):
     times = learner.sampler.flow.times(learner.section.num_inference_steps)
     weighing = Weighing(learner.run.model, times, per_answer=True)
     batches = weighing.batches([Chosen(rollout, 1.0, steps) for rollout in rollouts], 1000, 64)
-    return [(actions, policy.says(actions, learner.run.model(actions.batch))) for actions in batches]
+    return [(actions, policy.evaluate(actions, learner.run.model(actions.batch))) for actions in batches]
 
 
 def test_every_step_has_the_gaussian_that_it_was_drawn_from(learner, rollouts):
