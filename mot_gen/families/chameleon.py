@@ -72,7 +72,7 @@ def parts(source: Source) -> list[Part]:
 
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
-    """Over the modules of `parts`."""
+    """The pipeline over the modules of `parts`."""
     return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
 

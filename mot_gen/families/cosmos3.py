@@ -76,7 +76,7 @@ def parts(source: Source) -> list[Part]:
 
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
-    """Over the modules of `parts`, with the published sampler and defaults."""
+    """The pipeline over the modules of `parts`, with the published sampler and defaults."""
     from diffusers import UniPCMultistepScheduler
 
     scheduler = UniPCMultistepScheduler.from_pretrained(source.folder / "scheduler")

@@ -85,7 +85,7 @@ def parts(source: Source) -> list[Part]:
 
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
-    """Over the modules of `parts`, with the published defaults."""
+    """The pipeline over the modules of `parts`, with the published defaults."""
     return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
 

@@ -75,7 +75,7 @@ def parts(source: Source) -> list[Part]:
 
 
 def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
-    """Over the modules of `parts`, with the published sampler and defaults."""
+    """The pipeline over the modules of `parts`, with the published sampler and defaults."""
     return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
