@@ -7,20 +7,18 @@ can say without torch (without_torch.py).
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mot_gen import checkpoints
 from mot_gen.commands.without_torch import refuse_early
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError
+from mot_gen.files.hub import require_local
 
 if TYPE_CHECKING:
     from mot_gen.recipes.recipe import Recipe
     from mot_gen.recipes.sections import Data, Evaluation
-
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # which may be fetched, so that nothing need be there
 
 
 def refuse_missing(paths: Iterable[str | Path | None], what: str = "") -> None:
@@ -48,7 +46,7 @@ def check_run(recipe: Recipe, check: Callable[[], None], out: Path | None = None
         _check_records(path)
     for name, tokenizer in recipe.tokenizers.items():
         if tokenizer.path:
-            _check_tokenizer(f"tokenizers.{name}.path", tokenizer.path)
+            require_local(f"tokenizers.{name}.path", checkpoints.located(tokenizer.path))
     for field, model in _models(recipe):
         if checkpoints.weights_of(model) is None:
             raise InputError(f"{field}: {model} holds no model; {_remedy(recipe.name, model)}")
@@ -91,13 +89,6 @@ def _check_records(path: str) -> None:
     from mot_gen.data.remote import place
 
     reader_of(place(path))
-
-
-def _check_tokenizer(field: str, path: str) -> None:
-    """InputError for a path that is neither there nor a name that could be fetched."""
-    there = Path(checkpoints.located(path)).exists()
-    missing = f"{field}: {path}: no such folder; give that of a tokenizer, or the name of one"
-    require(there or HUB_NAME.fullmatch(path), missing)
 
 
 def _check_evaluation(section: Evaluation) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.options import settings
 from mot_gen.commands.without_torch import refuse_early
+from mot_gen.files.hub import require_local
 from mot_gen.recipes.signatures import stated
 from mot_gen.tokenizers.saved import home_of
 
@@ -143,6 +144,8 @@ def _asked(args: argparse.Namespace) -> Any:
 
 def _evaluate(args: argparse.Namespace) -> int:
     home_of(args.tokenizer)
+    if args.recognizer not in (None, "sphinx"):
+        require_local("--recognizer", args.recognizer)
     if args.data not in SHIPPED:
         refuse_missing([args.data])
         refuse_early(lambda: _check_data(args.data, args.tokenizer))

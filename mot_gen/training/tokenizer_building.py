@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mot_gen import checkpoints
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError, require
+from mot_gen.files.hub import require_local
 from mot_gen.recipes.implementations import check_options, locate
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Tokenizer
@@ -144,8 +145,10 @@ def _made(asked: _Asked) -> Any:
 
 def _loaded(asked: _Asked) -> Any:
     assert asked.section.path is not None, "its way says so"
+    path = checkpoints.located(asked.section.path)
+    require_local(f"{asked.field}.path", path)
     try:
-        return asked.kind.from_pretrained(checkpoints.located(asked.section.path))
+        return asked.kind.from_pretrained(path)
     except InputError as error:
         raise InputError(f"{asked.field}.path: {error}") from None
 

@@ -31,6 +31,7 @@ REFUSED = [
     "train pairs data.records=tests data.held_out_records=no/such.jsonl",
     "train pairs data.records=tests data.rehearsal.records=no/such.jsonl",
     "train digits tokenizers.text.path=/no/such",
+    "train digits tokenizers.text.path=owner/mistyped",
     "train digits training.init=no/such",
     "train digits training.init=tests",
     "train digits training.teacher.model=tests",
