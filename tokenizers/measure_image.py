@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from mot_gen.tokenizers.image_base import ImageTokenizer
 
@@ -45,6 +44,8 @@ def reconstruction_report(tokenizer: ImageTokenizer, images: Tensor, batch_size:
     """
     decoded, tokens = reconstruct(tokenizer, images, batch_size)
     each = psnr(decoded, images)
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds
+
     ssim = structural_similarity_index_measure(decoded, images, data_range=1.0)
     assert isinstance(ssim, Tensor)  # alone, where no contrast or full map is asked for
     report = {

@@ -11,7 +11,8 @@ How each part waits:
 
 - The compiler, scipy's statistics and a few classes are only named while diffusers is imported. Others stand there in
   their places (`stand_ins`).
-- Four packages of diffusers import all their modules. They run their `__init__` when one of its names is asked for.
+- Four packages of diffusers and two of torchmetrics import all their modules. They run their `__init__` when one of its
+  names is asked for.
 - diffusers lists the files of every installed package, to learn what their names are. It does so when it asks for one.
 
 If a release of diffusers needs one of these at once, its module is imported again without any of this.
@@ -29,6 +30,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from types import ModuleType
+from typing import Any
 
 from mot_gen.commands.stand_ins import (
     decorated,
@@ -45,7 +47,10 @@ PACKAGES = (
     "diffusers.models.autoencoders",
     "diffusers.models.transformers",
     "diffusers.models.unets",
+    "torchmetrics.utilities",
 )
+# Another, which brings transformers, torchvision and scipy's signals. `torchmetrics.metric` needs its logger alone.
+METRICS = "torchmetrics"
 # Modules that are imported while the stand-ins are in place, with all that they import in turn.
 ENTRIES = (
     "diffusers",
@@ -67,6 +72,7 @@ def install() -> None:
         return
     loaders: dict[str, Callable] = dict.fromkeys(PACKAGES, _Waiting)
     loaders |= dict.fromkeys(ENTRIES, _WithStandIns)
+    loaders[METRICS] = partial(_Waiting, names={"_logger": logging.getLogger(METRICS)})
     loaders["diffusers.utils.import_utils"] = _WithLatePackages
     loaders["torch._dynamo"] = partial(_Then, then=lambda dynamo: dynamo.allow_in_graph(decorated))
     loaders["diffusers.utils.torch_utils"] = partial(_Then, then=do_not_ask_the_compiler)
@@ -184,16 +190,17 @@ class _WaitingPackage(ModuleType):
 
 
 class _Waiting(importlib.abc.Loader):
-    """The loader of a `_WaitingPackage`."""
+    """The loader of a `_WaitingPackage`. names: what it holds while it waits, and its `__init__` then makes anew."""
 
-    def __init__(self, real):
-        self.real, self.running = real, False
+    def __init__(self, real, names: Mapping[str, Any] | None = None):
+        self.real, self.names, self.running = real, names or {}, False
 
     def create_module(self, spec):
         return _WaitingPackage(spec.name)
 
     def exec_module(self, module):
         """Not yet: see `run`."""
+        vars(module).update(self.names)
 
     def run(self, module: _WaitingPackage) -> None:
         self.running = True  # a circular import among its modules must not run it again

@@ -39,9 +39,7 @@ class Tokenizer(Component):
     """A module under `mot_gen.tokenizers`; its options are checked when it is built, or when the recipe is read if it
     is to be trained, which the module `train_KIND` beside it does (see mot_gen/training/trained_tokenizers.py)."""
 
-    path: str | None = (
-        None  # loaded: a folder, a hub name that was fetched, or openmoji/image_tokenizer (shipped)
-    )
+    path: str | None = None  # loaded: a folder, a hub name that was fetched, or openmoji/image_tokenizer (shipped)
     train: dict[str, Any] | None = None  # options of its training on the run's own samples; {} for its defaults
 
 

@@ -39,9 +39,12 @@ for folder in FOLDERS:
 from diffusers.utils import import_utils
 assert "_made" not in vars(import_utils._package_map)  # nobody has listed the installed packages
 assert sys.modules["torch"].compiler.disable.__module__ == "torch.compiler"
+from mot_gen.eval.accumulator import Accumulator
+assert not {"torchmetrics.functional", "torchvision", "scipy.signal", *WAITS} & set(sys.modules)
 """
 THEN = """
-import torch, diffusers, transformers, scipy.stats
+import torch, diffusers, transformers, scipy.stats, torchmetrics
+assert issubclass(Accumulator, torchmetrics.Metric) and torchmetrics.SumMetric()(torch.ones(2)) == 2
 import diffusers.models.transformers.transformer_2d
 assert diffusers.models.transformers.transformer_2d.Transformer2DModel is diffusers.Transformer2DModel
 assert diffusers.models.autoencoders.AutoencoderTiny is diffusers.AutoencoderTiny
