@@ -97,11 +97,11 @@ class Stream:
     ) -> None:
         """Write one discrete token, (R,) joint ids, in each row that is alive, (R,) bool; None: in all.
 
-        modality: of all these tokens, special ones counting as text. None: the host looks at each.
+        modality: of all these tokens, special ones counting as text. None: the host looks at each, and waits for those
+        that are on a device.
         """
-        ids = upload(ids, self.device)
         moving = [True] * self.rows if alive is None else flags(alive)
-        hidden = self._pass(ids, moving, self._modality(ids, modality))
+        hidden = self._pass(upload(ids, self.device), moving, self._modality(ids, modality))
         self.cache.advance(list(map(int, moving)))
         self.spans += 1
         if all(moving):
@@ -112,11 +112,11 @@ class Stream:
         self.time.add_(moved)
         self.hidden = torch.where(moved[:, None], hidden, self.hidden)
 
-    def _modality(self, ids: Tensor, name: str | None) -> int | None:
+    def _modality(self, ids: Tensor | Sequence[int], name: str | None) -> int | None:
         """The number of the modality of all ids; None where they are of several."""
         if name is not None:
             return self.model.index_of[name]
-        found = set(self.model.vocabulary.modality_of(ids).tolist())
+        found = set(self.model.vocabulary.modality_of(torch.as_tensor(ids).cpu()).tolist())
         return found.pop() if len(found) == 1 else None
 
     def _pass(self, ids: Tensor, moving: Sequence[bool], modality: int | None) -> Tensor:
@@ -127,14 +127,15 @@ class Stream:
         if self._next is not None and modality is not None:
             return self.model.backbone(x, self._next.plan(modality), self.cache)[:, 0]
         self.written_otherwise()
-        return self._forward(x, self._layout(ids, moving), modality)[:, 0]
+        return self._forward(x, self._layout(ids, moving, modality), modality)[:, 0]
 
-    def _layout(self, ids: Tensor, moving: Sequence[bool]) -> Layout:
-        """Of one token a row."""
+    def _layout(self, ids: Tensor, moving: Sequence[bool], modality: int | None) -> Layout:
+        """Of one token a row, of this modality, or each of its own."""
         zero = torch.zeros_like(self.time)
         document = upload([0 if moves else PADDING for moves in moving], self.device)
+        of_each = self.model.vocabulary.modality_of(ids) if modality is None else torch.full_like(ids, modality)
         return Layout(
-            self.model.vocabulary.modality_of(ids)[:, None],
+            of_each[:, None],
             document[:, None],
             torch.full_like(ids, self.spans)[:, None],
             torch.stack([self.time, zero, zero], dim=-1)[:, None],

@@ -64,12 +64,13 @@ def measure(device, quick: bool, out: Path) -> int:
 
 def measurements(quick: bool) -> dict:
     """Title of a row -> what gives it, a function of the setting. A quick run trains one size: all would be tiny."""
-    from benchmarks.gpu import attention, budgets, features, generation, kernels, processes, products, training
+    from benchmarks.gpu import attention, budgets, features, generation, graphs, kernels, processes, products, training
 
     found = {
         "FlexAttention beside SDPA": attention.attention,
         "Grouped products beside products by tower": products.products,
         "Our own kernels beside plain functions": kernels.kernels,
+        "CUDA graphs beside kernels one by one": graphs.graphs,
         "Budget of a training step": budgets.training_budget,
         "Budget of a decoded token and a denoising step": budgets.generation_budget,
     }

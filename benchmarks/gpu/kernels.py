@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.pipelines import pictures, texts, untrained
+from benchmarks.gpu.pipelines import pictures, switched, texts, untrained
 from benchmarks.gpu.rows import Figures, difference
 from benchmarks.gpu.setting import Setting, Skipped
 from mot_gen.backbone import fused
@@ -75,17 +75,9 @@ def whole(setting: Setting) -> Figures:
     figures: dict[str, float | str] = {}
     for what, make, length in (("a text", texts, 64), ("a picture", pictures, 20)):
         action = make(built, 1, setting.pick(length, 2), setting)
-        seconds = setting.alternate({"fused": partial(with_kernels, action), "plain": action})
+        seconds = setting.alternate({"fused": switched(fused.use, True, action), "plain": action})
         figures[f"{what}: time of plain over fused"] = seconds["plain"] / seconds["fused"]
     return figures
-
-
-def with_kernels(action: Callable[[], object]) -> None:
-    fused.use()
-    try:
-        action()
-    finally:
-        fused.use(False)
 
 
 def named(dtype: torch.dtype) -> str:

@@ -1,8 +1,10 @@
-"""Our pipelines with untrained models: a picture and a greedy text of fixed length, as functions of nothing."""
+"""Our pipelines with untrained models: a picture and a greedy text of fixed length, as functions of nothing; and
+switched, a function with one of our switches on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +15,7 @@ from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
 PROMPT = "a handwritten seven"
+T = TypeVar("T")
 
 
 def untrained(kind: str, size: str, setting: Setting) -> MultimodalModel:
@@ -32,6 +35,19 @@ def pictures(built: MultimodalModel, count: int, steps: int, setting: Setting) -
     pipe.set_progress_bar_config(disable=True)
     how = {"num_inference_steps": steps, "guidance_scale": 1.0, "output_type": "pt"}
     return lambda: pipe([PROMPT] * count, **how)
+
+
+def switched(use: Callable[[bool], None], on: bool, action: Callable[[], T]) -> Callable[[], T]:
+    """The action, before which a switch that is off is set, and put back after it."""
+
+    def with_switch() -> T:
+        use(on)
+        try:
+            return action()
+        finally:
+            use(False)
+
+    return with_switch
 
 
 def texts(built: MultimodalModel, count: int, tokens: int, setting: Setting) -> Callable[[], object]:

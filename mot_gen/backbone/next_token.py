@@ -39,7 +39,7 @@ class NextToken:
         self._sights: set[str] = set()
         self._rotations: dict[str, Tensor] = {}
         self._renewals: list[Callable[[], object]] = []
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple, Plan] = {}
 
     def see(self, name: str) -> None:
         """Let a plan have the mask (R, 1, 1, K) of these tokens by this name."""
@@ -61,9 +61,11 @@ class NextToken:
         self._hidden.scatter_(1, self.cache.lengths[:, None], 0.0)
         for renew in self._renewals:
             renew()
-        key = self.towers[modality], min(-(-end // EXTENT) * EXTENT, self.cache.capacity)
+        tower, extent = self.towers[modality], min(-(-end // EXTENT) * EXTENT, self.cache.capacity)
+        # Rows of one length write by a slice, others by an index: not the same program.
+        key = tower, extent, self.cache.even
         if key not in self._plans:
-            self._plans[key] = self._plan(*key)
+            self._plans[key] = self._plan(tower, extent)
         return self._plans[key]
 
     def _plan(self, tower: int, extent: int) -> Plan:

@@ -1,17 +1,18 @@
-"""A block's pass over tokens of one tower, over a cache and without gradients, as in generation: OneTower, passes,
-plain_turn.
+"""A pass over tokens of one tower, over a cache and without gradients, as in generation: Stack, all blocks; OneTower,
+one of them; plain_turn.
 
 What a block does in general asks at every turn which tower a token is of, and whether a gradient is wanted. Here both
 are known, so the same numbers come of fewer operations: matrices and norms of the tower are picked once; queries and
 keys are normed and turned as one, in place; keys and values are written as one; sublayers add to the residual stream in
-place. A block with other parts than these, or with hooks on its modules, runs as it always does.
+place. A block with other parts than these, or with hooks on its modules, runs as it always does. On a GPU passes that
+repeat, as those of a decoded token and of a denoising step do, may be recorded as CUDA graphs (`cuda_graphs`).
 
 Shapes: T tokens, D width, H heads, G key/value heads, K head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.backbone import fused, parts
+from mot_gen.backbone import cuda_graphs, fused, parts
 from mot_gen.backbone.attention import attend
 from mot_gen.backbone.batch import Plan
 from mot_gen.backbone.depths import every as all_layers
@@ -44,9 +45,35 @@ PARTS = {
 }
 
 
-def passes(blocks: Iterable[Any], routing: Routing) -> list[Pass]:
-    """How each of the blocks reads tokens that are all of the tower `routing.only`."""
-    return [OneTower(block, routing) if _is_usual(block) else block.forward for block in blocks]
+class Stack:
+    """All blocks and the norm after them, for tokens that are all of the tower `routing.only`.
+
+    residual: of the backbone. Passes are recorded where every block is one that `OneTower` knows.
+    """
+
+    def __init__(self, blocks: Iterable[Any], residual: parts.Residual, final_norm: nn.Module, routing: Routing):
+        self.ways: list[Pass] = [OneTower(block, routing) if _is_usual(block) else block.forward for block in blocks]
+        self.residual, self.norm = residual, _norm(final_norm, routing)
+        self.known = all(isinstance(way, OneTower) for way in self.ways)
+        self.graph = cuda_graphs.Graph()
+
+    def __call__(self, x: Tensor, plan: Plan, layers: Sequence[Any]) -> Tensor:
+        """x (T, D), and the cache of each layer -> (T, D), normalised."""
+        run = partial(self._run, plan=plan, layers=layers)
+        return self.graph(run, x) if self.known and cuda_graphs.is_used(x) else run(x)
+
+    def _run(self, x: Tensor, plan: Plan, layers: Sequence[Any]) -> Tensor:
+        x = self.residual.begin(x)
+        for way, layer in zip(self.ways, layers):
+            x = way(x, plan, layer)
+        return self.norm(self.residual.end(x))
+
+
+def _norm(norm: nn.Module, routing: Routing) -> Callable[[Tensor], Tensor]:
+    """The norm of tokens of one tower, x (T, D) -> the same."""
+    if type(norm) is UntiedRMSNorm and not _is_watched(norm):
+        return norm.of_one(routing)
+    return partial(norm, routing=routing)
 
 
 def _is_usual(block: parts.Layer) -> bool:
@@ -69,7 +96,8 @@ class OneTower:
     """A block of attention and a gated unit, for tokens of one tower; called as the block is."""
 
     def __init__(self, block: parts.Layer, routing: Routing):
-        self.sight, self.turning, self.angles = block.sight, block.turning, f"angles of {block.turning}"
+        self.sight, self.mask = block.sight, f"{block.sight}, as the model's numbers"
+        self.turning, self.angles = block.turning, f"angles of {block.turning}"
         self.heads, self.kv_heads, self.head_dim = block.heads, block.kv_heads, block.head_dim
         self.activation = block.parts.activation.function
         self.gate, self.turn = self._gate, plain_turn
@@ -97,7 +125,7 @@ class OneTower:
 
     def _found(self, x: Tensor, plan: Plan, cache: Any) -> Tensor:
         """What the heads find, (T, H * K)."""
-        mask = plan.made[self.sight]
+        mask = plan.once(self.mask, lambda: plan.made[self.sight].to(x.dtype))
         qkv = self.qkv(self.attention_norm(x)).view(len(x), -1, self.head_dim)
         qk = qkv.narrow(1, 0, self.heads + self.kv_heads)
         angles = plan.once(self.angles, lambda: torch.view_as_complex(plan.made[self.turning]))

@@ -25,7 +25,7 @@ from mot_gen.backbone.block import Block, distinct
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.counting import Counting
 from mot_gen.backbone.next_token import NextToken
-from mot_gen.backbone.one_tower import passes
+from mot_gen.backbone.one_tower import Stack
 from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
 from mot_gen.backbone.routing import all_to
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
@@ -205,13 +205,10 @@ class Backbone(Counting):
         """x (B, S, D) -> (B, S, D), normalised. With a cache, x are the next S tokens of each of its rows."""
         plan = self.plan(layout, cache) if isinstance(layout, Layout) else layout
         shape = x.shape
-        x = self.residual.begin(plan.routing.sort(x.reshape(-1, self.dim)))
         if cache is not None and self._is_of_one_tower(x, plan):
-            ways = plan.once("passes", lambda: passes(self.each_block(), plan.routing))
-            for way, layer in zip(ways, cache.layers):
-                x = way(x, plan, layer)
-        else:
-            x = self._through(x, plan, cache)
+            stack = plan.once("stack", lambda: Stack(self.each_block(), self.residual, self.final_norm, plan.routing))
+            return stack(x.reshape(-1, self.dim), plan, cache.layers).view(shape)
+        x = self._through(self.residual.begin(plan.routing.sort(x.reshape(-1, self.dim))), plan, cache)
         return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
 
     def _is_of_one_tower(self, x: Tensor, plan: Plan) -> bool:

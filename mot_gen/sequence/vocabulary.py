@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.sequence.modality import Modality
+from mot_gen.sequence.moving import upload
 
 
 class Vocabulary:
@@ -135,7 +136,7 @@ class Vocabulary:
 
     def modality_of(self, ids: Tensor) -> Tensor:
         """Index of the modality of joint ids, any shape; special tokens belong to the first."""
-        found = torch.bucketize(ids, self._first_ids.to(ids.device), right=True)
+        found = torch.bucketize(ids, upload(self._first_ids, ids.device), right=True)
         for number, (first, end) in self._inside.items():
             found = torch.where((ids >= first) & (ids < end), number, found)
         return found

@@ -5,7 +5,7 @@ import torch
 from tiny import generator, model, words
 
 from mot_gen.backbone import lora
-from mot_gen.backbone.one_tower import OneTower, passes
+from mot_gen.backbone.one_tower import OneTower, Stack
 from mot_gen.backbone.routing import all_to
 from mot_gen.backbone.transformer import Backbone
 from mot_gen.pipelines.stream import Stream
@@ -21,7 +21,7 @@ BACKBONES = {
 
 def of_one_tower(net) -> list:
     backbone = net.backbone
-    return passes(backbone.blocks, all_to(0, 1, len(backbone.towers)))
+    return Stack(backbone.blocks, backbone.residual, backbone.final_norm, all_to(0, 1, len(backbone.towers))).ways
 
 
 @torch.no_grad()

@@ -1,10 +1,16 @@
-"""`python -m benchmarks.gpu`: every measurement with tiny sizes on a CPU, the page, and what is refused."""
+"""`python -m benchmarks.gpu`: every measurement with tiny sizes on a CPU, or on a pretended GPU where a CPU skips it;
+the page; and what is refused."""
 
 import json
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pretended import pretended_cuda
+from torch.profiler import ProfilerActivity
 
+from benchmarks.gpu import attention, budgets, graphs, kernels
 from benchmarks.gpu.__main__ import main, measurements
 from benchmarks.gpu.rows import Row, measured
 from benchmarks.gpu.setting import Setting, Skipped
@@ -25,6 +31,7 @@ def test_every_measurement_gives_figures_or_a_reason(tmp_path, capsys):
     assert all(rows[title]["figures"] for title in rows.keys() - skipped)
     # What cannot be tested on a CPU, torch-fidelity being an optional package.
     assert skipped - {"FID's features beside torch-fidelity", "Two processes over NCCL"} == {
+        "CUDA graphs beside kernels one by one",
         "Our own kernels beside plain functions",
         "Training at 443M, compiled blocks",
     }
@@ -32,6 +39,37 @@ def test_every_measurement_gives_figures_or_a_reason(tmp_path, capsys):
     assert all(f"## {title}\n" in text for title in rows)
     assert "A test of the command with tiny sizes" in text
     assert all(f"- skipped: {title} (" in text for title in skipped)
+
+
+@pytest.mark.parametrize("measurement", [attention.attention, kernels.kernels, graphs.graphs])
+def test_what_a_cpu_skips_runs_on_a_pretended_gpu(measurement):
+    with pretended_cuda():
+        figures = measurement(Setting(torch.device("cuda"), quick=True))
+    assert figures and all(value >= 0 for value in figures.values())
+
+
+def test_a_graph_that_writes_other_texts_fails(monkeypatch):
+    def switched(use, on, action):
+        return action if use is graphs.fused.use else lambda: action() and SimpleNamespace(texts=["another"])
+
+    monkeypatch.setattr(graphs, "switched", switched)
+    with pretended_cuda(), pytest.raises(AssertionError, match="texts, 2 at once: a graph's are others"):
+        graphs.graphs(Setting(torch.device("cuda"), quick=True))
+
+
+def test_waits_are_watched_for_while_an_action_runs(monkeypatch):
+    modes = ["default"]
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(budgets, "CUDA", ProfilerActivity.CPU)  # the profiler would ask the driver
+
+    def action():
+        if modes[-1] == "warn":
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    with pretended_cuda():
+        counted = budgets.counted(action, Setting(torch.device("cuda"), quick=True))
+    assert counted == (1, 0)  # nothing ran on a device that the profiler knows
+    assert modes == ["default", "warn", "default"]
 
 
 def test_an_error_is_a_row():

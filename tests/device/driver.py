@@ -39,11 +39,17 @@ def as_stored(found: Tensor) -> Tensor:
 def _swapping(apply: Callable) -> Callable:
     """`nn.Module._apply` after which a Parameter that moved is the same object, as on CUDA."""
 
-    def swap(self, *args, **kwargs):
-        with mock.patch.object(torch.__future__, "get_swap_module_params_on_conversion", lambda: True):
-            return apply(self, *args, **kwargs)
+    def swap(self, change, *args, **kwargs):
+        # One that is read elsewhere, through a view, cannot be exchanged; where nothing changes it need not be.
+        moves = any(_kind(change(own)) != _kind(own) for own in [*self.parameters(recurse=False)][:1])
+        with mock.patch.object(torch.__future__, "get_swap_module_params_on_conversion", lambda: moves):
+            return apply(self, change, *args, **kwargs)
 
     return swap
+
+
+def _kind(x: Tensor) -> tuple:
+    return x.device, x.dtype
 
 
 def _enter_inference(self) -> None:

@@ -89,7 +89,7 @@ class Launches:
     def operation(self, func, args: tuple, kwargs: dict) -> None:
         """Note one operation of the device, or between it and the host."""
         name = operation_name(func)
-        kind = _kind_of_wait(name, args, kwargs)
+        kind = kind_of_wait(name, args, kwargs)
         if kind is not None:
             self.waits[kind, name, place()] += 1
         if name not in NO_KERNEL and not func.is_view:
@@ -101,7 +101,7 @@ def operation_name(func) -> str:
     return func._schema.name.removeprefix("aten::")
 
 
-def _kind_of_wait(name: str, args: tuple, kwargs: dict) -> str | None:
+def kind_of_wait(name: str, args: tuple, kwargs: dict) -> str | None:
     """What the host waits for; "asynchronous copy" where it goes on, None for all that is no copy and no wait."""
     copied = _copied(name, args, kwargs)
     if copied is not None:

@@ -8,8 +8,8 @@ real values and gradients. Every operation passes through one dispatch mode, whi
 - counts kernels and host waits (`launches.Launches`).
 
 It says nothing of time, of memory, or of the rounding of CUDA's kernels. A fused SDPA counts as one kernel forward; its
-backward pass counts as its parts. FlexAttention is computed densely. Inference mode is no_grad. Threads and other
-processes do not see the device.
+backward pass counts as its parts. FlexAttention is computed densely. A graph that is replayed counts as one kernel
+(`recorded.py`). Inference mode is no_grad. Threads and other processes do not see the device.
 
 How it works: to C++ these tensors are on `meta` with CUDA's dispatch keys, because autograd would ask the driver for a
 stream if they were on cuda. So a tensor that C++ makes on `meta` is one for the device. Python's own use of `meta` is
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from driver import as_stored, replaced
 from kernels import ON_DEVICE, DeviceMismatch
 from launches import INDEXING, Launches, operation_name
+from recorded import graphs
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -281,7 +282,8 @@ def pretended_cuda() -> Iterator[Launches]:
     with ExitStack() as stack:
         stack.callback(torch._C._set_only_lift_cpu_tensors, before)
         torch._C._set_only_lift_cpu_tensors(True)
-        for owner, name, value in replaced(PretendedTensor, _Generator, device.as_one_kernel):
+        found = [*replaced(PretendedTensor, _Generator, device.as_one_kernel), *graphs(device.counted_as)]
+        for owner, name, value in found:
             stack.enter_context(mock.patch.object(owner, name, value))
         stack.enter_context(mock.patch.object(_Device, "active", device))
         stack.enter_context(device)

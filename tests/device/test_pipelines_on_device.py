@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from pretended import pretended_cuda
 from recorded import Recorded
-from tiny import generator, model
+from tiny import generator, model, words
 from tiny_pipelines import build
 from tokenizer_examples import EXAMPLES, chirp, speech_tokenizer
 
@@ -111,6 +111,7 @@ def test_texts_that_are_sampled():
 
 LAYER, TOKEN, STEP = 13, 10, 8  # kernels of a layer, and beside the layers
 FUSED = 10  # of a layer, with our own kernels
+IN_BF16 = 16  # of a layer, with casts for the norm and the rotation of queries and keys
 
 
 @pytest.fixture(params=[LAYER, FUSED], ids=["plain", "fused"])
@@ -143,6 +144,16 @@ def test_a_decoded_token_is_waited_for_once(layer):
     assert kernels <= layer * layers + TOKEN
 
 
+def test_tokens_that_the_host_knows_are_not_waited_for():
+    """As those of some rows, where others have ended."""
+    with pretended_cuda() as launches, torch.no_grad():
+        stream = Stream(model().to("cuda"), [[words(3)], [words(5, 1)]], 8)
+        stream.append([1, 2])
+        launches.clear()
+        stream.append([3, 4], [True, False])
+    assert launches.waited == 0, launches.report()
+
+
 def test_tokens_of_a_span_of_known_length_are_not_waited_for():
     parts = components("VQImageTokenizer", "next_token")
     with pretended_cuda() as launches:
@@ -160,7 +171,9 @@ def written(pipe, n: int):
         return draw_tokens(Begun(stream, "image", (1, n)), drawing, TextSampling(n, temperature=1.0))
 
 
-@pytest.mark.parametrize("scheduler", [None, DDIMScheduler], ids=["flow", "ddim"])
+@pytest.mark.parametrize(
+    ("scheduler", "layer"), [(None, LAYER), (None, FUSED), (DDIMScheduler, LAYER)], indirect=["layer"]
+)
 def test_a_denoising_step_is_not_waited_for(scheduler, layer):
     parts = components("PatchImageTokenizer", "flow" if scheduler is None else "diffusion")
     if scheduler is not None:
@@ -171,6 +184,16 @@ def test_a_denoising_step_is_not_waited_for(scheduler, layer):
         kernels, waits = each(launches, lambda n: pipe(PROMPTS, num_inference_steps=n), 2, 5)
     assert waits == 0
     assert kernels <= layer * layers + STEP + (0 if scheduler is None else 4)
+
+
+def test_a_denoising_step_in_bf16_casts_few_values():
+    """As the mask, once for all layers."""
+    parts = components("PatchImageTokenizer", "flow")
+    parts["model"].bfloat16()
+    with pretended_cuda() as launches:
+        pipe = quiet(TextToImagePipeline, parts).to("cuda")
+        kernels, _ = each(launches, lambda n: pipe(PROMPTS, num_inference_steps=n), 2, 4)
+    assert kernels <= IN_BF16 * len(parts["model"].backbone.blocks) + STEP + 2  # the picture is in fp32
 
 
 # ---------------------------------------------------------------- CUDA graphs
