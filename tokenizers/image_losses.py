@@ -96,7 +96,8 @@ class CodebookAverage:
         """vectors (N, d) chose ids (N,)."""
         vectors = vectors.to(self.sums.dtype)
         distance = (vectors - self.codebook.embedding.weight[ids]).square().sum(-1)
-        self.counts.mul_(self.decay).add_(torch.bincount(ids, minlength=len(self.counts)), alpha=1 - self.decay)
+        chosen = torch.zeros_like(self.counts).index_add_(0, ids, torch.ones_like(distance))
+        self.counts.mul_(self.decay).add_(chosen, alpha=1 - self.decay)
         self.sums.mul_(self.decay).index_add_(0, ids, vectors, alpha=1 - self.decay)
         dead = (self.counts < self.dead).nonzero().flatten()
         if len(dead):

@@ -131,10 +131,11 @@ class Batch(Memo):
     def _counted(self, kept: Tensor) -> list[int]:
         """[slots of a row, slots of each modality] of a batch of the tokens `kept`, (B, S) bool. Padding counts as the
         first modality."""
-        length = max(1, int(kept.sum(1).max()))  # where nothing is kept, one slot of padding
-        others = len(self.tower_of)
-        modality = self.layout.modality.masked_fill(~kept, others)
-        counts = torch.bincount(modality.flatten(), minlength=others + 1)[:others].tolist()
+        numbers = torch.arange(len(self.tower_of), device=kept.device)
+        of_each = ((self.layout.modality.flatten() == numbers[:, None]) & kept.flatten()).sum(1)
+        # As one tensor, for which the host waits once.
+        longest, *counts = torch.cat([kept.sum(1).max()[None], of_each]).tolist()
+        length = max(1, longest)  # where nothing is kept, one slot of padding
         counts[0] += len(kept) * length - sum(counts)
         return [length, *counts]
 

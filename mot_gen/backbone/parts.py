@@ -155,12 +155,14 @@ class Choice:
     gate: (P,) the weight of the expert's output.
     counts: (E,) int64, how many pairs each expert has.
     loss: what is added to the training loss, weighted, or None.
+    known: `counts` as the host knows them, or None if they follow from the scores.
     """
 
     token: Tensor
     gate: Tensor
     counts: Tensor
     loss: Tensor | None = None
+    known: list[int] | None = None
 
 
 class Router(Part):

@@ -71,14 +71,16 @@ class Routing:
 class ExpertRouting(Routing):
     """Routing of rows that are sorted by expert.
 
-    If the experts were chosen on a device, the host does not know how many rows each has: `counts` waits for the
+    If the experts were chosen on a device, the host may not know how many rows each has: `counts` then waits for the
     device.
     """
 
-    def __init__(self, each: Tensor, rows: int):
-        """each: (E,) how many rows each expert has. rows: their sum."""
+    def __init__(self, each: Tensor, rows: int, known: list[int] | None = None):
+        """each: (E,) how many rows each expert has. rows: their sum. known: `each`, if the host knows it."""
         self.order = self.inverse = self.only = self.sorted_tower = None
         self.ends, self._each, self._rows = each.cumsum(0, dtype=torch.int32), each, rows
+        if known is not None:
+            self.counts = known
 
     @cached_property
     def counts(self) -> list[int]:  # type: ignore[override]  # a class may not declare an attribute as lazily made

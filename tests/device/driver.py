@@ -15,6 +15,7 @@ from torch.utils import _foreach_utils
 
 from mot_gen.backbone import attention, one_tower
 from mot_gen.backbone import fused as own_kernels
+from mot_gen.training import world
 
 GIB = 2**30
 
@@ -87,6 +88,7 @@ def replaced(tensor: type, generator: type, fused: Callable) -> list[tuple[Any, 
         *((torch.cuda, name, value) for name, value in _cuda().items()),
         (torch.accelerator, "is_available", lambda: True),
         (torch.accelerator, "current_accelerator", lambda *args, **kwargs: torch.device("cuda")),
+        (world, "_no_driver", lambda: False),
         (torch, "Generator", generator),
         (torch.inference_mode, "__enter__", _enter_inference),
         (torch.inference_mode, "__exit__", _leave_inference),

@@ -53,16 +53,16 @@ class MixtureOfExperts(Owned):
     def forward(self, x: Tensor, pools: Pools) -> Tensor:
         """x (T, D) -> (T, D)."""
         self._auxiliary = None
-        first, tokens, gates, counts = 0, [], [], []
+        first, tokens, gates, choices = 0, [], [], []
         state = State(self.number, self.training, self.progress)
         for place, (part, pool) in enumerate(zip(x.split(pools.counts), pools.each(self.balance_weights, state))):
             choice = self._choice(part, place, pool)
             tokens.append(choice.token + first)
             gates.append(choice.gate)
-            counts.append(choice.counts)
+            choices.append(choice)
             first += len(part)
         token, gate = torch.cat(tokens), torch.cat(gates)
-        y = self.feed_forward(x.index_select(0, token), ExpertRouting(torch.cat(counts), len(token)))
+        y = self.feed_forward(x.index_select(0, token), _routing(choices, len(token)))
         start = self._start(x)
         return start.index_add(0, token, (y * gate[:, None]).to(x.dtype))
 
@@ -78,7 +78,7 @@ class MixtureOfExperts(Owned):
         """Which tokens of a pool go to which of its experts. place: the pool's number."""
         if self.experts[place] == 1:
             every = torch.arange(len(x), device=x.device)
-            return Choice(every, x.new_ones(len(x)), every.new_full((1,), len(x)))
+            return Choice(every, x.new_ones(len(x)), every.new_full((1,), len(x)), known=[len(x)])
         choice = self.choose.choose(self._logits(x, place), pool)
         if choice.loss is not None:
             self._auxiliary = choice.loss if self._auxiliary is None else self._auxiliary + choice.loss
@@ -94,6 +94,14 @@ class MixtureOfExperts(Owned):
         """The weighted losses of the last forward pass, with gradients. They are forgotten when they are read."""
         loss, self._auxiliary = self._auxiliary, None
         return 0.0 if loss is None else loss
+
+
+def _routing(choices: Sequence[Choice], rows: int) -> ExpertRouting:
+    """Of the rows of all pools, one expert after the other."""
+    known: list[int] | None = []
+    for choice in choices:
+        known = None if known is None or choice.known is None else known + choice.known
+    return ExpertRouting(torch.cat([choice.counts for choice in choices]), rows, known)
 
 
 def set_progress(backbone: nn.Module, progress: float) -> None:

@@ -30,6 +30,7 @@ class Pool:
     beside: (n, 2) its neighbours to the right and below on the grid of a picture, -1 where there is none.
     balance_weight: the weight of the loss that keeps the experts' loads even.
     state: of the layer.
+    modalities: how many the model has, or None if the layout does not say.
     """
 
     kept: Tensor | None
@@ -39,6 +40,7 @@ class Pool:
     beside: Tensor
     balance_weight: float
     state: State
+    modalities: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Pools:
     kept: for each pool of several experts under expert choice, (K,) int64: if its tokens are sorted by document, then
     by falling score, the places that one expert takes. None for other pools.
     group, real, modality, beside: of the T tokens of all pools, see `Pool`.
+    modalities: see `Pool`.
     """
 
     counts: list[int]
@@ -69,12 +72,13 @@ class Pools:
     real: Tensor
     modality: Tensor
     beside: Tensor
+    modalities: int | None = None
 
     def each(self, balance_weights: Sequence[float], state: State) -> list[Pool]:
         parts = []
         tokens = [each.split(self.counts) for each in (self.group, self.real, self.modality, self.beside)]
         for kept, group, real, modality, beside, weight in zip(self.kept, *tokens, balance_weights):
-            parts.append(Pool(kept, group, real, modality, beside, weight, state))
+            parts.append(Pool(kept, group, real, modality, beside, weight, state, self.modalities))
         return parts
 
 
@@ -96,7 +100,8 @@ def make_pools(
         kept.append(_kept(part, number, layout, f"kept by {number} of {counts}, {place}") if chooses else None)
     real, modality = routing.sort(document.flatten() != PADDING), routing.sort(layout.modality.flatten())
     beside = _beside(layout, routing, counts) if on_grid else group.new_full((len(group), 2), -1)
-    return Pools(counts, kept, group, real, modality, beside)
+    modalities = None if layout.counts is None else len(layout.counts)
+    return Pools(counts, kept, group, real, modality, beside, modalities)
 
 
 def _beside(layout: Layout, routing: Routing, counts: list[int]) -> Tensor:

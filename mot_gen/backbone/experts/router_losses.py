@@ -36,7 +36,8 @@ def mutual_information(score: Tensor, pool: Pool) -> Tensor:
 
     With p(m, e) the mean score over the pool's tokens: sum of p(m, e) log(p(m) p(e) / p(m, e)).
     """
-    modality = F.one_hot(pool.modality).float() * _shares(pool)[:, None]
+    number = pool.modalities or -1  # -1: as many as occur, which the host waits for
+    modality = F.one_hot(pool.modality, number).float() * _shares(pool)[:, None]
     joint = modality.t() @ score  # (M, E)
     apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
     return torch.special.xlogy(joint, apart.clamp_min(1e-20) / joint.clamp_min(1e-20)).sum()

@@ -28,4 +28,5 @@ class Router(parts.Router):
         key = 2.0 * pool.group.double()[:, None] - score.detach().double()
         token = key.t().argsort(dim=-1, stable=True)[:, pool.kept]
         gate = score.t().gather(1, token).flatten()
-        return parts.Choice(token.flatten(), gate, token.new_full((score.shape[1],), len(pool.kept)))
+        experts, each = score.shape[1], len(pool.kept)
+        return parts.Choice(token.flatten(), gate, token.new_full((experts,), each), known=[each] * experts)

@@ -23,7 +23,14 @@ class Router(parts.Router):
         experts = logits.shape[1]
         expert = torch.full_like(pool.group, pool.state.number % experts)
         if pool.state.learns and len(expert):
-            drawn = torch.randint(experts, (int(pool.group.max()) + 1,), device=expert.device)
-            expert = drawn[pool.group]
+            expert = _drawn(pool.group, experts)
         order = expert.argsort(stable=True)
         return parts.Choice(order, logits.new_ones(len(order)), times_each(expert, experts))
+
+
+def _drawn(group: Tensor, experts: int) -> Tensor:
+    """(n,) an expert for each token, drawn once a document. group: (n,) the document of each token."""
+    if group.is_cuda:  # the host would wait to know how many documents there are; so each token draws, and one counts
+        first = torch.searchsorted(group.sort().values, group)
+        return torch.randint(experts, group.shape, device=group.device)[first]
+    return torch.randint(experts, (int(group.max()) + 1,), device=group.device)[group]
