@@ -101,12 +101,16 @@ class Builder:
         for word in f"{self.takes} {self.needs}".split():
             option, _, choice = word.partition("=")
             options[option] = getattr(choices, choice or option)
+        self.check(choices)
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(self.package + module), name)(**options)
+
+    def check(self, choices: Choices) -> None:
+        """InputError where a choice is missing without which the metric cannot be made."""
         for word in self.needs.split():
             choice = word.rpartition("=")[2]
             if getattr(choices, choice) is None:
                 raise InputError(f"{choice}: {REMEDIES[choice]}")
-        module, name = self.target.split(":")
-        return getattr(importlib.import_module(self.package + module), name)(**options)
 
 
 _FEATURES = "feature_extractor=extractor"

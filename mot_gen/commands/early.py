@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mot_gen import checkpoints
 from mot_gen.commands.without_torch import refuse_early
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.hub import require_local
 
 if TYPE_CHECKING:
     from mot_gen.recipes.recipe import Recipe
-    from mot_gen.recipes.sections import Data, Evaluation
+    from mot_gen.recipes.sections import Data, Evaluation, Training
 
 
 def refuse_missing(paths: Iterable[str | Path | None], what: str = "") -> None:
@@ -53,15 +53,19 @@ def check_run(recipe: Recipe, check: Callable[[], None], out: Path | None = None
     if recipe.reinforce:
         refuse_missing(recipe.reinforce.preferences, " (reinforce.preferences)")
     _check_evaluation(recipe.evaluation)
+    checks = [check, lambda: _check_tokenizers(recipe)]
     if out is not None:
         refuse_unwritable(out)
-    refuse_early(check, lambda: _check_device(recipe), lambda: _check_tokenizers(recipe))
+        checks.append(lambda: _check_world(recipe.training))
+    refuse_early(*checks)
 
 
-def _check_device(recipe: Recipe) -> None:
-    from mot_gen.training.world import device
+def _check_world(training: Training) -> None:
+    """InputError where a run needs other processes, or a device that is not here; a plan does without them."""
+    from mot_gen.training.world import accumulation, device
 
-    device(recipe.training.device)
+    accumulation(training, int(os.environ.get("WORLD_SIZE", 1)))
+    device(training.device)
 
 
 def _check_tokenizers(recipe: Recipe) -> None:
@@ -88,19 +92,32 @@ def _check_records(path: str) -> None:
     from mot_gen.data.records import reader_of
     from mot_gen.data.remote import place
 
-    reader_of(place(path))
+    found = place(path)
+    reader_of(found)
+    if isinstance(found, Path) and found.is_dir():
+        require(any(found.iterdir()), f"{path}: holds no record")
 
 
 def _check_evaluation(section: Evaluation) -> None:
     """InputError for an unknown metric, or files that metrics would read and that are not there."""
-    from mot_gen.eval.by_name import EVALUATED, chosen
+    from mot_gen.eval.by_name import EVALUATED, SETS, Choices, chosen
     from mot_gen.eval.images.extractor_names import check_extractor
 
-    if section.metrics:
-        chosen(section.metrics, EVALUATED, "evaluation.metrics")
+    names = chosen(section.metrics, EVALUATED, "evaluation.metrics") if section.metrics else []
     check_extractor(section.extractor)
     refuse_missing([section.weights], " (evaluation.weights)")
     refuse_missing([section.clip], " (evaluation.clip)")
+    given: dict[str, Any] = {"clip": section.clip}
+    for name in names:
+        EVALUATED[name].check(Choices(**given))
+    if SETS.keys() & set(names):
+        refuse_early(lambda: _load_extractor(section))
+
+
+def _load_extractor(section: Evaluation) -> None:
+    from mot_gen.eval.images.extractors import load_extractor
+
+    load_extractor(section.extractor, weights=section.weights)
 
 
 def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:

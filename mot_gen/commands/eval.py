@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from mot_gen.commands.early import refuse_missing
+from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.pipelines.settings import PictureSettings
 
@@ -131,7 +131,17 @@ def _add_stats(commands):
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .npz to write")
     _add_extractor(parser)
     parser.add_argument("--json", metavar="FILE", help="what was written, as JSON; - for standard output")
-    parser.set_defaults(func=lazily("mot_gen.commands.eval_images:stats"))
+    parser.set_defaults(func=_stats)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from mot_gen.eval.images.extractor_names import check_extractor
+
+    check_extractor(args.extractor)
+    refuse_missing([args.source, args.weights])
+    refuse_unwritable(Path(args.out).parent)
+    refuse_early(lambda: _eval_images().check_source(args), lambda: _eval_images().check_extractor(args))
+    return lazily("mot_gen.commands.eval_images:stats")(args)
 
 
 def _add_text(commands):
@@ -211,7 +221,13 @@ def _add_suite(commands):
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default: 64)")
     _add_checkpoint(parser)
     _add_output(parser)
-    parser.set_defaults(func=lazily("mot_gen.commands.eval_suites:suite"))
+    parser.set_defaults(func=_suite)
+
+
+def _suite(args: argparse.Namespace) -> int:
+    refuse_missing([args.prompts, args.detections, args.clip, args.colors])
+    refuse_early(lambda: importlib.import_module("mot_gen.commands.eval_suites").check(args))
+    return lazily("mot_gen.commands.eval_suites:suite")(args)
 
 
 def _add_extractor(parser: argparse.ArgumentParser):

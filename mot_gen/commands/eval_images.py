@@ -26,6 +26,11 @@ def check_sides(args: argparse.Namespace) -> None:
     opened(args.real, args.fake, chosen(args.metrics, OF_IMAGES, "metrics"), settings_of(args))
 
 
+def check_source(args: argparse.Namespace) -> None:
+    """InputError where there are no images to make statistics of."""
+    settings_of(args).open(args.source, "source")
+
+
 def check_extractor(args: argparse.Namespace) -> None:
     """InputError for an extractor that is not there."""
     settings_of(args).extraction()

@@ -21,6 +21,16 @@ from mot_gen.eval.result import Results
 JUDGES = {"questions": "vqa", "detections": "detector", "clip": "clip"}  # of T2I-CompBench: kind -> option
 
 
+def check(args: argparse.Namespace) -> None:
+    """InputError where the suite's judge or its pictures are not named; nothing is read."""
+    if args.suite == "dpg":
+        _needed(args, "vqa")
+    elif args.suite == "compbench":
+        _judge(args)
+    if not args.detections:
+        _named_images(args)
+
+
 def suite(args: argparse.Namespace) -> int:
     """`eval suite`."""
     return report(args, f"suite {args.suite}", _results(args), list)
@@ -39,10 +49,15 @@ def _results(args: argparse.Namespace) -> Results:
         )
     if args.suite == "dpg":
         return run_dpg(args.prompts, _images(args), _needed(args, "vqa"), confidence=args.confidence)
+    judge = _judge(args)
+    return run_compbench(args.category, args.prompts, _images(args), judge, confidence=args.confidence)
+
+
+def _judge(args: argparse.Namespace) -> str:
+    """What judges a category of T2I-CompBench."""
     category = _needed(args, "category")
     require(category in CATEGORIES, f"--category: {category!r} is not known; one of: {', '.join(CATEGORIES)}")
-    judge = _needed(args, JUDGES[CATEGORIES[category]])
-    return run_compbench(category, args.prompts, _images(args), judge, confidence=args.confidence)
+    return _needed(args, JUDGES[CATEGORIES[category]])
 
 
 def _needed(args: argparse.Namespace, option: str) -> str:
@@ -56,14 +71,19 @@ def _images(args: argparse.Namespace) -> str:
     """IMAGES as a path; those of a checkpoint are drawn first, and kept."""
     from mot_gen.commands.eval import is_checkpoint
 
-    if args.images is None:
-        raise InputError(f"eval suite {args.suite}: IMAGES is missing; give pictures or a checkpoint")
-    if not is_checkpoint(args.images):
-        return args.images
+    images = _named_images(args)
+    if not is_checkpoint(images):
+        return images
     from mot_gen.reports.kept_samples import Order, draw_images
 
     prompts = []
     for prompt in prompts_of(args.suite, args.prompts):
         prompts += [prompt] * args.images_a_prompt
-    order = Order(args.images, args.seed, args.batch_size, args.samples)
+    order = Order(images, args.seed, args.batch_size, args.samples)
     return str(draw_images(order, prompts))
+
+
+def _named_images(args: argparse.Namespace) -> str:
+    if args.images is None:
+        raise InputError(f"eval suite {args.suite}: IMAGES is missing; give pictures or a checkpoint")
+    return args.images

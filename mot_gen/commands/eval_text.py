@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from mot_gen.commands.without_torch import refuse_early
 from mot_gen.eval.by_name import IMAGE_TEXT, SPEECH, Choices, chosen, results_of
 from mot_gen.eval.jsonl import provenance_of, read_jsonl
 from mot_gen.eval.text.evaluate import chosen_texts, feed_text, text_metrics, text_records
@@ -25,6 +26,7 @@ def text(args: argparse.Namespace) -> int:
     """`eval text`. Names and records are looked at before metrics are made, which brings torch."""
     names = chosen_texts(args.metrics)
     rows = text_records(args.file)
+    refuse_early(lambda: text_metrics(names, choices_of(args)))
     metrics = text_metrics(names, choices_of(args))
     feed_text(metrics, rows)
     return finish(args, metrics, rows)
@@ -34,26 +36,40 @@ def speech(args: argparse.Namespace) -> int:
     """`eval speech`."""
     names = chosen(args.metrics, SPEECH, "metrics")
     _check_lines(args.file)
+    refuse_early(lambda: _speech_metrics(names, args))
 
-    from mot_gen.eval.speech.evaluate import feed_speech, speech_metrics, speech_records
+    from mot_gen.eval.speech.evaluate import feed_speech, speech_records
 
     rows = speech_records(names, args.file)
-    metrics = speech_metrics(names, choices_of(args))
+    metrics = _speech_metrics(names, args)
     feed_speech(metrics, rows)
     return finish(args, metrics, rows)
+
+
+def _speech_metrics(names: list[str], args: argparse.Namespace) -> dict[str, Accumulator]:
+    from mot_gen.eval.speech.evaluate import speech_metrics
+
+    return speech_metrics(names, choices_of(args))
 
 
 def image_text(args: argparse.Namespace) -> int:
     """`eval image-text`."""
     chosen(args.metrics, IMAGE_TEXT, "metrics")
     _check_lines(args.file)
+    refuse_early(lambda: _image_text_metrics(args))
 
-    from mot_gen.eval.images.evaluate_texts import feed_image_text, image_text_metrics, image_text_records
+    from mot_gen.eval.images.evaluate_texts import feed_image_text, image_text_records
 
     rows = image_text_records(args.file, None)
-    metrics = image_text_metrics(args.metrics, args.device, choices_of(args))
+    metrics = _image_text_metrics(args)
     feed_image_text(metrics, rows)
     return finish(args, metrics, rows)
+
+
+def _image_text_metrics(args: argparse.Namespace) -> dict[str, Accumulator]:
+    from mot_gen.eval.images.evaluate_texts import image_text_metrics
+
+    return image_text_metrics(args.metrics, args.device, choices_of(args))
 
 
 def geneval(args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,24 +136,25 @@ def _check(request: Request, recipe: Recipe, check: Callable[[], None], options:
         _check_objectives(request, options)
     else:
         _check_backbones(request, options)
-    refuse_early(*(partial(_check_variant, request, recipe, name, options) for name in _compared(request)))
+    check_variants = _check_objective_variants if request.objectives else _check_backbone_variants
+    refuse_early(lambda: check_variants(request, recipe, options))
 
 
-def _compared(request: Request) -> Sequence[str]:
-    return request.objectives or request.backbones
+def _check_backbone_variants(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> None:
+    from mot_gen.study.variants import check_comparable, recipe_of_backbone
+
+    check_comparable(recipe, request.backbones, options)
+    for name in request.backbones:
+        recipe_of_backbone(recipe, name, options.get(name, ()))
 
 
-def _check_variant(request: Request, recipe: Recipe, name: str, options: dict[str, list[str]]) -> None:
-    """InputError for the options of a backbone or an objective; imports torch."""
-    own = options.get(name, [])
-    if request.objectives:
-        from mot_gen.study.objective_variants import recipe_of_objective
+def _check_objective_variants(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> None:
+    from mot_gen.study.objective_variants import recipe_of_objective
+    from mot_gen.study.variants import check_names
 
-        recipe_of_objective(recipe, name, own, "image")
-    else:
-        from mot_gen.study.variants import recipe_of_backbone
-
-        recipe_of_backbone(recipe, name, own)
+    check_names("objectives", request.objectives, options)
+    for name in request.objectives:
+        recipe_of_objective(recipe, name, options.get(name, ()), "image")
 
 
 def _check_backbones(request: Request, options: dict[str, list[str]]) -> None:

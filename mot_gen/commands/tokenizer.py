@@ -6,12 +6,14 @@ What they do is in tokenizer_training, tokenizer_tokens and tokenizer_measures.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.options import settings
 from mot_gen.commands.without_torch import refuse_early
+from mot_gen.eval.images.extractor_names import check_extractor
 from mot_gen.files.hub import require_local
 from mot_gen.recipes.signatures import stated
 from mot_gen.tokenizers.saved import home_of
@@ -144,6 +146,8 @@ def _asked(args: argparse.Namespace) -> Any:
 
 def _evaluate(args: argparse.Namespace) -> int:
     home_of(args.tokenizer)
+    if args.extractor:
+        check_extractor(args.extractor)
     if args.recognizer not in (None, "sphinx"):
         require_local("--recognizer", args.recognizer)
     if args.data not in SHIPPED:
@@ -170,6 +174,9 @@ def _check_data(data: str, tokenizer: str) -> None:
 def _encode(args: argparse.Namespace) -> int:
     home_of(args.tokenizer)
     refuse_missing(args.inputs)
+    folders = [path for path in args.inputs if Path(path).is_dir()]
+    if folders:
+        refuse_early(*(partial(_check_data, folder, args.tokenizer) for folder in folders))
 
     from mot_gen.commands.tokenizer_tokens import encode
 

@@ -70,11 +70,7 @@ def variants(
     options: name -> KEY=VALUE of that backbone. control: whether to add CONTROL where something unties parameters.
     Raises InputError for what cannot be compared: an unknown name, one given twice, a budget that no width meets.
     """
-    check_names("backbones", names, options)
-    if recipe.backbone.frozen or recipe.backbone.lr_factors:
-        raise InputError(
-            "backbone.frozen, backbone.lr_factors: a study compares backbones that all learn alike; drop it"
-        )
+    check_comparable(recipe, names, options)
     if match not in MATCHES:
         raise InputError(f"match: {match!r} is not known" + nearest(match, MATCHES))
     own = _Budget(match, 1, workload).of(recipe)
@@ -85,6 +81,15 @@ def variants(
     if control and match == "active-flops":
         found += _control(found, workload)
     return found
+
+
+def check_comparable(recipe: Recipe, names: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
+    """InputError for names or a recipe of which no study can be made, before any backbone is looked at."""
+    check_names("backbones", names, options)
+    if recipe.backbone.frozen or recipe.backbone.lr_factors:
+        raise InputError(
+            "backbone.frozen, backbone.lr_factors: a study compares backbones that all learn alike; drop it"
+        )
 
 
 def check_names(what: str, names: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:

@@ -94,6 +94,10 @@ REFUSED = [
     "convert openmoji out --grow deeper layers=x",
     "study digits --backbones mom mom:bidirectional=foo",
     "study digits --objectives masked masked:cap=3",
+    "study digits --backbones dense,dense",
+    "train digits evaluation.metrics=[clip]",
+    "eval suite dpg README.md docs/images",
+    "eval stats tests -o out.npz",
 ]
 # Shipped recipes are not refused, neither by their own check nor by their tokenizers.
 ALLOWED = """
