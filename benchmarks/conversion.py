@@ -26,7 +26,7 @@ def make(folder: Path, gigabytes: float = GIGABYTES) -> int:
     import transformers
     from safetensors.torch import save_file
 
-    from mot_gen.families.random_weights import byte_tokenizer
+    from mot_gen.families.shared.random_weights import byte_tokenizer
 
     layers = round(gigabytes * 1e9 / 2 / LAYER)
     config = transformers.LlamaConfig(

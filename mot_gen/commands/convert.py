@@ -42,7 +42,7 @@ def convert_command(arguments: argparse.Namespace) -> int:
     if arguments.other:
         raise InputError("--with: is for --grow joined, fused and side_by_side; give one of them")
     from mot_gen.families import check_name
-    from mot_gen.families.folders import local_folder
+    from mot_gen.families.shared.folders import local_folder
 
     if arguments.family:
         check_name(arguments.family)
@@ -90,7 +90,8 @@ def _family(name: str | None, folder: Path) -> Any:
 def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
     refuse_early(lambda: _family(arguments.family, folder))
 
-    from mot_gen.families import conversion, language_models, llama
+    from mot_gen.families import language_models, llama
+    from mot_gen.families.shared import conversion
 
     family = _family(arguments.family, folder)
     with conversion.opened(folder, family) as source:
@@ -135,7 +136,7 @@ def _back(source: str, out: Path, like: Path, name: str | None) -> None:
     find(source)
     refuse_early(lambda: _family(name, like))
 
-    from mot_gen.families import conversion
+    from mot_gen.families.shared import conversion
 
     family = _family(name, like)
     with conversion.opened(like, family) as published:

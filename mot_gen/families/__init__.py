@@ -9,12 +9,13 @@ A family is a module here, or a user's own by its dotted name. It has
 - `parts(source, **options)` -> list of `conversion.Part`: each component of ours with its outline and its table;
 - `pipeline(source, parts)` -> `MultimodalPipeline` over those modules, whatever their device: tokenizers, scheduler and
   the published defaults of sampling;
-- `recipe(pipeline, out)` -> the text of a recipe that goes on training it, see `mot_gen.families.recipes`;
+- `recipe(pipeline, out)` -> the text of a recipe that goes on training it, see `mot_gen.families.shared.recipes`;
 - `parts_like(source, folder)`, if a converted, perhaps trained, folder of ours may have other parts than the published
   model: those;
 - `tiny(folder)`: writes a small random model in the published layout there, every weight random, for tests.
 
-`mot_gen.families.conversion` does the rest, alike for all.
+`mot_gen.families.shared.conversion` does the rest, alike for all; the other modules of `shared` are what several
+families use.
 """
 
 from __future__ import annotations
@@ -27,24 +28,12 @@ from types import ModuleType
 
 from mot_gen.errors import InputError, nearest
 
-# Modules of this folder that are no families.
-MACHINERY = (
-    "conversion",
-    "folders",
-    "language_models",
-    "latent_diffusion",
-    "random_weights",
-    "recipes",
-    "siglip",
-    "table",
-    "towers",
-    "transformers_folders",
-)
+NO_FAMILIES = ("language_models", "shared")  # the Python functions around `llama`, and what families share
 
 
 def names() -> list[str]:
     """The families of this folder."""
-    return [module.name for module in pkgutil.iter_modules(__path__) if module.name not in MACHINERY]
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.name not in NO_FAMILIES]
 
 
 def check_name(name: str) -> str:

@@ -17,12 +17,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
-from mot_gen.families.recipes import whole_model_recipe
-from mot_gen.families.table import Entry
-from mot_gen.families.towers import Kind, conversing_text, one_tower, tower
-from mot_gen.families.transformers_folders import (
+from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
+from mot_gen.families.shared.recipes import whole_model_recipe
+from mot_gen.families.shared.table import Entry
+from mot_gen.families.shared.towers import Kind, conversing_text, one_tower, tower
+from mot_gen.families.shared.transformers_folders import (
     codes_in_one_range,
     colours,
     config_of,

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.latent_diffusion import diffusers_table, diffusers_vae
-from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, randomise, write_configs
-from mot_gen.families.recipes import whole_model_recipe
-from mot_gen.families.table import Entry, layer_entries
-from mot_gen.families.towers import Kind, Names, published_text, tower
-from mot_gen.families.transformers_folders import special_ids
+from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.latent_diffusion import diffusers_table, diffusers_vae
+from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, randomise, write_configs
+from mot_gen.families.shared.recipes import whole_model_recipe
+from mot_gen.families.shared.table import Entry, layer_entries
+from mot_gen.families.shared.towers import Kind, Names, published_text, tower
+from mot_gen.families.shared.transformers_folders import special_ids
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer

@@ -16,11 +16,11 @@ import torch
 
 from mot_gen.errors import InputError
 from mot_gen.families import llama
-from mot_gen.families.conversion import Part, Source, load, opened
-from mot_gen.families.folders import local_folder
-from mot_gen.families.recipes import row_length, training_recipe
-from mot_gen.families.table import InMemory, restored
-from mot_gen.families.towers import Kind
+from mot_gen.families.shared.conversion import Part, Source, load, opened
+from mot_gen.families.shared.folders import local_folder
+from mot_gen.families.shared.recipes import row_length, training_recipe
+from mot_gen.families.shared.table import InMemory, restored
+from mot_gen.families.shared.towers import Kind
 from mot_gen.files.manifest import write as write_manifest
 from mot_gen.pipelines.base import MultimodalPipeline
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.families.conversion import Part, Source, assembled, outline
-from mot_gen.families.random_weights import TINY_TOWER, byte_tokenizer, write_tiny
-from mot_gen.families.table import Entry, First, MeanOfRows
-from mot_gen.families.towers import KINDS, Kind, backbone_options, published_text, tower
-from mot_gen.families.transformers_folders import model_type
+from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_tiny
+from mot_gen.families.shared.table import Entry, First, MeanOfRows
+from mot_gen.families.shared.towers import KINDS, Kind, backbone_options, published_text, tower
+from mot_gen.families.shared.transformers_folders import model_type
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.tokenizers.text import TextTokenizer

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from mot_gen.backbone.attention import Places, sees
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
-from mot_gen.families import bagel, conversion, latent_diffusion
-from mot_gen.families.random_weights import published_shapes, random_tensors
-from mot_gen.families.siglip import siglip_name
-from mot_gen.families.table import Entry
+from mot_gen.families import bagel
+from mot_gen.families.shared import conversion, latent_diffusion
+from mot_gen.families.shared.random_weights import published_shapes, random_tensors
+from mot_gen.families.shared.siglip import siglip_name
+from mot_gen.families.shared.table import Entry
 from mot_gen.packing import document_length, pack
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from mot_gen import families
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
-from mot_gen.families import conversion
+from mot_gen.families.shared import conversion
 from mot_gen.files.tensors import Shards
 
 every_family = pytest.mark.parametrize("name", families.names())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.table import Entry, check_table, our_specs, restored, values
+from mot_gen.families.shared.table import Entry, check_table, our_specs, restored, values
 from mot_gen.files import manifest
 from mot_gen.files.atomic import writing_folder
 from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError
-from mot_gen.families.conversion import Source, outline
-from mot_gen.families.table import Entry, Rows
+from mot_gen.families.shared.conversion import Source, outline
+from mot_gen.families.shared.table import Entry, Rows
 from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
 
 

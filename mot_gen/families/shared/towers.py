@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.families.table import Entry, Permuted, Rows
+from mot_gen.families.shared.table import Entry, Permuted, Rows
 from mot_gen.model import MultimodalConfig, MultimodalModel
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.text import TextTokenizer

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mot_gen.families.conversion import Source
-from mot_gen.families.table import Entry, Permuted
+from mot_gen.families.shared.conversion import Source
+from mot_gen.families.shared.table import Entry, Permuted
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 
 SHIFT, SCALE = 0.1159, 0.3611  # of FLUX's latents, which no file states

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mot_gen.families.table import Permuted
+from mot_gen.families.shared.table import Permuted
 
 # How names of `ImageFeatureTokenizer` begin -> how they begin in transformers. Others are the same.
 _BEGINNINGS = (

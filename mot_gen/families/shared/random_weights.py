@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mot_gen.families.table import Entry
+from mot_gen.families.shared.table import Entry
 
 # The language model of a tiny model, in the words of transformers.
 TINY_TOWER: dict[str, Any] = {
