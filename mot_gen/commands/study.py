@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mot_gen.backbone import PRESETS
 from mot_gen.commands.early import check_run, refuse_unwritable
-from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.atomic import write_json
 from mot_gen.study.relatives import RELATIVES
@@ -124,7 +123,6 @@ def study(request: Request) -> tuple[dict, int]:
 
 def _check(request: Request, recipe: Recipe, check: Callable[[], None], options: dict[str, list[str]]) -> None:
     """InputError for what cannot be compared, as far as that can be said without torch."""
-    check_run(recipe, check)
     training = recipe.training
     if training.steps <= training.warmup_steps:
         raise InputError(
@@ -137,7 +135,12 @@ def _check(request: Request, recipe: Recipe, check: Callable[[], None], options:
     else:
         _check_backbones(request, options)
     check_variants = _check_objective_variants if request.objectives else _check_backbone_variants
-    refuse_early(lambda: check_variants(request, recipe, options))
+
+    def check_all() -> None:
+        check()
+        check_variants(request, recipe, options)
+
+    check_run(recipe, check_all)
 
 
 def _check_backbone_variants(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> None:
