@@ -142,7 +142,7 @@ class Measurement:
         }
 
     def _captioned(self, scenes: Sequence[Scene], code: str) -> dict[str, list[bool]]:
-        """Of each scene whether its caption is in the language, has the names right, and is right as a whole."""
+        """For each scene, whether its caption is in the language, has the names right, and is right as a whole."""
         pictures = [to_pil(picture / 255) for picture in pictures_of(scenes, SIZE)]
         texts = in_batches(lambda part: self.model.writes(part, language=code).texts, pictures)
         read = [read_caption(text, code) for text in texts]

@@ -74,8 +74,8 @@ class Direction:
     to: "image", "text", "speech", "vector" (numbers) or "any" (texts and pictures).
     pipeline: its dotted name.
     needs, takes: inputs that must, and may, be given.
-    options: of `OPTIONS`;
-    defaults: those for which a checkpoint has its own.
+    options: of `OPTIONS`.
+    defaults: those options for which a checkpoint has its own.
     result: the list in the pipeline's output.
     gather, prepare: inputs of a batch, and options, as the pipeline's arguments.
     batched: whether it takes many items at once.

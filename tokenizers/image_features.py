@@ -26,7 +26,9 @@ class ImageFeatureTokenizer(ImageTokenizer):
     that a small picture uses a corner of the table.
     layout: further fields of the modality.
     first_size: an `EdgeRule` by which pictures are resized before they are resized by that of image_size.
-    mean, std: of the colours in [0, 1] that the encoder is given, standardised. The norm after the last layer is kept.
+    mean, std: of the colours in [0, 1]; the encoder is given them standardised.
+
+    The norm after the last layer is kept.
     """
 
     @register_to_config

@@ -39,8 +39,10 @@ def reconstruction_report(tokenizer: ImageTokenizer, images: Tensor, batch_size:
 
     psnr: mean over images of each one's.
     psnr_pooled: of the error pooled over all, which is never higher.
-    ssim: Wang et al., 2004, Gaussian window of 11; for a discrete tokenizer also what `codebook_use` gives.
+    ssim: Wang et al., 2004, Gaussian window of 11.
     images: N.
+
+    For a discrete tokenizer also what `codebook_use` gives.
     """
     decoded, tokens = reconstruct(tokenizer, images, batch_size)
     each = psnr(decoded, images)

@@ -34,12 +34,13 @@ def graphs(setting: Setting) -> Figures:
 
 
 def compared(name: str, plain, recorded, setting: Setting) -> Figures:
+    """The time of an action kernel by kernel over its time with graphs. AssertionError where they do not agree."""
     wanted, found = made(plain), made(recorded)
     if isinstance(wanted, Tensor):
         apart = difference(found, wanted)
-        assert apart < AGREES, f"{name}: a graph's differ by {apart} of the largest value"
+        assert apart < AGREES, f"{name}: pictures drawn with graphs differ by {apart} of the largest value"
     else:
-        assert found == wanted, f"{name}: a graph's are others"
+        assert found == wanted, f"{name}: texts written with graphs are others"
     seconds = setting.alternate({"kernels": plain, "graph": recorded})
     return {f"{name}: time kernel by kernel over graphs": seconds["kernels"] / seconds["graph"]}
 

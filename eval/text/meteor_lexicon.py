@@ -46,7 +46,8 @@ class Lexicon:
     function_words: those that count less.
     nonbreaking: abbreviations that keep their dot -> whether before numbers only.
     synsets: word -> numbers of its WordNet synsets.
-    bases: irregular form -> its base forms. phrases and paraphrases: the two columns of the table.
+    bases: irregular form -> its base forms.
+    phrases, paraphrases: the two columns of the table.
     stem: Porter's second stemmer.
     """
 

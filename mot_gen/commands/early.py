@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mot_gen import checkpoints
 from mot_gen.commands.without_torch import refuse_early
@@ -107,9 +107,9 @@ def _check_evaluation(section: Evaluation) -> None:
     check_extractor(section.extractor)
     refuse_missing([section.weights], " (evaluation.weights)")
     refuse_missing([section.clip], " (evaluation.clip)")
-    given: dict[str, Any] = {"clip": section.clip}
+    choices = Choices(clip=section.clip)  # type: ignore[arg-type] # a folder; here only whether there is one
     for name in names:
-        EVALUATED[name].check(Choices(**given))
+        EVALUATED[name].check(choices)
     if SETS.keys() & set(names):
         refuse_early(lambda: _load_extractor(section))
 

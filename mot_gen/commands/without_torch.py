@@ -21,12 +21,11 @@ from typing import Any, NoReturn
 from mot_gen.errors import InputError
 
 ABSENT = ("torch", "torchaudio", "torchmetrics", "torchvision", "diffusers", "transformers", "safetensors", "peft")
-# What would decide something, or make a number or a text of what is absent.
-DECIDING = [
-    *("bool", "len", "iter", "next", "contains", "index", "int", "float", "str", "repr", "format", "fspath"),
-    *("eq", "ne", "lt", "le", "gt", "ge", "subclasscheck"),
-]
-COMBINING = ["or", "ror", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "neg"]
+# Methods that would decide something by what is absent, or make a number or a text of it.
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "subclasscheck")
+CONVERSIONS = ("bool", "len", "iter", "next", "index", "int", "float", "str", "repr", "format", "fspath")
+# Methods whose result is as absent as what they are given.
+ARITHMETIC = ("or", "ror", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "neg")
 
 
 def refuse_early(*checks: Callable[[], object]) -> None:
@@ -66,7 +65,7 @@ def _refusal(checks: Sequence[Callable[[], object]]) -> str:
             check()
         except InputError as refused:
             return str(refused)
-        except BaseException:
+        except BaseException:  # CannotTell, or an error that follows from what is absent: the check is made again later
             continue
     return ""
 
@@ -148,7 +147,7 @@ def _combined(*given: Any) -> Any:
     return _Anything()
 
 
-for _names, _method in ((DECIDING, _undecided), (COMBINING, _combined)):
+for _names, _method in ((COMPARISONS + CONVERSIONS, _undecided), (ARITHMETIC, _combined)):
     for _name in _names:
         setattr(_Anything, f"__{_name}__", _method)
 

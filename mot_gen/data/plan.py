@@ -30,8 +30,9 @@ class BatchPlan:
     window: samples a window.
     block: neighbours that the shuffle keeps together.
     index: name -> value of everything that the stream depends on; a state made under another index is refused.
-    packing: of PACKINGS; a state goes on with its own. The position counts what was handed out, never what was
-    prefetched.
+    packing: of PACKINGS; a state goes on with its own.
+
+    The position counts what was handed out, never what was prefetched.
     """
 
     mixture: Mixture

@@ -47,11 +47,11 @@ def means_of(sums: Sums) -> dict[str, float]:
     return {name: sums["sum", name] / max(sums["count", name], 1.0) for name in names}
 
 
-def rewards_of(sums: Sums, scores: dict[str, float]) -> dict[str, Any]:
+def rewards_of(sums: Sums, scores: Mapping[str, float]) -> dict[str, Any]:
     """What a line says of the rewards of a step. sums: over processes, of `Learner.rewarded`. scores: means of these,
     the whole reward among them."""
-    found: dict[str, Any] = {"reward": scores.pop("reward")}
-    found["rewards"] = scores
+    by_name = dict(scores)
+    found: dict[str, Any] = {"reward": by_name.pop("reward"), "rewards": by_name}
     for count in ("equal_groups", "without_reward"):
         found[count] = int(sums["step", count])
     return found

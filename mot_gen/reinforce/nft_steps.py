@@ -66,7 +66,7 @@ def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
     good = goodness(advantages(rewarded.rewards, learner.section.divide))
     documents: list[Document] = []
     weights: list[float] = []
-    for group, sample in _teaches(rewarded.rewards, learner.section.penalty).nonzero().tolist():
+    for group, sample in _learned(rewarded.rewards, learner.section.penalty).nonzero().tolist():
         own = _documents(learner, rewarded.groups[group], sample)
         documents += own
         weights += [float(good[group, sample])] * len(own)
@@ -79,7 +79,7 @@ def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
     return made
 
 
-def _teaches(rewards: Tensor, penalty: float) -> Tensor:
+def _learned(rewards: Tensor, penalty: float) -> Tensor:
     """(P, G) bool, which samples are learned from.
 
     A group whose rewards are equal is pulled as much as it is pushed. It is read only where a penalty holds the model

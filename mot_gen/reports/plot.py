@@ -19,7 +19,7 @@ Range = tuple[float, float]
 class Line:
     """points: (x, y).
     name: in the legend, where it is not empty.
-    faint: thin and pale. dashed.
+    faint: whether it is thin and pale. dashed: whether it is dashed.
     dots: a mark at every point, so that a line of one point is seen too.
     """
 

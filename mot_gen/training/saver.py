@@ -138,8 +138,9 @@ def save(
     tensors: group -> name -> tensor.
     state: what JSON holds.
     files: name -> content of others to keep beside them.
-    keep: how many of the newest checkpoints stay, 0 = all. Raises InputError if it cannot be written (a full disk);
-    what was there before is then untouched.
+    keep: how many of the newest checkpoints stay, 0 = all.
+
+    Raises InputError if it cannot be written (a full disk); what was there before is then untouched.
     """
     saver = Saver(run, keep=keep)
     saver.save(step, tensors, state, files)

@@ -129,7 +129,8 @@ def device(name: str) -> torch.device:
 
 def _no_driver() -> bool:
     """Whether neither NVIDIA's driver nor AMD's is here, so that torch need not be asked."""
-    if sys.platform != "linux" or Path("/dev/kfd").exists():
+    amd = Path("/dev/kfd").exists() or Path("/dev/dxg").exists()  # the latter under Windows
+    if sys.platform != "linux" or amd:
         return False
     try:
         ctypes.CDLL("libcuda.so.1")

@@ -1,10 +1,12 @@
 """Hub names are taken where they were fetched before, and nothing else that is not there."""
 
+from pathlib import Path
+
 import pytest
 from huggingface_hub import constants
 
 from mot_gen.errors import InputError
-from mot_gen.files.hub import require_local
+from mot_gen.files.hub import require_local, was_fetched
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +18,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["owner/fetched", "alone", "."])
 def test_what_is_there_or_was_fetched_is_taken(name):
-    require_local("path", name)
+    assert Path(name).exists() or was_fetched(name)
+    require_local("path", name)  # raises nothing
 
 
 @pytest.mark.parametrize("name", ["owner/mistyped", "mistyped", "owner/fetched2"])
