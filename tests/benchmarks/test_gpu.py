@@ -53,7 +53,8 @@ def test_a_graph_that_writes_other_texts_fails(monkeypatch):
         return action if use is graphs.fused.use else lambda: action() and SimpleNamespace(texts=["another"])
 
     monkeypatch.setattr(graphs, "switched", switched)
-    with pretended_cuda(), pytest.raises(AssertionError, match="texts, 2 at once: a graph's texts written with graphs are others"):
+    other = "texts, 2 at once: texts written with graphs are others"
+    with pretended_cuda(), pytest.raises(AssertionError, match=other):
         graphs.graphs(Setting(torch.device("cuda"), quick=True))
 
 
