@@ -33,8 +33,19 @@ def home_of(folder: str) -> tuple[str, str]:
     elif (Path(folder) / "tokenizer_config.json").is_file():
         name = "TextTokenizer"
     else:
-        raise InputError(f"{folder}: no tokenizer in this folder (no config.json, no tokenizer_config.json)")
+        raise InputError(f"{folder}: {_why_none(Path(folder))}")
     return homes[name], name
+
+
+def _why_none(folder: Path) -> str:
+    """Why this is no tokenizer's folder, and what to give instead."""
+    if not folder.exists():
+        return "no such folder; give a tokenizer's folder, or a shipped one such as openmoji/image_tokenizer"
+    for model in (folder, folder / "model"):
+        parts = [str(part) for part in sorted(model.glob("*_tokenizer"))]
+        if parts:
+            return f"is a model; give the folder of one of its tokenizers: {', '.join(parts)}"
+    return "no tokenizer in this folder (no config.json, no tokenizer_config.json); give a tokenizer's folder"
 
 
 def load_tokenizer(folder: str) -> Any:

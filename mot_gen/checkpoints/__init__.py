@@ -26,11 +26,11 @@ def names() -> list[str]:
 
 def located(path: str) -> str:
     """Where a shipped checkpoint's folder is, or one below it, such as `openmoji/image_tokenizer`; any other path, and
-    one that is there, stays as it is."""
-    name, _, rest = path.partition("/")
-    if name not in names() or Path(path).exists():
-        return path
-    return str(HERE / name / rest)
+    one that is there, stays as it is. Commands read by it every argument that may be such a folder."""
+    shipped = HERE / path
+    if path.partition("/")[0] in names() and shipped.exists() and not Path(path).exists():
+        return str(shipped)
+    return path
 
 
 def find(checkpoint: str | Path) -> Path:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, cast
 
+from mot_gen.checkpoints import located
 from mot_gen.commands.early import refuse_unwritable
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError
@@ -19,8 +20,9 @@ def register(commands) -> None:
     )
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     command.add_argument("--towers", metavar="NAMES", help="of a language model: text first (default: text,image)")
-    command.add_argument("--image-tokenizer", metavar="FOLDER", help="what reads and writes the tower image")
-    command.add_argument("--speech-tokenizer", metavar="FOLDER", help="what reads and writes the tower speech")
+    for name in ("image", "speech"):
+        help_tower = f"what reads and writes the tower {name}"
+        command.add_argument(f"--{name}-tokenizer", type=located, metavar="FOLDER", help=help_tower)
     command.add_argument("--start", help="what a new tower begins as: copy of the text's (default), or fresh")
     command.add_argument("--like", metavar="FOLDER", help="back to this published model, with the weights of SOURCE")
     command.add_argument("--family", metavar="NAME", help="its family, or one of yours: my_package.my_family")

@@ -151,7 +151,12 @@ def _tokenize_arguments(commands) -> None:
     command = commands.add_parser("tokenize", help="tokenise the media of a corpus once, for training to read")
     command.add_argument("inputs", nargs="+", metavar="RECORDS", help="files or folders of records, or one recipe")
     command.add_argument(
-        "--tokenizer", action="append", required=True, metavar="FOLDER", help="of an image or speech tokenizer"
+        "--tokenizer",
+        type=located,
+        action="append",
+        required=True,
+        metavar="FOLDER",
+        help="of an image or speech tokenizer, or a shipped one: openmoji/image_tokenizer",
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="shards; of a recipe train/, held_out/")
     workers = "processes, or threads beside a GPU; default: one a core"
@@ -177,14 +182,13 @@ def tokenize_command(args: argparse.Namespace) -> int:
     if not recipe:
         check_places(args.inputs)
     refuse_unwritable(args.out)
-    folders = tuple(located(folder) for folder in args.tokenizer)
-    for folder in folders:
+    for folder in args.tokenizer:
         home_of(folder)
     from mot_gen.data.records import open_all
     from mot_gen.data.tokenize import Corpus, Options, tokenize
 
     options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt, args.device)
-    tokenizers = partial(load_tokenizers, folders)
+    tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
     opening = partial(open_all, tuple(args.inputs), args.outside_media)
     sets: dict[str, Callable[[], Sequence[Sample]]] = {"": opening}
     if recipe:

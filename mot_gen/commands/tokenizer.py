@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mot_gen.checkpoints import located
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.options import settings
 from mot_gen.commands.without_torch import refuse_early
@@ -35,20 +36,20 @@ def register(subparsers) -> None:
     commands = parser.add_subparsers(dest="tokenizer_command", required=True)
     _train_arguments(commands.add_parser("train", help="train a tokenizer of text, images or speech"))
     encode = commands.add_parser("encode", help="texts, pictures or recordings to tokens (jsonl)")
-    encode.add_argument("tokenizer", metavar="FOLDER", help="of the tokenizer")
+    _folder_argument(encode)
     encode.add_argument("inputs", nargs="+", metavar="FILE", help="pictures or recordings, folders of them; text files")
     encode.add_argument("--out", type=Path, required=True, metavar="JSONL", help="where the tokens go")
     encode.add_argument("--max-skipped", type=int, default=20, metavar="N", help="inputs that may fail; default: 20")
     encode.set_defaults(func=_encode)
     decode = commands.add_parser("decode", help="tokens (jsonl) to pictures, recordings or a text file")
-    decode.add_argument("tokenizer", metavar="FOLDER", help="of the tokenizer")
+    _folder_argument(decode)
     decode.add_argument("tokens", type=Path, metavar="JSONL", help="a file that encode wrote")
     decode.add_argument(
         "--out", type=Path, required=True, metavar="PATH", help="folder of pictures or recordings, or text file"
     )
     decode.set_defaults(func=_decode)
     evaluate = commands.add_parser("evaluate", help="what of pictures or recordings a tokenizer keeps")
-    evaluate.add_argument("tokenizer", metavar="FOLDER", help="of the tokenizer")
+    _folder_argument(evaluate)
     evaluate.add_argument("--data", required=True, help="a folder, or emoji or spoken-digits (held-out part)")
     evaluate.add_argument(
         "--extractor", metavar="NAME", help="also the reconstruction Frechet distance in its features"
@@ -56,6 +57,11 @@ def register(subparsers) -> None:
     evaluate.add_argument("--recognizer", metavar="NAME", help="speech: sphinx, or a model of transformers")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     evaluate.set_defaults(func=_evaluate)
+
+
+def _folder_argument(parser: argparse.ArgumentParser) -> None:
+    help = "of the tokenizer, or a shipped one: openmoji/image_tokenizer"
+    parser.add_argument("tokenizer", type=located, metavar="FOLDER", help=help)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:

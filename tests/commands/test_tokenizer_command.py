@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 from tokenizer_examples import chirp, codec_tokenizer
 
+from mot_gen.checkpoints import located
+from mot_gen.commands.main import _parser
 from mot_gen.commands.tokenizer import register
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import load_audio, save_audio
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
-from mot_gen.tokenizers.saved import load_tokenizer
+from mot_gen.tokenizers.saved import home_of, load_tokenizer
 from mot_gen.tokenizers.text import TextTokenizer
 from mot_gen.tokenizers.vector import VectorTokenizer
 
@@ -77,6 +79,35 @@ def test_pictures_there_and_back(pictures, tmp_path, capsys):
     assert command("evaluate", tmp_path / "tok", "--data", pictures, "--json", tmp_path / "r.json") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["psnr"] > 90 and report["ssim"] > 0.9999 and report["images"] == 18
+
+
+def test_a_shipped_tokenizer_has_a_name(pictures, tmp_path):
+    """Every command of tokenizers takes it, and so do the others that take a tokenizer's folder, or a model's."""
+    name, rows = "openmoji/image_tokenizer", tmp_path / "rows.jsonl"
+    assert command("encode", name, pictures / "0.png", "--out", rows) == 0
+    (row,) = map(json.loads, rows.read_text().splitlines())
+    assert row["fingerprint"] == load_tokenizer(located(name)).fingerprint
+    assert command("decode", name, rows, "--out", tmp_path / "back") == 0
+    assert Image.open(tmp_path / "back" / "000000-0.png").size == (32, 32)
+    assert command("evaluate", name, "--data", pictures, "--json", tmp_path / "r.json") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["images"] == 18
+    others = [
+        ("fake", "openmoji", "eval images real openmoji"),
+        ("images", "openmoji", "eval suite dpg prompts openmoji"),
+        ("image_tokenizer", name, f"convert source out --image-tokenizer {name}"),
+        ("tokenizer", name, f"data tokenize records --out out --tokenizer {name}"),
+    ]
+    for field, given, words in others:
+        found = getattr(_parser().parse_args(words.split()), field)
+        assert found in (located(given), [located(given)]) and found != given
+
+
+def test_a_folder_without_a_tokenizer_says_what_to_give(tmp_path):
+    assert located("openmoji/no_tokenizer") == "openmoji/no_tokenizer"
+    with pytest.raises(InputError, match="no such folder; give a tokenizer's folder, or a shipped one"):
+        home_of("openmoji/no_tokenizer")
+    with pytest.raises(InputError, match="is a model; give .*openmoji/image_tokenizer, .*openmoji/text_tokenizer"):
+        home_of(located("openmoji"))
 
 
 def test_text_is_trained_and_goes_there_and_back(tmp_path, capsys):
