@@ -106,7 +106,7 @@ def test_a_folder_without_a_tokenizer_says_what_to_give(tmp_path):
     assert located("openmoji/no_tokenizer") == "openmoji/no_tokenizer"
     with pytest.raises(InputError, match="no such folder; give a tokenizer's folder, or a shipped one"):
         home_of("openmoji/no_tokenizer")
-    with pytest.raises(InputError, match="is a model; give .*openmoji/image_tokenizer, .*openmoji/text_tokenizer"):
+    with pytest.raises(InputError, match=r"is a model; give .*openmoji/image_tokenizer, .*openmoji/text_tokenizer"):
         home_of(located("openmoji"))
 
 
