@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import alternate
 from benchmarks.openmoji import SIZE, Measurement, Model, alone, share
 from benchmarks.scene_judge import labels_of, pictures_of
-from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.engine.stream import Stream
 
 TOKENS = 12  # of a caption whose time is taken
 

@@ -16,10 +16,10 @@ import torch
 from benchmarks.scene_judge import pictures_of
 from mot_gen.datasets.openmoji import Scenes
 from mot_gen.model import MultimodalModel
-from mot_gen.pipelines.drafted import EarlyLayers, Written, write_drafted
+from mot_gen.pipelines.engine.drafted import EarlyLayers, Written, write_drafted
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import load_pipeline
-from mot_gen.pipelines.stream import Stream
 from mot_gen.sequence import Span
 
 SIZE, PICTURES, MOST = 32, 24, 32

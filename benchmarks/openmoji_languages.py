@@ -22,7 +22,7 @@ import torch
 from benchmarks.openmoji import Model, in_batches, share
 from mot_gen.datasets.openmoji import LANGUAGES, Scene, Scenes, answers, read_caption
 from mot_gen.datasets.scene_words import plain
-from mot_gen.pipelines.languages import write
+from mot_gen.pipelines.captions.languages import write
 from mot_gen.recipes.implementations import locate
 
 SIZE = 32

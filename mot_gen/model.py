@@ -294,6 +294,6 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
 
 def answers_in(folder: Path) -> Path | None:
-    """The file of captions by language in a model's folder, where there is one (`mot_gen/pipelines/languages.py`)."""
+    """The file of captions by language in a model's folder (`pipelines/captions/languages.py`), where there is one."""
     path = folder / ANSWERS
     return path if path.is_file() else None

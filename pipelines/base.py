@@ -23,13 +23,11 @@ from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
-from mot_gen.pipelines import languages
+from mot_gen.pipelines.captions import languages
 from mot_gen.pipelines.chat import ChatFormat, PartReader, spans_of
-from mot_gen.pipelines.foreign_arguments import refuse_loading, refuse_variant
-from mot_gen.pipelines.held_model import check_weights, held_model
-from mot_gen.pipelines.loading import bind, load, refuse_misfits
-from mot_gen.pipelines.settings import is_count
-from mot_gen.pipelines.text_lists import listed_texts
+from mot_gen.pipelines.engine.held_model import check_weights, held_model
+from mot_gen.pipelines.loading import bind, load, refuse_loading, refuse_misfits, refuse_variant
+from mot_gen.pipelines.settings import is_count, listed_texts
 from mot_gen.sequence import Span, only_read
 
 

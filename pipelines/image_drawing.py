@@ -16,14 +16,13 @@ from torch import Tensor
 from mot_gen.errors import UntaughtWarning, require
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Known, Stream, TextSampling, draw
-from mot_gen.pipelines.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.engine.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.engine.samplers import Step, evaluations, row_generators
+from mot_gen.pipelines.engine.scales import OpenScales, Scale, draw_scales
+from mot_gen.pipelines.engine.token_spans import Begun, Pass, draw_tokens
 from mot_gen.pipelines.options import StepOptions
 from mot_gen.pipelines.pictures import as_output, stacked
-from mot_gen.pipelines.samplers import Step, evaluations, row_generators
-from mot_gen.pipelines.scales import OpenScales, Scale, draw_scales
-from mot_gen.pipelines.settings import USUAL
-from mot_gen.pipelines.text_lists import listed_texts
-from mot_gen.pipelines.token_spans import Begun, Pass, draw_tokens
+from mot_gen.pipelines.settings import USUAL, listed_texts
 from mot_gen.sequence import Span
 
 

@@ -17,11 +17,11 @@ from mot_gen.errors import require
 from mot_gen.files.image_files import center_crop_resize, load_image, to_tensor
 from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.engine import Grid, Guidance, Known
+from mot_gen.pipelines.engine.token_spans import MASKED
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
 from mot_gen.pipelines.pictures import as_output, listed
 from mot_gen.pipelines.settings import check
-from mot_gen.pipelines.token_spans import MASKED
 from mot_gen.sequence import Span, only_read
 
 

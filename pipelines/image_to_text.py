@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 
 from mot_gen.errors import require
+from mot_gen.pipelines.captions.text_choices import Choices
 from mot_gen.pipelines.options import CaptionOptions, takes
 from mot_gen.pipelines.pictures import listed
-from mot_gen.pipelines.text_choices import Choices
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 from mot_gen.sequence import Span
 

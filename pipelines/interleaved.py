@@ -9,11 +9,10 @@ import torch
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.pipelines.base import InterleavedOutput, repeat_each
 from mot_gen.pipelines.chat import PartReader, documents_of, spans_of
-from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextSampling, Writer, slots_of
+from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextCall, TextSampling, Writer, slots_of
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
 from mot_gen.pipelines.settings import is_natural
-from mot_gen.pipelines.text_call import TextCall
 from mot_gen.sequence import Span
 
 
@@ -57,7 +56,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
         asked = guidance.scale
         require(asked > 0, f"guidance_scale must be above 0 here, since 0 would ignore the document, got {asked}")
         prompts = repeat_each([self._spans(document) for document in documents_of(prompt)], num_samples)
-        call = TextCall(text, self.text_tokenizer, self.model.modality_names[0])
+        call = TextCall(self.text_tokenizer, self.model.modality_names[0], text.stop, text.streamer)
         sampling = text.sampling(self._new_tokens(text.max_new_tokens, prompts))
         drawing = self._pictures(how, guidance, len(prompts), height, width)
         self._check_order(modality_order, [*drawing.grids])

@@ -1,4 +1,4 @@
-"""From a folder to a pipeline whose parts fit: load, refuse_misfits, bind.
+"""From a folder to a pipeline whose parts fit: load, refuse_misfits, bind, refuse_loading, refuse_variant.
 
 A model is bound to its tokenizers: `bind` writes their fingerprints into the model's config when a pipeline is saved,
 and `load` compares them. Checkpoints without fingerprints are held to the sizes alone. Whatever is wrong with a folder
@@ -101,6 +101,32 @@ def _halved(given: Mapping[str, Any]) -> bool:
     """Whether weights were cast while they were loaded, so that their fingerprints are others."""
     dtype = given.get("dtype", given.get("torch_dtype"))
     return dtype not in (None, torch.float32)
+
+
+# ---------------------------------------------------------------- arguments of from_pretrained
+
+
+def refuse_loading(given: dict) -> torch.device | None:
+    """Take `device_map` out of the arguments of `from_pretrained`. Returns the device that the pipeline is to be moved
+    to, if one was named. InputError for what would split a model over devices."""
+    device_map = given.pop("device_map", None)
+    if device_map is None:
+        return None
+    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        raise InputError(
+            f"device_map={device_map!r}: the model is one part and is not split over devices; give one device, as "
+            "device_map='cuda', or call enable_model_cpu_offload()"
+        )
+    try:
+        return torch.device(device_map)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device_map={device_map!r} is no device; give one, as 'cuda' or 'cpu'") from error
+
+
+def refuse_variant(folder: str | Path, variant: str | None) -> None:
+    """InputError for a variant of the weights, as diffusers names them, that a folder does not hold."""
+    if variant is not None and Path(folder).is_dir() and not any(Path(folder).rglob(f"*.{variant}.*")):
+        raise InputError(f"variant={variant!r}: {folder} has no files of it; leave variant out, and say dtype instead")
 
 
 # ---------------------------------------------------------------- parts that fit

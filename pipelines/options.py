@@ -1,5 +1,5 @@
 """The arguments that pipelines share, under the names of the field: TextOptions, AnswerOptions, CaptionOptions,
-StepOptions, ImageOptions; takes.
+StepOptions, ImageOptions; takes, which refuses arguments of other libraries and says what to give instead.
 
 How a picture is drawn is said by `settings.PictureSettings`, which StepOptions and ImageOptions add to.
 
@@ -10,7 +10,8 @@ arguments, and `inspect.signature` and `help` show them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any
@@ -18,12 +19,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import require
-from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.foreign_arguments import refuse_unknown
+from mot_gen.errors import InputError, nearest, require
+from mot_gen.pipelines.engine.decoding import TextSampling
 from mot_gen.pipelines.settings import PictureSettings, check
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
+# Arguments of other pipelines and of `generate`, and what does the same here.
+CALLS = {
+    "batch_size": "give a list of prompts; all of them are made together",
+    "cfg_scale": "guidance_scale",
+    "eta": "set it in the scheduler, as in DDIMScheduler",
+    "image_url": "download the picture and give the file as image",
+    "input_image": "image",
+    "input_ids": "give the text as prompt",
+    "inputs": "prompt",
+    "mask": "mask_image",
+    "max_length": "max_new_tokens, which does not count the prompt",
+    "max_tokens": "max_new_tokens",
+    "num_beams": "there is no beam search; do_sample=False is greedy",
+    "num_generations": "num_images_per_prompt",
+    "num_images": "num_images_per_prompt",
+    "num_return_sequences": "give the prompt as many times in a list, with do_sample=True and a generator for each",
+    "num_samples": "num_images_per_prompt",
+    "num_steps": "num_inference_steps",
+    "prompt_embeds": "give the text as prompt",
+    "repetition_penalty": "logits_processor, with transformers' RepetitionPenaltyLogitsProcessor",
+    "sampler": "set pipe.scheduler",
+    "scheduler": "set pipe.scheduler",
+    "seed": "generator=torch.Generator().manual_seed(N)",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "steps": "num_inference_steps",
+    "text": "prompt",
+    "texts": "prompt",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +204,7 @@ def takes(**groups: type) -> Callable:
         def taking(self, *inputs, **given):
             for name in given:
                 if name not in names:
-                    raise refuse_unknown(type(self).__name__, name, names)
+                    raise _unknown(type(self).__name__, name, names)
             built = {group: _made(kind, given) for group, kind in groups.items()}
             rest = {name: value for name, value in given.items() if name not in offered}
             self._interrupt = False  # what stopped an earlier call says nothing about this one
@@ -191,3 +220,14 @@ def takes(**groups: type) -> Callable:
         return taking
 
     return decorate
+
+
+def _unknown(pipeline: str, name: str, known: Collection[str]) -> InputError:
+    """The error for an argument that a pipeline does not take, with what does the same here."""
+    ours = CALLS.get(name, "")
+    first_word = re.split(r"\W", ours)[0]
+    if first_word in known:
+        return InputError(f"{pipeline} takes no {name!r}; say {ours}")
+    if " " in ours:  # a sentence; a bare name is advice only where this pipeline has it
+        return InputError(f"{pipeline} takes no {name!r}; {ours}")
+    return InputError(f"{pipeline} takes no {name!r}{nearest(name, known)}")

@@ -1,15 +1,15 @@
 """How a picture is drawn, under one name wherever it is asked for: PictureSettings; and what any setting may be: check,
-is_number, is_count, is_natural.
+is_number, is_count, is_natural, is_list_of_texts; listed_texts.
 
 Commands, reports and pipelines all say it with this type. Nothing here imports torch, so that a command refuses a bad
-value before anything heavy is loaded.
+value before anything heavy is loaded. The engine imports this file and no other of this folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from mot_gen.errors import InputError, nearest, require
 
@@ -90,6 +90,20 @@ def is_count(value: Any) -> bool:
 def is_natural(value: Any) -> bool:
     """Whether this is a whole number of at least 0."""
     return isinstance(value, int) and is_number(value) and value >= 0
+
+
+def listed_texts(given: Any) -> Any:
+    """One text as a list of one; anything else as it is."""
+    if isinstance(given, str):
+        return [given]
+    return given
+
+
+def is_list_of_texts(given: Any) -> TypeGuard[Sequence[str]]:
+    """Whether this is a list of at least one text, none of them empty. One text alone is no list."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        return False
+    return all(isinstance(text, str) and text for text in given)
 
 
 def _is_finite(value: Any) -> bool:

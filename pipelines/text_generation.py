@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mot_gen.pipelines.options import AnswerOptions, takes
-from mot_gen.pipelines.text_lists import listed_texts
+from mot_gen.pipelines.settings import listed_texts
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 
 

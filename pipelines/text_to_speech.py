@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mot_gen.errors import require
 from mot_gen.pipelines.base import MultimodalPipeline, repeat_each
-from mot_gen.pipelines.blocks import passes_of, write_blocks
 from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling, choose
+from mot_gen.pipelines.engine.blocks import passes_of, write_blocks
+from mot_gen.pipelines.engine.samplers import row_generators
 from mot_gen.pipelines.options import takes
-from mot_gen.pipelines.samplers import row_generators
 from mot_gen.pipelines.settings import check
 from mot_gen.sequence import Span
 from mot_gen.sequence.moving import upload

@@ -7,12 +7,11 @@ from types import NoneType
 
 from mot_gen.errors import require
 from mot_gen.pipelines.base import MultimodalPipeline, TextOutput
-from mot_gen.pipelines.blocks import passes_of, write_blocks
-from mot_gen.pipelines.engine import Drawing, Rules, Stream, Writer
+from mot_gen.pipelines.captions.text_choices import Choices
+from mot_gen.pipelines.engine import Drawing, Rules, Stream, TextCall, Writer
+from mot_gen.pipelines.engine.blocks import passes_of, write_blocks
+from mot_gen.pipelines.engine.samplers import row_generators
 from mot_gen.pipelines.options import AnswerOptions, TextOptions
-from mot_gen.pipelines.samplers import row_generators
-from mot_gen.pipelines.text_call import TextCall
-from mot_gen.pipelines.text_choices import Choices
 from mot_gen.sequence import Span, only_read
 
 
@@ -64,7 +63,7 @@ class TextWritingPipeline(MultimodalPipeline):
         that may be written; by default those of the options."""
         if options.choices is not None:
             choices = Choices.of_texts(options.choices, self.text_tokenizer, self.model.vocabulary.document_end)
-        call = TextCall(options, self.text_tokenizer, self.model.modality_names[0])
+        call = TextCall(self.text_tokenizer, self.model.modality_names[0], options.stop, options.streamer)
         call.begin(prompts)
         if choices is None:
             texts = self._written(prompts, options, call)

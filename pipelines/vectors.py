@@ -14,15 +14,13 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.pipelines.base import repeat_each
-from mot_gen.pipelines.drawing import Drawing, draw
-from mot_gen.pipelines.engine import Stream
-from mot_gen.pipelines.guidance import Guidance
+from mot_gen.pipelines.engine import Drawing, Guidance, Stream, draw
+from mot_gen.pipelines.engine.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.engine.samplers import row_generators
+from mot_gen.pipelines.engine.scales import OpenScales, draw_scales
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
-from mot_gen.pipelines.masked import OpenTokens, draw_masked
 from mot_gen.pipelines.options import StepOptions, takes
 from mot_gen.pipelines.pictures import listed
-from mot_gen.pipelines.samplers import row_generators
-from mot_gen.pipelines.scales import OpenScales, draw_scales
 from mot_gen.pipelines.settings import is_count
 from mot_gen.sequence import Span
 

@@ -37,6 +37,8 @@ STRANGERS = {
     "training": {"pipelines", "eval"},
     "eval": set(FLOOR) - {"errors", "files", "eval"},
 }
+# The same within pipelines/: what a folder there may import of it, beside itself.
+BENEATH_PIPELINES = {"engine": {"settings"}, "captions": {"settings", "engine"}}
 # The two modules that stand in no room: the package's own flat names, and `python -m mot_gen`.
 DOORS = {"", "__main__"}
 
@@ -102,6 +104,18 @@ def test_imports_run_downwards():
         for module, names in imports().items()
         for used in names
         if module not in DOORS and room_of(used) != room_of(module) and FLOOR[room_of(used)] >= FLOOR[room_of(module)]
+    ]
+    assert not uphill
+
+
+def test_imports_within_pipelines_run_downwards():
+    uphill = [
+        f"{module} -> {used}"
+        for folder, beneath in BENEATH_PIPELINES.items()
+        for module, names in imports().items()
+        for used in names
+        if module.startswith(f"pipelines.{folder}") and room_of(used) == "pipelines"
+        if used.split(".")[1] not in {folder, *beneath}
     ]
     assert not uphill
 

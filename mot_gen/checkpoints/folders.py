@@ -20,7 +20,7 @@ from mot_gen.files import json_files
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
-ANSWERS = "answers.json"  # captions by language, beside a model (`mot_gen/pipelines/languages.py`)
+ANSWERS = "answers.json"  # captions by language, beside a model (`mot_gen/pipelines/captions/languages.py`)
 LARGEST = 64 << 20  # bytes of the header of a safetensors file
 DEEPEST = 64  # levels of nesting
 HIGHEST = 1 << 40  # the largest integer in a config

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.phrase_slots import Slots
-from mot_gen.pipelines.phrase_tree import BLANK
+from mot_gen.pipelines.captions.phrase_slots import Slots
+from mot_gen.pipelines.captions.phrase_tree import BLANK
 
 if TYPE_CHECKING:
-    from mot_gen.pipelines.languages import Languages
+    from mot_gen.pipelines.captions.languages import Languages
 
 NOTHING = "–"
 
 
 def language_option(gradio, languages: Languages):
     """Of captions, where the checkpoint lists some."""
-    from mot_gen.pipelines.languages import ANY
+    from mot_gen.pipelines.captions.languages import ANY
 
     return gradio.Dropdown([*languages.names, ANY], value=languages.names[0], label="language")
 

@@ -29,7 +29,7 @@ class Request:
     outside_media: whether it may name files outside of its folder.
     dtype: of `checkpoints.DTYPES`.
     compile: whether torch.compile makes the blocks' programs first.
-    weights: how they are held, see `pipelines.held_model`.
+    weights: how they are held, see `pipelines.engine.held_model`.
 
     InputError for a number or an option that cannot be.
     """

@@ -177,7 +177,7 @@ def _check_size(folder: Path, given: Mapping[str, Any]) -> None:
 
 
 def _check_language(folder: Path, given: Mapping[str, Any]) -> None:
-    from mot_gen.pipelines.languages import Languages
+    from mot_gen.pipelines.captions.languages import Languages
 
     path = folder / "model" / ANSWERS
     Languages.of_file(path if path.is_file() else None).wanted(given["language"])

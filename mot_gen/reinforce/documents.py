@@ -146,7 +146,7 @@ def _alone(span: Span) -> Latents:
 
 
 class Ids:
-    """The sets of ids among which a text or a discrete picture is written, as `pipelines.writer.Writer` allows them."""
+    """The sets of ids among which a text or a discrete picture is written, as `pipelines.engine.Writer` allows them."""
 
     FIRST, TEXT, IMAGE = range(3)  # the first token of a text, which is not its end; the others; a picture's
 

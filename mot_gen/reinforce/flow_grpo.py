@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.pipelines.samplers import noise
+from mot_gen.pipelines.engine.samplers import noise
 
 KINDS = ("cps", "sde")
 Gaussian = tuple[Tensor, Tensor]  # mean, standard deviation
@@ -97,7 +97,7 @@ class _Config(dict[str, Any]):
 
 
 class FlowPath:
-    """One batch being sampled, a scheduler as diffusers has them: `mot_gen.pipelines.drawing.draw` steps with it.
+    """One batch being sampled, a scheduler as diffusers has them: `mot_gen.pipelines.engine.draw` steps with it.
 
     drawn: (N, steps) bool, which steps of each sample are drawn from their Gaussian. The others are those of Euler's
     method, so that a sample of a few drawn steps is nearly what the flow draws by itself (MixGRPO, arXiv 2507.21802).

@@ -8,7 +8,7 @@ from mot_gen.backbone import lora
 from mot_gen.backbone.one_tower import OneTower, Stack
 from mot_gen.backbone.routing import all_to
 from mot_gen.backbone.transformer import Backbone
-from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.engine.stream import Stream
 
 BACKBONES = {
     "mot": {},

@@ -16,8 +16,8 @@ from tiny_pipelines import build
 from mot_gen.commands.demo import SIZE, SLIDERS, _enlarged, _generated, _title, page
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
+from mot_gen.pipelines.captions.languages import Languages
 from mot_gen.pipelines.directions import DIRECTIONS, OPTIONS
-from mot_gen.pipelines.languages import Languages
 from mot_gen.pipelines.loaded import Loaded
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 

@@ -9,8 +9,8 @@ from tiny import generator, model, words
 from tiny_pipelines import build
 
 from mot_gen.backbone import cuda_graphs, next_token
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.interleaved import InterleavedPipeline
-from mot_gen.pipelines.stream import Stream
 
 BESIDE, TOKEN = 3, 9  # kernels: a graph's argument, itself and its result; and of a token without the layers
 FEW = 8  # keys by which those in reach grow here

@@ -15,6 +15,7 @@ from tokenizer_examples import EXAMPLES, chirp, speech_tokenizer
 from mot_gen.backbone import fused
 from mot_gen.files.image_files import to_pil
 from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling
+from mot_gen.pipelines.engine.token_spans import Begun, draw_tokens
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
@@ -22,7 +23,6 @@ from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
-from mot_gen.pipelines.token_spans import Begun, draw_tokens
 
 PICTURE = to_pil(torch.rand(3, 16, 16, generator=generator(0)))
 MASK = Image.new("L", (16, 16))

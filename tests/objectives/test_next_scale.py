@@ -10,13 +10,13 @@ from tiny import TEXT, generator, model, words
 from mot_gen.errors import InputError
 from mot_gen.objectives import load
 from mot_gen.packing import pack, unpack
-from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.drawing import Drawing
+from mot_gen.pipelines.engine.decoding import TextSampling
+from mot_gen.pipelines.engine.drawing import Drawing
+from mot_gen.pipelines.engine.scales import OpenScales, draw_scales
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
-from mot_gen.pipelines.scales import OpenScales, draw_scales
-from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.scales import bounds, built_from

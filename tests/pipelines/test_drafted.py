@@ -6,8 +6,8 @@ from tiny import model, picture, words
 
 from mot_gen.backbone.width_and_experts import chosen
 from mot_gen.errors import InputError
-from mot_gen.pipelines.drafted import EarlyLayers, Narrower, Written, write_drafted
 from mot_gen.pipelines.engine import Stream
+from mot_gen.pipelines.engine.drafted import EarlyLayers, Narrower, Written, write_drafted
 
 PROMPTS = [[words(3), picture(2, 2)], [words(6, 1)], [picture(1, 3, 2), words(2, 3)]]
 ENDS = {49}

@@ -9,7 +9,7 @@ from test_pipelines import CLOSE, PROMPTS, full_hidden
 from tiny import generator
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.guidance import Guidance
+from mot_gen.pipelines.engine.guidance import Guidance
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span

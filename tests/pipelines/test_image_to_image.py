@@ -10,9 +10,9 @@ from tiny_pipelines import KINDS
 
 from mot_gen.errors import InputError
 from mot_gen.packing import pack_rows
-from mot_gen.pipelines.guidance import Guidance
+from mot_gen.pipelines.engine.guidance import Guidance
+from mot_gen.pipelines.engine.samplers import Schedule, integrate
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
-from mot_gen.pipelines.samplers import Schedule, integrate
 from mot_gen.sequence import Span
 
 PICTURES = [torch.rand(3, 4, 6, generator=generator(s)) for s in (0, 1)]

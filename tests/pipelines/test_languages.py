@@ -10,9 +10,9 @@ from test_pipelines import PICTURE
 from tiny import generator
 
 from mot_gen.errors import InputError
+from mot_gen.pipelines.captions.languages import Languages
+from mot_gen.pipelines.captions.text_choices import Choices
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
-from mot_gen.pipelines.languages import Languages
-from mot_gen.pipelines.text_choices import Choices
 
 PHRASES = ["{}", "small {}", "small {}, on red", "{}, mirrored", "{}, on red"]
 NAMES = ["seven", "a nine", "seven, nine", "small seven", "seven, mirrored x"]

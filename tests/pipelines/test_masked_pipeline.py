@@ -7,10 +7,10 @@ from tiny_pipelines import build
 
 from mot_gen.errors import InputError
 from mot_gen.packing import pack
+from mot_gen.pipelines.engine.masked import MASKED, OpenTokens
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
-from mot_gen.pipelines.masked import MASKED, OpenTokens
-from mot_gen.pipelines.stream import Stream
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span
 from mot_gen.training.build import outline_model

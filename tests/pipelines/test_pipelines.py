@@ -13,9 +13,9 @@ from mot_gen.errors import InputError
 from mot_gen.packing import pack_rows
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.engine import Guidance, Stream, TextSampling, choose
+from mot_gen.pipelines.engine.samplers import Schedule, integrate
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
-from mot_gen.pipelines.samplers import Schedule, integrate
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span

@@ -9,8 +9,8 @@ from tiny import generator
 
 from mot_gen.errors import InputError
 from mot_gen.objectives import load
-from mot_gen.pipelines.guidance import Guidance
-from mot_gen.pipelines.samplers import Schedule, integrate, noise, row_generators
+from mot_gen.pipelines.engine.guidance import Guidance
+from mot_gen.pipelines.engine.samplers import Schedule, integrate, noise, row_generators
 
 FLOWS = [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.FlowMatchHeunDiscreteScheduler]
 

@@ -20,7 +20,7 @@ def pipe():
 
 @pytest.mark.parametrize("count, sizes", [(1, [1.0]), (2, [0.5, 0.5]), (4, [0.25] * 4), (40, [0.0] * 40)])
 def test_the_model_is_called_once_a_step_and_told_its_size(pipe, monkeypatch, count, sizes):
-    from mot_gen.pipelines.open_span import OpenSpan
+    from mot_gen.pipelines.engine.open_span import OpenSpan
 
     told, real = [], OpenSpan.__call__
 

@@ -9,10 +9,10 @@ from test_pipelines import PICTURE
 
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError, UntaughtWarning
+from mot_gen.pipelines.captions.languages import Languages
+from mot_gen.pipelines.captions.phrase_slots import Slots
+from mot_gen.pipelines.captions.taught import Taught
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
-from mot_gen.pipelines.languages import Languages
-from mot_gen.pipelines.phrase_slots import Slots
-from mot_gen.pipelines.taught import Taught
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
 ENGLISH = {

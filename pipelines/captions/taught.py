@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mot_gen.pipelines.phrase_tree import BLANK
+from mot_gen.pipelines.captions.phrase_tree import BLANK
 
 COMMA = ", "
 ARTICLES = ("a", "an", "the", "ein", "eine", "der", "die", "das", "un", "una", "el", "la", "une", "le", "l'")

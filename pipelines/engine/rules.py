@@ -13,7 +13,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from mot_gen.pipelines.open_span import Grid
+from mot_gen.pipelines.engine.open_span import Grid
 from mot_gen.sequence import Span, Vocabulary
 
 Follows = tuple[str | None, tuple[int, ...]]  # a modality whose tokens may come, or None, and special tokens that may

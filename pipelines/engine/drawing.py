@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.guidance import Guidance
-from mot_gen.pipelines.open_span import Grid, OpenSpan
-from mot_gen.pipelines.samplers import Schedule, Step, first_step, integrate, noise, set_timesteps
+from mot_gen.pipelines.engine.decoding import TextSampling
+from mot_gen.pipelines.engine.guidance import Guidance
+from mot_gen.pipelines.engine.open_span import Grid, OpenSpan
+from mot_gen.pipelines.engine.samplers import Schedule, Step, first_step, integrate, noise, set_timesteps
 from mot_gen.sequence.moving import upload
 
 

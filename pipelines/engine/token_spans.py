@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mot_gen.pipelines.decoding import TextSampling, draws, pick
-from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.guidance import Guidance
-from mot_gen.pipelines.open_span import Grid
-from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.engine.decoding import TextSampling, draws, pick
+from mot_gen.pipelines.engine.drawing import Drawing
+from mot_gen.pipelines.engine.guidance import Guidance
+from mot_gen.pipelines.engine.open_span import Grid
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.sequence.frame import Frame
 from mot_gen.sequence.moving import upload
 

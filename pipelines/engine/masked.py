@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from mot_gen.objectives.masked import Objective
-from mot_gen.pipelines.decoding import TextSampling, choose_each, uniform_rows
-from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.open_span import OpenSpan
-from mot_gen.pipelines.token_spans import MASKED, Pass
+from mot_gen.pipelines.engine.decoding import TextSampling, choose_each, uniform_rows
+from mot_gen.pipelines.engine.drawing import Drawing
+from mot_gen.pipelines.engine.open_span import OpenSpan
+from mot_gen.pipelines.engine.token_spans import MASKED, Pass
 from mot_gen.sequence.moving import upload
 
 

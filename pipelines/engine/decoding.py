@@ -1,4 +1,4 @@
-"""How discrete tokens are chosen: TextSampling, choose, choose_each, draws, pick. How a text ends: StopStrings.
+"""How discrete tokens are chosen: TextSampling, choose, choose_each, draws, pick.
 
 Shapes: N rows, V vocabulary.
 """
@@ -14,8 +14,6 @@ from torch import Tensor
 
 from mot_gen.errors import require
 from mot_gen.pipelines.settings import check
-from mot_gen.pipelines.text_lists import is_list_of_texts, listed_texts
-from mot_gen.sequence import Span
 from mot_gen.sequence.moving import upload
 
 
@@ -102,25 +100,3 @@ def _likeliest(scores: Tensor, sampling: TextSampling) -> tuple[Tensor, Tensor |
     if sampling.top_k:
         return scores.topk(min(sampling.top_k, scores.shape[-1]), dim=-1)
     return scores.sort(dim=-1, descending=True) if sampling.top_p < 1 else (scores, None)
-
-
-class StopStrings:
-    """Whether a text that is being written has come to one of these strings, which end it and are not part of it."""
-
-    def __init__(self, stop: str | Sequence[str], tokenizer):
-        """stop: one or several; InputError for what is no text, or empty."""
-        self.strings = listed_texts(stop)
-        require(is_list_of_texts(self.strings), f"stop must be a text or a list of texts, none empty, got {stop!r:.60}")
-        self.tokenizer = tokenizer
-        tokenizer.encode_batch(self.strings)  # which refuses what no text can hold
-        # A token is at least a byte, so that as many tokens as the longest string has bytes hold all of it.
-        self.tail = max(len(string.encode()) for string in self.strings)
-
-    def __call__(self, ids: Sequence[int]) -> bool:
-        """Whether the last of these text ids complete a stop string."""
-        text = self.tokenizer.decode(Span("text", torch.tensor(ids[-self.tail :], dtype=torch.long)))
-        return any(string in text for string in self.strings)
-
-    def cut(self, text: str) -> str:
-        """The text before the first stop string in it."""
-        return min((text.partition(string)[0] for string in self.strings), key=len)

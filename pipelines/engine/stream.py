@@ -20,7 +20,7 @@ from torch import Tensor
 from mot_gen.backbone.cache import flags
 from mot_gen.backbone.next_token import NextToken
 from mot_gen.packing import pack_prompts
-from mot_gen.pipelines.open_span import Grid, OpenSpan
+from mot_gen.pipelines.engine.open_span import Grid, OpenSpan
 from mot_gen.sequence import PADDING, Layout, PackedBatch, Span, only_read
 from mot_gen.sequence.moving import upload
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import require
-from mot_gen.pipelines.phrase_tree import Node, PhraseTree, encoded
-from mot_gen.pipelines.stream import Stream
-from mot_gen.pipelines.text_lists import is_list_of_texts
+from mot_gen.pipelines.captions.phrase_tree import Node, PhraseTree, encoded
+from mot_gen.pipelines.engine.stream import Stream
+from mot_gen.pipelines.settings import is_list_of_texts
 from mot_gen.sequence import PADDING, Layout
 from mot_gen.sequence.moving import upload
 

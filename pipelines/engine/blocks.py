@@ -15,12 +15,12 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.masked import OpenTokens, draw_masked
-from mot_gen.pipelines.samplers import held_still
-from mot_gen.pipelines.stream import Stream
-from mot_gen.pipelines.token_spans import MASKED
+from mot_gen.pipelines.engine.decoding import TextSampling
+from mot_gen.pipelines.engine.drawing import Drawing
+from mot_gen.pipelines.engine.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.engine.samplers import held_still
+from mot_gen.pipelines.engine.stream import Stream
+from mot_gen.pipelines.engine.token_spans import MASKED
 from mot_gen.sequence import PADDING, Layout
 from mot_gen.sequence.moving import upload
 

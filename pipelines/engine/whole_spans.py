@@ -10,13 +10,13 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from mot_gen.pipelines.decoding import TextSampling
-from mot_gen.pipelines.drawing import Drawing, draw
-from mot_gen.pipelines.masked import OpenTokens, draw_masked
-from mot_gen.pipelines.open_span import Grid, OpenSpan
-from mot_gen.pipelines.scales import OpenScales, draw_scales
-from mot_gen.pipelines.stream import Stream
-from mot_gen.pipelines.token_spans import Begun, Process, draw_tokens
+from mot_gen.pipelines.engine.decoding import TextSampling
+from mot_gen.pipelines.engine.drawing import Drawing, draw
+from mot_gen.pipelines.engine.masked import OpenTokens, draw_masked
+from mot_gen.pipelines.engine.open_span import Grid, OpenSpan
+from mot_gen.pipelines.engine.scales import OpenScales, draw_scales
+from mot_gen.pipelines.engine.stream import Stream
+from mot_gen.pipelines.engine.token_spans import Begun, Process, draw_tokens
 
 
 class WholeSpans:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel
-from mot_gen.pipelines.decoding import TextSampling, choose
-from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.open_span import Grid
-from mot_gen.pipelines.rules import Row, Rules, Writing
-from mot_gen.pipelines.samplers import held_still
-from mot_gen.pipelines.scores import Forbidden, Processed
-from mot_gen.pipelines.stream import Stream
-from mot_gen.pipelines.whole_spans import WholeSpans
+from mot_gen.pipelines.engine.decoding import TextSampling, choose
+from mot_gen.pipelines.engine.drawing import Drawing
+from mot_gen.pipelines.engine.open_span import Grid
+from mot_gen.pipelines.engine.rules import Row, Rules, Writing
+from mot_gen.pipelines.engine.samplers import held_still
+from mot_gen.pipelines.engine.scores import Forbidden, Processed
+from mot_gen.pipelines.engine.stream import Stream
+from mot_gen.pipelines.engine.whole_spans import WholeSpans
 from mot_gen.sequence import Span
 from mot_gen.sequence.moving import upload
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.phrase_tree import BLANK
-from mot_gen.pipelines.taught import COMMA
+from mot_gen.pipelines.captions.phrase_tree import BLANK
+from mot_gen.pipelines.captions.taught import COMMA
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from mot_gen.backbone.cache import Cache
 from mot_gen.backbone.width_and_experts import chosen
 from mot_gen.errors import require
-from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.sequence import PADDING, Layout
 
 

@@ -24,10 +24,10 @@ from mot_gen.checkpoints.folders import ANSWERS
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import json_files
 from mot_gen.files.atomic import write_text
-from mot_gen.pipelines.phrase_tree import BLANK
-from mot_gen.pipelines.taught import Taught, untaught
-from mot_gen.pipelines.text_choices import Choices
-from mot_gen.pipelines.text_lists import is_list_of_texts
+from mot_gen.pipelines.captions.phrase_tree import BLANK
+from mot_gen.pipelines.captions.taught import Taught, untaught
+from mot_gen.pipelines.captions.text_choices import Choices
+from mot_gen.pipelines.settings import is_list_of_texts
 
 ANY = "any"  # asks for whatever language the model finds likeliest
 

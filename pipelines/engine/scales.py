@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mot_gen.pipelines.decoding import TextSampling, choose_each
-from mot_gen.pipelines.drawing import Drawing
-from mot_gen.pipelines.open_span import OpenSpan
-from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.engine.decoding import TextSampling, choose_each
+from mot_gen.pipelines.engine.drawing import Drawing
+from mot_gen.pipelines.engine.open_span import OpenSpan
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.scales import as_scales, bounds, scale_positions
 from mot_gen.sequence import PADDING, Layout
 

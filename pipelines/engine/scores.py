@@ -11,8 +11,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from mot_gen.pipelines.rules import Follows
-from mot_gen.pipelines.stream import Stream
+from mot_gen.pipelines.engine.rules import Follows
+from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.sequence import Vocabulary
 from mot_gen.sequence.moving import upload
 
