@@ -28,7 +28,7 @@ class SizeRule:
         raise NotImplementedError
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The sizes, for people."""
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class EdgeRule(SizeRule):
         return self.long, self.long
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         return f"sides of multiples of {self.stride}, up to {self.long}"
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
@@ -132,7 +132,7 @@ class AreaRule(SizeRule):
         return side, side
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         return f"sides of multiples of {self.stride}, up to {self.most} pixels"
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
@@ -183,7 +183,7 @@ class SquareRule(SizeRule):
         return self.square, self.square
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         return f"{self.square} x {self.square}, filled up where a picture is no square"
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
@@ -227,7 +227,7 @@ def rule_of(image_size: Any) -> SizeRule | None:
 def sizes_in_words(image_size: Any) -> str:
     """The sizes of pictures that a config states, for people."""
     rule = rule_of(image_size)
-    return as_text(size_pairs(image_size)) if rule is None else rule.said
+    return as_text(size_pairs(image_size)) if rule is None else rule.description
 
 
 def drawn_size(image_size: Any, height: int | None, width: int | None) -> tuple[int, int]:

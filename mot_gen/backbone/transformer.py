@@ -34,8 +34,8 @@ from mot_gen.backbone.storage.layers_on_disk import LayersOnDisk
 from mot_gen.backbone.towers import tower_table, tower_widths
 from mot_gen.sequence import Layout, Modality
 
-Named = str | dict[str, Any]  # a part by its kind, or {"kind": ..., option: value}
-Pattern = Named | list[Named]  # one part, or several that layers take in turn
+PartChoice = str | dict[str, Any]  # a part by its kind, or {"kind": ..., option: value}
+Pattern = PartChoice | list[PartChoice]  # one part, or several that layers take in turn
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Config:
     rope_axes: Sequence[int] | None = None
     attention: str = "auto"
     experts: int | dict[str, int] = 1
-    router: Named = "expert_choice"
+    router: PartChoice = "expert_choice"
     top_k: int = 1
     balance_weight: float | dict[str, float] = 0.01
     z_weight: float = 0.001

@@ -8,9 +8,10 @@ experts that are held in 8 bits the top bits may do (D2MoE, arXiv 2504.15299), i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeVar
 
 from torch import nn
@@ -19,7 +20,7 @@ from mot_gen.backbone.experts.moe import MixtureOfExperts
 from mot_gen.backbone.feed_forwards.nested import NestedUnit
 from mot_gen.backbone.storage.byte_storage import BITS, ByteMatrix
 from mot_gen.backbone.storage.half_storage import HalfStorage
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,14 +42,22 @@ def chosen(
             setattr(owner, attribute, value)
 
 
-def _settings(backbone: Any) -> list[tuple[Any, str, Any]]:
-    """All that `choose` may change: owner, attribute, value."""
-    places: list[tuple[Any, str]] = [(unit, "widths") for unit in _all(backbone, NestedUnit)]
-    for layer in _all(backbone, MixtureOfExperts):
-        places.append((layer, "choose"))
-        for matrices in _in_bytes(layer):
-            places += [(matrix, "bits") for matrix in matrices]
-    return [(owner, attribute, getattr(owner, attribute)) for owner, attribute in places]
+Setting = tuple[Any, str, Any]  # owner, attribute, value
+
+
+def _settings(backbone: Any) -> list[Setting]:
+    """All that `choose` may change."""
+    layers = _all(backbone, MixtureOfExperts)
+    projections = chain.from_iterable(map(_in_bytes, layers))
+    return [
+        *_settings_of(_all(backbone, NestedUnit), "widths"),
+        *_settings_of(layers, "choose"),
+        *_settings_of(chain.from_iterable(projections), "bits"),
+    ]
+
+
+def _settings_of(owners: Iterable[Any], attribute: str) -> list[Setting]:
+    return [(owner, attribute, getattr(owner, attribute)) for owner in owners]
 
 
 def choose(
@@ -74,10 +83,9 @@ def _all(module: Any, kind: type[M]) -> list[M]:
 
 def _choose_width(backbone: Any, width: int | Mapping[str, int]) -> None:
     units, towers = _all(backbone, NestedUnit), backbone.towers
-    if not units:
-        raise InputError("width: this model has no nested feed-forward; train it with backbone.feed_forward=nested")
-    if any(_has_adapter(unit) for unit in units):
-        raise InputError("width: this model has adapters, which need its full width; merge them first")
+    require(units, "width: this model has no nested feed-forward; train it with backbone.feed_forward=nested")
+    adapted = any(map(_has_adapter, units))
+    require(not adapted, "width: this model has adapters, which need its full width; merge them first")
     given = width if isinstance(width, Mapping) else dict.fromkeys(towers, width)
     _check_widths(given, towers, units[0].hidden)
     for unit in units:
@@ -93,22 +101,25 @@ def _check_widths(given: Mapping[str, int], towers: Sequence[str], whole: int) -
     for tower, channels in given.items():
         if tower not in towers:
             raise InputError(f"width: {tower!r} is not a tower" + nearest(tower, towers))
-        if not 1 <= channels <= whole:
-            raise InputError(f"width: {tower} must be from 1 to {whole}, that of its parent, got {channels}")
+        fits = 1 <= channels <= whole
+        require(fits, f"width: {tower} must be from 1 to {whole}, that of its parent, got {channels}")
 
 
 def _choose_experts(backbone: Any, number: int) -> None:
     """Let every token take so many experts; InputError where it cannot."""
     layers = _all(backbone, MixtureOfExperts)
-    tokens_choose = [hasattr(layer.choose, "top_k") for layer in layers]
-    if not layers or not all(tokens_choose):
-        raise InputError("experts: tokens must choose their experts; train with backbone.router=token_choice")
-    least = max(_least_experts(layer) for layer in layers)
-    most = min(_fewest_experts(layer) for layer in layers)
-    if not least <= number <= most:
-        raise InputError(f"experts: must be from {least} to {most}, the number of experts, got {number}")
+    fits = layers and all(map(_tokens_choose, layers))
+    require(fits, "experts: tokens must choose their experts; train with backbone.router=token_choice")
+    least = max(map(_least_experts, layers))
+    most = min(map(_fewest_experts, layers))
+    possible = least <= number <= most
+    require(possible, f"experts: must be from {least} to {most}, the number of experts, got {number}")
     for layer in layers:
         layer.choose = replace(layer.choose, top_k=number)  # type: ignore[call-arg] # a token-choice router's field
+
+
+def _tokens_choose(layer: MixtureOfExperts) -> bool:
+    return hasattr(layer.choose, "top_k")
 
 
 def _least_experts(layer: MixtureOfExperts) -> int:
@@ -124,8 +135,8 @@ def _fewest_experts(layer: MixtureOfExperts) -> int:
 def _choose_bits(backbone: Any, bits: int | Sequence[int]) -> None:
     """Let experts be their matrices' top bits; InputError where they are not held in 8 bits."""
     layers = _all(backbone, MixtureOfExperts)
-    if not layers or not all(map(_in_bytes, layers)):
-        raise InputError("bits: experts must be held in 8 bits; load a model with experts by weights='int8'")
+    fits = layers and all(map(_in_bytes, layers))
+    require(fits, "bits: experts must be held in 8 bits; load a model with experts by weights='int8'")
     for layer in layers:
         by_expert = _bits_by_expert(bits, sum(layer.experts))
         for matrices in _in_bytes(layer):
@@ -136,9 +147,9 @@ def _choose_bits(backbone: Any, bits: int | Sequence[int]) -> None:
 def _bits_by_expert(bits: int | Sequence[int], experts: int) -> list[int]:
     """The bits of each expert; InputError for a number that cannot be."""
     found = [bits] * experts if isinstance(bits, int) else list(bits)
-    possible = range(1, BITS + 1)
-    if len(found) != experts or not set(found) <= set(possible):
-        raise InputError(f"bits: must be from 1 to {BITS}, one or {experts} numbers, an expert each, got {bits}")
+    possible = set(range(1, BITS + 1)).issuperset(found)
+    fits = possible and len(found) == experts
+    require(fits, f"bits: must be from 1 to {BITS}, one or {experts} numbers, an expert each, got {bits}")
     return found
 
 

@@ -9,7 +9,7 @@ of the weight files before any memory is taken.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -40,10 +40,9 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json_files.read(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: should hold names with their values, got {type(found).__name__}")
-    if any(depth > DEEPEST for depth, _ in _values(found)):
-        raise InputError(f"{path}: is nested deeper than {DEEPEST} levels")
+    require(isinstance(found, dict), f"{path}: should hold names with their values, got {type(found).__name__}")
+    deepest = max((depth for depth, _ in _values(found)), default=0)
+    require(deepest <= DEEPEST, f"{path}: is nested deeper than {DEEPEST} levels")
     return found
 
 
@@ -58,11 +57,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _values(tree: Any, depth: int = 0) -> Iterator[tuple[int, Any]]:
     """Every value that is neither a list nor a mapping, with the level that it stands on."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
     if depth > DEEPEST:
         yield depth, None
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from _values(value, depth + 1)
     elif isinstance(tree, list):
         for value in tree:
             yield from _values(value, depth + 1)
@@ -90,11 +88,11 @@ def refuse_foreign(folder: Path) -> None:
 
     folder: of a pipeline (with `model_index.json`) or of one model (with `config.json`).
     """
-    named = [(INDEX, name) for name in _components(folder)]
+    for name in _components(folder):
+        _refuse_module(folder / INDEX, name)
     for config in _configs(folder):
-        named += [(config.relative_to(folder).as_posix(), name) for name in _modules(read_config(config))]
-    for file, name in named:
-        _refuse_module(folder / file, name)
+        for name in _modules(read_config(config)):
+            _refuse_module(config, name)
 
 
 def _refuse_module(path: Path, name: str) -> None:
@@ -108,13 +106,10 @@ def _refuse_module(path: Path, name: str) -> None:
 def refuse_foreign_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
     """As `refuse_foreign`, of a recipe that lies in somebody's folder; one of the user's own needs no permission."""
     data = _mapping(recipe.get("data"))
-    named = [data.get("source"), _mapping(data.get("rehearsal")).get("source")]
-    for tokenizer in _mapping(recipe.get("tokenizers")).values():
-        named.append(_mapping(tokenizer).get("kind"))
-    for name in named:
-        if isinstance(name, str) and "." in name:
-            _refuse_module(path, name)
-    for name in _modules(recipe):
+    tokenizers = map(_mapping, _mapping(recipe.get("tokenizers")).values())
+    sources = [data.get("source"), _mapping(data.get("rehearsal")).get("source")]
+    kinds = [tokenizer.get("kind") for tokenizer in tokenizers]
+    for name in [*_dotted(sources), *_dotted(kinds), *_modules(recipe)]:
         _refuse_module(path, name)
 
 
@@ -148,7 +143,12 @@ def _modules(config: Mapping[str, Any]) -> list[str]:
     """Every text with a dot among the values of a model's config: nothing else in there has one but module paths."""
     # Of a tokenizer's config no value is imported by name: its class is that of the index.
     chosen = {key: config.get(key) for key in ("backbone", "objectives", "patch_layers")}
-    texts = [value for _, value in _values(chosen) if isinstance(value, str)]
+    return _dotted(value for _, value in _values(chosen))
+
+
+def _dotted(values: Iterable[Any]) -> list[str]:
+    """Those that are texts with a dot."""
+    texts = [value for value in values if isinstance(value, str)]
     return [text for text in texts if "." in text]
 
 

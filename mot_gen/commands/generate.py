@@ -72,7 +72,7 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
     samples = _samples(items, known, failures)
     kept = {number for number, sample in enumerate(samples) if is_made(sample, request)}
     for number in sorted(kept):
-        yield samples[number].told | {"kept": True}
+        yield samples[number].summary | {"kept": True}
     missing = [sample for number, sample in enumerate(samples) if number not in kept]
     for batch in _batches(missing, request.batch_size):
         yield from _made(batch, known, failures)
@@ -139,7 +139,7 @@ def _written(sample: Sample, result: Any) -> dict:
         if sample.path is None and len(texts) < len(result):
             raise InputError("--to any drew a picture; say where pictures go, with --out FOLDER")
         result = "\n".join(texts)
-    return sample.told | {"text": result} if isinstance(result, str) else sample.told
+    return sample.summary | {"text": result} if isinstance(result, str) else sample.summary
 
 
 # ---------------------------------------------------------------- the command

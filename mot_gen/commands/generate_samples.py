@@ -102,8 +102,8 @@ class Sample:
         return self.direction.name, tuple(self.item.inputs), json.dumps(self.item.options, sort_keys=True)
 
     @property
-    def told(self) -> dict:
-        """What the command says of it."""
+    def summary(self) -> dict:
+        """What the command prints of it, beside the result."""
         where = {} if self.path is None else {"file": str(self.path)}
         return {"id": self.item.name, "seed": self.seed, **self.item.inputs, **where}
 

@@ -22,7 +22,7 @@ from mot_gen import checkpoints
 from mot_gen.backbone import stated_options
 from mot_gen.backbone.feed_forwards import gated
 from mot_gen.checkpoints.folders import refuse_foreign
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import manifest
 from mot_gen.files.atomic import writing_folder
 from mot_gen.growth import check_name
@@ -113,20 +113,20 @@ def require_gated(model: MultimodalModel, growth: str, cut: bool = False) -> int
     """
     for block in blocks_of(model):
         part = block.parts.feed_forward
-        if type(part) is not gated.FeedForward or model.backbone.config.widths:
-            raise InputError(f"--grow {growth}: is for gated feed-forwards of one width; this model has others")
-        if cut and block.ffn.learned is not None:
-            raise InputError(f"--grow {growth}: is for activations without parameters, such as silu; this model's has")
+        usual = type(part) is gated.FeedForward and not model.backbone.config.widths
+        require(usual, f"--grow {growth}: is for gated feed-forwards of one width; this model has others")
+        divides = not cut or block.ffn.learned is None
+        require(divides, f"--grow {growth}: is for activations without parameters, such as silu; this model's has")
     return model.backbone.config.ffn_dim
 
 
 def check_number(growth: Growth, other: str | Path | None) -> None:
     """InputError where a growth of two models is given one, or one of one is given two."""
     name = type(growth).__module__.rpartition(".")[2]
-    if growth.needs_other and other is None:
-        raise InputError(f"--grow {name}: is of two models; give the second --with")
-    if other is not None and not growth.needs_other:
-        raise InputError(f"--grow {name}: is of one model; drop --with")
+    if growth.needs_other:
+        require(other is not None, f"--grow {name}: is of two models; give the second --with")
+    else:
+        require(other is None, f"--grow {name}: is of one model; drop --with")
 
 
 def grow_folder(source: str | Path, out: Path, growth: Growth, other: str | Path | None) -> MultimodalModel:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mot_gen.backbone.routing import is_adapter
-from mot_gen.errors import InputError, require
+from mot_gen.errors import require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
@@ -43,8 +43,8 @@ class Growth(base.Growth):
 def _check_depth(blocks: list[Any], again: list[Any]) -> None:
     """InputError where the layers of a model are others in a deeper one."""
     for before, after in zip(blocks, again):
-        if after.parts.depth.plans or after.parts != before.parts:
-            raise InputError("--grow deeper: what a layer skips follows from the depth here; name depth=every")
+        same = after.parts == before.parts and not after.parts.depth.plans
+        require(same, "--grow deeper: what a layer skips follows from the depth here; name depth=every")
 
 
 def _silence(block: Any) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
@@ -30,8 +30,8 @@ class Growth(base.Growth):
         require(self.layers >= 1, f"layers={self.layers}: must be a positive integer")
         blocks = base.blocks_of(model)
         shapes = [base.shapes_of(block) for block in blocks]
-        if any(each != shapes[0] for each in shapes):
-            raise InputError("--grow expanded: the layers differ in their parts, so that no line goes through them")
+        alike = shapes.count(shapes[0]) == len(shapes)
+        require(alike, "--grow expanded: the layers differ in their parts, so that no line goes through them")
         made = base.rebuilt(model, layers=self.layers)
         for name in shapes[0]:
             intercept, slope = line_through(torch.stack([block.get_parameter(name) for block in blocks]))

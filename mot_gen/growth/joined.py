@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
@@ -55,10 +55,10 @@ def _join(own: Any, first: Any, second: Any) -> None:
 
 def _check(model: MultimodalModel, other: MultimodalModel) -> None:
     """InputError unless both have experts, and are alike but for their number."""
-    if not (_has_experts(model) and _has_experts(other)):
-        raise InputError("--grow joined: both models need experts, as many in every pool")
-    if _shapes(model) != _shapes(other):
-        raise InputError("--grow joined: the two models differ in their sizes; give two of one recipe")
+    sparse = _has_experts(model) and _has_experts(other)
+    require(sparse, "--grow joined: both models need experts, as many in every pool")
+    alike = _shapes(model) == _shapes(other)
+    require(alike, "--grow joined: the two models differ in their sizes; give two of one recipe")
 
 
 def _has_experts(model: MultimodalModel) -> bool:
@@ -75,6 +75,6 @@ def _shapes(model: MultimodalModel) -> dict[str, torch.Size]:
 def _router(given: str | dict, top_k: int) -> dict:
     """The router as it is stated, with as many experts of a token."""
     stated = {"kind": given} if isinstance(given, str) else dict(given)
-    if stated["kind"] != "token_choice":
-        raise InputError("--grow joined: is for backbone.router=token_choice; this model has another")
+    tokens_choose = stated["kind"] == "token_choice"
+    require(tokens_choose, "--grow joined: is for backbone.router=token_choice; this model has another")
     return stated | {"top_k": top_k}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
@@ -34,10 +34,10 @@ class Growth(base.Growth):
     @torch.no_grad()
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         width = base.require_gated(model, "moefied", cut=True)
-        if self.experts < 1 or width % self.experts:
-            raise InputError(f"experts={self.experts}: must divide the feed-forward's width, {width}")
-        if not 1 <= self.used <= self.experts or self.every < 1:
-            raise InputError(f"used={self.used}: must be from 1 to experts, {self.experts}, and every at least 1")
+        divides = self.experts >= 1 and width % self.experts == 0
+        require(divides, f"experts={self.experts}: must divide the feed-forward's width, {width}")
+        fits = 1 <= self.used <= self.experts and self.every >= 1
+        require(fits, f"used={self.used}: must be from 1 to experts, {self.experts}, and every at least 1")
         cut = {"kind": "slices", "slices": self.experts, "used": self.used, "weight": "one"}
         made = base.rebuilt(model, feed_forward=[*["gated"] * (self.every - 1), cut])
         for own, parent in zip(made.backbone.blocks, base.blocks_of(model)):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.backbone.experts.moe import MixtureOfExperts
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 from mot_gen.sequence import PackedBatch
@@ -58,9 +58,9 @@ def _kept(keep: Kept, number: int) -> int:
     """How many experts stay in each pool of `number`; InputError where that differs, or one is not there."""
     pools = list(chain.from_iterable(keep))
     there = set(range(number))
-    alike = len({len(pool) for pool in pools}) == 1
-    if not alike or not there.issuperset(chain.from_iterable(pools)):
-        raise InputError(f"keep: must name as many experts in each pool, from 0 to {number - 1}")
+    alike = len(set(map(len, pools))) == 1
+    fits = alike and there.issuperset(chain.from_iterable(pools))
+    require(fits, f"keep: must name as many experts in each pool, from 0 to {number - 1}")
     return len(pools[0])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mot_gen.errors import InputError
+from mot_gen.errors import require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
@@ -27,9 +27,9 @@ class Growth(base.Growth):
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         blocks = base.blocks_of(model)
         keep = list(range(0, len(blocks), 2)) if self.keep is None else list(self.keep)
-        in_order = sorted(set(keep)) == keep
-        if not keep or not in_order or not set(keep) <= set(range(len(blocks))):
-            raise InputError(f"keep={keep}: must name layers from 0 to {len(blocks) - 1} in rising order, each once")
+        rising = [number for number in range(len(blocks)) if number in keep]
+        fits = keep and keep == rising
+        require(fits, f"keep={keep}: must name layers from 0 to {len(blocks) - 1} in rising order, each once")
         made = base.rebuilt(model, layers=len(keep))
         for own, number in zip(made.backbone.blocks, keep):
             _check_parts(own, blocks[number], number)
@@ -39,5 +39,5 @@ class Growth(base.Growth):
 
 def _check_parts(own: Any, before: Any, number: int) -> None:
     """InputError where a layer would have other parts at its new place."""
-    if own.parts != before.parts or before.parts.depth.plans:
-        raise InputError(f"--grow shallower: layer {number} has other parts than its new place; keep whole patterns")
+    same = own.parts == before.parts and not before.parts.depth.plans
+    require(same, f"--grow shallower: layer {number} has other parts than its new place; keep whole patterns")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mot_gen.backbone import transformer
 from mot_gen.backbone.modality_layers.patch_layers import PatchLinear
-from mot_gen.errors import InputError, require
+from mot_gen.errors import require
 from mot_gen.growth import base
 from mot_gen.model import MultimodalModel
 
@@ -50,8 +50,8 @@ class Growth(base.Growth):
 
 def _check(model: MultimodalModel) -> None:
     """InputError for models whose layers outside of the backbone cannot stand side by side."""
-    if type(model.backbone) is not transformer.Backbone or model.backbone.config.widths:
-        raise InputError("--grow side_by_side: is for transformers of one width; this model is another")
+    plain = type(model.backbone) is transformer.Backbone and not model.backbone.config.widths
+    require(plain, "--grow side_by_side: is for transformers of one width; this model is another")
     for name, layers in model.patch_layers.items():
         plain = isinstance(layers, PatchLinear) and (layers.table is not None or not layers.on_grid)
         complaint = f"--grow side_by_side: picture layers of {name} must be linear, and not compute places by the width"

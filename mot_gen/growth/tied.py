@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.growth import base, fused
 from mot_gen.model import MultimodalModel
 
@@ -28,12 +28,9 @@ class Growth(base.Growth):
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         base.require_gated(model, "tied")
         untied = list(model.backbone.config.untied)
-        if not untied or len(model.backbone.towers) == 1:
-            raise InputError("--grow tied: this model has one tower; give one whose towers own parameters")
-        parts = untied if self.parts is None else list(self.parts)
-        for name in parts:
-            if name not in untied:
-                raise InputError(f"parts={name}: no tower owns it" + nearest(name, untied))
+        several = len(model.backbone.towers) > 1
+        require(untied and several, "--grow tied: this model has one tower; give one whose towers own parameters")
+        parts = self._parts(untied)
         moved = base.rebuilt(model)
         if "ffn" in parts:
             for block in base.blocks_of(moved):
@@ -44,6 +41,15 @@ class Growth(base.Growth):
             if parameter.shape != owned[name].shape:
                 parameter.copy_(owned[name].mean(0, keepdim=True))
         return made
+
+    def _parts(self, untied: Sequence[str]) -> Sequence[str]:
+        """What is tied; InputError for what no tower owns."""
+        if self.parts is None:
+            return untied
+        for name in self.parts:
+            if name not in untied:
+                raise InputError(f"parts={name}: no tower owns it" + nearest(name, untied))
+        return self.parts
 
 
 def _order(unit) -> None:

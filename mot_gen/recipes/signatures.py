@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 Types = dict[str, Any]
+Definition = ast.ClassDef | ast.FunctionDef
 _OF_TYPES = {"typing": typing, "collections.abc": collections.abc}  # whose names annotations may use
 
 
@@ -23,9 +24,9 @@ def stated(module: str, name: str) -> Types | None:
     class_name, _, method = name.partition(".")
     module, found = _home(module, class_name)
     if method:
-        found = _member(found, method)
+        found = _method(found, method)
     if isinstance(found, ast.FunctionDef):
-        return _parameters(found, _names(module))
+        return _parameters(found, _source(module).types)
     if isinstance(found, ast.ClassDef):
         return _of_class(module, found)
     return None
@@ -33,39 +34,67 @@ def stated(module: str, name: str) -> Types | None:
 
 def tokenizer_in(module: str) -> str | None:
     """The name of the one tokenizer that a module defines; None where it is not one."""
-    classes = [each.name for each in _tree(module).body if isinstance(each, ast.ClassDef)]
-    found = [name for name in classes if name.endswith("Tokenizer")]
+    definitions = _source(module).definitions
+    found = [name for name in definitions if name.endswith("Tokenizer") and isinstance(definitions[name], ast.ClassDef)]
     return found[0] if len(found) == 1 else None
 
 
-def _tree(module: str) -> ast.Module:
-    """The source of a module, parsed; empty for one that has no source."""
+# ---------------------------------------------------------------- a module
+
+
+class _Source:
+    """What a module's source says.
+
+    definitions: its classes and functions, by name.
+    imports: name -> the module that it is imported from, and its name there.
+    types: the names of types that it imports from where Python keeps them.
+    """
+
+    def __init__(self, text: str):
+        self.definitions: dict[str, Definition] = {}
+        self.imports: dict[str, tuple[str, str]] = {}
+        self.types: Types = {}
+        for statement in ast.parse(text).body:
+            if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
+                self.definitions.setdefault(statement.name, statement)
+            elif isinstance(statement, ast.ImportFrom) and not statement.level:
+                self._read_import(str(statement.module), statement.names)
+
+    def _read_import(self, module: str, names: list[ast.alias]) -> None:
+        for alias in names:
+            own = alias.asname or alias.name
+            self.imports.setdefault(own, (module, alias.name))
+            if module in _OF_TYPES:
+                self.types[own] = getattr(_OF_TYPES[module], alias.name, Any)
+
+
+def _source(module: str) -> _Source:
+    """The source of a module; empty for one that has none."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # of a package above it
         spec = None
-    origin = Path(spec.origin or "") if spec else Path()
+    origin = Path(getattr(spec, "origin", None) or "")
     return _parsed(origin.read_text("utf-8") if origin.suffix == ".py" else "")
 
 
-@cache
-def _parsed(source: str) -> ast.Module:
-    return ast.parse(source)
+_parsed = cache(_Source)  # by the text, since a file may change
 
 
-def _home(module: str, name: str) -> tuple[str, ast.stmt | None]:
+def _home(module: str, name: str) -> tuple[str, Definition | None]:
     """The module where a name that another has is defined, and its definition; None where it is not found."""
-    for statement in _tree(module).body:
-        if isinstance(statement, (ast.ClassDef, ast.FunctionDef)) and statement.name == name:
-            return module, statement
-        if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
-            for alias in statement.names:
-                if (alias.asname or alias.name) == name:
-                    return _home(statement.module, alias.name)
+    source = _source(module)
+    if name in source.definitions:
+        return module, source.definitions[name]
+    if name in source.imports:
+        return _home(*source.imports[name])
     return module, None
 
 
-def _member(found: ast.stmt | None, name: str) -> ast.stmt | None:
+# ---------------------------------------------------------------- a class or function
+
+
+def _method(found: Definition | None, name: str) -> ast.FunctionDef | None:
     for member in getattr(found, "body", ()):
         if isinstance(member, ast.FunctionDef) and member.name == name:
             return member
@@ -74,10 +103,11 @@ def _member(found: ast.stmt | None, name: str) -> ast.stmt | None:
 
 def _of_class(module: str, found: ast.ClassDef) -> Types | None:
     """What a class is built with: the parameters of its `__init__`, or the fields of a dataclass and of its bases."""
-    own = _member(found, "__init__")
-    if isinstance(own, ast.FunctionDef):
-        return _parameters(own, _names(module))
-    is_dataclass = any("dataclass" in ast.unparse(each) for each in found.decorator_list)
+    names = _source(module).types
+    own = _method(found, "__init__")
+    if own is not None:
+        return _parameters(own, names)
+    is_dataclass = "dataclass" in " ".join(map(ast.unparse, found.decorator_list))
     if not is_dataclass and not found.bases:
         return None
     types: Types = {}
@@ -86,27 +116,20 @@ def _of_class(module: str, found: ast.ClassDef) -> Types | None:
         if inherited is None:
             return None
         types |= inherited
-    return types | _fields(found, _names(module)) if is_dataclass else types
-
-
-def _names(module: str) -> Types:
-    """The names of types that a module imports from where Python keeps them."""
-    found: Types = {}
-    for statement in _tree(module).body:
-        if isinstance(statement, ast.ImportFrom) and statement.module in _OF_TYPES:
-            home = _OF_TYPES[statement.module]
-            found |= {alias.asname or alias.name: getattr(home, alias.name, Any) for alias in statement.names}
-    return found
+    if is_dataclass:
+        types |= _fields(found, names)
+    return types
 
 
 def _fields(found: ast.ClassDef, names: Types) -> Types:
-    """The fields of a dataclass, without those of its bases."""
+    """The fields of a dataclass that it is built with, without those of its bases."""
     types: Types = {}
     for member in found.body:
-        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
-            written = ast.unparse(member.annotation)
-            if "ClassVar" not in written and "init=False" not in ast.unparse(member.value or ast.Constant(None)):
-                types[member.target.id] = _type(member.annotation, names)
+        if not isinstance(member, ast.AnnAssign):
+            continue
+        written = ast.unparse(member)
+        if "ClassVar" not in written and "init=False" not in written:
+            types[ast.unparse(member.target)] = _type(member.annotation, names)
     return types
 
 
@@ -114,7 +137,10 @@ def _parameters(call: ast.FunctionDef, names: Types) -> Types | None:
     if call.args.kwarg:
         return None
     listed = [*call.args.args, *call.args.kwonlyargs]
-    return {each.arg: _type(each.annotation, names) for each in listed if each.arg not in ("self", "cls")}
+    types = {each.arg: _type(each.annotation, names) for each in listed}
+    types.pop("self", None)
+    types.pop("cls", None)
+    return types
 
 
 def _type(annotation: ast.expr | None, names: Types) -> Any:
