@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from mot_gen.checkpoints import DTYPES, find
-from mot_gen.errors import InputError
+from mot_gen.checkpoints import DTYPES, check_storage, find
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import Direction, directions_of
 from mot_gen.pipelines.loading import tokenizers_of
@@ -24,12 +23,11 @@ def load_pipeline(
     from diffusers.utils import logging
 
     folder = find(checkpoint)
+    check_storage(weights, dtype)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     in_half = dtype == "fp16" and device == "cpu"
     logging.disable_progress_bar()  # of the components, four lines that would stand before the result
     wanted = getattr(torch, DTYPES["fp32" if in_half else dtype])
-    if in_half and weights != "memory":
-        raise InputError(f"--weights {weights}: is not with --dtype fp16; take fp32 or bf16")
     pipe = cls.from_pretrained(folder, local_files_only=True, dtype=wanted, weights=weights)
     pipe.set_progress_bar_config(disable=True)
     if weights != "memory":

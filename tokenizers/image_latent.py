@@ -183,7 +183,7 @@ def _autoencoder_class(name: str | None, where: str = "") -> Any:
 def _folded(size: tuple[int, int], fold: int) -> tuple[int, int]:
     height, width = size
     if fold < 1 or height % fold or width % fold:
-        raise InputError(f"fold {fold} must divide image_size {height} x {width}")
+        raise InputError(f"fold {fold} must divide image_size {height} x {width}; give another of the two")
     return height // fold, width // fold
 
 
@@ -192,7 +192,9 @@ def _latent_shape(vae_class: str, config: dict, size: tuple[int, int]) -> tuple[
     shapes = dict.fromkeys(HALVING, _halving_shape) | dict.fromkeys(OF_VIDEO, _video_shape)
     shape = shapes.get(vae_class, _traced_shape)(vae_class, config, size)
     if shape is None:
-        raise InputError(f"image_size {size[0]} x {size[1]} is not a multiple of what this autoencoder shrinks by")
+        raise InputError(
+            f"image_size {size[0]} x {size[1]} is not a multiple of what {vae_class} shrinks by; give another"
+        )
     return shape
 
 

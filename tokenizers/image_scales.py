@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from mot_gen.errors import InputError
 from mot_gen.scales import Scales, bounds, resized, token_count
 from mot_gen.sequence.modality import Modality, scale_pairs
-from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer
+from mot_gen.tokenizers.image_sizes import refuse_misfit, size_pair
 from mot_gen.tokenizers.quantizers import NearestEntry
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
@@ -104,10 +105,7 @@ class ScalesImageTokenizer(ImageTokenizer):
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(1, n); InputError where the network does not fit the size, or makes another grid than the last scale."""
         shrink = self.config.fold * 2 ** (len(self.network.config.block_out_channels) - 1)
-        if size[0] % shrink or size[1] % shrink:
-            raise InputError(
-                f"image_size {size[0]} x {size[1]} must be a multiple of {shrink}, by which the network shrinks"
-            )
+        refuse_misfit(size, self.config.fold, shrink)
         made, last = (size[0] // shrink, size[1] // shrink), self.scales[-1]
         if made != last:
             raise InputError(

@@ -1,4 +1,5 @@
-"""The sizes of pictures that a config states, as `image_size`: size_pair, size_pairs, as_text.
+"""The sizes of pictures that a config states, as `image_size`: size_pair, size_pairs, refuse_misfit,
+as_text.
 
 They are one side, (height, width), or a list of such pairs. Rules for pictures of many sizes are in image_edges.
 Nothing here imports torch.
@@ -33,6 +34,16 @@ def size_pairs(image_size: int | Sequence) -> list[tuple[int, int]]:
     if len(set(pairs)) < len(pairs):
         raise InputError(f"image_size names a size twice: {as_text(pairs)}")
     return pairs
+
+
+def refuse_misfit(size: tuple[int, int], fold: int, shrink: int) -> None:
+    """InputError where a network does not fit pictures of (height, width). fold: pixels a side that it sees as one;
+    shrink: pixels a side that become one latent."""
+    if size[0] % shrink or size[1] % shrink:
+        raise InputError(
+            f"image_size {size[0]} x {size[1]} must be a multiple of {shrink}, by which a network of fold {fold} "
+            f"shrinks; give such an image_size, or another fold"
+        )
 
 
 def as_text(sizes: Sequence[tuple[int, int]]) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_scales import ScalesImageTokenizer
+from mot_gen.tokenizers.image_sizes import refuse_misfit, size_pairs
 from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.pretrained import stated_config
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
@@ -70,7 +71,7 @@ def small_vq(
     color_channels: int = 3,
 ) -> VQImageTokenizer:
     """An untrained VQImageTokenizer that shrinks by 4: 8 x 8 ids of a 32 x 32 image."""
-    channels = color_channels * fold**2
+    channels = _channels(image_size, fold, widths, color_channels)
     d = len(levels) if levels else 8
     network = ResidualAutoencoder(channels, d, list(widths), encoder_layers, decoder_layers, posterior=False)
     return VQImageTokenizer.from_network(network, image_size, entries, levels, fold)
@@ -87,7 +88,7 @@ def small_scales(
     color_channels: int = 3,
 ) -> ScalesImageTokenizer:
     """An untrained ScalesImageTokenizer that shrinks by 4: 130 ids in six scales of a 32 x 32 image."""
-    channels = color_channels * fold**2
+    channels = _channels(image_size, fold, widths, color_channels)
     network = ResidualAutoencoder(channels, 8, list(widths), encoder_layers, decoder_layers, posterior=False)
     tokenizer = ScalesImageTokenizer(stated_config(network), image_size, scales, entries, fold)
     tokenizer.network.load_state_dict(network.state_dict())
@@ -105,9 +106,17 @@ def small_kl(
     patch_size: int = 1,
 ) -> LatentImageTokenizer:
     """An untrained LatentImageTokenizer that shrinks by 4: 8 x 8 x 8 latents of a 32 x 32 image."""
-    channels = color_channels * fold**2
+    channels = _channels(image_size, fold, widths, color_channels)
     network = ResidualAutoencoder(channels, latent_channels, list(widths), encoder_layers, decoder_layers)
     return LatentImageTokenizer.from_autoencoder(network, image_size, patch_size, fold)
+
+
+def _channels(image_size: int | Sequence, fold: int, widths: Sequence[int], color_channels: int) -> int:
+    """Channels of what a network sees; InputError where one of these widths does not fit the sizes."""
+    require(fold >= 1, f"fold {fold} must be at least 1; it is the pixels a side that the network sees as one")
+    for size in size_pairs(image_size):
+        refuse_misfit(size, fold, shrink=fold * 2 ** max(0, len(widths) - 1))
+    return color_channels * fold**2
 
 
 def augmented(pixels: Tensor, augment: str, generator: torch.Generator) -> Tensor:

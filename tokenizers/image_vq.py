@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from mot_gen.errors import InputError
 from mot_gen.sequence import Modality
-from mot_gen.tokenizers.image_base import ImageTokenizer, size_pair
+from mot_gen.tokenizers.image_base import ImageTokenizer
+from mot_gen.tokenizers.image_sizes import refuse_misfit, size_pair
 from mot_gen.tokenizers.pretrained import loading, pretrained_class
 from mot_gen.tokenizers.quantizers import FiniteScalar, NearestEntry
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
@@ -62,10 +63,7 @@ class VQImageTokenizer(ImageTokenizer):
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of ids of a picture of this size; InputError where the network does not fit it."""
         shrink = self.config.fold * 2 ** (len(self.vq.config.block_out_channels) - 1)
-        if size[0] % shrink or size[1] % shrink:
-            raise InputError(
-                f"image_size {size[0]} x {size[1]} must be a multiple of {shrink}, by which the network shrinks"
-            )
+        refuse_misfit(size, self.config.fold, shrink)
         return size[0] // shrink, size[1] // shrink
 
     @classmethod

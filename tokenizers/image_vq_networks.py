@@ -68,7 +68,8 @@ class VQNetworkTokenizer(ImageTokenizer):
         shrink = 2 ** (len(self.vq.config.channel_multiplier) - 1)
         if size[0] % shrink or size[1] % shrink:
             raise InputError(
-                f"image_size {size[0]} x {size[1]} must be a multiple of {shrink}, by which the network shrinks"
+                f"image_size {size[0]} x {size[1]} must be a multiple of {shrink}, by which the network shrinks; give "
+                "such an image_size"
             )
         return size[0] // shrink, size[1] // shrink
 

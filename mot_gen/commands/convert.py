@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
-from mot_gen.checkpoints import located
+from mot_gen.checkpoints import find, located, weights_of
 from mot_gen.commands.early import refuse_unwritable
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError
+from mot_gen.tokenizers.saved import home_of
 
 
 def register(commands) -> None:
@@ -57,12 +59,13 @@ def convert_command(arguments: argparse.Namespace) -> int:
 
 
 def _grow(arguments: argparse.Namespace, out: Path) -> int:
-    from mot_gen.checkpoints import find
     from mot_gen.growth import check_name
 
     name, *settings = arguments.grow
     check_name(name)
     find(arguments.source)
+    if arguments.other and weights_of(arguments.other) is None:
+        raise InputError(f"--with: {arguments.other} holds no model; give the folder of a run, or of its model")
     refuse_early(lambda: _growth(name, settings, arguments.other))
 
     from mot_gen.growth.base import grow_folder
@@ -82,31 +85,37 @@ def _growth(name: str, settings: list[str], other: str | None) -> Any:
     return growth
 
 
-def _family(name: str | None, folder: Path) -> Any:
-    """The family of that name, or that a folder's files belong to; imports torch."""
-    from mot_gen.families import by_name, recognise
-
-    return by_name(name) if name else recognise(folder)
-
-
 def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
-    refuse_early(lambda: _family(arguments.family, folder))
+    refuse_early(lambda: _planned(arguments, folder))
 
     from mot_gen.families import language_models, llama
     from mot_gen.families.shared import conversion
+    from mot_gen.tokenizers.saved import load_tokenizer
 
-    family = _family(arguments.family, folder)
+    family, towers = _planned(arguments, folder)
+    tokenizers = {name: load_tokenizer(place) for name, place in towers.items()}
     with conversion.opened(folder, family) as source:
         if family is llama:
-            tokenizers = _tokenizers(arguments)
             parts = llama.parts(source, tokenizers, arguments.start or "copy")
             family = language_models.with_tokenizers(tokenizers)
         else:
-            _only_language_models(arguments, family.__name__.rpartition(".")[2])
             parts = family.parts(source)
         conversion.convert(family, source, parts, out)
-        towers = ", ".join(cast("Any", parts[0].outline).backbone.towers)
-    print(f"{out} has the towers {towers}; mot-gen train {out / 'recipe.yaml'}")
+        made = ", ".join(cast("Any", parts[0].outline).backbone.towers)
+    print(f"{out} has the towers {made}; mot-gen train {out / 'recipe.yaml'}")
+
+
+def _planned(arguments: argparse.Namespace, folder: Path) -> tuple[ModuleType, dict[str, str]]:
+    """The family that a folder is of, and the folders of the tokenizers that a language model's towers get; imports
+    torch, reads no weights."""
+    from mot_gen.families import family_of
+
+    family = family_of(folder, arguments.family)
+    name = family.__name__.rpartition(".")[2]
+    if name == "llama":
+        return family, _tower_folders(arguments)
+    _only_language_models(arguments, name)
+    return family, {}
 
 
 def _only_language_models(arguments: argparse.Namespace, family: str) -> None:
@@ -116,30 +125,30 @@ def _only_language_models(arguments: argparse.Namespace, family: str) -> None:
             raise InputError(f"{flag}: is for language models; a model of the family {family} brings its own")
 
 
-def _tokenizers(arguments: argparse.Namespace) -> dict[str, object]:
-    from mot_gen.tokenizers.saved import load_tokenizer
-
+def _tower_folders(arguments: argparse.Namespace) -> dict[str, str]:
+    """The folder of each tower's tokenizer, but of text's; InputError for one that holds none."""
     towers = "text,image" if arguments.towers is None else arguments.towers
     first, *others = towers.split(",")
     if first != "text" or len({first, *others}) != 1 + len(others):
         raise InputError(f"--towers {towers}: text comes first, and each name once, as in text,image")
-    tokenizers = {}
+    folders = {}
     for name in others:
         folder = getattr(arguments, f"{name}_tokenizer", None)
         if folder is None:
             raise InputError(f"--towers {towers}: {name} needs --{name}-tokenizer FOLDER")
-        tokenizers[name] = load_tokenizer(folder)
-    return tokenizers
+        home_of(folder)
+        folders[name] = folder
+    return folders
 
 
 def _back(source: str, out: Path, like: Path, name: str | None) -> None:
-    from mot_gen.checkpoints import find
+    from mot_gen.families import family_of
 
     find(source)
-    refuse_early(lambda: _family(name, like))
+    refuse_early(lambda: family_of(like, name))
 
     from mot_gen.families.shared import conversion
 
-    family = _family(name, like)
+    family = family_of(like, name)
     with conversion.opened(like, family) as published:
         conversion.restore(family, find(source), published, out)

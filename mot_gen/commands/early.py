@@ -39,9 +39,12 @@ def refuse_unwritable(out: str | Path) -> None:
         raise InputError(f"{out}: cannot be written to: {there} may not be written; give another folder")
 
 
-def check_run(recipe: Recipe, check: Callable[[], None], out: Path | None = None) -> None:
+def check_run(
+    recipe: Recipe, check: Callable[[], None], out: Path | None = None, also: Callable[[], None] = lambda: None
+) -> None:
     """InputError where a recipe's records, or the models and tokenizers that it begins with, are not there, or a run
-    cannot be written to `out`; and where its implementations refuse it. check: the recipe's own, which asks them."""
+    cannot be written to `out`; and where its implementations refuse it. check: the recipe's own, which asks them. also:
+    what else is made without torch, if it can be."""
     for path in _records(recipe.data):
         _check_records(path)
     for name, tokenizer in recipe.tokenizers.items():
@@ -53,7 +56,7 @@ def check_run(recipe: Recipe, check: Callable[[], None], out: Path | None = None
     if recipe.reinforce:
         refuse_missing(recipe.reinforce.preferences, " (reinforce.preferences)")
     _check_evaluation(recipe.evaluation)
-    checks = [check, lambda: _check_tokenizers(recipe)]
+    checks = [check, also, lambda: _check_tokenizers(recipe)]
     if out is not None:
         refuse_unwritable(out)
         checks.append(lambda: _check_world(recipe.training))

@@ -85,10 +85,11 @@ def _images(args: argparse.Namespace) -> int:
 
     chosen(args.metrics, OF_IMAGES, "metrics")
     check_extractor(args.extractor)
+    refuse_missing([args.real, args.lpips, args.weights])
     if is_checkpoint(args.fake):
         settings = PictureSettings(num_inference_steps=args.num_inference_steps, guidance_scale=args.guidance_scale)
 
-        refuse_early(lambda: _eval_images().check_extractor(args))
+        refuse_early(lambda: _eval_images().check_extractor(args), lambda: _eval_images().check_lpips(args))
 
         from mot_gen.reports.kept_samples import Order, draw_images
         from mot_gen.reports.prompts import prompts_of
@@ -96,8 +97,13 @@ def _images(args: argparse.Namespace) -> int:
         order = Order(args.fake, args.seed, args.batch_size, args.samples, settings)
         args.fake = str(draw_images(order, prompts_of(args.prompts, args.real), args.num))
     else:
-        refuse_missing([args.real, args.fake])
-        refuse_early(lambda: _eval_images().check_sides(args), lambda: _eval_images().check_extractor(args))
+        refuse_missing([args.fake])
+        images = _eval_images
+        refuse_early(
+            lambda: images().check_sides(args),
+            lambda: images().check_extractor(args),
+            lambda: images().check_lpips(args),
+        )
     return lazily("mot_gen.commands.eval_images:images")(args)
 
 

@@ -13,6 +13,7 @@ from mot_gen.commands.eval_report import Section, report
 from mot_gen.eval.by_name import OF_IMAGES, chosen
 from mot_gen.eval.images.evaluate import Measured, measure_images, opened, reference_statistics
 from mot_gen.eval.images.extraction import default_cache, thumbnails
+from mot_gen.eval.images.image_pairs import lpips_trunk
 from mot_gen.eval.images.nearest import nearest_neighbours, worst_cases
 from mot_gen.eval.images.settings import ImageSettings
 from mot_gen.eval.images.sources import ImageSource
@@ -24,6 +25,12 @@ SHOWN, NEIGHBOURS = 16, 4  # samples in the HTML page, and real neighbours besid
 def check_sides(args: argparse.Namespace) -> None:
     """InputError where there are no images."""
     opened(args.real, args.fake, chosen(args.metrics, OF_IMAGES, "metrics"), settings_of(args))
+
+
+def check_lpips(args: argparse.Namespace) -> None:
+    """InputError where LPIPS is asked for and its weights are not there, or are others."""
+    if "lpips" in chosen(args.metrics, OF_IMAGES, "metrics"):
+        lpips_trunk("alex", args.lpips)
 
 
 def check_source(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mot_gen.checkpoints import check_storage
 from mot_gen.errors import InputError
 from mot_gen.files.suffixes import PICTURES, SOUNDS
 from mot_gen.pipelines.directions import flag
@@ -57,6 +58,7 @@ class Request:
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"{flag(name)} must be at least {least}, got {value}")
+        check_storage(self.weights, self.dtype)
         for name, value in self.options.items():
             check(name, value)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides, print_facts
 from mot_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from mot_gen.recipes.recipe import Recipe
 
 
 def register(commands) -> None:
@@ -36,7 +40,10 @@ def _plan(arguments) -> int:
 
     from mot_gen.recipes.recipe import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides, check_run)
+    def first(recipe: Recipe, check: Callable[[], None]) -> None:
+        check_run(recipe, check, also=lambda: _check_processes(recipe, sizes))
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides, first)
     if recipe.auto:
         recipe = _settled(recipe)
 
@@ -69,6 +76,13 @@ def _sizes(arguments) -> dict[str, Any]:
         if size is not None and size < 1:
             raise InputError(f"--{name}: must be at least 1, got {size}")
     return sizes
+
+
+def _check_processes(recipe: Recipe, sizes: Mapping[str, int]) -> None:
+    """InputError where so many processes cannot share the recipe's batch; imports torch."""
+    from mot_gen.training.world import check_size
+
+    check_size(recipe.training, sizes["processes"], sizes["machine"])
 
 
 def _widths(config: Any) -> dict[str, Any]:

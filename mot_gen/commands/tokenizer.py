@@ -6,14 +6,17 @@ What they do is in tokenizer_training, tokenizer_tokens and tokenizer_measures.
 from __future__ import annotations
 
 import argparse
+import importlib
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mot_gen.checkpoints import located
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.options import settings
 from mot_gen.commands.without_torch import refuse_early
+from mot_gen.errors import require
 from mot_gen.eval.images.extractor_names import check_extractor
 from mot_gen.files.hub import require_local
 from mot_gen.recipes.signatures import stated
@@ -177,27 +180,39 @@ def _check_data(data: str, tokenizer: str) -> None:
         find_recordings(Path(data))
 
 
+def _module_of(folder: str) -> str:
+    """The module of a tokenizer that reads and writes files; InputError for plain numbers, which no file holds."""
+    module, _ = home_of(folder)
+    said = f"{folder}: plain numbers stand in records, and training encodes them; give a tokenizer of files"
+    require(module != "vector", said)
+    return module
+
+
 def _encode(args: argparse.Namespace) -> int:
-    home_of(args.tokenizer)
+    _module_of(args.tokenizer)
     refuse_missing(args.inputs)
+    refuse_unwritable(args.out.parent)
     folders = [path for path in args.inputs if Path(path).is_dir()]
     if folders:
         refuse_early(*(partial(_check_data, folder, args.tokenizer) for folder in folders))
 
-    from mot_gen.commands.tokenizer_tokens import encode
-
-    encode(args.tokenizer, args.inputs, args.out, args.max_skipped)
+    _tokens().encode(args.tokenizer, args.inputs, args.out, args.max_skipped)
     return 0
 
 
 def _decode(args: argparse.Namespace) -> int:
-    home_of(args.tokenizer)
+    is_text = _module_of(args.tokenizer) == "text"
     refuse_missing([args.tokens])
+    refuse_unwritable(args.out.parent if is_text else args.out)
+    refuse_early(lambda: _tokens().rows_of(args.tokens))
 
-    from mot_gen.commands.tokenizer_tokens import decode
-
-    decode(args.tokenizer, args.tokens, args.out)
+    _tokens().decode(args.tokenizer, args.tokens, args.out)
     return 0
+
+
+def _tokens() -> ModuleType:
+    """Imports it, and torch with it."""
+    return importlib.import_module("mot_gen.commands.tokenizer_tokens")
 
 
 def _report(found: dict[str, Any], file: Path | None) -> int:

@@ -7,7 +7,8 @@ Tokens travel as jsonl, one object a line: {"id", "modality", "fingerprint", "gr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from mot_gen.tokenizers.image_corpus import find_images
 from mot_gen.tokenizers.pretrained import move, usual_device
 from mot_gen.tokenizers.saved import load_tokenizer
 from mot_gen.tokenizers.speech_corpus import find_recordings
+
+REMEDY = "give a file that mot-gen tokenizer encode wrote"
 
 
 def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> None:
@@ -47,16 +50,16 @@ def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> N
 
 def decode(folder: str, tokens: Path, out: Path) -> None:
     """Write what the tokens in a file stand for: pictures or recordings into the folder `out`, or a text file."""
+    rows = rows_of(tokens)
     tokenizer = _loaded(folder)
-    fingerprint = tokenizer.fingerprint
-    rows = [_row(line, f"{tokens}:{number}", fingerprint) for number, line in enumerate(lines_of(tokens), 1)]
-    decoded = [tokenizer.decode(span) for _, span in rows]
+    _refuse_others(rows, tokenizer.fingerprint, folder)
+    decoded = [row.decoded(tokenizer) for row in rows]
     if not (_is_of_pictures(tokenizer) or _is_of_sounds(tokenizer)):
         write_text(out, "".join(text + "\n" for text in decoded))
         return
     out.mkdir(parents=True, exist_ok=True)
-    for number, ((name, _), made) in enumerate(zip(rows, decoded)):
-        stem = f"{number:06d}-{Path(name).stem}"
+    for number, (row, made) in enumerate(zip(rows, decoded)):
+        stem = f"{number:06d}-{Path(row.id).stem}"
         if _is_of_pictures(tokenizer):
             to_pil(made).save(out / f"{stem}.png")
         else:
@@ -72,10 +75,8 @@ def _is_of_sounds(tokenizer: Any) -> bool:
 
 
 def _loaded(folder: str) -> Any:
-    """The tokenizer in a folder. InputError for one of plain numbers, which no file of its own holds."""
+    """The tokenizer in a folder, on the GPU if there is one."""
     tokenizer = load_tokenizer(folder)
-    is_file = tokenizer.modality.discrete or _is_of_pictures(tokenizer)
-    require(is_file, f"{folder}: plain numbers stand in records, and training encodes them; give a tokenizer of files")
     move([tokenizer], usual_device())
     return tokenizer
 
@@ -100,16 +101,57 @@ def _to_json(span: Span, fingerprint: str) -> dict[str, Any]:
     return {"modality": span.modality, "fingerprint": fingerprint, "grid": grid, key: span.values.tolist()}
 
 
-def _row(line: str, where: str, fingerprint: str) -> tuple[str, Span]:
-    """(id, span) of a line. InputError, which names `where`, for what is no such line, or of another tokenizer."""
+@dataclass(frozen=True)
+class Row:
+    """A line of a file of tokens. where: its file and number. values: ids, or rows of channels, not yet looked at."""
+
+    where: str
+    id: str
+    modality: str
+    fingerprint: str
+    grid: list[int] | None
+    values: list[Any]
+
+    def decoded(self, tokenizer: Any) -> Any:
+        """What its tokens stand for; InputError, which names the line, where they stand for nothing."""
+        try:
+            grid = tuple(self.grid) if self.grid else None
+            return tokenizer.decode(Span(self.modality, torch.tensor(self.values), grid))
+        except (InputError, ValueError, TypeError) as error:
+            raise InputError(f"{with_name(self.where, error)}; {REMEDY}") from error
+
+
+def rows_of(tokens: Path) -> list[Row]:
+    """The lines of a file of tokens; InputError for what `encode` did not write. Needs no torch."""
+    return [_row(line, f"{tokens}:{number}") for number, line in enumerate(lines_of(tokens), 1)]
+
+
+def _row(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
-        values = row["tokens"] if "tokens" in row else row["latents"]
-        grid = tuple(row["grid"]) if row["grid"] else None
-        span = Span(row["modality"], torch.tensor(values), grid)
-        name, made_by = row["id"], row["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where}: not a line of tokens ({error})") from error
-    if made_by != fingerprint:
-        raise InputError(f"{where}: made by tokenizer {made_by[:12]}, this one's fingerprint is {fingerprint[:12]}")
-    return name, span
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not a line of tokens: no JSON ({error}); {REMEDY}") from error
+    require(isinstance(row, dict), f"{where}: not a line of tokens: {line[:40]!r} is no object; {REMEDY}")
+    values = "tokens" if "tokens" in row else "latents"
+    kinds: Mapping[str, Any] = {
+        "id": str,
+        "modality": str,
+        "fingerprint": str,
+        "grid": (list, type(None)),
+        values: list,
+    }
+    for name, kind in kinds.items():
+        fault = f"{name} is {row[name]!r:.40}" if name in row else f"has no {name}"
+        require(name in row and isinstance(row[name], kind), f"{where}: not a line of tokens: {fault}; {REMEDY}")
+    return Row(where, *(row[name] for name in kinds))
+
+
+def _refuse_others(rows: Sequence[Row], fingerprint: str, folder: str) -> None:
+    """InputError for a row of another tokenizer than that in the folder."""
+    for row in rows:
+        if row.fingerprint != fingerprint:
+            other, own = row.fingerprint[:12], fingerprint[:12]
+            raise InputError(
+                f"{row.where}: made by tokenizer {other}, this one's fingerprint is {own} ({folder}); give the folder "
+                "of the tokenizer that encoded it"
+            )

@@ -63,6 +63,18 @@ def _exists(dotted: str) -> bool:
         return False
 
 
+def family_of(folder: Path, name: str | None = None) -> ModuleType:
+    """The family of that name, or where there is none the one that a folder's files belong to. InputError where the
+    folder is of another."""
+    if name is None:
+        return recognise(folder)
+    family = by_name(name)
+    if not family.recognises(folder):
+        looks_for = getattr(family, "LOOKS_FOR", "what it recognises")
+        raise InputError(f"{folder}: is not of the family {name} (--family), which needs {looks_for}; drop --family")
+    return family
+
+
 def recognise(folder: Path) -> ModuleType:
     """The family that a folder's files belong to; InputError that lists the families and what was looked for."""
     families = [by_name(name) for name in names()]

@@ -140,11 +140,18 @@ def test_bad_input_is_one_line(pictures, tmp_path, capsys):
     rows, wrong = tmp_path / "rows.jsonl", tmp_path / "wrong.jsonl"
     command("encode", tmp_path / "tok", pictures, "--out", rows)
     wrong.write_text('{"id": "a", "tokens": "x"}\n')
+    no_object, short = tmp_path / "no_object.jsonl", tmp_path / "short.jsonl"
+    no_object.write_text("[3]\n")
+    row = json.loads(rows.read_text().splitlines()[0])
+    short.write_text(json.dumps(row | {"latents": row["latents"][:-1]}) + "\n")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
     cases = {
         r"rows\.jsonl:1: made by tokenizer": ["decode", tmp_path / "other", rows, "--out", out],
-        r"wrong\.jsonl:1: not a line of tokens": ["decode", tmp_path / "tok", wrong, "--out", out],
+        r"wrong\.jsonl:1: not a line of tokens: has no modality": ["decode", tmp_path / "tok", wrong, "--out", out],
+        r"object\.jsonl:1: not a line .* is no object; give": ["decode", tmp_path / "tok", no_object, "--out", out],
+        r"short\.jsonl:1: .*; give a file": ["decode", tmp_path / "tok", short, "--out", out],
+        r"cannot be written to": ["decode", tmp_path / "tok", rows, "--out", rows],
         "no tokenizer in this folder": ["encode", tmp_path / "empty", pictures, "--out", out],
         "no such file or folder": ["encode", tmp_path / "tok", tmp_path / "nowhere", "--out", out],
         "more than 1 inputs": ["encode", tmp_path / "tok", pictures, "--out", out, "--max-skipped", 1],

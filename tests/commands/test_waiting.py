@@ -3,6 +3,7 @@ seconds. One process runs all the commands in turn; what is not imported after o
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,25 @@ REFUSED = [
     "train digits evaluation.metrics=[clip]",
     "eval suite dpg README.md docs/images",
     "eval stats tests -o out.npz",
+    # Folders and files of another kind.
+    "tokenizer decode openmoji/image_tokenizer README.md --out out",
+    "tokenizer train vq --data docs/images --out out --fold 5",
+    "eval images docs/images docs/images --metrics lpips --lpips README.md",
+    "convert tests out --family emu3",
+    "convert openmoji out --grow joined --with tests",
+    "generate openmoji --to image --prompt apple --out out --weights disk --dtype fp16",
+    "plan digits --processes 3 training.global_rows=32",
 ]
+# What these say: the file or the field, its value, and what to give instead.
+SAID = {
+    "tokenizer decode": "README.md:1: not a line of tokens: no JSON .*; give a file that mot-gen tokenizer encode",
+    "tokenizer train vq --data docs": "image_size 32 x 32 must be a multiple of 5, .* of fold 5 shrinks; give such an",
+    "eval images docs/images docs/images --metrics": "README.md: sha256 .* is not the expected .*; download the file",
+    "convert tests out --family": "tests: is not of the family emu3 .* a config.json whose model_type is emu3; drop",
+    "convert openmoji out --grow joined": "--with: tests holds no model; give the folder of a run, or of its model",
+    "generate openmoji --to image --prompt apple --out": "--weights disk: does not go with --dtype fp16; take fp32 or",
+    "plan digits --processes 3": "training.global_rows: 32 rows .* do not divide .* on 3 processes; start another",
+}
 # Shipped recipes are not refused, neither by their own check nor by their tokenizers.
 ALLOWED = """
 import sys
@@ -156,6 +175,12 @@ def test_a_refusal_imports_nothing_heavy(ran, command):
     exit_code, imported, stderr = ran[command]
     assert (exit_code, imported) == (2, []), stderr
     assert len(stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("begin", SAID)
+def test_a_refusal_says_what_to_do(ran, begin):
+    (stderr,) = [stderr for command, (_, _, stderr) in ran.items() if command.startswith(begin)]
+    assert re.search(SAID[begin], stderr), stderr
 
 
 def test_no_shipped_recipe_is_refused_without_torch():

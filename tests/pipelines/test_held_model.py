@@ -124,6 +124,6 @@ def test_what_such_a_model_cannot_do_is_one_line(folder, tmp_path, capsys):
     with pytest.raises(InputError, match="what is computed is fp32"):
         loaded(TextToImagePipeline, folder, weights="int8", dtype=torch.bfloat16)
     assert main(["generate", str(folder), "--to", "text", "--prompt", "a", "--weights", "int8", "--dtype", "fp16"]) == 2
-    assert "--weights int8: is not with --dtype fp16" in capsys.readouterr().err
+    assert "--weights int8: does not go with --dtype fp16; take fp32" in capsys.readouterr().err
     assert main(["generate", str(folder), "--to", "text", "--prompt", "a", "--weights", "disk",
                  "--max-new-tokens", "3"]) == 0  # fmt: skip
