@@ -115,7 +115,7 @@ class Row:
     def decoded(self, tokenizer: Any) -> Any:
         """What its tokens stand for; InputError, which names the line, where they stand for nothing."""
         try:
-            grid = tuple(self.grid) if self.grid else None
+            grid: Any = tuple(self.grid) if self.grid else None
             return tokenizer.decode(Span(self.modality, torch.tensor(self.values), grid))
         except (InputError, ValueError, TypeError) as error:
             raise InputError(f"{with_name(self.where, error)}; {REMEDY}") from error

@@ -115,7 +115,7 @@ SAID = {
     "eval images docs/images docs/images --metrics": "README.md: sha256 .* is not the expected .*; download the file",
     "convert tests out --family": "tests: is not of the family emu3 .* a config.json whose model_type is emu3; drop",
     "convert openmoji out --grow joined": "--with: tests holds no model; give the folder of a run, or of its model",
-    "generate openmoji --to image --prompt apple --out": "--weights disk: does not go with --dtype fp16; take fp32 or",
+    "generate openmoji --to image --prompt apple --out out": "--weights disk: does not go with --dtype fp16; take fp32",
     "plan digits --processes 3": "training.global_rows: 32 rows .* do not divide .* on 3 processes; start another",
 }
 # Shipped recipes are not refused, neither by their own check nor by their tokenizers.
