@@ -31,6 +31,8 @@ class ImageFeatureTokenizer(ImageTokenizer):
     The norm after the last layer is kept.
     """
 
+    discrete = False  # its tokens are numbers
+
     @register_to_config
     def __init__(
         self,

@@ -38,6 +38,8 @@ class LatentImageTokenizer(ImageTokenizer):
     fields of the modality, see `sequence.Modality`.
     """
 
+    discrete = False  # its tokens are numbers
+
     @register_to_config
     def __init__(
         self,

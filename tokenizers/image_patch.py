@@ -23,6 +23,8 @@ class PatchImageTokenizer(ImageTokenizer, ModelMixin):
     or 3 (RGB).
     """
 
+    discrete = False  # its tokens are numbers
+
     @register_to_config
     def __init__(
         self,

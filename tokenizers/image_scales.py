@@ -86,6 +86,8 @@ class ScalesImageTokenizer(ImageTokenizer):
     (mot_gen.tokenizers.train_image).
     """
 
+    discrete = True  # its tokens are ids
+
     @register_to_config
     def __init__(
         self,

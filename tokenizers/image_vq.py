@@ -33,6 +33,8 @@ class VQImageTokenizer(ImageTokenizer):
     images fast (1 for others' models).
     """
 
+    discrete = True  # its tokens are ids
+
     @register_to_config
     def __init__(
         self,

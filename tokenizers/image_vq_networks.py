@@ -41,6 +41,8 @@ class VQNetworkTokenizer(ImageTokenizer):
     modality, see `sequence.Modality`. Chameleon's has no way back: its pictures are read alone.
     """
 
+    discrete = True  # its tokens are ids
+
     @register_to_config
     def __init__(
         self,

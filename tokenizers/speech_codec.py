@@ -43,6 +43,8 @@ class SpeechCodecTokenizer(NetworkTokenizer):
     first; all of them without. pattern: the order of the codes, "delayed" or "interleaved".
     """
 
+    discrete = True  # its tokens are ids
+
     @register_to_config
     def __init__(
         self, codec_config: dict, codebooks: int | None = None, pattern: str = "delayed", name: str = "speech"

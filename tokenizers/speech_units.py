@@ -40,6 +40,8 @@ class SpeechUnitTokenizer(NetworkTokenizer):
     vocoder_config: that of a transformers vocoder; Griffin-Lim without.
     """
 
+    discrete = True  # its tokens are ids
+
     @register_to_config
     def __init__(
         self,

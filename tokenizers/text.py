@@ -39,6 +39,8 @@ class TextTokenizer(PreTrainedTokenizerFast):
     only what a chat template writes around texts does (`encode_template`).
     """
 
+    discrete = True  # its tokens are ids
+
     def __init__(
         self,
         tokenizer_object: Tokenizer | None = None,

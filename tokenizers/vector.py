@@ -24,6 +24,8 @@ class VectorTokenizer(NetworkTokenizer):
     mean, deviation: d each; 0 and 1 until `measure` has set them.
     """
 
+    discrete = False  # its tokens are numbers
+
     @register_to_config
     def __init__(
         self,

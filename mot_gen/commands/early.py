@@ -72,10 +72,12 @@ def _check_world(training: Training) -> None:
 
 
 def _check_tokenizers(recipe: Recipe) -> None:
-    """InputError for tokenizers that cannot be made, as far as they are known before data are read."""
+    """InputError for objectives that do not fit their tokenizers, and for tokenizers that cannot be made, as far as is
+    known before data are read."""
     from mot_gen.training.origin import Origin
-    from mot_gen.training.tokenizer_building import untrained_tokenizers
+    from mot_gen.training.tokenizer_building import check_objectives, untrained_tokenizers
 
+    check_objectives(recipe)
     if not recipe.auto:
         untrained_tokenizers(recipe, Origin.unread(recipe))
 

@@ -110,7 +110,15 @@ def check_built(recipe: Sections) -> None:
         field = f"objectives.{name}"
         module = module_of(f"{field}.kind", "mot_gen.objectives", objective.kind)
         built(field, member_of(field, module, "Objective"), objective.options)
+    _check_patch_layers(recipe)
     _check_towers(recipe)
+
+
+def _check_patch_layers(recipe: Sections) -> None:
+    from mot_gen.backbone.modality_layers.patch_layers import check_stated
+
+    for name, options in recipe.backbone.patch_layers.items():
+        check_stated(f"backbone.patch_layers.{name}", options)
 
 
 def _check_towers(recipe: Sections) -> None:

@@ -25,7 +25,7 @@ from mot_gen.recipes.sections import Data
 from mot_gen.sequence import Modality
 from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import allocate, fill
-from mot_gen.training.tokenizer_building import TOKENIZERS, build_tokenizers, untrained_tokenizers
+from mot_gen.training.tokenizer_building import TOKENIZERS, build_tokenizers, refuse_unfit, untrained_tokenizers
 
 __all__ = [
     "TOKENIZERS",
@@ -133,9 +133,8 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
     modality, section = tokenizer.modality, recipe.objectives[name]
     if modality.name != name:
         raise InputError(f"tokenizers.{name}: this tokenizer calls its modality {modality.name!r}; name the section so")
+    refuse_unfit(name, section, modality.discrete)
     objective = objectives.load(section.kind, section.options)
-    if modality.discrete == hasattr(objective, "corrupt"):
-        raise InputError(f"objectives.{name}.kind: {section.kind} {_why_not(modality)}")
     block, bidirectional = getattr(objective, "block", 0), modality.bidirectional
     if modality.discrete:
         bidirectional = getattr(objective, "bidirectional", False) and not block
@@ -157,11 +156,3 @@ def _modality(name: str, tokenizer, recipe: Recipe) -> Modality:
         scales=scales,
         block_size=block,
     )
-
-
-def _why_not(modality: Modality) -> str:
-    """Why an objective of the other kind of tokens is refused, and which would do."""
-    sort, fitting = "continuous", "flow, shortcut, mean_flow or diffusion"
-    if modality.discrete:
-        sort, fitting = "discrete", "next_token, masked or next_scale"
-    return f"does not fit the {sort} tokens of {modality.name}; give {fitting}"

@@ -1,4 +1,5 @@
-"""The tokenizers that a recipe names: build_tokenizers, which trains those that learn, and untrained_tokenizers."""
+"""The tokenizers that a recipe names: build_tokenizers, which trains those that learn; untrained_tokenizers;
+check_objectives, whether objectives fit them."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mot_gen import checkpoints
+from mot_gen import checkpoints, objectives
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError, require
 from mot_gen.files.hub import require_local
 from mot_gen.recipes.implementations import check_options, locate
 from mot_gen.recipes.recipe import Recipe
-from mot_gen.recipes.sections import Tokenizer
+from mot_gen.recipes.sections import Objective, Tokenizer
 from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.origin import Origin
 from mot_gen.training.trained_tokenizers import INPUTS, trained, untrained
@@ -60,6 +61,34 @@ def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any
     return made
 
 
+def check_objectives(recipe: Recipe) -> None:
+    """InputError for an objective of the other kind of tokens, where a tokenizer's class states which it makes. Nothing
+    is made."""
+    for name, section in recipe.tokenizers.items():
+        discrete = getattr(class_of(section.kind), "discrete", None)
+        if discrete is not None:
+            refuse_unfit(name, recipe.objectives[name], discrete)
+
+
+def refuse_unfit(name: str, section: Objective, discrete: bool) -> None:
+    """InputError for an objective that is not of the tokens of a modality: ids (`discrete`), or numbers."""
+    if discrete == hasattr(objectives.load(section.kind, section.options), "corrupt"):
+        sort, fitting = "continuous", "flow, shortcut, mean_flow or diffusion"
+        if discrete:
+            sort, fitting = "discrete", "next_token, masked or next_scale"
+        what = f"{section.kind} does not fit the {sort} tokens of {name}; give {fitting}"
+        raise InputError(f"objectives.{name}.kind: {what}")
+
+
+def class_of(kind: str) -> type[Any]:
+    """The class of a kind of tokenizers: the one in its module that has a `modality`."""
+    module = locate("mot_gen.tokenizers", kind)
+    classes = [each for each in vars(module).values() if isinstance(each, type)]
+    own = [each for each in classes if each.__module__ == module.__name__]
+    [found] = [each for each in own if any("modality" in vars(base) for base in each.__mro__)]
+    return found
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A tokenizer that a recipe asks for. kept: its folder in the run's. begun: whether the run has a checkpoint.
@@ -79,11 +108,7 @@ class _Asked:
     @property
     def kind(self) -> type[Any]:
         """The class of the section's kind."""
-        module = locate("mot_gen.tokenizers", self.section.kind)
-        classes = [each for each in vars(module).values() if isinstance(each, type)]
-        own = [each for each in classes if each.__module__ == module.__name__]
-        [found] = [each for each in own if hasattr(each, "modality")]
-        return found
+        return class_of(self.section.kind)
 
     @property
     def way(self) -> str:

@@ -99,6 +99,10 @@ REFUSED = [
     "train digits evaluation.metrics=[clip]",
     "eval suite dpg README.md docs/images",
     "eval stats tests -o out.npz",
+    "train digits objectives.image.kind=masked",
+    "train digits objectives.text.kind=flow",
+    "train digits backbone.patch_layers.image.kind=convs",
+    "train digits backbone.patch_layers.image.blocks=8",
     # Folders and files of another kind.
     "tokenizer decode openmoji/image_tokenizer README.md --out out",
     "tokenizer train vq --data docs/images --out out --fold 5",
@@ -110,6 +114,9 @@ REFUSED = [
 ]
 # What these say: the file or the field, its value, and what to give instead.
 SAID = {
+    "train digits objectives.image.kind=m": "kind: masked does not fit the continuous tokens of image; give flow",
+    "train digits objectives.text.kind=f": "kind: flow does not fit the discrete tokens of text; give next_token",
+    "train digits backbone.patch_layers.image.kind": "backbone.patch_layers.image.kind: 'convs' is not known; .*linear",
     "tokenizer decode": "README.md:1: not a line of tokens: no JSON .*; give a file that mot-gen tokenizer encode",
     "tokenizer train vq --data docs": "image_size 32 x 32 must be a multiple of 5, .* of fold 5 shrinks; give such an",
     "eval images docs/images docs/images --metrics": "README.md: sha256 .* is not the expected .*; download the file",

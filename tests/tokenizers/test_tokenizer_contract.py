@@ -68,6 +68,7 @@ def test_the_span_is_what_the_modality_declares(example):
         assert span.modality == modality.name and span.learned
         if span.grid is not None:
             assert span.grid[0] * span.grid[1] == len(span)
+        assert modality.discrete == type(tokenizer).discrete
         if modality.discrete:
             assert span.values.dtype == torch.int64 and span.values.ndim == 1
             assert ((span.values >= 0) & (span.values < modality.vocab_size)).all()

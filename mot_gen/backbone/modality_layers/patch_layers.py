@@ -1,4 +1,5 @@
-"""How continuous tokens enter and leave the backbone: PatchLinear; build and build_all, of every kind; init_weights.
+"""How continuous tokens enter and leave the backbone: PatchLinear; build and build_all, of every kind;
+check_stated; init_weights.
 
 Other kinds have files of their own: `patch_unet.PatchUNet`, `shallow_uvit.ShallowUViT` and `connector.Connector`.
 
@@ -99,20 +100,26 @@ def build(
     takes_step: they are given the sampler's step too. usual_scale: of times, where no option says `time_scale`.
     InputError for a kind or an option that is not known, and for a connector of what is not only read."""
     where = f"patch_layers.{modality.name}"
-    if kind not in KINDS:
-        raise InputError(f"{where}.kind: {kind!r} is not known" + nearest(kind, KINDS))
+    check_stated(where, {"kind": kind, **options})
     if (kind == "connector") != modality.input_only:
         raise InputError(f"{where}.kind: input_only modalities have the kind connector, and no others have it")
-    known = _options_of(KINDS[kind])
-    for name in options:
-        if name not in known:
-            raise InputError(f"{where}: {kind} has no option {name!r}" + nearest(name, known))
     if kind == "connector":
         return Connector(dim, modality, **options)
     layers = KINDS[kind](dim, modality, takes_step=takes_step, **options)
     if usual_scale is not None and "time_scale" not in options:
         _set_time_scale(layers, usual_scale)
     return layers
+
+
+def check_stated(where: str, options: Mapping[str, Any]) -> None:
+    """InputError for a kind of patch layers that is not known, or an option that it has not. where: the field."""
+    kind = options.get("kind", "linear")
+    if kind not in KINDS:
+        raise InputError(f"{where}.kind: {kind!r} is not known" + nearest(str(kind), KINDS))
+    known = ["kind", *_options_of(KINDS[kind])]
+    for name in options:
+        if name not in known:
+            raise InputError(f"{where}: {kind} has no option {name!r}" + nearest(name, known))
 
 
 def _set_time_scale(layers: Any, scale: float) -> None:
@@ -145,7 +152,8 @@ def build_all(
 def _options_of(layers: Any) -> list[str]:
     """The names of the options that a recipe may give to a kind of patch layers."""
     given = ("dim", "modality", "takes_step")  # by the model
-    return [name for name in inspect.signature(getattr(layers, "Options", layers)).parameters if name not in given]
+    stated = vars(layers).get("Options", layers)
+    return [name for name in inspect.signature(stated).parameters if name not in given]
 
 
 @torch.no_grad()
