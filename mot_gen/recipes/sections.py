@@ -221,6 +221,7 @@ class Reinforce(Section):
     penalty: NonNegative = 0.02  # on the distance to the reference; 0 = none
     velocity_penalty: Switch = False  # of pictures: on the velocity (UniGRPO) and not on the sampler's Gaussians
     data_weight: NonNegative = 0.0  # of the objectives' own losses on the data, learned beside (PPO-ptx)
+    data_every: Count = 1  # read the data in every so many steps, with so many times the weight
     beta: Positive = 0.1  # dpo: of texts
     image_beta: Positive = 50.0  # dpo: of pictures, by their errors of denoising
     least_gap: NonNegative = 0.0  # dpo: by which the rewards of a judged pair must differ at least

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mot_gen.recipes.sections import Reinforce
 from mot_gen.training.runs import Run
 from mot_gen.training.step import Spent, add_gradients
 
 
 class DataLosses:
-    """The batches of one step. weight: of their losses; with 0 none is read."""
+    """The batches of data of one step. A step that reads none adds nothing.
 
-    def __init__(self, run: Run, weight: float):
-        self._run, self._weight = run, weight
-        self._work = run.batches.take(run.step) if weight else None
+    Where data are read in every n-th step alone, they weigh n times as much there.
+    """
+
+    def __init__(self, run: Run, section: Reinforce):
+        self._run, self._weight = run, section.data_weight * section.data_every
+        reads = section.data_weight > 0 and run.step % section.data_every == 0
+        self._work = run.batches.take(run.step) if reads else None
         self._sums: Tensor | None = None
 
     def add(self) -> None:

@@ -64,7 +64,7 @@ def make_updates(
 
     backward: forward and backward pass of a batch; its second argument is whether an optimizer's step follows.
     """
-    data = DataLosses(run, section.data_weight)
+    data = DataLosses(run, section)
     for _ in range(section.updates):
         data.add()
         measures = [backward(batch, batch is batches[-1]) for batch in batches]
