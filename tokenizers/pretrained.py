@@ -4,6 +4,7 @@ tokenizers to the device that their networks run on; usual_device."""
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,15 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.tokenizers.fingerprint import fingerprint
+
+
+def _is_about_a_layer(record: logging.LogRecord) -> bool:
+    """Whether a warning of diffusers names a layer. Casting a model with `.to(dtype)` always warns of layers that should
+    stay in float32, also where it lists none: "[]"."""
+    return "should be kept in float32: []" not in record.getMessage()
+
+
+logging.getLogger("diffusers.models.modeling_utils").addFilter(_is_about_a_layer)
 
 
 def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:

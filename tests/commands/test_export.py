@@ -1,6 +1,7 @@
 """`mot-gen export`: half precision, shards, runs that have not ended, and what it refuses."""
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -38,9 +39,23 @@ def run(tmp_path_factory):
     return train(recipe, folder, hooks=hooks(recipe))
 
 
-def test_half_precision_in_shards_loads_as_the_run_itself(run, tmp_path, capsys):
+class Into(logging.Handler):
+    """Puts what is logged into a list."""
+
+    def __init__(self, said: list[str]):
+        super().__init__()
+        self.said = said
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+def test_half_precision_in_shards_loads_as_the_run_itself(run, tmp_path, monkeypatch):
+    warned: list[str] = []
+    monkeypatch.setattr(logging.getLogger("diffusers.models.modeling_utils"), "handlers", [Into(warned)])
     out = tmp_path / "out"
     assert main(["export", str(run.folder), str(out), "--dtype", "fp16", "--max-shard-size", "40KB"]) == 0
+    assert warned == []
     assert not any("_name_or_path" in path.read_text() for path in out.rglob("*.json"))
     shards = sorted((out / "model").glob("*.safetensors"))
     assert len(shards) > 1

@@ -24,7 +24,7 @@ KINDS = {
     "pictures": ("digits-reward", BRIGHT),
     "texts": ("digits-reward", WORDS),
     "both": ("digits-reward", BOTH),
-    "beside data": ("digits-reward", [*BRIGHT, "reinforce.data_weight=0.5"]),
+    "beside data": ("digits-reward", [*BRIGHT, "reinforce.data_weight=0.5", "reinforce.data_every=2"]),
     "nft": ("digits-nft", BRIGHT),
 }
 
@@ -55,7 +55,23 @@ def test_six_steps_are_three_and_three_more(origin, tmp_path, kind):
     for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one["rewards"] == other["rewards"] and one["losses"] == other["losses"]
         assert one.get("data_losses") == other.get("data_losses")
-        assert set(one.get("data_losses", {})) == ({"text", "image"} if six.reinforce.data_weight else set())
+    seen = {step: set(one["data_losses"]) for step, one in enumerate(lines(tmp_path / "whole")) if "data_losses" in one}
+    assert seen == dict.fromkeys(reads_data(six), {"text", "image"})
+
+
+def reads_data(recipe):
+    """The steps of six that read data, counted from 0."""
+    section = recipe.reinforce
+    return [step for step in range(6) if section.data_weight and step % section.data_every == 0]
+
+
+def test_data_of_every_other_step_weigh_twice_as_much(origin, tmp_path):
+    rare = bright(origin, "training.steps=1", "reinforce.data_weight=0.25", "reinforce.data_every=2")
+    often = bright(origin, "training.steps=1", "reinforce.data_weight=0.5")
+    for recipe, name in [(rare, "rare"), (often, "often")]:
+        learn(recipe, tmp_path / name)
+    ((one,), (other,)) = lines(tmp_path / "rare"), lines(tmp_path / "often")
+    assert one["data_losses"] == other["data_losses"] and one["grad_norm"] == other["grad_norm"]
 
 
 def test_nft_needs_no_flow(tmp_path):
