@@ -19,8 +19,10 @@ from mot_gen.tokenizers.fingerprint import fingerprint
 
 
 def _is_about_a_layer(record: logging.LogRecord) -> bool:
-    """Whether a warning of diffusers names a layer. Casting a model with `.to(dtype)` always warns of layers that should
-    stay in float32, also where it lists none: "[]"."""
+    """Whether a warning of diffusers names a layer.
+
+    Casting a model with `.to(dtype)` always warns of layers that should stay in float32, also where it lists none.
+    """
     return "should be kept in float32: []" not in record.getMessage()
 
 
