@@ -1,4 +1,4 @@
-"""What every pipeline shares: MultimodalPipeline, its outputs TextOutput and InterleavedOutput; and scheduler_of.
+"""What every pipeline shares: MultimodalPipeline; repeat_each, each_alone, scheduler_of.
 
 A pipeline is a model, the tokenizers of its modalities and a diffusers scheduler, in one folder (`model_index.json`);
 every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained` does not know these classes: call
@@ -8,8 +8,8 @@ every task's pipeline reads the same folder. `DiffusionPipeline.from_pretrained`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # elsewhere my
 from diffusers.utils import BaseOutput
 
 from mot_gen.backbone.routing import store_for_decoding
-from mot_gen.errors import InputError, require
+from mot_gen.errors import require
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import document_length
@@ -27,23 +27,8 @@ from mot_gen.pipelines.captions import languages
 from mot_gen.pipelines.chat import ChatFormat, PartReader, spans_of
 from mot_gen.pipelines.engine.held_model import check_weights, held_model
 from mot_gen.pipelines.loading import bind, load, refuse_loading, refuse_misfits, refuse_variant
-from mot_gen.pipelines.settings import is_count, listed_texts
+from mot_gen.pipelines.settings import are_all, is_count, listed_texts
 from mot_gen.sequence import Span, only_read
-
-
-@dataclass
-class TextOutput(BaseOutput):
-    """What pipelines that write text return. texts: one string a sample."""
-
-    texts: list[str]
-
-
-@dataclass
-class InterleavedOutput(BaseOutput):
-    """What InterleavedPipeline returns. documents: a list of segments a sample, each a str or a picture, in order."""
-
-    documents: list[list]
-
 
 LONGEST = 16_384  # tokens of a document where the checkpoint states no context; their mask alone takes a gigabyte
 
@@ -107,15 +92,15 @@ class MultimodalPipeline(DiffusionPipeline):
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device=None) -> None:
         """As in diffusers: the model waits on the CPU and is moved while it is used. InputError without a GPU."""
-        if device is None and not torch.accelerator.is_available():
-            raise InputError("enable_model_cpu_offload: there is no GPU here, and the model is on the CPU already")
+        there = device is not None or torch.accelerator.is_available()
+        require(there, "enable_model_cpu_offload: there is no GPU here, and the model is on the CPU already")
         super().enable_model_cpu_offload(gpu_id, device)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """As in diffusers, with the tokenizers' fingerprints in the model's config and a manifest of the files.
         InputError where weights are on the disk or in 8 bits."""
-        if any(parameter.is_meta for parameter in self.model.parameters()):
-            raise InputError("save_pretrained: the weights are not in memory; load the model without weights=... first")
+        held = not any(parameter.is_meta for parameter in self.model.parameters())
+        require(held, "save_pretrained: the weights are not in memory; load the model without weights=... first")
         bind(self)
         super().save_pretrained(save_directory, *args, **kwargs)
         languages.keep(self.model.answers, Path(save_directory) / "model")
@@ -167,14 +152,14 @@ class MultimodalPipeline(DiffusionPipeline):
         """Texts -> a list of spans each; InputError for what is no text, or empty. unread: at guidance_scale 0 nothing
         of the prompt is read, so it may be empty. size: (height, width) of the picture that is drawn next."""
         texts = listed_texts(texts)
-        are_texts = isinstance(texts, Sequence) and len(texts) > 0 and all(isinstance(text, str) for text in texts)
-        require(are_texts, f"{name} must be a text or a list of texts, got {type(texts).__name__} {texts!r:.60}")
+        given = f"{type(texts).__name__} {texts!r:.60}"
+        require(are_all(texts, str), f"{name} must be a text or a list of texts, got {given}")
         if unread:
             return [[] for _ in texts]
         require(all(texts), f"{name} is empty; give some text{self._without_text}")
         if self._chat_format is not None:
             return [self._message(text, size=size, negative=name == "negative_prompt") for text in texts]
-        return [[span] for span in self.text_tokenizer.encode_batch(texts)]
+        return each_alone(self.text_tokenizer.encode_batch(texts))
 
     @property
     def _chat_format(self) -> ChatFormat | None:
@@ -277,6 +262,12 @@ class MultimodalPipeline(DiffusionPipeline):
         text = self.model.modality_names[0]
         return [text if self.model.vocabulary.wraps else None] * documents
 
+    def _returned(self, output: BaseOutput, return_dict: bool, *names: str) -> Any:
+        """What a call returns: its output, or these fields of it as a tuple. Parts that were moved to be used go back,
+        see `enable_model_cpu_offload`."""
+        self.maybe_free_model_hooks()
+        return output if return_dict else tuple(getattr(output, name) for name in names)
+
     def _stopped(self) -> bool:
         """Whether `pipe._interrupt` was set while this call runs, which is how diffusers stops from a callback."""
         return getattr(self, "_interrupt", False)
@@ -286,6 +277,11 @@ def repeat_each(items: Sequence, times: int) -> list:
     """[a, b], 2 -> [a, a, b, b]."""
     require(is_count(times), f"the number of samples per prompt must be a positive integer, got {times!r}")
     return [item for item in items for _ in range(times)]
+
+
+def each_alone(spans: Iterable[Span]) -> list[list[Span]]:
+    """Each span as a document of its own."""
+    return [[span] for span in spans]
 
 
 def scheduler_of(model: MultimodalModel) -> Any:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 from uuid import uuid4
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
+from mot_gen.pipelines.settings import are_all
 from mot_gen.sequence import Span
 
-KINDS = ("text", "image")
+KINDS = {"text": str, "image": object}  # of parts -> the type of what they hold
 
 
 def documents_of(prompt) -> list:
@@ -26,14 +27,9 @@ def documents_of(prompt) -> list:
         return [[prompt]]
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise InputError(f"prompt must be a text, a list of parts or messages, got {type(prompt).__name__}")
-    if _are_all(prompt, (list, tuple)):
+    if are_all(prompt, (list, tuple)):
         return list(map(list, prompt))
     return [list(prompt)]
-
-
-def _are_all(parts: Sequence, kind: type | tuple[type, ...]) -> bool:
-    """Whether there are parts, each of this type."""
-    return len(parts) > 0 and all(isinstance(part, kind) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -86,23 +82,31 @@ class PartReader:
     picture: Callable[[Any], list[Span]]
     to: str = "text"
 
+    def read(self, part: Any) -> list[Span]:
+        """The spans of a part."""
+        return self.text(part) if isinstance(part, str) else self.picture(part)
+
+    def read_all(self, parts: Iterable) -> list[Span]:
+        """The spans of parts, one after the other."""
+        return list(chain.from_iterable(map(self.read, parts)))
+
 
 def spans_of(document: Sequence, tokenizer: Any, reading: PartReader) -> list[Span]:
     """A document -> its spans, in order. Chat messages are put together by the tokenizer's chat template; if it has
     none, one after the other."""
-    if not _are_all(document, Mapping):
-        return _one_by_one(document, reading)
+    if not are_all(document, Mapping):
+        return reading.read_all(document)
     marks = _Marks()
     messages = [_message(message, f"prompt: message {number}", marks) for number, message in enumerate(document)]
     if not getattr(tokenizer, "chat_template", None):
-        return _one_by_one(_joined(marks.contents.values()), reading)
+        return reading.read_all(_joined(marks.contents.values()))
     whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, to=reading.to)
     spans: list[Span] = []
     for piece in re.split(f"({marks.picture})", whole):
-        if piece in marks.pictures:
-            spans += reading.picture(marks.pictures[piece])
+        if piece in marks.of["image"]:
+            spans += reading.picture(marks.of["image"][piece])
         elif piece:
-            spans.append(tokenizer.encode_template(piece, marks.texts))
+            spans.append(tokenizer.encode_template(piece, marks.of["text"]))
     return spans
 
 
@@ -117,38 +121,29 @@ def _joined(parts: Iterable) -> list:
     return found
 
 
-def _one_by_one(parts: Sequence, reading: PartReader) -> list[Span]:
-    spans: list[Span] = []
-    for part in parts:
-        spans += reading.text(part) if isinstance(part, str) else reading.picture(part)
-    return spans
-
-
 class _Marks:
     """Marks that stand for texts and pictures while a template is filled.
 
-    contents: mark -> text or picture; texts and pictures: the same by kind. picture: the pattern of a picture's mark.
+    contents: mark -> text or picture. of: the same by kind. picture: the pattern of a picture's mark.
     """
 
     def __init__(self) -> None:
         self._name = uuid4().hex
         self.picture = rf"image{self._name}:\d+;"
         self.contents: dict[str, Any] = {}
-        self.texts: dict[str, str] = {}
-        self.pictures: dict[str, Any] = {}
+        self.of: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 
     def add(self, kind: str, content: Any) -> str:
         mark = f"{kind}{self._name}:{len(self.contents)};"
         self.contents[mark] = content
-        own = self.texts if kind == "text" else self.pictures
-        own[mark] = content
+        self.of[kind][mark] = content
         return mark
 
 
 def _message(message: Mapping, where: str, marks: _Marks) -> dict[str, Any]:
     """A message for a template: its content as one text, and its `parts` one by one."""
-    if "role" not in message or "content" not in message:
-        raise InputError(f"{where} needs a role and a content, got {', '.join(message) or 'nothing'}")
+    whole = {"role", "content"} <= message.keys()
+    require(whole, f"{where} needs a role and a content, got {', '.join(map(str, message)) or 'nothing'}")
     content = message["content"]
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -159,10 +154,9 @@ def _message(message: Mapping, where: str, marks: _Marks) -> dict[str, Any]:
 def _part(part: Any, where: str, marks: _Marks) -> dict[str, str]:
     """A typed part, with its mark for a text."""
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in KINDS:
+    if kind not in list(KINDS):  # it may be anything, also what is no key
         raise InputError(f"{where}: a part's type {kind!r} is not known" + nearest(str(kind), KINDS))
     value = part.get(kind, part.get("path"))
-    wanted = str if kind == "text" else object
-    if value is None or not isinstance(value, wanted):
-        raise InputError(f"{where}: a part of type {kind!r} needs the field {kind!r}")
+    fits = value is not None and isinstance(value, KINDS[kind])
+    require(fits, f"{where}: a part of type {kind!r} needs the field {kind!r}")
     return {"type": kind, "text": marks.add(kind, value)}

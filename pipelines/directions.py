@@ -202,8 +202,8 @@ def choose(to: str, given: Collection[str], options: Collection[str] = ()) -> Di
     offered = [direction for direction in DIRECTIONS if direction.to == to]
     direction = next((each for each in offered if each.accepts(given)), None)
     if direction is None:
-        ways = [" and ".join(f"--{name}" for name in each.needs) for each in offered]
-        got = " and ".join(f"--{name}" for name in given) or "nothing"
+        ways = [" and ".join(map(flag, each.needs)) for each in offered]
+        got = " and ".join(map(flag, given)) or "nothing"
         raise InputError(f"--to {to} needs {' or '.join(ways)}, got {got}")
     for name in options:
         if name not in direction.options:

@@ -180,8 +180,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
             return _spans(draw(span, drawing, noise, known), self._grids)
 
     def _as_output(self, images, options: StepOptions):
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if options.return_dict else (images,)
+        return self._returned(ImagePipelineOutput(images=images), options.return_dict, "images")
 
     def _on_pass(self, how: StepOptions, bar) -> Callable[[Pass | Scale], None]:
         """callback_on_step_end with the ids so far, see `token_spans.Pass`; 0 in scales that are still to come."""

@@ -21,7 +21,7 @@ from mot_gen.pipelines.engine.token_spans import MASKED
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
 from mot_gen.pipelines.pictures import as_output, listed
-from mot_gen.pipelines.settings import check
+from mot_gen.pipelines.settings import check_given
 from mot_gen.sequence import Span, only_read
 
 
@@ -64,7 +64,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         Raises InputError, before any work, for what does not fit.
         """
         self._needs("image", "image_tokenizer")
-        check("strength", 1.0 if strength is None else strength)
+        check_given(strength=strength)
         if condition_on_image is None:
             condition_on_image = mask_image is None and strength is None
         how = options.settled(self._own)

@@ -1,19 +1,29 @@
-"""InterleavedPipeline: the model decides when text gives way to a picture, and goes on writing after it."""
+"""InterleavedPipeline: the model decides when text gives way to a picture, and goes on writing after it;
+InterleavedOutput, what it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from diffusers.utils import BaseOutput
 
 from mot_gen.errors import InputError, nearest, require
-from mot_gen.pipelines.base import InterleavedOutput, repeat_each
+from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.chat import PartReader, documents_of, spans_of
 from mot_gen.pipelines.engine import Drawing, Guidance, Rules, Stream, TextCall, TextSampling, Writer, slots_of
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, TextOptions, takes
 from mot_gen.pipelines.settings import is_natural
 from mot_gen.sequence import Span
+
+
+@dataclass
+class InterleavedOutput(BaseOutput):
+    """What InterleavedPipeline returns. documents: a list of segments a sample, each a str or a picture, in order."""
+
+    documents: list[list]
 
 
 class InterleavedPipeline(ImageDrawingPipeline):
@@ -67,8 +77,7 @@ class InterleavedPipeline(ImageDrawingPipeline):
         written = Writer(self._stream(prompts, drawing, rules), len(prompts), sampling, drawing, rules, call.on_token)
         documents = [self._segments(spans, images.output_type, call) for spans in written.run()]
         call.end()
-        self.maybe_free_model_hooks()
-        return InterleavedOutput(documents=documents) if text.return_dict else (documents,)
+        return self._returned(InterleavedOutput(documents=documents), text.return_dict, "documents")
 
     # ---------------------------------------------------------------- check, prepare
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.pipelines.engine.decoding import TextSampling
-from mot_gen.pipelines.settings import PictureSettings, check
+from mot_gen.pipelines.settings import PictureSettings, check_given
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 # Arguments of other pipelines and of `generate`, and what does the same here.
@@ -82,10 +82,9 @@ class TextOptions:
     return_dict: bool = True
 
     def __post_init__(self):
-        for name in ("max_new_tokens", "temperature", "top_k", "top_p"):
-            value = getattr(self, name)
-            if value is not None:
-                check(name, value)
+        check_given(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
+        )
 
     def sampling(self, max_new_tokens: int) -> TextSampling:
         """The same settings as the engine takes them."""

@@ -30,21 +30,22 @@ def as_output(images: Sequence[Tensor], output_type: str):
     """
     if output_type == "pil":
         return list(map(to_pil, images))
-    images = [image.cpu() for image in images]
+    found = stacked([image.cpu() for image in images])
     if output_type == "pt":
-        return stacked(images)
-    arrays = [image.permute(1, 2, 0).numpy() for image in images]
-    if _alike(images):
-        return np.stack(arrays)
-    return arrays
+        return found
+    if isinstance(found, Tensor):
+        return _with_channels_last(found)
+    return list(map(_with_channels_last, found))
+
+
+def _with_channels_last(image: Tensor) -> np.ndarray:
+    """(..., C, H, W) -> (..., H, W, C)."""
+    return image.movedim(-3, -1).numpy()
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
     """Tensors of one shape as one tensor; others as a list."""
-    if _alike(tensors):
+    shapes = {tensor.shape for tensor in tensors}
+    if len(shapes) == 1:
         return torch.stack(list(tensors))
     return list(tensors)
-
-
-def _alike(tensors: Sequence[Tensor]) -> bool:
-    return len({tensor.shape for tensor in tensors}) == 1

@@ -1,5 +1,5 @@
 """How a picture is drawn, under one name wherever it is asked for: PictureSettings; and what any setting may be: check,
-is_number, is_count, is_natural, is_list_of_texts; listed_texts.
+check_given, is_number, is_count, is_natural, are_all, is_list_of_texts; listed_texts.
 
 Commands, reports and pipelines all say it with this type. Nothing here imports torch, so that a command refuses a bad
 value before anything heavy is loaded. The engine imports this file and no other of this folder.
@@ -36,8 +36,7 @@ class PictureSettings:
     guidance_renorm_min: float | None = None
 
     def __post_init__(self):
-        for name, value in self.given().items():
-            check(name, value)
+        check_given(**self.given())
 
     def given(self) -> dict[str, Any]:
         """The settings that are not None, as keyword arguments of a pipeline."""
@@ -73,6 +72,13 @@ def check(name: str, value: Any) -> None:
     require(fits(value), f"{name} must be {what}, got {value!r}")
 
 
+def check_given(**settings: Any) -> None:
+    """As `check`, of all of these that are not None."""
+    for name, value in settings.items():
+        if value is not None:
+            check(name, value)
+
+
 def is_number(value: Any) -> bool:
     """Whether this is a plain number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -101,9 +107,14 @@ def listed_texts(given: Any) -> Any:
 
 def is_list_of_texts(given: Any) -> TypeGuard[Sequence[str]]:
     """Whether this is a list of at least one text, none of them empty. One text alone is no list."""
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+    return not isinstance(given, str) and are_all(given, str) and all(given)
+
+
+def are_all(given: Any, kind: type | tuple[type, ...]) -> bool:
+    """Whether this is a sequence of at least one thing, each of this type."""
+    if not isinstance(given, Sequence) or not given:
         return False
-    return all(isinstance(text, str) and text for text in given)
+    return all(isinstance(each, kind) for each in given)
 
 
 def _is_finite(value: Any) -> bool:
@@ -119,10 +130,8 @@ def _is_positive_share(value: Any) -> bool:
 
 
 def _is_interval(value: Any) -> bool:
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        return False
-    low, high = value
-    return _is_share(low) and _is_share(high) and low <= high
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return pair and all(map(_is_share, value)) and value[0] <= value[1]
 
 
 # What each setting may be: a test, and its words.

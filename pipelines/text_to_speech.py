@@ -15,7 +15,7 @@ from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling, ch
 from mot_gen.pipelines.engine.blocks import passes_of, write_blocks
 from mot_gen.pipelines.engine.samplers import row_generators
 from mot_gen.pipelines.options import takes
-from mot_gen.pipelines.settings import check
+from mot_gen.pipelines.settings import check_given
 from mot_gen.sequence import Span
 from mot_gen.sequence.moving import upload
 
@@ -62,7 +62,7 @@ class SpeechOptions:
     return_dict: bool = True
 
     def __post_init__(self):
-        check("max_new_tokens", 1 if self.max_new_tokens is None else self.max_new_tokens)
+        check_given(max_new_tokens=self.max_new_tokens)
         known = isinstance(self.output_type, str) and self.output_type in ("np", "pt", "units")
         require(known, f"output_type must be np, pt or units, got {self.output_type!r}")
 
@@ -113,10 +113,8 @@ class TextToSpeechPipeline(MultimodalPipeline):
         else:
             written = write_units(stream, "speech", sampling, guidance, generators)
         audios = self._decode(list(map(_span_of, written)), options.output_type)
-        self.maybe_free_model_hooks()
-        if not options.return_dict:
-            return (audios,)
-        return SpeechOutput(audios=audios, sampling_rate=self.speech_tokenizer.sample_rate)
+        output = SpeechOutput(audios=audios, sampling_rate=self.speech_tokenizer.sample_rate)
+        return self._returned(output, options.return_dict, "audios")
 
     def _units(self, given: int | None, prompts: Sequence[Sequence[Span]]) -> int:
         """How many units may be written: what was asked for, or what the context has room for."""

@@ -1,18 +1,30 @@
-"""What the pipelines that write text share: TextWritingPipeline."""
+"""What the pipelines that write text share: TextWritingPipeline; TextOutput, what they return."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import add
 from types import NoneType
 
+from diffusers.utils import BaseOutput
+
 from mot_gen.errors import require
-from mot_gen.pipelines.base import MultimodalPipeline, TextOutput
+from mot_gen.pipelines.base import MultimodalPipeline, each_alone
 from mot_gen.pipelines.captions.text_choices import Choices
 from mot_gen.pipelines.engine import Drawing, Rules, Stream, TextCall, Writer
 from mot_gen.pipelines.engine.blocks import passes_of, write_blocks
 from mot_gen.pipelines.engine.samplers import row_generators
 from mot_gen.pipelines.options import AnswerOptions, TextOptions
+from mot_gen.pipelines.settings import are_all
 from mot_gen.sequence import Span, only_read
+
+
+@dataclass
+class TextOutput(BaseOutput):
+    """What pipelines that write text return. texts: one string a sample."""
+
+    texts: list[str]
 
 
 def are_spans(media: Sequence) -> bool:
@@ -30,29 +42,28 @@ class TextWritingPipeline(MultimodalPipeline):
         require(media, f"{name}: the list is empty; give at least one")
         if are_spans(media):
             return media
-        if all(isinstance(each, Span) for each in media):
-            return [[span] for span in only_read(media)]
+        if are_all(media, Span):
+            return each_alone(only_read(media))
         if name == "image":
             return self.seen(media, drawn=False)
-        return [[span] for span in tokenizer.encode_batch(media)]
+        return each_alone(tokenizer.encode_batch(media))
 
     def _asked(self, documents: list[list[Span]], prompt, what: str) -> list[list[Span]]:
         """Each document followed by its text, by the one text for all, or by none; or, where the checkpoint chats, both
         as a message."""
         if self._chat_format is not None:
-            return [self._message(text, document) for document, text in zip(documents, self._texts(prompt, documents))]
+            return list(map(self._message, self._texts(prompt, documents), documents))
         if prompt is None:
             return documents
         texts, count = self._text(prompt), len(documents)
         require(len(texts) in (1, count), f"prompt: {len(texts)} texts were given for {count} {what}")
-        return [document + text for document, text in zip(documents, texts * (count // len(texts)))]
+        return list(map(add, documents, texts * (count // len(texts))))
 
     @staticmethod
     def _texts(prompt, documents: Sequence) -> list[str | None]:
         """A text for each document."""
-        texts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        are_texts = all(isinstance(text, (str, NoneType)) for text in texts)
-        fits = are_texts and len(texts) in (1, len(documents))
+        texts = [prompt] if isinstance(prompt, (str, NoneType)) else list(prompt)
+        fits = are_all(texts, (str, NoneType)) and len(texts) in (1, len(documents))
         require(fits, f"prompt: give one text or {len(documents)}, got {prompt!r:.60}")
         return texts * (len(documents) // len(texts))
 
@@ -70,7 +81,6 @@ class TextWritingPipeline(MultimodalPipeline):
         else:
             texts = self._chosen(prompts, options, choices)
         call.end()
-        self.maybe_free_model_hooks()
         return texts
 
     def _written(self, prompts: Sequence[Sequence[Span]], options: TextOptions, call: TextCall) -> list[str]:
@@ -95,6 +105,5 @@ class TextWritingPipeline(MultimodalPipeline):
         stream = Stream(self.model, prompts, choices.longest, self._opens_text(len(prompts)))
         return choices.likeliest(stream)
 
-    @staticmethod
-    def _as_output(texts: list[str], options: TextOptions):
-        return TextOutput(texts=texts) if options.return_dict else (texts,)
+    def _as_output(self, texts: list[str], options: TextOptions):
+        return self._returned(TextOutput(texts=texts), options.return_dict, "texts")

@@ -86,15 +86,14 @@ class VectorPipeline(ImageDrawingPipeline):
             begin = self.model.vocabulary.begin["vector"]
             stream.append([begin] * stream.rows, modality=self.model.modality_names[0])
         vectors = self._numbers(stream, length, how.steps, generators)
-        self.maybe_free_model_hooks()
-        return VectorOutput(vectors=vectors, images=images) if options.return_dict else (vectors, images)
+        output = VectorOutput(vectors=vectors, images=images)
+        return self._returned(output, options.return_dict, "vectors", "images")
 
     def _length(self, given: int | None) -> int:
         """How many tokens a span of vectors has: those of the checkpoint, else what the caller gave."""
         own = self.vector_tokenizer.config.length
-        if given is None and own is None:
-            raise InputError("length: this checkpoint's vectors may have any; say how many tokens to generate")
         if given is None:
+            require(own is not None, "length: this checkpoint's vectors may have any; say how many tokens to generate")
             return own
         require(own in (None, given), f"length: this checkpoint's vectors have {own} tokens, got {given}")
         require(is_count(given), f"length must be a positive integer, got {given!r}")

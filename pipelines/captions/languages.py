@@ -27,7 +27,7 @@ from mot_gen.files.atomic import write_text
 from mot_gen.pipelines.captions.phrase_tree import BLANK
 from mot_gen.pipelines.captions.taught import Taught, untaught
 from mot_gen.pipelines.captions.text_choices import Choices
-from mot_gen.pipelines.settings import is_list_of_texts
+from mot_gen.pipelines.settings import is_list_of_texts, listed_texts
 
 ANY = "any"  # asks for whatever language the model finds likeliest
 
@@ -78,11 +78,9 @@ class Languages:
     def asked_by(self, prompt: str | Sequence[str] | None) -> str | None:
         """The language of a prompt that is one of the listed questions, or of a list of such prompts; None for any
         other prompt. InputError for different questions."""
-        asked = {prompt} if prompt is None or isinstance(prompt, str) else set(prompt)
-        by_question: dict[str | None, str] = {}
-        for language, stated in self._stated.items():
-            if "question" in stated:
-                by_question[stated["question"]] = language
+        asked = set() if prompt is None else set(listed_texts(prompt))
+        asking = [language for language in self._stated if self.question(language) is not None]
+        by_question = {self.question(language): language for language in asking}
         if not asked & by_question.keys():
             return None
         (first, *others) = asked
@@ -113,11 +111,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_language(stated: Any) -> bool:
     if not isinstance(stated, Mapping):
         return False
-    phrases, names = stated.get("phrases"), stated.get("names")
-    if not (is_list_of_texts(phrases) and is_list_of_texts(names)):
-        return False
-    question = stated.get("question", "?")
-    return isinstance(question, str) and bool(question) and all(BLANK in phrase for phrase in phrases)
+    phrases, names, question = stated.get("phrases", ()), stated.get("names", ()), stated.get("question", "?")
+    lists = all(map(is_list_of_texts, [phrases, names, [question]]))
+    return lists and all(BLANK in phrase for phrase in phrases)
 
 
 def keep(path: Path | None, folder: Path) -> None:

@@ -6,9 +6,11 @@ and "on blue", are the choices of one slot. So nobody has to say which pieces ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.captions.phrase_tree import BLANK
@@ -31,20 +33,19 @@ class Slots:
     @cached_property
     def relations(self) -> list[str]:
         """Pieces with two names, such as "{} left of {}"."""
-        pieces = dict.fromkeys(piece for pieces in self._pieces for piece in pieces)
+        pieces = dict.fromkeys(chain.from_iterable(self._pieces))  # each once
         return [piece for piece in pieces if piece.count(BLANK) == 2]
 
     def prompt(self, names: Sequence[str], chosen: Iterable[str] = ()) -> str:
         """The shortest phrase that has all chosen pieces and a blank for each name, with the names in it. InputError
         where there is none."""
         wanted = set(chosen)
-        with_wanted = [pieces for pieces in self._pieces if wanted <= {*pieces}]
-        fitting = [pieces for pieces in with_wanted if _blanks(pieces) == len(names)]
+        with_wanted = [COMMA.join(pieces) for pieces in self._pieces if wanted.issubset(pieces)]
+        fitting = [phrase for phrase in with_wanted if phrase.count(BLANK) == len(names)]
         if not fitting:
-            said = " and ".join(repr(piece.replace(BLANK, "...")) for piece in sorted(wanted))
-            raise InputError(f"{said} were never taught together; leave one out")
-        shortest = min(fitting, key=len)
-        phrase = COMMA.join(shortest)
+            asked = " and ".join(map(repr, sorted(wanted))).replace(BLANK, "...")
+            raise InputError(f"{asked} were never taught together; leave one out")
+        phrase = min(fitting, key=lambda phrase: phrase.count(COMMA))
         for name in names:
             phrase = phrase.replace(BLANK, name, 1)
         return phrase
@@ -53,27 +54,22 @@ class Slots:
     def _pieces(self) -> list[list[str]]:
         return [phrase.split(COMMA) for phrase in self.phrases]
 
-    def _by_surroundings(self) -> Iterator[list[str]]:
+    def _by_surroundings(self) -> Iterable[list[str]]:
         """The pieces that stand in the same surroundings, slot by slot."""
-        around: dict[str, set[str]] = {}
+        around: defaultdict[str, set[str]] = defaultdict(set)
         for pieces in self._pieces:
             for number, piece in enumerate(pieces):
-                others = [*pieces[:number], "", *pieces[number + 1 :]]
-                around.setdefault(piece, set()).add(COMMA.join(others))
-        slots: dict[frozenset[str], list[str]] = {}
+                others = pieces.copy()
+                others[number] = ""
+                around[piece].add(COMMA.join(others))
+        slots: defaultdict[frozenset[str], list[str]] = defaultdict(list)
         for piece, surroundings in around.items():
-            slots.setdefault(frozenset(surroundings), []).append(piece)
-        yield from slots.values()
+            slots[frozenset(surroundings)].append(piece)
+        return slots.values()
 
     def _follows(self, piece: str) -> bool:
         """Whether a piece follows from others: wherever it stands, there is another that never stands without it."""
-        beside = [pieces for pieces in self._pieces if piece in pieces]
-        without: set[str] = set()
-        for pieces in self._pieces:
-            if piece not in pieces:
-                without.update(pieces)
-        return all({*pieces} - without - {piece} for pieces in beside)
-
-
-def _blanks(pieces: Sequence[str]) -> int:
-    return sum(piece.count(BLANK) for piece in pieces)
+        beside = [set(pieces) for pieces in self._pieces if piece in pieces]
+        elsewhere = [pieces for pieces in self._pieces if piece not in pieces]
+        stand_without_it = {piece}.union(*elsewhere)
+        return not any(map(stand_without_it.issuperset, beside))

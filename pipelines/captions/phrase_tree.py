@@ -38,10 +38,9 @@ class Node:
 
     def joined(self, other: Node) -> Node:
         """What may follow either of the two."""
-        both = Node(dict(self.following), self.whole or other.whole)
-        for token, node in other.following.items():
-            known = both.following.get(token)
-            both.following[token] = node if known is None else known.joined(node)
+        both = Node(self.following | other.following, self.whole or other.whole)
+        for token in self.following.keys() & other.following.keys():
+            both.following[token] = self.following[token].joined(other.following[token])
         return both
 
     def ended(self) -> Node:
@@ -51,11 +50,14 @@ class Node:
             node = node.joined(ending)
         return node
 
-    def depth(self, known: dict[int, int] | None = None) -> int:
-        """The most tokens of a path from here. known: depths by the id of a node, since many nodes are shared."""
-        known = {} if known is None else known
+    def depth(self) -> int:
+        """The most tokens of a path from here."""
+        return self._depth({})
+
+    def _depth(self, known: dict[int, int]) -> int:
+        """known: depths by the id of a node, since many nodes are shared."""
         if id(self) not in known:
-            depths = [1 + node.depth(known) for node in self.following.values()]
+            depths = [1 + node._depth(known) for node in self.following.values()]
             known[id(self)] = max(depths, default=0)
         return known[id(self)]
 

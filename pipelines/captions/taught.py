@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from mot_gen.pipelines.captions.phrase_tree import BLANK
 
@@ -29,10 +30,7 @@ class Taught:
 
     def missing(self, prompt: str) -> list[str]:
         """The parts of a prompt that were never taught: names, or whole pieces."""
-        found: list[str] = []
-        for piece in self._pieces(prompt):
-            found += self._unknown(piece)
-        return found
+        return list(chain.from_iterable(map(self._unknown, self._pieces(prompt))))
 
     def nearest(self, text: str, count: int = NEAREST) -> list[str]:
         """The names and phrases that are nearest to a text: first those that stand in it, then those spelled alike."""
@@ -82,7 +80,7 @@ class Taught:
     @cached_property
     def _phrase_pieces(self) -> dict[str, None]:
         """Each once, in their order."""
-        return dict.fromkeys(piece for phrase in self.phrases for piece in phrase.split(COMMA))
+        return dict.fromkeys(chain.from_iterable(phrase.split(COMMA) for phrase in self.phrases))
 
     @cached_property
     def _attributes(self) -> list[str]:
@@ -100,7 +98,7 @@ class Taught:
 
     @cached_property
     def _words(self) -> frozenset[str]:
-        return frozenset(word for text in (*self.names, *self._phrase_pieces) for word in _words(text))
+        return frozenset(_words(" ".join([*self.names, *self._phrase_pieces])))
 
 
 def _words(text: str) -> list[str]:
@@ -122,17 +120,21 @@ def untaught(prompts: Iterable[str], languages: Mapping[str, Taught]) -> str | N
     if not languages:
         return None
     by_prompt = [_missing(prompt, languages) for prompt in dict.fromkeys(prompts)]
-    found = [missing for missing in by_prompt if missing is not None]
+    found = list(filter(None, by_prompt))
     if not found:
         return None
     part, language = found[0]
-    taught = languages[language]
-    nearest = taught.nearest(part)
-    known = f"the nearest that it knows: {COMMA.join(nearest)}"
-    if not nearest:
-        known = f"it knows {COMMA.join(taught.names[:NEAREST])}, ..."
     more = f" (so it is with {len(found) - 1} more)" if len(found) > 1 else ""
+    known = _known_instead(part, languages[language])
     return f"prompt: {part!r} was never taught to this checkpoint, which will draw something else{more}; {known}"
+
+
+def _known_instead(part: str, taught: Taught) -> str:
+    """What a message gives in the place of an unknown part."""
+    nearest = taught.nearest(part)
+    if nearest:
+        return f"the nearest that it knows: {COMMA.join(nearest)}"
+    return f"it knows {COMMA.join(taught.names[:NEAREST])}, ..."
 
 
 def _missing(prompt: str, languages: Mapping[str, Taught]) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from mot_gen.backbone.storage.byte_storage import ByteMatrix
 from mot_gen.backbone.storage.half_storage import HalfStorage
 from mot_gen.backbone.storage.layers_on_disk import LayersOnDisk
 from mot_gen.checkpoints.folders import refuse_foreign
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.files.tensor_file import TensorFiles
 from mot_gen.model import MultimodalModel, answers_in, outlining
@@ -38,8 +38,8 @@ def held_model(checkpoint: str | Path, weights: str, dtype: torch.dtype | None =
     refuse_pickle(folder)
     refuse_foreign(folder)
     MultimodalModel._check_folder(folder)
-    if weights == "int8" and dtype != torch.float32:
-        raise InputError("weights='int8': what is computed is fp32; leave dtype out")
+    fits = weights != "int8" or dtype == torch.float32
+    require(fits, "weights='int8': what is computed is fp32; leave dtype out")
     files = TensorFiles(sorted(folder.glob("*.safetensors")))
     with outlining():
         model = MultimodalModel.from_config(MultimodalModel.load_config(folder))

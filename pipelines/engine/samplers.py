@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import require
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x (N, n, C), timestep ()) -> what the scheduler steps with
 
@@ -99,13 +99,13 @@ def integrate(
             x = on_step(Step(number, timestep, scaled, output, x))
         if stopped():
             break
-    if not x.isfinite().all():
-        # The ancestral schedulers of diffusers take the root of a difference of squares in fp32. Rounding makes it
-        # negative where the first step is many times as long as the second.
-        raise InputError(
-            f"scheduler: {type(scheduler).__name__} gave NaN or infinity in {schedule.num_inference_steps} steps; "
-            "take another number of steps, or another scheduler"
-        )
+    # The ancestral schedulers of diffusers take the root of a difference of squares in fp32. Rounding makes it negative
+    # where the first step is many times as long as the second.
+    require(
+        x.isfinite().all(),
+        f"scheduler: {type(scheduler).__name__} gave NaN or infinity in {schedule.num_inference_steps} steps; "
+        "take another number of steps, or another scheduler",
+    )
     return x
 
 
@@ -118,10 +118,10 @@ def set_timesteps(scheduler, num_inference_steps: int, sigmas: str | None = None
     if sigmas is None:
         scheduler.set_timesteps(num_inference_steps, device="cpu")
         return
-    if sigmas not in ("even", "native"):
-        raise InputError(f"sampling.sigmas: {sigmas!r} is not known; it is even or native, or not given")
-    if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
-        raise InputError(f"sampling.sigmas: {type(scheduler).__name__} takes none; use FlowMatchEulerDiscreteScheduler")
+    known = sigmas in ("even", "native")
+    require(known, f"sampling.sigmas: {sigmas!r} is not known; it is even or native, or not given")
+    taken = "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
+    require(taken, f"sampling.sigmas: {type(scheduler).__name__} takes none; use FlowMatchEulerDiscreteScheduler")
     if sigmas == "even":
         scheduler.set_timesteps(sigmas=_evenly(1, num_inference_steps), device="cpu")
     else:
@@ -162,8 +162,8 @@ def row_generators(generator, count: int) -> list[torch.Generator] | None:
     several = isinstance(generator, (list, tuple))
     given = list(generator) if several else [generator]
     for each in given:
-        if not isinstance(each, torch.Generator):
-            raise InputError(f"generator must be a torch.Generator or a list of them, got {type(each).__name__}")
+        fits = isinstance(each, torch.Generator)
+        require(fits, f"generator must be a torch.Generator or a list of them, got {type(each).__name__}")
     if several:
         require(len(given) == count, f"generator: {len(given)} generators were given for {count} samples")
         return given

@@ -62,7 +62,7 @@ class StopStrings:
         self.tokenizer = tokenizer
         tokenizer.encode_batch(self.strings)  # which refuses what no text can hold
         # A token is at least a byte, so that as many tokens as the longest string has bytes hold all of it.
-        self.tail = max(len(string.encode()) for string in self.strings)
+        self.tail = max(map(len, map(str.encode, self.strings)))
 
     def __call__(self, ids: Sequence[int]) -> bool:
         """Whether the last of these text ids complete a stop string."""

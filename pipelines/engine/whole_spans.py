@@ -35,12 +35,13 @@ class WholeSpans:
         """Spans of some samples, and how many tokens bound each in the cache: (N, n) or (N, n, C); what stands there
         for other samples means nothing."""
         ready = [number in samples for number in range(self.samples)]
+        sampling = drawing.tokens or self.sampling
         if modality in self.vocabulary.mask:
             span = OpenTokens(self.stream, modality, [grid] * self.stream.rows, ready * self.branches)
-            return self._close(span, draw_masked(span, drawing, drawing.tokens or self.sampling), ready)
+            return self._close(span, draw_masked(span, drawing, sampling), ready)
         if modality in self.stream.model.scale_inputs:
             scales = OpenScales(self.stream, modality, ready * self.branches)
-            return self._close(scales, draw_scales(scales, drawing, drawing.tokens or self.sampling), ready)
+            return self._close(scales, draw_scales(scales, drawing, sampling), ready)
         if modality in self.vocabulary.offset:
             framed = self.stream.model.modality[modality].framed(grid)
             return self._write(modality, grid, ready, drawing, process), 1 + framed
