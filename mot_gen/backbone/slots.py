@@ -11,7 +11,10 @@ from typing import Any
 from mot_gen.backbone.named_parts import read_part, read_pattern
 from mot_gen.backbone.parts import Part, Parts
 from mot_gen.backbone.study_shapes import EVEN
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
+
+# Slots whose parts may have parameters, in the order in which a token meets them; feed-forwards come after.
+OWNING = ("mixer", "bias", "head_choice", "depth", "residual")
 
 
 class Slots:
@@ -39,13 +42,14 @@ class Slots:
     def _refuse_unread(self) -> None:
         """InputError for a part that only mixers read, where none of them does."""
         usual = {f.name: f.default for f in fields(self.config)}
+        read = set(chain.from_iterable(mixer.reads for mixer in self.found["mixer"]))
         for slot in ("reach", "bias", "head_choice"):
-            read = any(slot in mixer.reads for mixer in self.found["mixer"])
-            if self.flat[slot] != usual[slot] and not read:
-                raise InputError(
-                    f"backbone.{slot}: no mixer here reads it, as attention does; drop it, or let some layers have "
-                    "attention: mixer=[..., attention]"
-                )
+            acts = slot in read or self.flat[slot] == usual[slot]
+            require(
+                acts,
+                f"backbone.{slot}: no mixer here reads it, as attention does; drop it, or let some layers have "
+                "attention: mixer=[..., attention]",
+            )
 
     def _asks_for_experts(self) -> bool:
         """Whether one of the flat fields of experts is not at its default."""
@@ -86,16 +90,13 @@ class Slots:
 
     def owned_names(self) -> list[str]:
         """The names of all that towers may own, in the order in which a token meets them."""
-        names: dict[str, None] = {}  # each once
-        if "attention_norm" in [mixer.norm for mixer in self.found["mixer"]]:
-            names["attention_norm"] = None
-        for slot in ("mixer", "bias", "head_choice", "depth", "residual"):
-            for part in self.found[slot]:
-                names |= dict.fromkeys(part.untied)
+        names = [mixer.norm for mixer in self.found["mixer"] if mixer.norm == "attention_norm"]
+        for part in chain.from_iterable(self.found[slot] for slot in OWNING):
+            names += part.untied
         for feed_forward in self.found["feed_forward"]:
             if not feed_forward.empty:
-                names |= dict.fromkeys(["ffn_norm", *feed_forward.untied])
-        return [*names, "final_norm"]
+                names += ["ffn_norm", *feed_forward.untied]
+        return [*dict.fromkeys(names), "final_norm"]  # each once
 
     def untied(self, given: Sequence[str] | None) -> tuple[str, ...]:
         """The names that are to be untied, in order; all where none are given. InputError for an unknown one."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from mot_gen.errors import InputError, expect, require
@@ -96,11 +97,12 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def _refuse_module(path: Path, name: str) -> None:
-    if not name.startswith(OWN) and not _TRUSTED.get():
-        raise InputError(
-            f"{path}: names the module {name.rstrip('.')}, which is not part of mot_gen and would be run; if you trust "
-            "it, say trust_remote_code=True in Python or --trust-remote-code on the command line"
-        )
+    allowed = name.startswith(OWN) or _TRUSTED.get()
+    require(
+        allowed,
+        f"{path}: names the module {name.rstrip('.')}, which is not part of mot_gen and would be run; if you trust "
+        "it, say trust_remote_code=True in Python or --trust-remote-code on the command line",
+    )
 
 
 def refuse_foreign_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
@@ -123,16 +125,12 @@ def _components(folder: Path) -> list[str]:
     path = folder / INDEX
     if not path.is_file():
         return []
-    found = []
-    for name, entry in read_json(path).items():
-        if not isinstance(entry, list):
-            continue
+    components = {name: entry for name, entry in read_json(path).items() if isinstance(entry, list)}
+    for name, entry in components.items():
         require(name.isidentifier(), f"{path}: {name!r:.80} is no name of a component, which is a folder in this one")
-        named = [part for part in entry if part is None or isinstance(part, str)]
-        expect(named == entry and len(entry) == 2, f"{path}: {name} should be a module and a class", entry)
-        if entry[0]:
-            found.append(f"{entry[0]}.")
-    return found
+        pair = len(entry) == 2 and {str, NoneType}.issuperset(map(type, entry))
+        expect(pair, f"{path}: {name} should be a module and a class", entry)
+    return [f"{module}." for module, _ in components.values() if module]
 
 
 def _configs(folder: Path) -> list[Path]:
@@ -171,8 +169,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > LARGEST:
-                raise InputError(f"{path}: its header claims {length} bytes; it is damaged, fetch it again")
+            require(length <= LARGEST, f"{path}: its header claims {length} bytes; it is damaged, fetch it again")
             return json.loads(file.read(length))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
