@@ -90,9 +90,9 @@ class ImageDrawingPipeline(MultimodalPipeline):
     def _warn_of_untaught(self, prompt: str | Sequence[str]) -> None:
         """Warn where a prompt names what the checkpoint was never taught, as far as it lists what it was. To be called
         first thing by a pipeline's call, so that the warning points to who called it."""
-        said = self.languages.untaught(listed_texts(prompt))
-        if said is not None:
-            warnings.warn(said, UntaughtWarning, stacklevel=5)  # behind the two decorators of a call
+        warning = self.languages.untaught(listed_texts(prompt))
+        if warning is not None:
+            warnings.warn(warning, UntaughtWarning, stacklevel=5)  # behind the two decorators of a call
 
     # ---------------------------------------------------------------- loop
 

@@ -1,7 +1,7 @@
 """The arguments that pipelines share, under the names of the field: TextOptions, AnswerOptions, CaptionOptions,
 StepOptions, ImageOptions; takes, which refuses arguments of other libraries and says what to give instead.
 
-How a picture is drawn is said by `settings.PictureSettings`, which StepOptions and ImageOptions add to.
+`settings.PictureSettings` has the steps and guidance of a picture; StepOptions and ImageOptions add to them.
 
 The `__call__` of a pipeline names its own inputs and takes these by `@takes`. Users give all alike, as keyword
 arguments, and `inspect.signature` and `help` show them.

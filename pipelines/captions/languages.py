@@ -96,8 +96,8 @@ class Languages:
     def choices(self, language: str, tokenizer, end: int) -> Choices:
         """The captions of a language. end: the id of the token that ends a text."""
         if language not in self._choices:
-            said = self.phrases_in(language), self.names_in(language)
-            self._choices[language] = Choices.of_phrases(*said, tokenizer, end)
+            phrases, names = self.phrases_in(language), self.names_in(language)
+            self._choices[language] = Choices.of_phrases(phrases, names, tokenizer, end)
         return self._choices[language]
 
 

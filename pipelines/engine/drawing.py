@@ -96,7 +96,7 @@ def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: K
 class _Denoiser:
     """The model as a sampler calls it, with guidance.
 
-    Times and steps are known before the first evaluation, so that the device is told of all of them at once: times (T,)
+    Times and steps are known before the first evaluation, so that the device is given all of them at once: times (T,)
     there, clock: the same for the host.
     """
 

@@ -20,7 +20,7 @@ from mot_gen.sequence import PADDING, Latents, Layout
 from mot_gen.sequence.moving import upload
 
 Grid = tuple[int, int]
-Told = tuple[Plan, Cache, Latents]  # what a pass over some rows reads
+PassInputs = tuple[Plan, Cache, Latents]  # what a pass over some rows reads
 
 
 class OpenSpan:
@@ -46,7 +46,7 @@ class OpenSpan:
         self.layout = self._layout()
         # Whether the rows of a pass hold the tokens of their spans and nothing else.
         self.full = not self.bounds and len(set(self.sizes)) == 1
-        self._told: dict[int, Told] = {}
+        self._inputs: dict[int, PassInputs] = {}
 
     def _layout(self) -> Layout:
         """Where the tokens of every row stand, padded to the longest row."""
@@ -84,16 +84,16 @@ class OpenSpan:
         )
         return latents.to(self.stream.device)
 
-    def _plan(self, rows: int) -> Told:
+    def _plan(self, rows: int) -> PassInputs:
         """What a pass over the first rows needs: their plan, their share of the cache, where their tokens stand."""
-        if rows not in self._told:
+        if rows not in self._inputs:
             stream, layout, cache = self.stream, self.layout, self.stream.cache
             if rows < stream.rows:
                 layout, cache = layout.with_tensors(lambda part: part[:rows]), cache.narrow(rows)
             modality = None if self.bounds else self.index
             plan = stream.model.backbone.plan(layout, cache, modality)
-            self._told[rows] = (plan, cache, self._latents(rows))
-        return self._told[rows]
+            self._inputs[rows] = (plan, cache, self._latents(rows))
+        return self._inputs[rows]
 
     # ---------------------------------------------------------------- passes
 
