@@ -12,12 +12,11 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import require
 from mot_gen.pipelines.base import repeat_each
 from mot_gen.pipelines.engine import Drawing, Guidance, Stream, draw
-from mot_gen.pipelines.engine.masked import OpenTokens, draw_masked
 from mot_gen.pipelines.engine.samplers import row_generators
-from mot_gen.pipelines.engine.scales import OpenScales, draw_scales
+from mot_gen.pipelines.engine.whole_spans import WholeSpans
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, takes
 from mot_gen.pipelines.pictures import listed
@@ -112,25 +111,12 @@ class VectorPipeline(ImageDrawingPipeline):
 
     def _foreseen(self, stream: Stream, grid, generators) -> list[Span]:
         """One picture in each row, which the cache keeps; the most likely tokens where it is discrete."""
-        alive, grids = [True] * stream.rows, [grid] * stream.rows
-        modality = self.model.modality["image"]
+        by_token = self.model.modality["image"].one_by_one
+        require(not by_token, "foresee: this checkpoint's pictures are drawn token by token, which takes too long here")
         steps = self._own.get("num_inference_steps", 20)
         drawing = Drawing(self._scheduler_of("image"), steps, Guidance(), generators, stopped=self._stopped)
-        sampling = self._sampling(StepOptions(), grid[0] * grid[1])
-        if modality.scales:
-            scales = OpenScales(stream, "image", alive)
-            values = draw_scales(scales, drawing, sampling)
-            scales.close(values, alive)
-        elif modality.whole:
-            tokens = OpenTokens(stream, "image", grids, alive)
-            values = draw_masked(tokens, drawing, sampling)
-            tokens.close(values, alive)
-        elif not modality.discrete:
-            span = stream.open("image", grids, alive)
-            values = draw(span, drawing)
-            span.close(values, alive)
-        else:
-            raise InputError("foresee: pictures of this checkpoint are drawn token by token, which takes too long here")
+        spans = WholeSpans(stream, stream.rows, self._sampling(StepOptions(), grid[0] * grid[1]))
+        values, _ = spans.draw("image", grid, range(stream.rows), drawing, process=None)
         return [Span("image", each, grid) for each in values]
 
     def _check_steps(self, steps: int) -> None:

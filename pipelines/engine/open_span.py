@@ -46,7 +46,7 @@ class OpenSpan:
         self.layout = self._layout()
         # Whether the rows of a pass hold the tokens of their spans and nothing else.
         self.full = not self.bounds and len(set(self.sizes)) == 1
-        self._inputs: dict[int, PassInputs] = {}
+        self._pass_inputs: dict[int, PassInputs] = {}
 
     def _layout(self) -> Layout:
         """Where the tokens of every row stand, padded to the longest row."""
@@ -86,14 +86,14 @@ class OpenSpan:
 
     def _plan(self, rows: int) -> PassInputs:
         """What a pass over the first rows needs: their plan, their share of the cache, where their tokens stand."""
-        if rows not in self._inputs:
+        if rows not in self._pass_inputs:
             stream, layout, cache = self.stream, self.layout, self.stream.cache
             if rows < stream.rows:
                 layout, cache = layout.with_tensors(lambda part: part[:rows]), cache.narrow(rows)
             modality = None if self.bounds else self.index
             plan = stream.model.backbone.plan(layout, cache, modality)
-            self._inputs[rows] = (plan, cache, self._latents(rows))
-        return self._inputs[rows]
+            self._pass_inputs[rows] = (plan, cache, self._latents(rows))
+        return self._pass_inputs[rows]
 
     # ---------------------------------------------------------------- passes
 

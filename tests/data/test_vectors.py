@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import TEXT, generator, model, words
+from tiny_pipelines import build
 
 from mot_gen.commands.main import main
 from mot_gen.corpora.inputs import opened
@@ -16,6 +17,7 @@ from mot_gen.data.records import open_records
 from mot_gen.errors import InputError
 from mot_gen.eval.vectors import VectorErrors
 from mot_gen.packing import pack
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.pipelines.vectors import VectorPipeline
 from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
@@ -167,6 +169,20 @@ def test_numbers_follow_a_prompt_and_do_not_depend_on_the_batch(pipe):
     assert both[0].shape == (4, 3) and 3 < both[0][:, 0].mean() < 7
     torch.testing.assert_close(both[1], alone[0], atol=1e-5, rtol=1e-5)
     assert len(pipe("up", num_vectors_per_prompt=3, **options).vectors) == 3
+
+
+@pytest.mark.parametrize("kind, objective", [("PatchImageTokenizer", "flow"), ("VQImageTokenizer", "masked")])
+def test_a_foreseen_picture_is_the_one_that_the_prompt_alone_draws(kind, objective):
+    parts = build(kind, objective)
+    vector = VectorTokenizer(3, length=2)
+    parts["model"] = model([*parts["model"].modalities, vector.modality], context=128)
+    drawing, foreseeing = TextToImagePipeline(**parts), VectorPipeline(**parts, vector_tokenizer=vector)
+    for pipe in (drawing, foreseeing):
+        pipe.set_progress_bar_config(disable=True)
+    want = drawing("a nine", guidance_scale=1, num_inference_steps=20, generator=generator(1), output_type="pt").images
+    found = foreseeing("a nine", foresee=True, num_inference_steps=2, generator=generator(1), output_type="pt")
+    torch.testing.assert_close(found.images, want, atol=1e-5, rtol=1e-5)
+    assert found.vectors[0].shape == (2, 3)
 
 
 def test_a_pipeline_is_saved_with_its_numbers(pipe, tmp_path):
