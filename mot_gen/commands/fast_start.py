@@ -13,7 +13,9 @@ How each part waits:
   their places (`stand_ins`).
 - Four packages of diffusers and two of torchmetrics import all their modules. They run their `__init__` when one of its
   names is asked for.
+- diffusers' quantizers are only named, and bring accelerate. `Later` objects stand for them.
 - diffusers lists the files of every installed package, to learn what their names are. It does so when it asks for one.
+- transformers lists what its models define, when one is asked for (`late_models`).
 
 If a release of diffusers needs one of these at once, its module is imported again without any of this.
 """
@@ -32,7 +34,9 @@ from functools import cached_property, partial
 from types import ModuleType
 from typing import Any
 
+from mot_gen.commands.late_models import list_later, without_models
 from mot_gen.commands.stand_ins import (
+    Later,
     decorated,
     do_not_ask_peft,
     do_not_ask_the_compiler,
@@ -51,6 +55,13 @@ PACKAGES = (
 )
 # Another, which brings transformers, torchvision and scipy's signals. `torchmetrics.metric` needs its logger alone.
 METRICS = "torchmetrics"
+# Another, of which models and pipelines name three classes.
+QUANTIZERS = "diffusers.quantizers"
+QUANTIZED = {
+    "DiffusersAutoQuantizer": "diffusers.quantizers.auto",
+    "DiffusersQuantizer": "diffusers.quantizers.base",
+    "PipelineQuantizationConfig": "diffusers.quantizers.pipe_quant_config",
+}
 # Modules that are imported while the stand-ins are in place, with all that they import in turn.
 ENTRIES = (
     "diffusers",
@@ -73,6 +84,11 @@ def install() -> None:
     loaders: dict[str, Callable] = dict.fromkeys(PACKAGES, _Waiting)
     loaders |= dict.fromkeys(ENTRIES, _WithStandIns)
     loaders[METRICS] = partial(_Waiting, names={"_logger": logging.getLogger(METRICS)})
+    loaders[QUANTIZERS] = partial(
+        _Waiting, names={name: Later(QUANTIZERS, name, home) for name, home in QUANTIZED.items()}
+    )
+    loaders["transformers"] = _WithLateModels
+    loaders["transformers.utils.import_utils"] = partial(_Then, then=without_models)
     loaders["diffusers.utils.import_utils"] = _WithLatePackages
     loaders["torch._dynamo"] = partial(_Then, then=lambda dynamo: dynamo.allow_in_graph(decorated))
     loaders["diffusers.utils.torch_utils"] = partial(_Then, then=do_not_ask_the_compiler)
@@ -152,6 +168,20 @@ class _WithLatePackages(_Then):
     def exec_module(self, module):
         made = importlib.metadata.packages_distributions
         with replaced(vars(importlib.metadata), "packages_distributions", lambda: _LateMapping(made)):
+            super().exec_module(module)
+
+
+class _WithLateModels(_Then):
+    """Runs transformers without the names of its models."""
+
+    def __init__(self, real):
+        super().__init__(real, then=lambda module: None)
+
+    def exec_module(self, module):
+        super().exec_module(module)
+        made = sys.modules[module.__name__]  # which transformers puts into its own place
+        if not list_later(made, sys.modules["transformers.utils.import_utils"]):
+            log.debug("the fast start does not suit this transformers; importing it as it comes")
             super().exec_module(module)
 
 

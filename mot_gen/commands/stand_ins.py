@@ -38,6 +38,10 @@ class Later:
     def __getattr__(self, name: str):
         return getattr(self._real(), name)
 
+    def __or__(self, other) -> Any:
+        """As in an annotation, `Class | None`, which nobody reads."""
+        return Any
+
     def __instancecheck__(self, instance) -> bool:
         return self.__subclasscheck__(type(instance))
 

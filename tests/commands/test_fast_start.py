@@ -20,6 +20,7 @@ WAITS = (
     "peft",
     "transformers.modeling_utils",
     "diffusers.models.unets.unet_2d",
+    "diffusers.quantizers.auto",
 )
 
 
@@ -38,12 +39,18 @@ for folder in FOLDERS:
     assert not set(WAITS) & set(sys.modules), set(WAITS) & set(sys.modules)
 from diffusers.utils import import_utils
 assert "_made" not in vars(import_utils._package_map)  # nobody has listed the installed packages
+assert "_list_models" in vars(sys.modules["transformers"])  # nobody has listed its models
 assert sys.modules["torch"].compiler.disable.__module__ == "torch.compiler"
 from mot_gen.eval.accumulator import Accumulator
 assert not {"torchmetrics.functional", "torchvision", "scipy.signal", *WAITS} & set(sys.modules)
 """
 THEN = """
 import torch, diffusers, transformers, scipy.stats, torchmetrics
+assert issubclass(transformers.BertConfig, transformers.PretrainedConfig) and not hasattr(transformers, "NoSuchModel")
+assert {"BertModel", "AutoModel", "PreTrainedTokenizerFast"} < set(transformers.__all__) < set(dir(transformers))
+assert type(transformers) is transformers.utils.import_utils._LazyModule
+from diffusers.models.modeling_utils import DiffusersQuantizer
+assert issubclass(diffusers.quantizers.auto.BnB4BitDiffusersQuantizer, DiffusersQuantizer)
 assert issubclass(Accumulator, torchmetrics.Metric) and torchmetrics.SumMetric()(torch.ones(2)) == 2
 import diffusers.models.transformers.transformer_2d
 assert diffusers.models.transformers.transformer_2d.Transformer2DModel is diffusers.Transformer2DModel
