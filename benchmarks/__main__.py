@@ -12,7 +12,7 @@ NAMES = (
     "training_step", "generation", "generation_speed", "generation_peer", "generation_compiled", "half_storage",
     "backbones", "data_loading", "memory", "eval_frechet", "eval_loops", "eval_update", "corpus", "tokenizers",
     "cold_start", "conversion", "published_step", "lora_step", "relatives", "rollouts", "logits_memory",
-    "drafted",
+    "drafted", "solvers",
 )  # fmt: skip
 
 

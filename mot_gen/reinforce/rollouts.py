@@ -1,8 +1,8 @@
 """Samples to be learned from: Rollout, Sampler.
 
 They are written by the engine of the pipelines, without guidance, so that samples are those of the model alone.
-Texts and discrete pictures are drawn at `reinforce.temperature` from all ids that may come; continuous pictures by a
-`StochasticFlow`, whose steps are kept.
+Texts and discrete pictures are drawn at `reinforce.temperature` from all ids that may come. GRPO draws continuous pictures
+by a `StochasticFlow`, whose steps are kept; the other methods draw them by `reinforce.solver` or the model's own scheduler.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
+from mot_gen.objectives.flow import Objective as Flow
 from mot_gen.objectives.straight_path import StraightPath
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.engine import Drawing, Grid, Rules, Stream, TextSampling, Writer
@@ -72,6 +73,7 @@ class Sampler:
             objective = pipe.model.objectives["image"]
             if _is_flow(objective) and section.method == "grpo":
                 self.flow = StochasticFlow(section.sampler, section.noise, objective.shift)
+        self.solver = _solver(pipe.model, section.solver)
 
     def _check(self, pipe: MultimodalPipeline) -> None:
         model, writes = pipe.model, self.writes
@@ -116,8 +118,8 @@ class Sampler:
         section = self.section
         steps = steps or [()] * len(prompts)
         path = self._path(steps)
+        scheduler = path or self.solver or pipe.scheduler
         sampling = TextSampling(section.max_new_tokens, section.temperature)
-        scheduler = path or pipe.scheduler
         drawing = Drawing(scheduler, section.num_inference_steps, generators=generators, grids=dict(self.grids))
         room = self._room()
         read = [prompt.spans for prompt in prompts]
@@ -190,6 +192,16 @@ def _pictures(pipe: MultimodalPipeline, written: Sequence[Sequence[Span]]) -> li
     images = pipe.image_tokenizer.decode_batch(list(drawn.values()))
     by_number = {number: image.cpu().float() for number, image in zip(drawn, images)}
     return [by_number.get(number) for number in range(len(written))]
+
+
+def _solver(model: MultimodalModel, name: str | None) -> Any:
+    """The scheduler of `reinforce.solver`; None where it names none. InputError where the pictures are no flow's."""
+    if name is None:
+        return None
+    objective: Any = model.objectives["image"]
+    if not isinstance(objective, Flow):
+        raise InputError(f"reinforce.solver: {name!r} draws what a flow has learned; leave it out for {objective.kind}")
+    return replace(objective, solver=name).scheduler()
 
 
 def _is_flow(objective: Any) -> bool:
