@@ -14,7 +14,7 @@ class Objective(StraightPath):
     """The network learns the velocity e - x at every time; the options are those of `StraightPath`, and
 
     solver: how pictures are drawn. "euler" follows the velocity step by step. "unipc" (Zhao et al. 2023, arXiv
-    2302.04867) also looks back at the step before, and comes as near to the flow in half as many evaluations.
+    2302.04867) also looks back at the step before, and so comes nearer to the flow in as many evaluations.
     drawing_shift: the shift of the sampler's times where it is not that of training (BAGEL).
     """
 

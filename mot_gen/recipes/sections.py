@@ -230,7 +230,7 @@ class Reinforce(Section):
     sampler: Literal["cps", "sde"] = "cps"  # of continuous pictures while training
     noise: NonNegative = 0.7  # of that sampler
     num_inference_steps: Count = 10  # while training; sampling.num_inference_steps are more
-    solver: str | None = None  # dpo, nft: of a flow, while training; None = the objective's own
+    solver: Literal["euler", "unipc"] | None = None  # dpo, nft: of a flow, while training; None = the objective's own
     learned_steps: Whole = 0  # of them, others for each picture, that have noise and are learned from; 0 = all
     temperature: Positive = 1.0  # of tokens while training
     max_new_tokens: Count = 24

@@ -200,7 +200,8 @@ def _solver(model: MultimodalModel, name: str | None) -> Any:
         return None
     objective: Any = model.objectives["image"]
     if not isinstance(objective, Flow):
-        raise InputError(f"reinforce.solver: {name!r} draws what a flow has learned; leave it out for {objective.kind}")
+        kind = model.modality["image"].objective
+        raise InputError(f"reinforce.solver: {name!r} draws what was learned by flow; leave it out for {kind}")
     return replace(objective, solver=name).scheduler()
 
 

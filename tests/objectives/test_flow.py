@@ -32,7 +32,7 @@ def test_more_evaluations_come_nearer_to_the_exact_flow(solver, shift):
     assert many < 0.01 and many < more < few
 
 
-def test_unipc_needs_half_of_eulers_evaluations():
+def test_unipc_needs_about_half_of_eulers_evaluations():
     assert error("unipc", 6) < error("euler", 10)
     assert error("unipc", 10) < error("euler", 20)
 

@@ -13,7 +13,7 @@ from mot_gen.model import MultimodalModel
 from mot_gen.reinforce import nft_steps
 from mot_gen.reinforce.actions import Chosen, Weighing
 from mot_gen.reinforce.documents import NEVER
-from mot_gen.reinforce.learner import Learner, Rewarded
+from mot_gen.reinforce.learner import Learner, Rewarded, samples_of
 from mot_gen.reinforce.nft import goodness
 from mot_gen.reinforce.policy import Policy
 from mot_gen.reinforce.prompts import Prompts
@@ -74,10 +74,22 @@ def test_data_of_every_other_step_weigh_twice_as_much(origin, tmp_path):
     assert one["data_losses"] == other["data_losses"] and one["grad_norm"] == other["grad_norm"]
 
 
+def test_nft_draws_by_the_solver_that_is_named(origin, tmp_path):
+    drawn = {}
+    for solver in ("null", "euler", "unipc"):
+        recipe = rewarded("digits-nft", origin, *BRIGHT, f"reinforce.solver={solver}")
+        learner = Learner(prepare(recipe, tmp_path / solver))
+        drawn[solver] = samples_of(learner.groups()).images
+    assert torch.equal(drawn["euler"], drawn["null"]) and not torch.equal(drawn["unipc"], drawn["null"])
+
+
 def test_nft_needs_no_flow(tmp_path):
     diffusion = "objectives.image={kind: diffusion, weight: 5.0}"
     origin = begin(tmp_path / "origin", diffusion)
-    learn(rewarded("digits-nft", origin, *BRIGHT, diffusion, "training.steps=2"), tmp_path / "run")
+    recipe = rewarded("digits-nft", origin, *BRIGHT, diffusion, "training.steps=2", "reinforce.solver=null")
+    learn(recipe, tmp_path / "run")
+    with pytest.raises(InputError, match=r"reinforce\.solver: 'unipc' draws what was learned by flow; .* for diffusion"):
+        learn(rewarded("digits-nft", origin, *BRIGHT, diffusion, "reinforce.solver=unipc"), tmp_path / "refused")
     first, second = lines(tmp_path / "run")
     assert first["losses"]["image"] > 0 and second["losses"] != first["losses"]
 
@@ -224,6 +236,7 @@ def test_rewards_that_fail_are_named_and_skipped_to_a_cap(origin, tmp_path):
     [
         (["reinforce.group=1"], r"reinforce\.group should be greater than or equal to 2"),
         (["reinforce.noise=0.0"], r"noise: a sampler without noise chooses nothing"),
+        (["reinforce.solver=unipc"], r"solver: grpo draws by its own sampler"),
         (["reinforce.rewards={}"], r"rewards: none is given"),
         (["reinforce.rewards={exact_match: 1.0}"], r"rewards\.exact_match: needs what is not written: texts"),
         (["reinforce.writes=[speech]"], r"reinforce\.writes: 'speech' is not known"),
