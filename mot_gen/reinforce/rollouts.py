@@ -1,8 +1,9 @@
 """Samples to be learned from: Rollout, Sampler.
 
 They are written by the engine of the pipelines, without guidance, so that samples are those of the model alone.
-Texts and discrete pictures are drawn at `reinforce.temperature` from all ids that may come. GRPO draws continuous pictures
-by a `StochasticFlow`, whose steps are kept; the other methods draw them by `reinforce.solver` or the model's own scheduler.
+Texts and discrete pictures are drawn at `reinforce.temperature` from all ids that may come. GRPO draws continuous
+pictures by a `StochasticFlow`, whose steps are kept; the other methods draw them by `reinforce.solver`, or by the
+model's own scheduler.
 """
 
 from __future__ import annotations

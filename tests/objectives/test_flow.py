@@ -38,5 +38,5 @@ def test_unipc_needs_about_half_of_eulers_evaluations():
 
 
 def test_an_unknown_solver_is_refused():
-    with pytest.raises(InputError, match="flow.solver 'unipcc' is not known.*unipc"):
+    with pytest.raises(InputError, match=r"flow\.solver 'unipcc' is not known.*unipc"):
         Objective(solver="unipcc")

@@ -88,7 +88,7 @@ def test_nft_needs_no_flow(tmp_path):
     origin = begin(tmp_path / "origin", diffusion)
     recipe = rewarded("digits-nft", origin, *BRIGHT, diffusion, "training.steps=2", "reinforce.solver=null")
     learn(recipe, tmp_path / "run")
-    with pytest.raises(InputError, match=r"reinforce\.solver: 'unipc' draws what was learned by flow; .* for diffusion"):
+    with pytest.raises(InputError, match=r"reinforce\.solver: 'unipc' .* by flow; .* for diffusion"):
         learn(rewarded("digits-nft", origin, *BRIGHT, diffusion, "reinforce.solver=unipc"), tmp_path / "refused")
     first, second = lines(tmp_path / "run")
     assert first["losses"]["image"] > 0 and second["losses"] != first["losses"]
