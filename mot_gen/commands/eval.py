@@ -86,10 +86,10 @@ def _images(args: argparse.Namespace) -> int:
     chosen(args.metrics, OF_IMAGES, "metrics")
     check_extractor(args.extractor)
     refuse_missing([args.real, args.lpips, args.weights])
+    checks = [lambda: _eval_images().check_extractor(args), lambda: _eval_images().check_lpips(args)]
     if is_checkpoint(args.fake):
         settings = PictureSettings(num_inference_steps=args.num_inference_steps, guidance_scale=args.guidance_scale)
-
-        refuse_early(lambda: _eval_images().check_extractor(args), lambda: _eval_images().check_lpips(args))
+        refuse_early(*checks)
 
         from mot_gen.reports.kept_samples import Order, draw_images
         from mot_gen.reports.prompts import prompts_of
@@ -98,12 +98,7 @@ def _images(args: argparse.Namespace) -> int:
         args.fake = str(draw_images(order, prompts_of(args.prompts, args.real), args.num))
     else:
         refuse_missing([args.fake])
-        images = _eval_images
-        refuse_early(
-            lambda: images().check_sides(args),
-            lambda: images().check_extractor(args),
-            lambda: images().check_lpips(args),
-        )
+        refuse_early(lambda: _eval_images().check_sides(args), *checks)
     return lazily("mot_gen.commands.eval_images:images")(args)
 
 

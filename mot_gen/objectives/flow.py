@@ -26,11 +26,13 @@ class Objective(StraightPath):
         self._check_name("solver", SOLVERS)
 
     def scheduler(self):
-        """The scheduler of the solver, over the plain sigmas 1 ... 0, shifted as in training or by drawing_shift."""
+        """The scheduler of the solver, over the plain sigmas 1 ... 0 (unipc: from 0.999), shifted as in training or by
+        drawing_shift."""
         from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
         shift = self.shift if self.drawing_shift is None else self.drawing_shift
         if self.solver == "euler":
             return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
-        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
-        return UniPCMultistepScheduler(num_train_timesteps=1000, **flow)
+        return UniPCMultistepScheduler(
+            num_train_timesteps=1000, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+        )

@@ -229,8 +229,8 @@ class Reinforce(Section):
     draws: Count = 2  # dpo, nft: times and noises of each picture, in a step
     sampler: Literal["cps", "sde"] = "cps"  # of continuous pictures while training
     noise: NonNegative = 0.7  # of that sampler
-    num_inference_steps: Count = 10  # while training; sampling.num_inference_steps are more
     solver: Literal["euler", "unipc"] | None = None  # dpo, nft: of a flow, while training; None = the objective's own
+    num_inference_steps: Count = 10  # while training; sampling.num_inference_steps are more
     learned_steps: Whole = 0  # of them, others for each picture, that have noise and are learned from; 0 = all
     temperature: Positive = 1.0  # of tokens while training
     max_new_tokens: Count = 24
@@ -246,6 +246,8 @@ class Reinforce(Section):
             raise ValueError("noise: a sampler without noise chooses nothing, so nothing could be learned; give 0.7")
         if self.solver is not None and self.method == "grpo":
             raise ValueError("solver: grpo draws by its own sampler; leave it out, and see sampler and noise")
+        if self.solver is not None and "image" not in self.writes:
+            raise ValueError("solver: it draws pictures, and writes names none; leave it out")
         both = sorted(self.rewards.keys() & self.watched.keys())
         if both:
             raise ValueError(f"watched: {both[0]!r} is also a reward; give it another name, and a kind")

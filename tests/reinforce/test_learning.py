@@ -237,6 +237,7 @@ def test_rewards_that_fail_are_named_and_skipped_to_a_cap(origin, tmp_path):
         (["reinforce.group=1"], r"reinforce\.group should be greater than or equal to 2"),
         (["reinforce.noise=0.0"], r"noise: a sampler without noise chooses nothing"),
         (["reinforce.solver=unipc"], r"solver: grpo draws by its own sampler"),
+        (["reinforce.solver=unipc", "reinforce.method=dpo", *WORDS], r"solver: it draws pictures"),
         (["reinforce.rewards={}"], r"rewards: none is given"),
         (["reinforce.rewards={exact_match: 1.0}"], r"rewards\.exact_match: needs what is not written: texts"),
         (["reinforce.writes=[speech]"], r"reinforce\.writes: 'speech' is not known"),
