@@ -14,6 +14,7 @@ from tokenizer_examples import EXAMPLES, chirp, speech_tokenizer
 
 from mot_gen.backbone import fused
 from mot_gen.files.image_files import to_pil
+from mot_gen.objectives.flow import Objective as Flow
 from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling
 from mot_gen.pipelines.engine.token_spans import Begun, draw_tokens
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
@@ -83,6 +84,14 @@ def test_pictures_and_texts(kind, objective):
     calls += [(ImageToTextPipeline, read), (InterleavedPipeline, told)]
     for cls, call in calls:
         assert_same(*on_both(cls, parts, call))
+
+
+def test_a_solver_that_looks_back():
+    def drawn(pipe):
+        pipe.scheduler = Flow(solver="unipc").scheduler()
+        return pipe("a seven", generator=generator(0), num_inference_steps=4, output_type="pt").images
+
+    assert_same(*on_both(TextToImagePipeline, components("PatchImageTokenizer", "flow"), drawn))
 
 
 @pytest.mark.parametrize("kind", SPEECH)
