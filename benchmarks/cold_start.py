@@ -50,6 +50,7 @@ COMMANDS = {
     "refusal: an unknown metric": "eval text README.md --metrics bleux",
     "info": "info openmoji",
     "plan": "plan digits",
+    "plan of many pictures": "plan openmoji",
 }
 
 

@@ -15,6 +15,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
@@ -51,7 +52,7 @@ class Loader:
     """Endless iterator of batches, each `training.rows` rows of tokenised samples, for `pack_rows`.
 
     samples: a sequence of `Pair`s and `Document`s. tokenizers: modality -> tokenizer, text first. data, training: the
-    recipe's sections.
+    recipe's sections. maker: of the spans; `BlankSpans` reads no picture.
 
     A sample that cannot be read, or is longer than a row, is skipped, logged and kept in `skipped` (index -> id and
     reason). Together with the records that could not be read to begin with (`broken`), they may be as many as
@@ -66,6 +67,7 @@ class Loader:
         training: Training,
         rank: int = 0,
         world: int = 1,
+        maker: type[SpanMaker] = SpanMaker,
     ):
         require(len(samples), "data: no sample is left to train on; lower data.held_out or give more records")
         self.samples, self.tokenizers, self.data, self.training = samples, tokenizers, data, training
@@ -73,14 +75,16 @@ class Loader:
         self.sources = records.source_names(samples)
         self.modalities = [tokenizer.modality for tokenizer in tokenizers.values()]
         self.fingerprints = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
-        self.plan = BatchPlan(mixture_of(samples, training.seed), data.window, training.seed, data.block, self._index())
+        self.plan = BatchPlan(
+            mixture_of(samples, training.seed), data.window, training.seed, data.block, lambda: self._index
+        )
         self._left_out = LeftOut(samples, training.max_corrupt)
         watched = tokenizers if records.kinds(samples) else {}
         self._pictures = PictureWatch(watched, len(samples))
         self._reader = SampleReader(
             samples, tokenizers, self.fingerprints, data, training.seed, self._left_out, self._pictures
         )
-        self._spans = SpanMaker(tokenizers, self._reader.read, data.cache_mb * 2**20, training.workers)
+        self._spans = maker(tokenizers, self._reader.read, data.cache_mb * 2**20, training.workers)
         self._dealt = 0  # rows, to all ranks
         # By position and the number of the first row: the current window, and the one that is prepared ahead.
         self._windows: dict[Wanted, list[Row | None]] = {}
@@ -106,6 +110,7 @@ class Loader:
         """What to say of the data before training begins: what is left out, changed or missing, a line of each kind."""
         return [f"data: {line}" for line in opening_lines(self.samples, self.tokenizers, self._pictures)]
 
+    @cached_property
     def _index(self) -> dict[str, Any]:
         """Everything that the stream of rows depends on."""
         tokenizers = " ".join(f"{name} {fingerprint}" for name, fingerprint in self.fingerprints.items())

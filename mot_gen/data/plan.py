@@ -7,8 +7,8 @@ window, never the set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ class BatchPlan:
     mixture: what an epoch shows.
     window: samples a window.
     block: neighbours that the shuffle keeps together.
-    index: name -> value of everything that the stream depends on; a state made under another index is refused.
+    index: gives name -> value of everything that the stream depends on; a state made under another index is refused.
+    Asked only where a state is saved or loaded, since it reads all texts of some data sets.
     packing: of PACKINGS; a state goes on with its own.
 
     The position counts what was handed out, never what was prefetched.
@@ -39,7 +40,7 @@ class BatchPlan:
     window: int
     seed: int
     block: int = 1
-    index: dict[str, Any] = field(default_factory=dict)
+    index: Callable[[], dict[str, Any]] = dict
     epoch: int = 0
     start: int = 0
     consumed: int = 0
@@ -87,11 +88,11 @@ class BatchPlan:
     def state_dict(self) -> dict[str, Any]:
         """JSON-able: where the stream stands, and what it depends on."""
         place = {"epoch": self.epoch, "start": self.start, "consumed": self.consumed}
-        return place | {"packing": self.packing, "index": dict(self.index)}
+        return place | {"packing": self.packing, "index": self.index()}
 
     def load_state_dict(self, state: Mapping[str, Any], accept_changed: bool = False) -> None:
         """Goes to a saved position. Another index is an InputError, unless accepted: then its epoch begins anew."""
-        before, now = state["index"], self.index
+        before, now = state["index"], self.index()
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if changed and not accept_changed:
             raise InputError(

@@ -1,6 +1,7 @@
 """What a step of training is made of and costs, whatever the backbone: Workload, Cost, training_flops.
 
-Models are built on the meta device, so 7B fits a laptop; the data is read, since tokens and fill depend on it.
+Models are built on the meta device, so 7B fits a laptop. Texts are read, since tokens and fill depend on them; pictures
+of a known number of tokens are not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from mot_gen.data.loader import Loader
+from mot_gen.data.spans import BlankSpans
 from mot_gen.flops import count_parameters, forward_flops
 from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack_rows
@@ -43,10 +45,10 @@ class Workload:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Workload:
-        """Reads the data, and packs the first batches."""
+        """Reads the texts of the data, and packs the first batches with blank pictures."""
         splits, training = load_splits(recipe), recipe.training
         tokenizers = build_tokenizers(recipe, splits)
-        loader = Loader(splits.train, tokenizers, recipe.data, training)
+        loader = Loader(splits.train, tokenizers, recipe.data, training, maker=BlankSpans)
         rows = islice(loader, SAMPLED)
         batches = [pack_rows(each, loader.modalities, training.row_length) for each in rows]
         return cls(tokenizers, batches, len(splits.train))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mot_gen import checkpoints, objectives
-from mot_gen.data.records import Splits
+from mot_gen.data.records import Splits, outline
+from mot_gen.data.samples import texts_of
 from mot_gen.errors import InputError, require
 from mot_gen.files.hub import require_local
 from mot_gen.recipes.implementations import check_options, locate
@@ -227,10 +228,10 @@ def _bytes(asked: _Asked) -> Any:
 
 
 def _texts(splits: Splits) -> list[str]:
-    """All texts of the training split in order of appearance, each once."""
+    """All texts of the training split in order of appearance, each once. No picture or sound is read for them."""
     found: dict[str, None] = {}
-    for sample in splits.train:
-        found |= dict.fromkeys(sample.texts)
+    for index in range(len(splits.train)):
+        found |= dict.fromkeys(texts_of(outline(splits.train, index)))
     if not len(splits.train) and len(splits.held_out):
         raise InputError(
             f"data.held_out: all {len(splits.held_out)} samples are held out, so none is left to train on; give "

@@ -11,7 +11,7 @@ from test_loader import Bytes
 
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Document, Pair, Part, TarShard
-from mot_gen.data.spans import BATCH
+from mot_gen.data.spans import BATCH, BlankSpans, SpanMaker
 from mot_gen.errors import InputError
 from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
@@ -37,10 +37,12 @@ class Network:
 PAIRS = [Pair(f"p{i}", str(i).encode(), (f"caption {i}", f"{i}")) for i in range(90)]
 
 
-def loader(samples=PAIRS, rank=0, world=1, broken=frozenset(), data=None, **training) -> Loader:
+def loader(
+    samples=PAIRS, rank=0, world=1, broken=frozenset(), data=None, maker=SpanMaker, network=Network, **training
+) -> Loader:
     options = {"row_length": 48, "rows": 2, "seed": 4} | training
-    tokenizers = {"text": Bytes(), "image": Network(broken)}
-    return Loader(samples, tokenizers, data or Data(window=40), Training(**options), rank, world)
+    tokenizers = {"text": Bytes(), "image": network(broken)}
+    return Loader(samples, tokenizers, data or Data(window=40), Training(**options), rank, world, maker)
 
 
 def bits(batches) -> list:
@@ -155,3 +157,29 @@ def test_media_in_shards_are_read_for_own_rows_alone(tmp_path, monkeypatch):
     assert not read  # nor when the shard is opened
     own = images(loader(shard, rank=1, world=2).one_pass())
     assert sorted(read) == sorted(own) and 10 < len(own) < 30
+
+
+class Ids(Network):
+    """Ids in the place of latents."""
+
+    modality = Modality("image", vocab_size=99)
+
+    def encode_batch(self, raws) -> list[Span]:
+        self.asked += raws
+        return [Span("image", torch.full((4,), int(raw)), (2, 2)) for raw in raws]
+
+
+def shape(span: Span) -> tuple:
+    return span.modality, span.values.shape, span.values.is_floating_point(), span.grid, span.learned
+
+
+@pytest.mark.parametrize("network", [Network, Ids])
+def test_blank_spans_have_the_shapes_of_real_ones_and_read_no_picture(network):
+    streams = [loader(maker=maker, network=network) for maker in (SpanMaker, BlankSpans)]
+    real, blank = (
+        [span for rows in islice(each, 30) for row in rows for sample in row for span in sample] for each in streams
+    )
+    assert list(map(shape, real)) == list(map(shape, blank))
+    texts = zip(*([span.values for span in spans if span.modality == "text"] for spans in (real, blank)))
+    assert all(torch.equal(*pair) for pair in texts)
+    assert len(asked(streams[0])) > 30 and not asked(streams[1])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mot_gen.data.records import Document, Pair, Part, Splits
+from mot_gen.data.samples import Samples
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.recipes.implementations import trainer_name
 from mot_gen.recipes.recipe import load_recipe
@@ -182,3 +183,24 @@ def test_every_trainer_keeps_the_convention():
         trainer = importlib.import_module(trainer_name(kind))
         assert trainer.Training().steps > 0
         assert all(callable(getattr(trainer, name)) for name in ("untrained", "train", "measure"))
+
+
+class Captions(Samples):
+    """Pairs whose pictures must not be read."""
+
+    def __len__(self):
+        return 30
+
+    def sample(self, index):
+        raise AssertionError("a picture is read for its text")
+
+    def outline(self, index):
+        return Pair(f"p{index}", None, (f"caption {index}",))
+
+
+def test_a_vocabulary_is_learned_without_reading_a_picture():
+    recipe = load_recipe(
+        "digits", ["tokenizers={text: {kind: text, vocab_size: 300}}", "objectives={text: {kind: next_token}}"]
+    )
+    text = build_tokenizers(recipe, Splits(Captions(), []))["text"]
+    assert text.decode(text.encode("caption 7")) == "caption 7" and len(text.encode("caption 7")) < 9
