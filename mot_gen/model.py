@@ -139,18 +139,21 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
     def compile_repeated_blocks(self, *args, **kwargs) -> None:
         """Compile as diffusers does, with `torch.compile`'s arguments: one program for all blocks, made at first need.
-        It serves training, and of generation the passes that repeat: decoding steps and the evaluations of an open
-        span of one tower. Prompts, whose lengths differ, experts and Mamba's states stay eager there. InputError where
-        the model is in half storage."""
+
+        Training runs it, and so do those passes of generation that repeat: decoding steps, and the evaluations of an
+        open span of one tower. While generating, prompts (whose lengths differ), experts and Mamba's states stay
+        eager. InputError where the model is in half storage."""
         require(self.head.halves is None, HALF_OR_COMPILED)
         super().compile_repeated_blocks(*args, **kwargs)
         self.backbone.compiled = True
 
     def enable_half_storage(self) -> None:
         """For generation on a CPU: the backbone's projections and the head read fp16 copies of their matrices, and
-        multiply in fp32 (`backbone.storage.half_storage`); towers of different widths stay as they are. The weights
-        themselves stay too, to be saved or moved. Training, casts, moves and loading a state end it. InputError where
-        the model is not in fp32 on a CPU, PyTorch has no FBGEMM for it, or the blocks are compiled."""
+        multiply in fp32 (`backbone.storage.half_storage`). Towers of different widths stay as they are.
+
+        The weights themselves are kept beside the copies, to be saved or moved. Training, casts, moves and loading a
+        state end half storage. InputError where the model is not in fp32 on a CPU, where PyTorch has no FBGEMM for it,
+        or where the blocks are compiled."""
         require(not getattr(self.backbone, "compiled", False), HALF_OR_COMPILED)
         store_in_half(self)
 
@@ -218,7 +221,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         x = self.embed_ids(batch.ids)
         for name, inputs in self.scale_inputs.items():
             x = inputs.within(x, batch.layout.modality == self.index_of[name], batch.by_scales)
-        shape, x, memory = x.shape, x.flatten(0, 1), {}
+        shape, memory = x.shape, {}
+        x = x.flatten(0, 1)
         for name, layers in self.patch_layers.items():
             latents = batch.latents[name]
             tokens, memory[name] = layers.encode(latents)

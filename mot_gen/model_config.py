@@ -7,8 +7,9 @@ from typing import Any
 
 from mot_gen.sequence import Modality
 
-# The fields of a modality that say how a published model lays out its sequences, and their defaults.
-LAYOUT = {f.name: f.default for f in fields(Modality)[6:]}
+# The fields of a modality that every config states; the others say how a published model lays out its sequences.
+ALWAYS_STATED = ("name", "vocab_size", "channels", "bidirectional", "objective", "position")
+LAYOUT_DEFAULTS = {f.name: f.default for f in fields(Modality) if f.name not in ALWAYS_STATED}
 
 
 @dataclass
@@ -48,6 +49,7 @@ class MultimodalConfig:
 
 
 def _leave_out_defaults(modality: dict[str, Any]) -> None:
-    for name, default in LAYOUT.items():
+    """Drop what a modality says of its layout where it is the default."""
+    for name, default in LAYOUT_DEFAULTS.items():
         if modality[name] == default:
             del modality[name]

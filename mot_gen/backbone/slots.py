@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from mot_gen.backbone.named_parts import read_part, read_pattern
-from mot_gen.backbone.parts import Part, Parts
+from mot_gen.backbone.parts import FeedForward, Part, Parts
 from mot_gen.backbone.study_shapes import EVEN
 from mot_gen.errors import InputError, nearest, require
 
@@ -22,11 +22,12 @@ class Slots:
 
     config: a dataclass with a field for each slot, and with those whose names parts' options share. InputError where
     it names what is not known or does not fit.
+    found: slot -> its parts, which layers take in turn.
     """
 
     def __init__(self, config: Any):
-        self.flat = {f.name: getattr(config, f.name) for f in fields(config)}
         self.config = config
+        self.flat = {f.name: getattr(config, f.name) for f in fields(config)}
         self.found: dict[str, list[Any]] = {f.name: self._read(f.name) for f in fields(Parts)}
         self._refuse_unread()
 
@@ -44,9 +45,9 @@ class Slots:
         usual = {f.name: f.default for f in fields(self.config)}
         read = set(chain.from_iterable(mixer.reads for mixer in self.found["mixer"]))
         for slot in ("reach", "bias", "head_choice"):
-            acts = slot in read or self.flat[slot] == usual[slot]
+            is_filled = self.flat[slot] != usual[slot]
             require(
-                acts,
+                slot in read or not is_filled,
                 f"backbone.{slot}: no mixer here reads it, as attention does; drop it, or let some layers have "
                 "attention: mixer=[..., attention]",
             )
@@ -56,9 +57,9 @@ class Slots:
         flat = self.flat
         return flat["experts"] != 1 or flat["shared_experts"] > 0 or flat["router"] != "expert_choice"
 
-    def _with_experts(self, unit: Part) -> Part:
-        """The experts that the flat fields ask for, of this unit; what has experts already, or is empty, as it is."""
-        if not getattr(unit, "matrices", 0):
+    def _with_experts(self, unit: FeedForward) -> FeedForward:
+        """Experts of this unit, as the flat fields ask for them; a feed-forward that cannot be an expert, as it is."""
+        if not unit.matrices:
             return unit
         return read_part("feed_forward", {"kind": "experts", "unit": unit}, self.flat, "backbone")
 
@@ -90,7 +91,8 @@ class Slots:
 
     def owned_names(self) -> list[str]:
         """The names of all that towers may own, in the order in which a token meets them."""
-        names = [mixer.norm for mixer in self.found["mixer"] if mixer.norm == "attention_norm"]
+        norms = [mixer.norm for mixer in self.found["mixer"]]
+        names = [norm for norm in norms if norm == "attention_norm"]  # Mamba's is called "norm", and all share it
         for part in chain.from_iterable(self.found[slot] for slot in OWNING):
             names += part.untied
         for feed_forward in self.found["feed_forward"]:

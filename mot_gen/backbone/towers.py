@@ -52,17 +52,22 @@ def tower_widths(config: Any, towers: Sequence[str]) -> list[int] | None:
     for name, width in config.widths.items():
         if name not in towers:
             raise InputError(f"backbone.widths: {name!r} is not a tower" + nearest(name, towers))
-        if not 1 <= width <= config.dim:
-            raise InputError(
-                f"backbone.widths: {name} must be from 1 to backbone.dim, {config.dim}, got {width}; give narrower "
-                f"backbone.widths too, or backbone.dim={width}"
-            )
+        _check_width(name, width, config.dim)
     widths = [config.widths.get(name, config.dim) for name in towers]
     if max(widths) < config.dim:
         raise InputError(
             f"backbone.widths: no tower is as wide as backbone.dim, {config.dim}; say backbone.dim={max(widths)}"
         )
     return widths
+
+
+def _check_width(tower: str, width: int, dim: int) -> None:
+    """InputError for a tower that is wider than the model, or has no width."""
+    require(
+        1 <= width <= dim,
+        f"backbone.widths: {tower} must be from 1 to backbone.dim, {dim}, got {width}; give narrower "
+        f"backbone.widths too, or backbone.dim={width}",
+    )
 
 
 def _refuse_shared(config: Any) -> None:

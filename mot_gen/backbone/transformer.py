@@ -8,7 +8,7 @@ which modalities share a tower: by default each has its own (Mixture-of-Transfor
 {"text": ["text", "speech"], "image": ["image"]} is leave-one-out; BAGEL's experts by role and LMFusion's frozen text
 tower are statements of the same kind; `widths` lets towers be narrower than the model (F1, arXiv 2509.06951).
 
-Shapes: B rows, S slots, T = B * S tokens, D width.
+Shapes: B rows, S slots, T = B * S tokens, D width, R numbers of a token in the residual stream (`parts.Residual`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mot_gen.backbone.counting import Counting
 from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.one_tower import Stack
 from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
-from mot_gen.backbone.routing import all_to
+from mot_gen.backbone.routing import Routing, all_to
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
 from mot_gen.backbone.slots import Slots
 from mot_gen.backbone.storage.layers_on_disk import LayersOnDisk
@@ -133,11 +133,9 @@ class Backbone(Counting):
         self.config, self.dim = config, config.dim
         self.towers, tower_of = config.tower_table(modalities)
         self.tower_numbers = tower_of
-        bidirectional = [m.bidirectional for m in modalities]
-        self.register_buffer("tower_of", torch.tensor(tower_of, device="cpu"), persistent=False)
-        self.register_buffer("bidirectional", torch.tensor(bidirectional, device="cpu"), persistent=False)
-        on_grid = torch.tensor([m.position == "grid" for m in modalities], device="cpu")
-        self.register_buffer("on_grid", on_grid, persistent=False)
+        self._add_table("tower_of", tower_of)
+        self._add_table("bidirectional", [m.bidirectional for m in modalities])
+        self._add_table("on_grid", [m.position == "grid" for m in modalities])
         self.tables_on_host = [table.clone() for table in self._tables()]
         owners = config.owners(self.towers)
         layers = config.layers
@@ -154,6 +152,10 @@ class Backbone(Counting):
         self.on_disk: LayersOnDisk | None = None  # where layers are read while they run
         self.compiled = False  # whether torch.compile makes the blocks' programs
         self.init_weights()
+
+    def _add_table(self, name: str, of_modalities: list[int] | list[bool]) -> None:
+        """Keep what is known of each modality as a tensor that moves with the model and is not saved."""
+        self.register_buffer(name, torch.tensor(of_modalities, device="cpu"), persistent=False)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -208,8 +210,16 @@ class Backbone(Counting):
         if cache is not None and self._is_of_one_tower(x, plan):
             stack = plan.once("stack", lambda: Stack(self.each_block(), self.residual, self.final_norm, plan.routing))
             return stack(x.reshape(-1, self.dim), plan, cache.layers).view(shape)
-        x = self._through(self.residual.begin(plan.routing.sort(x.reshape(-1, self.dim))), plan, cache)
-        return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
+        stream = self._through(self._into_stream(x, plan.routing), plan, cache)
+        return self._out_of_stream(stream, plan.routing).view(shape)
+
+    def _into_stream(self, x: Tensor, routing: Routing) -> Tensor:
+        """x (B, S, D) -> (T, R), the residual stream that the first block reads, in tower order."""
+        return self.residual.begin(routing.sort(x.reshape(-1, self.dim)))
+
+    def _out_of_stream(self, stream: Tensor, routing: Routing) -> Tensor:
+        """The residual stream (T, R) after the last block -> (T, D), normalised, in sequence order."""
+        return routing.unsort(self.final_norm(self.residual.end(stream), routing))
 
     def _is_of_one_tower(self, x: Tensor, plan: Plan) -> bool:
         """Whether a pass over a cache is one that `one_tower` knows."""
@@ -232,11 +242,10 @@ class Backbone(Counting):
 
     def early(self, x: Tensor, plan: Plan, cache: Cache) -> Tensor:
         """What the first layers alone make of x (B, S, D), as many as the cache has, normalised as if they were all."""
-        shape = x.shape
-        x = self.residual.begin(plan.routing.sort(x.reshape(-1, self.dim)))
+        stream = self._into_stream(x, plan.routing)
         for block, layer in zip(self.each_block(), cache.layers):
-            x = block.forward(x, plan, layer)
-        return plan.routing.unsort(self.final_norm(self.residual.end(x), plan.routing)).view(shape)
+            stream = block.forward(stream, plan, layer)
+        return self._out_of_stream(stream, plan.routing).view(x.shape)
 
     def _repeats(self, plan: Plan, cache: Cache) -> bool:
         """Whether other passes over a cache will be like this one, so that compiled blocks serve it: it is no prompt,
