@@ -26,7 +26,7 @@ from mot_gen.packing import document_length
 from mot_gen.pipelines.captions import languages
 from mot_gen.pipelines.chat import ChatFormat, PartReader, spans_of
 from mot_gen.pipelines.engine.held_model import check_weights, held_model
-from mot_gen.pipelines.loading import bind, load, refuse_loading, refuse_misfits, refuse_variant
+from mot_gen.pipelines.pretrained import bind, load, refuse_misfits, refuse_variant, take_device
 from mot_gen.pipelines.settings import are_all, is_count, listed_texts
 from mot_gen.sequence import Span, only_read
 
@@ -120,7 +120,7 @@ class MultimodalPipeline(DiffusionPipeline):
                 "reads weights in fp16 and computes in fp32",
                 stacklevel=2,
             )
-        device = refuse_loading(kwargs)
+        device = take_device(kwargs)
         weights = kwargs.pop("weights", "memory")
         check_weights(weights)
         if weights != "memory":

@@ -8,18 +8,22 @@ from typing import Any
 
 import torch
 
-from mot_gen.checkpoints import DTYPES, check_storage, find
+from mot_gen.checkpoints import find
+from mot_gen.checkpoints.storage import DTYPES, check_storage
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.directions import Direction, directions_of
-from mot_gen.pipelines.loading import tokenizers_of
+from mot_gen.pipelines.pretrained import tokenizers_of
 
 
 def load_pipeline(
     cls: type[MultimodalPipeline], checkpoint: str | Path, dtype: str = "fp32", weights: str = "memory"
 ) -> MultimodalPipeline:
-    """A pipeline of the checkpoint, on the GPU if there is one; InputError that names the folder where its files cannot
-    be read. dtype: of `checkpoints.DTYPES`; "fp16" is, on a CPU, half storage: what is computed stays fp32. weights:
-    how they are held, see `held_model`; not in memory, they compute on the CPU."""
+    """A pipeline of the checkpoint, on the GPU if there is one.
+
+    dtype: one of `checkpoints.storage.DTYPES`; "fp16" is half storage on a CPU, where fp32 is computed.
+    weights: how they are held, see `held_model`; if not in memory, they compute on the CPU.
+    InputError, which names the folder, where its files cannot be read.
+    """
     from diffusers.utils import logging
 
     folder = find(checkpoint)

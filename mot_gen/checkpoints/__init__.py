@@ -10,21 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.checkpoints.folders import INDEX, read_json
-from mot_gen.errors import InputError, nearest, require
+from mot_gen.errors import InputError, nearest
 from mot_gen.files import manifest
 
 HERE = Path(__file__).parent
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # of weights: names of the command, and of torch
-# What is computed where weights are in memory, on the disk or in 8 bits; not fp16 on a CPU, where the latter two are.
-COMPUTED = {"memory": tuple(DTYPES), "disk": ("fp32", "bf16"), "int8": ("fp32",)}
-# The option of commands that generate.
-DTYPE = {"choices": DTYPES, "default": "fp32", "help": "on a CPU fp16 is faster, bf16 only for pictures; default: fp32"}
-
-
-def check_storage(weights: str, dtype: str) -> None:
-    """InputError for weights that are held in a way in which nothing of this dtype is computed."""
-    possible = COMPUTED.get(weights, tuple(DTYPES))
-    require(dtype in possible, f"--weights {weights}: does not go with --dtype {dtype}; take {' or '.join(possible)}")
 
 
 def names() -> list[str]:

@@ -14,8 +14,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from mot_gen.checkpoints import DTYPE
 from mot_gen.commands.demo_scenes import language_option, scene_options
+from mot_gen.commands.options import add_dtype
 from mot_gen.errors import InputError
 from mot_gen.pipelines.directions import INPUTS, OPTIONS, Direction
 
@@ -45,7 +45,7 @@ def register(commands) -> None:
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, its model/, or a shipped name")
     command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     command.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860")
-    command.add_argument("--dtype", **DTYPE)
+    add_dtype(command)
     command.set_defaults(func=_demo)
 
 

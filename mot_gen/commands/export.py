@@ -11,8 +11,9 @@ import re
 import sys
 from pathlib import Path
 
-from mot_gen.checkpoints import DTYPES, find
+from mot_gen.checkpoints import find
 from mot_gen.checkpoints.folders import ANSWERS, refuse_foreign_recipe
+from mot_gen.checkpoints.storage import DTYPES
 from mot_gen.commands.early import refuse_unwritable
 from mot_gen.errors import InputError, require
 from mot_gen.files import manifest

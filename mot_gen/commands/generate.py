@@ -17,11 +17,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mot_gen.checkpoints import DTYPE, find
+from mot_gen.checkpoints import find
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, shown
 from mot_gen.commands.generate_items import items_of
 from mot_gen.commands.generate_outputs import save
 from mot_gen.commands.generate_samples import Known, Sample, examined, is_made, samples_of
+from mot_gen.commands.options import add_dtype
 from mot_gen.errors import InputError, UntaughtWarning, one_line
 from mot_gen.pipelines.directions import INPUTS, KINDS, OPTIONS, flag
 
@@ -167,7 +168,7 @@ def register(commands) -> None:
     )
     command.add_argument("--max-failures", type=int, default=10, metavar="N", help="inputs that may fail; default: 10")
     command.add_argument("--redo", action="store_true", help="make also what is in the folder already")
-    command.add_argument("--dtype", **DTYPE)
+    add_dtype(command)
     command.add_argument(
         "--weights",
         choices=("memory", "disk", "int8"),

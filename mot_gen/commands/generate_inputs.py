@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mot_gen.checkpoints import check_storage
+from mot_gen.checkpoints.storage import check_storage
 from mot_gen.errors import InputError
 from mot_gen.files.suffixes import PICTURES, SOUNDS
 from mot_gen.pipelines.directions import flag
@@ -28,7 +28,7 @@ class Request:
     image, mask, audio: files and folders.
     records: a .jsonl file.
     outside_media: whether it may name files outside of its folder.
-    dtype: of `checkpoints.DTYPES`.
+    dtype: of `checkpoints.storage.DTYPES`.
     compile: whether torch.compile makes the blocks' programs first.
     weights: how they are held, see `pipelines.engine.held_model`.
 

@@ -1,4 +1,5 @@
-"""What several subcommands share: arguments (add_overrides), KEY=VALUE as values (settings), facts (print_facts)."""
+"""What several subcommands share: arguments (add_overrides, add_dtype), KEY=VALUE as values (settings), and facts
+(print_facts)."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mot_gen.checkpoints.storage import DTYPES
 from mot_gen.errors import InputError, nearest
 
 SAID: Mapping[Any, str] = {int: "a whole number", float: "a number"}
@@ -16,6 +18,12 @@ def add_overrides(command: argparse.ArgumentParser) -> None:
     """Add KEY=VALUE, any number of them. With a default, argparse does not call them required."""
     what = "fields of the recipe, by dotted path"
     command.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=what)
+
+
+def add_dtype(command: argparse.ArgumentParser) -> None:
+    """Add --dtype, in which a checkpoint generates."""
+    what = "on a CPU fp16 is faster, bf16 only for pictures; default: fp32"
+    command.add_argument("--dtype", choices=DTYPES, default="fp32", help=what)
 
 
 def settings(pairs: Sequence[str], types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:

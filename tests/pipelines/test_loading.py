@@ -14,7 +14,7 @@ from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.base import MultimodalPipeline
-from mot_gen.pipelines.loading import tokenizers_of
+from mot_gen.pipelines.pretrained import tokenizers_of
 from mot_gen.tokenizers.text import TextTokenizer
 
 WEIGHTS = "model/diffusion_pytorch_model.safetensors"

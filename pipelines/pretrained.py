@@ -1,4 +1,5 @@
-"""From a folder to a pipeline whose parts fit: load, refuse_misfits, bind, refuse_loading, refuse_variant.
+"""What `from_pretrained` and `save_pretrained` of a pipeline look after, so that its parts fit: load, take_device,
+refuse_variant, tokenizers_of, refuse_misfits, bind.
 
 A model is bound to its tokenizers: `bind` writes their fingerprints into the model's config when a pipeline is saved,
 and `load` compares them. Checkpoints without fingerprints are held to the sizes alone. Whatever is wrong with a folder
@@ -26,7 +27,6 @@ from mot_gen.model import MultimodalModel
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
-
 # What goes wrong in a folder that is damaged, incomplete, or of another version.
 _FAULTS = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
@@ -48,7 +48,7 @@ def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[st
         except _FAULTS as error:
             raise InputError(_reason(name, folder, error)) from error
     _refuse_damaged_values(pipe, name)
-    if not _halved(given):
+    if not _are_cast(given):
         _refuse_strangers(pipe, name, given)
     return pipe
 
@@ -56,8 +56,8 @@ def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[st
 def _folder_of(name: str | Path) -> Path | None:
     """The folder with `model_index.json`, or None for what can only be a hub name."""
     given = str(name)
-    known = Path(given).exists() or given in checkpoints.names()
-    if not known and _HUB_NAME.fullmatch(given):
+    is_known = Path(given).exists() or given in checkpoints.names()
+    if not is_known and _HUB_NAME.fullmatch(given):
         return None
     return checkpoints.find(name)
 
@@ -97,7 +97,7 @@ def _reason(name: str | Path, folder: Path | None, error: Exception) -> str:
     return f"{folder}: cannot be loaded, is it complete? {why}"
 
 
-def _halved(given: Mapping[str, Any]) -> bool:
+def _are_cast(given: Mapping[str, Any]) -> bool:
     """Whether weights were cast while they were loaded, so that their fingerprints are others."""
     dtype = given.get("dtype", given.get("torch_dtype"))
     return dtype not in (None, torch.float32)
@@ -106,7 +106,7 @@ def _halved(given: Mapping[str, Any]) -> bool:
 # ---------------------------------------------------------------- arguments of from_pretrained
 
 
-def refuse_loading(given: dict) -> torch.device | None:
+def take_device(given: dict) -> torch.device | None:
     """Take `device_map` out of the arguments of `from_pretrained`. Returns the device that the pipeline is to be moved
     to, if one was named. InputError for what would split a model over devices."""
     device_map = given.pop("device_map", None)
