@@ -42,9 +42,22 @@ def refuse_unwritable(out: str | Path) -> None:
 def check_run(
     recipe: Recipe, check: Callable[[], None], out: Path | None = None, also: Callable[[], None] = lambda: None
 ) -> None:
-    """InputError where a recipe's records, or the models and tokenizers that it begins with, are not there, or a run
-    cannot be written to `out`; and where its implementations refuse it. check: the recipe's own, which asks them. also:
-    what else is made without torch, if it can be."""
+    """InputError where files that a recipe names are not there, a run cannot be written to `out`, or its
+    implementations refuse it.
+
+    check: the recipe's own, which asks the implementations. also: what else is checked without torch, if it can be.
+    """
+    _check_files(recipe)
+    _check_evaluation(recipe.evaluation)
+    checks = [check, also, lambda: _check_tokenizers(recipe)]
+    if out is not None:
+        refuse_unwritable(out)
+        checks.append(lambda: _check_world(recipe.training))
+    refuse_early(*checks)
+
+
+def _check_files(recipe: Recipe) -> None:
+    """InputError where a recipe's records, or the models and tokenizers that it begins with, are not there."""
     for path in _records(recipe.data):
         _check_records(path)
     for name, tokenizer in recipe.tokenizers.items():
@@ -55,12 +68,6 @@ def check_run(
             raise InputError(f"{field}: {model} holds no model; {_remedy(recipe.name, model)}")
     if recipe.reinforce:
         refuse_missing(recipe.reinforce.preferences, " (reinforce.preferences)")
-    _check_evaluation(recipe.evaluation)
-    checks = [check, also, lambda: _check_tokenizers(recipe)]
-    if out is not None:
-        refuse_unwritable(out)
-        checks.append(lambda: _check_world(recipe.training))
-    refuse_early(*checks)
 
 
 def _check_world(training: Training) -> None:

@@ -4,7 +4,7 @@ check_built, which builds what a recipe describes, and takes seconds since that 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest, require
@@ -67,24 +67,24 @@ def _sources(recipe: Sections) -> list[tuple[str, str]]:
 
 def _check_tokenizer(field: str, tokenizer: Tokenizer) -> None:
     module = module_of(f"{field}.kind", "mot_gen.tokenizers", tokenizer.kind)
+    check_trainer(field, tokenizer)
     if tokenizer.path:
-        check_trainer(field, tokenizer)
-    elif tokenizer.train is not None:
-        check_trainer(field, tokenizer)
-        check_stated(field, trainer_name(tokenizer.kind), "untrained", tokenizer.options)
-        check_stated(f"{field}.train", trainer_name(tokenizer.kind), "Training", tokenizer.train)
-    else:
-        name = tokenizer_in(module)
-        way = f"{name}.train" if tokenizer.kind == "text" else name
-        if name:
-            check_stated(field, module, f"{way}", tokenizer.options)
+        return
+    if tokenizer.train is not None:
+        trainer = trainer_name(tokenizer.kind)
+        check_stated(field, trainer, "untrained", tokenizer.options)
+        check_stated(f"{field}.train", trainer, "Training", tokenizer.train)
+        return
+    name = tokenizer_in(module)
+    if name:
+        maker = f"{name}.train" if tokenizer.kind == "text" else name
+        check_stated(field, module, maker, tokenizer.options)
 
 
 def _check_backbone(recipe: Sections) -> None:
     """Of the backbone's section, what its towers have no part in."""
     section, options = recipe.backbone, recipe.backbone.options
-    module, _ = PRESETS.get(section.kind, (section.kind, {}))
-    module = module_of("backbone.kind", "mot_gen.backbone", module, PRESETS)
+    module, _ = _module_and_preset(section)
     check_stated("backbone", module, "Config", options)
     untied = any(map(options.get, ("towers", "untied")))
     tied = "backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot"
@@ -95,6 +95,12 @@ def _check_backbone(recipe: Sections) -> None:
         require(recipe.training.init, begun)
         others = [*section.frozen, *section.lr_factors]
         require(not others, "backbone.lora: only adapters learn; leave out frozen and lr_factors")
+
+
+def _module_and_preset(section: Backbone) -> tuple[str, dict[str, Any]]:
+    """The module of a backbone, and the options that its kind stands for."""
+    kind, preset = PRESETS.get(section.kind, (section.kind, {}))
+    return module_of("backbone.kind", "mot_gen.backbone", kind, PRESETS), preset
 
 
 # ---------------------------------------------------------------- by importing them
@@ -115,21 +121,21 @@ def check_built(recipe: Sections) -> None:
 
 
 def _check_patch_layers(recipe: Sections) -> None:
-    from mot_gen.backbone.modality_layers.patch_layers import check_stated
+    from mot_gen.backbone.modality_layers import patch_layers
 
     for name, options in recipe.backbone.patch_layers.items():
-        check_stated(f"backbone.patch_layers.{name}", options)
+        patch_layers.check_stated(f"backbone.patch_layers.{name}", options)
 
 
 def _check_towers(recipe: Sections) -> None:
     from mot_gen.sequence import Modality
 
     section = recipe.backbone
-    name, preset = PRESETS.get(section.kind, (section.kind, {}))
-    module = module_of("backbone.kind", "mot_gen.backbone", name, PRESETS)
+    module, preset = _module_and_preset(section)
     config = built("backbone", member_of("backbone", module, "Config"), {**preset, **section.options})
-    modalities = [Modality(name, vocab_size=1) for name in recipe.tokenizers]
-    towers = config.tower_table(modalities)[0] if hasattr(config, "tower_table") else list(recipe.tokenizers)
+    towers = list(recipe.tokenizers)
+    if hasattr(config, "tower_table"):
+        towers, _ = config.tower_table([Modality(name, vocab_size=1) for name in recipe.tokenizers])
     all_known("backbone.frozen", section.frozen, towers)
     all_known("backbone.lr_factors", section.lr_factors, towers)
     if section.lora:

@@ -154,7 +154,8 @@ class Origin:
         wanted = {name: tuple(p.shape) for name, p in outline.named_parameters()}
         there = tensor_shapes(self.model)
         for name, shape in wanted.items():
-            if name in there or not (_is_of_step(name) or is_adapter(name)):
+            may_be_new = _is_of_step(name) or is_adapter(name)
+            if name in there or not may_be_new:
                 self._refuse_other_shape(name, there.get(name), shape)
         self._refuse_other_times(outline)
         foreign = there.keys() - wanted.keys()

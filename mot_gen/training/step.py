@@ -50,7 +50,8 @@ def training_step(run: Run, read: bool = True) -> dict:
         run.unread_cpu_seconds += clock.cpu_seconds
         _count(run, clock, work.tokens, work.flops)
         return {}
-    losses, norm = _read(run, result)
+    own, norm = _read(run, result.losses, result.norm)
+    losses = dict(zip(run.model.modality_names, run.world.sum(own)))
     run.cpu_seconds += run.world.sum([run.unread_cpu_seconds + clock.cpu_seconds])[0]
     run.unread_cpu_seconds = 0.0
     _count(run, clock, work.tokens, work.flops)
@@ -94,9 +95,7 @@ def close_step(run: Run, clock: Clock, spent: Spent, numbers: Mapping[K, float])
 def read_norm(run: Run, norm: Tensor) -> float:
     """The norm of a step's gradient, for which the host waits; called before the step is counted. Diverged where too
     many steps in a row could not be used."""
-    size, skipped = torch.stack([norm.double(), run.optimizer.state[1]]).tolist()
-    run.skipped = int(skipped)
-    run.optimizer.refuse_many_skipped(run.step + 1, size, run.skipped)
+    _, size = _read(run, norm.new_zeros(0), norm)
     return size
 
 
@@ -177,13 +176,13 @@ def average(run: Run) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def _read(run: Run, result: _StepResult) -> tuple[dict[str, float], float]:
-    """The sums of losses by modality over all processes, and the norm of the gradient. The host waits for the device
-    once."""
-    *own, norm, skipped = torch.cat([result.losses, result.norm.double().view(1), run.optimizer.state[1:2]]).tolist()
+def _read(run: Run, losses: Tensor, norm: Tensor) -> tuple[list[float], float]:
+    """This process's losses and the norm of the gradient, for which the host waits once. Diverged where too many steps
+    in a row could not be used."""
+    *own, size, skipped = torch.cat([losses.double(), norm.double().view(1), run.optimizer.state[1:2]]).tolist()
     run.skipped = int(skipped)
-    run.optimizer.refuse_many_skipped(run.step + 1, norm, run.skipped)
-    return dict(zip(run.model.modality_names, run.world.sum(own))), norm
+    run.optimizer.refuse_many_skipped(run.step + 1, size, run.skipped)
+    return own, size
 
 
 def _count(run: Run, clock: Clock, tokens: float, flops: float) -> None:

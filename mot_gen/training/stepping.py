@@ -162,21 +162,25 @@ def _keep(run: Run, stop: Stop, due: _Due) -> None:
     stopping, failed = run.world.max([stop.requested, run.saver.failed])
     if failed:
         run.saver.wait()
-    if not due.read and not stopping:
-        return
+    if due.read or stopping:
+        _save(run, due, ending=due.last or stopping)
+    if stopping and not due.last:
+        raise Interrupted(f"stopped at step {run.step}; go on with --resume --out {run.folder}")
+
+
+def _save(run: Run, due: _Due, ending: bool) -> None:
+    """Save a checkpoint where one is due, and remove old ones. ending: whether this sitting ends here; it then saves in
+    any case."""
     skipped = run.skipped if due.read else run.optimizer.skipped
-    sound, ending = skipped == 0, due.last or stopping
+    sound = skipped == 0
     if sound:
         run.saver.rotate()
-    worth_keeping = due.checkpoint and sound
-    if ending or worth_keeping:
+    if ending or (due.checkpoint and sound):
         save(run)
     if ending:
         run.saver.wait()
     if due.last and sound:
         run.saver.rotate()
-    if stopping and not due.last:
-        raise Interrupted(f"stopped at step {run.step}; go on with --resume --out {run.folder}")
 
 
 def _diverged(run: Run, error: Diverged) -> Diverged:
