@@ -76,7 +76,8 @@ class ImageDrawingPipeline(MultimodalPipeline):
         require(steps >= fewest, f"num_inference_steps: this checkpoint was trained for at least {fewest}, got {steps}")
 
     def _check_shown(self, names: Sequence[str], discrete: bool) -> None:
-        shown = self._callback_tensor_inputs[: 1 if discrete else 2]
+        """InputError for a tensor that a callback cannot be given. discrete: whether pictures are discrete tokens."""
+        shown = ("latents",) if discrete else self._callback_tensor_inputs
         for name in names:
             known = name in shown
             require(known, f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(shown)} here")

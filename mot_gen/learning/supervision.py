@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.learning.masking import in_spans
-from mot_gen.sequence import Modality, PackedBatch, Vocabulary
+from mot_gen.sequence import Latents, Modality, PackedBatch, Vocabulary
 from mot_gen.sequence.moving import Movable
 
 
@@ -75,41 +75,56 @@ def supervise(
         name = modality.name
         if name not in masks:  # what is only read
             continue
-        if not modality.discrete:
+        if modality.discrete:
+            tokens[name] = _token_targets(modality, batch, masks[name])
+        else:
             latents[name] = LatentTargets(targets[name], masks[name])
-            continue
-        counted = masks[name].nonzero().flatten()
-        slots, weight = batch.target_slots[counted], None
-        if batch.masking is not None and modality.whole:
-            weight = batch.masking.weight.flatten()[slots]
-        tokens[name] = TokenTargets(slots, batch.target_ids[counted], weight)
     counts = {name: float(mask.sum().double()) for name, mask in masks.items()}
     return Supervision(tokens, latents, counts)
+
+
+def _token_targets(modality: Modality, batch: PackedBatch, mask: Tensor) -> TokenTargets:
+    """The targets of a discrete modality. mask: (M,), which predictions count."""
+    counted = mask.nonzero().flatten()
+    slots, weight = batch.target_slots[counted], None
+    if batch.masking is not None and modality.whole:
+        weight = batch.masking.weight.flatten()[slots]
+    return TokenTargets(slots, batch.target_ids[counted], weight)
 
 
 def loss_masks(modalities: Sequence[Modality], vocabulary: Vocabulary, batch: PackedBatch) -> dict[str, Tensor]:
     """Modality -> whether each prediction for a corrupted batch counts, in {0., 1.}: (M,) where it is discrete, (N,)
     where it is continuous. See `MultimodalModel.loss_masks`."""
-    owner = vocabulary.modality_of(batch.target_ids)
+    owner = _owner_of_targets(modalities, vocabulary, batch)
     masks = {}
-    for number, modality in enumerate(modalities):
-        # What fills up blocks is one of the text's ids, and learned with its block.
-        if modality.name in vocabulary.fill:
-            inside = in_spans(batch.layout, number).flatten()[batch.target_slots]
-            owner = owner.masked_fill(inside, number)
     for number, modality in enumerate(modalities):
         if modality.input_only:
             continue
         if not modality.discrete:
-            latents = batch.latents[modality.name]
-            assert latents.time is not None
-            masks[modality.name] = latents.per_token(latents.learned & (latents.time > 0)).float()
+            masks[modality.name] = _counted_latents(batch.latents[modality.name])
             continue
         mask = owner == number
         if modality.whole and batch.masking is not None:
             mask = mask & batch.masking.counted.flatten()[batch.target_slots]
         masks[modality.name] = mask.float()
     return masks
+
+
+def _owner_of_targets(modalities: Sequence[Modality], vocabulary: Vocabulary, batch: PackedBatch) -> Tensor:
+    """(M,) the number of the modality that each predicted token is learned with."""
+    owner = vocabulary.modality_of(batch.target_ids)
+    for number, modality in enumerate(modalities):
+        # What fills up blocks is one of the text's ids, and learned with its block.
+        if modality.name in vocabulary.fill:
+            inside = in_spans(batch.layout, number).flatten()[batch.target_slots]
+            owner = owner.masked_fill(inside, number)
+    return owner
+
+
+def _counted_latents(latents: Latents) -> Tensor:
+    """(N,) in {0., 1.}: the tokens of spans that are learned and have noise to take off."""
+    assert latents.time is not None, "the batch is corrupted"
+    return latents.per_token(latents.learned & (latents.time > 0)).float()
 
 
 def factors_of(weights: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:

@@ -217,11 +217,8 @@ def _message(error: ValidationError) -> str:
 def _placed(message: str, source: str, overridden: Sequence[str]) -> str:
     """A message behind the file or the override that it comes from."""
     named = re.split(r"[:\s]", message, maxsplit=1)[0]
-    return (
-        f"override {message}"
-        if any(f"{named}.".startswith(f"{key}.") for key in overridden)
-        else f"{source}: {message}"
-    )
+    is_overridden = any(f"{named}.".startswith(f"{key}.") for key in overridden)
+    return f"override {message}" if is_overridden else f"{source}: {message}"
 
 
 def _neighbours(location: tuple) -> Iterable[str]:

@@ -66,6 +66,7 @@ def _scores(learner: Learner) -> list[NamedReward]:
 
 
 def _report(learner: Learner, found: Mapping[str, Measured]) -> dict[str, Any]:
+    """What `report.json` holds."""
     run = learner.run
     return {
         "train": {"seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "steps": run.step},
@@ -94,11 +95,11 @@ def signs(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[st
 
 def _scores_that_fell(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[str]:
     """Scores that are not rewarded and left their interval downwards, where what is rewarded did not fall."""
+    if any(after.scores[name].value < before.scores[name].value for name in after.scores.keys() & set(rewarded)):
+        return []
     said = []
     for name, now in after.scores.items():
         was = before.scores[name]
-        if name in rewarded and now.value < was.value:
-            return []
         if name not in rewarded and now.value < was.low:
             said.append(f"{name}, which is not rewarded, fell from {was.value:.3f} to {now.value:.3f}")
     return said

@@ -95,7 +95,7 @@ def reveal(
         log_p = logits.float().log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
         hidden = ids == MASKED
         time = 1 - number / steps
-        left = (hidden.sum(1) - 1).clamp_min(0)
+        left = (hidden.sum(1) - 1).clamp_min(0)  # that stay masked
         if not one_by_one:
             share = float(objective.masked_share(torch.tensor(time)))
             left = torch.minimum(left, torch.floor(share * unknown + 1e-6).long())

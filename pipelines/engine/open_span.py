@@ -7,7 +7,7 @@ channels, D width, T times.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,14 @@ from mot_gen.sequence import PADDING, Latents, Layout
 from mot_gen.sequence.moving import upload
 
 Grid = tuple[int, int]
-PassInputs = tuple[Plan, Cache, Latents]  # what a pass over some rows reads
+
+
+class PassInputs(NamedTuple):
+    """What a pass over some rows reads. latents: where their tokens stand; values and times are those of each pass."""
+
+    plan: Plan
+    cache: Cache
+    latents: Latents
 
 
 class OpenSpan:
@@ -85,14 +92,14 @@ class OpenSpan:
         return latents.to(self.stream.device)
 
     def _plan(self, rows: int) -> PassInputs:
-        """What a pass over the first rows needs: their plan, their share of the cache, where their tokens stand."""
+        """What a pass over the first rows reads; made once for each number of rows."""
         if rows not in self._pass_inputs:
             stream, layout, cache = self.stream, self.layout, self.stream.cache
             if rows < stream.rows:
                 layout, cache = layout.with_tensors(lambda part: part[:rows]), cache.narrow(rows)
             modality = None if self.bounds else self.index
             plan = stream.model.backbone.plan(layout, cache, modality)
-            self._pass_inputs[rows] = (plan, cache, self._latents(rows))
+            self._pass_inputs[rows] = PassInputs(plan, cache, self._latents(rows))
         return self._pass_inputs[rows]
 
     # ---------------------------------------------------------------- passes
@@ -100,7 +107,9 @@ class OpenSpan:
     def embed(self, times: Tensor, steps: Tensor | None = None) -> Tensor | None:
         """(T, D) what the network is given for each time and step (T,), for the passes that are to come; None where its
         patch layers take times alone."""
-        return embed_times(self.layers, times, steps) if isinstance(self.layers, (PatchLinear, PatchUNet)) else None
+        if not isinstance(self.layers, (PatchLinear, PatchUNet)):
+            return None
+        return embed_times(self.layers, times, steps)
 
     def __call__(
         self, values: Tensor, time: Tensor, step: Tensor | None = None, conditioning: Tensor | None = None
@@ -111,7 +120,7 @@ class OpenSpan:
         time.
         """
         rows = len(values)
-        latents = self._plan(rows)[2]
+        latents = self._plan(rows).latents
         latents.time = time.expand(rows)
         latents.step = None if step is None else step.expand(rows)
         latents.conditioning = None if conditioning is None else conditioning[None]
@@ -181,6 +190,6 @@ class OpenSpan:
 
     def _clean(self, values: Tensor) -> Tensor:
         """Hidden states (R, n + bounds, D) of a pass over clean values."""
-        latents = self._plan(self.stream.rows)[2]
+        latents = self._plan(self.stream.rows).latents
         latents.time, latents.step, latents.conditioning = values.new_zeros(self.stream.rows), None, None
         return self._pass(values)[1]

@@ -57,7 +57,7 @@ class OpenScales(OpenSpan):
     def predict(self, scale: int, ids: Tensor) -> Tensor:
         """ids (R, n), of which those of earlier scales count -> logits (R, n_k, K). Scales are asked for in order."""
         model, stream, (first, end) = self.stream.model, self.stream, self.bounds_of[scale]
-        layout = Layout(*(getattr(self.layout, name)[:, first:end] for name in _PARTS))
+        layout = self.layout.with_tensors(lambda part: part[:, first:end])
         x = self._embedded(ids, predicted=True)[:, first:end]
         hidden = model.backbone(x, model.backbone.plan(layout, stream.cache, self.index), stream.cache)
         stream.cache.advance([(end - first) * lives for lives in self.alive])
@@ -80,9 +80,6 @@ class OpenScales(OpenSpan):
         self.stream.restore(self.begun, [True] * self.stream.rows)
         super().close(values, keep)
         self.stream.spans += len(self.scales)
-
-
-_PARTS = ("modality", "document", "span", "position", "block")
 
 
 def draw_scales(

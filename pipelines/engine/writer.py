@@ -88,11 +88,11 @@ class Writer:
         scores = scores.masked_fill(self.forbidden([row.may_follow() for row in rows]), float("-inf"))
         # A row that stands still draws no random number, so that it does not depend on its batch.
         chosen = choose(scores, self.sampling, self._generators(moving))
-        at_once = len(moving) == self.stream.rows and {row.inside for row in rows} == {self.text}
-        if at_once:
-            self.stream.append(chosen, None, self.text)  # before the host waits to read them
+        all_in_text = len(moving) == self.stream.rows and {row.inside for row in rows} == {self.text}
+        if all_in_text:
+            self.stream.append(chosen, None, self.text)  # before the host waits to read the tokens
         tokens = dict(zip(moving, chosen.tolist()))
-        if not at_once:
+        if not all_in_text:
             self._append(tokens)
         for number, token in tokens.items():
             self._take(number, token)
