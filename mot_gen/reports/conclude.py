@@ -28,23 +28,19 @@ def all_hooks(recipe: Recipe, task: Task | None = None) -> Hooks:
 
     task: what pictures are judged by; by default that of the recipe's data.
     """
-    given, source = hooks(recipe), locate("mot_gen.datasets", recipe.data.source)
-    if recipe.evaluation.report and hasattr(source, "measure"):
-        return replace(given, conclude=partial(_act, source))
-    task = task or task_of(recipe)
-    if not recipe.evaluation.report or "image" not in recipe.tokenizers:
+    given = hooks(recipe)
+    if not recipe.evaluation.report:
         return given
+    source = locate("mot_gen.datasets", recipe.data.source)
+    if hasattr(source, "measure"):
+        return replace(given, conclude=partial(_measure_acting, source))
+    if "image" not in recipe.tokenizers:
+        return given
+    task = task or task_of(recipe)
+    return replace(given, conclude=show if task is None else partial(judge, task=task))
 
-    def conclude(run: Run) -> None:
-        if task is None:
-            show(run)
-        else:
-            judge(run, task)
 
-    return replace(given, conclude=conclude)
-
-
-def _act(source: ModuleType, run: Run) -> None:
+def _measure_acting(source: ModuleType, run: Run) -> None:
     """Write what the data's own module measures of a model that acts."""
     from mot_gen.pipelines.vectors import VectorPipeline
 

@@ -7,6 +7,7 @@ as a hook (hooks.py), and what it measures has the names, settings and numbers o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -27,6 +28,8 @@ from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.sections import Evaluation
 from mot_gen.reports.generated import HeldOut, Make, drawn, pictures_of, written
+
+AT_ONCE = 64  # pictures that a network is given together
 
 
 @dataclass
@@ -103,19 +106,23 @@ class Evaluator:
         failed: dict[str, str] = {}
         drawn = cache(lambda: self._features(samples.drawn))
         for name in self.names:
-            metric = EVALUATED[name](self.choices)
             try:
-                if name in SETS:
-                    metric.update(self._real_features(samples), real=True)
-                    metric.update(drawn(), real=False)
-                else:
-                    _feed(name, metric, samples)
-                results |= results_of({name: metric})
+                results |= self._measured(name, samples, drawn)
             except InputError as error:
                 failed[name] = str(error)
             except Exception as error:
                 failed[name] = f"{type(error).__name__}: {error}"
         return results, failed
+
+    def _measured(self, name: str, samples: Samples, drawn: Callable[[], Tensor]) -> dict[str, MetricResult]:
+        """The results of one metric. drawn: gives the features of the pictures that were drawn."""
+        metric = EVALUATED[name](self.choices)
+        if name in SETS:
+            metric.update(self._real_features(samples), real=True)
+            metric.update(drawn(), real=False)
+        else:
+            _feed(name, metric, samples)
+        return results_of({name: metric})
 
     def _real_features(self, samples: Samples) -> Tensor:
         if self._real is None:
@@ -125,7 +132,7 @@ class Evaluator:
     def _features(self, images: Tensor) -> Tensor:
         extractor = self.choices.extractor
         assert extractor is not None  # since a metric of sets was asked for
-        return torch.cat([extractor(part).cpu() for part in images.split(64)])
+        return torch.cat([extractor(part).cpu() for part in images.split(AT_ONCE)])
 
 
 def _feed(name: str, metric: Accumulator, samples: Samples) -> None:
@@ -136,9 +143,7 @@ def _feed(name: str, metric: Accumulator, samples: Samples) -> None:
     elif name in LIKELIHOOD:
         metric.update(samples.losses, samples.captions)
     else:
-        for start, images in zip(range(0, len(references), 64), samples.drawn.split(64)):
-            own = slice(start, start + 64)
-            if name == "refclip":
-                metric.update(images, samples.captions[own], references[own])
-            else:
-                metric.update(images, samples.captions[own])
+        for start in range(0, len(references), AT_ONCE):
+            own = slice(start, start + AT_ONCE)
+            compared = [references[own]] if name == "refclip" else []
+            metric.update(samples.drawn[own], samples.captions[own], *compared)
