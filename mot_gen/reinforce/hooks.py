@@ -7,9 +7,9 @@ from typing import Any
 
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reinforce.dpo_steps import DpoStep
+from mot_gen.reinforce.grpo_steps import GrpoStep
 from mot_gen.reinforce.nft_steps import NftStep
 from mot_gen.reinforce.report import conclude
-from mot_gen.reinforce.steps import GrpoStep
 from mot_gen.training.loop import Hooks
 
 STEPS: dict[str, Any] = {"grpo": GrpoStep, "nft": NftStep, "dpo": DpoStep}

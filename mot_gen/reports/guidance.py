@@ -22,7 +22,7 @@ COUNT = 100  # captions that pictures are drawn from, at each strength
 TOLERANCE = 1.05  # of the loss on real pictures: within it, a drawn picture is as easy to caption
 
 
-def pairs_of(splits: Splits, count: int = COUNT) -> list[Pair]:
+def held_out_pairs(splits: Splits, count: int = COUNT) -> list[Pair]:
     """Pictures with captions, spread over what is held out, or over the training set where nothing is."""
     samples = splits.held_out if len(splits.held_out) else splits.train
     stride = max(1, len(samples) // count)

@@ -24,7 +24,7 @@ from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.answers import write_answers
 from mot_gen.reports.generated import HeldOut, Make, drawn
-from mot_gen.reports.guidance import STRENGTHS, choose_guidance, pairs_of
+from mot_gen.reports.guidance import STRENGTHS, choose_guidance, held_out_pairs
 from mot_gen.training.loop import Hooks, Run
 from mot_gen.training.random_state import random_state, set_random_state
 
@@ -139,7 +139,7 @@ def export(run: Run) -> Path:
 
 def settle_guidance(run: Run) -> None:
     """Choose the guidance on held-out data, say so, and use it from here on: in `model/` and in what is measured."""
-    pairs = pairs_of(run.splits)
+    pairs = held_out_pairs(run.splits)
     if not pairs or "image" not in run.tokenizers or not run.recipe.data.caption_dropout:
         return  # nothing to choose by, or nothing to choose: guidance needs training without captions
     notice = (

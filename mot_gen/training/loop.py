@@ -1,7 +1,7 @@
 """Training a recipe into a folder: train; from preparing a run to exporting its model.
 
 Every step is a function of the checkpoint alone: batches come from the loader's position, noise and times from
-(seed, step, batch), so that a run which was killed and resumed is bitwise the run that was not. `stepping` makes the
+(seed, step, batch), so that a run which was killed and resumed is bitwise the run that was not. `sitting` makes the
 steps, `step` a single one. Processes agree on what they do at the end of every step, and nowhere else.
 """
 
@@ -27,8 +27,8 @@ from mot_gen.training.origin import Origin
 from mot_gen.training.resume import refuse_other_recipe
 from mot_gen.training.run_state import drop_later_metrics, restore
 from mot_gen.training.runs import Run, prepare, whole
+from mot_gen.training.sitting import Hooks, data_changed, make_steps
 from mot_gen.training.step import held_out_losses, training_step
-from mot_gen.training.stepping import Hooks, data_changed, make_steps
 from mot_gen.training.world import World, join
 
 __all__ = ["REPORT", "Hooks", "held_out_losses", "prepare", "train", "training_step"]

@@ -7,7 +7,7 @@ import pytest
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports import guidance
 from mot_gen.reports import hooks as made_hooks
-from mot_gen.reports.guidance import STRENGTHS, least_as_good, pairs_of, reads
+from mot_gen.reports.guidance import STRENGTHS, held_out_pairs, least_as_good, reads
 from mot_gen.reports.hooks import hooks
 from mot_gen.training.build import load_splits
 from mot_gen.training.loop import train
@@ -44,7 +44,7 @@ def test_a_model_judges_where_it_tells_pictures_apart():
 
 
 def test_a_model_that_cannot_judge_chooses_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(made_hooks, "pairs_of", lambda splits: pairs_of(splits, 4))
+    monkeypatch.setattr(made_hooks, "held_out_pairs", lambda splits: held_out_pairs(splits, 4))
     recipe = load_recipe("digits", [*TINY, "sampling.choose_guidance=true", "sampling.guidance_scale=2.5"])
     train(recipe, tmp_path, hooks=hooks(recipe))
     assert json.loads((tmp_path / "model" / "model_index.json").read_text())["sampling"]["guidance_scale"] == 2.5
@@ -52,7 +52,7 @@ def test_a_model_that_cannot_judge_chooses_nothing(tmp_path, monkeypatch, capsys
 
 
 def test_what_is_chosen_is_in_the_checkpoint(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(made_hooks, "pairs_of", lambda splits: pairs_of(splits, 4))
+    monkeypatch.setattr(made_hooks, "held_out_pairs", lambda splits: held_out_pairs(splits, 4))
     monkeypatch.setattr(guidance, "reads", lambda real, other: True)
     recipe = load_recipe("digits", [*TINY, "sampling.choose_guidance=true"])
     run = train(recipe, tmp_path, hooks=hooks(recipe))
@@ -70,5 +70,5 @@ def test_there_is_nothing_to_choose_without_dropped_captions(tmp_path, capsys):
 
 def test_pairs_are_spread_over_what_is_held_out():
     held_out = load_splits(load_recipe("digits", TINY)).held_out
-    chosen = pairs_of(load_splits(load_recipe("digits", TINY)), 10)
+    chosen = held_out_pairs(load_splits(load_recipe("digits", TINY)), 10)
     assert len(chosen) == 10 and chosen[0].id == held_out[0].id and chosen[-1].id != held_out[9].id

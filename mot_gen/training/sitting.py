@@ -1,5 +1,5 @@
-"""From the first step of a sitting to its last: make_steps. Lines of metrics, evaluation, samples, checkpoints; and
-samples_skipped, data_changed, of what was read on the way.
+"""A sitting of a run, from its first step to its last: make_steps, and Hooks. Between steps it writes lines of metrics,
+evaluates, draws samples and saves checkpoints. samples_skipped, data_changed: of the data that were read on the way.
 
 On a CPU the losses of every step are read. On a GPU reading waits for the device, so they are read where a line of
 metrics is due, before a checkpoint, and at the end.
