@@ -62,7 +62,7 @@ def train(arguments: list[str], folder: Path) -> dict[str, float]:
     return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["losses"]
 
 
-def test_where_things_are():
+def test_where_things_are_is_true():
     rows = re.findall(r"^\| Where .*\? \| `(.+)` \| `(.+)` \|$", TEXT, re.M)
     assert len(rows) == 4
     for path, name in rows:
@@ -85,7 +85,7 @@ def test_a_mixer_is_trained(package, start):
     assert all(0 < loss < 20 for loss in train(command(start), package / "run").values())
 
 
-def test_an_objective(package):
+def test_the_objective_of_the_guide_is_trained(package):
     huber = train(command("train digits objectives"), package / "huber")
     plain = train(["train", "digits"], package / "plain")
     assert 0 < huber["image"] < plain["image"] and huber["text"] == plain["text"]
@@ -99,7 +99,7 @@ def test_an_objective(package):
         module.Objective(delta=0.0)
 
 
-def test_a_metric(package, capsys):
+def test_the_metric_of_the_guide_measures(package, capsys):
     lines = [("a cat", ["a grey cat sat"]), ("one two three", ["one two", "one two three four"])]
     records = [{"id": str(i), "prediction": p, "references": r} for i, (p, r) in enumerate(lines)]
     Path("answers.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -63,7 +63,7 @@ def test_benchmarks_that_are_named_exist(path):
 
 
 @pytest.mark.parametrize(("name", "block"), blocks("sh"))
-def test_commands_parse(name, block):
+def test_commands_of_the_docs_parse(name, block):
     for line in re.sub(r"\\\n", " ", block).splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["mot-gen"]:
@@ -71,13 +71,13 @@ def test_commands_parse(name, block):
 
 
 @pytest.mark.parametrize(("name", "block"), blocks("yaml"))
-def test_recipes_load(name, block, tmp_path):
+def test_recipes_of_the_docs_load(name, block, tmp_path):
     (tmp_path / "recipe.yaml").write_text(block)
     assert load_recipe(tmp_path / "recipe.yaml").tokenizers
 
 
 @pytest.mark.parametrize(("name", "block"), blocks("json"))
-def test_records_parse(name, block):
+def test_records_of_the_docs_parse(name, block):
     decoder, rest = json.JSONDecoder(), block.strip()
     while rest:
         record, end = decoder.raw_decode(rest)

@@ -66,7 +66,7 @@ def test_no_outputs_are_stored(name):
         assert not cell.get("outputs") and cell.get("execution_count") is None
 
 
-def test_first_steps(elsewhere):
+def test_the_notebook_of_first_steps(elsewhere):
     names, shown = run_all("first_steps")
     texts = next(value for value in shown if isinstance(value, list))
     assert len(texts) == 4 and all(texts)
@@ -77,7 +77,7 @@ def test_first_steps(elsewhere):
     assert [kinds[number] for number in layout.modality[0].tolist()].count("image") == 16
 
 
-def test_own_data(elsewhere, capsys):
+def test_the_notebook_of_own_data(elsewhere, capsys):
     names, shown = run_all("own_data")
     assert len(names["records"]) == 14  # 3 shapes in 5 colours, but for the one that is left out
     assert 0 in shown  # what `data validate` returned
@@ -86,7 +86,7 @@ def test_own_data(elsewhere, capsys):
     assert set(names["lines"][-1]["losses"]) == {"text", "image"}
 
 
-def test_metrics(elsewhere, capsys):
+def test_the_notebook_of_metrics(elsewhere, capsys):
     names, _ = run_all("metrics")
     printed = capsys.readouterr().out
     distances = [float(line.split()[2].rstrip(",")) for line in printed.splitlines() if line.startswith("noise")]

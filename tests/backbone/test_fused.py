@@ -62,7 +62,7 @@ def test_they_give_what_the_plain_functions_give():
     subprocess.run([sys.executable, str(HERE / "interpreted_kernels.py")], env=asked, check=True, timeout=300)
 
 
-def test_they_are_off(monkeypatch):
+def test_fused_kernels_are_off_on_a_cpu(monkeypatch):
     x = torch.ones(2, 4)
     assert not fused.is_used(x)
     fused.use()

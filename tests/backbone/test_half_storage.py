@@ -122,7 +122,7 @@ def test_who_loads_in_fp16_on_a_cpu_is_told_of_it():
 
 
 @needs_fbgemm
-def test_it_is_not_compiled():
+def test_half_storage_is_not_compiled():
     net = model()
     net.enable_half_storage()
     with pytest.raises(InputError, match=r"half storage .* does not go with compiled blocks: use only one"):

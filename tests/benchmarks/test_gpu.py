@@ -73,7 +73,7 @@ def test_waits_are_watched_for_while_an_action_runs(monkeypatch):
     assert modes == ["default", "warn", "default"]
 
 
-def test_an_error_is_a_row():
+def test_an_error_is_a_row_of_the_table():
     def broken(setting):
         raise RuntimeError("out of memory\nand more")
 

@@ -134,7 +134,7 @@ def opened(tmp_path):
 DRAWN = "[...document.querySelectorAll('.grid-wrap img')].filter(image => image.naturalWidth)"
 
 
-def test_in_a_browser(opened, loaded, tmp_path):
+def test_the_page_draws_a_picture_in_a_browser(opened, loaded, tmp_path):
     with opened(loaded) as shown:
         shown.fill("textarea", "seven")
         tabs = shown.ask("[...document.querySelectorAll('[role=tab]')].map(tab => tab.innerText.trim())")

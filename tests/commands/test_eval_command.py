@@ -170,7 +170,7 @@ def test_mixed_sizes_are_resized_one_by_one(two):
     assert mixed.shape == (31, 12) and numbers == list(range(31))
 
 
-def test_pairs_by_name(two, tmp_path):
+def test_pairs_are_matched_by_name(two, tmp_path):
     same = folder(tmp_path / "same", pictures(40, 0) ^ 1)
     call("images", two[0], same, "--metrics", "psnr,ssim", "--json", tmp_path / "r.json")
     assert told(tmp_path / "r.json")["metrics"]["psnr"]["value"] == pytest.approx(20 * np.log10(255), rel=1e-9)
@@ -178,7 +178,7 @@ def test_pairs_by_name(two, tmp_path):
         call("images", *two, "--metrics", "psnr")
 
 
-def test_bad_sources(tmp_path):
+def test_bad_sources_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.txt").write_text("x")
     np.savez(tmp_path / "features.npz", other=np.zeros((3, 4)))

@@ -172,7 +172,7 @@ def test_the_command_prints_a_table_and_json(bad, capsys):
     assert json.loads(capsys.readouterr().out)["sides"]["train"]["usable"] == 33
 
 
-def test_records_alone(bad, capsys):
+def test_records_are_validated_without_a_recipe(bad, capsys):
     assert main(["data", "validate", str(bad), str(bad.with_name("held.jsonl")), "--json"]) == 0
     side = json.loads(capsys.readouterr().out)["sides"]["records"]
     assert side["samples"] == 38 and side["usable"] == 36 and not side["rows"] and not side["lengths"]
@@ -288,7 +288,7 @@ def test_a_histogram_has_every_value_in_one_bin(values):
         assert counts == expected and all(a[-1] + 1 == b[0] for a, b in pairwise(ends))
 
 
-def test_summary_and_table():
+def test_a_summary_of_numbers_and_its_table():
     assert summary([]) == {} and histogram([]) == []
     found = summary(list(range(1, 102)))
     assert (found["count"], found["sum"], found["median"], found["5%"], found["max"]) == (101, 5151, 51, 6, 101)

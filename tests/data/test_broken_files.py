@@ -78,7 +78,7 @@ def one_line(error: Exception) -> bool:
 
 
 @pytest.mark.parametrize(("make", "times"), [(jsonl, 60), (tar, 60), (parquet, 25)])
-def test_records(make, times, tmp_path):
+def test_broken_records_are_refused_or_left_out(make, times, tmp_path):
     content, rng = make(), random.Random(0)
     path = tmp_path / f"a.{make.__name__}"
     read = 0
@@ -103,7 +103,7 @@ def test_records(make, times, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "QOI", "TGA", "ICO", "PCX", "PPM"]
 )
-def test_pictures(kind):
+def test_a_broken_picture_is_refused_in_one_line(kind):
     content, rng = picture(kind), random.Random(0)
     for _ in range(40):
         broken = changed(content, rng)
@@ -115,7 +115,7 @@ def test_pictures(kind):
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_sounds(kind):
+def test_a_broken_sound_is_refused_in_one_line(kind):
     content, rng = sound(kind), random.Random(0)
     for _ in range(40):
         try:

@@ -228,7 +228,7 @@ def test_a_part_without_tokenizer_is_no_broken_sample():
         next(loader([Document("s0", (Part("depth", "d.png"),))]))
 
 
-def test_no_samples():
+def test_a_set_without_samples_is_refused():
     with pytest.raises(InputError, match="no sample is left to train on"):
         loader([])
 

@@ -103,7 +103,7 @@ def test_messages_carry_loss_where_the_assistant_speaks(tmp_path):
     )
 
 
-def test_simple_forms(tmp_path):
+def test_simple_forms_of_records_are_read(tmp_path):
     lines = [
         {"image": "a.png", "caption": "x"},
         {"image": "a.png", "text": "x", "width": 640},

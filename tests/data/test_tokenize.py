@@ -193,7 +193,7 @@ def test_another_tokenizer_is_refused_with_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["tokens", "latents"])
-def test_tokens_in_json(key):
+def test_tokens_may_stand_in_json_records(key):
     values = [3, 1, 2, 0] if key == "tokens" else [[0.5, 1.0]] * 4
     record = {"image": {key: values, "grid": [2, 2], "fingerprint": "f"}, "caption": "c"}
     made = parse_record(json.loads(json.dumps(record)), "x.jsonl:1", "id", lambda value, field: pytest.fail("a path"))

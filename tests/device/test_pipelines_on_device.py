@@ -56,7 +56,7 @@ def stop_early(pipe, step: int, timestep, given: dict) -> dict:
 
 
 @pytest.mark.parametrize("kind, objective", PICTURES)
-def test_pictures_and_texts(kind, objective):
+def test_pictures_that_are_drawn_and_read(kind, objective):
     parts = components(kind, objective)
     steps = {"num_inference_steps": 2, "output_type": "pt", "callback_on_step_end": stop_early}
     one_by_one = objective == "next_token"
@@ -95,7 +95,7 @@ def test_a_solver_that_looks_back():
 
 
 @pytest.mark.parametrize("kind", SPEECH)
-def test_speech(kind):
+def test_speech_that_is_spoken_and_heard(kind):
     parts = speech_components(kind)
     sound = chirp(0)[:4000]
 

@@ -185,7 +185,7 @@ def test_merged_states_are_one_state(name, shares):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_reset_and_empty(name):
+def test_a_metric_that_is_reset_begins_anew(name):
     metric = feed(build(CLASSES[name]))
     before = values(metric)
     metric.reset()

@@ -87,7 +87,7 @@ def test_statistics_in_place_of_real_images(tmp_path):
         evaluate_images(made, fake, "kd", extractor="pixels")
 
 
-def test_pairs_in_memory():
+def test_pairs_in_memory_are_compared():
     one, two = pictures(5, 0), pictures(5, 1)
     metric = PSNR()
     metric.update(two, one)

@@ -122,7 +122,7 @@ def test_cmyk_is_ink_on_paper():
     assert np.abs(pixels(file(Image.fromarray(flat, "CMYK"), "JPEG", quality=100)) - expected[0, 0]).max() <= 3
 
 
-def test_one_bit_and_grey():
+def test_one_bit_and_grey_pictures_are_read():
     bits = np.array([[True, False, True]])
     assert pixels(file(Image.fromarray(bits)), "L").tolist() == [[255, 0, 255]]
     assert np.array_equal(pixels(file(Image.fromarray(RGB[..., 0]))), np.repeat(RGB[..., :1], 3, -1))

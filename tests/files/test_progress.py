@@ -99,7 +99,7 @@ def test_a_terminal_gets_a_bar_with_losses(monkeypatch):
 @pytest.mark.parametrize(
     "given, shown", [(0, "0:00"), (0.2, "0:01"), (61, "1:01"), (3600, "1:00:00"), (36_061, "10:01:01"), (1e999, "-:--")]
 )
-def test_clock(given, shown):
+def test_seconds_are_shown_as_a_clock(given, shown):
     assert clock(given) == shown
 
 

@@ -115,7 +115,7 @@ def test_loss_is_unreduced_and_averaged_over_channels(kind, options):
 
 @every_continuous
 @pytest.mark.parametrize("count", [1, 3, 4, 5])
-def test_one_time_a_span(kind, options, count):
+def test_each_span_has_one_time(kind, options, count):
     """Also when the number of spans equals that of the channels, 4, where a wrong broadcast would pass unseen."""
     objective, latents = load(kind, options), spans([3] * count)
     time = objective.sample_time(latents, generator(0))

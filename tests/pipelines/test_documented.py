@@ -11,7 +11,7 @@ from mot_gen.pipelines.base import MultimodalPipeline
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
 
 
-def test_the_examples_run(pipeline, tmp_path, monkeypatch):
+def test_the_examples_of_the_docs_run(pipeline, tmp_path, monkeypatch):
     pipe = pipeline(MultimodalPipeline)
     pipe.register_to_config(sampling={"num_inference_steps": 2, "max_new_tokens": 5})
     pipe.save_pretrained(tmp_path / "runs/digits/model")

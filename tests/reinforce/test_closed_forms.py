@@ -83,7 +83,7 @@ def test_token_log_probabilities_are_those_of_the_sampler():
     assert found.tolist() == pytest.approx([first, second], abs=1e-6)
 
 
-def test_gaussians():
+def test_densities_and_divergence_of_gaussians():
     x, mean, std = numbers(0.3, -0.2)[None], numbers(0.1, 0.4)[None], numbers(0.5)[None]
     expected = torch.distributions.Normal(mean, std).log_prob(x).sum(-1)
     assert torch.allclose(log_prob(x, mean, std), expected, atol=1e-9)
@@ -94,7 +94,7 @@ def test_gaussians():
     assert velocity_penalty(mean, other).item() == pytest.approx((0.01 + 0.16) / 2)
 
 
-def test_preference_losses():
+def test_preference_losses_are_their_formulas():
     chosen, rejected = numbers(-3.0), numbers(-2.0)
     found = preference_loss(token_margin(chosen, rejected, numbers(-4.0), numbers(-2.5), beta=0.3))
     assert found.item() == pytest.approx(math.log(1 + math.exp(-0.3 * (1.0 - 0.5))), abs=1e-6)

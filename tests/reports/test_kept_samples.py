@@ -108,7 +108,7 @@ def test_the_commands_measure_a_checkpoint(run, tmp_path, monkeypatch, capsys):
         (None, "", "--prompts: give a file of them, since "),
     ],
 )
-def test_bad_prompts(tmp_path, name, content, says):
+def test_bad_prompts_are_refused(tmp_path, name, content, says):
     if name:
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=says):

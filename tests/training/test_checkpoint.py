@@ -81,7 +81,7 @@ def test_damage_is_named_with_what_is_still_good(tmp_path, fault, file):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"files": 3}', b'{"files": {"state.json": {}}}', b"\xff"])
-def test_damaged_manifest(tmp_path, content):
+def test_a_damaged_manifest_is_named(tmp_path, content):
     folder = save(tmp_path, 1)
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(InputError, match=r"manifest\.json: is damaged; there is no other good one"):
@@ -98,7 +98,7 @@ def test_shards_of_two_steps_do_not_mix(tmp_path):
         checkpoint.load(two)
 
 
-def test_nothing_there_yet(tmp_path):
+def test_a_run_without_checkpoints_has_none_to_load(tmp_path):
     assert checkpoint.latest_good(tmp_path) is None
     with pytest.raises(InputError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "checkpoints" / "step-00000001")

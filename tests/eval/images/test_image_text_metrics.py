@@ -162,7 +162,7 @@ def test_r_precision_counts_own_text_first_and_shares_ties():
     assert fed(RPrecision(), images[:1], tied).value == 0.25
 
 
-def test_no_model_no_images():
+def test_clip_score_without_a_model_is_refused():
     with pytest.raises(InputError, match="folder of a CLIP"):
         CLIPScore().update(torch.rand(1, 3, 8, 8), ["a"])
 
@@ -201,7 +201,7 @@ def seen(name, x=0, y=0, score=0.95, **more):
         ),
     ],
 )
-def test_geneval_rules(tag, include, exclude, detections, correct):
+def test_geneval_judges_by_its_rules(tag, include, exclude, detections, correct):
     record = {"tag": tag, "include": include, "exclude": exclude, "detections": detections}
     assert is_correct(record) is correct
 

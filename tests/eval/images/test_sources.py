@@ -55,7 +55,7 @@ def test_as_stored_leaves_rotation_and_transparency_alone_and_says_so(odd):
     assert source.fingerprint != open_images(odd).fingerprint
 
 
-def test_images_in_memory():
+def test_images_in_memory_may_have_any_form():
     pixels = torch.randint(0, 256, (4, 3, 9, 7), dtype=torch.uint8)
     pil = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     forms = {

@@ -54,7 +54,7 @@ def test_error_rates_are_jiwers(metric, reference):
     assert fed(metric(), HEARD, SAID).value == pytest.approx(reference(SAID, HEARD), rel=1e-12)
 
 
-def test_counts_by_hand():
+def test_word_errors_are_those_counted_by_hand():
     found = fed(WordErrorRate(), ["a x c d"], [["a b c"]])
     assert found.details == {"hits": 2, "substitutions": 1, "deletions": 0, "insertions": 1}
     assert found.value == pytest.approx(2 / 3) and found.n["reference_units"] == 3

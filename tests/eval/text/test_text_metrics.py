@@ -153,7 +153,7 @@ def test_bleu_without_a_4_gram_says_so():
     assert not fed(BLEU(), ["the digit one", "a handwritten seven here"], [["x"], ["y"]]).warnings
 
 
-def test_squad_scores():
+def test_answers_are_scored_as_in_squad():
     predictions = ["The Eiffel Tower!", "in 1889 a year", "", "blue"]
     references = [["eiffel tower"], ["1889"], [""], ["red", "green"]]
     assert fed(ExactMatch(), predictions, references).value == 0.5
