@@ -163,7 +163,7 @@ def _keep(run: Run, stop: Stop, due: _Due) -> None:
     if failed:
         run.saver.wait()
     if due.read or stopping:
-        _save(run, due, ending=due.last or stopping)
+        _save(run, due, ending=due.last or bool(stopping))
     if stopping and not due.last:
         raise Interrupted(f"stopped at step {run.step}; go on with --resume --out {run.folder}")
 
