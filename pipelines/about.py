@@ -6,7 +6,6 @@ meta device, without values, to ask it for its towers and its active parameters.
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def _facts(folder: Path, index: dict[str, Any], config: dict[str, Any]) -> dict[
         "context": config.get("context"),
         **_image_sizes(folder, index),
         **_languages(folder / "model"),
-        "sampling": json.dumps(_sampling(index, has)),
+        "sampling": _sampling(index, has),
         "model_sha256": fingerprint(folder),
     }
 
@@ -125,7 +124,7 @@ def _backbone(folder: Path, config: dict[str, Any], modalities: list[Modality]) 
     idle = sum(p.numel() for p in backbone.parameters()) - backbone.active_parameters()
     total = sum(sizes.values()) - sum(sizes.get(f"backbone.{name}", 0) for name, _ in backbone.named_buffers())
     return {
-        "backbone": json.dumps(config["backbone"]),
+        "backbone": config["backbone"],
         "towers": ", ".join(backbone.towers),
         "active_parameters": total - idle - patches,
         "total_parameters": total,

@@ -104,7 +104,11 @@ class Direction:
 
     def accepts(self, given: Collection[str]) -> bool:
         """Whether these inputs are all that it needs, and no others."""
-        return set(self.needs) <= set(given) <= {*self.needs, *self.takes}
+        return set(self.needs) <= set(given) and self.allows(given)
+
+    def allows(self, given: Collection[str]) -> bool:
+        """Whether there is a place for all of these inputs."""
+        return set(given) <= {*self.needs, *self.takes}
 
     def pipeline_class(self) -> type:
         """Imports it, and torch with it."""
@@ -204,6 +208,9 @@ def choose(to: str, given: Collection[str], options: Collection[str] = ()) -> Di
     if direction is None:
         ways = [" and ".join(map(flag, each.needs)) for each in offered]
         got = " and ".join(map(flag, given)) or "nothing"
+        close = [set(each.needs) - set(given) for each in offered if given and each.allows(given)]
+        if close:
+            raise InputError(f"--to {to} from {got} needs {' and '.join(map(flag, sorted(close[0])))} too")
         raise InputError(f"--to {to} needs {' or '.join(ways)}, got {got}")
     for name in options:
         if name not in direction.options:

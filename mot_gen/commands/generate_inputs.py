@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mot_gen.checkpoints.storage import check_storage
-from mot_gen.errors import InputError
-from mot_gen.files.suffixes import PICTURES, SOUNDS
+from mot_gen.errors import InputError, require
+from mot_gen.files.suffixes import PICTURES, SOUNDS, find
 from mot_gen.pipelines.directions import flag
 from mot_gen.pipelines.settings import check
 
 SUFFIXES = {"image": PICTURES, "audio": SOUNDS, "mask": PICTURES}
+SEEDS = 2**63  # half of those that torch has, so that samples can count up from any
 LEAST = {"num": 1, "batch_size": 1, "max_failures": 0, "seed": 0}
 
 
@@ -58,6 +59,7 @@ class Request:
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"{flag(name)} must be at least {least}, got {value}")
+        require(self.seed < SEEDS, f"--seed must be below 2^63, got {self.seed}")
         check_storage(self.weights, self.dtype)
         for name, value in self.options.items():
             check(name, value)
@@ -112,11 +114,11 @@ def _count(given: Mapping[str, list[str]], many: set[str]) -> int:
 
 
 def _files(kind: str, path: str) -> list[str]:
-    """A file as it is; of a folder, those of this kind, by name."""
+    """A file as it is; of a folder, those of this kind in it and its subfolders, by name."""
     folder = Path(path)
     if not folder.is_dir():
         return [path]
-    inside = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in SUFFIXES[kind])
+    inside = [str(file) for file in find(folder, SUFFIXES[kind])]
     if not inside:
         raise InputError(f"--{kind} {path}: holds no {kind}; it may be {', '.join(sorted(SUFFIXES[kind]))}")
     return inside

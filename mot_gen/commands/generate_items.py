@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_file_name, listed
-from mot_gen.errors import InputError, nearest, require
+from mot_gen.commands.generate_inputs import SEEDS, SUFFIXES, Item, Request, is_file_name, listed
+from mot_gen.errors import InputError, cause, nearest, require
 from mot_gen.files.safe_names import is_inside, refuse_url
 from mot_gen.pipelines.directions import INPUTS, OPTIONS
 from mot_gen.pipelines.settings import check
 
 TYPES: dict[str, type] = {**OPTIONS, **dict.fromkeys(("id", *INPUTS), str), "seed": int}  # what a record may hold
+CALLED = {"caption": "prompt", "text": "prompt", "file_name": "image"}  # what records of training call them
 
 
 def items_of(request: Request) -> list[Item]:
@@ -36,9 +37,9 @@ def _records(request: Request) -> Iterator[Item]:
     assert request.records is not None
     path = Path(request.records)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--records {path}: cannot be read: {error}") from error
+        raise InputError(f"--records {path}: cannot be read: {cause(error)}") from error
     seen: set[str] = set()
     for number, line in enumerate(lines):
         if line.strip():
@@ -64,7 +65,7 @@ def _record(line: str) -> dict:
     except RecursionError:
         raise InputError("is not JSON: nested too deep") from None
     except ValueError as error:
-        raise InputError(f"is not JSON: {error}") from error
+        raise InputError(f"is not JSON: {error}; a prompt alone stands in quotes") from error
     if isinstance(record, str):
         record = {"prompt": record}
     if not isinstance(record, dict):
@@ -77,10 +78,10 @@ def _record(line: str) -> dict:
 def _check(key: str, value: Any) -> None:
     """InputError for a field that is not known, or whose value is of another type."""
     if key not in TYPES:
-        raise InputError(f"{key!r} is not known" + nearest(key, TYPES))
+        raise InputError(f"{key!r} is not known" + nearest(CALLED.get(key, key), TYPES))
     kind = TYPES[key]
-    if not _fits(value, kind) or (key == "seed" and value < 0):
-        wanted = "a text" if kind is str else "a number"
+    if not _fits(value, kind) or (key == "seed" and not 0 <= value < SEEDS):
+        wanted = "a whole number below 2^63" if key == "seed" else "a text" if kind is str else "a number"
         raise InputError(f"{key} must be {wanted}, got {value!r:.40}")
     check(key, value)
 

@@ -103,9 +103,31 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         return arguments
     takes_more = "overrides" in arguments
     if not takes_more or not all(map(_is_override, rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        command = _command_of(parser, given)
+        command.error(f"unrecognized arguments: {' '.join(rest)}{_meant(rest[0], command)}")
     arguments.overrides = [*arguments.overrides, *rest]
     return arguments
+
+
+def _command_of(parser: argparse.ArgumentParser, given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that was given, or of its own command, as in `data validate`."""
+    for word in given:
+        choices = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parser = choices[0].get(word, parser) if choices else parser
+    return parser
+
+
+def _meant(given: str, parser: argparse.ArgumentParser) -> str:
+    """The option that was perhaps meant by an unknown one: one that holds its words, or the closest."""
+    import difflib
+
+    name = given.partition("=")[0]
+    if not name.startswith("--"):
+        return ""
+    known = [option for option in parser._option_string_actions if option.startswith("--")]
+    longer = [option for option in known if name[2:] in option]
+    close = longer or difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _is_override(text: str) -> bool:

@@ -58,7 +58,7 @@ def _told(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides, print_facts
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 if TYPE_CHECKING:
     from mot_gen.recipes.recipe import Recipe
@@ -25,7 +25,7 @@ def register(commands) -> None:
     command.add_argument("--vocabulary", type=int, metavar="N", help="of text; default: the tokenizer's")
     command.add_argument("--flops", type=float, metavar="F", help="a budget for the whole training, as 1e18")
     command.add_argument(
-        "--solve", choices=("steps", "width"), default="steps", help="what is changed to meet it; default: steps"
+        "--solve", choices=("steps", "width"), help="what is changed to meet the budget of --flops; default: steps"
     )
     command.add_argument("--time", action="store_true", help="make some steps, to measure seconds and memory")
     command.add_argument("--json", action="store_true", help="print the facts as JSON")
@@ -37,6 +37,8 @@ def _plan(arguments) -> int:
     budget = arguments.flops
     if budget is not None and not budget > 0:
         raise InputError(f"--flops: must be above 0, got {budget}")
+    require(arguments.solve is None or budget is not None, "--solve: needs a budget; give --flops too")
+    solved = arguments.solve or "steps"
 
     from mot_gen.recipes.recipe import load_recipe
 
@@ -54,8 +56,8 @@ def _plan(arguments) -> int:
 
     facts: dict[str, Any] = {}
     if budget is not None:
-        recipe = solve(recipe, budget, arguments.solve, Workload.of(recipe))
-        if arguments.solve == "width":
+        recipe = solve(recipe, budget, solved, Workload.of(recipe))
+        if solved == "width":
             facts |= _widths(config_of(recipe))
     facts |= plan(recipe, **sizes)
     if arguments.processes == 1:

@@ -79,9 +79,16 @@ def allowed(outside_media: bool) -> list[str]:
 
 def check_places(names: Sequence[str]) -> None:
     """InputError where a local file or folder is not there, before anything heavy is imported."""
+    import difflib
+
+    from mot_gen.recipes.yaml_files import shipped
+
     for name in names:
-        there = "://" in name or Path(name).expanduser().exists()
-        require(there, f"{name}: no such file or folder (data.records)")
+        if "://" in name or Path(name).expanduser().exists():
+            continue
+        close = difflib.get_close_matches(name, shipped(), n=1)
+        meant = f"; did you mean the recipe {close[0]!r}?" if close else ""
+        raise InputError(f"{name}: no such file or folder (data.records){meant}")
 
 
 def is_recipe(name: str) -> bool:

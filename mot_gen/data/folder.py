@@ -73,6 +73,8 @@ class PairFolder(Source):
         """Take in a picture with its captions; InputError where it cannot be used."""
         try:
             caption = self._caption_file(image, texts)
+            others = [self._relative(text) for text in texts.values() if text is not caption]
+            self._notices.note_all("caption files beside another of their picture, which are not read", others)
             pair = self._pair(image, caption, self._notices)
             size = image.stat().st_size
         except OSError as error:

@@ -33,6 +33,7 @@ from mot_gen.files.safe_names import is_inside
 ROLES = ("system", "user", "assistant")
 PICTURE = ("image", "file_name")  # fields that name an image; the second is Hugging Face's
 CAPTIONS = ("captions", "caption", "text")  # fields that caption an image
+MEDIA_BESIDE = (*PICTURE, "images", "audio", "audios", "video", "videos", "vector")  # other formats have such fields
 NO_OBJECT = "a record is an object with image and caption, messages, content or text"
 ONLY_URL = "has a url and no picture; give the files beside it that hold the pictures, as img2dataset writes them"
 ALLOW = "move it there, or allow it: data.outside_media=true in a recipe, --outside-media for mot-gen data"
@@ -79,15 +80,21 @@ class _Parser:
     # The forms of a record.
 
     def dialogue(self, id: str, record: dict[str, Any]) -> Document:
+        self.note_media_beside("messages", record)
         return Document(id, tuple(self.messages(record["messages"])))
 
     def document(self, id: str, record: dict[str, Any]) -> Document:
+        self.note_media_beside("content", record)
         return Document(id, tuple(self.content(record["content"], loss=True, field=f"{self.where}: content")))
 
     def pair(self, id: str, record: dict[str, Any]) -> Pair:
         field = next(name for name in PICTURE if name in record)
-        image = self.medium(record[field], f"{self.where}: {field}")
-        return Pair(id, image, self.captions(record))
+        image, captions = self.medium(record[field], f"{self.where}: {field}"), self.captions(record)
+        others = sorted(record.keys() - {"id", *PICTURE, *CAPTIONS})
+        if others and not captions:
+            fields = ", ".join(others)
+            self.notices.note(f"pictures with no caption beside fields that are not read: {fields:.80}", self.where)
+        return Pair(id, image, captions)
 
     def text_alone(self, id: str, record: dict[str, Any]) -> Document:
         text = self.text(record["text"], f"{self.where}: text")
@@ -100,6 +107,12 @@ class _Parser:
         texts = [record["text"]] if record.get("text") is not None else []
         parts = [Part("text", self.text(text, f"{self.where}: text")) for text in texts]
         return Document(id, (*parts, Part("vector", self.medium(record["vector"], f"{self.where}: vector"))))
+
+    def note_media_beside(self, form: str, record: dict[str, Any]) -> None:
+        """Media belong into the parts of a document; those beside them, as LLaVA has them, are not read."""
+        for name in MEDIA_BESIDE:
+            if record.get(name) is not None:
+                self.notices.note(f"records of {form} beside a field {name!r}, which is not read", self.where)
 
     # What they are made of.
 

@@ -72,7 +72,8 @@ class Source(Samples):
     def _no_record(self) -> str:
         """What to say where there is no record that can be read."""
         if not self._broken.count:
-            return f"{self.path}: holds no record"
+            left_out = self._notices.lines(shown=1)
+            return "; ".join([f"{self.path}: holds no record", *left_out])
         first = self._broken.first(SHOWN)
         if self._broken.count == 1:
             return first

@@ -47,6 +47,10 @@ class TarShard(Source):
         self._samples, self._names = [], []
         self._last.clear()
         for members, name in zip(samples, names):
+            if not any(map(_is_read, members)):
+                for suffix in members:
+                    self._notices.note(f"members .{suffix}, which are not read", f"{name}.{suffix}")
+                continue
             with self._broken.catching():
                 self._add(self._parse(members, name, _unread, self._notices), self._content_of(members))
                 self._samples.append(members)
@@ -71,6 +75,9 @@ class TarShard(Source):
         folder, _, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
         suffix = suffix.lower()
+        if not suffix:
+            self._notices.note("members without a suffix, which are not read", member.name)
+            return
         members = self._sample_of(f"{folder}/{stem}".lstrip("/"), suffix)
         members[suffix] = self._start(archive, member, suffix), member.size
 
@@ -137,17 +144,22 @@ class TarShard(Source):
     def _parse(self, members: Members, key: str, medium: Medium, notices: Notices | None = None) -> Sample:
         """The members of a sample -> the sample. medium: reads a member, or stands for it."""
         where = f"{self.path}: {key}"
+        named: set[str] = set()
 
         def resolve(value: Any, field: str) -> bytes | None:
             suffix = str(value).removeprefix(f"{key.rpartition('/')[2]}.").lower()
             if suffix not in members:
                 raise InputError(f"{field}: the sample has no member {value!r:.60}{nearest(suffix, members)}")
+            named.add(suffix)
             return medium(members, suffix)
 
         record = self._record(members, where, notices)
         if not {"image", "messages", "content"} & record.keys():
-            _add_image(record, members, where, notices)
-        return parse_record(record, where, f"{self.path.name}:{key}", resolve, notices)
+            _add_image(record, members, where)
+        sample = parse_record(record, where, f"{self.path.name}:{key}", resolve, notices)
+        for suffix in sorted(members.keys() - {*TEXTS, *named}):
+            kept(notices).note(f"members .{suffix}, which no record names", f"{where}.{suffix}")
+        return sample
 
     def _record(self, members: Members, where: str, notices: Notices | None) -> dict[str, Any]:
         """What `key.json` says, with the text of `key.txt`, `.caption` or `.cls`."""
@@ -156,10 +168,18 @@ class TarShard(Source):
             record = json_files.parse(self._text(members, "json", where), where)
         require(isinstance(record, dict), f"{where}: {NO_OBJECT}")
         texts = [suffix for suffix in TEXTS[1:] if suffix in members]
+        for suffix in texts[1:]:
+            kept(notices).note(f"texts .{suffix} beside a .{texts[0]}, which are not read", f"{where}.{suffix}")
         for suffix in texts[:1]:
             text = decode_text(self._text(members, suffix, where), f"{where}.{suffix}", notices)
             _add_text(record, text, f"{where}.{suffix}")
         return record
+
+
+def _is_read(suffix: str) -> bool:
+    """Whether a member may be a text or a medium, also one whose key has dots in it, which is then refused by name."""
+    last = suffix_of(f"key.{suffix}")
+    return last[1:] in TEXTS or last in PICTURES or last in SOUNDS or last in UNREAD_PICTURES
 
 
 def _unread(members: Members, suffix: str) -> None:
@@ -183,17 +203,15 @@ def _texts_in(given: Any) -> list[str]:
     return [each for each in values if isinstance(each, str)]
 
 
-def _add_image(record: dict[str, Any], members: Members, where: str, notices: Notices | None) -> None:
+def _add_image(record: dict[str, Any], members: Members, where: str) -> None:
     """Name the picture that a record is about. InputError where a medium would be dropped and its text kept."""
     media = [suffix for suffix in members if suffix not in TEXTS]
     images = [suffix for suffix in media if f".{suffix}" in PICTURES]
     if images:
         record["image"] = images[0]
-        media.remove(images[0])
+        return
     for suffix in media:
-        if not images:
-            _refuse_lost_medium(suffix, where)
-        kept(notices).note(f"members {suffix}, which no record names", f"{where}.{suffix}")
+        _refuse_lost_medium(suffix, where)
 
 
 def _refuse_lost_medium(suffix: str, where: str) -> None:

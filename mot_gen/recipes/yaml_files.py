@@ -81,4 +81,5 @@ def read_recipe(name_or_path: str | Path) -> str:
 def _not_found(path: Path) -> str:
     if path.suffix:
         return f"{path}: no such recipe file"
-    return f"recipe {str(path)!r} is not shipped{nearest(str(path), shipped())}, or a .yaml file"
+    known = nearest(str(path), shipped())
+    return f"recipe {str(path)!r} is not shipped{known}; a recipe of your own is a file that ends in .yaml"

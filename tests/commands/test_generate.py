@@ -91,6 +91,14 @@ def test_a_folder_is_captioned_and_gone_on_with(generate, pictures, tmp_path):
     assert json.loads((tmp_path / "texts" / "b.json").read_text()) == said
 
 
+def test_a_folder_is_read_with_its_subfolders_and_without_hidden_files(generate, pictures):
+    (pictures / "more").mkdir()
+    (pictures / "b.png").rename(pictures / "more" / "b.PNG")
+    (pictures / "._a.png").write_bytes(b"x")
+    made = generate("--to", "text", "--image", pictures, "--max-new-tokens", 1)
+    assert [each["id"] for each in made] == ["a", "c", "b"] and generate.code == 0
+
+
 def test_an_option_of_files_that_is_given_again_adds_files(generate, pictures):
     each = ["--image", pictures / "a.png", "--image", pictures / "b.png"]
     made = generate("--to", "text", *each, "--max-new-tokens", 2)
@@ -144,7 +152,8 @@ def test_what_is_bad_is_named_counted_and_skipped_up_to_a_limit(generate, pictur
     generate(*ask, "--max-failures", 0)
     assert generate.code == 2 and "--max-failures 0" in generate.err
     file = pictures / "bad.jsonl"
-    file.write_text('"nine"\n{"promt": "x"}\n[1]\n{"prompt": 3}\n{"id": "../x", "prompt": "a"}\n{\n{"prompt": ""}\n')
+    bad = '{"promt": "x"}\n[1]\n{"prompt": 3}\n{"id": "../x", "prompt": "a"}\n{\n{"prompt": ""}\n{"caption": "x"}\n'
+    file.write_text('\ufeff"nine"\n' + bad)
     assert len(generate("--to", "image", "--records", file, "--out", tmp_path / "out")) == 1
     for line, words in {
         2: "did you mean 'prompt'",
@@ -153,6 +162,7 @@ def test_what_is_bad_is_named_counted_and_skipped_up_to_a_limit(generate, pictur
         5: "../x",
         6: "JSON",
         7: "empty",
+        8: "did you mean 'prompt'",
     }.items():
         assert any(f"line {line}:" in error and words in error for error in generate.err.splitlines()), line
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "0000.png"]
@@ -171,6 +181,8 @@ def test_what_is_bad_is_named_counted_and_skipped_up_to_a_limit(generate, pictur
         (["--to", "text", "--audio", "x.wav"], "x.wav"),
         (["--to", "speech", "--prompt", "a", "--out", "x.wav"], "no speech"),
         (["--to", "image", "--prompt", "a", "--out", "x", "--num", "0"], "--num"),
+        (["--to", "image", "--prompt", "a", "--out", "x", "--seed", 10**20], "--seed must be below 2^63"),
+        (["--to", "image", "--prompt", "a", "--mask", "m.png", "--out", "x"], "--prompt and --mask needs --image too"),
         (["--to", "image", "--records", "nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
         pytest.param(
             ["--to", "image", "--prompt", "a", "--out", "x.png", "--dtype", "fp16", "--compile"],
@@ -260,6 +272,7 @@ def test_a_file_whose_name_is_no_text_is_named_and_the_others_are_made(generate,
         (json.dumps({"prompt": "a", "id": "b\0"}), "cannot be the name of a file"),
         (json.dumps({"prompt": "a", "id": "b" * 300}), "cannot be the name of a file"),
         (json.dumps({"image": "https://a.org/b.png"}), "https://a.org/b.png: is a URL, and nothing is fetched"),
+        (json.dumps({"prompt": "a", "seed": 10**20}), "seed must be a whole number below 2^63"),
         (json.dumps({"image": "../b.png"}), "../b.png: lies outside of the folder of the file"),
         (json.dumps({"image": "/b.png"}), "/b.png: lies outside of the folder of the file; move it there, or allow it"),
     ],

@@ -213,6 +213,7 @@ def test_every_refused_record_is_listed(through, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["none.jsonl"], "none.jsonl: no such file"),
+        (["digts"], "digts: no such file or folder (data.records); did you mean the recipe 'digits'?"),
         (["rows.jsonl", "data.window=3"], "data.window=3: KEY=VALUE changes a recipe, and rows.jsonl is none"),
         (["digits", "data.windo=3"], "did you mean 'window'"),
         (["rows.jsonl", "--limit", "-1"], "--limit must be at least 0, got -1"),

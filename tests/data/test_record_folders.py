@@ -43,6 +43,7 @@ def test_what_a_folder_holds_beside_pairs_is_named(tmp_path):
             ".ipynb_checkpoints/a-checkpoint.png": picture(),
             "b.svg": "<svg/>",
             "c.mp4": b"",
+            "a.caption": "another",
             "lonely.txt": "no picture",
         },
     )
@@ -55,6 +56,7 @@ def test_what_a_folder_holds_beside_pairs_is_named(tmp_path):
         ".mp4 files, which are not read": 1,
         "linked folders, which are not followed (give each in data.records)": 1,
         "caption files without a picture beside them": 1,
+        "caption files beside another of their picture, which are not read": 1,
     }
 
 

@@ -90,6 +90,24 @@ def test_samples_of_a_tar_that_cannot_be_read_are_named(tmp_path, members, reaso
     assert [pair.captions for pair in source] == [("good",)] and source.broken.count == 1
 
 
+def test_members_that_no_sample_has_are_named_and_no_broken_records(tmp_path):
+    good = [("a.png", picture()), ("a.txt", b"a"), ("a.cls", b"1"), ("a.npy", b"x")]
+    source = open_records(tar(tmp_path / "0.tar", [*good, ("README.md", b"x"), ("LICENSE", b"x")]))
+    assert (
+        len(source) == 1
+        and not source.broken.count
+        and told(source)
+        == {
+            "members .md, which are not read": 1,
+            "members without a suffix, which are not read": 1,
+            "texts .cls beside a .txt, which are not read": 1,
+            "members .npy, which no record names": 1,
+        }
+    )
+    with pytest.raises(NoRecord, match=r"holds no record; 1 members \.md, which are not read: README\.md"):
+        open_records(tar(tmp_path / "1.tar", [("README.md", b"x")]))
+
+
 def test_a_tar_that_was_cut_off_or_damaged_is_named(tmp_path):
     members = [("0.png", picture()), ("0.txt", b"a"), ("1.png", picture()), ("1.txt", b"b")]
     whole = tar(tmp_path / "0.tar", members).read_bytes()

@@ -123,6 +123,18 @@ def test_simple_forms_of_records_are_read(tmp_path):
     ]
 
 
+def test_fields_beside_a_record_that_are_not_read_are_named(tmp_path):
+    talk = {"messages": [{"role": "assistant", "content": "a box"}], "image": "a.png"}
+    prompted = {"image": "a.png", "prompt": "a box", "width": 9}
+    whole = {"image": "a.png", "caption": "a box", "width": 9}
+    source = open_records(write_jsonl(tmp_path / "d.jsonl", talk, prompted, whole))
+    assert {what: notice.samples for what, notice in source.notices.items()} == {
+        "records of messages beside a field 'image', which is not read": [f"{tmp_path / 'd.jsonl'}:1"],
+        "pictures with no caption beside fields that are not read: prompt, width": [f"{tmp_path / 'd.jsonl'}:2"],
+        "pictures without a caption": ["d.jsonl:2"],
+    }
+
+
 def test_access_by_index_reads_what_iteration_reads(tmp_path):
     source = open_records(
         write_jsonl(tmp_path / "d.jsonl", *({"id": f"é{i}", "text": "ü" * (i + 1)} for i in range(20)))

@@ -43,7 +43,7 @@ def test_parameters_are_counted_from_the_headers_of_the_weights(backbone, tmp_pa
     assert facts["towers"] == ", ".join(pipe.model.backbone.towers)
     assert facts["image_sizes"] == "4 x 8, 8 x 4"
     assert facts["objectives"] == "text: next_token, image: shortcut" and facts["evaluations"] == "image: 2 or more"
-    assert json.loads(facts["sampling"]) == {"guidance_scale": 2.0} and facts["context"] == 64
+    assert facts["sampling"] == {"guidance_scale": 2.0} and facts["context"] == 64
     assert "prompt -> image" in facts["directions"] and "speech" not in facts["directions"]
 
 

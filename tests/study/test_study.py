@@ -134,6 +134,8 @@ def test_plan_solves_steps_or_width_for_a_budget(records, capsys):
     assert whole["flops_a_token_backward"]["head"] == pytest.approx(2 * parts["head"], abs=2)
     assert main(["plan", "digits", *TINY, *records, "--flops", "10"]) == 2
     assert "less than one step" in capsys.readouterr().err
+    assert main(["plan", "digits", *TINY, *records, "--solve", "steps"]) == 2
+    assert "--solve: needs a budget; give --flops too" in capsys.readouterr().err
 
 
 def test_a_budget_that_no_width_meets_is_refused(records, workload):
