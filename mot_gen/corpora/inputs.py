@@ -56,6 +56,7 @@ def opened(name: str, more: Sequence[str], outside_media: bool = False, first: L
     given = [text for text in more if "=" in text and not Path(text).exists()]
     lone = f"{''.join(given[:1])}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
     require(not given, lone)
+    check_places([name, *more])
     return Opened({"records": open_all([name, *more], outside_media)})
 
 

@@ -8,7 +8,7 @@ record, and what it names. Both are read together as img2dataset writes them, wh
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mot_gen.data.notices import Notices, kept
@@ -48,8 +48,7 @@ class TarShard(Source):
         self._last.clear()
         for members, name in zip(samples, names):
             if not any(map(_is_read, members)):
-                for suffix in members:
-                    self._notices.note(f"members .{suffix}, which are not read", f"{name}.{suffix}")
+                _note_members(self._notices, sorted(members), name, "which are not read")
                 continue
             with self._broken.catching():
                 self._add(self._parse(members, name, _unread, self._notices), self._content_of(members))
@@ -157,8 +156,7 @@ class TarShard(Source):
         if not {"image", "messages", "content"} & record.keys():
             _add_image(record, members, where)
         sample = parse_record(record, where, f"{self.path.name}:{key}", resolve, notices)
-        for suffix in sorted(members.keys() - {*TEXTS, *named}):
-            kept(notices).note(f"members .{suffix}, which no record names", f"{where}.{suffix}")
+        _note_members(kept(notices), sorted(members.keys() - {*TEXTS, *named}), where, "which no record names")
         return sample
 
     def _record(self, members: Members, where: str, notices: Notices | None) -> dict[str, Any]:
@@ -168,8 +166,7 @@ class TarShard(Source):
             record = json_files.parse(self._text(members, "json", where), where)
         require(isinstance(record, dict), f"{where}: {NO_OBJECT}")
         texts = [suffix for suffix in TEXTS[1:] if suffix in members]
-        for suffix in texts[1:]:
-            kept(notices).note(f"texts .{suffix} beside a .{texts[0]}, which are not read", f"{where}.{suffix}")
+        _note_members(kept(notices), texts[1:], where, f"which are not read since a .{''.join(texts[:1])} is there")
         for suffix in texts[:1]:
             text = decode_text(self._text(members, suffix, where), f"{where}.{suffix}", notices)
             _add_text(record, text, f"{where}.{suffix}")
@@ -178,8 +175,14 @@ class TarShard(Source):
 
 def _is_read(suffix: str) -> bool:
     """Whether a member may be a text or a medium, also one whose key has dots in it, which is then refused by name."""
-    last = suffix_of(f"key.{suffix}")
-    return last[1:] in TEXTS or last in PICTURES or last in SOUNDS or last in UNREAD_PICTURES
+    texts = {f".{text}" for text in TEXTS}
+    return suffix_of(f"key.{suffix}") in PICTURES.union(UNREAD_PICTURES, SOUNDS, texts)
+
+
+def _note_members(notices: Notices, suffixes: Sequence[str], key: str, why: str) -> None:
+    """Count members that are left out, by their suffix."""
+    for suffix in suffixes:
+        notices.note(f"members .{suffix}, {why}", f"{key}.{suffix}")
 
 
 def _unread(members: Members, suffix: str) -> None:

@@ -100,7 +100,7 @@ def test_members_that_no_sample_has_are_named_and_no_broken_records(tmp_path):
         == {
             "members .md, which are not read": 1,
             "members without a suffix, which are not read": 1,
-            "texts .cls beside a .txt, which are not read": 1,
+            "members .cls, which are not read since a .txt is there": 1,
             "members .npy, which no record names": 1,
         }
     )
