@@ -127,7 +127,7 @@ def _meant(given: str, parser: argparse.ArgumentParser) -> str:
     known = [option for option in parser._option_string_actions if option.startswith("--")]
     longer = [option for option in known if name[2:] in option]
     close = longer or difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _is_override(text: str) -> bool:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mot_gen.errors import InputError, require
 from mot_gen.files.atomic import write_text
+from mot_gen.files.safe_names import is_inside
 from mot_gen.recipes.fields import differing, field_of, override, set_field, take_field
 from mot_gen.recipes.fitting import all_known, check_built, check_named
-from mot_gen.recipes.implementations import complaint
+from mot_gen.recipes.implementations import ELSEWHERE, complaint
 from mot_gen.recipes.sections import (
     Backbone,
     Data,
@@ -74,6 +75,13 @@ class Recipe(Section):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     reinforce: Reinforce | None = None  # learning from rewards; None = from the objectives' losses
     auto: list[str] = Field(default_factory=list)  # the fields that said `auto`, until they are settled
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_place_in_runs(cls, name: str) -> str:
+        inside = name.strip(" ./") and "\0" not in name and is_inside(name, "runs")
+        require(inside, f"{name!r} names no folder in runs/; give one such as cats, or another place by --out")
+        return name
 
     @model_validator(mode="after")
     def _modalities_agree(self):
@@ -161,6 +169,7 @@ def recipe_of(raw: Any, source: str, overrides: Sequence[str] = (), first: Look 
     require(isinstance(raw, dict), f"{source}: {NO_MAPPING}, got {type(raw).__name__}")
     overridden = [override(raw, text) for text in overrides]
     _check_emptied(raw, overridden)
+    _check_length(raw, overridden)
     _take_auto(raw)
     return _checked(raw, source, overridden, first)
 
@@ -193,6 +202,16 @@ def _check_emptied(raw: dict, overridden: Sequence[str]) -> None:
     )
 
 
+def _check_length(raw: dict, overridden: Sequence[str]) -> None:
+    """Who says how long to train is told where it would not be done. Epochs of 0 stand for none, as in a recipe."""
+    if "training.epochs" not in overridden:
+        return
+    by_steps, epochs = "training.steps" in overridden, field_of(raw, "training.epochs")
+    require(by_steps or epochs != 0, "override training.epochs: 0 passes train nothing; give more, or training.steps")
+    twice = "override training.epochs and training.steps: both say how long to train; give one of them"
+    require(not by_steps or not epochs, twice)
+
+
 def _take_auto(raw: dict) -> None:
     """Take the values `auto` out of a mapping, and list their fields under `auto`; defaults hold their places."""
     fields = [field for field in AUTO_FIELDS if field_of(raw, field) == AUTO]
@@ -209,9 +228,20 @@ def _message(error: ValidationError) -> str:
     """The first of a validation's errors."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
+    inside = _inside(field)
+    if first["type"] == "extra_forbidden" and inside:
+        return f"{field} is not known; did you mean {inside!r}?"
     if first["type"] == "value_error":
         return f"{field}: {first['ctx']['error']}".removeprefix(": ")
     return f"{field} {complaint(first, _neighbours(first['loc']))}"
+
+
+def _inside(name: str) -> str:
+    """The dotted path of a field that was named without its section, such as training.steps; "" for no such field."""
+    name = ELSEWHERE.get(name, name)
+    sections = ("training", "data", "sampling", "evaluation")
+    homes = [section for section in sections if name in _neighbours((section, name))]
+    return f"{homes[0]}.{name}" if homes else ""
 
 
 def _placed(message: str, source: str, overridden: Sequence[str]) -> str:

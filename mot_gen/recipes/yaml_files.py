@@ -79,6 +79,10 @@ def read_recipe(name_or_path: str | Path) -> str:
 
 
 def _not_found(path: Path) -> str:
+    if (path / "recipe.yaml").is_file():
+        return f"{path}: is the folder of a run or a model; give its recipe: {path / 'recipe.yaml'}"
+    if path.exists():
+        return f"{path}: is no recipe; records are given to one: mot-gen train pairs data.records={path}"
     if path.suffix:
         return f"{path}: no such recipe file"
     known = nearest(str(path), shipped())

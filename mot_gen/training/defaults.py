@@ -71,7 +71,9 @@ class Seen:
     @property
     def size(self) -> tuple[int, int]:
         """The usual (height, width)."""
-        require(self.sizes, "data: no picture could be read, so its size cannot be; give tokenizers.image.image_size")
+        tokens = "for pictures that are tokenised already their tokenizer, tokenizers.image='{kind: KIND, path: FOLDER}'"
+        give = f"give tokenizers.image.image_size, or {tokens}"
+        require(self.sizes, f"data: no picture could be read, so its size cannot be; {give}")
         heights, widths = zip(*self.sizes)
         return int(statistics.median(heights)), int(statistics.median(widths))
 

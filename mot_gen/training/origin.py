@@ -90,7 +90,7 @@ class Origin:
             if isinstance(most, int) and ids > most:
                 raise InputError(
                     f"tokenizers.{name}.vocab_size: {most} is asked for and {self.name} has {ids} ids; leave "
-                    f"vocab_size out, since {self._bound}"
+                    f"vocab_size out (auto asks for it too), or take the recipe of that model, since {self._bound}"
                 )
 
     def tokenizer(self, name: str) -> Any | None:

@@ -253,7 +253,7 @@ def test_overrides_may_stand_behind_options(tmp_path, capsys):
     assert main(["info", str(tmp_path), "--odd"]) == 2
     assert capsys.readouterr().err == "mot-gen: info: unrecognized arguments: --odd; see mot-gen info --help\n"
     assert main(["generate", "openmoji", "--to", "image", "--steps", "3"]) == 2
-    assert "--steps 3; did you mean --num-inference-steps; see mot-gen generate --help" in capsys.readouterr().err
+    assert "--steps 3 (did you mean --num-inference-steps?); see mot-gen generate --help" in capsys.readouterr().err
     assert main(["info"]) == 2
     asked = "mot-gen: info: the following arguments are required: CHECKPOINT; see mot-gen info --help\n"
     assert capsys.readouterr().err == asked

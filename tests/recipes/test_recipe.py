@@ -97,6 +97,11 @@ WRONG = {
     "training.min_lr=1.0": ("training", "min_lr (1.0) is above lr"),
     "training.precision=fp16": ("override training.precision", "'bf16'", "got 'fp16'"),
     "training=3": ("override training", "got 3"),
+    "name=../cats": ("override name: '../cats' names no folder in runs/; give one such as cats, or another",),
+    "name=": ("override name",),
+    "name='.'": ("override name: '.' names no folder",),
+    "records=cats": ("override records is not known; did you mean 'data.records'?",),
+    "num_train_epochs=3": ("override num_train_epochs is not known; did you mean 'training.epochs'?",),
     "backbone.heads=5": ("backbone.dim: 128", "backbone.heads, 5"),
     "backbone.heads=128": ("backbone.dim: 128", "even multiple", "backbone.heads, 128"),
     "backbone.kv_heads=3": ("override backbone.kv_heads: 3 must divide", "backbone.heads, 4"),
@@ -133,8 +138,15 @@ WRONG = {
     "data.held_out=1": ("data", "leaves nothing to train on"),
     "training.steps.more=3": ("'steps' is a value",),
     "training.steps": ("is not KEY=VALUE",),
+    "training.epochs=0": ("override training.epochs: 0 passes train nothing",),
     "training.steps=[": ("override training.steps", "line 1", "not valid YAML"),
 }
+
+
+def test_how_long_to_train_is_said_once():
+    with pytest.raises(InputError, match=r"training\.epochs and training\.steps: both say how long"):
+        load_recipe("digits", ["training.epochs=2", "training.steps=3"])
+    assert load_recipe("digits", ["training.epochs=0", "training.steps=3"]).training.steps == 3
 
 
 @pytest.mark.parametrize("override", WRONG)
@@ -173,6 +185,12 @@ def test_a_recipe_that_is_not_there(tmp_path):
         load_recipe("digts")
     with pytest.raises(InputError, match="no such recipe file"):
         load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match=r"is no recipe; records are given to one: mot-gen train pairs data\.records="):
+        load_recipe(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("name: a")
+    with pytest.raises(InputError, match=r"is the folder of a run or a model; give its recipe: .*run/recipe\.yaml"):
+        load_recipe(tmp_path / "run")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"binary\.yaml: cannot read the recipe"):
         load_recipe(tmp_path / "binary.yaml")
