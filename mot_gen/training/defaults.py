@@ -71,7 +71,7 @@ class Seen:
     @property
     def size(self) -> tuple[int, int]:
         """The usual (height, width)."""
-        tokens = "for pictures that are tokenised already their tokenizer, tokenizers.image='{kind: KIND, path: FOLDER}'"
+        tokens = "for tokens of pictures their tokenizer, tokenizers.image='{kind: KIND, path: FOLDER}'"
         give = f"give tokenizers.image.image_size, or {tokens}"
         require(self.sizes, f"data: no picture could be read, so its size cannot be; {give}")
         heights, widths = zip(*self.sizes)
