@@ -62,7 +62,8 @@ def _plan(arguments) -> int:
     facts |= plan(recipe, **sizes)
     if arguments.processes == 1:
         beside = process_memory(facts["total_parameters"], recipe.training)
-        facts |= {"process_bytes": beside, "resident_bytes": beside + facts["peak_bytes"]}
+        together = beside + facts["peak_bytes"] + facts["cached_bytes"]
+        facts |= {"process_bytes": beside, "resident_bytes": together}
     if arguments.time:
         from mot_gen.training.trial import trial
 

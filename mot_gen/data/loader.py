@@ -20,6 +20,7 @@ from itertools import chain, islice
 from typing import Any
 
 from mot_gen.data import records
+from mot_gen.data.cache_size import cache_lines
 from mot_gen.data.drafts import Draft, filled, pending_of
 from mot_gen.data.left_out import LeftOut
 from mot_gen.data.mixture import Showing, mixture_of
@@ -107,8 +108,11 @@ class Loader:
         return self._pictures.notices
 
     def first_lines(self) -> list[str]:
-        """What to say of the data before training begins: what is left out, changed or missing, a line of each kind."""
-        return [f"data: {line}" for line in opening_lines(self.samples, self.tokenizers, self._pictures)]
+        """What to say of the data before training begins, a line of each kind: what is left out, changed or
+        missing, and whether the cache is too small."""
+        lines = opening_lines(self.samples, self.tokenizers, self._pictures)
+        lines += cache_lines(self.samples, self.tokenizers, self.data)
+        return [f"data: {line}" for line in lines]
 
     @cached_property
     def _index(self) -> dict[str, Any]:

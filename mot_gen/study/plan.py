@@ -25,20 +25,22 @@ def plan(recipe: Recipe, processes: int = 1, machine: int = 8, vocabulary: int |
     """Parameters (active, total), tokens and FLOPs of a step and of the run, and for one of `processes`, of which
     `machine` share a machine, the bytes of memory and those it sends in a step.
 
-    The data is read, since tokens and fill depend on it; the model's weights are never allocated. vocabulary: of text,
-    where it is to be another than the tokenizer's, which may have been made from less data than will be there.
+    The texts are read, since tokens and fill depend on them; the model's weights are never allocated. vocabulary: of
+    text, where it is to be another than the tokenizer's, which may have been made from less data than will be there.
     """
     return Draft.of(recipe, vocabulary).facts(processes, machine)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a plan is made from: the model on the meta device, and some batches of the recipe's data."""
+    """What a plan is made from: the model on the meta device, some batches of the recipe's data, and the bytes of
+    tokenised media that are kept."""
 
     training: Training
     model: MultimodalModel
     batches: list[PackedBatch]
     samples: int
+    cached: int
 
     @classmethod
     def of(cls, recipe: Recipe, vocabulary: int | None = None) -> Draft:
@@ -48,7 +50,8 @@ class Draft:
             text = next(iter(tokenizers))
             sized = replace(tokenizers[text].modality, vocab_size=vocabulary)
             tokenizers = {**tokenizers, text: SimpleNamespace(modality=sized)}
-        return cls(recipe.training, outline_model(recipe, tokenizers), workload.batches, workload.samples)
+        model = outline_model(recipe, tokenizers)
+        return cls(recipe.training, model, workload.batches, workload.samples, workload.cached)
 
     def facts(self, processes: int = 1, machine: int = 8) -> dict:
         """What `plan` returns."""
@@ -64,7 +67,7 @@ class Draft:
         memory = _state_bytes(self.model, training, mesh) | _working_bytes(self.model, training, mesh, batches)
         peak = {}
         if processes == 1:
-            peak["peak_bytes"] = training_memory(self.model, batches, training)
+            peak = {"peak_bytes": training_memory(self.model, batches, training), "cached_bytes": self.cached}
         return {
             "active_parameters": parameters.active,
             "total_parameters": parameters.total,

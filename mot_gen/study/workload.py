@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from mot_gen.data.cache_size import media_bytes
 from mot_gen.data.loader import Loader
 from mot_gen.data.spans import BlankSpans
 from mot_gen.flops import count_parameters, forward_flops
@@ -37,11 +38,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Workload:
-    """Some batches of a recipe's data, the tokenizers that made them, and how many samples there are to train on."""
+    """Some batches of a recipe's data, the tokenizers that made them, how many samples there are to train on, and how
+    many bytes of tokenised media are kept between epochs."""
 
     tokenizers: Mapping[str, object]
     batches: list[PackedBatch]
     samples: int
+    cached: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> Workload:
@@ -51,7 +54,8 @@ class Workload:
         loader = Loader(splits.train, tokenizers, recipe.data, training, maker=BlankSpans)
         rows = islice(loader, SAMPLED)
         batches = [pack_rows(each, loader.modalities, training.row_length) for each in rows]
-        return cls(tokenizers, batches, len(splits.train))
+        cached = min(media_bytes(splits.train, tokenizers), recipe.data.cache_mb * 2**20)
+        return cls(tokenizers, batches, len(splits.train), cached)
 
     def cost(self, recipe: Recipe) -> Cost:
         """The cost of a recipe that differs from the workload's only in its backbone."""

@@ -1,6 +1,7 @@
 """What training says of its data: what it leaves out, what it changes, and what it finds at a first look."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 from PIL import Image
 from raw_files import lines, picture, told, write
 
+from mot_gen.data import cache_size
+from mot_gen.data.cache_size import cache_lines, media_bytes
 from mot_gen.data.loader import Loader
 from mot_gen.data.notices import NAMED, Notice, Notices
-from mot_gen.data.records import open_all, open_records
+from mot_gen.data.records import Pair, open_all, open_records
+from mot_gen.data.spans import SpanCache
 from mot_gen.errors import InputError
 from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
@@ -114,3 +118,21 @@ def test_notices_name_the_first_and_count_all():
     assert both["things"].count == 2 * NAMED + 10 and len(both["things"].samples) == NAMED
     assert notices.lines(shown=2) == ["1,005 things: n0; n1; and 1,003 more"]
     assert Notice().first(3) == "" and json.dumps(notices.as_dict())
+
+
+@pytest.mark.parametrize("channels, discrete", [(3, False), (None, True)])
+def test_a_cache_that_is_too_small_is_said_with_the_size_that_is_enough(channels, discrete, monkeypatch):
+    """A thousand pictures of 256 tokens."""
+    modality = Modality("image", vocab_size=9) if discrete else Modality("image", channels=channels)
+    tokenizers = {"text": Words(), "image": SimpleNamespace(modality=modality, grid=(16, 16))}
+    samples = [Pair(str(i), b"", ("a",)) for i in range(1000)]
+    size = 1000 * (256 * (8 if discrete else 12) + SpanCache.OVERHEAD)
+    assert media_bytes(samples, tokenizers) == size
+    needed = size // 2**20 + 1
+    monkeypatch.setattr(cache_size, "_memory", lambda: 2**30)
+    (line,) = cache_lines(samples, tokenizers, Data(cache_mb=needed - 1))
+    assert f"take {needed} MiB" in line and f"data.cache_mb={needed + needed // 4}" in line
+    assert not cache_lines(samples, tokenizers, Data(cache_mb=needed))
+    assert not cache_lines(samples, tokenizers, Data(cache_mb=1, augment={"shift": 0.1}))  # none comes again
+    monkeypatch.setattr(cache_size, "_memory", lambda: 2**20)  # too small a machine
+    assert not cache_lines(samples, tokenizers, Data(cache_mb=1))
