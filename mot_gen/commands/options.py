@@ -11,6 +11,7 @@ from typing import Any
 from mot_gen.checkpoints.storage import DTYPES
 from mot_gen.errors import InputError, nearest
 
+MIB, GIB = 2**20, 2**30  # bytes
 SAID: Mapping[Any, str] = {int: "a whole number", float: "a number"}
 
 
@@ -47,7 +48,7 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name.replace('_', ' '):{width}}  {_told(value)}")
+        print(f"{name.replace('_', ' '):{width}}  {_told(value)}{_in_short(name, value)}")
 
 
 def _told(value: Any) -> str:
@@ -55,6 +56,15 @@ def _told(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{name} {_number(each)}" for name, each in value.items())
     return _number(value)
+
+
+def _in_short(name: str, value: Any) -> str:
+    """A large number once more, as people say it: bytes in MiB or GiB, FLOPs as a power of ten."""
+    if not isinstance(value, int) or value < MIB:
+        return ""
+    if name.endswith("_bytes"):
+        return f"  ({value / GIB:.2f} GiB)" if value >= GIB else f"  ({value / MIB:.1f} MiB)"
+    return f"  ({value:.3g})" if name.startswith("flops") else ""
 
 
 def _number(value: Any) -> str:

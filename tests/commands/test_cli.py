@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mot_gen.commands.main import _parser, main
+from mot_gen.commands.options import print_facts
 
 TINY = [
     "backbone.dim=32",
@@ -103,6 +104,14 @@ def test_plan_counts_what_the_run_counted(run, capsys):
     ran = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert facts["flops"] == pytest.approx(ran["flops"], rel=0.1)
     assert facts["tokens"] == pytest.approx(ran["tokens"], rel=0.1)
+
+
+def test_large_numbers_are_said_in_short_as_well(capsys):
+    print_facts(
+        {"peak_bytes": 3 << 30, "logit_bytes": 5 << 19, "flops": 1_371_310_070_400, "samples": 2_000_000}, False
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["(3.00 GiB)", "(2.5 MiB)", "(1.37e+12)", "2,000,000"]
 
 
 def test_a_finished_run_is_not_overwritten(run, capsys):
