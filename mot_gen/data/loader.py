@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain, islice
@@ -113,6 +113,10 @@ class Loader:
         lines = opening_lines(self.samples, self.tokenizers, self._pictures)
         lines += cache_lines(self.samples, self.tokenizers, self.data)
         return [f"data: {line}" for line in lines]
+
+    def tell(self, how: Callable[[str], None]) -> None:
+        """Say by `how`, again and again, how far a window is that a batch waits for."""
+        self._spans.tell = how
 
     @cached_property
     def _index(self) -> dict[str, Any]:

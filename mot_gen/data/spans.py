@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
 import torch
@@ -88,8 +89,11 @@ class SpanMaker:
     """Makes spans of what `read` gives for them, in batches, and keeps them up to `limit` bytes.
 
     tokenizers: modality -> tokenizer, its first is text. read(pendings) -> for each its raw medium or text, its tokens
-    where they were made before, or the error that reading it raised. workers: threads; 0 = in line.
+    where they were made before, or the error that reading it raised. workers: threads; 0 = in line. tell: is told how
+    far the work is, while a batch waits for it.
     """
+
+    tell: Callable[[str], None] | None = None
 
     def __init__(
         self,
@@ -125,13 +129,19 @@ class SpanMaker:
         batches: list[list[Pending]] = []
         for name, found in missing.items():
             batches += self._batches(name, list(found.values()))
-        pendings = chain.from_iterable(batches)
+        pendings = list(chain.from_iterable(batches))
         spans = chain.from_iterable(self.each(self._encode, batches))
-        for pending, made_now in zip(pendings, spans):
+        for done, (pending, made_now) in enumerate(zip(pendings, spans), start=1):
             made[pending.key] = made_now
             if pending.kept and isinstance(made_now, Span):
                 self._cache.keep(pending.key, made_now)
+            self._told(f"tokenising the data: {done:,} of {len(pendings):,}")
         return made
+
+    def _told(self, line: str) -> None:
+        """Tell it, unless the work is done ahead, by a thread for which no batch waits."""
+        if self.tell is not None and current_thread() is main_thread():
+            self.tell(line)
 
     def each(self, call: Callable[[T], U], items: Iterable[T]) -> Iterable[U]:
         """`map`, by the threads."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich import progress as rich_progress
 
-SECONDS = 10.0  # between two lines of `counted`
+SECONDS = 10.0  # between two lines of `counted`, and of what a step waits for
 
 
 class Progress:
@@ -52,6 +52,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._bar = _bar(self._stream) if shown and self._stream.isatty() else None
         self._started, self._shown = time.monotonic(), float("-inf")
+        self._heard = self._started  # when something was last said of a step, or could have been
 
     def begin_at(self, done: int) -> None:
         """Say that `done` steps were made before this run; `update` has not been called yet."""
@@ -59,7 +60,7 @@ class Progress:
         self._first_at: float | None = None
 
     def __enter__(self) -> Progress:
-        self._started = time.monotonic()
+        self._started = self._heard = time.monotonic()
         if self.total is None:  # perhaps it is short, and then there is nothing to say
             self._shown = self._started
         if self._bar:
@@ -74,6 +75,7 @@ class Progress:
     def update(self, done: int, **losses: float) -> None:
         """`done` steps are made in all; `losses` by modality, those not given stay as they were."""
         self._leave_out_first(done - self.first)
+        self._heard = time.monotonic()
         self.done = done
         self.losses |= losses
         if self._bar:
@@ -81,6 +83,16 @@ class Progress:
         elif done == self.total or time.monotonic() - self._shown >= self.interval:
             self._shown = time.monotonic()
             self.note(f"{self.title}{self.unit} {done}{self._of_total}  {self.text()}")
+
+    def wait(self, line: str) -> None:
+        """What the next step waits for. It is said where that takes longer than SECONDS, and again after as many."""
+        if time.monotonic() - self._heard < SECONDS:
+            return
+        self._heard = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, description=f"{self.title}{line}")
+        else:
+            self.note(f"{self.title}{line}")
 
     def _leave_out_first(self, made: int) -> None:
         """Count the rate from the end of the first step on, once a second one is made."""

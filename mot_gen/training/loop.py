@@ -102,6 +102,7 @@ def _run(run: Run, hooks: Hooks, begun: bool, say: Callable[[str], None]) -> Run
         if run.world.first:
             for line in run.loader.first_lines():
                 bar.note(line)
+        run.loader.tell(bar.wait)
         make_steps(run, hooks, stop, bar)
         for line in data_changed(run):
             bar.note(line)

@@ -84,6 +84,20 @@ def test_a_span_is_bitwise_the_same_on_any_rank_after_any_restart_with_any_cache
     assert [ranks[k % 3][k // 3] for k in range(60)] == alone
 
 
+def test_it_is_told_how_far_a_window_is_that_a_batch_waits_for():
+    lines: list[str] = []
+    stream, ahead = loader(), loader(workers=1)
+    stream.tell(lines.append)
+    next(stream)
+    assert lines[-1] == "tokenising the data: 40 of 40" and "tokenising the data: 17 of 40" in lines
+    next(ahead)  # its next window is made by a thread
+    ahead.tell(lines.append)
+    lines.clear()
+    ahead._ahead.popitem()[1].result()
+    ahead.close()
+    assert not lines
+
+
 def test_media_are_tokenised_in_batches_and_once():
     stream = loader()
     for epoch in range(2):

@@ -37,6 +37,27 @@ def test_a_pipe_gets_a_line_each_interval_and_one_at_the_end(seconds):
     assert "\x1b" not in pipe.getvalue()
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_step_that_waits_long_says_for_what(stream, seconds):
+    shown = stream()
+    with Progress(9, stream=shown) as bar:
+        bar.update(1)
+        for piece in range(1, 31):  # one a second
+            seconds[0] += 1
+            bar.wait(f"piece {piece}")
+            assert bar._bar is None or bar._bar.tasks[0].description == f"piece {piece // 10 * 10}" or piece < 10
+        bar.update(2)
+        seconds[0] += 9
+        bar.wait("soon done")
+    if not shown.isatty():
+        assert [line for line in shown.getvalue().splitlines() if "step" not in line] == [
+            "piece 10",
+            "piece 20",
+            "piece 30",
+        ]
+    assert "soon done" not in shown.getvalue()
+
+
 def test_a_long_first_step_is_no_measure_of_the_others(seconds):
     """Data are prepared and programs compiled in it, which took a thousand times as long as a step."""
     with Progress(1000, stream=io.StringIO()) as bar:
