@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mot_gen.errors import require
 from mot_gen.eval.images.extractors import Extractor
 from mot_gen.eval.images.resizing import resize
 from mot_gen.eval.images.sources import ImageSource, load_all
@@ -75,7 +76,7 @@ def _make_shard(source: ImageSource, numbers: range, how: Extraction, file: Path
         if batch and is_full:
             parts.append(features_of(batch, how.extractor))
             batch = []
-    features = torch.cat(parts) if parts else torch.zeros(0, 0)
+    features = _joined(parts) if parts else torch.zeros(0, 0)
     if file is not None:
         _write_shard(file, features, kept, source.unreadable[before:])
     return features, kept
@@ -85,7 +86,15 @@ def features_of(images: list[Tensor], extractor: Extractor) -> Tensor:
     """(n, d) on the CPU; images of mixed sizes are resized one by one, in the extractor's own mode."""
     if len({image.shape for image in images}) == 1:
         return extractor(torch.stack(images)).cpu()
-    return torch.cat([extractor(image[None]) for image in images]).cpu()
+    return _joined([extractor(image[None]) for image in images]).cpu()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """(n, d) of several parts. InputError where d differs, as it does with `pixels` and other sizes."""
+    widths = sorted({each.shape[1] for each in parts})
+    told = " and ".join(map(str, widths[:2]))
+    require(len(widths) == 1, f"pictures have {told} features; bring them to one size first, or take another extractor")
+    return torch.cat(parts)
 
 
 def _write_shard(file: Path, features: Tensor, numbers: list[int], unreadable: list[str]):

@@ -49,7 +49,8 @@ class FeatureSetMetric(Accumulator):
                 raise InputError(f"{side}: N = {len(rows)}, but {name} needs at least {self.least} a side")
         if real.shape[1] != fake.shape[1]:
             raise InputError(
-                f"real features have {real.shape[1]} dimensions, fake ones {fake.shape[1]}; use one extractor"
+                f"real features have {real.shape[1]} dimensions, fake ones {fake.shape[1]}; use one extractor "
+                "for both, and pictures of one size if it is pixels"
             )
         return real, fake
 

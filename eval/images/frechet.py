@@ -140,7 +140,8 @@ def _check_counts(real: Moments, fake: Moments):
         require(moments.n >= 2, f"{side}: N = {moments.n}, but the Frechet distance needs at least 2 samples a side")
     if real.mean.shape != fake.mean.shape:
         raise InputError(
-            f"real features have {len(real.mean)} dimensions, fake ones {len(fake.mean)}; use one extractor for both"
+            f"real features have {len(real.mean)} dimensions, fake ones {len(fake.mean)}; use one extractor "
+            "for both, and pictures of one size if it is pixels"
         )
 
 

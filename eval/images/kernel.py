@@ -153,7 +153,7 @@ class KernelDistance(FeatureSetMetric):
             n={"real": len(real), "fake": len(fake)},
             interval=self._interval(estimates, min(len(real), len(fake)), used),
             provenance={**self.provenance(), "kernel": self.kernel, **facts, "confidence": self.confidence},
-            warnings=_warnings(self.kernel, len(real), len(fake)),
+            warnings=[*_warnings(self.kernel, len(real), len(fake)), *self._no_interval(estimates)],
             details=details,
         )
 
@@ -174,6 +174,13 @@ class KernelDistance(FeatureSetMetric):
             return mmd_of_subsets(real, fake, own, other, self.kernel).cpu(), size
         each = [squared_mmd(real[one.to(real.device)], fake[two.to(fake.device)], self.kernel) for one, two in pairs]
         return torch.tensor(each, dtype=torch.float64), size
+
+    def _no_interval(self, estimates: Tensor) -> list[str]:
+        """What is said where an interval was asked for and there is none."""
+        if self.confidence is None or len(estimates) > 1:
+            return []
+        needed = "CMMD has none" if self.subset_size is None else f"it takes more than {self.subset_size:,} samples"
+        return [f"no interval, since nothing was drawn several times: {needed}"]
 
     def _interval(self, estimates: Tensor, n: int, size: int) -> tuple[float, float] | None:
         """The variance over subsets falls as 1 / size, so it scales to N; the draw of the subsets adds its own."""

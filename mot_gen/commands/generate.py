@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
@@ -23,7 +21,7 @@ from mot_gen.commands.generate_items import items_of
 from mot_gen.commands.generate_outputs import save
 from mot_gen.commands.generate_samples import Known, Sample, examined, is_made, samples_of
 from mot_gen.commands.options import add_dtype
-from mot_gen.errors import InputError, UntaughtWarning, one_line
+from mot_gen.errors import InputError, one_line
 from mot_gen.pipelines.directions import INPUTS, KINDS, OPTIONS, flag
 
 # What the options of the pipelines say, in the words of the command's help.
@@ -190,26 +188,9 @@ def _generate(arguments) -> int:
     taken |= {kind: tuple(given[kind] or ()) for kind in INPUTS}
     options = {name: given[name] for name in OPTIONS if given[name] is not None}
     request = Request(**taken, options=options)
-    with _warnings_in_one_line():
-        for made in generate(arguments.checkpoint, request):
-            if arguments.json:
-                print(json.dumps(made, ensure_ascii=False), flush=True)
-            else:
-                print(made.get("file") or made["text"], flush=True)
-    return 0
-
-
-@contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Within, what a prompt names and was never taught is said without the place in our code that says it."""
-    show = warnings.showwarning
-
-    def shown(message, category, *where, **more) -> None:
-        if issubclass(category, UntaughtWarning):
-            print(f"mot-gen: {one_line(message)}", file=sys.stderr, flush=True)
+    for made in generate(arguments.checkpoint, request):
+        if arguments.json:
+            print(json.dumps(made, ensure_ascii=False), flush=True)
         else:
-            show(message, category, *where, **more)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = shown
-        yield
+            print(made.get("file") or made["text"], flush=True)
+    return 0

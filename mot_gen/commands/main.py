@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from mot_gen import __version__
 from mot_gen.checkpoints.folders import permission
 from mot_gen.commands import fast_start
+from mot_gen.commands.options import warnings_in_one_line
 from mot_gen.errors import Diverged, InputError, Interrupted, Lost
 
 # A core that waits busily for another takes it from whoever shares the machine: on a busy one every small operation
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         fast_start.install()
     try:
         arguments = _parse(argv)
-        with permission(getattr(arguments, "trust_remote_code", False)):
+        with permission(getattr(arguments, "trust_remote_code", False)), warnings_in_one_line():
             return arguments.func(arguments)
     except InputError as error:
         _complain(error)

@@ -1,15 +1,18 @@
-"""What several subcommands share: arguments (add_overrides, add_dtype), KEY=VALUE as values (settings), and facts
-(print_facts)."""
+"""What several subcommands share: arguments (add_overrides, add_dtype), KEY=VALUE as values (settings), facts
+(print_facts), and warnings that are said in one line (warnings_in_one_line)."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mot_gen.checkpoints.storage import DTYPES
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, UntaughtWarning, nearest, one_line
 
 MIB, GIB = 2**20, 2**30  # bytes
 SAID: Mapping[Any, str] = {int: "a whole number", float: "a number"}
@@ -73,3 +76,19 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Within, what a prompt names and was never taught is said without the place in our code that says it."""
+    show = warnings.showwarning
+
+    def shown(message, category, *where, **more) -> None:
+        if issubclass(category, UntaughtWarning):
+            print(f"mot-gen: {one_line(message)}", file=sys.stderr, flush=True)
+        else:
+            show(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = shown
+        yield

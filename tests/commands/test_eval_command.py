@@ -170,6 +170,12 @@ def test_mixed_sizes_are_resized_one_by_one(two):
     assert mixed.shape == (31, 12) and numbers == list(range(31))
 
 
+def test_features_of_as_many_numbers_as_pixels_need_pictures_of_one_size(two):
+    Image.fromarray(pictures(1, 5, (40, 9))[0]).save(two[1] / "zzz.png")
+    with pytest.raises(InputError, match=r"pictures have 576 and 1080 features; bring them to one size first"):
+        call("images", *two, "--metrics", "kd", "--extractor", "pixels", "--no-cache")
+
+
 def test_pairs_are_matched_by_name(two, tmp_path):
     same = folder(tmp_path / "same", pictures(40, 0) ^ 1)
     call("images", two[0], same, "--metrics", "psnr,ssim", "--json", tmp_path / "r.json")

@@ -140,6 +140,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         tokenize(CORPUS, tmp_path, Options(shard_size=6))
     with pytest.raises(InputError, match="other samples and tokenizers"):
         tokenize(Corpus(lambda: pairs(9), lambda: {"image": patches(2)}), tmp_path, SMALL)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds other files, such as a\.png; give a new folder"):
+        tokenize(CORPUS, tmp_path / "pictures", SMALL)
 
 
 def test_documents_keep_their_parts_and_what_no_tokenizer_is_for(tmp_path):

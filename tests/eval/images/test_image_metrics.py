@@ -234,7 +234,9 @@ def test_kernel_subsets_agree_with_all_pairs():
     real, fake = randn(500, 5, 0), randn(400, 5, 1, 1.3)
     whole = both(KernelDistance(subset_size=500), real, fake).value
     drawn = both(KernelDistance(subset_size=100, subsets=80, confidence=0.99), real, fake)
-    assert drawn.interval[0] < whole < drawn.interval[1]
+    assert drawn.interval[0] < whole < drawn.interval[1] and not drawn.warnings
+    small = both(KernelDistance(confidence=0.95), real, fake)
+    assert small.interval is None and "it takes more than 1,000 samples" in small.warnings[0]
     assert "subsets:80" in drawn.signature and "seed:0" in drawn.signature
 
 
