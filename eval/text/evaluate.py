@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.eval.by_name import LIKELIHOOD, TEXT, choices_from, chosen, own_metric, results_of, update_text
+from mot_gen.eval.by_name import ERROR_RATES, LIKELIHOOD, TEXT, choices_from, chosen, own_metric, results_of, update_text
 from mot_gen.eval.jsonl import provenance_of
-from mot_gen.eval.records import Given, Record, records, records_of, references_of, require_fields
+from mot_gen.eval.records import Given, Record, only_reference, records, records_of, references_of, require_fields
 from mot_gen.eval.result import Results
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def feed_text(metrics: Mapping[str, Accumulator], rows: Sequence[Record]) -> Non
     for name, metric in metrics.items():
         own = []
         if metric.takes != "predictions":
-            own = [references_of(row) for row in rows]
+            own = [[only_reference(row, name)] if name in ERROR_RATES else references_of(row) for row in rows]
         if name == "bits_per_byte":
             metric.update(_nats(rows), [first for first, *_ in own])
         else:

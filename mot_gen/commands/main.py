@@ -54,6 +54,9 @@ to begin with:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and message.startswith("the following arguments are req"):
+                message = f"give one of its commands: {', '.join(action.choices)}"
         command = self.prog.removeprefix("mot-gen").strip()  # the line begins with mot-gen anyway
         where = f"{command}: " if command else ""
         raise InputError(f"{where}{message}; see {self.prog} --help")
