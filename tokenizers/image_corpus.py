@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, with_name
+from mot_gen.errors import InputError, require, with_name
 from mot_gen.files.image_files import image_tensor
 from mot_gen.files.suffixes import PICTURES, find
 
@@ -28,6 +28,7 @@ class ImageSet(NamedTuple):
 
 def find_images(folder: Path) -> list[Path]:
     """The pictures in a folder and all below it, by suffix, sorted; raises InputError where there is none."""
+    require(Path(folder).is_dir(), f"{folder}: is no folder; give one of pictures")
     files = find(Path(folder), PICTURES)
     if not files:
         raise InputError(f"{folder}: no pictures ({', '.join(sorted(PICTURES))}) in this folder")

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.eval.by_name import ERROR_RATES, LIKELIHOOD, TEXT, choices_from, chosen, own_metric, results_of, update_text
+from mot_gen.eval.by_name import (
+    ERROR_RATES,
+    LIKELIHOOD,
+    TEXT,
+    choices_from,
+    chosen,
+    own_metric,
+    results_of,
+    update_text,
+)
 from mot_gen.eval.jsonl import provenance_of
 from mot_gen.eval.records import Given, Record, only_reference, records, records_of, references_of, require_fields
 from mot_gen.eval.result import Results

@@ -54,8 +54,16 @@ def convert_command(arguments: argparse.Namespace) -> int:
         _back(arguments.source, out, local_folder(arguments.like, local), arguments.family)
         print(f"{out} is a model in the layout of {arguments.like}")
         return 0
+    if _is_ours(Path(located(arguments.source))):
+        remedy = "make another one of it by --grow NAME, or a published one by --like FOLDER"
+        raise InputError(f"{arguments.source}: is a model of ours already; {remedy}")
     _forward(arguments, local_folder(arguments.source, local), out)
     return 0
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is that of a pipeline, whose model is in `model`, or of a run, whose pipeline is in `model`."""
+    return any((folder / place / "config.json").is_file() for place in ("model", "model/model"))
 
 
 def _grow(arguments: argparse.Namespace, out: Path) -> int:
@@ -68,8 +76,11 @@ def _grow(arguments: argparse.Namespace, out: Path) -> int:
         raise InputError(f"--with: {arguments.other} holds no model; give the folder of a run, or of its model")
     refuse_early(lambda: _growth(name, settings, arguments.other))
 
+    from diffusers.utils import logging
+
     from mot_gen.growth.base import grow_folder
 
+    logging.disable_progress_bar()  # of the shards
     grown = grow_folder(arguments.source, out, _growth(name, settings, arguments.other), arguments.other)
     weights = sum(parameter.numel() for parameter in grown.parameters())
     print(f"{out} has {weights:,} weights; training.init={out} begins with them")

@@ -30,6 +30,17 @@ TRAINING = {
     "kl": ("mot_gen.tokenizers.image_training", "ImageTraining"),
     "speech": ("mot_gen.tokenizers.train_speech_units", "SpeechTraining"),
 }
+PICTURES = ("vq", "scales", "kl")
+# The options of `train` that are for some kinds alone.
+ACTS_ON = {
+    "vocab_size": ("text",),
+    **dict.fromkeys(("image_size", "color_channels", "fold", "widths", "variants", "extractor"), PICTURES),
+    "entries": ("vq", "scales"),
+    "scales": ("scales",),
+    "levels": ("vq",),
+    "latent_channels": ("kl",),
+    **dict.fromkeys(("units", "context", "collapse", "encoder", "layer"), ("speech",)),
+}
 SHIPPED = ("emoji", "spoken-digits")  # data that comes with the package or its extras
 
 
@@ -83,7 +94,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     _speech_arguments(parser)
     fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
     parser.add_argument("--set", **fields, help="fields of its training, as in steps=4000 lr=0.001")
-    parser.set_defaults(func=_train)
+    parser.set_defaults(func=_train, usual={name: parser.get_default(name) for name in ACTS_ON})
 
 
 def _image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +145,7 @@ def _train(args: argparse.Namespace) -> int:
         paths = args.data.split(",") if args.kind == "text" else [args.data]
         refuse_missing(paths)
     refuse_missing([args.encoder])
+    _refuse_idle(args)
     refuse_unwritable(args.out)
     if args.kind in TRAINING:
         types = stated(*TRAINING[args.kind]) or {}
@@ -141,6 +153,14 @@ def _train(args: argparse.Namespace) -> int:
 
     refuse_early(lambda: _asked(args).check())
     return _report(_asked(args).train(), args.out / "report.json")
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """InputError for an option that was given and does nothing for this kind."""
+    for name, kinds in ACTS_ON.items():
+        idle = args.kind not in kinds and getattr(args, name) != args.usual[name]
+        flag = "--" + name.replace("_", "-")
+        require(not idle, f"{flag} does not act on {args.kind}; it is for {', '.join(kinds)}")
 
 
 def _asked(args: argparse.Namespace) -> Any:
@@ -197,6 +217,7 @@ def _encode(args: argparse.Namespace) -> int:
         refuse_early(*(partial(_check_data, folder, args.tokenizer) for folder in folders))
 
     _tokens().encode(args.tokenizer, args.inputs, args.out, args.max_skipped)
+    print(args.out)
     return 0
 
 
@@ -207,6 +228,7 @@ def _decode(args: argparse.Namespace) -> int:
     refuse_early(lambda: _tokens().rows_of(args.tokens))
 
     _tokens().decode(args.tokenizer, args.tokens, args.out)
+    print(args.out)
     return 0
 
 

@@ -161,6 +161,17 @@ def test_bad_input_is_one_line(pictures, tmp_path, capsys):
         "augment must be one of": ["train", "vq", "--data", pictures, "--out", out, "--set", "augment=flop"],
         "at least 256": ["train", "text", "--data", rows, "--out", out, "--vocab-size", 10],
         "not UTF-8": ["train", "text", "--data", pictures / "broken.jpg", "--out", out],
+        "is no folder; give one of pictures": ["train", "vq", "--data", rows, "--out", out],
+        "--levels does not act on kl; it is for vq": [
+            "train",
+            "kl",
+            "--data",
+            pictures,
+            "--out",
+            out,
+            "--levels",
+            "8,5",
+        ],
         "must be a multiple of 4": ["train", "vq", "--data", pictures, "--out", out, "--image-size", 18],
     }
     for match, words in cases.items():

@@ -348,4 +348,6 @@ def test_the_command_grows_a_shipped_model(tmp_path, capsys):
     assert len(MultimodalModel.from_pretrained(tmp_path / "deep").backbone.blocks) == 7
     assert main(["convert", "openmoji", str(tmp_path / "both"), "--grow", "fused"]) == 2
     assert "fused: is of two models; give the second --with" in capsys.readouterr().err
+    assert main(["convert", "openmoji", str(tmp_path / "both")]) == 2
+    assert "openmoji: is a model of ours already; make another one of it by --grow NAME" in capsys.readouterr().err
     assert not (tmp_path / "both").exists()
