@@ -26,6 +26,7 @@ from mot_gen.recipes.recipe import AUTO, Recipe, field_of, read_mapping, with_fi
 LOOKED_AT = 200  # samples, spread over the training set
 SMALL = 32  # the longest side of pictures whose pixels are modelled as they are
 LARGE = 64  # the side of the pictures that an autoencoder is trained on
+FAR_LONGER = 8  # times the usual text: then it is said that the longest ones make rows long, and steps slow
 TOKENS = 64  # of a small picture, at most
 
 
@@ -36,12 +37,14 @@ class Seen:
     sizes: (height, width) of each picture.
     coloured: whether any is.
     text: the longest, in bytes.
+    usual: how long nine texts of ten are at most, in bytes.
     words: how many different ones.
     """
 
     sizes: Sequence[tuple[int, int]]
     coloured: bool
     text: int
+    usual: int
     words: int
 
     @classmethod
@@ -56,10 +59,12 @@ class Seen:
         words: set[str] = set()
         for text in texts:
             words.update(text.split())
+        lengths = sorted(map(_bytes_of, texts)) or [0]
         return cls(
             sizes=[(picture.height, picture.width) for picture in pictures],
             coloured=any(map(_has_colour, pictures)),
-            text=max(map(_bytes_of, texts), default=0),
+            text=lengths[-1],
+            usual=lengths[9 * (len(lengths) - 1) // 10],
             words=len(words),
         )
 
@@ -134,7 +139,15 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
     values |= _image_options(recipe, values)
     for field, value in values.items():
         say(f"{field}: {value}")
+    _warn_of_long(values, seen, lambda: row_length(seen.usual, _Known(recipe, seen, values).size), say)
     return with_fields(recipe, values)
+
+
+def _warn_of_long(values: Mapping[str, Any], seen: Seen, usual: Callable[[], int], say: Callable[[str], None]) -> None:
+    """Say how much faster it would go without the few texts that are far longer than the others."""
+    if "training.row_length" in values and seen.text > FAR_LONGER * max(1, seen.usual):
+        told = f"the longest text has {seen.text:,} bytes, nine of ten at most {seen.usual:,}"
+        say(f"training.row_length: {told}; training.row_length={usual()} is faster and leaves longer ones out, by name")
 
 
 @dataclass(frozen=True)
