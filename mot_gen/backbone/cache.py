@@ -165,10 +165,7 @@ class Cache:
 
     def place(self, layout: Layout, bidirectional: Tensor) -> tuple[Places, Places]:
         """Reserve slots for the tokens of `layout` (B, n): the places of these queries, and of all keys."""
-        n = layout.shape[1]
-        end = self.longest + n
-        if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, and {end} are needed")
+        end = self._end_after(layout.shape[1])
         places = Places.of(layout, bidirectional, self.lengths)
         slots = self._slots(places)
         at = slots if isinstance(slots, tuple) else (slice(None), slice(self.longest, end))
@@ -187,12 +184,17 @@ class Cache:
 
     def place_next(self) -> int:
         """Reserve the next slot of every row, which is one that it expects. Returns how many keys there are then."""
-        end = self.longest + 1
-        if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, and {end} are needed")
+        end = self._end_after(1)
         slots: Slots = self.lengths[:1] if self.even else (self._row, self.lengths[:, None])
         for layer in self.layers:
             layer.place(slots)
+        return end
+
+    def _end_after(self, tokens: int) -> int:
+        """One past the last slot after so many more tokens; ValueError where there are not so many slots."""
+        end = self.longest + tokens
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, and {end} are needed")
         return end
 
     def _slots(self, places: Places) -> Slots:

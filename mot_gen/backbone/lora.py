@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mot_gen.backbone.routing import Routing, UntiedLinear, grouped_linear
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # peft's, before the names of a model's modules
@@ -135,13 +135,10 @@ def add(model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers
     backbone: Any = model.backbone
     if getattr(backbone, "routed", False):
         raise InputError("backbone.lora: experts that are routed take no adapters; give a backbone without experts")
-    found = {
-        name: layer
-        for name, layer in backbone.named_modules()
-        if isinstance(layer, UntiedLinear) and len(layer.weight) == len(backbone.towers)
-    }
+    found = _projections(backbone)
     known = {name.rpartition(".")[2] for name in found}
-    for name in layers or [""] * (not found):
+    require(found, "backbone.lora: no projection is owned by towers here; give a backbone with untied projections")
+    for name in layers:
         if name not in known:
             raise InputError(f"backbone.lora.layers: {name!r} is no projection that towers own" + nearest(name, known))
     places = [backbone.towers.index(tower) for tower in towers]
@@ -149,6 +146,15 @@ def add(model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers
     for name, layer in found.items():
         if not layers or name.rpartition(".")[2] in layers:
             layer.adapter = LowRank(layer, places, rank, alpha)
+
+
+def _projections(backbone: Any) -> dict[str, UntiedLinear]:
+    """The projections that every tower owns, or that a model of one tower has, by name."""
+    found: dict[str, UntiedLinear] = {}
+    for name, layer in backbone.named_modules():
+        if isinstance(layer, UntiedLinear) and len(layer.weight) == len(backbone.towers):
+            found[name] = layer
+    return found
 
 
 def adapters(model: nn.Module) -> dict[str, LowRank]:

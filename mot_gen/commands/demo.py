@@ -52,11 +52,12 @@ def register(commands) -> None:
 def _demo(arguments) -> int:
     from mot_gen.checkpoints import find
 
-    name, _ = find(arguments.checkpoint), _gradio()  # before the seconds that loading takes
+    folder = find(arguments.checkpoint)
+    _gradio()  # its absence is said before the seconds that loading takes
 
     from mot_gen.pipelines.loaded import Loaded
 
-    built = page(Loaded(name, arguments.dtype), str(arguments.checkpoint))
+    built = page(Loaded(folder, arguments.dtype), str(arguments.checkpoint))
     try:
         options = LAUNCH | {"app_kwargs": only_for(arguments.host)}
         built.queue(max_size=QUEUE).launch(server_name=arguments.host, server_port=arguments.port, **options)
@@ -107,6 +108,7 @@ def _title(direction: Direction) -> str:
 
 
 def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
+    """What is on the tab of a direction: inputs, options and a button on the left, results on the right."""
     kinds = (*direction.needs, *direction.takes)
     recommended, languages = loaded.base.config.sampling or {}, loaded.base.languages
     with gradio.Row():
@@ -121,8 +123,8 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
                 names = [name for name in direction.options if name not in (*SIZE, *options)]
                 options |= {name: _option(gradio, name, recommended) for name in names}
                 options |= _sizes(gradio, loaded, direction)
-                several = {"samples": 1} if direction.to == "text" else {}  # a second greedy text is the first again
-                count = _option(gradio, "samples", several)
+                usual = {"samples": 1} if direction.to == "text" else {}  # a second greedy text is the first again
+                count = _option(gradio, "samples", usual)
                 seed = gradio.Number(0, label="seed", precision=0, minimum=0)
             button = gradio.Button("Generate", variant="primary")
         with gradio.Column():
@@ -130,9 +132,11 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
 
     def generate(*values):
         given = dict(zip((*kinds, *options, "samples", "seed"), values))
-        unknown = direction.to == "image" and given.get("prompt") and languages.untaught([given["prompt"]])
-        if unknown:
-            gradio.Warning(unknown)
+        prompt = given.get("prompt")
+        if direction.to == "image" and prompt:
+            unknown = languages.untaught([prompt])
+            if unknown:
+                gradio.Warning(unknown)
         try:
             yield from _generated(loaded, direction, given)
         except InputError as error:
@@ -157,6 +161,7 @@ def _input(gradio, kind: str, optional: bool):
 
 
 def _option(gradio, name: str, recommended: Mapping):
+    """A text box or a slider. recommended: what sliders start from, by their names."""
     label = name.replace("_", " ")
     if OPTIONS.get(name) is str:
         return gradio.Textbox(label=label)

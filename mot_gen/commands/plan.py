@@ -33,43 +33,55 @@ def register(commands) -> None:
 
 
 def _plan(arguments) -> int:
-    sizes = _sizes(arguments)
-    budget = arguments.flops
+    sizes, budget = _sizes(arguments), arguments.flops
     if budget is not None and not budget > 0:
         raise InputError(f"--flops: must be above 0, got {budget}")
     require(arguments.solve is None or budget is not None, "--solve: needs a budget; give --flops too")
-    solved = arguments.solve or "steps"
-
-    from mot_gen.recipes.recipe import load_recipe
-
-    def first(recipe: Recipe, check: Callable[[], None]) -> None:
-        check_run(recipe, check, also=lambda: _check_processes(recipe, sizes))
-
-    recipe = load_recipe(arguments.recipe, arguments.overrides, first)
-    if recipe.auto:
-        recipe = _settled(recipe)
-
-    from mot_gen.study.budget import config_of, solve
-    from mot_gen.study.memory import process_memory
-    from mot_gen.study.plan import plan
-    from mot_gen.study.workload import Workload
-
+    recipe = _recipe(arguments, sizes)
     facts: dict[str, Any] = {}
     if budget is not None:
-        recipe = solve(recipe, budget, solved, Workload.of(recipe))
-        if solved == "width":
-            facts |= _widths(config_of(recipe))
-    facts |= plan(recipe, **sizes)
-    if arguments.processes == 1:
-        beside = process_memory(facts["total_parameters"], recipe.training)
-        together = beside + facts["peak_bytes"] + facts["cached_bytes"]
-        facts |= {"process_bytes": beside, "resident_bytes": together}
+        recipe, found = _solved(recipe, budget, arguments.solve or "steps")
+        facts |= found
+    facts |= _costs(recipe, sizes)
     if arguments.time:
         from mot_gen.training.trial import trial
 
         facts |= trial(recipe)
     print_facts(facts, arguments.json)
     return 0
+
+
+def _recipe(arguments, sizes: Mapping[str, int]) -> Recipe:
+    """The recipe with a value in the place of every `auto`; InputError for one that cannot be trained."""
+    from mot_gen.recipes.recipe import load_recipe
+
+    def first(recipe: Recipe, check: Callable[[], None]) -> None:
+        check_run(recipe, check, also=lambda: _check_processes(recipe, sizes))
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides, first)
+    return _settled(recipe) if recipe.auto else recipe
+
+
+def _solved(recipe: Recipe, budget: float, what: str) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe that meets a budget of FLOPs by its steps or its width, and the widths that were found."""
+    from mot_gen.study.budget import config_of, solve
+    from mot_gen.study.workload import Workload
+
+    solved = solve(recipe, budget, what, Workload.of(recipe))
+    return solved, _widths(config_of(solved)) if what == "width" else {}
+
+
+def _costs(recipe: Recipe, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe will cost; of a single process also the memory that it holds beside a step."""
+    from mot_gen.study.memory import process_memory
+    from mot_gen.study.plan import plan
+
+    facts = plan(recipe, **sizes)
+    if sizes["processes"] == 1:
+        beside = process_memory(facts["total_parameters"], recipe.training)
+        together = beside + facts["peak_bytes"] + facts["cached_bytes"]
+        facts |= {"process_bytes": beside, "resident_bytes": together}
+    return facts
 
 
 def _sizes(arguments) -> dict[str, Any]:
@@ -94,7 +106,7 @@ def _widths(config: Any) -> dict[str, Any]:
     return {f"backbone.{name}": width for name, width in widths.items() if width is not None}
 
 
-def _settled(recipe):
+def _settled(recipe: Recipe) -> Recipe:
     """The recipe with what it leaves to the data and the machine, which is said."""
     from mot_gen.training.build import load_splits
     from mot_gen.training.defaults import settled

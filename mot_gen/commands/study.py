@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BACKBONES = "dense,mot,moe4x,hybrid,mamba,mom"
 EVALUATIONS = (1, 2, 4, 8, 16, 32)  # numbers of steps in which each objective's pictures are drawn
+Options = dict[str, list[str]]  # KEY=VALUE of single backbones or objectives, by their names
 S = "s: share of the reference's FLOPs at which its loss is reached, by steps past the warm-up; ± over seeds"
 
 
@@ -115,13 +116,12 @@ def study(request: Request) -> tuple[dict, int]:
         overrides.append(f"training.steps={request.steps}")
     refuse_unwritable(request.out)
     recipe = load_recipe(request.recipe, overrides, lambda given, check: _check(request, given, check, options))
-    compare = _compare_objectives if request.objectives else _compare_backbones
-    found, failed = compare(request, recipe, options)
+    found, failed = _comparison(request).run(request, recipe, options)
     write_json(request.out / "study.json", found)
     return found, failed
 
 
-def _check(request: Request, recipe: Recipe, check: Callable[[], None], options: dict[str, list[str]]) -> None:
+def _check(request: Request, recipe: Recipe, check: Callable[[], None], options: Options) -> None:
     """InputError for what cannot be compared, as far as that can be said without torch."""
     training = recipe.training
     if training.steps <= training.warmup_steps:
@@ -130,20 +130,17 @@ def _check(request: Request, recipe: Recipe, check: Callable[[], None], options:
             "so nothing could be matched; give more steps, or fewer training.warmup_steps"
         )
     _modalities(request.modalities, recipe)
-    if request.objectives:
-        _check_objectives(request, options)
-    else:
-        _check_backbones(request, options)
-    check_variants = _check_objective_variants if request.objectives else _check_backbone_variants
+    comparison = _comparison(request)
+    comparison.check_names(request, options)
 
     def check_all() -> None:
         check()
-        check_variants(request, recipe, options)
+        comparison.check_variants(request, recipe, options)
 
     check_run(recipe, check_all)
 
 
-def _check_backbone_variants(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> None:
+def _check_backbone_variants(request: Request, recipe: Recipe, options: Options) -> None:
     from mot_gen.study.variants import check_comparable, recipe_of_backbone
 
     check_comparable(recipe, request.backbones, options)
@@ -151,7 +148,7 @@ def _check_backbone_variants(request: Request, recipe: Recipe, options: dict[str
         recipe_of_backbone(recipe, name, options.get(name, ()))
 
 
-def _check_objective_variants(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> None:
+def _check_objective_variants(request: Request, recipe: Recipe, options: Options) -> None:
     from mot_gen.study.objective_variants import recipe_of_objective
     from mot_gen.study.variants import check_names
 
@@ -160,7 +157,8 @@ def _check_objective_variants(request: Request, recipe: Recipe, options: dict[st
         recipe_of_objective(recipe, name, options.get(name, ()), "image")
 
 
-def _check_backbones(request: Request, options: dict[str, list[str]]) -> None:
+def _check_backbones(request: Request, options: Options) -> None:
+    """InputError for a name that is no backbone, unless its options say of which kind it is."""
     known = [*PRESETS, *RELATIVES]
     for name in request.backbones:
         stated = any(text.startswith("kind=") for text in options.get(name, ()))
@@ -168,7 +166,8 @@ def _check_backbones(request: Request, options: dict[str, list[str]]) -> None:
             raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, known)}")
 
 
-def _check_objectives(request: Request, options: dict[str, list[str]]) -> None:
+def _check_objectives(request: Request, options: Options) -> None:
+    """InputError for a name that is no objective, unless its options say of which kind it is."""
     from mot_gen.recipes.implementations import module_of
 
     for name in request.objectives:
@@ -176,7 +175,7 @@ def _check_objectives(request: Request, options: dict[str, list[str]]) -> None:
             module_of("--objectives", "mot_gen.objectives", name)
 
 
-def _compare_backbones(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> tuple[dict, int]:
+def _compare_backbones(request: Request, recipe: Recipe, options: Options) -> tuple[dict, int]:
     from mot_gen.study.page import write_page
     from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
     from mot_gen.study.summary import summary
@@ -192,7 +191,7 @@ def _compare_backbones(request: Request, recipe: Recipe, options: dict[str, list
     return found, len(failed)
 
 
-def _compare_objectives(request: Request, recipe: Recipe, options: dict[str, list[str]]) -> tuple[dict, int]:
+def _compare_objectives(request: Request, recipe: Recipe, options: Options) -> tuple[dict, int]:
     from mot_gen.study.objective_page import write_objective_page
     from mot_gen.study.objective_summary import objective_summary
     from mot_gen.study.objective_variants import objective_variants
@@ -207,9 +206,30 @@ def _compare_objectives(request: Request, recipe: Recipe, options: dict[str, lis
     return found, len(failed)
 
 
-def _split_overrides(given: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+@dataclass(frozen=True)
+class _Comparison:
+    """What a study compares.
+
+    check_names: refuses names that are not known. check_variants: refuses recipes that cannot be made, which needs
+    torch. run: trains all; what study.json holds, and how many runs failed.
+    """
+
+    check_names: Callable[[Request, Options], None]
+    check_variants: Callable[[Request, Recipe, Options], None]
+    run: Callable[[Request, Recipe, Options], tuple[dict, int]]
+
+
+_BACKBONES = _Comparison(_check_backbones, _check_backbone_variants, _compare_backbones)
+_OBJECTIVES = _Comparison(_check_objectives, _check_objective_variants, _compare_objectives)
+
+
+def _comparison(request: Request) -> _Comparison:
+    return _OBJECTIVES if request.objectives else _BACKBONES
+
+
+def _split_overrides(given: Sequence[str]) -> tuple[Options, list[str]]:
     """The options of single backbones or objectives, by name, and the recipe's."""
-    options: dict[str, list[str]] = {}
+    options: Options = {}
     overrides = []
     for text in given:
         name, colon, _ = text.partition("=")[0].partition(":")
@@ -221,6 +241,7 @@ def _split_overrides(given: Sequence[str]) -> tuple[dict[str, list[str]], list[s
 
 
 def _modalities(names: Sequence[str], recipe: Recipe) -> list[str]:
+    """The modalities whose losses are matched; InputError for one that the recipe has not."""
     for name in names:
         if name not in recipe.tokenizers:
             raise InputError(f"--modalities: {recipe.name} has no {name!r}{nearest(name, recipe.tokenizers)}")
@@ -228,6 +249,7 @@ def _modalities(names: Sequence[str], recipe: Recipe) -> list[str]:
 
 
 def _print(found: dict, out: Path) -> None:
+    """The table of what a study found, and where the rest is."""
     from mot_gen.study.figures import text_table
 
     if "objectives" in found:

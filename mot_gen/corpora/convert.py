@@ -80,7 +80,7 @@ def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), ma
             _convert_row(row, module, media, write, found)
             bar.update(found.rows)
             _check_cap(found.skipped, max_skipped)
-        first = "; the first: ".join(["", *found.skipped[:1]])
+        first = f"; the first: {found.skipped[0]}" if found.skipped else ""
         require(found.records, f"{source}: none of its {found.rows} rows can be converted{first}")
     return found
 

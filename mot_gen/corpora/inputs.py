@@ -54,8 +54,10 @@ def opened(name: str, more: Sequence[str], outside_media: bool = False, first: L
     if is_recipe(name):
         return _of_recipe(name, [*more, *allowed(outside_media)], first)
     given = [text for text in more if "=" in text and not Path(text).exists()]
-    lone = f"{''.join(given[:1])}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
-    require(not given, lone)
+    if given:
+        raise InputError(
+            f"{given[0]}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
+        )
     check_places([name, *more])
     return Opened({"records": open_all([name, *more], outside_media)})
 

@@ -89,7 +89,7 @@ class Side:
     def first_problem(self) -> str:
         """The first sample that cannot be used, with the reason."""
         found = [self.dropped[name].samples[0] for name in PROBLEMS if name in self.dropped]
-        return "".join(found[:1])
+        return found[0] if found else ""
 
     def rows(self) -> dict[str, Any]:
         """How full rows get where samples come in any order and are packed a window at a time, as in training; the

@@ -37,7 +37,7 @@ class Joined(Samples):
 
     @property
     def source_names(self) -> list[str]:
-        return [" ".join(source.source_names[:1]) for source in self.sources]
+        return [source.source_names[0] if source.source_names else "" for source in self.sources]
 
     @property
     def notices(self) -> Notices:

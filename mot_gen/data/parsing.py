@@ -64,8 +64,7 @@ def _id(value: Any, where: str, default: str) -> str:
     given = default if value is None else value
     expect(type(given) in (str, int, float), f"{where}: id must be text or a number", given)
     id = str(given)
-    expect("\0" not in id, f"{where}: id holds what is no character", id)
-    expect(is_text(id), f"{where}: id holds what is no character", id)
+    expect("\0" not in id and is_text(id), f"{where}: id holds what is no character", id)
     return id
 
 
@@ -104,9 +103,11 @@ class _Parser:
 
     def numbers(self, id: str, record: dict[str, Any]) -> Document:
         """Numbers, and a text before them if there is one."""
-        texts = [record["text"]] if record.get("text") is not None else []
-        parts = [Part("text", self.text(text, f"{self.where}: text")) for text in texts]
-        return Document(id, (*parts, Part("vector", self.medium(record["vector"], f"{self.where}: vector"))))
+        parts = []
+        if record.get("text") is not None:
+            parts.append(Part("text", self.text(record["text"], f"{self.where}: text")))
+        parts.append(Part("vector", self.medium(record["vector"], f"{self.where}: vector")))
+        return Document(id, tuple(parts))
 
     def note_media_beside(self, form: str, record: dict[str, Any]) -> None:
         """Media belong into the parts of a document; those beside them, as LLaVA has them, are not read."""

@@ -66,7 +66,7 @@ class Sampler:
     def __init__(self, pipe: MultimodalPipeline, section: Reinforce):
         self.section, self.writes = section, tuple(section.writes)
         self.text = pipe.model.modality_names[0]
-        self._check(pipe)
+        self._check(pipe.model)
         self.grids: dict[str, Grid] = {}
         self.flow: StochasticFlow | None = None
         if "image" in self.writes:
@@ -76,8 +76,9 @@ class Sampler:
                 self.flow = StochasticFlow(section.sampler, section.noise, objective.shift)
         self.solver = _solver(pipe.model, section.solver)
 
-    def _check(self, pipe: MultimodalPipeline) -> None:
-        model, writes = pipe.model, self.writes
+    def _check(self, model: MultimodalModel) -> None:
+        """InputError where the model cannot write what is asked for, or the method cannot learn it."""
+        writes = self.writes
         have = [name for name in model.modality_names if name in WRITABLE]
         unknown = [name for name in writes if name not in have]
         if unknown:
@@ -88,8 +89,11 @@ class Sampler:
             raise InputError(f"reinforce.writes: {list(writes)} is none of [text], [image] and [text, image]")
         if self.section.method == "nft":
             self._check_denoised(model)
-        if "image" not in writes or self.section.method != "grpo":
-            return
+        if self.section.method == "grpo" and "image" in writes:
+            self._check_likelihood(model)
+
+    def _check_likelihood(self, model: MultimodalModel) -> None:
+        """InputError for pictures that are drawn without a likelihood of each step."""
         modality = model.modality["image"]
         one_by_one = modality.discrete and not modality.bidirectional
         if not one_by_one and not _is_flow(model.objectives["image"]):
@@ -99,6 +103,7 @@ class Sampler:
             )
 
     def _check_denoised(self, model: MultimodalModel) -> None:
+        """InputError for anything but pictures that are denoised."""
         written = model.modalities[model.index_of[self.writes[-1]]]
         if self.writes != ("image",) or written.discrete:
             raise InputError(

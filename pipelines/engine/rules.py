@@ -240,5 +240,8 @@ class _Ordered:
     def ends_after_span(self) -> bool:
         """Whether nothing was ordered after the span that has ended; a text that was begins at once."""
         later = self._later
-        self.place += later[:1] == [self.text]
-        return not later
+        if not later:
+            return True
+        if later[0] == self.text:
+            self.place += 1
+        return False
