@@ -72,7 +72,7 @@ class Lexicon:
         for ending, replaced in ENDINGS:
             form = word[: len(word) - len(ending)] + replaced
             if word.endswith(ending) and form in self.synsets:
-                return form + "ful" * word.endswith("ful")
+                return f"{form}ful" if word.endswith("ful") else form
         return ""
 
     def paraphrases_among(self, sentences: Iterable[Sequence[str]]) -> dict[Phrase, list[Phrase]]:

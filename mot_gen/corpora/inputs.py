@@ -14,7 +14,7 @@ from mot_gen.data.notices import NAMED
 from mot_gen.data.records import open_all
 from mot_gen.data.samples import Sample, Splits
 from mot_gen.data.sources import NoRecord
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError
 
 if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
     from mot_gen.recipes.recipe import Look, Recipe

@@ -65,7 +65,8 @@ class PairFolder(Source):
             linked = not far and path.is_symlink()
             return "linked folders, which are not followed (give each in data.records)" if linked else ""
         self._other[suffix] += 1
-        self._tables += [path] if path.name in TABLES else []
+        if path.name in TABLES:
+            self._tables.append(path)
         kind = f"{suffix} files" if suffix else "files without a suffix"
         return f"{kind}, which are not read"
 

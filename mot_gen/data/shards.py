@@ -22,7 +22,7 @@ from mot_gen.data import records
 from mot_gen.data.encoded import Encoded
 from mot_gen.data.samples import UNUSABLE, Sample
 from mot_gen.data.store import parts_of, schema, to_record
-from mot_gen.errors import InputError, Interrupted, expect, require
+from mot_gen.errors import InputError, Interrupted, expect
 from mot_gen.files.atomic import Unwritable, writing
 from mot_gen.sequence import Span
 from mot_gen.tokenizers.pretrained import move
@@ -187,5 +187,5 @@ def read_counts(path: Path) -> tuple[int, list[str]]:
 
 def check_cap(skipped: list[str], cap: int) -> None:
     """InputError where more samples are left out than may be."""
-    last = "".join(skipped[-1:])
-    require(len(skipped) <= cap, f"corrupt samples: {len(skipped)}, more than --max-corrupt {cap}; the last is {last}")
+    if len(skipped) > cap:
+        raise InputError(f"corrupt samples: {len(skipped)}, more than --max-corrupt {cap}; the last is {skipped[-1]}")

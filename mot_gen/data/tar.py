@@ -166,10 +166,12 @@ class TarShard(Source):
             record = json_files.parse(self._text(members, "json", where), where)
         require(isinstance(record, dict), f"{where}: {NO_OBJECT}")
         texts = [suffix for suffix in TEXTS[1:] if suffix in members]
-        _note_members(kept(notices), texts[1:], where, f"which are not read since a .{''.join(texts[:1])} is there")
-        for suffix in texts[:1]:
-            text = decode_text(self._text(members, suffix, where), f"{where}.{suffix}", notices)
-            _add_text(record, text, f"{where}.{suffix}")
+        if texts:
+            first, others = texts[0], texts[1:]
+            _note_members(kept(notices), others, where, f"which are not read since a .{first} is there")
+            of_text = f"{where}.{first}"
+            text = decode_text(self._text(members, first, where), of_text, notices)
+            _add_text(record, text, of_text)
         return record
 
 
@@ -192,12 +194,12 @@ def _unread(members: Members, suffix: str) -> None:
 def _add_text(record: dict[str, Any], text: str, where: str) -> None:
     """Put the text of a member into the record, unless the record has it already."""
     require(text, f"{where}: holds no text")
-    named = [name for name in CAPTIONS if record.get(name) is not None]
-    for name in named:
-        known = [clean_text(each, where).strip() for each in _texts_in(record[name])]
-        require(text in known, f"{where}: says another thing than {name} of the .json beside it; leave one out")
+    given = [name for name in CAPTIONS if record.get(name) is not None]
+    if not given:
+        record["text"] = text
         return
-    record["text"] = text
+    known = [clean_text(each, where).strip() for each in _texts_in(record[given[0]])]
+    require(text in known, f"{where}: says another thing than {given[0]} of the .json beside it; leave one out")
 
 
 def _texts_in(given: Any) -> list[str]:

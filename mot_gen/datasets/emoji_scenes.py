@@ -42,6 +42,7 @@ from mot_gen.datasets.scene_words import (
     Language,
     attributes,
     blank,
+    corner,
     indefinite_article,
     plain,
 )
@@ -71,15 +72,15 @@ class Scene:
         canvas = Image.new("RGB", (size, size), ground)
         fills_the_picture = self.place is None and self.relation is None
         side = size if fills_the_picture else size // 2
-        for id, corner in zip(self.emoji, self._corners(size), strict=True):
-            canvas.paste(emoji_on(ground, id, side, self.mirrored), corner)
+        for id, edges in zip(self.emoji, self._corners(size), strict=True):
+            canvas.paste(emoji_on(ground, id, side, self.mirrored), edges)
         return canvas
 
     def _corners(self, size: int) -> list[tuple[int, int]]:
         """The left and upper edge of each emoji."""
         half, quarter = size // 2, size // 4
         if self.place is not None:
-            return [(half * self.place.endswith("right"), half * self.place.startswith("bottom"))]
+            return [corner(self.place, half)]
         if self.relation is None:
             return [(0, 0)]
         first_is_before = self.relation in ("left of", "above")
@@ -94,7 +95,7 @@ class Scene:
         language = LANGUAGES[code]
         said = [self._subject(phrasing), *self._attributes(language, code)]
         if phrasing.endswith("ground first") and self.ground != "white":
-            said.insert(0, said.pop())
+            said.insert(0, said.pop())  # the ground, which is last
         return ", ".join(said)
 
     def _subject(self, phrasing: str) -> str:

@@ -34,6 +34,7 @@ from mot_gen.datasets.scene_words import (
     PLACES,
     attributes,
     blank,
+    corner,
     indefinite_article,
     phrases,
     plain,
@@ -83,8 +84,7 @@ class Scene:
         if self.place is None:
             return image
         canvas = Image.new("RGB", (size, size), GROUNDS[self.ground])
-        left, top = side * self.place.endswith("right"), side * self.place.startswith("bottom")
-        canvas.paste(image, (left, top))
+        canvas.paste(image, corner(self.place, side))
         return canvas
 
     def caption(self, phrasing: str) -> str:
@@ -164,9 +164,13 @@ def part_of(scene: Scene) -> str:
     emoji = scene.about
     if held_out(emoji.base):
         return "names"
-    ground = scene.ground.removeprefix("white")
-    tone = ("", *TONES)[emoji.tone]
-    with_it = filter(None, (ground, scene.place, tone))
+    with_it: list[str] = []
+    if scene.ground != "white":
+        with_it.append(scene.ground)
+    if scene.place is not None:
+        with_it.append(scene.place)
+    if emoji.tone:
+        with_it.append(TONES[emoji.tone - 1])
     rare = any(chance(f"{emoji.base} {each}") < COMBINATIONS for each in with_it)
     return "combinations" if rare else "train"
 

@@ -172,8 +172,9 @@ def _document(number: int, options: Reach, rng: np.random.Generator) -> Document
 def measure(pipe: VectorPipeline, data: Data, count: int, batch: int = 100) -> dict[str, Any]:
     """Success in the simulator, in `count` new scenes, with the picture foreseen and without.
 
-    chance: of the same moves when each scene is given those of the next one, and `any_thing`, that of moving to a thing
-    by lot. error: the mean squared error to the straight way, in squared units of the scene.
+    any_thing: the success of moving to a thing that is drawn by lot.
+    success: of the model's moves. chance: of the same moves, where each scene is given those of the next one.
+    error: the mean squared error to the straight way, in squared units of the scene.
     """
     import torch
 
@@ -194,9 +195,15 @@ def measure(pipe: VectorPipeline, data: Data, count: int, batch: int = 100) -> d
         errors = VectorErrors()
         errors.update(moves, [torch.from_numpy(moves_to(scene)) for scene in scenes])
         ways = [each.numpy() for each in moves]
+        of_the_next = [*ways[1:], *ways[:1]]
         found[name] = {
-            "success": float(np.mean([reached(scene, way) for scene, way in zip(scenes, ways)])),
-            "chance": float(np.mean([reached(scene, way) for scene, way in zip(scenes, ways[1:] + ways[:1])])),
+            "success": _share_reached(scenes, ways),
+            "chance": _share_reached(scenes, of_the_next),
             "error": errors.compute().value,
         }
     return found
+
+
+def _share_reached(scenes: Sequence[Scene], ways: Sequence[np.ndarray]) -> float:
+    """The share of scenes whose moves lead to the target."""
+    return float(np.mean([reached(scene, way) for scene, way in zip(scenes, ways)]))

@@ -1,5 +1,5 @@
-"""How scenes of emoji are said in four languages: Language, LANGUAGES, attributes, phrases, plain, blank; PLACES and
-GROUNDS; and the English articles: indefinite_article, without_article."""
+"""How scenes of emoji are said in four languages: Language, LANGUAGES, attributes, phrases, plain, blank; PLACES, with
+the corner of each, and GROUNDS; and the English articles: indefinite_article, without_article."""
 
 from __future__ import annotations
 
@@ -95,6 +95,13 @@ def phrases() -> dict[str, dict[str, Any]]:
         for phrase, ground in zip(language.grounds, GROUNDS):
             found[phrase] = {"ground": ground}
     return found
+
+
+def corner(place: str, side: int) -> tuple[int, int]:
+    """The left and upper edge of what is half as wide as its picture and stands at one of PLACES. side: its width."""
+    left = side if place.endswith("right") else 0
+    top = side if place.startswith("bottom") else 0
+    return left, top
 
 
 def plain(code: str) -> str:

@@ -37,8 +37,14 @@ def _span_length(span: Sized, modality: Modality | None, text: Modality) -> int:
     """Slots that a span takes with its bounds and frame. The writer refuses a modality that the model lacks."""
     if modality is None:
         return len(span) + 2
-    bounds = 2 * text.wraps if modality is text else 1 + modality.ends
-    return modality.slots(len(span)) + modality.framed(span.grid) + bounds
+    return modality.slots(len(span)) + modality.framed(span.grid) + _bounds(modality, text)
+
+
+def _bounds(modality: Modality, text: Modality) -> int:
+    """How many tokens bound a span."""
+    if modality is text:
+        return 2 if text.wraps else 0
+    return 2 if modality.ends else 1
 
 
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:

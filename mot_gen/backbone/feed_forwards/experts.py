@@ -74,7 +74,8 @@ class FeedForward(ExpertOptions):
         scored = 0
         if self.router.scores:
             for count, number in zip(pools.counts, block.experts):
-                scored += count * number * (number > 1)
+                if number > 1:
+                    scored += count * number
         return 2 * (passes * self.unit.matrices * dim * self.unit.ffn_dim + scored * dim)
 
     def activations(self, block: Layer, batch: Batch) -> float:
