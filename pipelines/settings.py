@@ -73,7 +73,7 @@ def check(name: str, value: Any) -> None:
 
 
 def check_given(**settings: Any) -> None:
-    """As `check`, of all of these that are not None."""
+    """`check` each of these settings that is not None."""
     for name, value in settings.items():
         if value is not None:
             check(name, value)

@@ -23,7 +23,7 @@ from mot_gen.tokenizers.span_ids import check_ids
 
 
 def nearest_size(sizes: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
-    """Of these sizes the one whose aspect ratio is nearest to a picture's, and among such the one nearest in area."""
+    """The size whose aspect ratio is nearest to a picture's; where several are, the one that is nearest in area."""
 
     def distance(size: tuple[int, int]) -> tuple[float, float]:
         ratio = abs(math.log(size[0] * width / (size[1] * height)))

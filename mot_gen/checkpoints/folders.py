@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """As `read_json`, of a model's config, in which no integer can be beyond all bounds."""
+    """The object in a model's config. InputError as of `read_json`, and for an integer that no size can have."""
     found = read_json(path)
     for _, value in _values(found):
         if isinstance(value, int) and abs(value) > HIGHEST:

@@ -15,7 +15,7 @@ NOTHING = "–"
 
 
 def language_option(gradio, languages: Languages):
-    """Of captions, where the checkpoint lists some."""
+    """A menu of the languages that captions may be in, of those that the checkpoint lists."""
     from mot_gen.pipelines.captions.languages import ANY
 
     return gradio.Dropdown([*languages.names, ANY], value=languages.names[0], label="language")

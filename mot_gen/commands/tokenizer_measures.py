@@ -116,7 +116,7 @@ def _speech(tokenizer: Any, data: str, recognizer: str | None) -> dict[str, Any]
 
 
 def _recordings(tokenizer: Any, data: str) -> list[Any]:
-    """Of the held-out part of the spoken digits, or of a folder, at the tokenizer's rate."""
+    """The recordings of the spoken digits' held-out part, or of a folder, at the tokenizer's rate."""
     from mot_gen.files.audio_files import load_sounds
     from mot_gen.tokenizers.speech_corpus import find_recordings
 

@@ -56,7 +56,7 @@ class Media:
         return found[0]
 
     def seek(self, value: Any) -> Path | bytes | None:
-        """As `find`, but None for what is not there, which is noted: of web pages, some pictures are always gone."""
+        """As `find`, but None for what is not there, which is noted: some pictures of web pages are always gone."""
         try:
             return self.find(value)
         except Unconvertible as error:

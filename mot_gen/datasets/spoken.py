@@ -96,7 +96,7 @@ def synthesize_batch(phrases: Sequence[tuple[str, Voice]]) -> list[tuple[Tensor,
 
 
 def spoken(phrases: Sequence[tuple[str, Voice]]) -> list[Spoken]:
-    """As `synthesize_batch`, with the phones that espeak-ng says when."""
+    """As `synthesize_batch`, with the phones and when each is said."""
     requests = []
     for text, voice in phrases:
         how = {"speed": voice.speed, "pitch": voice.pitch, "pitch_range": voice.pitch_range}
@@ -114,7 +114,7 @@ def _spoken(request: dict, header: dict, data: bytes) -> Spoken:
 
 
 def _plain(phone: str) -> str:
-    """Without the marks of stress; pauses of any length are silence."""
+    """A phone without its marks of stress; a pause of any length is the empty string."""
     return "" if phone.startswith("_") else phone.lstrip("',%=")
 
 

@@ -68,7 +68,7 @@ def _has_experts(model: MultimodalModel) -> bool:
 
 
 def _shapes(model: MultimodalModel) -> dict[str, torch.Size]:
-    """Of all parameters, without the dimension that experts are stacked along."""
+    """The shapes of all parameters, without the dimension that experts are stacked along."""
     return {name: parameter.shape[1:] for name, parameter in model.named_parameters()}
 
 

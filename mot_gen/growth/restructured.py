@@ -60,7 +60,8 @@ class Growth(base.Growth):
         return made
 
     def _deal(self, own: Any, parent: Any, important: Tensor) -> None:
-        """Of one layer. The shared expert is one for all towers, so there must be one tower."""
+        """Deal out the channels of one layer among its experts, the most important ones to the shared expert. It is one
+        for all towers, so there must be one tower."""
         order = important[0].argsort(descending=True, stable=True)
         size = len(order) // (self.experts + self.shared)
         first, rest = order[: size * self.shared], order[size * self.shared :]
@@ -88,7 +89,8 @@ def _size(unit: Any) -> Tensor:
 
 
 def importance(model: MultimodalModel, batches: Iterable[tuple[PackedBatch, dict[str, Tensor]]]) -> list[Tensor]:
-    """Of each layer (E, F): the sum over a channel's weights w, and over batches, of |w dL/dw| (Taylor's first order).
+    """How important each channel is, (E, F) for each layer: the sum of |w dL/dw| over its weights w and over batches
+    (Taylor's first order).
 
     batches: corrupted, as training sees them, with their targets: pairs as `MultimodalModel.corrupt` returns them.
     """

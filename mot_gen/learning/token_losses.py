@@ -35,7 +35,7 @@ class Head:
 
     @property
     def at_once(self) -> int:
-        """For how many tokens at a time logits are computed."""
+        """How many tokens' logits are computed at a time."""
         return max(1, AT_ONCE // self.size)
 
 

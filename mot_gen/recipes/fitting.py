@@ -82,7 +82,7 @@ def _check_tokenizer(field: str, tokenizer: Tokenizer) -> None:
 
 
 def _check_backbone(recipe: Sections) -> None:
-    """Of the backbone's section, what its towers have no part in."""
+    """InputError for what is wrong in the backbone's section, apart from what it says of towers."""
     section, options = recipe.backbone, recipe.backbone.options
     module, _ = _module_and_preset(section)
     check_stated("backbone", module, "Config", options)

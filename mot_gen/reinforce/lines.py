@@ -27,7 +27,7 @@ def spent(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> Spent:
 
 
 def sums_of(scores: Mapping[str, Tensor]) -> Sums:
-    """Of each score the sum of its known values, and how many are known; NaN is unknown."""
+    """The sum of the known values of each score, and how many are known; NaN is unknown."""
     sums: Sums = {}
     for name, values in scores.items():
         known = values.float()

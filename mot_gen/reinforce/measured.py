@@ -116,7 +116,7 @@ def _nothing(numbers: Sequence[int]) -> list[Prompt]:
 
 
 def _mean(scores: Tensor) -> Mean:
-    """Of the samples that have a score, with its bootstrap interval."""
+    """The mean over the samples that have a score, with its bootstrap interval."""
     known = scores[scores.isfinite()].double()
     mean = float(known.mean())
     interval = None
@@ -148,7 +148,7 @@ def commonest(samples: Samples) -> tuple[str, float]:
 
 
 def _frechet(run: Run, images: Tensor) -> float:
-    """To the training pictures, pixels as features, as reports of digits have it; else to those held out."""
+    """The Frechet distance of pixels to the training pictures."""
     pairs = [sample for sample in run.splits.train if isinstance(sample, Pair)]
     tokenizer = run.tokenizers["image"]
     channels, height, width = images.shape[1:]

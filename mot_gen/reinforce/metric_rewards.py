@@ -52,7 +52,7 @@ def _of_texts(name: str, metric: Accumulator) -> Callable:
 def _by_nearest(
     name: str, metric: Accumulator, texts: Sequence[str], references: Sequence[Sequence[str]]
 ) -> list[float]:
-    """Of a metric that takes one reference: the best score over all references of each text."""
+    """The best score of each text over all its references, by a metric that takes one reference."""
     repeated: list[str] = []
     single: list[list[str]] = []
     for text, own in zip(texts, references):

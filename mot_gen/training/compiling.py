@@ -12,9 +12,11 @@ from mot_gen.recipes.recipe import Recipe
 
 
 def is_compiled(recipe: Recipe, model: MultimodalModel, device: torch.device) -> bool:
-    """As `training.compile` says. "auto": on a GPU, where PyTorch has its compiler for one (Triton), and where one
-    program serves all batches: tokens choose neither experts nor layers, nothing listens to single layers, and no
-    derivative is taken forwards."""
+    """Whether to compile, as `training.compile` says.
+
+    "auto" compiles on a GPU if PyTorch has its compiler for one (Triton) and one program serves all batches. It does if
+    tokens choose neither experts nor layers, nothing listens to single layers, and no derivative is taken forwards.
+    """
     asked = recipe.training.compile
     if asked != "auto":
         return asked

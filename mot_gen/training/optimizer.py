@@ -39,7 +39,7 @@ class Piece:
     value: Tensor
 
     def of(self, like: Tensor) -> Tensor:
-        """The same piece of a tensor like the parameter: its gradient, or a moment."""
+        """The piece of a tensor that belongs to this value: of the parameter's gradient, or of a moment."""
         share = local(like)
         return share if self.place is None else share[self.place]
 

@@ -41,7 +41,7 @@ class Drafts(Protocol):
         """The guesses are forgotten, before they are verified."""
 
     def keep(self, ids: Tensor, layout: Layout, counts: Tensor) -> None:
-        """Of the tokens (R, k + 1) at these places the first counts[r] stay."""
+        """Keep the first counts[r] of the tokens (R, k + 1) at these places in each row r."""
 
 
 class EarlyLayers:

@@ -130,7 +130,7 @@ class Stream:
         return self._forward(x, self._layout(ids, moving, modality), modality)[:, 0]
 
     def _layout(self, ids: Tensor, moving: Sequence[bool], modality: int | None) -> Layout:
-        """Of one token a row, of this modality, or each of its own."""
+        """The layout of one token in every row: all of this modality, or each of its own where that is None."""
         zero = torch.zeros_like(self.time)
         document = upload([0 if moves else PADDING for moves in moving], self.device)
         of_each = self.model.vocabulary.modality_of(ids) if modality is None else torch.full_like(ids, modality)

@@ -97,7 +97,7 @@ class MixtureOfExperts(Owned):
 
 
 def _routing(choices: Sequence[Choice], rows: int) -> ExpertRouting:
-    """Of the rows of all pools, one expert after the other."""
+    """The routing of the rows of all pools, one expert after the other."""
     known: list[int] | None = []
     for choice in choices:
         known = None if known is None or choice.known is None else known + choice.known

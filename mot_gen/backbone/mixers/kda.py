@@ -81,8 +81,8 @@ class Mixer(KimiOptions):
         return outer + tokens * (4 * width * channels + read)
 
     def activations(self, block: Layer, batch: Batch) -> float:
-        """Of each reading some 20 numbers a channel, and of each pair of a chunk its decay and products; of the rest
-        f, z and what follows from them, and the output before and after its norm and gate."""
+        """Each reading keeps some 20 numbers a channel, and the decay and products of each pair of a chunk. Beside them
+        f and z are kept, what follows from them, and the output before and after its norm and gate."""
         reading = self.channels * (20 + 5 * delta_rule.CHUNK)
         return batch.layout.modality.numel() * (8 * self.channels + sum(block.sizes) + self.passes(batch) * reading)
 

@@ -25,8 +25,8 @@ class Timed(Protocol):
 
 
 def condition(layers: Timed, latents: Latents) -> Tensor:
-    """(n, D): the embedded time of every span, and where the objective takes steps that of the step's size; (1, D)
-    where `latents.conditioning` is one for all."""
+    """The embedded time of every span, (n, D), with that of the step's size where the objective takes steps. It is
+    (1, D) where `latents.conditioning` is one for all."""
     if latents.conditioning is not None:
         return latents.conditioning
     assert latents.time is not None
