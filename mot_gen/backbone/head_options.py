@@ -90,8 +90,12 @@ class HeadOptions(parts.Mixer):
     def width_step(self) -> int:
         return 2 * (self.heads or 1)
 
-    def shape(self, block: Layer) -> tuple[int, int, int]:
-        """H, G, K. block.sight, block.turning: the names of the mask and of the rotation that it reads."""
+    def set_up(self, block: Layer) -> tuple[int, int, int]:
+        """Note on a block what `forward` reads there, and return H, G and K.
+
+        block.heads, kv_heads, head_dim: H, G, K. block.sight, turning: the names of its mask and of its rotation among
+        what a batch keeps. block.frequencies: (K / 2,) of the rotation.
+        """
         heads, kv_heads, width = self.heads, self.kv_heads, self.head_dim
         assert heads is not None and kv_heads is not None and width is not None, "fit sets them"
         block.heads, block.kv_heads, block.head_dim = heads, kv_heads, width

@@ -30,7 +30,7 @@ class Mixer(HeadOptions):
     """Its options are those of `HeadOptions`."""
 
     def modules(self, block: Layer) -> parts.Modules:
-        owners, (heads, kv_heads, width) = block.owners, self.shape(block)
+        owners, (heads, kv_heads, width) = block.owners, self.set_up(block)
         return {
             "qkv": owners.inward("qkv", (heads + 2 * kv_heads) * width, bias=self.qkv_bias),
             "q_norm": head_norm(self.qk_norm, owners, heads, width),

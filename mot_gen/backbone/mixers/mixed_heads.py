@@ -48,7 +48,7 @@ class Mixer(attention.Mixer):
             raise self.refuse("kind", complaint)
 
     def modules(self, block: Layer) -> parts.Modules:
-        owners, (heads, kv_heads, width) = block.owners, self.shape(block)
+        owners, (heads, kv_heads, width) = block.owners, self.set_up(block)
         return {
             "qkv": MixedHeads(owners, "qkv", self.mixing, 3, heads, width),
             "q_norm": head_norm(self.qk_norm, owners, heads, width),

@@ -59,7 +59,7 @@ class Mixer(stick_breaking.Mixer):
             raise self.refuse("kind", "modules are chosen heads of one width; drop backbone.head_choice and widths")
 
     def modules(self, block: Layer) -> parts.Modules:
-        owners, (_, _, width) = block.owners, self.shape(block)
+        owners, (_, _, width) = block.owners, self.set_up(block)
         block.heads, block.kv_heads = self.kept, 1
         block.table = [self.number] * owners.sets("modules")
         experts = ExpertOwners(owners, block.table)
