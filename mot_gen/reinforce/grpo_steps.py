@@ -82,10 +82,7 @@ def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
     times = flow.times(section.num_inference_steps) if flow else None
     weighing = Weighing(run.model, times, per_answer=section.average == "answer")
     rows, slots = learner.shape
-    made = weighing.batches(chosen, rows, slots)
-    (most,) = run.world.max([len(made)])
-    while len(made) < most:
-        made.append(weighing.empty(slots))
+    made = learner.as_many_everywhere(weighing.batches(chosen, rows, slots), lambda: weighing.empty(slots))
     share = 1 / (len(made) * run.world.size)
     return [_Batch(actions.to(run.world.device), share) for actions in made]
 

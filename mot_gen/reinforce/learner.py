@@ -6,11 +6,11 @@ samples of the next step are drawn anew from the weights of the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from mot_gen.reinforce.rollouts import Rollout, Sampler
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.origin import Origin
 from mot_gen.training.runs import Run, reference_model
+
+B = TypeVar("B")  # a batch
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,13 @@ class Learner:
         """The generator of one sample of this step."""
         seed = sample_key(f"{what}/{self.run.recipe.training.seed}/{self.run.step}/{number}") >> 1
         return torch.Generator().manual_seed(seed)
+
+    def as_many_everywhere(self, batches: Sequence[B], empty: Callable[[], B]) -> list[B]:
+        """This process's batches and as many empty ones as it takes to have the same number on every process, one at
+        least: processes that share a model make the same calls."""
+        (most,) = self.run.world.max([len(batches)])
+        missing = max(1, int(most)) - len(batches)
+        return [*batches, *(empty() for _ in range(missing))]
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -73,10 +73,7 @@ def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
     size = in_a_batch(run.model, documents, rows, slots)
     starts = range(0, len(documents), size)
     made = [_batch(learner, documents[start : start + size], weights[start : start + size]) for start in starts]
-    (most,) = run.world.max([len(made)])
-    while len(made) < max(1, int(most)):
-        made.append(_batch(learner, [], []))
-    return made
+    return learner.as_many_everywhere(made, lambda: _batch(learner, [], []))
 
 
 def _learned(rewards: Tensor, penalty: float) -> Tensor:

@@ -43,9 +43,7 @@ def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Comp
         documents += _documents(learner, preference)
     size = 2 * max(1, in_a_batch(run.model, documents, rows, slots) // 2)  # in pairs
     made = [_compared(run.model, documents[start : start + size], slots) for start in range(0, len(documents), size)]
-    (most,) = run.world.max([len(made)])
-    while len(made) < max(1, int(most)):
-        made.append(_compared(run.model, [], slots))
+    made = learner.as_many_everywhere(made, lambda: _compared(run.model, [], slots))
     return [Compared(each.packed.to(run.world.device), each.pairs) for each in made]
 
 
