@@ -145,7 +145,9 @@ class InterleavedPipeline(ImageDrawingPipeline):
         if not pictures:
             return Stream(self.model, prompts, room, opened)
         guided = count * (len(drawing.guidance.branches) - 1)
-        return Stream(self.model, [*prompts, *[[]] * guided], room, [*opened, *pictures[:1] * guided])
+        empty: list[list[Span]] = [[]] * guided
+        opened += [pictures[0]] * guided
+        return Stream(self.model, [*prompts, *empty], room, opened)
 
     # ---------------------------------------------------------------- decode
 

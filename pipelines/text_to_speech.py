@@ -161,7 +161,8 @@ def write_units(
             logits[:, -1] = float("-inf")
         if len(writing) < samples:
             logits = logits.index_select(0, upload(writing, device))
-        places = choose(logits, sampling, generators and [generators[row] for row in writing]).tolist()
+        own = None if generators is None else [generators[row] for row in writing]
+        places = choose(logits, sampling, own).tolist()
         chosen = {row: place for row, place in zip(writing, places) if place < last - first}
         for row, place in chosen.items():
             written[row].append(place)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mot_gen.errors import require
 from mot_gen.pipelines.base import repeat_each
-from mot_gen.pipelines.engine import Drawing, Guidance, Stream, draw
+from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Stream, draw
 from mot_gen.pipelines.engine.samplers import row_generators
 from mot_gen.pipelines.engine.whole_spans import WholeSpans
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
@@ -69,10 +69,8 @@ class VectorPipeline(ImageDrawingPipeline):
             self._needs("image", "image_tokenizer")
         length = self._length(length)
         prompts = repeat_each(self._documents(prompt, image), num_vectors_per_prompt)
-        grid, room = (0, 0), length + 2
-        if foresee:
-            grid = self._grid(None, None)
-            room += grid[0] * grid[1] + 2
+        grid = self._grid(None, None) if foresee else None
+        room = _slots(length, grid)
         self._check_context(prompts, room)
         how = options.settled(self._own)
         self._check_steps(how.steps)
@@ -80,7 +78,7 @@ class VectorPipeline(ImageDrawingPipeline):
         first = "image" if foresee else "vector"
         stream = Stream(self.model, prompts, room, [first] * len(prompts))
         images = None
-        if foresee:
+        if grid is not None:
             images = self._decode_images(self._foreseen(stream, grid, generators), options.output_type)
             begin = self.model.vocabulary.begin["vector"]
             stream.append([begin] * stream.rows, modality=self.model.modality_names[0])
@@ -109,7 +107,7 @@ class VectorPipeline(ImageDrawingPipeline):
         seen = self.seen(images, drawn=False)
         return [[*spans, *text] for spans, text in zip(seen * (len(texts) // len(seen)), texts)]
 
-    def _foreseen(self, stream: Stream, grid, generators) -> list[Span]:
+    def _foreseen(self, stream: Stream, grid: Grid, generators) -> list[Span]:
         """One picture in each row, which the cache keeps; the most likely tokens where it is discrete."""
         by_token = self.model.modality["image"].one_by_one
         require(not by_token, "foresee: this checkpoint's pictures are drawn token by token, which takes too long here")
@@ -138,3 +136,11 @@ class VectorPipeline(ImageDrawingPipeline):
         if given is not None and objective.fits(given) is None:
             return given
         return objective.scheduler()
+
+
+def _slots(length: int, grid: Grid | None) -> int:
+    """The slots of so many tokens of numbers, and of a picture before them where one is foreseen; with their bounds."""
+    if grid is None:
+        return length + 2
+    rows, columns = grid
+    return length + 2 + rows * columns + 2
