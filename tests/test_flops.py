@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_backbone_contract import STATED
 from tiny import IMAGE, MODALITIES, TEXT, generator, mixed, model, picture, words
+from tiny_backbones import STATED
 from torch.utils.flop_counter import FlopCounterMode
 
 from mot_gen.backbone import PRESETS, attention, grouped_products, parts

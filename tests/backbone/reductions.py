@@ -1,8 +1,8 @@
 """Whether one backbone reduces to another: both, what the two make of the same tokens; LAYOUT and TEXTS, the layouts of
 their tokens; CLOSE, how near they come. In double precision; norms and rotations stay in single."""
 
-from test_backbone_contract import inputs
 from tiny import MODALITIES, mixed, words
+from tiny_backbones import inputs
 
 from mot_gen.packing import pack
 

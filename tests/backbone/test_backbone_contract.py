@@ -1,113 +1,22 @@
 """What every backbone promises (mot_gen.backbone), held for each preset and each file of the folder."""
 
-import importlib
-import inspect
-import pkgutil
-from contextlib import nullcontext
-
 import pytest
 import torch
-from tiny import MODALITIES, generator, mixed, picture, rounded, speech, words
+from tiny import MODALITIES, mixed, picture, rounded, speech, words
+from tiny_backbones import STATED, build, documents_of, inputs, kinds
 
-from mot_gen import backbone as backbones
-from mot_gen.backbone import named_parts
 from mot_gen.backbone.storage.half_storage import HalfStorage, has_fbgemm, store_in_half
-from mot_gen.backbone.transformer import Config
 from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
 from mot_gen.sequence import PADDING, Layout
 
-TINY = {"dim": 32, "layers": 2, "heads": 4, "multiple_of": 32, "bidirectional": "two_pass"}
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
-
-
-def kinds() -> list[str]:
-    files = {f"mot_gen.backbone.{module.name}" for module in pkgutil.iter_modules(backbones.__path__)}
-    files -= {module for module, _ in backbones.PRESETS.values()}
-    return [*backbones.PRESETS, *sorted(f for f in files if hasattr(importlib.import_module(f), "Backbone"))]
-
-
-# Options with which a part shows itself at this size; a part that is not named here is tried with its defaults.
-EXAMPLES = {
-    "window": {"size": 4},
-    "routed": {"shared": 1, "top_k": 2},
-    "token_skip": {"share": 0.5},
-    "experts": {"experts": 3, "router": "token_choice"},
-    "mamba": {"bidirectional": "two_pass"},
-    "kda": {"bidirectional": "two_pass"},
-    "combiner": {"segment": 3},
-    "nested": {"divisors": [1, 2, 4]},
-    "hidden_groups": {"groups": 8, "shared": 2, "chosen": 3},
-    "continued_fraction": {"least": 1.0},
-    "blocks": {"group": 2, "run": 1},
-    "domains": {"domains": ["books", "letters"]},
-}
-# Those that all layers have, or none.
-EVERYWHERE = {"blocks"}
-# What stands in the other layer, where the part alone would not let all tokens of a picture meet, or not stand alone.
-BESIDE = {"mixer": "attention", "depth": "every", "reach": "full"}
-
-
-def by_file() -> dict:
-    """Every part of every slot that is not the default, as a statement: a file is tried on arrival."""
-    found = {}
-    for slot in named_parts.SLOTS:
-        for kind in named_parts.kinds(slot):
-            named = {"kind": kind} | EXAMPLES.get(kind, {})
-            if slot == "router":
-                found[f"{slot} {kind}"] = ("mot", {"experts": 2, slot: named})
-            elif kind != getattr(Config, slot):
-                pattern = [named, BESIDE[slot]] if slot in BESIDE and kind not in EVERYWHERE else named
-                found[f"{slot} {kind}"] = ("mot", {slot: pattern})
-    return found
-
-
-# Statements that are kept to the same promises as the presets.
-STATED = {
-    "widths": ("mot", {"widths": {"image": 16}, "kv_heads": 2}),
-    "window and routed heads": (
-        "mot",
-        {
-            "reach": [{"kind": "window", "size": 4}, "full"],
-            "head_choice": {"kind": "routed", "top_k": 2},
-            "feed_forward": "plain",
-            "activation": "poly_norm",
-        },
-    ),
-    **by_file(),
-}
 every_kind = pytest.mark.parametrize("kind", [*kinds(), *STATED])
-
-
-def build(kind, device=None, **options):
-    """A tiny backbone whose parameters all differ from what they start from."""
-    kind, stated = STATED.get(kind, (kind, {}))
-    options = stated | options
-    module_name, _ = backbones.PRESETS.get(kind, (kind, {}))
-    known = inspect.signature(importlib.import_module(module_name).Config).parameters
-    module, config = backbones.load(kind, {k: v for k, v in (TINY | options).items() if k in known})
-    torch.manual_seed(0)
-    with torch.device(device) if device else nullcontext():
-        built = module.Backbone(config, MODALITIES).eval()
-    if device is None:
-        with torch.no_grad():
-            for parameter in built.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape))
-    return built
-
-
-def inputs(*shape, seed=0):
-    return torch.randn(*shape, 32, generator=generator(seed))
 
 
 def in_order(backbone, x, layout):
     """What a backbone makes of x without a look ahead: one that is not causal keeps its promises over a cache."""
     cache = None if backbone.causal else backbone.init_cache(*layout.shape)
     return backbone(x, layout, cache)
-
-
-def documents_of(sample):
-    """A sample alone in a row of its own length."""
-    return pack([sample], MODALITIES, document_length(sample, MODALITIES)).layout
 
 
 def tensors_of(layout):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_backbone_contract import build, documents_of, inputs
 from tiny import MODALITIES, mixed, words
+from tiny_backbones import build, documents_of, inputs
 
 from mot_gen.backbone import load
 from mot_gen.backbone.recurrent import selective_scan

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backbone_contract import build, documents_of, inputs
 from tiny import MODALITIES, generator, mixed, words
+from tiny_backbones import build, documents_of, inputs
 
 from mot_gen.backbone import load
 from mot_gen.backbone.experts.moe import MixtureOfExperts

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_backbone_contract import build, inputs
 from tiny import MODALITIES, mixed, picture, words
+from tiny_backbones import build, inputs, set_to
 
 from mot_gen.backbone import load, parts
 from mot_gen.backbone.attention import Places
@@ -27,14 +27,6 @@ def with_weights_of(other, **options):
     made = build("mot", **options)
     made.load_state_dict(other.state_dict(), strict=False)
     return made
-
-
-def set_to(backbone, value, *names):
-    with torch.no_grad():
-        for name, parameter in backbone.named_parameters():
-            if any(each in name for each in names):
-                parameter.fill_(value)
-    return backbone
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """Options of parts, and parts beside one another, that cannot be: each is refused in one line."""
 
 import pytest
-from test_backbone_contract import build
 from tiny import SPEECH, TEXT
+from tiny_backbones import build
 
 from mot_gen import backbone as backbones
 from mot_gen.backbone.transformer import Backbone

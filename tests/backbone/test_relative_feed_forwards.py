@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reductions import CLOSE, LAYOUT, both
-from test_backbone_contract import build, inputs
-from test_parts import set_to
+from tiny_backbones import build, inputs, set_to
 
 from mot_gen.backbone.feed_forwards.continued_fraction import fraction
 from mot_gen.backbone.routing import is_adapter

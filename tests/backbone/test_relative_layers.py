@@ -3,7 +3,7 @@
 import pytest
 import torch
 from reductions import CLOSE, LAYOUT, both
-from test_backbone_contract import build, inputs
+from tiny_backbones import build, inputs
 
 
 @torch.no_grad()

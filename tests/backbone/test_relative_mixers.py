@@ -5,9 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reductions import CLOSE, LAYOUT, TEXTS, both
-from test_backbone_contract import build, inputs
-from test_parts import set_to
 from tiny import MODALITIES, picture, words
+from tiny_backbones import build, inputs, set_to
 
 from mot_gen.backbone.mixers import combiner
 from mot_gen.backbone.mixers.stick_breaking import break_sticks

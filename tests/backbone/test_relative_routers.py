@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from reductions import CLOSE, LAYOUT, both
-from test_backbone_contract import build, inputs
 from tiny import MODALITIES, picture, words
+from tiny_backbones import build, inputs
 
 from mot_gen.backbone.experts.pools import Pool, State, make_pools
 from mot_gen.backbone.experts.router_losses import mutual_information, roughness

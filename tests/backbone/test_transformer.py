@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from test_backbone_contract import build, inputs
 from tiny import MODALITIES, mixed, words
+from tiny_backbones import build, inputs
 
 from mot_gen.backbone import load
 from mot_gen.errors import InputError
