@@ -26,6 +26,18 @@ def pipeline(components):
 
 
 @pytest.fixture
+def idle(pipeline, monkeypatch):
+    """A pipeline whose backbone fails the test when it is called."""
+
+    def make(cls, **changed):
+        pipe = pipeline(cls, **changed)
+        monkeypatch.setattr(pipe.model.backbone, "forward", lambda *_: pytest.fail("work was done before the check"))
+        return pipe
+
+    return make
+
+
+@pytest.fixture
 def noise():
     """Two fixed pictures' worth of noise for the patches of a 4 x 6 image."""
     return torch.randn(2, 6, 12, generator=generator(3))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_pipelines import PICTURE, PROMPTS
 from tiny import clean, generator
+from tiny_pipelines import PICTURE, PROMPTS
 
 from mot_gen.errors import InputError
 from mot_gen.packing import pack_prompts

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_pipelines import PROMPTS
 from tiny import generator
-from tiny_pipelines import KINDS
+from tiny_pipelines import KINDS, PROMPTS
 
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import load_image

@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from test_pipelines import CLOSE, PROMPTS, full_hidden
 from tiny import generator
+from tiny_pipelines import CLOSE, PROMPTS, full_hidden
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.engine.guidance import Guidance

@@ -4,9 +4,8 @@ import diffusers
 import pytest
 import torch
 from PIL import Image
-from test_pipelines import CLOSE, idle  # noqa: F401  a fixture
 from tiny import generator
-from tiny_pipelines import KINDS
+from tiny_pipelines import CLOSE, KINDS, every_scheduler
 
 from mot_gen.errors import InputError
 from mot_gen.packing import pack_rows
@@ -21,16 +20,6 @@ MASK = torch.tensor([[0, 0, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0], [0] * 6, [0] * 6]).
 
 def encoded(pipe, pictures=PICTURES):
     return torch.stack([span.values for span in pipe.image_tokenizer.encode_batch(pictures)])
-
-
-SCHEDULERS = [
-    ("flow", "FlowMatchEulerDiscreteScheduler"),
-    ("flow", "FlowMatchHeunDiscreteScheduler"),
-    ("diffusion", "DDPMScheduler"),
-    ("diffusion", "DDIMScheduler"),
-    ("diffusion", "DPMSolverMultistepScheduler"),
-]
-every_scheduler = pytest.mark.parametrize("objective, scheduler", SCHEDULERS, ids=[name for _, name in SCHEDULERS])
 
 
 @pytest.fixture
@@ -169,7 +158,7 @@ def test_without_a_prompt_there_is_nothing_to_guide(pipeline, noise):
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
-def test_bad_requests_are_refused_before_any_work(idle, arguments, complaint):  # noqa: F811
+def test_bad_requests_are_refused_before_any_work(idle, arguments, complaint):
     with pytest.raises(InputError, match=complaint) as error:
         idle(ImageToImagePipeline)(**{"prompt": "nine", "image": PICTURES[0]} | arguments)
     assert "\n" not in str(error.value)

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 import torch
-from test_pipelines import PICTURE
 from tiny import generator
+from tiny_pipelines import PICTURE
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.captions.languages import Languages

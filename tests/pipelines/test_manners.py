@@ -5,10 +5,8 @@ import copy
 import diffusers
 import pytest
 import torch
-from test_image_to_image import every_scheduler
-from test_pipelines import CLOSE, PROMPTS
 from tiny import generator, model
-from tiny_pipelines import build
+from tiny_pipelines import CLOSE, PROMPTS, build, every_scheduler
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline

@@ -1,13 +1,12 @@
 """Pipelines: guidance, batches, cached against full forward passes, saving, the end of documents, bad inputs."""
 
-import copy
 import inspect
 
 import diffusers
 import pytest
 import torch
 from tiny import clean, generator
-from tiny_pipelines import KINDS
+from tiny_pipelines import CLOSE, KINDS, PICTURE, PROMPTS, a_picture, full_hidden, leaning_to
 
 from mot_gen.errors import InputError
 from mot_gen.packing import pack_rows
@@ -20,24 +19,10 @@ from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span
 
-CLOSE = {"atol": 1e-4, "rtol": 1e-3}
-PICTURE = torch.rand(3, 4, 6, generator=generator(0))
-PROMPTS = ["a seven", "a handwritten nine and a seven"]
-
 
 def latents(pipe, prompt, noise, **options):
     options = {"num_inference_steps": 3, "guidance_scale": 1.0} | options
     return pipe(prompt, latents=noise, output_type="latent", **options).images
-
-
-@torch.no_grad()
-def full_hidden(model, samples):
-    """Hidden states of whole documents, one forward pass without a cache: (S, D) each, without the document's end."""
-    length = max(2 + sum(len(s) + 2 * (s.modality != "text") for s in sample) for sample in samples)
-    batch = clean(pack_rows([[sample] for sample in samples], model.modalities, length))
-    hidden = model.backbone(model.embed(batch)[0], batch.layout)
-    ends = (batch.ids == model.vocabulary.document_end).nonzero()[:, 1].tolist()
-    return [h[:end] for h, end in zip(hidden, ends)]
 
 
 def full_prediction(model, documents, x, time):
@@ -214,22 +199,6 @@ def test_text_after_a_drawn_picture_sees_it_clean(pipeline, noise):
         torch.testing.assert_close(got, want[-1], **CLOSE)
 
 
-def leaning_to(pipe, token, bias=1e4):
-    """The same pipeline with a head that prefers one token."""
-    model = copy.deepcopy(pipe.model)
-    head = torch.nn.Linear(model.backbone.dim, model.vocabulary.size)
-    head.weight = model.head.weight
-    torch.nn.init.zeros_(head.bias).data[token(model.vocabulary)] = bias
-    model.head = head
-    made = type(pipe)(**pipe.components | {"model": model})
-    made.set_progress_bar_config(disable=True)
-    return made
-
-
-def a_picture(vocabulary):
-    return vocabulary.begin["image"]
-
-
 @pytest.mark.parametrize("kind", ["PatchImageTokenizer", "VQImageTokenizer"])
 def test_a_document_of_pictures_ends_with_its_context(pipeline, kind):
     pipe = leaning_to(pipeline(InterleavedPipeline, kind), a_picture)
@@ -309,18 +278,6 @@ def test_saved_and_loaded_every_component_is_there(pipeline, tmp_path, kind, cls
 
 
 # ---------------------------------------------------------------- bad inputs
-
-
-@pytest.fixture
-def idle(pipeline, monkeypatch):
-    """A pipeline whose backbone fails the test when it is called."""
-
-    def make(cls, **changed):
-        pipe = pipeline(cls, **changed)
-        monkeypatch.setattr(pipe.model.backbone, "forward", lambda *_: pytest.fail("work was done before the check"))
-        return pipe
-
-    return make
 
 
 LONG = "a very long prompt " * 20

@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 from PIL import Image
-from test_pipelines import CLOSE
 from tiny import generator, model
-from tiny_pipelines import build
+from tiny_pipelines import CLOSE, build
 
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import clean, generator, model
-from tiny_pipelines import EXAMPLES
-from tokenizer_examples import chirp, speech_tokenizer
+from tokenizer_examples import EXAMPLES, chirp, speech_tokenizer
 
 from mot_gen.errors import InputError
 from mot_gen.files.audio_files import save_audio

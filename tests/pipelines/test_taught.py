@@ -5,7 +5,7 @@ import json
 import warnings
 
 import pytest
-from test_pipelines import PICTURE
+from tiny_pipelines import PICTURE
 
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError, UntaughtWarning

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 import torch
-from test_pipelines import PICTURE, PROMPTS, a_picture, idle, leaning_to  # noqa: F401  a fixture
 from tiny import generator, model
+from tiny_pipelines import PICTURE, PROMPTS, a_picture, leaning_to
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextIteratorStreamer
 
 from mot_gen.errors import InputError
@@ -41,7 +41,7 @@ def test_a_stop_string_may_be_spread_over_tokens_and_bytes(pipeline):
 
 
 @pytest.mark.parametrize("stop", ["", [], ["a", ""], [3]])
-def test_a_stop_string_is_text(idle, stop):  # noqa: F811
+def test_a_stop_string_is_text(idle, stop):
     with pytest.raises(InputError, match="stop must be a text or a list of texts, none empty"):
         idle(TextGenerationPipeline)("a", stop=stop)
 
@@ -85,7 +85,7 @@ def test_a_streamer_of_transformers_is_given_what_is_written(pipeline, cls, give
     thread.join()
 
 
-def test_one_text_is_streamed_at_a_time(idle):  # noqa: F811
+def test_one_text_is_streamed_at_a_time(idle):
     with pytest.raises(InputError, match="streamer: one document can be streamed at a time, got 2"):
         pipe = idle(TextGenerationPipeline)
         pipe(PROMPTS, streamer=TextIteratorStreamer(pipe.text_tokenizer))
@@ -250,7 +250,7 @@ def test_a_row_keeps_its_generator_while_another_kind_is_drawn():
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
-def test_bad_requests_are_refused_before_any_work(idle, arguments, complaint):  # noqa: F811
+def test_bad_requests_are_refused_before_any_work(idle, arguments, complaint):
     with pytest.raises(InputError, match=complaint) as error:
         idle(InterleavedPipeline)(**{"prompt": "a", "max_new_tokens": 5} | arguments)
     assert "\n" not in str(error.value)
