@@ -18,13 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.backbone.rms_norm import UnevenRMSNorm, UntiedRMSNorm
-from mot_gen.backbone.routing import (
-    Initial,
-    Owned,
-    Routing,
-    UnevenLinear,
-    UntiedLinear,
-)
+from mot_gen.backbone.routing import Initial, Owned, Routing, UnevenLinear, UntiedLinear
 
 M = TypeVar("M", bound=Owned)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from queue import Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ TITLES = {"prompt": "text", "image": "picture", "mask": "mask", "audio": "record
 TITLES |= {"speech": "speech", "text": "text", "vector": "numbers"}
 SIZE = ("height", "width")  # chosen together
 HEIGHT = 256  # pixels in which a picture is shown, however small it is
+QUEUE = 16  # requests that may wait; those beyond are told that it is full
+LAUNCH = {"share": False, "inbrowser": False, "ssr_mode": False, "footer_links": []}
 
 
 def register(commands) -> None:
@@ -78,10 +80,6 @@ def only_for(host: str) -> dict:
     return {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False)]}
 
 
-QUEUE = 16  # requests that may wait; those beyond are told that it is full
-LAUNCH = {"share": False, "inbrowser": False, "ssr_mode": False, "footer_links": []}
-
-
 def _gradio():
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
@@ -110,7 +108,7 @@ def _title(direction: Direction) -> str:
 def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
     """What is on the tab of a direction: inputs, options and a button on the left, results on the right."""
     kinds = (*direction.needs, *direction.takes)
-    recommended, languages = loaded.base.config.sampling or {}, loaded.base.languages
+    languages = loaded.base.languages
     with gradio.Row():
         with gradio.Column():
             inputs = {kind: _input(gradio, kind, kind in direction.takes) for kind in kinds}
@@ -120,18 +118,13 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
             if languages.names and "language" in direction.options:
                 options["language"] = language_option(gradio, languages)
             with gradio.Accordion("Settings", open=False):
-                names = [name for name in direction.options if name not in (*SIZE, *options)]
-                options |= {name: _option(gradio, name, recommended) for name in names}
-                options |= _sizes(gradio, loaded, direction)
-                usual = {"samples": 1} if direction.to == "text" else {}  # a second greedy text is the first again
-                count = _option(gradio, "samples", usual)
-                seed = gradio.Number(0, label="seed", precision=0, minimum=0)
+                options |= _settings(gradio, loaded, direction, chosen=options)
             button = gradio.Button("Generate", variant="primary")
         with gradio.Column():
             outputs = _outputs(gradio, direction)
 
     def generate(*values):
-        given = dict(zip((*kinds, *options, "samples", "seed"), values))
+        given = dict(zip((*kinds, *options), values))
         prompt = given.get("prompt")
         if direction.to == "image" and prompt:
             unknown = languages.untaught([prompt])
@@ -144,12 +137,24 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
 
     button.click(
         generate,
-        [*inputs.values(), *options.values(), count, seed],
+        [*inputs.values(), *options.values()],
         outputs,
         api_name=f"{'_'.join(direction.needs) or 'anything'}_to_{direction.to}",
         concurrency_limit=1,
         concurrency_id="model",  # one model, so one at a time whichever tab asks
     )
+
+
+def _settings(gradio, loaded: Loaded, direction: Direction, chosen: Collection[str]) -> dict:
+    """Name -> what chooses it, for all options but those that are `chosen` elsewhere, and for samples and seed."""
+    recommended = loaded.base.config.sampling or {}
+    names = [name for name in direction.options if name not in (*SIZE, *chosen)]
+    settings = {name: _option(gradio, name, recommended) for name in names}
+    settings |= _sizes(gradio, loaded, direction)
+    usual = {"samples": 1} if direction.to == "text" else {}  # a second greedy text is the first again
+    settings["samples"] = _option(gradio, "samples", usual)
+    settings["seed"] = gradio.Number(0, label="seed", precision=0, minimum=0)
+    return settings
 
 
 def _input(gradio, kind: str, optional: bool):
@@ -200,13 +205,12 @@ def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator
     count = 1 if direction.to in ("any", "speech") else int(given["samples"])
     seeds = [int(given["seed"]) + number for number in range(count)]
     asked = (direction, [inputs] * count, seeds, options)
-    if direction.to == "image":
-        if loaded.base.model.modality["image"].discrete:
-            yield _enlarged(loaded.run(*asked))
-        else:
-            yield from map(_enlarged, _drawn(loaded, *asked))
-    else:
+    if direction.to != "image":
         yield _shown(direction, loaded.run(*asked))
+    elif loaded.base.model.modality["image"].discrete:
+        yield _enlarged(loaded.run(*asked))
+    else:
+        yield from map(_enlarged, _drawn(loaded, *asked))
 
 
 def _options(direction: Direction, given: Mapping) -> dict[str, Any]:
@@ -239,8 +243,9 @@ def _enlarged(pictures: Sequence) -> list:
     for picture in pictures:
         factor = max(1, HEIGHT // picture.height)
         size = (picture.width * factor, picture.height * factor)
-        enlarged.append(picture.resize(size, Image.Resampling.NEAREST))
-        enlarged[-1].info["shown"] = uuid4().hex
+        shown = picture.resize(size, Image.Resampling.NEAREST)
+        shown.info["shown"] = uuid4().hex
+        enlarged.append(shown)
     return enlarged
 
 
