@@ -56,15 +56,9 @@ class FeedForward(gated.FeedForward):
     def prepare(self, block: Layer, batch: Batch) -> None:
         batch.once(repr(self), lambda: self._drawn() if block.training else None)
 
-    @property
-    def learned_widths(self) -> list[int]:
-        """F over each of the divisors."""
-        assert self.ffn_dim is not None, "fit sets it"
-        return [self.ffn_dim // divisor for divisor in self.divisors]
-
     def _drawn(self) -> int:
-        """One of the widths, by chance."""
-        return self.learned_widths[int(torch.randint(len(self.divisors), ()))]
+        divisor = self.divisors[int(torch.randint(len(self.divisors), ()))]
+        return (self.ffn_dim or 0) // divisor
 
     def forward(self, block: Layer, x: Tensor, plan: Plan) -> Tensor:
         drawn = plan.made[repr(self)]
@@ -72,10 +66,9 @@ class FeedForward(gated.FeedForward):
         return block.ffn.narrowed(x, plan.routing, widths)
 
     def flops(self, block: Layer, batch: Batch) -> int:
-        widths = block.ffn.widths
-        if block.training:
-            mean = sum(self.learned_widths) / len(self.divisors)
-            widths = [mean] * len(block.owners.towers)
+        learned = [(self.ffn_dim or 0) // divisor for divisor in self.divisors]
+        mean = [sum(learned) / len(learned)] * len(block.owners.towers)
+        widths = mean if block.training else block.ffn.widths
         hidden = sum(count * width for count, width in zip(batch.routing.counts, widths))
         return round(2 * 3 * block.owners.dim * hidden)
 

@@ -46,11 +46,7 @@ class Mixer(attention.Mixer):
 
     def prepare(self, block: Layer, batch: Batch) -> None:
         super().prepare(block, batch)
-        batch.once(self._name(block), lambda: self._segments(block, batch))
-
-    def _name(self, block: Layer) -> str:
-        """The name under which a batch keeps its `_segments`."""
-        return f"segments {self.segment} {block.sight}"
+        batch.once(f"segments {self.segment} {block.sight}", lambda: self._segments(block, batch))
 
     def _flex(self, batch: Batch) -> bool:
         return False
@@ -75,7 +71,7 @@ class Mixer(attention.Mixer):
         return segment, batch.layout.once(f"segments of {self.segment}", lambda: [int(segment.max()) + 1])[0]
 
     def forward(self, block: Layer, x: Tensor, plan: Plan, cache: KeyValueCache | None) -> Tensor:
-        segment, number, mask = plan.made[self._name(block)]
+        segment, number, mask = plan.made[f"segments {self.segment} {block.sight}"]
         q, k, v = self.project(block, x, plan)
         queries, keys, values = q, k, v
         if cache is not None:
