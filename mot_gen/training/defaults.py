@@ -21,7 +21,7 @@ from PIL import Image
 from mot_gen.data.records import Pair, Sample, Splits
 from mot_gen.errors import InputError, require
 from mot_gen.files.image_files import load_image
-from mot_gen.recipes.recipe import AUTO, Recipe, field_of, read_mapping, with_fields
+from mot_gen.recipes.recipe import AUTO, KIND, TRAIN, Recipe, field_of, read_mapping, with_fields
 
 LOOKED_AT = 200  # samples, spread over the training set
 SMALL = 32  # the longest side of pictures whose pixels are modelled as they are
@@ -136,7 +136,7 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
         if kept in (None, AUTO):
             kept = CHOICES[field](_Known(recipe, seen, values))
         values[field] = kept
-    values |= _image_options(recipe, values)
+    values |= _training_of_pictures(recipe, values)
     for field, value in values.items():
         say(f"{field}: {value}")
     _warn_of_long(values, seen, lambda: row_length(seen.usual, _Known(recipe, seen, values).size), say)
@@ -160,34 +160,58 @@ class _Known:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the pictures, in pixels: what was chosen, else what the recipe states."""
+        """(height, width) of the pictures, in pixels: what was chosen, else the first that the recipe states."""
         given = self.chosen.get("tokenizers.image.image_size")
         if not given:
             given = self.recipe.tokenizers["image"].options.get("image_size", SMALL)
         if isinstance(given, int):
             return given, given
-        return given[0], given[1]
+        height, width = given if isinstance(given[0], int) else given[0]
+        return height, width
+
+    @property
+    def kind(self) -> str:
+        """Of the tokenizer of pictures."""
+        return self.chosen.get(KIND) or self.recipe.tokenizers["image"].kind
+
+    @property
+    def patch(self) -> int:
+        """The side of a token, in pixels."""
+        if self.kind != "image_patch":
+            return 8  # an autoencoder's 64 x 64 pixels are 8 x 8 tokens
+        given = self.recipe.tokenizers["image"].options.get("patch_size")
+        return self.chosen.get("tokenizers.image.patch_size") or given or patch_size(self.size)
 
 
-# A recipe's field -> what chooses its value.
+# A recipe's field -> what chooses its value, by those before it.
 CHOICES: Mapping[str, Callable[[_Known], Any]] = {
     "tokenizers.text.vocab_size": lambda known: vocabulary(known.seen.words),
     "tokenizers.image.image_size": lambda known: list(picture_size(known.seen.size)),
-    "tokenizers.image.patch_size": lambda known: patch_size(known.size),
+    KIND: lambda known: _image_kind(known),
+    "tokenizers.image.patch_size": lambda known: 2 if known.kind == "image_latent" else patch_size(known.size),
     "tokenizers.image.color_channels": lambda known: known.seen.channels,
-    "training.row_length": lambda known: row_length(known.seen.text, known.size),
+    "training.row_length": lambda known: row_length(known.seen.text, known.size, known.patch),
     "training.precision": lambda known: precision(known.recipe.training.device),
 }
 
 
-def _image_options(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Pictures larger than SMALL are modelled in the latents of an autoencoder, which is trained first."""
-    size = values.get("tokenizers.image.image_size")
-    if size is None or max(size) <= SMALL:
+def _image_kind(known: _Known) -> str:
+    """Pictures larger than SMALL are modelled in the latents of an autoencoder, unless patches of pixels are wanted."""
+    asks_for_pixels = "tokenizers.image.patch_size" not in known.recipe.auto
+    return "image_patch" if asks_for_pixels or max(known.size) <= SMALL else "image_latent"
+
+
+def _training_of_pictures(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An autoencoder that is not loaded is trained first. InputError where the recipe says how, and none is needed."""
+    image = recipe.tokenizers.get("image")
+    if image is None:
         return {}
-    if "tokenizers.image.patch_size" not in recipe.auto:
-        return {}
-    return {"tokenizers.image.kind": "image_latent", "tokenizers.image.patch_size": 2, "tokenizers.image.train": {}}
+    kind, options = values.get(KIND, image.kind), image.train
+    if kind == "image_latent" and image.path is None:
+        return {TRAIN: options or {}}
+    pixels = "these pictures are modelled as pixels, which need no training"
+    require(kind != "image_patch" or options is None, f"{TRAIN}: {pixels}; leave it out, or say {KIND}=image_latent")
+    return {}
 
 
 def vocabulary(words: int) -> int:
@@ -216,9 +240,9 @@ def patch_size(size: tuple[int, int]) -> int:
     return 4
 
 
-def row_length(text: int, size: tuple[int, int]) -> int:
-    """Slots of a row: two of the longest samples, in steps of 64. text: its bytes, at least one a token."""
-    patch = patch_size(size) if max(size) <= SMALL else 8  # an autoencoder's 64 x 64 pixels are 8 x 8 tokens
+def row_length(text: int, size: tuple[int, int], patch: int) -> int:
+    """Slots of a row: two of the longest samples, in steps of 64. text: its bytes, at least one a token. patch: the
+    side of a token of the picture, in pixels."""
     longest = text + size[0] // patch * (size[1] // patch) + 8
     return 64 * math.ceil(2 * longest / 64)
 

@@ -81,6 +81,34 @@ def test_large_pictures_are_modelled_in_an_autoencoders_latents(tmp_path):
     assert (image.kind, image.train, image.options["image_size"]) == ("image_latent", {}, [64, 64])
 
 
+@pytest.mark.parametrize(
+    ("given", "kind", "train", "patch", "tokens"),
+    [
+        (["image_size=96"], "image_latent", {}, 2, 144),
+        (["train.steps=7"], "image_latent", {"steps": 7}, 2, 64),
+        (["image_size=96", "patch_size=8"], "image_patch", None, 8, 144),
+        (["image_size=96", "kind=image_patch"], "image_patch", None, 4, 576),
+        (["image_size=16"], "image_patch", None, 2, 64),
+        (["kind=image_latent"], "image_latent", {}, 2, 64),
+        (["image_size=[[96, 48], [48, 96]]", "kind=image_patch"], "image_patch", None, 4, 288),
+    ],
+)
+def test_what_is_said_of_large_pictures_holds(tmp_path, given, kind, train, patch, tokens):
+    recipe = pairs(pictures(tmp_path, 100, 120, True, 6), *[f"tokenizers.image.{option}" for option in given])
+    found = settled(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
+    image = found.tokenizers["image"]
+    assert (image.kind, image.train, image.options["patch_size"]) == (kind, train, patch)
+    assert found.training.row_length > 2 * tokens
+
+
+def test_how_an_autoencoder_is_trained_is_not_said_where_none_is_needed(tmp_path):
+    with pytest.raises(InputError, match=r"tokenizers\.image\.train\.step is not known.*steps"):
+        pairs(pictures(tmp_path), "tokenizers.image.train.step=7")
+    recipe = pairs(pictures(tmp_path), "tokenizers.image.train.steps=7")
+    with pytest.raises(InputError, match=r"tokenizers\.image\.train: .* pixels.*tokenizers\.image\.kind=image_latent"):
+        settled(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
+
+
 def test_a_run_goes_on_with_the_values_that_it_began_with(tmp_path):
     records = pictures(tmp_path / "data")
     train(pairs(records, "training.steps=1"), tmp_path / "run")
@@ -120,7 +148,7 @@ def test_small_pictures_keep_their_size_in_steps_of_four(size, brought):
 
 
 def test_rows_hold_two_of_the_longest_samples():
-    assert row_length(40, (28, 28)) == 256 >= 2 * (40 + 49)
+    assert row_length(40, (28, 28), 4) == 256 >= 2 * (40 + 49)
     assert [vocabulary(words) for words in (20, 1000, 100_000)] == [512, 2048, 8192]
 
 
