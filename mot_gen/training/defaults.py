@@ -139,7 +139,8 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
     values |= _training_of_pictures(recipe, values)
     for field, value in values.items():
         say(f"{field}: {value}")
-    _warn_of_long(values, seen, lambda: row_length(seen.usual, _Known(recipe, seen, values).size), say)
+    known = _Known(recipe, seen, values)
+    _warn_of_long(values, seen, lambda: row_length(seen.usual, known.size, known.patch), say)
     return with_fields(recipe, values)
 
 

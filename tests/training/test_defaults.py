@@ -70,9 +70,9 @@ def test_one_text_that_is_far_longer_than_the_others_is_named(tmp_path):
         file.write(json.dumps({"id": "long", "image": "0.png", "caption": "word " * 400}) + "\n")
     recipe = pairs(path, "data.held_out=0")
     found = settled(recipe, load_splits(recipe), tmp_path / "run", said.append)
-    assert found.training.row_length == row_length(2000, (12, 16))
+    assert found.training.row_length == row_length(2000, (12, 16), 2)
     told = "the longest text has 2,000 bytes, nine of ten at most 26; training.row_length=192 is faster"
-    assert row_length(26, (12, 16)) == 192 and told in said[-1]
+    assert row_length(26, (12, 16), 2) == 192 and told in said[-1]
 
 
 def test_large_pictures_are_modelled_in_an_autoencoders_latents(tmp_path):
