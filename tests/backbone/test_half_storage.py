@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_routing import MIXES, by_loop, random
 from tiny import MODALITIES, clean, mixed, model, rounded
+from towers_by_loop import MIXES, by_loop, random
 
 import mot_gen.backbone.storage.half_storage
 from mot_gen.backbone.routing import UntiedLinear, route

@@ -3,30 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import generator
+from towers_by_loop import MIXES, by_loop, random
 
 from mot_gen.backbone.gates import Gated
 from mot_gen.backbone.grouped_products import _ProductsOneByOne
 from mot_gen.backbone.named_parts import read_part
 from mot_gen.backbone.rms_norm import UntiedRMSNorm, _RMSNorm, _RMSNormOfHeads
 from mot_gen.backbone.routing import UntiedLinear, grouped_linear, permute_rows, route, store_for_decoding
-
-MIXES = {
-    "all towers": [0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 2],
-    "first empty": [2, 1, 1, 2, 1],
-    "middle empty": [0, 2, 2, 0],
-    "last empty": [1, 0, 0, 1],
-    "one tower alone": [1, 1, 1, 1],
-}
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=generator(seed), dtype=dtype)
-
-
-def by_loop(x, weight, tower):
-    """Each token times its tower's matrix, one after the other, in sequence order."""
-    return torch.stack([weight[t] @ row for row, t in zip(x, tower.tolist())])
 
 
 def gradients(output, inputs, upstream):

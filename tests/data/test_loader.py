@@ -8,6 +8,7 @@ from itertools import chain, islice, pairwise
 import numpy as np
 import pytest
 import torch
+from text_as_bytes import Bytes
 
 from mot_gen.data.loader import BatchPlan, Loader
 from mot_gen.data.mixture import Mixture
@@ -17,31 +18,9 @@ from mot_gen.datasets import digits
 from mot_gen.errors import InputError
 from mot_gen.packing import best_fit_rows, document_length, pack_rows, plan_rows
 from mot_gen.recipes.sections import Data, Training
-from mot_gen.sequence import Modality, Span
+from mot_gen.sequence import Span
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
 from mot_gen.tokenizers.text import TextTokenizer
-
-
-class Bytes:
-    """Text as its bytes; counts what it is asked to encode, and cannot encode what is spelled `broken`."""
-
-    modality = Modality("text", vocab_size=256)
-
-    def __init__(self):
-        self.asked: list[str] = []
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(b"bytes").hexdigest()
-
-    def encode(self, text: str) -> Span:
-        self.asked.append(text)
-        if "broken" in text:
-            raise InputError("cannot be encoded")
-        return Span("text", torch.tensor(list(text.encode())))
-
-    def encode_batch(self, texts) -> list[Span]:
-        return [self.encode(text) for text in texts]
 
 
 def documents(n: int) -> list[Document]:

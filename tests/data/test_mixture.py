@@ -6,6 +6,7 @@ from itertools import chain, islice
 
 import pytest
 import torch
+from text_as_bytes import Bytes
 
 from mot_gen.data.loader import Loader
 from mot_gen.data.mixture import Mixture
@@ -13,18 +14,6 @@ from mot_gen.datasets.records import load
 from mot_gen.errors import InputError
 from mot_gen.recipes.sections import Data, Training
 from mot_gen.sequence import Modality, Span
-
-
-class Bytes:
-    """Text as its bytes."""
-
-    modality, fingerprint = Modality("text", vocab_size=256), "bytes"
-
-    def encode(self, text: str) -> Span:
-        return self.encode_batch([text])[0]
-
-    def encode_batch(self, texts) -> list[Span]:
-        return [Span("text", torch.tensor(list(text.encode()))) for text in texts]
 
 
 @pytest.mark.parametrize("weights", [(1, 1), (2, 0.5), (1.3, 3.7), (0.1, 1)])
@@ -72,8 +61,8 @@ def loader(data, rank=0, world=1) -> Loader:
 
         modality = Modality("image", vocab_size=256)
 
-        def encode_batch(self, paths):
-            return [Span("image", torch.tensor(list(path.name.encode()))) for path in paths]
+        def encode(self, path):
+            return Span("image", torch.tensor(list(path.name.encode())))
 
     samples = load(data).train
     tokenizers = {"text": Bytes(), "image": Names()}

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 from PIL import Image
-from test_loader import Bytes
+from text_as_bytes import Bytes
 
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import open_records

@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 import pytest
 import torch
-from test_loader import Bytes
+from text_as_bytes import Bytes
 
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Document, Pair, Part, TarShard

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_shortcut import MEANS, SPREAD, mixture_step, mixture_velocity, self_taught
+from known_flow import MEANS, SPREAD, mixture_step, mixture_velocity, self_taught
 from tiny import TEXT, generator, model, picture, words
 
 from mot_gen.errors import InputError

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_loop import tiny
 from tiny import MODALITIES, generator, mixed, model
+from tiny_runs import tiny
 
 from mot_gen.errors import InputError
 from mot_gen.model import Output

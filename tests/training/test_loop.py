@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from tiny_runs import SMALL
+from tiny_runs import TINY, tiny
 
 from mot_gen.errors import Diverged, InputError, Interrupted
 from mot_gen.recipes.recipe import load_recipe
@@ -15,19 +15,6 @@ from mot_gen.training import checkpoint
 from mot_gen.training.learning_rate import learning_rate
 from mot_gen.training.loop import Hooks, prepare, train, training_step
 from mot_gen.training.optimizer import MAX_SKIPPED
-
-TINY = [
-    *SMALL,
-    "data.window=48",
-    "training.steps=6",
-    "training.warmup_steps=2",
-    "training.log_every=1",
-    "training.checkpoint_every=2",
-]
-
-
-def tiny(*overrides):
-    return load_recipe("digits", [*TINY, *overrides])
 
 
 def state_of(run):
