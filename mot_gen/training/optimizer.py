@@ -22,8 +22,9 @@ from mot_gen.errors import Diverged, InputError, require
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.sections import Backbone, Training
 from mot_gen.tokenizers.muon import muon
-from mot_gen.training.learning_rate import Group, decays, is_stack_of_matrices, learning_rate, learns, rate_factors
+from mot_gen.training.learning_rate import learning_rate
 from mot_gen.training.parallel import first_index, local
+from mot_gen.training.parameter_groups import Group, decays, is_stack_of_matrices, learns, rate_factors
 
 MAX_SKIPPED = 20  # steps in a row that were not used, at which a run ends
 SETTLED = 50  # used steps after which the mean gradient norm is worth a comparison
