@@ -5,6 +5,7 @@ diffusers: `from mot_gen import TextToImagePipeline, MultimodalModel, FrechetDis
 """
 
 import importlib
+import sys
 
 __version__ = "0.1.0"
 
@@ -76,7 +77,8 @@ __all__ = ["__version__", *_HOME]
 
 def __getattr__(name):
     if name not in _HOME:
-        raise AttributeError(f"module 'mot_gen' has no attribute {name!r}")
+        # With the module as `obj`, Python adds the closest name.
+        raise AttributeError(f"module 'mot_gen' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     value = getattr(importlib.import_module(f"mot_gen.{_HOME[name]}"), name)
     globals()[name] = value
     return value

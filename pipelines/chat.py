@@ -18,6 +18,7 @@ from mot_gen.errors import InputError, nearest, require
 from mot_gen.pipelines.settings import are_all
 from mot_gen.sequence import Span
 
+ROLES = ("system", "developer", "user", "assistant", "tool")  # of messages, as chat templates have them
 KINDS = {"text": str, "image": object}  # of parts -> the type of what they hold
 
 
@@ -144,11 +145,13 @@ def _message(message: Mapping, where: str, marks: _Marks) -> dict[str, Any]:
     """A message for a template: its content as one text, and its `parts` one by one."""
     whole = {"role", "content"} <= message.keys()
     require(whole, f"{where} needs a role and a content, got {', '.join(map(str, message)) or 'nothing'}")
-    content = message["content"]
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        raise InputError(f"{where}: role {role!r:.60} is not known" + nearest(str(role), ROLES))
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     parts = [_part(part, where, marks) for part in content]
-    return {"role": message["role"], "content": "".join(part["text"] for part in parts), "parts": parts}
+    return {"role": role, "content": "".join(part["text"] for part in parts), "parts": parts}
 
 
 def _part(part: Any, where: str, marks: _Marks) -> dict[str, str]:

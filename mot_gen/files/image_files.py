@@ -152,6 +152,7 @@ def _file_of(raw: Any, where: str) -> Any:
         return io.BytesIO(raw)
     if isinstance(raw, (str, Path)):
         refuse_url(where)
+        require(not Path(raw).is_dir(), f"{where}: is a folder; give a file")
         require(Path(raw).is_file(), f"{where}: no such image file")
         return raw
     try:

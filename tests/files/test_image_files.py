@@ -194,6 +194,7 @@ def test_a_gif_whose_first_frame_is_larger_than_its_screen_is_refused(monkeypatc
     ("raw", "match"),
     [
         ("no/such/file.png", "no such image file"),
+        (".", "is a folder; give a file"),
         (None, "NoneType"),
         (torch.full((3, 2, 2), float("nan")), "NaN"),
         (torch.full((3, 2, 2), 2.0), r"\[0, 1\]"),

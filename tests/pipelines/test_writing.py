@@ -235,6 +235,7 @@ def test_a_row_keeps_its_generator_while_another_kind_is_drawn():
     [
         ({"prompt": 7}, "prompt must be a text, a list of parts or messages, got int"),
         ({"prompt": [{"role": "user"}]}, "message 0 needs a role and a content, got role"),
+        ({"prompt": [{"role": "usr", "content": "a"}]}, "message 0: role 'usr' is not known; did you mean 'user'"),
         (
             {"prompt": [{"role": "user", "content": [{"type": "video"}]}]},
             "message 0: a part's type 'video' is not known",
