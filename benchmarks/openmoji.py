@@ -57,7 +57,7 @@ class Model:
 
     def __init__(self, checkpoint: str, options: dict):
         self.draws, self.options = load_pipeline(TextToImagePipeline, checkpoint), options
-        self.writes = ImageToTextPipeline(**self.draws.components, sampling=self.draws.config.sampling)
+        self.writes = ImageToTextPipeline(**self.draws.components)
         self.writes.set_progress_bar_config(disable=True)
 
     def draw(self, captions: Sequence[str]) -> Tensor:

@@ -26,7 +26,7 @@ from mot_gen.packing import document_length
 from mot_gen.pipelines.captions import languages
 from mot_gen.pipelines.chat import ChatFormat, PartReader, spans_of
 from mot_gen.pipelines.engine.held_model import check_weights, held_model
-from mot_gen.pipelines.pretrained import bind, load, refuse_misfits, refuse_variant, take_device
+from mot_gen.pipelines.pretrained import bind, check_dtype, load, refuse_misfits, refuse_variant, take_device
 from mot_gen.pipelines.settings import are_all, is_count, listed_texts
 from mot_gen.sequence import Span, only_read
 
@@ -90,6 +90,17 @@ class MultimodalPipeline(DiffusionPipeline):
                 stacklevel=2,
             )
 
+    @property
+    def components(self) -> dict[str, Any]:
+        """What `Pipeline(**pipe.components)` takes: the parts, then shared, and the checkpoint's `sampling`."""
+        return {**super().components, "sampling": self.config.sampling}
+
+    @classmethod
+    def from_pipe(cls, pipeline: MultimodalPipeline, **kwargs: Any):
+        """As in diffusers: this class over the components of another pipeline. kwargs: components in their place. The
+        weights are shared, and keep the dtype that they have."""
+        return cls(**{**pipeline.components, **kwargs})
+
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device=None) -> None:
         """As in diffusers: the model waits on the CPU and is moved while it is used. InputError without a GPU."""
         there = device is not None or torch.accelerator.is_available()
@@ -110,16 +121,12 @@ class MultimodalPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As in diffusers, from a run's folder, its `model/`, a converted folder, a shipped name, or a hub name.
 
+        dtype: of the weights, as torch.bfloat16 or "bfloat16"; float32 by default.
         weights: "memory"; or, for generation alone, "disk" or "int8", see `held_model`.
         trust_remote_code: whether the folder may name modules outside of this package, which are then run.
         InputError, which names the folder, where it is missing, damaged, incomplete, or its parts do not fit.
         """
-        if torch.float16 in (kwargs.get("dtype"), kwargs.get("torch_dtype")) and not torch.accelerator.is_available():
-            warnings.warn(
-                "a CPU computes slowly in float16; load in float32 and call pipe.model.enable_half_storage(), which "
-                "reads weights in fp16 and computes in fp32",
-                stacklevel=2,
-            )
+        check_dtype(kwargs)
         device = take_device(kwargs)
         weights = kwargs.pop("weights", "memory")
         check_weights(weights)
@@ -177,10 +184,11 @@ class MultimodalPipeline(DiffusionPipeline):
         return spans_of(messages, self.text_tokenizer, reading)
 
     def _needs(self, modality: str, tokenizer: str) -> None:
-        """InputError unless the checkpoint has this modality and its tokenizer."""
+        """InputError unless the checkpoint has this modality, and the pipeline its tokenizer."""
         names = self.model.modality_names
-        has = modality in names and getattr(self, tokenizer) is not None
-        require(has, f"this checkpoint has no {modality}; it has {', '.join(names)}")
+        require(modality in names, f"this checkpoint has no {modality}; it has {', '.join(names)}")
+        has = getattr(self, tokenizer) is not None
+        require(has, f"{type(self).__name__} has no {tokenizer}; give it one, or load it by from_pretrained")
 
     def _negative(
         self, negative_prompt, prompts: list[list[Span]], what: str = "images", size: tuple[int, int] | None = None

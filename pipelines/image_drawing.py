@@ -232,6 +232,7 @@ def _check_latents(latents: Tensor | None, shape: tuple[int, int, int]) -> None:
     if latents is None:
         return
     floats = isinstance(latents, Tensor) and latents.is_floating_point()
-    require(floats, f"latents must be a tensor of floats, got {getattr(latents, 'dtype', type(latents))}")
+    kind = str(latents.dtype) if isinstance(latents, Tensor) else type(latents).__name__
+    require(floats, f"latents must be a tensor of floats, got {kind}")
     require(tuple(latents.shape) == shape, f"latents must be of shape {shape}, got {tuple(latents.shape)}")
     require(latents.isfinite().all(), "latents hold NaN or infinity; draw them with torch.randn")

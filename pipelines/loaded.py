@@ -59,7 +59,7 @@ class Loaded:
     def pipeline(self, direction: Direction) -> MultimodalPipeline:
         """The direction's pipeline over the components in memory."""
         if direction.pipeline not in self._pipelines:
-            pipe = direction.pipeline_class()(**self.base.components, sampling=self.base.config.sampling)
+            pipe = direction.pipeline_class()(**self.base.components)
             pipe.set_progress_bar_config(disable=True)
             self._pipelines[direction.pipeline] = pipe
         return self._pipelines[direction.pipeline]

@@ -7,12 +7,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.image_files import load_image, to_tensor
 from mot_gen.tokenizers.image_sizes import as_text, size_pairs
 
@@ -233,6 +234,9 @@ def sizes_in_words(image_size: Any) -> str:
 def drawn_size(image_size: Any, height: int | None, width: int | None) -> tuple[int, int]:
     """The (height, width) of a picture that is asked for, the first that fits where a side is left open. InputError for
     one that is not drawn. image_size: what the config states."""
+    for name, side in (("height", height), ("width", width)):
+        fits = side is None or (isinstance(side, Integral) and side > 0)
+        require(fits, f"{name} must be a positive number of pixels, got {side!r}")
     size = _drawn_size(image_size, height, width)
     if size is None:
         asked = f"{height or 'any'} x {width or 'any'}"

@@ -57,7 +57,7 @@ def converted(published, out):
 
 def over(pipe, cls, **sampling):
     """A task's pipeline over the parts of another; sampling: what differs from the published defaults."""
-    made = cls(**pipe.components, sampling={**(pipe.config.sampling or {}), **sampling})
+    made = cls(**pipe.components | {"sampling": {**(pipe.config.sampling or {}), **sampling}})
     made.set_progress_bar_config(disable=True)
     return made
 

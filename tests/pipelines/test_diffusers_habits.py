@@ -137,3 +137,40 @@ def test_image_to_image_takes_arrays(pipeline):
     pipe = pipeline(ImageToImagePipeline)
     picture = np.zeros((*pipe.image_tokenizer.size, pipe.image_tokenizer.color_channels), dtype=np.uint8)
     assert len(pipe(PROMPTS[0], picture, num_inference_steps=1).images) == 1
+
+
+def test_the_checkpoints_own_sampling_goes_along(pipeline):
+    """Into a pipeline of another task, and one by `from_pipe`: they draw and write as the checkpoint recommends."""
+    sampling = {"num_inference_steps": 2, "guidance_scale": 2.0, "max_new_tokens": 3}
+    draw = pipeline(TextToImagePipeline, sampling=sampling)
+    want = draw(PROMPTS[0], generator=generator(1), output_type="latent").images
+    for again in (TextToImagePipeline(**draw.components), TextToImagePipeline.from_pipe(draw)):
+        again.set_progress_bar_config(disable=True)
+        assert torch.equal(again(PROMPTS[0], generator=generator(1), output_type="latent").images, want)
+    read = ImageToTextPipeline.from_pipe(draw)
+    assert read.model is draw.model and read.image_tokenizer is draw.image_tokenizer
+    picture = torch.rand(3, *draw.image_tokenizer.size, generator=generator(0))
+    assert read(picture).texts == read(picture, max_new_tokens=3).texts
+
+
+def test_a_dtype_is_one_of_torch_or_its_name(pipeline, tmp_path):
+    pipeline(TextToImagePipeline).save_pretrained(tmp_path)
+    for given in ({"dtype": "bfloat16"}, {"dtype": torch.bfloat16}):
+        assert TextToImagePipeline.from_pretrained(tmp_path, **given).dtype == torch.bfloat16
+    for name in ("bf17", "int64", "nn", 16):
+        with pytest.raises(InputError, match="is no dtype of weights; give one"):
+            TextToImagePipeline.from_pretrained(tmp_path, dtype=name)
+
+
+def test_what_cannot_be_drawn_is_named_as_it_was_given(pipeline):
+    pipe = pipeline(TextToImagePipeline)
+    for given, says in (
+        ({"height": 0}, "height must be a positive number of pixels, got 0"),
+        ({"width": "6"}, "width must be a positive number of pixels, got '6'"),
+        ({"latents": np.zeros((1, 6, 12), np.float32)}, "latents must be a tensor of floats, got ndarray"),
+    ):
+        with pytest.raises(InputError, match=says):
+            pipe(PROMPTS[0], **given)
+    alone = TextToImagePipeline(**pipe.components | {"image_tokenizer": None})
+    with pytest.raises(InputError, match="TextToImagePipeline has no image_tokenizer; give it one"):
+        alone(PROMPTS[0])

@@ -243,7 +243,7 @@ def test_a_model_without_speech_says_what_it_has(components, parts):
     for cls, given in ((TextToSpeechPipeline, {"prompt": "a"}), (SpeechToTextPipeline, {"audio": torch.rand(900)})):
         with pytest.raises(InputError, match="this checkpoint has no speech; it has text, image"):
             cls(**others)(**given)
-    with pytest.raises(InputError, match="this checkpoint has no speech; it has text, speech"):
+    with pytest.raises(InputError, match="TextToSpeechPipeline has no speech_tokenizer; give it one"):
         TextToSpeechPipeline(parts["model"], parts["text_tokenizer"])("a")
     with pytest.raises(InputError, match="this checkpoint has no image; it has text, speech"):
         ImageToTextPipeline(**parts)(torch.rand(3, 4, 6))

@@ -142,7 +142,7 @@ def write_frame(family: Any, source: Source, parts: Sequence[Part], folder: Path
     for name, component in pipeline.components.items():
         if name in outlines:
             component.save_config(folder / name)
-        elif component is not None:
+        elif name != "sampling" and component is not None:
             component.save_pretrained(folder / name)
     if hasattr(family, "recipe"):
         (folder / "recipe.yaml").write_text(family.recipe(pipeline, out), encoding="utf-8")
