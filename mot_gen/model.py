@@ -37,7 +37,7 @@ from mot_gen.learning.corruption import Corruption
 from mot_gen.learning.losses import learned_losses, unreduced_losses
 from mot_gen.learning.supervision import Losses, Supervision, loss_masks, supervise
 from mot_gen.learning.token_losses import Head
-from mot_gen.model_config import MultimodalConfig
+from mot_gen.model_config import MultimodalConfig, modality_of
 from mot_gen.sequence import Modality, PackedBatch, Vocabulary
 
 HALF_OR_COMPILED = "half storage (fp16 on a CPU) does not go with compiled blocks: use only one of them"
@@ -82,7 +82,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     ):
         super().__init__()
         self.register_to_config(backbone=backbones.saved_options(backbone))
-        self.modalities = [Modality(**m) for m in modalities]
+        self.modalities = [modality_of(given) for given in modalities]
         self.vocabulary = Vocabulary(self.modalities)
         self._check_names("objectives", objectives or {})
         self._check_names("patch_layers", patch_layers or {})
@@ -235,7 +235,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
     def forward(self, batch: PackedBatch) -> Output: ...
 
     @overload
-    def forward(self, batch: PackedBatch, supervision: Supervision, factors: Mapping[str, float]) -> Losses: ...
+    def forward(
+        self, batch: PackedBatch, supervision: Supervision, factors: Mapping[str, float] | None = None
+    ) -> Losses: ...
 
     def forward(
         self,
@@ -243,11 +245,12 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         supervision: Supervision | None = None,
         factors: Mapping[str, float] | None = None,
     ) -> Output | Losses:
-        """Predictions for a corrupted batch, whose every `latents[...].time` must be set.
+        """Predictions for a batch from `corrupt`; InputError for one that has no times.
 
         supervision: from `supervise`; then the losses are returned, in less memory than all predictions take. factors:
-        modality -> what its sum of losses is multiplied by in `Losses.total`.
+        modality -> what its sum of losses is multiplied by in `Losses.total`; by default, 1 over how many count.
         """
+        require(not isinstance(batch, Tensor), "the model reads a PackedBatch; make one of samples by mot_gen.pack")
         x, memory = self.embed(batch)
         hidden = self.backbone(x, batch.layout).flatten(0, 1)
         latents = {}
@@ -259,7 +262,6 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
             apart = [self.vocabulary.range(name) for name in self.token_layers]
             logits = apart_from_others(self.logits(hidden[batch.target_slots]), batch.target_ids, apart)
             return Output(logits, latents)
-        assert factors is not None
         return learned_losses(self, batch, hidden, latents, supervision, factors)
 
     def head_of(self, name: str) -> Head:

@@ -1,10 +1,12 @@
-"""MultimodalConfig: what a model is made of, as `config.json` has it."""
+"""MultimodalConfig: what a model is made of, as `config.json` has it; modality_of."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from mot_gen.errors import nearest, require
 from mot_gen.sequence import Modality
 
 # The fields of a modality that every config states; the others say how a published model lays out its sequences.
@@ -53,3 +55,13 @@ def _leave_out_defaults(modality: dict[str, Any]) -> None:
     for name, default in LAYOUT_DEFAULTS.items():
         if modality[name] == default:
             del modality[name]
+
+
+def modality_of(given: Mapping[str, Any]) -> Modality:
+    """The modality of a config; InputError for what is no dict of its fields."""
+    remedy = "give MultimodalConfig(modalities=..., backbone=...).to_dict()"
+    require(isinstance(given, Mapping), f"modalities: must be dicts, got {type(given).__name__}; {remedy}")
+    known = [each.name for each in fields(Modality)]
+    for name in given:
+        require(name in known, f"modalities: {name!r} is no field of a modality" + nearest(name, known))
+    return Modality(**given)

@@ -248,3 +248,18 @@ def test_pickled_weights_are_refused_with_how_to_convert_them(tmp_path):
     ) as error:
         MultimodalModel.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_model_cannot_read_is_said_in_a_line():
+    net, batch = model(), pack(mixed(2), MODALITIES, 40)
+    for call in (net, lambda b: net.supervise(b, {}), net.loss_masks):
+        with pytest.raises(InputError, match=r"has no times and noise yet; give what model.corrupt\(batch\) returns"):
+            call(batch)
+    with pytest.raises(InputError, match="reads a PackedBatch"):
+        net(batch.ids)
+    for given, says in (
+        ([TEXT], "modalities: must be dicts, got Modality; give MultimodalConfig"),
+        ([{"name": "text", "vocab": 9}], "'vocab' is no field of a modality; did you mean 'vocab_size'"),
+    ):
+        with pytest.raises(InputError, match=says):
+            MultimodalModel(given, {"kind": "mot", "dim": 8, "layers": 1, "heads": 1})

@@ -312,3 +312,17 @@ def test_more_slots_than_tokens_change_nothing_but_the_padding():
     assert torch.equal(tight.target_ids, padded.target_ids)
     for name, latents in tight.latents.items():
         assert torch.equal(latents.slots // 64 * 128 + latents.slots % 64, padded.latents[name].slots)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        ([], "samples: there are none to pack"),
+        ([words(2)], "sample 0: must be a list of spans, got Span"),
+        ([[words(2), "a cat"]], "sample 0, span 1: must be a Span, got str; a tokenizer's encode makes one"),
+        ([[words(2)], [Span("text", [1, 2])]], "sample 1, span 0: values must be a tensor, got list"),
+    ],
+)
+def test_what_is_no_sample_is_said_in_a_line(samples, says):
+    with pytest.raises(InputError, match=says):
+        pack(samples, MODALITIES, 40)

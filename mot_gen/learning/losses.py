@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from mot_gen.learning.supervision import Losses, Supervision
+from mot_gen.learning.supervision import Losses, Supervision, factors_of
 from mot_gen.learning.token_losses import Head, token_losses
 from mot_gen.sequence import Modality, PackedBatch
 
@@ -36,13 +36,15 @@ def learned_losses(
     hidden: Tensor,
     latents: Mapping[str, Tensor],
     supervision: Supervision,
-    factors: Mapping[str, float],
+    factors: Mapping[str, float] | None,
 ) -> Losses:
     """The losses of a batch, from which training takes gradients.
 
     hidden: (B * S, D), the output of the backbone. latents: modality -> (N, C), the output of its patch layers.
-    factors: modality -> what its sum of losses is multiplied by in the total.
+    factors: modality -> what its sum of losses is multiplied by in the total; None for 1 over how many count.
     """
+    if factors is None:
+        factors = factors_of(dict.fromkeys(supervision.counts, 1.0), supervision.counts)
     total, by_token = hidden.new_zeros(()), {}
     for name, tokens in supervision.tokens.items():
         head = model.head_of(name)
@@ -84,5 +86,4 @@ def unreduced_losses(
 def _latent_losses(model: Predictor, batch: PackedBatch, name: str, output: Tensor, target: Tensor) -> Tensor:
     """(N,) of one continuous modality. output and target: (N, C)."""
     latents = batch.latents[name]
-    assert latents.time is not None, "the batch is corrupted"
-    return model.objectives[name].loss(output, target, latents.per_token(latents.time))
+    return model.objectives[name].loss(output, target, latents.per_token(latents.times()))

@@ -123,8 +123,7 @@ def _owner_of_targets(modalities: Sequence[Modality], vocabulary: Vocabulary, ba
 
 def _counted_latents(latents: Latents) -> Tensor:
     """(N,) in {0., 1.}: the tokens of spans that are learned and have noise to take off."""
-    assert latents.time is not None, "the batch is corrupted"
-    return latents.per_token(latents.learned & (latents.time > 0)).float()
+    return latents.per_token(latents.learned & (latents.times() > 0)).float()
 
 
 def factors_of(weights: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:

@@ -7,23 +7,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.packing.rows import document_length, plan_rows
 from mot_gen.packing.writer import Sample, Writer
 from mot_gen.sequence.batch import PackedBatch
-from mot_gen.sequence.modality import Modality
+from mot_gen.sequence.modality import Modality, Span
 
 
 def pack(
     samples: Sequence[Sample], modalities: Sequence[Modality], row_length: int, rows: int | None = None
 ) -> PackedBatch:
-    """Put samples into rows of `row_length` slots; as many rows as needed, padded to `rows` where that is given."""
+    """Put samples into rows of `row_length` slots; as many rows as needed, padded to `rows` where that is given.
+
+    samples: documents, each a list of `Span`, as tokenizers encode them. modalities: `model.modalities`.
+    InputError, which names the sample and the span, for what the model cannot read or no row can hold."""
+    require(len(samples) or rows, "samples: there are none to pack")
+    for number, sample in enumerate(samples):
+        _check_sample(sample, f"sample {number}")
     plan = plan_rows([document_length(sample, modalities) for sample in samples], row_length)
     if rows is not None and len(plan) > rows:
         raise InputError(f"{len(samples)} samples need {len(plan)} rows of {row_length}, but rows is {rows}")
     missing = (rows or 0) - len(plan)
     plan += [[] for _ in range(missing)]
     return pack_rows([[samples[i] for i in row] for row in plan], modalities, row_length)
+
+
+def _check_sample(sample: Sample, name: str) -> None:
+    """InputError for what is no list of spans that hold tensors."""
+    is_listed = isinstance(sample, Sequence) and not isinstance(sample, str)
+    require(is_listed, f"{name}: must be a list of spans, got {type(sample).__name__}; put [ ] around a single span")
+    for number, span in enumerate(sample):
+        where = f"{name}, span {number}"
+        is_span = isinstance(span, Span)
+        require(is_span, f"{where}: must be a Span, got {type(span).__name__}; a tokenizer's encode makes one")
+        require(isinstance(span.values, Tensor), f"{where}: values must be a tensor, got {type(span.values).__name__}")
 
 
 def pack_rows(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mot_gen.errors import InputError
 from mot_gen.sequence.layout import PADDING, Layout
 from mot_gen.sequence.memo import Memo
 from mot_gen.sequence.moving import Movable
@@ -42,6 +43,12 @@ class Latents(Movable, Memo):
     step: Tensor | None = None
     conditioning: Tensor | None = None
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def times(self) -> Tensor:
+        """(n,) the time of each span; InputError before an objective has set them."""
+        if self.time is None:
+            raise InputError("latents: this batch has no times and noise yet; give what model.corrupt(batch) returns")
+        return self.time
 
     def per_token(self, per_span: Tensor) -> Tensor:
         """(n, ...) -> (N, ...): a span's value for each of its tokens."""

@@ -1,14 +1,19 @@
-"""The examples of docs/pipelines.md run over tiny models in the folders they name, each after the first one alone."""
+"""The examples of docs/pipelines.md run over tiny models in the folders they name, each after the first one alone; the
+loop of docs/own_loop.md over such a model in the place of `openmoji`."""
 
 import re
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from mot_gen.growth.base import rebuilt
+from mot_gen.learning.supervision import factors_of
 from mot_gen.pipelines.base import MultimodalPipeline
+from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
+LOOP = DOCUMENT.with_name("own_loop.md")
 
 
 def test_the_examples_of_the_docs_run(pipeline, tmp_path, monkeypatch):
@@ -25,3 +30,23 @@ def test_the_examples_of_the_docs_run(pipeline, tmp_path, monkeypatch):
     for block in others:
         exec(compile(block, DOCUMENT.name, "exec"), dict(names))
     assert len(names["images"]) == 4 and len(list(tmp_path.glob("step-*.png"))) == 3  # Heun's two steps
+
+
+def test_the_loop_of_the_docs_trains_and_saves(pipeline, tmp_path, monkeypatch):
+    pipe = pipeline(MultimodalPipeline)
+    before = pipe.model.embedding.weight.clone()
+    pipe.save_pretrained(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        TextToImagePipeline, "from_pretrained", lambda _, load=TextToImagePipeline.from_pretrained: load("tiny")
+    )
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", LOOP.read_text("utf-8"), re.S):
+        exec(compile(block, LOOP.name, "exec"), names)
+    monkeypatch.undo()
+    saved = MultimodalPipeline.from_pretrained(tmp_path / "squares").model
+    assert torch.equal(saved.embedding.weight, names["model"].embedding.weight)
+    assert not torch.equal(saved.embedding.weight, before)
+    factors = factors_of({"text": 1.0, "image": 1.0}, names["supervision"].counts)
+    stated = names["model"](names["noisy"], names["supervision"], factors).total
+    torch.testing.assert_close(stated, names["losses"].total)

@@ -130,8 +130,7 @@ class ShallowUViT(nn.Module):
 
     def time_tokens(self, latents: Latents) -> Tensor:
         """(n, D): the embedded time of every span."""
-        assert latents.time is not None
-        time = 1 - latents.time if self.reversed_time else latents.time
+        time = 1 - latents.times() if self.reversed_time else latents.times()
         return self.time(time)
 
     def encode(self, latents: Latents) -> tuple[Tensor, list[Any]]:

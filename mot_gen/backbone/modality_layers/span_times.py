@@ -29,8 +29,7 @@ def condition(layers: Timed, latents: Latents) -> Tensor:
     (1, D) where `latents.conditioning` is one for all."""
     if latents.conditioning is not None:
         return latents.conditioning
-    assert latents.time is not None
-    return embed_times(layers, latents.time, latents.step)
+    return embed_times(layers, latents.times(), latents.step)
 
 
 def condition_of_tokens(layers: Timed, latents: Latents) -> Tensor:
