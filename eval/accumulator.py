@@ -7,6 +7,7 @@ the same function merges batches, ranks and `merge_state`, so one process and ma
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 from torchmetrics.metric import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+from mot_gen.errors import InputError, one_line
 
 
 def concat_rows(parts: Sequence[Tensor]) -> Tensor:
@@ -41,6 +44,14 @@ class Accumulator(Metric):
     full_state_update = False
     is_differentiable = False
     takes: str
+
+    def __init__(self, **kwargs: Any):
+        """kwargs: those of `torchmetrics.Metric`. InputError for others, with those that this metric takes."""
+        try:
+            super().__init__(**kwargs)
+        except ValueError as error:
+            own = [name for name in inspect.signature(type(self)).parameters if name != "kwargs"]
+            raise InputError(f"{type(self).__name__}: {one_line(error)}; it takes {', '.join(own)}") from None
 
     def add_tensor(self, name: str, empty: Tensor, merge: Callable[[list[Tensor]], Tensor]):
         """A state of one tensor that starts as `empty`."""

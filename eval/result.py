@@ -10,6 +10,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Real
 from typing import Any
 
 import mot_gen
@@ -61,6 +62,10 @@ class MetricResult:
     def __float__(self) -> float:
         return float(self.value)
 
+    def __format__(self, spec: str) -> str:
+        """The value by a format such as ".3f"; without one, as `str`."""
+        return format(self.value, spec) if spec else str(self)
+
     def __str__(self) -> str:
         interval = ""
         if self.interval is not None:
@@ -83,8 +88,8 @@ class Results(dict[str, MetricResult]):
 
 def checked_confidence(confidence: float | None) -> float | None:
     """None, or a share strictly between 0 and 1."""
-    if confidence is not None and not 0 < confidence < 1:
-        raise InputError(f"confidence {confidence} is not between 0 and 1; give a share such as 0.95")
+    if confidence is not None and not (isinstance(confidence, Real) and 0 < confidence < 1):
+        raise InputError(f"confidence {confidence!r} is not between 0 and 1; give a share such as 0.95")
     return confidence
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.functional import normalize
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.images.backbones import image_processor
+from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
@@ -111,8 +113,9 @@ class ClipMetric(SegmentMetric):
         self.encoder = encoder if encoder is None or isinstance(encoder, nn.Module) else ClipEncoder(encoder)
         self.add_rows("cut")
 
-    def image_embeddings(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, d) by the encoder; embeddings (N, d) stay as they are."""
+    def image_embeddings(self, images: Any) -> Tensor:
+        """(N, 3, H, W), or what `batch_of` takes, -> (N, d) by the encoder; embeddings (N, d) stay as they are."""
+        images = batch_of(images)
         return images if images.ndim == 2 else self._encoder().images(images)
 
     def text_embeddings(self, texts: Tensor | Sequence[str]) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError
+from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.statistics import ReferenceStatistics
 
@@ -33,7 +35,9 @@ class FeatureSource(nn.Module):
         # A batch of waveforms looks like one of features; a source that hears takes waveforms only.
         self.hears = getattr(extractor, "hears", False)
 
-    def forward(self, batch: Tensor) -> Tensor:
+    def forward(self, batch: Any) -> Tensor:
+        """(N, d) of features, or of images or sound, as `batch_of` takes them."""
+        batch = batch_of(batch)
         if batch.ndim == 2 and not self.hears:
             return batch
         if self.extractor is None:

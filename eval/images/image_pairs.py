@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
+from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import weights_sha256
 from mot_gen.eval.images.inputs import to_unit
 from mot_gen.eval.images.lpips_trunks import CARRIED, carried_trunk
@@ -24,8 +25,9 @@ LPIPS_BACKBONES = {
 }
 
 
-def checked_pair(images: Tensor, originals: Tensor, clamp: bool) -> tuple[Tensor, Tensor]:
-    """Both as float64 in [0, 1]; InputError where their shapes differ."""
+def checked_pair(images: Any, originals: Any, clamp: bool) -> tuple[Tensor, Tensor]:
+    """Both as float64 in [0, 1]; InputError where their shapes differ. They are what `batch_of` takes."""
+    images, originals = batch_of(images), batch_of(originals)
     if images.shape != originals.shape:
         raise InputError(
             f"images {tuple(images.shape)} and originals {tuple(originals.shape)} differ; resize one of them"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.images.feature_sets import canonical
 from mot_gen.eval.images.features import FeatureSource
@@ -41,6 +41,7 @@ class InceptionScore(Accumulator):
 
     def __init__(self, feature_extractor=None, *, splits=10, seed=0, clamp=False, **kwargs):
         super().__init__(**kwargs)
+        require(splits >= 1, f"splits: must be at least 1, got {splits}")
         self.source, self.splits, self.seed = FeatureSource(feature_extractor, clamp), splits, seed
         self.add_rows("log_probs")
 

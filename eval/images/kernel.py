@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.images.feature_sets import BLOCK, FeatureSetMetric, drawn
 from mot_gen.eval.result import MetricResult, checked_confidence
 
@@ -135,6 +135,8 @@ class KernelDistance(FeatureSetMetric):
         super().__init__(feature_extractor, **kwargs)
         if kernel not in KERNELS:
             raise InputError(f"kernel {kernel!r} is not known" + nearest(kernel, KERNELS))
+        require(subset_size is None or subset_size >= 2, f"subset_size: must be None or at least 2, got {subset_size}")
+        require(subsets >= 1, f"subsets: must be at least 1, got {subsets}")
         self.kernel, self.subsets = kernel, subsets
         self.subset_size = subset_size if kernel == "polynomial" else None
         self.confidence = checked_confidence(confidence)

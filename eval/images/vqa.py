@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.extras import facts_of, named
+from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
@@ -104,9 +105,10 @@ class VQAScore(SegmentMetric):
         super().__init__(**kwargs)
         self.model = vqa_model(model)
 
-    def statistics(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+    def statistics(self, images: Any, texts: Sequence[str]) -> Tensor:
         if len(images) != len(texts):
             raise InputError(f"{len(images)} images against {len(texts)} texts; give one text for each image")
+        images = batch_of(images)
         if images.ndim == 1:
             require(((images >= 0) & (images <= 1)).all(), "vqa_score: probabilities must lie in [0, 1]")
             return mean_rows(images)

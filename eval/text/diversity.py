@@ -11,6 +11,7 @@ from mot_gen.errors import require
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.extras import extra_module
 from mot_gen.eval.result import MetricResult
+from mot_gen.eval.text.mt import checked_texts
 from mot_gen.eval.text.ngrams import gram_counts, ngrams
 
 
@@ -76,7 +77,7 @@ class PredictionMetric(Accumulator):
         self.add_items("predictions")
 
     def update(self, predictions: Sequence[str]):
-        self.append_items("predictions", list(predictions))
+        self.append_items("predictions", checked_texts(predictions))
 
 
 class DistinctN(PredictionMetric):
@@ -86,6 +87,7 @@ class DistinctN(PredictionMetric):
 
     def __init__(self, n: int = 2, **kwargs):
         super().__init__(**kwargs)
+        require(isinstance(n, int) and n >= 1, f"n: must be a positive integer, got {n!r}")
         self.n = n
 
     def compute(self) -> MetricResult:

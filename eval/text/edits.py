@@ -29,15 +29,26 @@ def edit_update(predictions: Sequence, references: Sequence, units: Units = str.
         raise InputError(
             f"{len(predictions)} predictions against {len(references)} references; give one reference each"
         )
+    for name, items in (("predictions", predictions), ("references", references)):
+        require(not isinstance(items, str), f"{name}: must be a list, got a single text; put [ ] around it")
     levenshtein = extra_module("rapidfuzz.distance", "error rate").Levenshtein
     rows = []
-    for prediction, reference in zip(predictions, references):
-        wanted, found = units(only(reference)), units(prediction)
+    for number, (prediction, reference) in enumerate(zip(predictions, references)):
+        wanted = _units_of(only(reference), units, f"reference {number}")
+        found = _units_of(prediction, units, f"prediction {number}")
         edits = Counter(step.tag for step in levenshtein.editops(wanted, found))
         substituted, deleted, inserted = edits["replace"], edits["delete"], edits["insert"]
         hits = len(wanted) - substituted - deleted
         rows.append([hits, substituted, deleted, inserted])
     return rows
+
+
+def _units_of(item: Any, units: Units, name: str) -> Sequence[Hashable]:
+    """What an item is counted in; InputError for what is no text, or no sequence of units."""
+    try:
+        return units(item)
+    except (TypeError, AttributeError):
+        raise InputError(f"{name}: cannot be counted in words or units, got {item!r:.60}") from None
 
 
 def only(reference):

@@ -24,9 +24,15 @@ def token_losses(logits: Tensor, targets: Tensor, ignore_index: int = IGNORE) ->
         raise InputError(
             f"logits {tuple(logits.shape)} do not fit targets {tuple(targets.shape)}; want (B, S, V), (B, S)"
         )
+    integers = not targets.is_floating_point() and targets.dtype != torch.bool
+    require(integers, f"targets must be integer ids, got {targets.dtype}")
+    ids, size = targets[targets != ignore_index], logits.shape[-1]
+    outside = ids[(ids < 0) | (ids >= size)]
+    require(not len(outside), f"targets: {outside[:1].tolist()} lies outside of the {size} logits")
     losses = cross_entropy(
-        logits.double().flatten(0, 1), targets.flatten(), ignore_index=ignore_index, reduction="none"
+        logits.double().flatten(0, 1), targets.flatten().long(), ignore_index=ignore_index, reduction="none"
     )
+    require(not losses.isnan().any(), "logits hold NaN; leave these rows out, or mark their targets by ignore_index")
     counted = targets != ignore_index
     return torch.stack([losses.view_as(targets).sum(1), counted.sum(1).double()], 1)
 

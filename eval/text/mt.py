@@ -11,18 +11,30 @@ from typing import Any
 
 from torch import Tensor
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError, expect, nearest, require
 from mot_gen.eval.extras import extra_module
 from mot_gen.eval.text.segments import SegmentMetric, table
 
 
+def checked_texts(texts: Sequence[str], name: str = "predictions") -> list[str]:
+    """The texts as a list; InputError for a single text, whose characters would count as texts, and for None."""
+    require(not isinstance(texts, str), f"{name}: must be a list of texts, got a single text; put [ ] around it")
+    for number, text in enumerate(texts):
+        expect(isinstance(text, str), f"{name}: number {number} must be a text", text)
+    return list(texts)
+
+
 def checked_references(predictions: Sequence[str], references: Sequence[Sequence[str] | str]) -> list[list[str]]:
-    """References as a list per prediction; InputError where their numbers differ or a prediction has none."""
+    """References as a list per prediction; InputError where their numbers differ, a prediction has none, or what should
+    be a text is none."""
+    checked_texts(predictions)
+    require(not isinstance(references, str), "references: must be a list, got a single text; put [ ] around it")
     if len(predictions) != len(references):
         raise InputError(f"{len(predictions)} predictions against {len(references)} lists of references; give one each")
     listed = [[own] if isinstance(own, str) else list(own) for own in references]
     for number, own in enumerate(listed):
         require(own, f"prediction {number} has no references; give at least one, or leave the prediction out")
+        checked_texts(own, f"references of prediction {number}")
     return listed
 
 
@@ -85,6 +97,11 @@ class BLEU(SacreMetric):
     def __init__(self, *, tokenize: str = "13a", lowercase: bool = False, smooth: str = "exp", **kwargs):
         super().__init__(**kwargs)
         sacre = extra_module("sacrebleu.metrics", "bleu")
+        for field, given, known in (
+            ("tokenize", tokenize, sacre.BLEU.TOKENIZERS),
+            ("smooth", smooth, sacre.BLEU.SMOOTH_DEFAULTS),
+        ):
+            require(given in known, f"bleu: {field} {given!r} is not known" + nearest(given, known))
         self.metric = sacre.BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth)
 
     def cautions(self, rows: Tensor) -> list[str]:

@@ -154,6 +154,7 @@ class ROUGE(SegmentTable):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        variants = [variants] if isinstance(variants, str) else variants
         for variant in variants:
             if variant not in MEASURES:
                 raise InputError(f"ROUGE variant {variant!r} is not known" + nearest(variant, MEASURES))

@@ -1,6 +1,7 @@
 """`mot_gen.eval`'s calls: paths, arrays or tensors in, results out, with the same numbers as the metrics themselves."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -20,8 +21,12 @@ from mot_gen.eval import (
 )
 from mot_gen.eval.images.frechet import FrechetDistance
 from mot_gen.eval.images.image_pairs import PSNR
+from mot_gen.eval.images.inception_score import InceptionScore
+from mot_gen.eval.images.kernel import KernelDistance
 from mot_gen.eval.images.settings import ImageSettings
+from mot_gen.eval.text.diversity import DistinctN, SelfBLEU
 from mot_gen.eval.text.edits import WordErrorRate
+from mot_gen.eval.text.likelihood import Perplexity
 from mot_gen.eval.text.mt import BLEU
 
 
@@ -111,7 +116,7 @@ def test_error_rates_and_parts_of_rouge_are_names_of_text():
     found = evaluate_text(["one two"], ["one two three"], "wer,cer,mer,wil,rouge1,rouge2,rougeL,rougeLsum")
     assert list(found) == ["wer", "cer", "mer", "wil", "rouge1", "rouge2", "rougeL", "rougeLsum"]
     assert found["wer"].value == pytest.approx(1 / 3) and found["rouge1"].value == pytest.approx(0.8)
-    with pytest.raises(InputError, match="got 2"):
+    with pytest.raises(InputError, match="2 references, but wer is defined with one"):
         evaluate_text(["a"], [["a", "b"]], "wer")
 
 
@@ -173,3 +178,48 @@ def test_looking_at_names_imports_nothing_heavy():
     code = "import sys, mot_gen.eval, mot_gen.eval.text.evaluate; print(sorted({'torch'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_metric_objects_take_what_pipelines_and_arrays_give():
+    """Lists of PIL images, tensors and arrays, channels first or last, are the tensor that they make."""
+    real, fake = pictures(9, 1), pictures(8, 2)
+    want = by_hand(FrechetDistance("pixels"), real, fake)
+    as_pil = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in fake]
+    for given in (as_pil, list(fake), list(fake.numpy()), fake.numpy(), fake.permute(0, 2, 3, 1).numpy()):
+        assert by_hand(FrechetDistance("pixels"), real.numpy(), given) == want
+    metric = PSNR()
+    metric.update(as_pil, list(real[:8] / 255))
+    alone = PSNR()
+    alone.update(fake, real[:8] / 255)
+    assert metric.compute().value == alone.compute().value
+    assert f"{alone.compute():.1f}" == f"{alone.compute().value:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: FrechetDistance("pixels").update([], real=True), "a tensor, an array or a list of pictures, got "),
+        (lambda: FrechetDistance("pixels").update([pictures(1, 0)[0], torch.rand(3, 4, 4)], True), "several sizes"),
+        (lambda: KernelDistance(subset_size=1), "subset_size: must be None or at least 2, got 1"),
+        (lambda: KernelDistance(subsets=0), "subsets: must be at least 1, got 0"),
+        (lambda: InceptionScore(splits=0), "splits: must be at least 1, got 0"),
+        (lambda: FrechetDistance(feature=64), "`feature`; it takes feature_extractor, reference, confidence, clamp"),
+        (lambda: BLEU(confidence="95%"), "confidence '95%' is not between 0 and 1"),
+        (lambda: BLEU(tokenize="14a"), "bleu: tokenize '14a' is not known"),
+        (lambda: BLEU(smooth="flor"), "bleu: smooth 'flor' is not known; did you mean 'floor'"),
+        (lambda: DistinctN(0), "n: must be a positive integer, got 0"),
+        (lambda: BLEU().update("a cat", "a dog"), "predictions: must be a list of texts, got a single text"),
+        (lambda: BLEU().update([None], ["a"]), "predictions: number 0 must be a text, got None"),
+        (lambda: BLEU().update(["a"], [[None]]), "references of prediction 0: number 0 must be a text, got None"),
+        (lambda: WordErrorRate().update("a cat", "a dog"), "predictions: must be a list, got a single text"),
+        (lambda: WordErrorRate().update([None], ["a"]), "prediction 0: cannot be counted in words or units, got None"),
+        (lambda: SelfBLEU().update("a cat"), "predictions: must be a list of texts, got a single text"),
+        (lambda: Perplexity().update(torch.zeros(1, 2, 3), torch.tensor([[0, 3]])), r"\[3\] lies outside of the 3"),
+        (lambda: Perplexity().update(torch.zeros(1, 1, 3), torch.zeros(1, 1)), "targets must be integer ids"),
+        (lambda: Perplexity().update(torch.full((1, 1, 3), math.nan), torch.tensor([[0]])), "logits hold NaN"),
+    ],
+)
+def test_what_metric_objects_cannot_take_is_said_in_a_line(call, says):
+    with pytest.raises(InputError, match=says) as refused:
+        call()
+    assert "\n" not in str(refused.value)
