@@ -70,7 +70,7 @@ def pipe(ours):
 
 
 def over(pipe, cls):
-    made = cls(**pipe.components, sampling=pipe.config.sampling)
+    made = cls(**pipe.components)
     made.set_progress_bar_config(disable=True)
     return made
 

@@ -380,8 +380,8 @@ def test_a_scheduler_of_the_wrong_kind_is_refused(idle):
             idle(TextToImagePipeline, objective=objective, scheduler=foreign)("nine")
 
 
-def test_a_model_without_pictures_says_so(components):
+def test_a_pipeline_without_the_tokenizer_of_pictures_says_so(components):
     parts = components()
     for cls, arguments in ((TextToImagePipeline, {"prompt": "a"}), (ImageToTextPipeline, {"image": PICTURE})):
-        with pytest.raises(InputError, match="this checkpoint has no image; it has text"):
+        with pytest.raises(InputError, match=f"{cls.__name__} has no image_tokenizer; give it one"):
             cls(parts["model"], parts["text_tokenizer"])(**arguments)

@@ -13,7 +13,7 @@ from mot_gen.data.loader import Tokenised
 from mot_gen.errors import InputError, Interrupted, Lost
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.sequence import Span
-from mot_gen.training import parallel, stepping
+from mot_gen.training import parallel, sitting
 from mot_gen.training import world as worlds
 from mot_gen.training.loop import Hooks, held_out_losses, train, training_step
 from mot_gen.training.run_state import restore, save
@@ -160,7 +160,7 @@ def at_step(number: int, act) -> None:
             act(run)
         return line
 
-    stepping.training_step = step
+    sitting.training_step = step
 
 
 def faults(rank: int, folder: Path) -> dict:
