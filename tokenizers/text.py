@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, expect
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.fingerprint import fingerprint
 from mot_gen.tokenizers.span_ids import check_ids
@@ -221,6 +221,7 @@ def _byte_characters() -> list[str]:
 
 
 def _encodable(text: str) -> str:
+    expect(isinstance(text, str), "a text must be a str; encode_batch takes lists", text)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -190,6 +190,8 @@ class RPrecision(ClipMetric):
             return mean_rows(images.new_zeros(0))
         if not isinstance(candidates, Tensor) and len({len(own) for own in candidates}) > 1:
             raise InputError("r_precision: images have different numbers of candidates; give every image as many")
+        nested = not isinstance(candidates, Tensor) or candidates.ndim == 3
+        require(nested, "r_precision: candidates must be lists of texts, or embeddings (N, k, d)")
         self.append("candidates", torch.tensor([[len(candidates[0])]]))
         return mean_rows(own_text_first(*matched(images, self.nested_embeddings(candidates))))
 
@@ -200,6 +202,10 @@ class RPrecision(ClipMetric):
 
 
 def matched(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, where there are as many of one as of the other."""
+    """Both, where there are as many of one as of the other, in one number of dimensions, and all are numbers."""
     require(len(images) == len(texts), f"{len(images)} images against {len(texts)} texts; give one text for each image")
+    ours, theirs = images.shape[-1], texts.shape[-1]
+    require(ours == theirs, f"embeddings of images have {ours} dimensions, of texts {theirs}; use one model for both")
+    finite = images.isfinite().all() and texts.isfinite().all()
+    require(finite, "embeddings hold NaN or infinity; check the images and the model's dtype")
     return images, texts

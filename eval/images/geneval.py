@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.eval.result import MetricResult
 from mot_gen.eval.text.segments import SegmentTable
 
@@ -90,6 +90,7 @@ def geneval_compute(total: Tensor) -> float:
 
 
 def _checked(record: dict[str, Any], i: int) -> int:
+    require(isinstance(record, dict), f"detections record {i}: must be a dict in a list of them, got {record!r:.40}")
     absent = {"tag", "include", "detections"} - record.keys()
     if absent:
         raise InputError(

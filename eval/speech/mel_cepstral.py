@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, expect, require
 from mot_gen.eval.text.segments import SegmentMetric, table
 
 COEFFICIENTS = 13  # c_1 to c_13
@@ -84,6 +86,8 @@ class MelCepstralDistortion(SegmentMetric):
 
     def __init__(self, *, sample_rate: int = 16000, **kwargs):
         super().__init__(**kwargs)
+        is_rate = isinstance(sample_rate, int) and sample_rate > 0
+        expect(is_rate, "sample_rate must be a positive integer, in Hz", sample_rate)
         self.sample_rate = sample_rate
 
     def statistics(self, predictions: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
@@ -92,8 +96,16 @@ class MelCepstralDistortion(SegmentMetric):
         pairs = ((self._cepstra(one), self._cepstra(two)) for one, two in zip(predictions, references))
         return table([aligned_distortion(one, two) for one, two in pairs], 2)
 
-    def _cepstra(self, sound: Tensor) -> Tensor:
-        return sound if sound.ndim == 2 else mel_cepstra(sound, self.sample_rate)
+    def _cepstra(self, sound: Any) -> Tensor:
+        """Cepstra as they are, or those of a waveform; InputError for what is neither."""
+        sound = torch.from_numpy(sound) if isinstance(sound, np.ndarray) else sound
+        expect(isinstance(sound, Tensor), "mcd: a sound must be a tensor or an array; read files first", sound)
+        require(sound.isfinite().all(), "mcd: a sound holds NaN or infinity; leave it out")
+        if sound.ndim != 2:
+            return mel_cepstra(sound, self.sample_rate)
+        shape = tuple(sound.shape)
+        require(shape[1] == COEFFICIENTS, f"mcd: needs (T,) of one channel, or (frames, {COEFFICIENTS}), got {shape}")
+        return sound
 
     def score(self, total: Tensor) -> float:
         return (total[0] / total[1]).item()

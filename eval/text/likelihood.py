@@ -83,6 +83,7 @@ class BitsPerByte(SegmentMetric):
     higher_is_better = False
 
     def statistics(self, losses: Tensor, texts: Sequence[str] | Sequence[int] | Tensor) -> Tensor:
+        require(not isinstance(texts, str), "texts: must be a list, got a single text; put [ ] around it")
         sizes = [len(text.encode()) if isinstance(text, str) else int(text) for text in texts]
         losses = torch.as_tensor(losses, dtype=torch.float64)
         if losses.shape != (len(sizes),):

@@ -99,8 +99,13 @@ class StraightPath:
 
     def fits(self, scheduler) -> str | None:
         """None where the scheduler can sample this objective, else what is needed instead."""
+        if scheduler.config.get("use_dynamic_shifting"):
+            return "it with use_dynamic_shifting=False, and a shift in its place"
         if scheduler.config.get("prediction_type") == "flow_prediction" or is_kind_of(scheduler, "FlowMatch"):
             return None
+        if "use_flow_sigmas" in scheduler.config:
+            made = f"{type(scheduler).__name__}.from_config(pipe.scheduler.config"
+            return f"{made}, prediction_type='flow_prediction', use_flow_sigmas=True)"
         return "a flow-matching scheduler, such as FlowMatchEulerDiscreteScheduler"
 
     def scheduler_time(self, timestep: Tensor, scheduler) -> Tensor:

@@ -19,14 +19,17 @@ from mot_gen.eval import (
     evaluate_text,
     reference_statistics,
 )
+from mot_gen.eval.images.clip import CLIPScore, RPrecision
 from mot_gen.eval.images.frechet import FrechetDistance
+from mot_gen.eval.images.geneval import GenEval
 from mot_gen.eval.images.image_pairs import PSNR
 from mot_gen.eval.images.inception_score import InceptionScore
 from mot_gen.eval.images.kernel import KernelDistance
 from mot_gen.eval.images.settings import ImageSettings
+from mot_gen.eval.speech.mel_cepstral import MelCepstralDistortion
 from mot_gen.eval.text.diversity import DistinctN, SelfBLEU
 from mot_gen.eval.text.edits import WordErrorRate
-from mot_gen.eval.text.likelihood import Perplexity
+from mot_gen.eval.text.likelihood import BitsPerByte, Perplexity
 from mot_gen.eval.text.mt import BLEU
 
 
@@ -216,6 +219,15 @@ def test_metric_objects_take_what_pipelines_and_arrays_give():
         (lambda: SelfBLEU().update("a cat"), "predictions: must be a list of texts, got a single text"),
         (lambda: Perplexity().update(torch.zeros(1, 2, 3), torch.tensor([[0, 3]])), r"\[3\] lies outside of the 3"),
         (lambda: Perplexity().update(torch.zeros(1, 1, 3), torch.zeros(1, 1)), "targets must be integer ids"),
+        (lambda: BitsPerByte().update([3.0, 4.0], "ab"), "texts: must be a list, got a single text"),
+        (lambda: CLIPScore().update(torch.rand(2, 4), torch.rand(2, 5)), "images have 4 dimensions, of texts 5"),
+        (lambda: CLIPScore().update(torch.full((1, 4), math.nan), torch.rand(1, 4)), "embeddings hold NaN"),
+        (lambda: RPrecision().update(torch.rand(2, 4), torch.rand(2, 4)), "candidates must be lists of texts, or"),
+        (lambda: GenEval().update({"tag": "counting"}), "detections record 0: must be a dict in a list"),
+        (lambda: MelCepstralDistortion(sample_rate=0), "sample_rate must be a positive integer, in Hz, got 0"),
+        (lambda: MelCepstralDistortion().update(["a.wav"], ["b.wav"]), "must be a tensor or an array; read files"),
+        (lambda: MelCepstralDistortion().update([torch.rand(2, 900)], [torch.rand(900)]), "needs .* of one channel"),
+        (lambda: MelCepstralDistortion().update([torch.rand(900) / 0], [torch.rand(900)]), "holds NaN or infinity"),
         (lambda: Perplexity().update(torch.full((1, 1, 3), math.nan), torch.tensor([[0]])), "logits hold NaN"),
     ],
 )

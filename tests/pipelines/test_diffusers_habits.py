@@ -1,5 +1,6 @@
 """What users of diffusers and transformers do: one generator, stopping from a callback, arrays, argument names."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -174,3 +175,27 @@ def test_what_cannot_be_drawn_is_named_as_it_was_given(pipeline):
     alone = TextToImagePipeline(**pipe.components | {"image_tokenizer": None})
     with pytest.raises(InputError, match="TextToImagePipeline has no image_tokenizer; give it one"):
         alone(PROMPTS[0])
+
+
+def test_a_solver_of_diffusion_is_told_to_follow_a_flow(pipeline):
+    """The advice that a plain `from_config` gets is what makes it draw."""
+    pipe = pipeline(TextToImagePipeline)
+    euler, kind = pipe.scheduler, diffusers.DPMSolverMultistepScheduler
+    own = {"num_inference_steps": 40, "output_type": "latent"}
+    want = pipe(PROMPTS[0], generator=generator(1), **own).images
+    pipe.scheduler = kind.from_config(euler.config)
+    with pytest.raises(InputError, match="prediction_type='flow_prediction', use_flow_sigmas=True"):
+        pipe(PROMPTS[0], **own)
+    pipe.scheduler = kind.from_config(euler.config, prediction_type="flow_prediction", use_flow_sigmas=True)
+    found = pipe(PROMPTS[0], generator=generator(1), **own).images
+    assert (found - want).square().mean().sqrt() < 0.1 * want.std()
+    pipe.scheduler = type(euler)(use_dynamic_shifting=True)
+    with pytest.raises(InputError, match="use it with use_dynamic_shifting=False"):
+        pipe(PROMPTS[0], **own)
+
+
+def test_texts_are_encoded_one_by_one_or_as_a_list(pipeline):
+    tokenizer = pipeline(TextGenerationPipeline).text_tokenizer
+    for given in (["a"], None):
+        with pytest.raises(InputError, match="a text must be a str; encode_batch takes lists"):
+            tokenizer.encode(given)
