@@ -21,7 +21,7 @@ CAPTION_SUFFIXES = (".txt", ".caption", ".cls")  # the first that is there is re
 READ = PICTURES.union(CAPTION_SUFFIXES)
 RECORD_SUFFIXES = {".tar", ".parquet", ".jsonl", ".ndjson"}
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-CONVERT = "mot-gen data convert image-folder"
+CONVERT, CLASSES = "mot-gen data convert image-folder", "mot-gen data convert class-folder"
 Name = tuple[Any, str]  # folder, file name without suffix
 
 
@@ -42,6 +42,8 @@ class PairFolder(Source):
         lone = [texts for name, texts in self._texts.items() if name not in captioned]
         names = map(self._relative, chain.from_iterable(map(dict.values, lone)))
         self._notices.note_all("caption files without a picture beside them", names)
+        # As torchvision's ImageFolder: no text at all, and every picture in a folder.
+        self._is_by_class = not self._texts and all("/" in self._relative(image) for image in pictures)
         self._texts.clear()
 
     def _is_picture(self, path: Any) -> bool:
@@ -102,6 +104,9 @@ class PairFolder(Source):
         files = RECORD_SUFFIXES & self._other.keys()
         if self._tables:
             return f"{self.path}: holds {self._relative(self._tables[0])}; say {CONVERT} {self.path} --out FILE"
+        if self._broken.count and self._is_by_class:
+            remedy = f"if folders are named for what their pictures show, say {CLASSES} {self.path} --out FILE"
+            return f"{super()._no_record()}; {remedy}"
         if self._broken.count or not files:
             return super()._no_record()
         kinds = " and ".join(sorted(files))

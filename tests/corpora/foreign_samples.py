@@ -51,6 +51,11 @@ def image_folder_table(folder: Path):
     return folder, {}
 
 
+def class_folder(folder: Path):
+    pictures(folder, "cat/1.jpg", "cat/more/2.jpg", "striped_dog/3.jpg")
+    return folder, {}
+
+
 CONVERSATION = {
     "id": "997bb945",
     "image": "part-000001/997bb945.jpg",
@@ -171,6 +176,7 @@ def omnigen2(folder: Path):
 
 SAMPLES = {
     "image-folder": [image_folder, image_folder_table],
+    "class-folder": [class_folder],
     "llava": [llava, llava_parquet],
     "bagel": [bagel_pairs, bagel_edits, bagel_conversations],
     "obelics": [obelics],

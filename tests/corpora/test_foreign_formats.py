@@ -67,6 +67,7 @@ def test_every_sample_converts_whole_into_either_file(name, make, tmp_path):
     [
         ("image-folder", 0, [[0, "a grey cat", "a cat, asleep"], [1, "a black cat"]]),
         ("image-folder", 1, [[0, "a, with a comma"], [1, "b"]]),
+        ("class-folder", 0, [[0, "cat"], [1, "cat"], [2, "striped dog"]]),
         (
             "llava",
             0,

@@ -89,3 +89,15 @@ def test_a_folder_of_shards_says_where_records_are(tmp_path):
     (tmp_path / "1.jsonl").write_text("")
     with pytest.raises(InputError, match=r"mot-gen data convert image-folder"):
         open_records(tmp_path)
+
+
+def test_folders_named_for_what_they_show_say_how_they_are_read(tmp_path):
+    write(tmp_path, {"cat/1.png": picture(), "dog/2.png": picture()})
+    with pytest.raises(
+        InputError, match=r"has no caption file 1\.txt.*mot-gen data convert class-folder \S+ --out FILE"
+    ):
+        open_records(tmp_path)
+    write(tmp_path, {"cat/other.txt": "a text"})  # somebody did write captions
+    with pytest.raises(InputError) as refusal:
+        open_records(tmp_path)
+    assert "class-folder" not in str(refusal.value)
