@@ -28,6 +28,7 @@ SMALL = 32  # the longest side of pictures whose pixels are modelled as they are
 LARGE = 64  # the side of the pictures that an autoencoder is trained on
 FAR_LONGER = 8  # times the usual text: then it is said that the longest ones make rows long, and steps slow
 TOKENS = 64  # of a small picture, at most
+SIDES = (3, 5, 6, 7)  # of patches, in pixels, where neither 2 nor 4 fits
 
 
 @dataclass(frozen=True)
@@ -234,9 +235,11 @@ def picture_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def patch_size(size: tuple[int, int]) -> int:
-    """Side of a patch: the least of 2, 4 and 8 pixels with at most TOKENS patches a picture."""
-    for side in (2, 4):
-        if size[0] // side * (size[1] // side) <= TOKENS:
+    """Side of a patch: 2 or 4 pixels, else the least of SIDES that divides both sides of a picture and makes at most
+    TOKENS patches of it; 4 where there is none."""
+    height, width = size
+    for side in (2, 4, *SIDES):
+        if height % side == 0 == width % side and height // side * (width // side) <= TOKENS:
             return side
     return 4
 

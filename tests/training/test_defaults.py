@@ -147,6 +147,11 @@ def test_small_pictures_keep_their_size_in_steps_of_four(size, brought):
     assert brought[0] % patch_size(brought) == 0 == brought[1] % patch_size(brought)
 
 
+def test_patches_divide_a_size_that_was_given():
+    sizes = [(8, 8), (28, 28), (21, 21), (14, 21), (96, 96), (23, 23)]
+    assert [patch_size(size) for size in sizes] == [2, 4, 3, 7, 4, 4]
+
+
 def test_rows_hold_two_of_the_longest_samples():
     assert row_length(40, (28, 28), 4) == 256 >= 2 * (40 + 49)
     assert [vocabulary(words) for words in (20, 1000, 100_000)] == [512, 2048, 8192]
