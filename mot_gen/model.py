@@ -29,6 +29,7 @@ from mot_gen.backbone.modality_layers.scale_inputs import build_scale_inputs
 from mot_gen.backbone.modality_layers.token_layers import apart_from_others, build_token_layers
 from mot_gen.backbone.outline import outlining
 from mot_gen.backbone.storage.half_storage import Projection, store_in_half
+from mot_gen.checkpoints.dtypes import check_dtype
 from mot_gen.checkpoints.folders import ANSWERS, permission
 from mot_gen.checkpoints.model_folder import check_model_folder
 from mot_gen.errors import InputError, nearest, require
@@ -117,6 +118,7 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         InputError for such modules without this permission, for pickled weights (with how to convert them), and for a
         config that does not describe the weights beside it.
         """
+        check_dtype(kwargs)
         place = checkpoints.component_folder(pretrained_model_name_or_path, cls.__name__, kwargs)
         folder = Path(place) / (kwargs.get("subfolder") or "")
         refuse_pickle(folder)

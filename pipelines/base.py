@@ -19,6 +19,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # elsewhere my
 from diffusers.utils import BaseOutput
 
 from mot_gen.backbone.routing import store_for_decoding
+from mot_gen.checkpoints.dtypes import check_dtype
 from mot_gen.errors import require
 from mot_gen.files import manifest
 from mot_gen.model import MultimodalModel
@@ -26,7 +27,7 @@ from mot_gen.packing import document_length
 from mot_gen.pipelines.captions import languages
 from mot_gen.pipelines.chat import ChatFormat, PartReader, spans_of
 from mot_gen.pipelines.engine.held_model import check_weights, held_model
-from mot_gen.pipelines.pretrained import bind, check_dtype, load, refuse_misfits, refuse_variant, take_device
+from mot_gen.pipelines.pretrained import bind, load, refuse_misfits, refuse_variant, take_device
 from mot_gen.pipelines.settings import are_all, is_count, listed_texts
 from mot_gen.sequence import Span, only_read
 
@@ -97,8 +98,7 @@ class MultimodalPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: MultimodalPipeline, **kwargs: Any):
-        """As in diffusers: this class over the components of another pipeline. kwargs: components in their place. The
-        weights are shared, and keep the dtype that they have."""
+        """As in diffusers: over the components of another pipeline, shared as they are; kwargs replace some of them."""
         return cls(**{**pipeline.components, **kwargs})
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device=None) -> None:

@@ -1,5 +1,5 @@
-"""What `from_pretrained` and `save_pretrained` of a pipeline look after, so that its parts fit: load, check_dtype,
-take_device, refuse_variant, tokenizers_of, refuse_misfits, bind.
+"""What `from_pretrained` and `save_pretrained` of a pipeline look after, so that its parts fit: load, take_device,
+refuse_variant, tokenizers_of, refuse_misfits, bind.
 
 A model is bound to its tokenizers: `bind` writes their fingerprints into the model's config when a pipeline is saved,
 and `load` compares them. Checkpoints without fingerprints are held to the sizes alone. Whatever is wrong with a folder
@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import importlib
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,24 +104,6 @@ def _are_cast(given: Mapping[str, Any]) -> bool:
 
 
 # ---------------------------------------------------------------- arguments of from_pretrained
-
-
-def check_dtype(given: dict) -> None:
-    """Make the dtype among the arguments of `from_pretrained`, of torch or its name, one of torch. InputError for what
-    is none: diffusers would load in float32 and say so in a log alone."""
-    for name in given.keys() & {"dtype", "torch_dtype"}:
-        asked = given[name]
-        found = getattr(torch, asked, asked) if isinstance(asked, str) else asked
-        is_float = isinstance(found, torch.dtype) and found.is_floating_point
-        remedy = "give one, as torch.bfloat16 or 'bfloat16'"
-        require(found is None or is_float, f"{name}={asked!r} is no dtype of weights; {remedy}")
-        given[name] = found
-        if found is torch.float16 and not torch.accelerator.is_available():
-            warnings.warn(
-                "a CPU computes slowly in float16; load in float32 and call pipe.model.enable_half_storage(), which "
-                "reads weights in fp16 and computes in fp32",
-                stacklevel=3,
-            )
 
 
 def take_device(given: dict) -> torch.device | None:

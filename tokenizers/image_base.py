@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, expect
 from mot_gen.files.image_files import image_tensor, load_image
 from mot_gen.sequence import Span
 from mot_gen.sequence.moving import upload
@@ -153,6 +153,7 @@ class ImageTokenizer(NetworkTokenizer):
     def _checked(self, span: Span) -> tuple[int, int]:
         """The grid of a span of this tokenizer; InputError for any other."""
         name, modality = self.config.name, self.modality
+        expect(isinstance(span, Span), f"{name}: decode takes a Span, as encode gives, or Span({name!r}, values)", span)
         rows, columns = span.grid or self.grids[self.size]
         if not self._has_grid((rows, columns)) or len(span) != rows * columns:
             expected = as_text(list(self.grids.values())).replace(", ", " or ")

@@ -40,6 +40,7 @@ class ReferenceStatistics:
         return digest.hexdigest()
 
     def save(self, path: str | Path):
+        """Write them as an .npz file, which `load` reads, and the `reference` of metrics."""
         header = json.dumps({**self.provenance, "fingerprint": self.fingerprint})
         n, mean, m2 = self.moments
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,7 @@ class METEOR(SegmentMetric):
         self.lexicon = lexicon or load_lexicon()
 
     def words(self, text: str) -> list[str]:
+        """The words of a text that are compared."""
         return normalized_words(" ".join(self.tokenize(text)), self.lexicon.nonbreaking)
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:

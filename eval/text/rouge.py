@@ -175,6 +175,7 @@ class ROUGE(SegmentTable):
         return table(rows, len(self.variants) + 1)
 
     def words(self, text: str) -> Words:
+        """The words of a text that are compared, of all of it and line by line."""
         lines = [self._stemmed(self.tokenize(line)) for line in text.split("\n") if line]
         return Words(self._stemmed(self.tokenize(text)), lines)
 

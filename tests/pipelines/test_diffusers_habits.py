@@ -9,6 +9,7 @@ from tiny_pipelines import KINDS, PROMPTS
 
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import load_image
+from mot_gen.model import MultimodalModel
 from mot_gen.packing import pack_prompts
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
@@ -158,6 +159,7 @@ def test_a_dtype_is_one_of_torch_or_its_name(pipeline, tmp_path):
     pipeline(TextToImagePipeline).save_pretrained(tmp_path)
     for given in ({"dtype": "bfloat16"}, {"dtype": torch.bfloat16}):
         assert TextToImagePipeline.from_pretrained(tmp_path, **given).dtype == torch.bfloat16
+        assert MultimodalModel.from_pretrained(tmp_path, **given).dtype == torch.bfloat16
     for name in ("bf17", "int64", "nn", 16):
         with pytest.raises(InputError, match="is no dtype of weights; give one"):
             TextToImagePipeline.from_pretrained(tmp_path, dtype=name)
@@ -199,3 +201,11 @@ def test_texts_are_encoded_one_by_one_or_as_a_list(pipeline):
     for given in (["a"], None):
         with pytest.raises(InputError, match="a text must be a str; encode_batch takes lists"):
             tokenizer.encode(given)
+
+
+def test_a_picture_is_decoded_from_its_span(pipeline):
+    tokenizer = pipeline(TextToImagePipeline).image_tokenizer
+    span = tokenizer.encode(torch.rand(3, *tokenizer.size, generator=generator(0)))
+    with pytest.raises(InputError, match=r"image: decode takes a Span, as encode gives, or Span\('image', values\)"):
+        tokenizer.decode(span.values)
+    assert torch.equal(tokenizer.decode(Span("image", span.values)), tokenizer.decode(span))

@@ -1,0 +1,27 @@
+"""The dtype that weights are loaded in: check_dtype."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from mot_gen.errors import require
+
+
+def check_dtype(given: dict) -> None:
+    """Make the dtype among the arguments of `from_pretrained`, of torch or its name, one of torch. InputError for what
+    is none: diffusers would load in float32 and say so in a log alone."""
+    for name in given.keys() & {"dtype", "torch_dtype"}:
+        asked = given[name]
+        found = getattr(torch, asked, asked) if isinstance(asked, str) else asked
+        is_float = isinstance(found, torch.dtype) and found.is_floating_point
+        remedy = "give one, as torch.bfloat16 or 'bfloat16'"
+        require(found is None or is_float, f"{name}={asked!r} is no dtype of weights; {remedy}")
+        given[name] = found
+        if found is torch.float16 and not torch.accelerator.is_available():
+            warnings.warn(
+                "a CPU computes slowly in float16; load in float32 and call pipe.model.enable_half_storage(), which "
+                "reads weights in fp16 and computes in fp32",
+                stacklevel=3,
+            )
