@@ -155,7 +155,9 @@ def made_reward(recipe: Recipe, splits: Splits, field: str, name: str, given: Re
 def _score(where: str, recipe: Recipe, splits: Splits, given: Reward) -> Score:
     """The function behind a reward's kind: your own, one of `reward_kinds`, or a metric."""
     if ":" in given.kind:
-        return partial(_own_function(where, given.kind), **given.options)
+        function = _own_function(where, given.kind)
+        _check_options(where, function, given.options)
+        return partial(function, **given.options)
     if importlib.util.find_spec(f"{HOME}.{given.kind}"):
         return importlib.import_module(f"{HOME}.{given.kind}").reward(where, recipe, splits, **given.options)
     from mot_gen.reinforce.metric_rewards import metric_reward
@@ -171,6 +173,16 @@ def _own_function(where: str, kind: str) -> Score:
         raise InputError(f"{where}: {kind!r}: {error}; install the package, or name its folder in PYTHONPATH") from None
     require(callable(found), f"{where}: module {module} has no function {name!r}")
     return found
+
+
+def _check_options(where: str, function: Score, options: Mapping[str, Any]) -> None:
+    """InputError for an option that a function of your own does not take."""
+    taken = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        return
+    names = [parameter.name for parameter in taken]
+    for option in options:
+        require(option in names, f"{where}: the function takes no option {option!r}{nearest(option, names)}")
 
 
 def _asked(where: str, score: Score) -> list[str]:

@@ -63,6 +63,7 @@ def test_rewards_are_weighed_and_those_watched_are_not():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("{x: {kind: 'tiny_rewards:brightness', powr: 2}}", "takes no option 'powr'"),
         ("{judge: {value: wrong}}", r"rewards\.judge\.value: 'wrong' is not known"),
         ("{judge: {fold: 3}}", r"rewards\.judge\.fold: must be from 0 to 1, got 3"),
         ("{'tiny_rewards:asks': 1.0}", r"asks for 'picture'; did you mean|asks for 'picture'"),
