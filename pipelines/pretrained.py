@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[st
     arguments, components that take the place of the folder's among them.
     """
     folder = _folder_of(name)
+    if torch.float16 in (given.get("dtype"), given.get("torch_dtype")) and not torch.accelerator.is_available():
+        warnings.warn(
+            "a CPU computes slowly in float16; load in float32 and call pipe.model.enable_half_storage(), which "
+            "reads weights in fp16 and computes in fp32",
+            stacklevel=3,
+        )
     with permission(bool(given.get("trust_remote_code"))):
         if folder is not None:
             _check(folder, given)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
 from mot_gen.errors import require
@@ -14,14 +12,10 @@ def check_dtype(given: dict) -> None:
     is none: diffusers would load in float32 and say so in a log alone."""
     for name in given.keys() & {"dtype", "torch_dtype"}:
         asked = given[name]
+        if isinstance(asked, dict):  # diffusers' way to give each component its own
+            continue
         found = getattr(torch, asked, asked) if isinstance(asked, str) else asked
         is_float = isinstance(found, torch.dtype) and found.is_floating_point
         remedy = "give one, as torch.bfloat16 or 'bfloat16'"
         require(found is None or is_float, f"{name}={asked!r} is no dtype of weights; {remedy}")
         given[name] = found
-        if found is torch.float16 and not torch.accelerator.is_available():
-            warnings.warn(
-                "a CPU computes slowly in float16; load in float32 and call pipe.model.enable_half_storage(), which "
-                "reads weights in fp16 and computes in fp32",
-                stacklevel=3,
-            )

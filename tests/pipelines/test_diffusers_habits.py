@@ -1,5 +1,7 @@
 """What users of diffusers and transformers do: one generator, stopping from a callback, arrays, argument names."""
 
+import warnings
+
 import diffusers
 import numpy as np
 import pytest
@@ -160,6 +162,10 @@ def test_a_dtype_is_one_of_torch_or_its_name(pipeline, tmp_path):
     for given in ({"dtype": "bfloat16"}, {"dtype": torch.bfloat16}):
         assert TextToImagePipeline.from_pretrained(tmp_path, **given).dtype == torch.bfloat16
         assert MultimodalModel.from_pretrained(tmp_path, **given).dtype == torch.bfloat16
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        TextToImagePipeline.from_pretrained(tmp_path, dtype="float16")
+    assert sum("a CPU computes slowly in float16" in str(each.message) for each in said) <= 1
     for name in ("bf17", "int64", "nn", 16):
         with pytest.raises(InputError, match="is no dtype of weights; give one"):
             TextToImagePipeline.from_pretrained(tmp_path, dtype=name)
