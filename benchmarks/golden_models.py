@@ -131,23 +131,24 @@ def losses(run: str) -> dict:
 def made(checkpoint: Path) -> dict:
     """What a small model draws, writes and says, from its own folder; nearly untrained, so bits and not sense."""
     pipe = loaded(mot_gen.TextToImagePipeline, checkpoint)
-    texts, prompts = mot_gen.TextGenerationPipeline(**pipe.components), ["a", "the digit one"]
+    parts = pipe.components | {"sampling": None}  # for texts and sounds the usual settings, not the checkpoint's own
+    texts, prompts = mot_gen.TextGenerationPipeline(**parts), ["a", "the digit one"]
     images = pipe(prompts, generator=seeds(2), output_type="pt").images
     found = {
         "images": digest(images),
         "image_mean": float(images.double().mean()),
-        "captions": mot_gen.ImageToTextPipeline(**pipe.components)(list(images)).texts,
+        "captions": mot_gen.ImageToTextPipeline(**parts)(list(images)).texts,
         "texts": texts(prompts).texts,
         "sampled": texts(prompts, do_sample=True, top_k=50, generator=seeds(2)).texts,
     }
-    if pipe.components.get("speech_tokenizer") is not None:
-        speak = mot_gen.TextToSpeechPipeline(**pipe.components)
+    if parts.get("speech_tokenizer") is not None:
+        speak = mot_gen.TextToSpeechPipeline(**parts)
         units = speak(prompts, generator=seeds(2), max_new_tokens=12, output_type="units").audios
         found["units"] = [torch.as_tensor(each).tolist() for each in units]
         sound = speak(prompts, generator=seeds(2), max_new_tokens=12)
         found["sound"] = [digest(each) for each in sound.audios]
         heard = [(each, sound.sampling_rate) for each in sound.audios]
-        found["heard"] = mot_gen.SpeechToTextPipeline(**pipe.components)(heard).texts
+        found["heard"] = mot_gen.SpeechToTextPipeline(**parts)(heard).texts
     return found
 
 
