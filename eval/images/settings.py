@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mot_gen.eval.devices import device_of
 from mot_gen.eval.extras import from_options
 from mot_gen.eval.images.extraction import Extraction, extract_shards
 from mot_gen.eval.images.extractors import load_extractor
@@ -26,7 +27,7 @@ class ImageSettings:
     weights: a local file for it.
     download: fetch those of fid-inception.
     resize, dtype: in place of the extractor's own.
-    device: where it runs.
+    device: where it runs; InputError for one that is not here.
     batch_size, workers: images at a time, and threads that decode.
     cache: a folder where features of files are kept.
     max_unreadable: how many files may be left out.
@@ -54,6 +55,9 @@ class ImageSettings:
     held_out: Any = None
     lpips: str | None = None
     show_progress: bool = False
+
+    def __post_init__(self):
+        device_of(self.device)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ImageSettings:

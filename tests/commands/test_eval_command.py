@@ -16,6 +16,7 @@ from torch import nn
 from mot_gen.commands.eval import register
 from mot_gen.errors import InputError
 from mot_gen.eval.images import extraction
+from mot_gen.eval.images.evaluate_texts import evaluate_image_text
 from mot_gen.eval.images.frechet import frechet_compute
 from mot_gen.eval.images.moments import moments_of
 from mot_gen.eval.images.nearest import nearest_neighbours, worst_cases
@@ -293,3 +294,11 @@ def test_neighbours_against_a_full_distance_matrix():
     assert torch.equal(indices, full.topk(3, largest=False).indices)
     assert torch.allclose(distances, full.sort(1).values[:, :3])
     assert worst_cases(queries, keys, 2) == full.amin(1).topk(2).indices.tolist()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:99"])
+def test_a_device_that_is_not_here_is_one_line(two, device):
+    with pytest.raises(InputError, match=f"device: .?{device}.? is not .*; give cpu, or"):
+        call("images", *two, *EXTRACTOR, "--device", device)
+    with pytest.raises(InputError, match=f"device: .?{device}.? is not "):
+        evaluate_image_text(two[0], ["a"] * 40, clip="none/there", device=device)
