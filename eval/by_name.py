@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.extras import from_options
+from mot_gen.files.own_modules import imported
 
 if TYPE_CHECKING:
     from mot_gen.eval.accumulator import Accumulator
@@ -197,10 +198,7 @@ def own_metric(name: str, where: str = "--metrics") -> Builder:
     It is given the confidence, if its class takes one.
     """
     module, _, member = name.partition(":")
-    try:
-        metric = getattr(importlib.import_module(module), member, None)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{where}: {name!r}: {error}; install the package, or name its folder in PYTHONPATH") from None
+    metric = getattr(imported(where, module), member, None)
     if metric is None:
         raise InputError(f"{where}: module {module} has no {member!r}")
     takes = "confidence" if accepts(metric, "confidence") else ""

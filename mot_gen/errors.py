@@ -38,10 +38,13 @@ def expect(ok: object, message: str, got: object) -> None:
 
 
 def nearest(name: str, allowed) -> str:
-    """`"; did you mean 'x'?"` for the closest of the allowed names, else `"; one of: ..."`."""
+    """`"; did you mean 'x'?"` for the closest of the allowed names, else `"; one of: ..."`. `"; there is none"` where
+    none is allowed."""
     import difflib
 
     allowed = sorted(map(str, allowed))
+    if not allowed:
+        return "; there is none"
     close = difflib.get_close_matches(str(name), allowed, n=1)
     if not close:  # it may be spelt in capitals
         spelt = {each.lower(): each for each in allowed}

@@ -18,12 +18,11 @@
 `load(kind)` finds a backbone by a preset's name, by module name in this folder, or by dotted path; `build` makes one.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
+from mot_gen.files.own_modules import exists, imported, not_found
 
 if TYPE_CHECKING:
     from mot_gen.sequence import Modality  # needs torch
@@ -79,6 +78,6 @@ def module_of(kind: str) -> Any:
     """The module that a kind names. InputError where there is none."""
     own = kind if "." in kind else f"mot_gen.backbone.{kind}"
     name, _ = PRESETS.get(kind, (own, {}))
-    if importlib.util.find_spec(name) is None:
-        raise InputError(f"backbone.kind: {kind!r} is not a backbone" + nearest(kind, PRESETS))
-    return importlib.import_module(name)
+    if not exists("backbone.kind", name):
+        raise InputError(f"backbone.kind: {kind!r} is not a backbone" + not_found(kind, PRESETS))
+    return imported("backbone.kind", name)

@@ -10,40 +10,44 @@ of that field unless it is given.
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from mot_gen.backbone import parts
 from mot_gen.backbone.parts import Part
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
+from mot_gen.files.own_modules import exists, imported, not_found
 
 
 class Slot(NamedTuple):
     """Where the parts of a kind are found.
 
-    package: the folder of the parts that are shipped. member: the class that each file has.
+    package: the folder of the parts that are shipped. member: the class that each file has. needs: what that class has
+    to define, one name of each group.
     """
 
     package: str
     member: str
+    needs: Sequence[Sequence[str]] = ()
 
 
 SLOTS = {
-    "mixer": Slot("mot_gen.backbone.mixers", "Mixer"),
-    "reach": Slot("mot_gen.backbone.reaches", "Reach"),
-    "bias": Slot("mot_gen.backbone.biases", "Bias"),
-    "head_choice": Slot("mot_gen.backbone.head_choices", "HeadChoice"),
-    "feed_forward": Slot("mot_gen.backbone.feed_forwards", "FeedForward"),
-    "activation": Slot("mot_gen.backbone.activations", "Activation"),
-    "router": Slot("mot_gen.backbone.routers", "Router"),
-    "norm": Slot("mot_gen.backbone.norms", "Norm"),
-    "depth": Slot("mot_gen.backbone.depths", "Depth"),
-    "residual": Slot("mot_gen.backbone.residuals", "Residual"),
+    "mixer": Slot("mot_gen.backbone.mixers", "Mixer", [["forward"], ["cache"]]),
+    "reach": Slot("mot_gen.backbone.reaches", "Reach", [["sees"]]),
+    "bias": Slot("mot_gen.backbone.biases", "Bias", [["scores", "attend", "empty"]]),
+    "head_choice": Slot("mot_gen.backbone.head_choices", "HeadChoice", [["weigh"]]),
+    "feed_forward": Slot("mot_gen.backbone.feed_forwards", "FeedForward", [["unit", "forward"]]),
+    "activation": Slot("mot_gen.backbone.activations", "Activation", [["function", "module"]]),
+    "router": Slot("mot_gen.backbone.routers", "Router", [["choose"]]),
+    "norm": Slot("mot_gen.backbone.norms", "Norm", [["before", "after"]]),
+    "depth": Slot("mot_gen.backbone.depths", "Depth", [["forward"]]),
+    "residual": Slot("mot_gen.backbone.residuals", "Residual", [["add"]]),
 }
 
 
@@ -73,7 +77,14 @@ def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> A
     _check_options(cls, own, names, where)
     flat = _flat_fields(config, names, own) if slot in SHARING else {}
     stated = {name: value for name, value in flat.items() if value is not None}
+    for each in fields(cls):
+        known = _has_default(each) or each.name in own or each.name in stated
+        require(known, f"{where}.{each.name} has no default; give it a value")
     return cls(**own, **stated, where=where, flat=frozenset(flat))
+
+
+def _has_default(option: Field) -> bool:
+    return option.default is not MISSING or option.default_factory is not MISSING
 
 
 def _option_names(cls: type[Any]) -> list[str]:
@@ -98,25 +109,50 @@ def _flat_fields(config: Mapping[str, Any], names: Sequence[str], own: Mapping[s
 
 
 def _class_of(slot: str, kind: str, where: str) -> type:
-    package, member = SLOTS[slot]
+    package, member, _ = SLOTS[slot]
     name = kind if "." in kind else f"{package}.{kind}"
+    if not exists(where, name):
+        raise InputError(f"{where}: {kind!r} is not known" + not_found(kind, kinds(slot)))
+    cls: Any = getattr(imported(where, name), member, None)
+    require(cls, f"{where}: module {name} has no {member}")
+    if "." in kind:
+        _check_class(slot, cls, f"{where}: {member} of {name}")
+    return cls
+
+
+def _check_class(slot: str, cls: Any, what: str) -> None:
+    """InputError for a part of a user's own that is no frozen dataclass of its slot, lacks what one must define, or
+    defines a method that takes other arguments. what: how messages name it."""
+    _, member, needs = SLOTS[slot]
+    base = getattr(parts, member)
+    based = isinstance(cls, type) and issubclass(cls, base)
+    require(based, f"{what} must be a class that is based on mot_gen.backbone.parts.{member}")
+    made_by_fields = {"where", "flat"} <= inspect.signature(cls).parameters.keys()
+    require(made_by_fields, f"{what} must not define __init__: its options are the fields of a frozen dataclass")
+    for group in needs:
+        defined = [name for name in group if getattr(cls, name, None) is not getattr(base, name, None)]
+        require(defined, f"{what} must define {' or '.join(group)}; see mot_gen/backbone/parts.py")
+    for name, method in inspect.getmembers(base, inspect.isfunction):
+        if not name.startswith("__"):
+            _check_method(getattr(cls, name), method, f"{what}: {name}")
+
+
+def _check_method(own: Any, method: Any, what: str) -> None:
+    """InputError where a method cannot be called with the arguments of the one that it overrides."""
+    if own is method or not inspect.isfunction(own):
+        return
+    names = [*inspect.signature(method).parameters]
     try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise InputError(f"{where}: {kind!r} is not known" + nearest(kind, kinds(slot)))
-    module = importlib.import_module(name)
-    if not hasattr(module, member):
-        raise InputError(f"{where}: module {name} has no {member}")
-    return getattr(module, member)
+        inspect.signature(own).bind(*names)
+    except TypeError:
+        raise InputError(f"{what}{inspect.signature(own)} must take ({', '.join(names)})") from None
 
 
 def _check_options(cls: type, options: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     """Hold options to the names and types of a part's fields."""
     for name, value in options.items():
         if name not in names:
-            raise InputError(f"{where}.{name} is not known" + nearest(name, names))
+            raise InputError(f"{where}.{name} is not known{_instead(cls, name, names)}")
         try:
             _type_of(cls, name).validate_python(value)
         except ValidationError as error:
@@ -124,7 +160,18 @@ def _check_options(cls: type, options: Mapping[str, Any], names: Sequence[str], 
             raise InputError(f"{where}.{name} {expected}, got {value!r}") from None
 
 
+def _instead(cls: type, name: str, names: Sequence[str]) -> str:
+    """What to say of an option that is no field of a part."""
+    if name in vars(cls):
+        return f": {cls.__name__} has it without a type, so it is no field; write {name}: TYPE = VALUE"
+    return nearest(name, names)
+
+
 @cache
 def _type_of(cls: type, name: str) -> TypeAdapter:
     """What a field of a part must be."""
-    return TypeAdapter(get_type_hints(cls)[name], config=ConfigDict(strict=True))
+    try:
+        stated = get_type_hints(cls)[name]
+    except NameError:  # of a type that is imported for type checkers alone
+        stated = Any
+    return TypeAdapter(stated, config=ConfigDict(strict=True))

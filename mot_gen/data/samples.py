@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, overload
 
 from mot_gen.data.notices import Notice, Notices
+from mot_gen.errors import require
 
 UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what reading a broken medium raises, InputError included
 MODALITIES = {"audio": "speech"}  # a part's type -> its modality, where the names differ
@@ -66,6 +67,10 @@ class Pair:
     id: str
     image: Any
     captions: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        wrong = isinstance(self.captions, str)  # each of its letters would be a caption
+        require(not wrong, f"{self.id}: captions must be several texts, such as ({self.captions!r:.40},)")
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -20,13 +20,12 @@ families use.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import pkgutil
 from pathlib import Path
 from types import ModuleType
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError
+from mot_gen.files.own_modules import exists, imported, not_found
 
 NO_FAMILIES = ("language_models", "shared")  # the Python functions around `llama`, and what families share
 
@@ -40,27 +39,19 @@ def check_name(name: str) -> str:
     """The module of the family of that name, or of a dotted name in a package of the user's; InputError for none."""
     a_users_own = "." in name
     dotted = name if a_users_own else f"{__name__}.{name}"
-    known = _exists(dotted) if a_users_own else name in names()
+    known = exists("family", dotted) if a_users_own else name in names()
     if not known:
-        raise InputError(f"family: {name!r} is not known{nearest(name, names())}")
+        raise InputError(f"family: {name!r} is not known{not_found(name, names())}")
     return dotted
 
 
 def by_name(name: str) -> ModuleType:
     """The family of that name, or of a dotted name in a package of the user's. InputError for none."""
-    family = importlib.import_module(check_name(name))
+    family = imported("family", check_name(name))
     for required in ("recognises", "parts", "pipeline", "LICENCE"):
         if not hasattr(family, required):
             raise InputError(f"family: {name} has no {required}; see mot_gen/families/__init__.py for what one has")
     return family
-
-
-def _exists(dotted: str) -> bool:
-    """Whether there is a module of this name."""
-    try:
-        return importlib.util.find_spec(dotted) is not None
-    except ModuleNotFoundError:  # of a package above it
-        return False
 
 
 def family_of(folder: Path, name: str | None = None) -> ModuleType:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from mot_gen.errors import expect
 from mot_gen.learning.supervision import Losses, Supervision, factors_of
 from mot_gen.learning.token_losses import Head, token_losses
 from mot_gen.sequence import Modality, PackedBatch
@@ -86,4 +87,7 @@ def unreduced_losses(
 def _latent_losses(model: Predictor, batch: PackedBatch, name: str, output: Tensor, target: Tensor) -> Tensor:
     """(N,) of one continuous modality. output and target: (N, C)."""
     latents = batch.latents[name]
-    return model.objectives[name].loss(output, target, latents.per_token(latents.times()))
+    losses = model.objectives[name].loss(output, target, latents.per_token(latents.times()))
+    what = f"objectives.{name}: loss must give one number for each token, of the shape {tuple(output.shape[:1])}"
+    expect(losses.shape == output.shape[:1], what, tuple(losses.shape))
+    return losses

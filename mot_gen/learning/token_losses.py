@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mot_gen.errors import expect
+
 AT_ONCE = 2**24  # logits in memory, 64 MiB in fp32
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (m, V) and ids (m,) -> (m,)
@@ -68,6 +70,8 @@ def _chunks(
 
 def _weighted(head: Head, loss: Loss, hidden: Tensor, ids: Tensor, weight: Tensor | None) -> Tensor:
     losses = loss(head.logits(hidden), ids)
+    what = f"objectives: loss(logits, ids) must give one number for each token, of the shape {tuple(ids.shape)}"
+    expect(losses.shape == ids.shape, what, tuple(losses.shape))
     return losses if weight is None else losses * weight
 
 

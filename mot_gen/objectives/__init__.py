@@ -41,13 +41,12 @@ A module without an `Objective` is a part of others.
 `check_reading(modality, objective)` refuses one that needs a modality's spans to be read in another way.
 """
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
+from mot_gen.files.own_modules import exists, imported, not_found
 
 if TYPE_CHECKING:
     from mot_gen.sequence import Modality  # needs torch
@@ -58,14 +57,40 @@ NAMES = ("next_token", "diffusion", "flow", "shortcut", "mean_flow", "masked", "
 def load(kind: str, options: dict | None = None):
     """The objective of that name, with its options checked."""
     module_name = kind if "." in kind else f"mot_gen.objectives.{kind}"
-    if importlib.util.find_spec(module_name) is None:
-        raise InputError(f"objectives: {kind!r} is not an objective" + nearest(kind, NAMES))
-    objective = importlib.import_module(module_name).Objective
+    if not exists("objectives", module_name):
+        raise InputError(f"objectives: {kind!r} is not an objective" + not_found(kind, NAMES))
+    objective: Any = getattr(imported("objectives", module_name), "Objective", None)
+    require(objective, f"objectives: module {module_name} has no Objective")
     allowed = inspect.signature(objective).parameters
     for name in options or {}:
         if name not in allowed:
             raise InputError(f"objectives: {kind} has no option {name!r}" + nearest(name, allowed))
-    return objective(**(options or {}))
+    made = objective(**(options or {}))
+    if "." in kind:
+        _check_whole(made, kind)
+    return made
+
+
+# What each objective has; and what one of continuous tokens has besides, which is one that has a `corrupt`.
+EACH = ("loss",)
+CONTINUOUS = (
+    "sample_time",
+    "corrupt",
+    "scheduler",
+    "scheduler_time",
+    "scheduler_output",
+    "add_noise",
+    "clean",
+    "fits",
+)
+
+
+def _check_whole(objective: Any, kind: str) -> None:
+    """InputError for an objective of a user's own that lacks a method."""
+    needed = (*EACH, *CONTINUOUS) if hasattr(objective, "corrupt") else EACH
+    missing = [name for name in needed if not callable(getattr(objective, name, None))]
+    lacks = f"objectives: Objective of {kind} has no {', '.join(missing)}; see mot_gen/objectives/__init__.py"
+    require(not missing, lacks)
 
 
 def load_all(modalities: "Sequence[Modality]", sections: Mapping[str, dict]) -> dict[str, Any]:

@@ -22,10 +22,9 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mot_gen.errors import InputError, nearest, require
+from mot_gen.files.own_modules import exists, imported, not_found
 from mot_gen.recipes.sections import Tokenizer
 from mot_gen.recipes.signatures import stated
-
-_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # find_spec raises all sorts of errors for other names
 
 # Names of other trainers, and what the field is called here.
 ELSEWHERE = {
@@ -47,8 +46,9 @@ ELSEWHERE = {
 
 
 def locate(package: str, kind: str) -> ModuleType:
-    """The module that a recipe's `kind` names: `package.kind`, or `kind` itself when it is a dotted path."""
-    return importlib.import_module(_module_name(package, kind))
+    """The module that a recipe's `kind` names: `package.kind`, or `kind` itself when it is a dotted path. InputError
+    where it cannot be imported."""
+    return imported(kind, _module_name(package, kind))
 
 
 def trainer_name(kind: str) -> str:
@@ -64,12 +64,9 @@ def _module_name(package: str, kind: str) -> str:
 def module_of(field: str, package: str, kind: str, also: Iterable[str] = ()) -> str:
     """The name of the module; InputError if it is not there. `also`: other names that a message may propose."""
     name = _module_name(package, kind)
-    try:
-        if _DOTTED.fullmatch(name) and importlib.util.find_spec(name):
-            return name
-    except (ImportError, ValueError):
-        pass
-    raise InputError(f"{field}: {kind!r} is neither shipped nor importable{nearest(kind, {*_kinds(package), *also})}")
+    if exists(field, name):
+        return name
+    raise InputError(f"{field}: {kind!r} is neither shipped nor importable{not_found(kind, {*_kinds(package), *also})}")
 
 
 # What the file of a kind defines; the other files of its package are what kinds are made of.
@@ -91,10 +88,10 @@ def _kinds(package: str) -> Iterator[str]:
 
 def member_of(field: str, module: str, name: str) -> Callable:
     """A class or function that a module must offer; InputError where it does not."""
-    try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError:
-        raise InputError(f"{field}: module {module} has no {name}") from None
+    found: Any = getattr(imported(field, module), name, None)
+    require(found is not None, f"{field}: module {module} has no {name}")
+    require(callable(found), f"{field}: {name} of module {module} is neither a class nor a function")
+    return found
 
 
 def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
@@ -128,8 +125,16 @@ def _options_of(call: Callable) -> tuple[list[str], type[BaseModel]]:
     names, others = _parameters(call)
     of_constructor = inspect.isclass(call) and not is_dataclass(call)
     annotated = call.__init__ if of_constructor else call
-    hints = get_type_hints(annotated)
+    hints = types_of(annotated)
     return names, _model_of(tuple((name, hints.get(name, Any)) for name in names), others)
+
+
+def types_of(annotated: Any) -> dict[str, Any]:
+    """Name -> type, as annotations have it; nothing where they name what is not there, as under TYPE_CHECKING."""
+    try:
+        return get_type_hints(annotated)
+    except NameError:
+        return {}
 
 
 @cache

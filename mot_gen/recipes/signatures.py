@@ -78,7 +78,13 @@ def _source(module: str) -> _Source:
     return _parsed(origin.read_text("utf-8") if origin.suffix == ".py" else "")
 
 
-_parsed = cache(_Source)  # by the text, since a file may change
+@cache
+def _parsed(text: str) -> _Source:
+    """By the text, since a file may change. Of a text that is no Python, nothing: its import will say so."""
+    try:
+        return _Source(text)
+    except (SyntaxError, ValueError):
+        return _Source("")
 
 
 def _home(module: str, name: str) -> tuple[str, Definition | None]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError, nearest, require
+from mot_gen.files.own_modules import imported
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Reward
 
@@ -167,10 +168,7 @@ def _score(where: str, recipe: Recipe, splits: Splits, given: Reward) -> Score:
 
 def _own_function(where: str, kind: str) -> Score:
     module, _, name = kind.partition(":")
-    try:
-        found: Any = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise InputError(f"{where}: {kind!r}: {error}; install the package, or name its folder in PYTHONPATH") from None
+    found: Any = getattr(imported(where, module), name, None)
     require(callable(found), f"{where}: module {module} has no function {name!r}")
     return found
 

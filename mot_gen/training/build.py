@@ -4,6 +4,7 @@ build_model. How tokenizers are made is in tokenizer_building.py."""
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from mot_gen.backbone.outline import initial_value
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.data.records import Splits, sample_key
 from mot_gen.data.rehearsal import rehearsed
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError, expect, require
 from mot_gen.model import MultimodalConfig, MultimodalModel, outlining
 from mot_gen.recipes.implementations import locate
 from mot_gen.recipes.recipe import Recipe
@@ -40,7 +41,7 @@ __all__ = [
 
 def load_splits(recipe: Recipe) -> Splits:
     """The training and held-out samples of the recipe's source, old data beside the new where it is rehearsed."""
-    splits = locate("mot_gen.datasets", recipe.data.source).load(recipe.data)
+    splits = _loaded("data.source", recipe.data)
     rehearsal = recipe.data.rehearsal
     if rehearsal is None:
         return splits
@@ -50,8 +51,27 @@ def load_splits(recipe: Recipe) -> Splits:
         options=rehearsal.options,
         outside_media=recipe.data.outside_media,
     )
-    samples = locate("mot_gen.datasets", old.source).load(old).train
+    samples = _loaded("data.rehearsal.source", old).train
     return rehearsed(splits, samples, rehearsal.share, f"rehearsal of {old.source}")
+
+
+def _loaded(field: str, data: Data) -> Splits:
+    """What the source's `load` returns; InputError where a user's own returns something else."""
+    load = locate("mot_gen.datasets", data.source).load
+    what = f"{field}: load of {data.source}"
+    try:
+        inspect.signature(load).bind(data)
+    except TypeError as error:
+        raise InputError(f"{what} must take one argument, the recipe's section data: {error}") from None
+    splits = load(data)
+    expect(isinstance(splits, Splits), f"{what} must return mot_gen.data.records.Splits", splits)
+    for samples in (splits.train, splits.held_out):
+        listed = hasattr(samples, "__len__") and hasattr(samples, "__getitem__")
+        expect(listed, f"{what}: samples must be a list, or have __len__ and __getitem__", samples)
+        first = samples[0] if len(samples) else None
+        known = first is None or hasattr(first, "arrange")
+        expect(known, f"{what}: a sample must be a Pair or a Document of mot_gen.data.records", first)
+    return splits
 
 
 def check_parts(recipe: Recipe, origin: Origin | None) -> None:

@@ -86,8 +86,10 @@ def class_of(kind: str) -> type[Any]:
     module = locate("mot_gen.tokenizers", kind)
     classes = [each for each in vars(module).values() if isinstance(each, type)]
     own = [each for each in classes if each.__module__ == module.__name__]
-    [found] = [each for each in own if any("modality" in vars(base) for base in each.__mro__)]
-    return found
+    found = [each for each in own if any("modality" in vars(base) for base in each.__mro__)]
+    names = ", ".join(each.__name__ for each in found) or "none"
+    require(len(found) == 1, f"tokenizers: module {module.__name__} must have one class with a `modality`, has {names}")
+    return found[0]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ and says in its docstring where its schema is from. `mot_gen.corpora.convert` do
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from types import ModuleType
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, require
+from mot_gen.files.own_modules import exists, imported, not_found
 
 
 def names() -> list[str]:
@@ -28,7 +28,9 @@ def names() -> list[str]:
 def load(name: str) -> ModuleType:
     """The module of a format: one of `names`, or a dotted path to one's own."""
     module = f"{__name__}.{name.replace('-', '_')}" if name in names() else name
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise InputError(f"format {name!r} is neither known nor importable{nearest(name, names())}") from None
+    if not exists("format", module):
+        raise InputError(f"format {name!r} is neither known nor importable{not_found(name, names())}")
+    found = imported("format", module)
+    for member in ("FIELDS", "rows", "records"):
+        require(hasattr(found, member), f"format: module {module} has no {member}; see docs/data.md for what one has")
+    return found
