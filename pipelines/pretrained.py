@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from safetensors import SafetensorError
 from torch import nn
 
 from mot_gen import checkpoints
-from mot_gen.checkpoints.folders import INDEX, permission, read_json, refuse_foreign, tokenizer_part
+from mot_gen.checkpoints.folders import INDEX, OWN, permission, read_json, refuse_foreign, tokenizer_part
 from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
+from mot_gen.files.own_modules import imported
 from mot_gen.model import MultimodalModel
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -81,6 +83,7 @@ def _check(folder: Path, given: Mapping[str, Any]) -> None:
     has_model = "model" in components or "model" in given
     require(has_model, f"{index}: is a {kind!s:.80}, which has no component `model`; give a model of mot_gen")
     _import_components(index, components)
+    _show_loader(components)
     for name in sorted(components.keys() - given.keys()):
         there = (folder / name).is_dir()
         require(there, f"{folder / name}: is missing, and {INDEX} names it; fetch or export the folder again")
@@ -95,6 +98,14 @@ def _import_components(index: Path, components: Mapping[str, Any]) -> None:
             getattr(importlib.import_module(module), cls)
         except (ImportError, AttributeError, TypeError):
             raise InputError(f"{index}: {name}: there is no {module}.{cls} in this version") from None
+
+
+def _show_loader(components: Mapping[str, Any]) -> None:
+    """Let diffusers find how a user's own tokenizer is loaded: it looks for `ModelMixin` among the names of the module
+    that has the class, and a module that only builds on one of ours need not import it."""
+    for module, _ in components.values():
+        if "." in str(module) and not module.startswith(OWN):
+            vars(imported(INDEX, module)).setdefault("ModelMixin", ModelMixin)
 
 
 def _reason(name: str | Path, folder: Path | None, error: Exception) -> str:

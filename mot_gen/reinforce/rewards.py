@@ -159,6 +159,8 @@ def _score(where: str, recipe: Recipe, splits: Splits, given: Reward) -> Score:
         function = _own_function(where, given.kind)
         _check_options(where, function, given.options)
         return partial(function, **given.options)
+    path, _, name = given.kind.rpartition(".")
+    require(not path, f"{where}: {given.kind!r} is not a reward; a function of your own is named '{path}:{name}'")
     if importlib.util.find_spec(f"{HOME}.{given.kind}"):
         return importlib.import_module(f"{HOME}.{given.kind}").reward(where, recipe, splits, **given.options)
     from mot_gen.reinforce.metric_rewards import metric_reward

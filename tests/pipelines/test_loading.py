@@ -1,5 +1,6 @@
 """Folders from anywhere: parts that do not fit, foreign code, damage, sizes beyond all bounds; one line for each."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -118,6 +119,22 @@ def test_foreign_code_needs_permission(foreign):
     assert not mark.exists()
     MultimodalPipeline.from_pretrained(folder, trust_remote_code=True)
     assert mark.exists()
+
+
+def test_a_users_own_tokenizer_is_loaded(folder, tmp_path, monkeypatch):
+    """Its module names nothing but the class, built on one of ours."""
+    pipe = MultimodalPipeline.from_pretrained(folder)
+    ours = pipe.components["image_tokenizer"]
+    package = tmp_path / "own_tokenizers"
+    package.mkdir()
+    base = type(ours)
+    (package / "mine.py").write_text(f"import {base.__module__} as ours\nclass Mine(ours.{base.__name__}): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("own_tokenizers.mine").Mine.from_config(ours.config)
+    pipe.register_modules(image_tokenizer=mine)
+    pipe.save_pretrained(tmp_path / "saved")
+    again = MultimodalPipeline.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    assert type(again.components["image_tokenizer"]) is type(mine)
 
 
 def test_commands_take_the_permission(foreign, capsys):

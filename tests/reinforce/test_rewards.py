@@ -68,6 +68,7 @@ def test_rewards_are_weighed_and_those_watched_are_not():
         ("{judge: {fold: 3}}", r"rewards\.judge\.fold: must be from 0 to 1, got 3"),
         ("{'tiny_rewards:asks': 1.0}", r"asks for 'picture'; did you mean|asks for 'picture'"),
         ("{'no_such_module:f': 1.0}", r"No module named 'no_such_module'"),
+        ("{'tiny_rewards.asks': 1.0}", r"a function of your own is named 'tiny_rewards:asks'"),
         ("{pickscore: 1.0}", r"pickscore: no model given"),
     ],
 )
