@@ -263,5 +263,6 @@ def _neighbours(location: tuple) -> Iterable[str]:
     for name in location[:-1]:
         field = getattr(section, "model_fields", {}).get(name)  # none for the number of an item or the key of a mapping
         if field:
-            section = (get_args(field.annotation) or [field.annotation])[-1]
+            members = [each for each in get_args(field.annotation) if each is not type(None)]
+            section = (members or [field.annotation])[-1]
     return getattr(section, "model_fields", ())

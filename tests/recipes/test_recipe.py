@@ -100,6 +100,7 @@ WRONG = {
     "name=../cats": ("override name: '../cats' names no folder in runs/; give one such as cats, or another",),
     "name=": ("override name",),
     "name='.'": ("override name: '.' names no folder",),
+    "reinforce={grup: 3}": ("reinforce.grup is not known; did you mean 'group'?",),
     "records=cats": ("override records is not known; did you mean 'data.records'?",),
     "num_train_epochs=3": ("override num_train_epochs is not known; did you mean 'training.epochs'?",),
     "backbone.heads=5": ("backbone.dim: 128", "backbone.heads, 5"),
