@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torchmetrics.metric import Metric
+from torchmetrics.metric import Metric, jit_distributed_available
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mot_gen.errors import InputError, one_line
+from mot_gen.files.alone import is_alone
 
 
 def concat_rows(parts: Sequence[Tensor]) -> Tensor:
@@ -34,6 +35,11 @@ def concat_bytes(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.zeros(0, dtype=torch.uint8), *(part.cpu() for part in parts)])
 
 
+def are_together() -> bool:
+    """Whether there are other processes whose states a metric takes together with its own."""
+    return not is_alone() and jit_distributed_available()
+
+
 class Accumulator(Metric):
     """A torchmetrics.Metric whose `compute()` returns a `MetricResult` and whose states merge as stated.
 
@@ -48,7 +54,7 @@ class Accumulator(Metric):
     def __init__(self, **kwargs: Any):
         """kwargs: those of `torchmetrics.Metric`. InputError for others, with those that this metric takes."""
         try:
-            super().__init__(**kwargs)
+            super().__init__(**{"distributed_available_fn": are_together, **kwargs})
         except ValueError as error:
             own = [name for name in inspect.signature(type(self)).parameters if name != "kwargs"]
             raise InputError(f"{type(self).__name__}: {one_line(error)}; it takes {', '.join(own)}") from None

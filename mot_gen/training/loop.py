@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mot_gen.data.records import Splits
 from mot_gen.errors import InputError
+from mot_gen.files.alone import alone
 from mot_gen.files.disk_errors import written_to
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals, stopping_at_once
@@ -133,7 +134,7 @@ def _begin(run: Run, begun: bool, say: Callable[[str], None]) -> None:
 
 def _conclude(run: Run, hooks: Hooks, complete: bool) -> None:
     """Export the model and report on it. complete: whether all steps were made before this sitting."""
-    with stopping_at_once(f"stopped after the last step; go on with --resume --out {run.folder}"):
+    with alone(), stopping_at_once(f"stopped after the last step; go on with --resume --out {run.folder}"):
         hooks.export(run)
         run.recipe.save(run.folder / "recipe.yaml")  # with what the export chose: the guidance
         if not complete or not (run.folder / REPORT).exists():

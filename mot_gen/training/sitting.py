@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from mot_gen.data.notices import Notices
 from mot_gen.errors import Diverged, Interrupted
+from mot_gen.files.alone import alone
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import Stop
 from mot_gen.training import checkpoint
@@ -131,7 +132,8 @@ def _evaluated(run: Run, hooks: Hooks) -> dict[str, Any]:
 def _hooked(run: Run, hook: Callable[[Run], T]) -> T | None:
     """What a hook gives on the first process; the others wait for it."""
     shown = whole(run)
-    found = hook(shown) if shown is not None else None
+    with alone():
+        found = hook(shown) if shown is not None else None
     run.world.wait()
     return found
 

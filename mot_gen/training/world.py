@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from mot_gen.errors import InputError, Lost
+from mot_gen.files.alone import alone
 from mot_gen.recipes.sections import Training
 
 T = TypeVar("T")
@@ -76,9 +77,10 @@ class World:
         """What `make` gives on each process; the first has done so before the others begin, and they find its files."""
         if not self.first:
             self.wait()
-            return make()
-        made = make()
-        self.wait()
+        with alone():
+            made = make()
+        if self.first:
+            self.wait()
         return made
 
 

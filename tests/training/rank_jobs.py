@@ -1,5 +1,6 @@
 """What processes do in the tests of training on many: no pytest here, each fork would import it."""
 
+import json
 import os
 import resource
 import signal
@@ -12,10 +13,11 @@ from torch.distributed.tensor import DTensor
 from mot_gen.data.loader import Tokenised
 from mot_gen.errors import InputError, Interrupted, Lost
 from mot_gen.recipes.recipe import load_recipe
+from mot_gen.reports.conclude import all_hooks
 from mot_gen.sequence import Span
 from mot_gen.training import parallel, sitting
 from mot_gen.training import world as worlds
-from mot_gen.training.loop import Hooks, held_out_losses, train, training_step
+from mot_gen.training.loop import REPORT, Hooks, held_out_losses, train, training_step
 from mot_gen.training.run_state import restore, save
 from mot_gen.training.runs import Run, prepare
 
@@ -219,6 +221,17 @@ def error_of(kind: type[Exception], *arguments) -> str:
         if torch.distributed.is_initialized():  # after an error a process is not expected to go on
             torch.distributed.destroy_process_group()
     return "nothing was raised"
+
+
+def measured(rank: int, folder: Path) -> dict:
+    """The report of a run on pictures of one's own that measures on the way, and ends with a page."""
+    quick = ["sampling.num_inference_steps=1", "sampling.max_new_tokens=2", "evaluation.samples=2"]
+    measuring = ["training.steps=2", "evaluation.every=2", "evaluation.metrics=[bleu]"]
+    recipe = tiny(f"data.records={folder / 'own.jsonl'}", *measuring, *quick)
+    train(recipe, folder / "run", hooks=all_hooks(recipe))
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    report = json.loads((folder / "run" / REPORT).read_text())
+    return {"report": report, "evaluation": json.loads(lines[-1])["evaluation"]}
 
 
 def killed(rank: int, folder: Path) -> dict:

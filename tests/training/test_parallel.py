@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from rank_jobs import KINDS, every_kind, faults, four_steps, killed, resumed, tiny
+from PIL import Image
+from rank_jobs import KINDS, every_kind, faults, four_steps, killed, measured, resumed, tiny
 from ranks import launch, start
 
 from mot_gen.errors import InputError
@@ -139,6 +140,18 @@ def test_a_full_disk_of_one_process_ends_all_and_keeps_what_was_good(folder, dis
         assert "step-00000004: cannot be written" in found["full"] and "\n" not in found["full"]
         assert "the newest good one is" in found["full"] and "step-00000002" in found["full"]
     assert sorted(p.name for p in (folder / "full" / "checkpoints").iterdir()) == ["latest", "step-00000002"]
+
+
+def test_the_first_process_measures_while_the_others_wait(tmp_path):
+    """Metrics gather what all processes have seen. Here only the first has seen anything, so it must not wait for
+    them: every run on several processes would have ended in a wait for what never comes."""
+    for number in range(40):
+        Image.new("L", (8, 8), 6 * number).save(tmp_path / f"{number}.png")
+    lines = [json.dumps({"image": f"{number}.png", "caption": f"grey {number}"}) for number in range(40)]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    found, others = launch(2, measured, tmp_path)
+    assert found == others  # what the first has written
+    assert found["report"]["text"]["bits_per_byte"] > 0 and found["evaluation"]["bleu"] >= 0
 
 
 def test_a_dead_process_ends_the_others_with_a_line(tmp_path):
