@@ -81,9 +81,15 @@ def _check(key: str, value: Any) -> None:
         raise InputError(f"{key!r} is not known" + nearest(CALLED.get(key, key), TYPES))
     kind = TYPES[key]
     if not _fits(value, kind) or (key == "seed" and not 0 <= value < SEEDS):
-        wanted = "a whole number below 2^63" if key == "seed" else "a text" if kind is str else "a number"
-        raise InputError(f"{key} must be {wanted}, got {value!r:.40}")
+        raise InputError(f"{key} must be {_wanted(key, kind)}, got {value!r:.40}")
     check(key, value)
+
+
+def _wanted(key: str, kind: type) -> str:
+    """What a value should have been."""
+    if key == "seed":
+        return "a whole number below 2^63"
+    return "a text" if kind is str else "a number"
 
 
 def _fits(value: object, kind: type) -> bool:

@@ -16,8 +16,9 @@ ID, FLOAT = 8, 4  # bytes
 MIB = 2**20
 
 
-def media_bytes(samples: Sequence[records.Sample], tokenizers: Mapping[str, Any]) -> int:
-    """Bytes of the spans of all media whose length is known beforehand. tokenizers: modality -> tokenizer, text first.
+def media_bytes(samples: Sequence[records.Sample], tokenizers: Mapping[str, Any], data: Data) -> int:
+    """Bytes of all spans of media that come again, as far as their length is known beforehand. tokenizers: modality ->
+    tokenizer, text first.
 
     Each sample is taken to have one of each, unless the data says how many have.
     """
@@ -27,6 +28,8 @@ def media_bytes(samples: Sequence[records.Sample], tokenizers: Mapping[str, Any]
         length = fixed_length(tokenizer)
         if length is not None:
             count = kinds[name] if kinds else len(samples)
+            if name == "image" and data.augment.active:
+                count *= data.augment.variants  # 0: every picture is a new one each time
             total += count * (length * _bytes_of_a_token(tokenizer.modality) + SpanCache.OVERHEAD)
     return total
 
@@ -37,15 +40,13 @@ def _bytes_of_a_token(modality: Modality) -> int:
 
 def cache_lines(samples: Sequence[records.Sample], tokenizers: Mapping[str, Any], data: Data) -> list[str]:
     """What to say where `data.cache_mb` is too small to keep all media between epochs, and memory would be enough."""
-    if data.augment.active and not data.augment.variants:  # no picture comes a second time
-        return []
-    needed = media_bytes(samples, tokenizers) // MIB + 1
+    needed = media_bytes(samples, tokenizers, data) // MIB + 1
     if not data.cache_mb < needed < _memory() // 2 // MIB:
         return []
     enough = needed + needed // 4  # texts are kept as well
     return [
-        f"once tokenised, its media take {needed:,} MiB, and data.cache_mb={data.cache_mb} of them are kept; "
-        f"with data.cache_mb={enough} none is tokenised anew in every epoch"
+        f"its pictures and sounds take {needed:,} MiB once they are tokenised, of which data.cache_mb keeps "
+        f"{data.cache_mb}; with data.cache_mb={enough} none is tokenised anew in every epoch"
     ]
 
 

@@ -130,18 +130,16 @@ class SpanMaker:
         for name, found in missing.items():
             batches += self._batches(name, list(found.values()))
         pendings = list(chain.from_iterable(batches))
+        ahead = current_thread() is not main_thread()  # by another thread, for which perhaps no batch waits
+        tell = None if ahead else self.tell
         spans = chain.from_iterable(self.each(self._encode, batches))
         for done, (pending, made_now) in enumerate(zip(pendings, spans), start=1):
             made[pending.key] = made_now
             if pending.kept and isinstance(made_now, Span):
                 self._cache.keep(pending.key, made_now)
-            self._told(f"tokenising the data: {done:,} of {len(pendings):,}")
+            if tell is not None:
+                tell(f"tokenising the data: {done:,} of {len(pendings):,}")
         return made
-
-    def _told(self, line: str) -> None:
-        """Tell it, unless the work is done ahead, by a thread for which no batch waits."""
-        if self.tell is not None and current_thread() is main_thread():
-            self.tell(line)
 
     def each(self, call: Callable[[T], U], items: Iterable[T]) -> Iterable[U]:
         """`map`, by the threads."""

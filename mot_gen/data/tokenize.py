@@ -82,9 +82,10 @@ def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found
 def _claim(out: Path, about: dict[str, Any]) -> None:
     """Write what the folder is made from, or hold it to what is written there. It holds nothing else, since a folder of
     pictures would be read as tokens from then on."""
-    begun = (out / records.CORPUS).exists()
-    others = [path.name for path in sorted(out.iterdir()) if not begun and not path.name.startswith(".")]
-    require(not others, f"{out}: holds other files, such as {''.join(others[:1])}; give a new folder")
+    if not (out / records.CORPUS).exists():
+        others = [path.name for path in sorted(out.iterdir()) if not path.name.startswith(".")]
+        if others:
+            raise InputError(f"{out}: holds other files, such as {others[0]}; give a new folder")
     before = manifest.claim(out / records.CORPUS, about)
     changed = [name for name in about if before.get(name) != about[name]]
     other = f"{out}: holds tokens of other {' and '.join(changed)}; remove it, or give another --out"

@@ -9,12 +9,14 @@ import importlib
 import importlib.util
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from types import ModuleType
 
 from mot_gen.errors import InputError, nearest
 
+_PYTHON = sysconfig.get_path("stdlib")  # the folder of Python's own modules
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # find_spec raises all sorts of errors for other names
 
 
@@ -65,7 +67,7 @@ def _place(error: Exception) -> str:
 
 def _is_own(file: str) -> bool:
     """Whether a file is neither of Python nor of an installed package."""
-    return not file.startswith(("<frozen", importlib.__path__[0])) and "site-packages" not in file
+    return not file.startswith(("<frozen", _PYTHON)) and "site-packages" not in file
 
 
 def not_found(kind: str, known: Iterable[str]) -> str:

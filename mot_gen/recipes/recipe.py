@@ -38,8 +38,8 @@ from mot_gen.recipes.yaml_files import NO_MAPPING, parse_yaml, read_mapping, rea
 __all__ = [
     "AUTO",
     "AUTO_FIELDS",
-    "KIND",
-    "TRAIN",
+    "IMAGE_KIND",
+    "IMAGE_TRAIN",
     "Recipe",
     "differences",
     "differing",
@@ -53,12 +53,12 @@ __all__ = [
 ]
 
 AUTO = "auto"  # the value of a field that is read from the data or the machine when training begins
-KIND, TRAIN = "tokenizers.image.kind", "tokenizers.image.train"
+IMAGE_KIND, IMAGE_TRAIN = "tokenizers.image.kind", "tokenizers.image.train"
 # Fields that may say so, in the order in which they are settled (mot_gen/training/defaults.py).
 AUTO_FIELDS = (
     "tokenizers.text.vocab_size",
     "tokenizers.image.image_size",
-    KIND,
+    IMAGE_KIND,
     "tokenizers.image.patch_size",
     "tokenizers.image.color_channels",
     "training.row_length",
@@ -221,8 +221,9 @@ def _take_auto(raw: dict) -> None:
     fields = [field for field in AUTO_FIELDS if field_of(raw, field) == AUTO]
     for field in fields:
         take_field(raw, field)
-    if KIND in fields:  # no section is without a kind; options of a training are held to the one that learns
-        set_field(raw, KIND, "image_patch" if field_of(raw, TRAIN) is None else "image_latent")
+    # A section needs a kind all the same. If it says how to train, that is checked as for the kind that learns.
+    if IMAGE_KIND in fields:
+        set_field(raw, IMAGE_KIND, "image_patch" if field_of(raw, IMAGE_TRAIN) is None else "image_latent")
     if fields:
         raw["auto"] = [*raw.get("auto", []), *fields]
 

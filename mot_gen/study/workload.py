@@ -54,7 +54,7 @@ class Workload:
         loader = Loader(splits.train, tokenizers, recipe.data, training, maker=BlankSpans)
         rows = islice(loader, SAMPLED)
         batches = [pack_rows(each, loader.modalities, training.row_length) for each in rows]
-        cached = min(media_bytes(splits.train, tokenizers), recipe.data.cache_mb * 2**20)
+        cached = min(media_bytes(splits.train, tokenizers, recipe.data), recipe.data.cache_mb * 2**20)
         return cls(tokenizers, batches, len(splits.train), cached)
 
     def cost(self, recipe: Recipe) -> Cost:

@@ -16,6 +16,7 @@ from mot_gen import objectives
 from mot_gen.backbone import lora
 from mot_gen.backbone.outline import initial_value
 from mot_gen.backbone.routing import is_adapter
+from mot_gen.data import records
 from mot_gen.data.records import Splits, sample_key
 from mot_gen.data.rehearsal import rehearsed
 from mot_gen.errors import InputError, expect, require
@@ -68,7 +69,7 @@ def _loaded(field: str, data: Data) -> Splits:
     for samples in (splits.train, splits.held_out):
         listed = hasattr(samples, "__len__") and hasattr(samples, "__getitem__")
         expect(listed, f"{what}: samples must be a list, or have __len__ and __getitem__", samples)
-        first = samples[0] if len(samples) else None
+        first = records.outline(samples, 0) if len(samples) else None  # whose picture need not be read
         known = first is None or hasattr(first, "arrange")
         expect(known, f"{what}: a sample must be a Pair or a Document of mot_gen.data.records", first)
     return splits

@@ -21,7 +21,7 @@ from PIL import Image
 from mot_gen.data.records import Pair, Sample, Splits
 from mot_gen.errors import InputError, require
 from mot_gen.files.image_files import load_image
-from mot_gen.recipes.recipe import AUTO, KIND, TRAIN, Recipe, field_of, read_mapping, with_fields
+from mot_gen.recipes.recipe import AUTO, IMAGE_KIND, IMAGE_TRAIN, Recipe, field_of, read_mapping, with_fields
 
 LOOKED_AT = 200  # samples, spread over the training set
 SMALL = 32  # the longest side of pictures whose pixels are modelled as they are
@@ -140,16 +140,18 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
     values |= _training_of_pictures(recipe, values)
     for field, value in values.items():
         say(f"{field}: {value}")
-    known = _Known(recipe, seen, values)
-    _warn_of_long(values, seen, lambda: row_length(seen.usual, known.size, known.patch), say)
+    _warn_of_long(_Known(recipe, seen, values), say)
     return with_fields(recipe, values)
 
 
-def _warn_of_long(values: Mapping[str, Any], seen: Seen, usual: Callable[[], int], say: Callable[[str], None]) -> None:
+def _warn_of_long(known: _Known, say: Callable[[str], None]) -> None:
     """Say how much faster it would go without the few texts that are far longer than the others."""
-    if "training.row_length" in values and seen.text > FAR_LONGER * max(1, seen.usual):
-        told = f"the longest text has {seen.text:,} bytes, nine of ten at most {seen.usual:,}"
-        say(f"training.row_length: {told}; training.row_length={usual()} is faster and leaves longer ones out, by name")
+    longest, usual = known.seen.text, known.seen.usual
+    if "training.row_length" not in known.chosen or longest <= FAR_LONGER * max(1, usual):
+        return
+    told = f"the longest text has {longest:,} bytes, nine of ten at most {usual:,}"
+    shorter = row_length(usual, known.size, known.patch)
+    say(f"training.row_length: {told}; training.row_length={shorter} is faster and leaves longer ones out, by name")
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class _Known:
     @property
     def kind(self) -> str:
         """Of the tokenizer of pictures."""
-        return self.chosen.get(KIND) or self.recipe.tokenizers["image"].kind
+        return self.chosen.get(IMAGE_KIND) or self.recipe.tokenizers["image"].kind
 
     @property
     def patch(self) -> int:
@@ -189,7 +191,7 @@ class _Known:
 CHOICES: Mapping[str, Callable[[_Known], Any]] = {
     "tokenizers.text.vocab_size": lambda known: vocabulary(known.seen.words),
     "tokenizers.image.image_size": lambda known: list(picture_size(known.seen.size)),
-    KIND: lambda known: _image_kind(known),
+    IMAGE_KIND: lambda known: _image_kind(known),
     "tokenizers.image.patch_size": lambda known: 2 if known.kind == "image_latent" else patch_size(known.size),
     "tokenizers.image.color_channels": lambda known: known.seen.channels,
     "training.row_length": lambda known: row_length(known.seen.text, known.size, known.patch),
@@ -204,15 +206,17 @@ def _image_kind(known: _Known) -> str:
 
 
 def _training_of_pictures(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
-    """An autoencoder that is not loaded is trained first. InputError where the recipe says how, and none is needed."""
-    image = recipe.tokenizers.get("image")
-    if image is None:
+    """How an autoencoder is trained, where the data chose something of the pictures' tokenizer and none is loaded.
+    InputError where the recipe says how, and none is needed."""
+    if not any(field.startswith("tokenizers.image.") for field in values):
         return {}
-    kind, options = values.get(KIND, image.kind), image.train
+    image = recipe.tokenizers["image"]
+    kind = values.get(IMAGE_KIND, image.kind)
     if kind == "image_latent" and image.path is None:
-        return {TRAIN: options or {}}
-    pixels = "these pictures are modelled as pixels, which need no training"
-    require(kind != "image_patch" or options is None, f"{TRAIN}: {pixels}; leave it out, or say {KIND}=image_latent")
+        return {IMAGE_TRAIN: image.train or {}}
+    needless = kind == "image_patch" and image.train is not None
+    remedy = f"leave it out, or say {IMAGE_KIND}=image_latent"
+    require(not needless, f"{IMAGE_TRAIN}: these pictures are modelled as pixels, which need no training; {remedy}")
     return {}
 
 

@@ -127,12 +127,14 @@ def test_a_cache_that_is_too_small_is_said_with_the_size_that_is_enough(channels
     tokenizers = {"text": Words(), "image": SimpleNamespace(modality=modality, grid=(16, 16))}
     samples = [Pair(str(i), b"", ("a",)) for i in range(1000)]
     size = 1000 * (256 * (8 if discrete else 12) + SpanCache.OVERHEAD)
-    assert media_bytes(samples, tokenizers) == size
+    assert media_bytes(samples, tokenizers, Data()) == size
+    assert media_bytes(samples, tokenizers, Data(augment={"shift": 0.1, "variants": 3})) == 3 * size
+    assert media_bytes(samples, tokenizers, Data(augment={"shift": 0.1})) == 0  # none comes again
     needed = size // 2**20 + 1
     monkeypatch.setattr(cache_size, "_memory", lambda: 2**30)
     (line,) = cache_lines(samples, tokenizers, Data(cache_mb=needed - 1))
     assert f"take {needed} MiB" in line and f"data.cache_mb={needed + needed // 4}" in line
     assert not cache_lines(samples, tokenizers, Data(cache_mb=needed))
-    assert not cache_lines(samples, tokenizers, Data(cache_mb=1, augment={"shift": 0.1}))  # none comes again
+    assert not cache_lines(samples, tokenizers, Data(cache_mb=1, augment={"shift": 0.1}))
     monkeypatch.setattr(cache_size, "_memory", lambda: 2**20)  # too small a machine
     assert not cache_lines(samples, tokenizers, Data(cache_mb=1))

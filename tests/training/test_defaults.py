@@ -101,6 +101,14 @@ def test_what_is_said_of_large_pictures_holds(tmp_path, given, kind, train, patc
     assert found.training.row_length > 2 * tokens
 
 
+def test_a_tokenizer_of_which_nothing_is_left_to_the_data_stays_as_it_is(tmp_path):
+    image = "tokenizers.image={kind: image_latent, image_size: 8, vae_config: {}}"
+    recipe, said = load_recipe("digits", [*SMALL, image, "training.precision=auto"]), []
+    found = settled(recipe, load_splits(recipe), tmp_path / "run", said.append)
+    assert found.tokenizers == recipe.tokenizers and found.tokenizers["image"].train is None
+    assert [line.partition(":")[0] for line in said] == ["data.source", "training.precision"]
+
+
 def test_how_an_autoencoder_is_trained_is_not_said_where_none_is_needed(tmp_path):
     with pytest.raises(InputError, match=r"tokenizers\.image\.train\.step is not known.*steps"):
         pairs(pictures(tmp_path), "tokenizers.image.train.step=7")
