@@ -23,10 +23,10 @@ STAGES = """
 import json, sys, time
 marks = [time.process_time()]
 def mark(): marks.append(time.process_time())
-import torch; mark()
 if not {plain}:
     from mot_gen.commands import fast_start
     fast_start.install()
+import torch; mark()
 from mot_gen.pipelines.text_to_image import TextToImagePipeline; mark()
 pipe = TextToImagePipeline.from_pretrained({folder!r}); mark()
 pipe.set_progress_bar_config(disable=True)

@@ -108,6 +108,32 @@ def test_what_stands_in_is_taken_back_and_becomes_the_real_thing_when_used():
     assert not isinstance(1, Later("no.such", "Thing", "no.such"))
 
 
+UNCOLLECTED = """
+import gc
+from mot_gen.commands import fast_start
+fast_start.install()
+ran = []
+gc.callbacks.append(lambda phase, info: ran.append(phase))
+import torch
+assert not ran and gc.isenabled()
+assert gc.get_freeze_count() > 50_000 and len(gc.get_objects()) < 10_000
+"""
+
+STAYS_OFF = """
+import gc
+gc.disable()
+from mot_gen.commands import fast_start
+fast_start.install()
+import torch
+assert not gc.isenabled()
+"""
+
+
+def test_torch_is_imported_without_collecting_garbage_which_goes_on_afterwards():
+    fresh(UNCOLLECTED)
+    fresh(STAYS_OFF)
+
+
 # What a process is like for those who import diffusers in it, printed as JSON.
 LOOK = """
 import json, sys
