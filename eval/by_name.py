@@ -10,12 +10,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.extras import from_options
-from mot_gen.files.own_modules import imported
 
 if TYPE_CHECKING:
     from mot_gen.eval.accumulator import Accumulator
@@ -190,25 +188,6 @@ OF_IMAGES = (*SETS, "is", *PAIRS)  # of a set of images against another
 
 # Of a model that is trained, along the way and at the end: sets, how well pictures show their captions, and texts.
 EVALUATED = {**SETS, **{name: IMAGE_TEXT[name] for name in ("clip", "refclip")}, **TEXT, **LIKELIHOOD}
-
-
-def own_metric(name: str, where: str = "--metrics") -> Builder:
-    """The builder of a metric of your own, named "package.module:Class"; InputError where there is none.
-
-    It is given the confidence, if its class takes one.
-    """
-    module, _, member = name.partition(":")
-    metric = getattr(imported(where, module), member, None)
-    if metric is None:
-        raise InputError(f"{where}: module {module} has no {member!r}")
-    takes = "confidence" if accepts(metric, "confidence") else ""
-    return Builder(name, takes, package="")
-
-
-def accepts(metric: type, option: str) -> bool:
-    """Whether a class, or a class that it hands its options to, names an option in its constructor."""
-    constructors = [vars(cls)["__init__"] for cls in metric.__mro__ if "__init__" in vars(cls)]
-    return any(option in signature(constructor).parameters for constructor in constructors)
 
 
 def chosen(names: str | Iterable[str], allowed: Iterable[str], where: str = "--metrics") -> list[str]:

@@ -16,13 +16,13 @@ from mot_gen.eval.by_name import (
     TEXT,
     choices_from,
     chosen,
-    own_metric,
     results_of,
     update_text,
 )
 from mot_gen.eval.jsonl import provenance_of
 from mot_gen.eval.records import Given, Record, only_reference, records, records_of, references_of, require_fields
 from mot_gen.eval.result import Results
+from mot_gen.eval.text.own_metric import own_metric
 
 if TYPE_CHECKING:
     from mot_gen.eval.accumulator import Accumulator
@@ -63,7 +63,7 @@ def text_metrics(metrics: str | Iterable[str], options: Mapping[str, Any]) -> di
 
 def _builder(name: str) -> Any:
     """What makes a metric of `Choices`."""
-    return METRICS[name] if name in METRICS else own_metric(name, "metrics")
+    return METRICS[name] if name in METRICS else own_metric(name)
 
 
 def chosen_texts(metrics: str | Iterable[str]) -> list[str]:
@@ -71,7 +71,7 @@ def chosen_texts(metrics: str | Iterable[str]) -> list[str]:
     listed = metrics.split(",") if isinstance(metrics, str) else list(metrics)
     own = [name.strip() for name in listed if ":" in name]
     for name in own:
-        own_metric(name, "metrics")
+        own_metric(name)
     return chosen(listed, [*METRICS, *own], "metrics")
 
 

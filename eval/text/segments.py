@@ -70,7 +70,10 @@ class SegmentTable(Accumulator):
         raise NotImplementedError
 
     def update(self, *batch: Any) -> None:
-        self.append("table", self.statistics(*batch))
+        rows = self.statistics(*batch)
+        shape = tuple(rows.shape)
+        require(len(shape) == 2, f"{type(self).__name__}.statistics: should give a row of each segment, got {shape}")
+        self.append("table", rows)
 
     def result(self, name: str, score: Callable[[Tensor], float]) -> MetricResult:
         """The result of one function of the summed rows; a metric with several scores calls it for each."""
