@@ -104,12 +104,15 @@ class Builder:
         module, name = self.target.split(":")
         return getattr(importlib.import_module(self.package + module), name)(**options)
 
+    def missing(self, choices: Choices) -> list[str]:
+        """The choices that are not made, and without which the metric cannot be made."""
+        needed = [word.rpartition("=")[2] for word in self.needs.split()]
+        return [choice for choice in needed if getattr(choices, choice) is None]
+
     def check(self, choices: Choices) -> None:
-        """InputError where a choice is missing without which the metric cannot be made."""
-        for word in self.needs.split():
-            choice = word.rpartition("=")[2]
-            if getattr(choices, choice) is None:
-                raise InputError(f"{choice}: {REMEDIES[choice]}")
+        """InputError where a choice is missing."""
+        for choice in self.missing(choices):
+            raise InputError(f"{choice}: {REMEDIES[choice]}")
 
 
 _FEATURES = "feature_extractor=extractor"

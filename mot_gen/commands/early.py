@@ -50,6 +50,8 @@ def check_run(
     _check_files(recipe)
     _check_evaluation(recipe.evaluation)
     checks = [check, also, lambda: _check_tokenizers(recipe)]
+    if recipe.reinforce:
+        checks.append(lambda: _check_rewards(recipe))
     if out is not None:
         refuse_unwritable(out)
         checks.append(lambda: _check_world(recipe.training))
@@ -87,6 +89,13 @@ def _check_tokenizers(recipe: Recipe) -> None:
     check_objectives(recipe)
     if not recipe.auto:
         untrained_tokenizers(recipe, Origin.unread(recipe))
+
+
+def _check_rewards(recipe: Recipe) -> None:
+    """InputError for rewards that cannot be made, as far as is known before data and models are read."""
+    from mot_gen.reinforce.rewards import check_rewards
+
+    check_rewards(recipe)
 
 
 def _records(data: Data) -> Iterator[str]:

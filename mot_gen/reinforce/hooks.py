@@ -10,14 +10,16 @@ from mot_gen.reinforce.dpo_steps import DpoStep
 from mot_gen.reinforce.grpo_steps import GrpoStep
 from mot_gen.reinforce.nft_steps import NftStep
 from mot_gen.reinforce.report import conclude
+from mot_gen.reinforce.rewards import check_rewards
 from mot_gen.training.loop import Hooks
 
 STEPS: dict[str, Any] = {"grpo": GrpoStep, "nft": NftStep, "dpo": DpoStep}
 
 
 def reinforced(recipe: Recipe, hooks: Hooks) -> Hooks:
-    """Hooks whose steps learn as the recipe's section `reinforce` says."""
+    """Hooks whose steps learn as the recipe's section `reinforce` says; InputError for a reward that cannot be made."""
     assert recipe.reinforce is not None
+    check_rewards(recipe)
     step = STEPS[recipe.reinforce.method]()
     if not recipe.evaluation.report:
         return replace(hooks, step=step)

@@ -1,4 +1,4 @@
-"""Metrics of `mot-gen eval` as rewards: metric_reward. Those count that score one sample by itself."""
+"""Metrics of `mot-gen eval` as rewards: asked_by, metric_reward. Those count that score one sample by itself."""
 
 from __future__ import annotations
 
@@ -16,14 +16,27 @@ from mot_gen.eval.text.segments import SegmentTable
 OF_SETS = ("mauve", "self_bleu", "r_precision", "cider", "cider-d")
 
 
+def asked_by(where: str, name: str, options: dict[str, Any], others: Sequence[str]) -> Sequence[str]:
+    """The field of `Samples` that a metric is about; no model is loaded. InputError for a metric that is no reward, or
+    lacks what it needs. The arguments are those of `metric_reward`."""
+    allowed = [each for each in (*TEXT, *IMAGE_TEXT) if each not in OF_SETS]
+    if name not in allowed:
+        raise InputError(f"{where}: {name!r} is not a reward{nearest(name, [*allowed, *others])}")
+    try:
+        choices = choices_from(options)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    for missing in {**TEXT, **IMAGE_TEXT}[name].missing(choices):
+        raise InputError(f"{where}: no model given; name its folder as the reward's option: {{{missing}: FOLDER}}")
+    return ["images"] if name in IMAGE_TEXT else ["texts"]
+
+
 def metric_reward(where: str, name: str, options: dict[str, Any], others: Sequence[str]) -> Callable:
     """A metric by its short name, as a function of texts and references, or of pictures and their prompts; where less
     is better, its score counts negatively. options: `eval.by_name.Choices`. others: names that a message may propose.
     """
-    allowed = [each for each in (*TEXT, *IMAGE_TEXT) if each not in OF_SETS]
-    if name not in allowed:
-        raise InputError(f"{where}: {name!r} is not a reward{nearest(name, [*allowed, *others])}")
-    choices = _choices(where, options)
+    asked_by(where, name, options, others)
+    choices = _choices(options)
     if name in IMAGE_TEXT:
         return _of_pictures(name, IMAGE_TEXT[name](choices))
     return _of_texts(name, TEXT[name](choices))
@@ -62,16 +75,13 @@ def _by_nearest(
     return [max(islice(scores, len(own))) for own in references]
 
 
-def _choices(where: str, options: dict[str, Any]) -> Choices:
+def _choices(options: dict[str, Any]) -> Choices:
     from mot_gen.eval.images.clip import ClipEncoder
 
     made = dict(options)
     if isinstance(made.get("clip"), str):
         made["clip"] = ClipEncoder(made["clip"])
-    try:
-        return choices_from(made)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+    return choices_from(made)
 
 
 def _scores(name: str, metric: Accumulator, batch: tuple[Any, Any]) -> list[float]:

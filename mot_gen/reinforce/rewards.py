@@ -1,4 +1,4 @@
-"""Rewards of samples: Samples, NamedReward, Rewards, made_rewards.
+"""Rewards of samples: Samples, NamedReward, Rewards, check_rewards, made_rewards.
 
 A reward is named in the recipe. It is a file of `mot_gen/reinforce/reward_kinds`, a metric of `mot-gen eval` that
 scores one sample by itself, or a function of your own, `package.module:name`. It is given the samples of a batch and
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Score = Callable[..., Sequence[float]]
 HOME = "mot_gen.reinforce.reward_kinds"
 OWN_KINDS = ("judge", "length")
+GIVEN = ("where", "recipe", "splits")  # what a module of `reward_kinds` is given beside its options
 WRITTEN = {"images": "image", "texts": "text"}  # fields of Samples -> the modality that must have been written
 
 
@@ -128,6 +130,29 @@ class Rewards:
             )
 
 
+def check_rewards(recipe: Recipe) -> None:
+    """InputError for a reward that cannot be made, as far as is known without data and models."""
+    section = recipe.reinforce
+    assert section is not None
+    for field, named in {"rewards": section.rewards, "watched": section.watched}.items():
+        for name, given in named.items():
+            _check(f"reinforce.{field}.{name}", section.writes, given)
+
+
+def _check(where: str, writes: Sequence[str], given: Reward) -> None:
+    shipped = None if ":" in given.kind else _shipped(where, given.kind)
+    if ":" in given.kind:
+        asks = _asked(where, _own_score(where, given))
+    elif shipped:
+        _check_options(where, shipped.reward, given.options)
+        asks = shipped.ASKS
+    else:
+        from mot_gen.reinforce.metric_rewards import asked_by
+
+        asks = asked_by(where, given.kind, given.options, OWN_KINDS)
+    _check_written(where, writes, asks)
+
+
 def made_rewards(recipe: Recipe, splits: Splits) -> Rewards:
     """The rewards that a recipe names; InputError for one that is unknown, or needs what is not written."""
     section = recipe.reinforce
@@ -144,28 +169,46 @@ def made_reward(recipe: Recipe, splits: Splits, field: str, name: str, given: Re
     assert section is not None
     score = _score(where, recipe, splits, given)
     asks = _asked(where, score)
+    _check_written(where, section.writes, asks)
+    return NamedReward(name, given.weight, score, asks)
+
+
+def _check_written(where: str, writes: Sequence[str], asks: Sequence[str]) -> None:
+    """InputError for a reward that asks for what a run does not write."""
     for argument, modality in WRITTEN.items():
-        if argument in asks and modality not in section.writes:
+        if argument in asks and modality not in writes:
             raise InputError(
-                f"{where}: needs what is not written: {argument}; this run writes {', '.join(section.writes)}, so take "
+                f"{where}: needs what is not written: {argument}; this run writes {', '.join(writes)}, so take "
                 "another reward, or another reinforce.writes"
             )
-    return NamedReward(name, given.weight, score, asks)
 
 
 def _score(where: str, recipe: Recipe, splits: Splits, given: Reward) -> Score:
     """The function behind a reward's kind: your own, one of `reward_kinds`, or a metric."""
     if ":" in given.kind:
-        function = _own_function(where, given.kind)
-        _check_options(where, function, given.options)
-        return partial(function, **given.options)
-    path, _, name = given.kind.rpartition(".")
-    require(not path, f"{where}: {given.kind!r} is not a reward; a function of your own is named '{path}:{name}'")
-    if importlib.util.find_spec(f"{HOME}.{given.kind}"):
-        return importlib.import_module(f"{HOME}.{given.kind}").reward(where, recipe, splits, **given.options)
+        return _own_score(where, given)
+    shipped = _shipped(where, given.kind)
+    if shipped:
+        _check_options(where, shipped.reward, given.options)
+        return shipped.reward(where, recipe, splits, **given.options)
     from mot_gen.reinforce.metric_rewards import metric_reward
 
     return metric_reward(where, given.kind, given.options, OWN_KINDS)
+
+
+def _shipped(where: str, kind: str) -> ModuleType | None:
+    """The module of `reward_kinds` that is named so; None where there is none. InputError for a dotted name."""
+    path, _, name = kind.rpartition(".")
+    require(not path, f"{where}: {kind!r} is not a reward; a function of your own is named '{path}:{name}'")
+    module = f"{HOME}.{kind}"
+    return importlib.import_module(module) if importlib.util.find_spec(module) else None
+
+
+def _own_score(where: str, given: Reward) -> Score:
+    """A function of a user's own, with its options."""
+    function = _own_function(where, given.kind)
+    _check_options(where, function, given.options)
+    return partial(function, **given.options)
 
 
 def _own_function(where: str, kind: str) -> Score:
@@ -175,12 +218,12 @@ def _own_function(where: str, kind: str) -> Score:
     return found
 
 
-def _check_options(where: str, function: Score, options: Mapping[str, Any]) -> None:
-    """InputError for an option that a function of your own does not take."""
+def _check_options(where: str, function: Callable, options: Mapping[str, Any]) -> None:
+    """InputError for an option that a reward's function does not take."""
     taken = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
         return
-    names = [parameter.name for parameter in taken]
+    names = [parameter.name for parameter in taken if parameter.name not in GIVEN]
     for option in options:
         require(option in names, f"{where}: the function takes no option {option!r}{nearest(option, names)}")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
-from tiny_rewards import rewarded
+from tiny_rewards import learn, rewarded
 
 from mot_gen.data.records import Splits
 from mot_gen.datasets import digits
@@ -69,9 +69,29 @@ def test_rewards_are_weighed_and_those_watched_are_not():
         ("{'tiny_rewards:asks': 1.0}", r"asks for 'picture'; did you mean|asks for 'picture'"),
         ("{'no_such_module:f': 1.0}", r"No module named 'no_such_module'"),
         ("{'tiny_rewards.asks': 1.0}", r"a function of your own is named 'tiny_rewards:asks'"),
-        ("{pickscore: 1.0}", r"pickscore: no model given"),
+        ("{pickscore: 1.0}", r"pickscore: no model given; name its folder as the reward's option: {pickscore: FOLDER}"),
     ],
 )
 def test_what_cannot_be_made_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         made_rewards(recipe(f"reinforce.rewards={given}"), digits.load(Data()))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("{x: {kind: 'tiny_rewards:brightness', powr: 2}}", "takes no option 'powr'; one of: images"),
+        ("{judge: {valeu: right}}", "takes no option 'valeu'; did you mean 'value'"),
+        ("{judge: {splits: 2}}", "takes no option 'splits'"),
+        ("{'tiny_rewards:words': 1.0}", "needs what is not written: texts; this run writes image"),
+        ("{length: 1.0}", "needs what is not written: texts"),
+        ("{bleu: 1.0}", "needs what is not written: texts"),
+        ("{exact_mtach: 1.0}", "'exact_mtach' is not a reward; did you mean 'exact_match'"),
+        ("{pickscore: 1.0}", r"rewards\.pickscore: no model given; name its folder"),
+    ],
+)
+def test_what_is_known_without_data_is_refused_before_anything_is_written(given, message, tmp_path):
+    wrong = recipe(f"reinforce.rewards={given}")
+    with pytest.raises(InputError, match=message):
+        learn(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

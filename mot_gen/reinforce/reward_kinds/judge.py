@@ -25,6 +25,8 @@ from mot_gen.reports.judge_run import task_of
 
 VALUES = ("probability", "right")
 
+ASKS = ("images",)  # what must be written for it
+
 
 def reward(
     where: str,

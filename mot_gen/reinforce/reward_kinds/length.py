@@ -8,6 +8,8 @@ from mot_gen.data.records import Splits
 from mot_gen.errors import require
 from mot_gen.recipes.recipe import Recipe
 
+ASKS = ("texts",)  # what must be written for it
+
 
 def reward(where: str, recipe: Recipe, splits: Splits, most: int = 20) -> Callable:
     """most: the words that are free; twice as many are worth nothing."""
