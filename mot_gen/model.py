@@ -33,6 +33,7 @@ from mot_gen.checkpoints.dtypes import check_dtype
 from mot_gen.checkpoints.folders import ANSWERS, permission
 from mot_gen.checkpoints.model_folder import check_model_folder
 from mot_gen.errors import InputError, nearest, require
+from mot_gen.files.hub import folder_or_name
 from mot_gen.files.manifest import refuse_pickle
 from mot_gen.learning.corruption import Corruption
 from mot_gen.learning.losses import learned_losses, unreduced_losses
@@ -119,7 +120,8 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         config that does not describe the weights beside it.
         """
         check_dtype(kwargs)
-        place = checkpoints.component_folder(pretrained_model_name_or_path, cls.__name__, kwargs)
+        given = folder_or_name(pretrained_model_name_or_path)
+        place = checkpoints.component_folder(given, cls.__name__, kwargs)
         folder = Path(place) / (kwargs.get("subfolder") or "")
         refuse_pickle(folder)
         with permission(kwargs.pop("trust_remote_code", False)):

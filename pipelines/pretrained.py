@@ -25,6 +25,7 @@ from mot_gen import checkpoints
 from mot_gen.checkpoints.folders import INDEX, OWN, permission, read_json, refuse_foreign, tokenizer_part
 from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
+from mot_gen.files.hub import check_given
 from mot_gen.files.own_modules import imported
 from mot_gen.model import MultimodalModel
 
@@ -40,6 +41,7 @@ def load(name: str | Path, build: Callable[[str | Path], Any], given: Mapping[st
     name: a run's folder, its `model/`, a converted folder, a shipped name, or a hub name. given: the caller's keyword
     arguments, components that take the place of the folder's among them.
     """
+    check_given(name)
     folder = _folder_of(name)
     if torch.float16 in (given.get("dtype"), given.get("torch_dtype")) and not torch.accelerator.is_available():
         warnings.warn(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mot_gen.errors import InputError
+from mot_gen.files.hub import folder_or_name
 from mot_gen.tokenizers.fingerprint import fingerprint
 
 
@@ -32,6 +33,7 @@ logging.getLogger("diffusers.models.modeling_utils").addFilter(_is_about_a_layer
 def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:
     """Name of the class whose config.json lies in a folder or under a hub name; raises InputError where none does."""
     where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+    folder_or_name(name)
     try:
         config: Any = cls.load_config(name, **{key: kwargs[key] for key in where if key in kwargs})
         return config.get("_class_name")
@@ -69,8 +71,9 @@ class NetworkTokenizer(ConfiguredModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
-        with loading(pretrained_model_name_or_path, cls):
-            return super().from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
+        place = folder_or_name(pretrained_model_name_or_path)
+        with loading(place, cls):
+            return super().from_pretrained(place, **({"use_safetensors": True} | kwargs))
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mot_gen.errors import InputError, expect
+from mot_gen.files.hub import folder_or_name
 from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.fingerprint import fingerprint
 from mot_gen.tokenizers.span_ids import check_ids
@@ -86,7 +87,7 @@ class TextTokenizer(PreTrainedTokenizerFast):
         there is none, or where text would not survive it (not a byte-level BPE). Where some of the 256 bytes are not in
         the vocabulary, `encode` refuses the texts that need one.
         """
-        files = read_text_files(str(pretrained_model_name_or_path), **kwargs)
+        files = read_text_files(str(folder_or_name(pretrained_model_name_or_path)), **kwargs)
         if files.config.get("tokenizer_class") == cls.__name__:
             own: dict[str, Any] = {field: files.config.get(field) for field in ("name", "layout", "specials")}
         else:

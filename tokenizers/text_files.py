@@ -44,10 +44,10 @@ def read_text_files(name: str, **kwargs) -> TextFiles:
     """
     finding = {key: value for key, value in kwargs.items() if key in FINDS}
     path = _find(name, TOKENIZER_FILE, finding)
-    config_path = _find(name, CONFIG_FILE, finding)
-    template_path = _find(name, TEMPLATE_FILE, finding)
     if path is None:
         raise InputError(f"{name}: no {TOKENIZER_FILE} found in this folder or hub name")
+    config_path = _find(name, CONFIG_FILE, finding)
+    template_path = _find(name, TEMPLATE_FILE, finding)
     try:
         config = json.loads(_read(config_path)) if config_path else {}
         spec = json.loads(_read(path))

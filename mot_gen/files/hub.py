@@ -1,13 +1,30 @@
-"""Names of models on the Hugging Face hub: require_local, which lets nothing be fetched without being asked for."""
+"""What `from_pretrained` is given: check_given, folder_or_name.
+Names on the Hugging Face hub: require_local, which lets nothing be fetched without being asked for; was_fetched."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from mot_gen.errors import require
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def check_given(given: object) -> None:
+    """InputError for what is neither a path nor a name."""
+    is_name = isinstance(given, (str, os.PathLike)) and given != ""
+    require(is_name, f"from_pretrained: give a folder, or the name of a model, got {given!r}")
+
+
+def folder_or_name(given: str | Path) -> str | Path:
+    """What was given. InputError unless it is a path that is there, or may be a name on the hub."""
+    check_given(given)
+    name = str(given)
+    is_path = "\0" not in name and Path(name).exists()
+    require(is_path or HUB_NAME.fullmatch(name), f"{name!r}: no such folder; give that of a saved one")
+    return given
 
 
 def require_local(field: str, name: str) -> None:
