@@ -188,9 +188,11 @@ def _generate(arguments) -> int:
     taken |= {kind: tuple(given[kind] or ()) for kind in INPUTS}
     options = {name: given[name] for name in OPTIONS if given[name] is not None}
     request = Request(**taken, options=options)
+    kept = 0
     for made in generate(arguments.checkpoint, request):
-        if arguments.json:
-            print(json.dumps(made, ensure_ascii=False), flush=True)
-        else:
-            print(made.get("file") or made["text"], flush=True)
+        kept += "kept" in made
+        line = json.dumps(made, ensure_ascii=False) if arguments.json else made.get("file") or made["text"]
+        print(line, flush=True)
+    if kept:
+        print(f"mot-gen: {kept} of these were there already; --redo makes them again", file=sys.stderr)
     return 0

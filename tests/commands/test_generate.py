@@ -87,6 +87,7 @@ def test_a_folder_is_captioned_and_gone_on_with(generate, pictures, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "texts").iterdir()}
     again = generate(*ask)
     assert [each.get("kept", False) for each in again] == [True, True, False]
+    assert "2 of these were there already; --redo makes them again" in generate.err
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert json.loads((tmp_path / "texts" / "b.json").read_text()) == said
 
