@@ -19,6 +19,7 @@ from mot_gen.files.alone import alone
 from mot_gen.files.disk_errors import written_to
 from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals, stopping_at_once
+from mot_gen.recipes.data_section import Data
 from mot_gen.recipes.recipe import Recipe, field_of, read_mapping
 from mot_gen.training import checkpoint
 from mot_gen.training.build import check_parts, load_splits
@@ -127,9 +128,17 @@ def _begin(run: Run, begun: bool, say: Callable[[str], None]) -> None:
     if run.origin is not None:
         for line in run.origin.lines(recipe, run.model, run.tokenizers):
             say(line)
+    for path in _trained_and_held_out(recipe.data):
+        say(f"data.held_out_records: {path} is trained on too, so what is measured on it says nothing of new data")
     if run.world.first:
         drop_later_metrics(run)
         recipe.save(folder / "recipe.yaml")
+
+
+def _trained_and_held_out(data: Data) -> list[str]:
+    """The records that are named in both places."""
+    trained = {Path(records.path).resolve() for records in data.records}
+    return [path for path in data.held_out_records if Path(path).resolve() in trained]
 
 
 def _conclude(run: Run, hooks: Hooks, complete: bool) -> None:

@@ -45,6 +45,20 @@ def test_what_is_changed_and_left_out_is_said(tmp_path, capsys, monkeypatch):
     assert held_out and all(encoded.count(path) == 1 for path in held_out)  # of three evaluations
 
 
+def test_records_that_are_trained_on_and_held_out_are_named(tmp_path, capsys):
+    lines = []
+    for number in range(4):
+        Image.new("L", (8, 8), 60 * number).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "caption": f"picture {number}"}))
+    records, others = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path in (records, others):
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+    held_out = f"data.held_out_records=[{tmp_path / '..' / tmp_path.name / 'a.jsonl'}, {others}]"
+    train(load_recipe("digits", [f"data.records={records}", held_out, *TINY]), tmp_path / "run")
+    said = [line for line in capsys.readouterr().err.splitlines() if "is trained on too" in line]
+    assert len(said) == 1 and "a.jsonl is trained on too" in said[0]
+
+
 def _split(printed: str) -> tuple[list[str], list[str]]:
     """The lines about data before the first step, and those after the last."""
     lines = printed.splitlines()
