@@ -96,7 +96,7 @@ def small_scales(
 
 
 def small_kl(
-    image_size: int | Sequence[int] = 32,
+    image_size: int | Sequence[int] | Sequence[Sequence[int]] = 32,
     latent_channels: int = 8,
     fold: int = 4,
     widths: Sequence[int] = (128,),
@@ -105,7 +105,10 @@ def small_kl(
     color_channels: int = 3,
     patch_size: int = 1,
 ) -> LatentImageTokenizer:
-    """An untrained LatentImageTokenizer that shrinks by 4: 8 x 8 x 8 latents of a 32 x 32 image."""
+    """An untrained LatentImageTokenizer that shrinks by 4: 8 x 8 x 8 latents of a 32 x 32 image.
+
+    image_size: of several sizes it is trained on pictures of the first, and then takes all.
+    """
     channels = _channels(image_size, fold, widths, color_channels)
     network = ResidualAutoencoder(channels, latent_channels, list(widths), encoder_layers, decoder_layers)
     return LatentImageTokenizer.from_autoencoder(network, image_size, patch_size, fold)

@@ -166,7 +166,8 @@ def _joined(errors: list[dict[str, Any]], name: str, options: dict[str, Any]) ->
     start = "Input should be "
     kinds: list[str] = []
     for error in errors:
-        kind = error["msg"].removeprefix(start)
+        within = sum(isinstance(step, int) for step in error["loc"])  # so many lists
+        kind = "a list of which each is " * within + error["msg"].removeprefix(start)
         if error["loc"][0] == name and error["msg"].startswith(start) and kind not in kinds:
             kinds.append(kind)
     return {**first, "msg": start + " or ".join(kinds), "input": options[name]}
@@ -218,6 +219,7 @@ def complaint(error: Mapping[str, Any], allowed: Iterable[str]) -> str:
     if kind in ("model_type", "model_attributes_type"):
         return f"should be names with their values, got {got!r}"
     expected = error["msg"].replace("Input should", "should").replace("\n", " ")
+    expected = expected.replace("an instance of Sequence", "a list")
     return f"{expected}, got {got!r}"
 
 

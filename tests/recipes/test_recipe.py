@@ -253,9 +253,14 @@ def test_the_shipped_tokenizers_options_are_checked_by_their_own_signatures():
     check_options("tokenizers.text", TextTokenizer.train, tokenizers["text"].options)
     with pytest.raises(InputError, match=r"tokenizers\.text\.vocab_size should be a valid integer, got 'many'"):
         check_options("tokenizers.text", TextTokenizer.train, {"vocab_size": "many"})
-    for wrong, expected in {"[8, x]": "got [8, 'x']", "{a: 1}": "instance of Sequence, got {'a': 1}"}.items():
+    for wrong, expected in {"[8, x]": "got [8, 'x']", "{a: 1}": "valid integer or a list, got {'a': 1}"}.items():
         said = rf"tokenizers\.image\.image_size should be .*{re.escape(expected)}$"
         with pytest.raises(InputError, match=said):
             load_recipe("digits", [f"tokenizers.image.image_size={wrong}"])
         with pytest.raises(InputError, match=said):
             check_options("tokenizers.image", PatchImageTokenizer, {"image_size": yaml.safe_load(wrong)})
+
+
+def test_a_wrong_entry_of_a_list_is_told_apart_from_a_wrong_value():
+    with pytest.raises(InputError, match="valid integer or a list of which each is a valid integer, got"):
+        load_recipe("digits", ["tokenizers.image.kind=image_vq", "tokenizers.image.image_size=[[8, 8], [4, 4]]"])

@@ -57,6 +57,13 @@ def test_it_learns_and_its_tokens_are_declared(kind):
         assert tokenizer.modality.vocab_size == {"vq": 32, "fsq": 75}[kind]
 
 
+def test_of_several_sizes_it_is_trained_on_the_first_and_takes_all():
+    tokenizer = small_kl(**{**SMALL, "image_size": [[16, 16], [8, 24]]})
+    ImageTrainer(tokenizer, squares(), dataclasses.replace(FAST, steps=2)).run()
+    assert [tokenizer.encode(picture).grid for picture in (squares()[0], squares()[0][:, :4, :12])] == [(4, 4), (2, 6)]
+    assert tokenizer.decode(tokenizer.encode(squares()[0][:, :4, :12])).shape[-2:] == (8, 24)
+
+
 class Killed(Exception):
     pass
 
