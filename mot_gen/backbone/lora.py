@@ -129,31 +129,52 @@ def _rows_of(places: Sequence[int], towers: int, routing: Routing) -> list[slice
     return [slice(starts[place], starts[place + 1]) for place in places]
 
 
-def add(model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers: Sequence[str] = ()) -> None:
-    """Put adapters beside the projections of these towers, and freeze everything else. layers: last names of those that
-    get one, such as qkv and out; all where none is given. InputError where a model has none of them."""
+def add(
+    model: nn.Module, towers: Sequence[str], rank: int, alpha: float, layers: Sequence[str] = (), first: int = 0
+) -> None:
+    """Put adapters beside the projections of these towers, and freeze everything else.
+
+    layers: last names of those that get one, such as qkv and out; all where none is given.
+    first: the blocks before this one get none, so that no gradient has to reach them.
+    InputError where a model has none of them.
+    """
     backbone: Any = model.backbone
-    if getattr(backbone, "routed", False):
-        raise InputError("backbone.lora: experts that are routed take no adapters; give a backbone without experts")
     found = _projections(backbone)
     known = {name.rpartition(".")[2] for name in found}
-    require(found, "backbone.lora: no projection is owned by towers here; give a backbone with untied projections")
     for name in layers:
         if name not in known:
             raise InputError(f"backbone.lora.layers: {name!r} is no projection that towers own" + nearest(name, known))
+    chosen = [name for name in found if _block_of(name) >= first and (not layers or name.rpartition(".")[2] in layers)]
+    require(chosen, f"training.frozen_layers: none of the {len(backbone.blocks)} layers is left for backbone.lora")
+    _put(model, chosen, towers, rank, alpha)
+
+
+def _block_of(name: str) -> int:
+    """The number of a projection's block, `blocks.N.`; 0 for one that belongs to none."""
+    path = name.split(".")
+    return int(path[1]) if path[0] == "blocks" else 0
+
+
+def _put(model: nn.Module, names: Sequence[str], towers: Sequence[str], rank: int, alpha: float) -> None:
+    """Freeze a model and put adapters beside the projections of these names."""
+    backbone: Any = model.backbone
     places = [backbone.towers.index(tower) for tower in towers]
     model.requires_grad_(False)
-    for name, layer in found.items():
-        if not layers or name.rpartition(".")[2] in layers:
-            layer.adapter = LowRank(layer, places, rank, alpha)
+    for name in names:
+        layer: Any = backbone.get_submodule(name)
+        layer.adapter = LowRank(layer, places, rank, alpha)
 
 
 def _projections(backbone: Any) -> dict[str, UntiedLinear]:
-    """The projections that every tower owns, or that a model of one tower has, by name."""
+    """The projections that every tower owns, or that a model of one tower has, by name. InputError where there is
+    none."""
+    if getattr(backbone, "routed", False):
+        raise InputError("backbone.lora: experts that are routed take no adapters; give a backbone without experts")
     found: dict[str, UntiedLinear] = {}
     for name, layer in backbone.named_modules():
         if isinstance(layer, UntiedLinear) and len(layer.weight) == len(backbone.towers):
             found[name] = layer
+    require(found, "backbone.lora: no projection is owned by towers here; give a backbone with untied projections")
     return found
 
 
@@ -211,8 +232,11 @@ def load(model: nn.Module, folder: Path) -> None:
     """Put the adapters of a folder, as `save` or peft wrote it, on a model whose towers have none yet."""
     config, weights = _lora_config().from_pretrained(str(folder)), load_file(folder / WEIGHTS)
     backbone: Any = model.backbone
-    layers = {path.rpartition(".")[0].rpartition(".")[2] for path in config.target_parameters}
-    add(model, backbone.towers, config.r, config.lora_alpha, sorted(layers))
+    known = _projections(backbone)
+    named = [path.removesuffix(".weight").removeprefix("backbone.") for path in config.target_parameters]
+    for name in named:
+        require(name in known, f"{folder}: adapts {name}, which this model has not; give the model it was made for")
+    _put(model, named, backbone.towers, config.r, config.lora_alpha)
     for name, adapter in adapters(model).items():
         a, b = (weights.get(f"{_PREFIX}{name}.lora_{each}.weight") for each in "AB")
         if a is None or b is None or a.numel() != adapter.a.numel() or b.numel() != adapter.b.numel():

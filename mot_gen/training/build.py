@@ -27,6 +27,7 @@ from mot_gen.recipes.sections import Data
 from mot_gen.sequence import Modality
 from mot_gen.training.origin import Origin
 from mot_gen.training.parallel import allocate, fill
+from mot_gen.training.parameter_groups import freeze
 from mot_gen.training.tokenizer_building import TOKENIZERS, build_tokenizers, refuse_unfit, untrained_tokenizers
 
 __all__ = [
@@ -96,7 +97,7 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalMo
         with outlining():
             model = MultimodalModel(**config.to_dict())
             if backbone.lora:
-                lora.add(model, **backbone.lora.model_dump())
+                lora.add(model, **backbone.lora.model_dump(), first=recipe.training.frozen_layers)
     except (OverflowError, RuntimeError, MemoryError, TypeError) as error:
         if not _is_of_sizes(error):
             raise
@@ -104,6 +105,7 @@ def outline_model(recipe: Recipe, tokenizers: Mapping[str, Any]) -> MultimodalMo
         raise InputError(
             f"backbone: no model of these sizes can be made ({reason}); lower dim, ffn_dim or layers"
         ) from error
+    freeze(model, recipe.training)
     return model
 
 

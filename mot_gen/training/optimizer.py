@@ -24,9 +24,10 @@ from mot_gen.recipes.sections import Backbone, Training
 from mot_gen.tokenizers.muon import muon
 from mot_gen.training.learning_rate import learning_rate
 from mot_gen.training.parallel import first_index, local
-from mot_gen.training.parameter_groups import Group, decays, is_stack_of_matrices, learns, rate_factors
+from mot_gen.training.parameter_groups import Group, decays, is_stack_of_matrices, rate_factors
 
 MAX_SKIPPED = 20  # steps in a row that were not used, at which a run ends
+NOTHING = "backbone.frozen, training.learns, training.frozen_layers: nothing would be learned; leave something to learn"
 SETTLED = 50  # used steps after which the mean gradient norm is worth a comparison
 
 
@@ -61,6 +62,7 @@ class Optimizer:
     def __init__(self, model: MultimodalModel, training: Training, backbone: Backbone):
         self.training = training
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        require(self.parameters, NOTHING)
         self.state = torch.zeros(3, dtype=torch.float64, device=local(self.parameters[0]).device)
         self.pieces: list[Piece] = []
         self.moments: dict[str, tuple[Tensor, Tensor]] = {}
@@ -72,7 +74,7 @@ class Optimizer:
                 "training.parallel=ddp or training.optimizer=adamw"
             )
         groups = self._groups(model, backbone, by_muon)
-        require(groups, "backbone.frozen, training.learns: nothing would be learned; leave something to learn")
+        require(groups, NOTHING)
         self.optimizers = []
         for matrices in (False, True):
             own = {group: values for group, values in groups.items() if group.matrices is matrices}
@@ -91,7 +93,7 @@ class Optimizer:
         """The values of all pieces that learn, by what they have in common."""
         groups: dict[Group, list[Tensor]] = {}
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or not learns(name, self.training):
+            if not parameter.requires_grad:
                 continue
             decay = self.training.weight_decay if decays(name, parameter) else 0.0
             matrices = by_muon and is_stack_of_matrices(name, parameter)

@@ -221,17 +221,21 @@ class Origin:
         return [
             f"training begins with {self.name} ({self.model}), by training.init",
             f"loaded: {loaded:,} weights, and {whose}: {', '.join(described)}",
-            f"frozen: {_frozen_in_words(recipe, loaded)}; new: {_new_in_words(adapters, steps)}",
+            f"frozen: {_frozen_in_words(recipe, model, loaded)}; new: {_new_in_words(adapters, steps)}",
         ]
 
 
-def _frozen_in_words(recipe: Recipe, loaded: int) -> str:
+def _frozen_in_words(recipe: Recipe, model: MultimodalModel, loaded: int) -> str:
     """The loaded weights that do not learn."""
     if recipe.backbone.lora:
         return f"all {loaded:,} of them"
+    frozen = []
     if recipe.backbone.frozen:
-        return "the towers " + ", ".join(recipe.backbone.frozen)
-    return "nothing"
+        frozen.append("the towers " + ", ".join(recipe.backbone.frozen))
+    apart = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    if apart:
+        frozen.append(f"{apart:,} weights of layers and parts")
+    return " and ".join(frozen) or "nothing"
 
 
 def _new_in_words(adapters: int, steps: int) -> str:

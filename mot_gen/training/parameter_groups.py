@@ -1,4 +1,4 @@
-"""What the optimizer does with a parameter, as its name says: learns, decays, rate_factors, is_stack_of_matrices.
+"""What training does with a parameter, as its name says: freeze, decays, rate_factors, is_stack_of_matrices.
 
 A Group is what parameters have in common that are stepped alike.
 """
@@ -30,8 +30,15 @@ def is_stack_of_matrices(name: str, parameter: Tensor) -> bool:
     return name.startswith("backbone.") and parameter.dim() == 3 and min(parameter.shape[1:]) >= LEAST
 
 
-def learns(name: str, training: Training) -> bool:
-    """Whether a parameter is among `training.learns` and above `training.frozen_layers`."""
+def freeze(model: MultimodalModel, training: Training) -> None:
+    """Leave gradients to the parameters among `training.learns` and above `training.frozen_layers`, of those that
+    have any."""
+    for name, parameter in model.named_parameters():
+        if not _learns(name, training):
+            parameter.requires_grad_(False)
+
+
+def _learns(name: str, training: Training) -> bool:
     path = name.split(".")
     if training.frozen_layers and _is_below(path, training.frozen_layers):
         return False
