@@ -103,6 +103,21 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         lora.load(other, tmp_path)
 
 
+def test_the_first_layers_may_have_none_and_then_get_no_gradient(tmp_path):
+    made, loaded = adapted(first=1), model()
+    assert {name.split(".")[2] for name in lora.adapters(made)} == {"1"}
+    reached = []
+    for block in made.backbone.blocks:
+        block.register_forward_hook(lambda block, given, states: reached.append(states.requires_grad))
+    made.backbone(made.embed(batch())[0], batch().layout)
+    assert reached == [False, True]
+    lora.save(made, tmp_path)
+    lora.load(loaded, tmp_path)
+    assert (hidden(loaded) - hidden(made)).abs().max() < 1e-6
+    with pytest.raises(InputError, match=r"training\.frozen_layers: none of the 2 layers is left for backbone\.lora"):
+        adapted(first=2)
+
+
 TINY = [
     "training.threads=1",
     "tokenizers.text.vocab_size=270",

@@ -149,6 +149,22 @@ def test_parts_and_layers_that_learn_are_named(tmp_path):
         prepare(tiny("training.learns=[quv]"), tmp_path / "none")
 
 
+def test_what_does_not_learn_costs_nothing_and_changes_no_gradient(tmp_path):
+    """No gradient, no moments, no average of its own; what learns has the gradients that it has beside the others."""
+    usual = ["backbone.layers=2", "training.ema=0.9", "training.clip=1e9"]
+    whole = prepare(tiny(*usual), tmp_path / "whole")
+    upper = prepare(tiny(*usual, "training.frozen_layers=1"), tmp_path / "upper")
+    for run in (whole, upper):
+        training_step(run)
+    learned = {name for name, parameter in upper.model.named_parameters() if parameter.requires_grad}
+    assert learned and learned == upper.optimizer.moments.keys() < whole.optimizer.moments.keys()
+    assert not any(name.startswith(("embedding", "backbone.blocks.0.")) for name in learned)
+    for name, parameter in upper.averaged.named_parameters():
+        assert (parameter is upper.model.get_parameter(name)) == (name not in learned)
+    for name in learned:
+        assert torch.equal(upper.optimizer.moments[name][0], whole.optimizer.moments[name][0]), name
+
+
 def test_phases_are_checked_when_the_recipe_is_read():
     with pytest.raises(InputError, match="phases must end one after the other"):
         tiny("training.phases=[{until: 3}, {until: 2}]")
