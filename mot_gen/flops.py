@@ -1,4 +1,5 @@
-"""Counting: Parameters, count_parameters (active and total), forward_flops of a packed batch, and by_module.
+"""Counting: Parameters, count_parameters (active and total), learned_parameters; forward_flops of a packed batch, and
+by_module.
 
 A multiply and an add are two FLOPs. Matrix products, convolutions, attention and scans are counted, by the backbone or
 patch layer that has it; norms and activations, below 1% at any real size, are not. Training is three forwards, as the
@@ -32,6 +33,11 @@ def count_parameters(model: MultimodalModel) -> Parameters:
     layers = sum(p.numel() for p in others)
     idle = sum(p.numel() for p in model.backbone.parameters()) - model.backbone.active_parameters()
     return Parameters(active=total - idle - layers, total=total)
+
+
+def learned_parameters(model: MultimodalModel) -> int:
+    """How many parameters get gradients."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def forward_flops(model: MultimodalModel, batch: PackedBatch, executed: bool = False) -> int:

@@ -78,7 +78,7 @@ def _costs(recipe: Recipe, sizes: Mapping[str, Any]) -> dict[str, Any]:
 
     facts = plan(recipe, **sizes)
     if sizes["processes"] == 1:
-        beside = process_memory(facts["total_parameters"], recipe.training)
+        beside = process_memory(facts["total_parameters"], facts["learned_parameters"], recipe.training)
         together = beside + facts["peak_bytes"] + facts["cached_bytes"]
         facts |= {"process_bytes": beside, "resident_bytes": together}
     return facts

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from mot_gen.flops import count_parameters, learned_parameters
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.sections import Training
 from mot_gen.sequence import PackedBatch
@@ -29,16 +30,17 @@ COMPILER, BUFFERS = 130 << 20, 60 << 20
 
 def training_memory(model: MultimodalModel, batches: Sequence[PackedBatch], training: Training) -> int:
     """Bytes at the fullest moment of a step of one process. The model may be on the meta device."""
-    weights = 4 * sum(p.numel() for p in model.parameters())
-    state = _state(weights, training)
+    total, learned = count_parameters(model).total, learned_parameters(model)
     activations = max(_activations(model, batch, training) for batch in batches) * _heap(training)
-    kept = weights if accumulation(training, 1) > 1 else 0  # gradients of the earlier batches of a step
-    return state + max(round(activations) + kept, weights)
+    gradients = 4 * learned
+    kept = gradients if accumulation(training, 1) > 1 else 0  # gradients of the earlier batches of a step
+    return _state(total, learned, training) + max(round(activations) + kept, gradients)
 
 
-def process_memory(parameters: int, training: Training) -> int:
+def process_memory(parameters: int, learned: int, training: Training) -> int:
     """Bytes that the process of a run holds beside the step: the interpreter, the libraries, the data, its tokenizers,
-    and the copy of the state that a checkpoint is written from. 0 where a GPU's memory is counted.
+    and the copy of the state that a checkpoint is written from. 0 where a GPU's memory is counted. learned: how many of
+    the parameters learn.
 
     Call it when a plan is made, since this process then holds the same libraries and data.
     """
@@ -46,13 +48,13 @@ def process_memory(parameters: int, training: Training) -> int:
         return 0
     here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     compiler = 0 if "torch._dynamo" in sys.modules else COMPILER
-    return here + compiler + BUFFERS + _state(4 * parameters, training)
+    return here + compiler + BUFFERS + _state(parameters, learned, training)
 
 
-def _state(weights: int, training: Training) -> int:
-    """Weights, AdamW's two moments, and the average where there is one."""
-    copies = 4 if training.ema else 3
-    return weights * copies
+def _state(parameters: int, learned: int, training: Training) -> int:
+    """Bytes of the weights, and of AdamW's two moments and the average, where there is one, of those that learn."""
+    copies = 3 if training.ema else 2
+    return 4 * (parameters + copies * learned)
 
 
 def _activations(model: MultimodalModel, batch: PackedBatch, training: Training) -> int:

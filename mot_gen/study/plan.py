@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from mot_gen.flops import by_module, count_parameters
+from mot_gen.flops import by_module, count_parameters, learned_parameters
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Training
@@ -71,6 +71,7 @@ class Draft:
         return {
             "active_parameters": parameters.active,
             "total_parameters": parameters.total,
+            "learned_parameters": learned_parameters(self.model),
             "samples": self.samples,
             "tokens_a_step": tokens,
             "row_fill": fill,
@@ -126,10 +127,11 @@ def _compute_bytes(training: Training) -> int:
 
 def _state_bytes(model: MultimodalModel, training: Training, mesh: Mesh) -> dict[str, int]:
     """What a process keeps between steps, all in fp32, of its share."""
-    share = -(-4 * _count(model.parameters()) // mesh.shards)
-    kept = {"weight_bytes": share, "gradient_bytes": share, "moment_bytes": 2 * share}
+    weights = -(-4 * _count(model.parameters()) // mesh.shards)
+    learned = -(-4 * learned_parameters(model) // mesh.shards)
+    kept = {"weight_bytes": weights, "gradient_bytes": learned, "moment_bytes": 2 * learned}
     if training.ema:
-        kept["average_bytes"] = share
+        kept["average_bytes"] = learned
     return kept
 
 

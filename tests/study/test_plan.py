@@ -68,6 +68,16 @@ def test_memory_and_traffic_are_closed_forms(seven):
     assert on(seven, 64, parallel="ddp", accumulate=2)["sent_among_replicas_bytes"] == ddp["sent_among_replicas_bytes"]
 
 
+def test_what_does_not_learn_is_held_once():
+    whole, upper = (Draft.of(load_recipe("digits", [f"training.frozen_layers={n}"])).facts() for n in (0, 3))
+    assert whole["learned_parameters"] == whole["total_parameters"] == upper["total_parameters"]
+    assert upper["weight_bytes"] == whole["weight_bytes"]
+    learned = 4 * upper["learned_parameters"]
+    assert 0.3 * whole["weight_bytes"] < learned < 0.6 * whole["weight_bytes"]
+    assert upper["gradient_bytes"] == upper["average_bytes"] == upper["moment_bytes"] / 2 == learned
+    assert upper["peak_bytes"] < whole["peak_bytes"]
+
+
 def test_recomputing_keeps_a_block(seven):
     kept, recomputed = (on(seven, 8, gradient_checkpointing=switch)["activation_bytes"] for switch in (False, True))
     tokens = seven.training.rows * seven.training.row_length
