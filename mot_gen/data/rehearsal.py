@@ -15,7 +15,7 @@ from mot_gen.data import records
 from mot_gen.data.joined import Weighted
 from mot_gen.data.mixture import mixture_of
 from mot_gen.data.notices import Notice, Notices
-from mot_gen.data.samples import Sample, Samples, Splits
+from mot_gen.data.samples import Sample, Samples, Splits, kinds_of
 from mot_gen.errors import InputError
 
 
@@ -57,11 +57,17 @@ class Beside(Samples):
 
     @property
     def kinds(self) -> Counter[str]:
-        return records.kinds(self.new) + records.kinds(self.old)
+        new = records.kinds(self.new)
+        return new and new + (records.kinds(self.old) or _all_as_the_first(self.old))
 
 
 def _ends(samples: Sequence[Sample]) -> list[int]:
     return samples.source_ends if isinstance(samples, Samples) else [len(samples)]
+
+
+def _all_as_the_first(samples: Sequence[Sample]) -> Counter[str]:
+    """Samples by modality where all have the modalities of the first, as those that a source draws do."""
+    return Counter(dict.fromkeys(kinds_of(records.outline(samples, 0)), len(samples)))
 
 
 def rehearsed(splits: Splits, old: Sequence[Sample], share: float, name: str) -> Splits:

@@ -39,6 +39,8 @@ def test_weights_of_several_new_sources_stay(tmp_path):
     assert [sources.count(number) for number in range(3)] == [30, 10, 40]
     assert train.source_names[-1] == "rehearsal of digits"
     assert len(train[len(train) - 1].captions) and train.outline(0).id
+    digits = len(load_splits(load_recipe("digits")).train)
+    assert train.kinds == {"text": 20 + digits, "image": digits}  # the digits are not read from files
 
 
 def test_nothing_to_rehearse_is_an_error():
