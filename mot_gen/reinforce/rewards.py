@@ -136,21 +136,21 @@ def check_rewards(recipe: Recipe) -> None:
     assert section is not None
     for field, named in {"rewards": section.rewards, "watched": section.watched}.items():
         for name, given in named.items():
-            _check(f"reinforce.{field}.{name}", section.writes, given)
+            where = f"reinforce.{field}.{name}"
+            _check_written(where, section.writes, _needed_by(where, given))
 
 
-def _check(where: str, writes: Sequence[str], given: Reward) -> None:
-    shipped = None if ":" in given.kind else _shipped(where, given.kind)
+def _needed_by(where: str, given: Reward) -> Sequence[str]:
+    """The fields of `Samples` that a reward needs; InputError for one that cannot be made."""
     if ":" in given.kind:
-        asks = _asked(where, _own_score(where, given))
-    elif shipped:
+        return _asked(where, _own_score(where, given))
+    shipped = _shipped(where, given.kind)
+    if shipped:
         _check_options(where, shipped.reward, given.options)
-        asks = shipped.ASKS
-    else:
-        from mot_gen.reinforce.metric_rewards import asked_by
+        return shipped.ASKS
+    from mot_gen.reinforce.metric_rewards import asked_by
 
-        asks = asked_by(where, given.kind, given.options, OWN_KINDS)
-    _check_written(where, writes, asks)
+    return asked_by(where, given.kind, given.options, OWN_KINDS)
 
 
 def made_rewards(recipe: Recipe, splits: Splits) -> Rewards:
