@@ -1,6 +1,8 @@
 """Rewards by name: judges of one's own labels, lengths, functions with options, and their weighted sum."""
 
+import importlib
 import json
+from pkgutil import iter_modules
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from mot_gen.datasets import digits
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor
 from mot_gen.recipes.sections import Data
-from mot_gen.reinforce.rewards import Samples, made_rewards
+from mot_gen.reinforce import reward_kinds
+from mot_gen.reinforce.rewards import HOME, OWN_KINDS, WRITTEN, Samples, made_rewards
 
 SPLITS = Splits([], [])
 BRIGHT_AND_DARK = torch.stack([torch.full((1, 8, 8), level) for level in (0.95, 0.05)])
@@ -24,6 +27,15 @@ def recipe(*overrides):
 
 def samples(images=None, texts=("a", "a b c")):
     return Samples(["one dark thing", "a dark one"], texts, images, [["a"], ["a b"]], ["first", "second"])
+
+
+def test_every_kind_says_what_must_be_written_for_it():
+    found = {
+        module.name: importlib.import_module(f"{HOME}.{module.name}") for module in iter_modules(reward_kinds.__path__)
+    }
+    assert found.keys() == set(OWN_KINDS)
+    for kind in found.values():
+        assert kind.ASKS and set(kind.ASKS) <= WRITTEN.keys() and kind.__doc__.startswith("Reward of")
 
 
 def test_a_judge_of_ones_own_labels(tmp_path):
