@@ -2,7 +2,8 @@
 
 A reward is named in the recipe. It is a file of `mot_gen/reinforce/reward_kinds`, a metric of `mot-gen eval` that
 scores one sample by itself, or a function of your own, `package.module:name`. It is given the samples of a batch and
-returns a number for each.
+returns a number for each. A file of `reward_kinds` has `reward`, which makes such a function, and `ASKS`, the fields of
+`Samples` that must be written for it.
 """
 
 from __future__ import annotations
