@@ -1,6 +1,6 @@
 """`mot-gen export`: a run's weights as a checkpoint to give away, in half precision and in shards. register, exported.
 
-Of a run that has not ended, or of one that was killed, the newest good checkpoint is exported.
+Of a run that has not ended, was killed, or went on after its end, the newest good checkpoint is exported.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mot_gen.errors import InputError, require
 from mot_gen.files import manifest
 from mot_gen.files.atomic import write_text, writing_folder
 from mot_gen.files.stopping import stopping_at_once
+from mot_gen.training.checkpoint_folders import steps_of
 
 
 def register(commands) -> None:
@@ -98,8 +99,18 @@ def exported(run: str | Path):
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether a folder is that of a run which has checkpoints alone."""
-    return (folder / "checkpoints").is_dir() and not (folder / "model").is_dir()
+    """Whether a run has checkpoints and no model, or went on after its model was written."""
+    if not (folder / "checkpoints").is_dir():
+        return False
+    model = folder / "model" / manifest.NAME
+    if not model.exists():
+        return not model.parent.is_dir()
+    return any(_written(step / manifest.NAME) > _written(model) for step in steps_of(folder))
+
+
+def _written(path: Path) -> float:
+    """When a file was written; 0 where it is not there."""
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def _unfinished(folder: Path):

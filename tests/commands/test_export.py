@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
@@ -15,6 +16,7 @@ from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports.hooks import export, hooks
+from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.loop import train
 
 TINY = [
@@ -97,6 +99,19 @@ def test_a_run_that_has_not_ended_is_exported_from_its_newest_checkpoint_and_lef
     finally:
         (tmp_path / "ended").rename(run.folder / "model")
     assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_went_on_after_its_end_is_exported_from_its_newest_checkpoint(run, tmp_path, monkeypatch):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    taken = []
+    monkeypatch.setattr("mot_gen.commands.export._unfinished", lambda path: taken.append(path))
+    exported(folder)
+    assert not taken  # its model is the newest
+    written = os.stat(folder / "model" / "manifest.json").st_mtime
+    (newest,) = steps_of(folder)[:1]
+    os.utime(newest / "manifest.json", (written + 1, written + 1))
+    exported(folder)
+    assert taken == [folder]
 
 
 @pytest.mark.parametrize(
