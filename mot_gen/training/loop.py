@@ -126,9 +126,7 @@ def _begin(run: Run, begun: bool, say: Callable[[str], None]) -> None:
             f"training.steps: asks for {recipe.training.steps}, and {folder} has made {run.step} already; give more"
         )
     if (folder / "model").is_dir() and run.step < recipe.training.steps:
-        say(
-            f"{folder / 'model'}: is of before until training ends; mot-gen export {folder} OUT takes the newest checkpoint"
-        )
+        say(f"{folder / 'model'}: is an earlier one until training ends; mot-gen export takes the newest checkpoint")
     if run.origin is not None:
         for line in run.origin.lines(recipe, run.model, run.tokenizers):
             say(line)

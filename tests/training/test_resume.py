@@ -72,8 +72,10 @@ def test_another_recipe_is_refused_with_every_difference(run):
 
 def test_what_may_change_may_change_and_is_said(run, capsys):
     changed = ["training.steps=6", "training.lr=1e-3", "training.log_every=2", "sampling.guidance_scale=2.0"]
+    (run / "model").mkdir(exist_ok=True)
     assert train(tiny(*changed), run, resume=True).step == 6
     said = capsys.readouterr().err
+    assert f"{run / 'model'}: is an earlier one until training ends" in said
     assert "goes on with training.lr: 0.002 -> 0.001" in said and "guidance_scale" not in said
 
 
