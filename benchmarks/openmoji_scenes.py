@@ -13,6 +13,8 @@ pairs       two emoji that were never shown together: both are there, on whichev
 captions    what is written of renderings of the singles and pairs, in each language in turn: the names are right, the
             whole caption is, and it is in the language that was asked for
 phrasings   scenes like those of training, in wordings that were learned and in wordings that never were: the name
+practice    the emoji, in scenes that training showed and in others like them, each kind apart; in all phrasings
+languages   the emoji in scenes that training showed, asked for in each language, each kind apart
 frechet     distance to the renderings of the singles and pairs: of what is drawn, and of these after the tokenizer
 
 Names whose pictures are the very same count as one. Shares have 95% intervals by Wilson's score. Under "targets" stands
@@ -36,7 +38,7 @@ from benchmarks.openmoji import BATCH, Model, in_batches, share
 from benchmarks.pair_judge import PairJudge, Reading, shown
 from benchmarks.scene_judge import pictures_of
 from mot_gen.datasets.emoji_captions import languages_of, read_caption
-from mot_gen.datasets.emoji_scenes import Scene, Scenes, catalogue, part_of
+from mot_gen.datasets.emoji_scenes import KINDS, Scene, Scenes, catalogue, part_of
 from mot_gen.datasets.emoji_words import HELD_OUT_PHRASINGS, PHRASINGS
 from mot_gen.datasets.scene_words import LANGUAGES, plain
 from mot_gen.eval.images.extractors import load_extractor
@@ -62,6 +64,15 @@ def taken(scenes: Sequence[Scene], limit: int | None) -> list[Scene]:
     return list(scenes[::step][:limit])
 
 
+def kind_of(scene: Scene) -> str:
+    """Which of KINDS a scene is; a mirrored one on white counts as one on a ground."""
+    if scene.relation:
+        return "two"
+    if scene.place:
+        return "small"
+    return "plain" if scene.ground == "white" and not scene.mirrored else "ground"
+
+
 def share_of(right: Sequence[bool]) -> dict[str, float]:
     """As `share`; a share of nothing has no value."""
     return share(torch.tensor(right)) if right else {"n": 0}
@@ -74,7 +85,7 @@ class Measurement:
     """All figures of a checkpoint; each set of pictures is drawn once."""
 
     def __init__(self, model: Model, judge: PairJudge, limit: int | None):
-        self.model, self.judge = model, judge
+        self.model, self.judge, self.limit = model, judge, limit
         alone = [Scene((id,)) for id in catalogue()]
         self.names = taken([scene for scene in alone if part_of(scene) == "train"], limit)
         self.singles = taken(Scenes("combinations", SIZE, 1, kinds={"ground": 0.5, "small": 0.5}).scenes, limit)
@@ -132,6 +143,37 @@ class Measurement:
             found[kind] = _shares(self.judge.read(self.model.draw(said)), self.familiar)
         return found
 
+    def practice(self) -> dict:
+        """Whether it draws what it was shown better than what it was not."""
+        known = set(self.shown)
+        others = [scene for scene in Scenes("train", SIZE, 10, seed=777).scenes if scene not in known]
+        sets = {"shown": self.shown, "others": others}
+        return {
+            kind: {name: self._named_right(self.of_kind(kind, scenes)) for name, scenes in sets.items()}
+            for kind in KINDS
+            if kind != "plain"  # a name alone on white is one scene, which is shown
+        }
+
+    def languages(self) -> dict:
+        phrasings = [plain(code) for code in LANGUAGES]
+        return {kind: {each: self._said_right(kind, each) for each in phrasings} for kind in KINDS}
+
+    @cached_property
+    def shown(self) -> list[Scene]:
+        """What the recipe trains on."""
+        return Scenes("train", SIZE).scenes
+
+    def of_kind(self, kind: str, scenes: Sequence[Scene]) -> list[Scene]:
+        return taken([scene for scene in scenes if kind_of(scene) == kind], self.limit)
+
+    def _named_right(self, scenes: Sequence[Scene]) -> dict:
+        return _shares(self.judge.read(self.drawn(scenes)), scenes)["emoji"]
+
+    def _said_right(self, kind: str, phrasing: str) -> dict:
+        scenes = self.of_kind(kind, self.shown)
+        drawn = self.model.draw([scene.caption(phrasing) for scene in scenes])
+        return _shares(self.judge.read(drawn), scenes)["emoji"]
+
     def captions(self) -> dict:
         """By language and of all: a picture is asked about in one language."""
         scenes, codes = [*self.singles, *self.pairs], list(LANGUAGES)
@@ -174,6 +216,8 @@ class Measurement:
             "pairs": self.unseen_pairs,
             "captions": self.captions,
             "phrasings": self.phrasings,
+            "practice": self.practice,
+            "languages": self.languages,
             "frechet": self.frechet,
         }
 

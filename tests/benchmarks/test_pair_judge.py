@@ -17,7 +17,7 @@ from benchmarks.openmoji_scenes import Measurement
 from benchmarks.pair_judge import LAYOUTS, Reading, smaller, views
 from benchmarks.scene_judge import pictures_of
 from mot_gen.datasets.emoji_captions import languages_of, read_caption
-from mot_gen.datasets.emoji_scenes import Scene, catalogue, draw_scene, part_of
+from mot_gen.datasets.emoji_scenes import KINDS, Scene, Scenes, catalogue, draw_scene, part_of
 from mot_gen.datasets.scene_words import LANGUAGES, plain
 
 APPLE, FISH = "1F34E", "1F420"
@@ -132,6 +132,17 @@ def test_a_model_without_a_fault_is_right_in_everything(measured):
     assert all(each["reached"] == 1 and each["enough"] for each in met.values() if each)
     assert set(LANGUAGES) < set(measures["captions"])
     assert measures["pairs"]["tokenizer"]["sides"]["n"] == 10
+
+
+def test_kinds_of_scenes_are_measured_apart(measured):
+    found = measured(Faultless(lambda scene: replace(scene, emoji=(APPLE,)) if scene.place else scene))
+    found.shown = Scenes("train", each=1, seed=5).scenes
+    practice, languages = found.practice(), found.languages()
+    assert practice.keys() | {"plain"} == languages.keys() == KINDS.keys()
+    for kind in practice:
+        expected = 0 if kind == "small" else 1
+        assert {each["value"] for each in (*practice[kind].values(), *languages[kind].values())} == {expected}
+    assert languages["two"].keys() == {"plain", "de", "es", "fr"} and practice["two"]["others"]["n"] == 10
 
 
 def test_what_is_wrong_is_counted_where_it_is(measured):
