@@ -75,9 +75,15 @@ class MultilingualPair(Pair):
         if rng.random() < options.caption_dropout:
             return [image]
         if rng.random() < options.caption_first:
-            return [Part("text", rng.choice(self.captions)), image]
+            return [Part("text", self._said(rng)), image]
         code = rng.choice(["", *LANGUAGES])
         answer = Part("text", self.captions[self.spoken.index(code or "en")])
         if not code:
             return [image, answer]
         return [Part("text", QUESTIONS[code], loss=False), image, answer]
+
+    def _said(self, rng: random.Random) -> str:
+        """A caption. Each language is as likely as the others, however many captions it has, since names take as much
+        practice in each."""
+        code = rng.choice(list(dict.fromkeys(self.spoken)))
+        return rng.choice([caption for caption, spoken in zip(self.captions, self.spoken) if spoken == code])

@@ -1,6 +1,7 @@
 """Scenes of one or two emoji: captions in each language, their inverse, drawing, and what is held out."""
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -124,6 +125,18 @@ def test_a_question_is_answered_in_its_language():
         assert code or not question
         assert (code or "en") in languages_of(answer.value)
     assert asked == {"", *LANGUAGES}
+
+
+def test_every_language_asks_for_a_picture_equally_often_and_every_phrasing_is_heard():
+    pair = emoji_scenes.Scenes("train", 16, 1)[0]
+    rng, data = random.Random(0), Data(source="emoji_scenes", caption_first=1.0, caption_dropout=0.0)
+    heard = Counter(pair.arrange(rng, data)[0].value for _ in range(2000))
+    assert heard.keys() == set(pair.captions)
+    spoken = dict(zip(pair.captions, pair.spoken))
+    shares = Counter()
+    for caption, times in heard.items():
+        shares[spoken[caption]] += times / 2000
+    assert shares.keys() == set(LANGUAGES) and all(0.2 < share < 0.3 for share in shares.values())
 
 
 def test_other_options_are_refused():
