@@ -70,7 +70,9 @@ def kind_of(scene: Scene) -> str:
         return "two"
     if scene.place:
         return "small"
-    return "plain" if scene.ground == "white" and not scene.mirrored else "ground"
+    if scene.mirrored or scene.ground != "white":
+        return "ground"
+    return "plain"
 
 
 def share_of(right: Sequence[bool]) -> dict[str, float]:
@@ -147,12 +149,12 @@ class Measurement:
         """Whether it draws what it was shown better than what it was not."""
         known = set(self.shown)
         others = [scene for scene in Scenes("train", SIZE, 10, seed=777).scenes if scene not in known]
-        sets = {"shown": self.shown, "others": others}
-        return {
-            kind: {name: self._named_right(self.of_kind(kind, scenes)) for name, scenes in sets.items()}
-            for kind in KINDS
-            if kind != "plain"  # a name alone on white is one scene, which is shown
-        }
+        kinds = [kind for kind in KINDS if kind != "plain"]  # a name alone on white is one scene, which is shown
+        found = {}
+        for kind in kinds:
+            sets = {"shown": self.of_kind(kind, self.shown), "others": self.of_kind(kind, others)}
+            found[kind] = {name: self._named_right(scenes) for name, scenes in sets.items()}
+        return found
 
     def languages(self) -> dict:
         phrasings = [plain(code) for code in LANGUAGES]

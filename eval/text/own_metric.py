@@ -13,15 +13,15 @@ FED = ("texts", "transcripts", "predictions", "features")  # what `by_name.updat
 OPEN = ("name", "statistics", "score")  # what a SegmentTable leaves to its subclasses
 
 
-def own_metric(name: str, where: str = "metrics") -> Builder:
+def own_metric(name: str) -> Builder:
     """The builder of a metric of your own. It is given the confidence, if its class takes one.
 
     InputError where there is none, or where it could not be fed, made or computed.
     """
     module, _, member = name.partition(":")
-    metric: Any = getattr(imported(where, module), member, None)
-    require(metric is not None, f"{where}: module {module} has no {member!r}")
-    _check(metric, f"{where}: {name}")
+    metric: Any = getattr(imported("metrics", module), member, None)
+    require(metric is not None, f"metrics: module {module} has no {member!r}")
+    _check(metric, f"metrics: {name}")
     takes = "confidence" if _accepts(metric, "confidence") else ""
     return Builder(name, takes, package="")
 

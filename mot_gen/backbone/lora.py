@@ -144,8 +144,9 @@ def add(
     for name in layers:
         if name not in known:
             raise InputError(f"backbone.lora.layers: {name!r} is no projection that towers own" + nearest(name, known))
-    chosen = [name for name in found if _block_of(name) >= first and (not layers or name.rpartition(".")[2] in layers)]
-    require(chosen, f"training.frozen_layers: none of the {len(backbone.blocks)} layers is left for backbone.lora")
+    above = [name for name in found if _block_of(name) >= first]
+    chosen = [name for name in above if not layers or name.rpartition(".")[2] in layers]
+    require(chosen, f"training.frozen_layers: {first} leaves no layer to backbone.lora; lower it")
     _put(model, chosen, towers, rank, alpha)
 
 

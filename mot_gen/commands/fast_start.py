@@ -16,7 +16,7 @@ How each part waits:
 - diffusers' quantizers are only named, and bring accelerate. `Later` objects stand for them.
 - diffusers lists the files of every installed package, to learn what their names are. It does so when it asks for one.
 - transformers lists what its models define, when one is asked for (`late_models`).
-- Python's collector of garbage waits while torch is imported, and never looks at what torch made then.
+- Python's garbage collector waits while torch is imported, and never looks at what torch made then.
 
 If a release of diffusers needs one of these at once, its module is imported again without any of this.
 """

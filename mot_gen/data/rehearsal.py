@@ -58,7 +58,9 @@ class Beside(Samples):
     @property
     def kinds(self) -> Counter[str]:
         new = records.kinds(self.new)
-        return new and new + (records.kinds(self.old) or _all_as_the_first(self.old))
+        if not new:
+            return new
+        return new + (records.kinds(self.old) or _all_as_the_first(self.old))
 
 
 def _ends(samples: Sequence[Sample]) -> list[int]:

@@ -35,7 +35,7 @@ def metric_reward(where: str, name: str, options: dict[str, Any], others: Sequen
     """A metric by its short name, as a function of texts and references, or of pictures and their prompts; where less
     is better, its score counts negatively. options: `eval.by_name.Choices`. others: names that a message may propose.
     """
-    asked_by(where, name, options, others)
+    asked_by(where, name, options, others)  # refuses what is no reward
     choices = _choices(options)
     if name in IMAGE_TEXT:
         return _of_pictures(name, IMAGE_TEXT[name](choices))

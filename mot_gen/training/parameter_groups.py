@@ -31,8 +31,7 @@ def is_stack_of_matrices(name: str, parameter: Tensor) -> bool:
 
 
 def freeze(model: MultimodalModel, training: Training) -> None:
-    """Leave gradients to the parameters among `training.learns` and above `training.frozen_layers`, of those that
-    have any."""
+    """Freeze every parameter that is not among `training.learns`, or is below `training.frozen_layers`."""
     for name, parameter in model.named_parameters():
         if not _learns(name, training):
             parameter.requires_grad_(False)

@@ -114,7 +114,7 @@ def test_the_first_layers_may_have_none_and_then_get_no_gradient(tmp_path):
     lora.save(made, tmp_path)
     lora.load(loaded, tmp_path)
     assert (hidden(loaded) - hidden(made)).abs().max() < 1e-6
-    with pytest.raises(InputError, match=r"training\.frozen_layers: none of the 2 layers is left for backbone\.lora"):
+    with pytest.raises(InputError, match=r"training\.frozen_layers: 2 leaves no layer to backbone\.lora"):
         adapted(first=2)
 
 
