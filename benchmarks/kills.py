@@ -41,12 +41,12 @@ def sitting(rank: int, size: int, port: int, folder: Path, changes: list[str]) -
     """One process of one sitting: begins the run, or goes on with it."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from mot_gen.errors import Lost
+    from mot_gen.errors import ProcessLost
     from mot_gen.recipes.recipe import load_recipe
     from mot_gen.training.loop import train
 
     recipe = load_recipe("digits", [*RECIPE, *changes])
-    with suppress(Lost):  # what the survivors of a kill say
+    with suppress(ProcessLost):  # what the survivors of a kill say
         train(recipe, folder, resume=(folder / "checkpoints" / "latest").exists())
 
 

@@ -17,7 +17,7 @@ class Diverged(RuntimeError):
     """Training went wrong beyond hope; the command line exits with code 1 and one line."""
 
 
-class Lost(RuntimeError):
+class ProcessLost(RuntimeError):
     """A process of the run is gone or does not answer; the command line exits with code 1 and one line."""
 
 

@@ -20,7 +20,7 @@ from mot_gen.sequence import PADDING, Layout
 from mot_gen.sequence.memo import Memo
 
 
-class Prepares(Protocol):
+class PreparesBatch(Protocol):
     """A block, which derives from a batch what its parts need."""
 
     def prepare(self, batch: Batch) -> None: ...
@@ -94,7 +94,7 @@ class Batch(Memo):
         places = Places.of(self.layout, self.bidirectional)
         return places, places
 
-    def plan(self, blocks: Iterable[Prepares]) -> Plan:
+    def plan(self, blocks: Iterable[PreparesBatch]) -> Plan:
         """Let blocks derive what they need. The plan is for all blocks with the same parts."""
         if self.cache is not None:
             _ = self.places  # reserves the tokens' slots

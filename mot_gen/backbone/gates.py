@@ -1,7 +1,7 @@
 """activation(gate) * up of a gated unit, with a backward pass that keeps less memory than autograd's.
 
-`gated` is the formula, `Gated` adds the backward pass. `Again` recomputes the product in the backward pass of what
-comes after it. `plain_gate` is SwiGLU's, which `fused.gate` is compared with.
+`gated` is the formula, `Gated` adds the backward pass. `RecomputedHidden` recomputes the product in the backward pass
+of what comes after it. `plain_gate` is SwiGLU's, which `fused.gate` is compared with.
 
 Shapes: n tokens, F width of the unit; gate and up side by side are (n, 2 F).
 """
@@ -28,7 +28,7 @@ def gated(gate_up: Tensor, activation: parts.Activation) -> Tensor:
     return activation.function(gate).mul_(up)
 
 
-class Again:
+class RecomputedHidden:
     """Recomputes the hidden channels, for the backward pass of the layer that reads them. The backward pass of the
     gate, which comes next, takes the activated gate from here."""
 

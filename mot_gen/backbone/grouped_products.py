@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Groups(Protocol):
+class RowGroups(Protocol):
     """Where groups are. ends: (E,) int32, one past each group's last row."""
 
     ends: Tensor
@@ -29,7 +29,7 @@ class Groups(Protocol):
         ...
 
 
-def product_by_group(x: Tensor, weight: Tensor, groups: Groups) -> Tensor:
+def product_by_group(x: Tensor, weight: Tensor, groups: RowGroups) -> Tensor:
     """x (T, in), weight (E, out, in) -> (T, out), under autocast in its dtype."""
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)

@@ -47,7 +47,7 @@ class LowRank(nn.Module):
     def beside(self, x: Tensor, weight: Tensor, routing: Routing, again: Callable[[], Tensor] | None = None) -> Tensor:
         """x (T, in) sorted by tower -> (T, out): the frozen projection, and what is added. weight: (E, out, in). again:
         makes x anew in the backward pass, so that it is not kept."""
-        how = _How(self.places, self.alpha / self.rank, routing, again)
+        how = _Adaptation(self.places, self.alpha / self.rank, routing, again)
         return _Adapted.apply(x, weight, self.a, self.b, how)
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
@@ -73,7 +73,7 @@ class LowRank(nn.Module):
 
 
 @dataclass(frozen=True)
-class _How:
+class _Adaptation:
     """How an adapter is added: to which of the towers, times which scale. again: makes x anew, or None to keep it."""
 
     places: Sequence[int]

@@ -91,10 +91,10 @@ def _images(args: argparse.Namespace) -> int:
         settings = PictureSettings(num_inference_steps=args.num_inference_steps, guidance_scale=args.guidance_scale)
         refuse_early(*checks)
 
-        from mot_gen.reports.kept_samples import Order, draw_images
+        from mot_gen.reports.kept_samples import SampleRequest, draw_images
         from mot_gen.reports.prompts import prompts_of
 
-        order = Order(args.fake, args.seed, args.batch_size, args.samples, settings)
+        order = SampleRequest(args.fake, args.seed, args.batch_size, args.samples, settings)
         args.fake = str(draw_images(order, prompts_of(args.prompts, args.real), args.num))
     else:
         refuse_missing([args.fake])
@@ -112,10 +112,10 @@ def _text(args: argparse.Namespace) -> int:
         from mot_gen.checkpoints import find
 
         find(args.checkpoint)
-        from mot_gen.reports.kept_samples import Order, write_captions
+        from mot_gen.reports.kept_samples import SampleRequest, write_captions
         from mot_gen.reports.prompts import pairs_of
 
-        args.file = str(write_captions(Order(args.checkpoint, folder=args.samples), pairs_of(args.file)))
+        args.file = str(write_captions(SampleRequest(args.checkpoint, folder=args.samples), pairs_of(args.file)))
     return lazily("mot_gen.commands.eval_text:text")(args)
 
 

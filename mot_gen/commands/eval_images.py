@@ -79,7 +79,7 @@ def sections(measured: Measured) -> list[Section]:
     if real.source is None or real.kept is None or fake.kept is None:
         shown = range(min(SHOWN, len(fake.source)))
         return [("Samples", picture_rows([[_shown(fake.source, i) for i in shown]]))]
-    beside = Beside(real.source, fake.source, *real.kept, *fake.kept)
+    beside = NearestRows(real.source, fake.source, *real.kept, *fake.kept)
     count = len(beside.fake_numbers)
     some = torch.linspace(0, count - 1, min(SHOWN, count)).round().int().tolist()
     worst = worst_cases(beside.fake_features, beside.real_features, SHOWN)
@@ -89,7 +89,7 @@ def sections(measured: Measured) -> list[Section]:
     ]
 
 
-class Beside:
+class NearestRows:
     """Rows of pictures: samples, each followed by the real images that are nearest to it."""
 
     def __init__(

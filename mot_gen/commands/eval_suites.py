@@ -74,13 +74,13 @@ def _images(args: argparse.Namespace) -> str:
     images = _named_images(args)
     if not is_checkpoint(images):
         return images
-    from mot_gen.reports.kept_samples import Order, draw_images
+    from mot_gen.reports.kept_samples import SampleRequest, draw_images
 
     prompts = []
     for prompt in prompts_of(args.suite, args.prompts):
         prompts += [prompt] * args.images_a_prompt
-    order = Order(images, args.seed, args.batch_size, args.samples)
-    return str(draw_images(order, prompts))
+    request = SampleRequest(images, args.seed, args.batch_size, args.samples)
+    return str(draw_images(request, prompts))
 
 
 def _named_images(args: argparse.Namespace) -> str:

@@ -13,7 +13,7 @@ How each part waits:
   their places (`stand_ins`).
 - Four packages of diffusers and two of torchmetrics import all their modules. They run their `__init__` when one of its
   names is asked for.
-- diffusers' quantizers are only named, and bring accelerate. `Later` objects stand for them.
+- diffusers' quantizers are only named, and bring accelerate. `LazyName` objects stand for them.
 - diffusers lists the files of every installed package, to learn what their names are. It does so when it asks for one.
 - transformers lists what its models define, when one is asked for (`late_models`).
 - Python's garbage collector waits while torch is imported, and never looks at what torch made then.
@@ -38,7 +38,7 @@ from typing import Any
 
 from mot_gen.commands.late_models import list_later, without_models
 from mot_gen.commands.stand_ins import (
-    Later,
+    LazyName,
     decorated,
     do_not_ask_peft,
     do_not_ask_the_compiler,
@@ -83,19 +83,19 @@ def install() -> None:
     """Let this process import diffusers lightly. Call it before diffusers is imported; later calls do nothing."""
     if "diffusers" in sys.modules or any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
-    loaders: dict[str, Callable] = dict.fromkeys(PACKAGES, _Waiting)
+    loaders: dict[str, Callable] = dict.fromkeys(PACKAGES, _WaitingLoader)
     loaders |= dict.fromkeys(ENTRIES, _WithStandIns)
-    loaders[METRICS] = partial(_Waiting, names={"_logger": logging.getLogger(METRICS)})
+    loaders[METRICS] = partial(_WaitingLoader, names={"_logger": logging.getLogger(METRICS)})
     loaders[QUANTIZERS] = partial(
-        _Waiting, names={name: Later(QUANTIZERS, name, home) for name, home in QUANTIZED.items()}
+        _WaitingLoader, names={name: LazyName(QUANTIZERS, name, home) for name, home in QUANTIZED.items()}
     )
     loaders["torch"] = _Uncollected
     loaders["transformers"] = _WithLateModels
-    loaders["transformers.utils.import_utils"] = partial(_Then, then=without_models)
+    loaders["transformers.utils.import_utils"] = partial(_ThenLoader, then=without_models)
     loaders["diffusers.utils.import_utils"] = _WithLatePackages
-    loaders["torch._dynamo"] = partial(_Then, then=lambda dynamo: dynamo.allow_in_graph(decorated))
-    loaders["diffusers.utils.torch_utils"] = partial(_Then, then=do_not_ask_the_compiler)
-    loaders["diffusers.pipelines.pipeline_loading_utils"] = partial(_Then, then=do_not_ask_peft)
+    loaders["torch._dynamo"] = partial(_ThenLoader, then=lambda dynamo: dynamo.allow_in_graph(decorated))
+    loaders["diffusers.utils.torch_utils"] = partial(_ThenLoader, then=do_not_ask_the_compiler)
+    loaders["diffusers.pipelines.pipeline_loading_utils"] = partial(_ThenLoader, then=do_not_ask_peft)
     sys.meta_path.insert(0, _Finder(loaders))
 
 
@@ -117,7 +117,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-class _Then(importlib.abc.Loader):
+class _ThenLoader(importlib.abc.Loader):
     """The real loader, and what is to be done with the module when it has been run."""
 
     def __init__(self, real, then: Callable[[ModuleType], None]):
@@ -131,7 +131,7 @@ class _Then(importlib.abc.Loader):
         self.then(module)
 
 
-class _Uncollected(_Then):
+class _Uncollected(_ThenLoader):
     """Runs a module without collecting garbage. What it made stays, so later collections leave it out too.
 
     Torch makes some 160,000 objects. To look through them again and again took a fifth of what `mot-gen plan` needs.
@@ -181,7 +181,7 @@ class _WithStandIns(importlib.abc.Loader):
             _WithStandIns.within = False
 
 
-class _WithLatePackages(_Then):
+class _WithLatePackages(_ThenLoader):
     """Runs a module for which `importlib.metadata.packages_distributions` is made when it is looked into."""
 
     def __init__(self, real):
@@ -193,7 +193,7 @@ class _WithLatePackages(_Then):
             super().exec_module(module)
 
 
-class _WithLateModels(_Then):
+class _WithLateModels(_ThenLoader):
     """Runs transformers without the names of its models."""
 
     def __init__(self, real):
@@ -241,7 +241,7 @@ class _WaitingPackage(ModuleType):
         return ModuleType.__getattribute__(self, name)  # not super(): by now it is no _WaitingPackage any more
 
 
-class _Waiting(importlib.abc.Loader):
+class _WaitingLoader(importlib.abc.Loader):
     """The loader of a `_WaitingPackage`. names: what it holds while it waits, and its `__init__` then makes anew."""
 
     def __init__(self, real, names: Mapping[str, Any] | None = None):

@@ -19,7 +19,7 @@ from mot_gen.checkpoints import find
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, shown
 from mot_gen.commands.generate_items import items_of
 from mot_gen.commands.generate_outputs import save
-from mot_gen.commands.generate_samples import Known, Sample, examined, is_made, samples_of
+from mot_gen.commands.generate_samples import Generation, Sample, examined, is_made, samples_of
 from mot_gen.commands.options import add_dtype
 from mot_gen.errors import InputError, one_line
 from mot_gen.pipelines.directions import INPUTS, KINDS, OPTIONS, flag
@@ -64,7 +64,7 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
     """Make what a request asks, a dict a sample as it is made: `id`, `seed`, the inputs, `file` where something was
     written, `text` of a text, and `kept` where it was there already. InputError for what concerns all items, for a lone
     item, and at the end where some items could not be made."""
-    known = Known(find(checkpoint), request)
+    known = Generation(find(checkpoint), request)
     known.check_index()
     items = items_of(request)
     failures = _Failures(len(items), request.max_failures)
@@ -79,7 +79,7 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
         raise InputError(f"{len(failures.names)} of {len(items)} items could not be made; they are named above")
 
 
-def _samples(items: Sequence[Item], known: Known, failures: _Failures) -> list[Sample]:
+def _samples(items: Sequence[Item], known: Generation, failures: _Failures) -> list[Sample]:
     """The samples of all items that can be made."""
     samples: list[Sample] = []
     alone = len(items) == 1
@@ -100,7 +100,7 @@ def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
         yield from (together[start : start + step] for start in range(0, len(together), step))
 
 
-def _made(batch: list[Sample], known: Known, failures: _Failures) -> Iterator[dict]:
+def _made(batch: list[Sample], known: Generation, failures: _Failures) -> Iterator[dict]:
     """Make a batch; where the pipeline refuses it, each of its samples alone, to find those that it refuses."""
     first = batch[0]
     inputs, seeds = [sample.item.inputs for sample in batch], [sample.seed for sample in batch]

@@ -1,4 +1,4 @@
-"""The samples that `mot-gen generate` makes of its items: Sample, Known, examined, samples_of, is_made.
+"""The samples that `mot-gen generate` makes of its items: Sample, Generation, examined, samples_of, is_made.
 
 Everything about a sample is known before the model is loaded: where it goes, and what is written into it about how it
 was made. So samples that were made before are recognised, and what cannot be made is refused early.
@@ -33,7 +33,7 @@ FILES = ("image", "speech")  # results that cannot be printed
 
 
 @dataclass(frozen=True)
-class Known:
+class Generation:
     """What is known of a checkpoint before it is loaded, and then what it makes."""
 
     folder: Path
@@ -108,7 +108,7 @@ class Sample:
         return {"id": self.item.name, "seed": self.seed, **self.item.inputs, **where}
 
 
-def examined(item: Item, known: Known, alone: bool) -> tuple[Direction, dict[str, Any]]:
+def examined(item: Item, known: Generation, alone: bool) -> tuple[Direction, dict[str, Any]]:
     """The direction of an item, and what will be written about it. alone: whether there is no other item.
 
     InputError for an item that cannot be made."""
@@ -130,7 +130,7 @@ def samples_of(item: Item, direction: Direction, about: dict, request: Request, 
         yield Sample(item, direction, seed, _path(item, number, request, alone), {**about, "seed": seed})
 
 
-def _about(item: Item, direction: Direction, known: Known) -> dict[str, Any]:
+def _about(item: Item, direction: Direction, known: Generation) -> dict[str, Any]:
     """All that a sample depends on but its seed: files by their name and contents, the checkpoint's own settings where
     nothing else was said."""
     files = {kind: _file(kind, path) for kind, path in item.inputs.items() if kind in SUFFIXES}
@@ -160,7 +160,7 @@ def _check_text(item: Item) -> None:
             raise InputError(f"{kind} {shown(value):.80}: holds characters that are no text; {advice}")
 
 
-def _check_modalities(direction: Direction, known: Known) -> None:
+def _check_modalities(direction: Direction, known: Generation) -> None:
     """InputError where the checkpoint lacks a modality that the direction needs."""
     missing = sorted(direction.modalities - set(known.modalities))
     if known.modalities and missing:

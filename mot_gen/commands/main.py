@@ -18,7 +18,7 @@ from mot_gen import __version__
 from mot_gen.checkpoints.folders import permission
 from mot_gen.commands import fast_start
 from mot_gen.commands.options import warnings_in_one_line
-from mot_gen.errors import Diverged, InputError, Interrupted, Lost
+from mot_gen.errors import Diverged, InputError, Interrupted, ProcessLost
 
 # A core that waits busily for another takes it from whoever shares the machine: on a busy one every small operation
 # then costs milliseconds.
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stopped:
         _complain(stopped)
         return 3
-    except (Diverged, Lost) as error:
+    except (Diverged, ProcessLost) as error:
         _complain(error)
         return 1
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ changed in diffusers for good: do_not_ask_the_compiler, do_not_ask_peft, guiders
 - `torch._dynamo` is asked for one decorator while diffusers is imported. The functions that were `decorated` are handed
   to the compiler when it is really imported.
 - `scipy.stats` is named by schedulers that may need it. scipy finds it by itself when they do.
-- A few classes of transformers, peft and diffusers are only compared with. A `Later` stands for each of them.
+- A few classes of transformers, peft and diffusers are only compared with. A `LazyName` stands for each of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOTHING = object()
 decorated: list[Callable] = []  # what diffusers gave to torch._dynamo.allow_in_graph before the compiler was there
 
 
-class Later:
+class LazyName:
     """Stands for a name in a module until it is called, read or compared with. Only then is the module imported."""
 
     def __init__(self, module: str, name: str, home: str):
@@ -68,10 +68,10 @@ def replaced(names: MutableMapping[str, Any], name: str, value) -> Iterator[None
 
 
 def _standing_in(module: str, name: str, home: str) -> AbstractContextManager:
-    """Within, `module.name` is a `Later`, unless its home is loaded already."""
+    """Within, `module.name` is a `LazyName`, unless its home is loaded already."""
     if home in sys.modules:
         return nullcontext()
-    return replaced(vars(importlib.import_module(module)), name, Later(module, name, home))
+    return replaced(vars(importlib.import_module(module)), name, LazyName(module, name, home))
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def stand_ins(entry: str) -> Iterator[None]:
         tuners = "peft.tuners.tuners_utils"
         if tuners not in sys.modules:
             stand_in = StandIn(tuners)
-            vars(stand_in)["BaseTunerLayer"] = Later(tuners, "BaseTunerLayer", tuners)
+            vars(stand_in)["BaseTunerLayer"] = LazyName(tuners, "BaseTunerLayer", tuners)
             stack.enter_context(replaced(sys.modules, tuners, stand_in))
         if entry.startswith("diffusers.pipelines"):
             stack.enter_context(_standing_in("transformers", "PreTrainedModel", "transformers.modeling_utils"))
@@ -159,7 +159,7 @@ def do_not_ask_peft(loading_utils: ModuleType) -> None:
 
 def guiders_wait(pipeline_utils: ModuleType) -> None:
     """While a pipeline is loaded, each component's class is compared with diffusers' guiders. That imports them all;
-    here a `Later` stands for their base class."""
+    here a `LazyName` stands for their base class."""
     pipeline = vars(pipeline_utils)["DiffusionPipeline"]
     load = pipeline.from_pretrained.__func__
 

@@ -23,7 +23,7 @@ S = "s: share of the reference's FLOPs at which its loss is reached, by steps pa
 
 
 @dataclass(frozen=True)
-class Request:
+class StudyRequest:
     """What a study is asked to compare: objectives where there are any, else backbones; see the command's help."""
 
     recipe: str
@@ -80,7 +80,7 @@ def register(commands) -> None:
 
 
 def _command(arguments) -> int:
-    request = Request(
+    request = StudyRequest(
         recipe=arguments.recipe,
         overrides=arguments.overrides,
         backbones=_listed(arguments.backbones),
@@ -104,7 +104,7 @@ def _listed(names: str | None) -> Sequence[str]:
     return names.split(",") if names else ()
 
 
-def study(request: Request) -> tuple[dict, int]:
+def study(request: StudyRequest) -> tuple[dict, int]:
     """Run a study, or go on with one. Returns what study.json holds, and how many runs failed.
 
     Raises InputError before anything runs for what cannot be compared.
@@ -121,7 +121,7 @@ def study(request: Request) -> tuple[dict, int]:
     return found, failed
 
 
-def _check(request: Request, recipe: Recipe, check: Callable[[], None], options: Options) -> None:
+def _check(request: StudyRequest, recipe: Recipe, check: Callable[[], None], options: Options) -> None:
     """InputError for what cannot be compared, as far as that can be said without torch."""
     training = recipe.training
     if training.steps <= training.warmup_steps:
@@ -140,7 +140,7 @@ def _check(request: Request, recipe: Recipe, check: Callable[[], None], options:
     check_run(recipe, check_all)
 
 
-def _check_backbone_variants(request: Request, recipe: Recipe, options: Options) -> None:
+def _check_backbone_variants(request: StudyRequest, recipe: Recipe, options: Options) -> None:
     from mot_gen.study.variants import check_comparable, recipe_of_backbone
 
     check_comparable(recipe, request.backbones, options)
@@ -148,7 +148,7 @@ def _check_backbone_variants(request: Request, recipe: Recipe, options: Options)
         recipe_of_backbone(recipe, name, options.get(name, ()))
 
 
-def _check_objective_variants(request: Request, recipe: Recipe, options: Options) -> None:
+def _check_objective_variants(request: StudyRequest, recipe: Recipe, options: Options) -> None:
     from mot_gen.study.objective_variants import recipe_of_objective
     from mot_gen.study.variants import check_names
 
@@ -157,7 +157,7 @@ def _check_objective_variants(request: Request, recipe: Recipe, options: Options
         recipe_of_objective(recipe, name, options.get(name, ()), "image")
 
 
-def _check_backbones(request: Request, options: Options) -> None:
+def _check_backbones(request: StudyRequest, options: Options) -> None:
     """InputError for a name that is no backbone, unless its options say of which kind it is."""
     known = [*PRESETS, *RELATIVES]
     for name in request.backbones:
@@ -166,7 +166,7 @@ def _check_backbones(request: Request, options: Options) -> None:
             raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, known)}")
 
 
-def _check_objectives(request: Request, options: Options) -> None:
+def _check_objectives(request: StudyRequest, options: Options) -> None:
     """InputError for a name that is no objective, unless its options say of which kind it is."""
     from mot_gen.recipes.implementations import module_of
 
@@ -175,7 +175,7 @@ def _check_objectives(request: Request, options: Options) -> None:
             module_of("--objectives", "mot_gen.objectives", name)
 
 
-def _compare_backbones(request: Request, recipe: Recipe, options: Options) -> tuple[dict, int]:
+def _compare_backbones(request: StudyRequest, recipe: Recipe, options: Options) -> tuple[dict, int]:
     from mot_gen.study.page import write_page
     from mot_gen.study.runs import jobs_of, run_all, with_tokenizers
     from mot_gen.study.summary import summary
@@ -191,7 +191,7 @@ def _compare_backbones(request: Request, recipe: Recipe, options: Options) -> tu
     return found, len(failed)
 
 
-def _compare_objectives(request: Request, recipe: Recipe, options: Options) -> tuple[dict, int]:
+def _compare_objectives(request: StudyRequest, recipe: Recipe, options: Options) -> tuple[dict, int]:
     from mot_gen.study.objective_page import write_objective_page
     from mot_gen.study.objective_summary import objective_summary
     from mot_gen.study.objective_variants import objective_variants
@@ -214,16 +214,16 @@ class _Comparison:
     torch. run: trains all; what study.json holds, and how many runs failed.
     """
 
-    check_names: Callable[[Request, Options], None]
-    check_variants: Callable[[Request, Recipe, Options], None]
-    run: Callable[[Request, Recipe, Options], tuple[dict, int]]
+    check_names: Callable[[StudyRequest, Options], None]
+    check_variants: Callable[[StudyRequest, Recipe, Options], None]
+    run: Callable[[StudyRequest, Recipe, Options], tuple[dict, int]]
 
 
 _BACKBONES = _Comparison(_check_backbones, _check_backbone_variants, _compare_backbones)
 _OBJECTIVES = _Comparison(_check_objectives, _check_objective_variants, _compare_objectives)
 
 
-def _comparison(request: Request) -> _Comparison:
+def _comparison(request: StudyRequest) -> _Comparison:
     return _OBJECTIVES if request.objectives else _BACKBONES
 
 

@@ -102,7 +102,7 @@ def _to_json(span: Span, fingerprint: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenLine:
     """A line of a file of tokens. where: its file and number. values: ids, or rows of channels, not yet looked at."""
 
     where: str
@@ -121,12 +121,12 @@ class Row:
             raise InputError(f"{with_name(self.where, error)}; {REMEDY}") from error
 
 
-def rows_of(tokens: Path) -> list[Row]:
+def rows_of(tokens: Path) -> list[TokenLine]:
     """The lines of a file of tokens; InputError for what `encode` did not write. Needs no torch."""
     return [_row(line, f"{tokens}:{number}") for number, line in enumerate(lines_of(tokens), 1)]
 
 
-def _row(line: str, where: str) -> Row:
+def _row(line: str, where: str) -> TokenLine:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -143,10 +143,10 @@ def _row(line: str, where: str) -> Row:
     for name, kind in kinds.items():
         fault = f"{name} is {row[name]!r:.40}" if name in row else f"has no {name}"
         require(name in row and isinstance(row[name], kind), f"{where}: not a line of tokens: {fault}; {REMEDY}")
-    return Row(where, *(row[name] for name in kinds))
+    return TokenLine(where, *(row[name] for name in kinds))
 
 
-def _refuse_others(rows: Sequence[Row], fingerprint: str, folder: str) -> None:
+def _refuse_others(rows: Sequence[TokenLine], fingerprint: str, folder: str) -> None:
     """InputError for a row of another tokenizer than that in the folder."""
     for row in rows:
         if row.fingerprint != fingerprint:

@@ -1,4 +1,4 @@
-"""Rows of another format into records: convert, Converted.
+"""Rows of another format into records: convert, ConversionReport.
 
 The output is whole or not there: a failure, Ctrl-C or a full disk leave nothing that training could take for a set.
 Every record is tried with `parse_record`, which training reads with.
@@ -33,7 +33,7 @@ MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
 @dataclass
-class Noted:
+class Tally:
     """How often something was seen, and where first."""
 
     count: int = 0
@@ -44,7 +44,7 @@ class Noted:
 
 
 @dataclass
-class Converted:
+class ConversionReport:
     """What a conversion came to.
 
     skipped: `where: why` of each row that is no record.
@@ -57,15 +57,17 @@ class Converted:
     rows: int = 0
     records: int = 0
     skipped: list[str] = field(default_factory=list)
-    unknown_fields: dict[str, Noted] = field(default_factory=dict)
-    missing_media: Noted = field(default_factory=Noted)
-    outside_media: Noted = field(default_factory=Noted)
+    unknown_fields: dict[str, Tally] = field(default_factory=dict)
+    missing_media: Tally = field(default_factory=Tally)
+    outside_media: Tally = field(default_factory=Tally)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), max_skipped: int = 20) -> Converted:
+def convert(
+    format: str, source: Path, out: Path, roots: Sequence[Path] = (), max_skipped: int = 20
+) -> ConversionReport:
     """Write the rows of `source` as records to `out`, .jsonl or .parquet.
 
     format: one of `formats.names()`, or a dotted path. roots: where the pictures are that rows name; by default the
@@ -74,7 +76,7 @@ def convert(format: str, source: Path, out: Path, roots: Sequence[Path] = (), ma
     module, source, out = formats.load(format), Path(source), Path(out)
     own_folder = source if source.is_dir() else source.parent
     media = Media([Path(root) for root in roots] or [own_folder])
-    found = Converted(str(out))
+    found = ConversionReport(str(out))
     with _writer(out, found.outside_media) as write, Progress(None, unit="row", interval=10) as bar:
         for row in _rows(module, source):
             _convert_row(row, module, media, write, found)
@@ -100,7 +102,7 @@ def _check_cap(skipped: Sequence[str], most: int) -> None:
         )
 
 
-def _convert_row(row: Row, module: ModuleType, media: Media, write: Write, found: Converted) -> None:
+def _convert_row(row: Row, module: ModuleType, media: Media, write: Write, found: ConversionReport) -> None:
     """Write all records of a row, or none."""
     found.rows += 1
     media.missing.clear()
@@ -112,7 +114,7 @@ def _convert_row(row: Row, module: ModuleType, media: Media, write: Write, found
         found.skipped.append(f"{row.where}: {reason.removeprefix(f'{row.where}: ')}")
         return
     for name in unknown_fields(row.fields, module.FIELDS):
-        found.unknown_fields.setdefault(name, Noted()).note(row.where)
+        found.unknown_fields.setdefault(name, Tally()).note(row.where)
     for missing in media.missing:
         found.missing_media.note(f"{row.where}: {missing}")
     for record, sample in made:
@@ -142,7 +144,7 @@ def _json(record: dict[str, Any], default: Callable[[Any], Any] = _no_medium) ->
 
 
 @contextmanager
-def _writer(out: Path, outside: Noted) -> Iterator[Write]:
+def _writer(out: Path, outside: Tally) -> Iterator[Write]:
     """A function that writes a record. The file gets its name when the block ends well, and is removed if not.
 
     outside: counts the pictures that lie outside of the folder of `out`.
@@ -164,7 +166,7 @@ def _writer(out: Path, outside: Noted) -> Iterator[Write]:
 
 
 @contextmanager
-def _jsonl(file: BinaryIO, out: Path, outside: Noted) -> Iterator[Write]:
+def _jsonl(file: BinaryIO, out: Path, outside: Tally) -> Iterator[Write]:
     """Media that are bytes become files of a folder beside, `records.media`, named by their content; paths stay, from
     the file's folder where they lie below it."""
     folder, aside = out.with_suffix(".media"), out.with_name(f".{out.stem}.media.part")
@@ -207,7 +209,7 @@ def _suffix(picture: bytes) -> str:
 
 
 @contextmanager
-def _parquet(file: BinaryIO, out: Path, outside: Noted) -> Iterator[Write]:
+def _parquet(file: BinaryIO, out: Path, outside: Tally) -> Iterator[Write]:
     """Media as bytes in the rows, which training reads from one file."""
     import pyarrow
     import pyarrow.parquet

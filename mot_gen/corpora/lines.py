@@ -10,19 +10,19 @@ from typing import Any
 from mot_gen.corpora.sample_checks import PROBLEMS
 from mot_gen.corpora.stats import Stats
 from mot_gen.corpora.tables import histogram, number, table
-from mot_gen.corpora.validate import Report
+from mot_gen.corpora.validate import ValidationReport
 
 SPREAD = ("count", "min", "5%", "median", "95%", "max", "mean")
 SHOWN = 5  # samples of a kind that are named; --json names more
 
 
-def validate_lines(report: Report) -> list[str]:
+def validate_lines(report: ValidationReport) -> list[str]:
     """A table with a column a set, the lengths as bars, and the samples that are concerned by name."""
     found = report.as_dict()
-    sides = found["sides"]
-    header = ["", *map(_spaced, sides)]
-    rows = [header, *_counts(sides), *_losses(sides), *_rows(sides)]
-    lines = [*table(rows), *_lengths(report), *_names(sides, found["held_out_in_train"])]
+    splits = found["splits"]
+    header = ["", *map(_spaced, splits)]
+    rows = [header, *_counts(splits), *_losses(splits), *_rows(splits)]
+    lines = [*table(rows), *_lengths(report), *_names(splits, found["held_out_in_train"])]
     lines += _all_named(found["notices"])
     stops = ["", f"training would stop: {report.stops}"]
     return lines + stops if report.stops else lines
@@ -32,32 +32,32 @@ def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _row(title: str, sides: Mapping[str, Any], *keys: str) -> list:
-    """A row of the table: what each side holds under the keys, one inside the other, or 0."""
-    return [title, *(_held(side, keys) for side in sides.values())]
+def _row(title: str, splits: Mapping[str, Any], *keys: str) -> list:
+    """A row of the table: what each split holds under the keys, one inside the other, or 0."""
+    return [title, *(_held(split, keys) for split in splits.values())]
 
 
-def _held(side: Mapping[str, Any], keys: Sequence[str]) -> Any:
+def _held(split: Mapping[str, Any], keys: Sequence[str]) -> Any:
     """What lies under the keys, one inside the other; 0 where there is nothing."""
     try:
-        return reduce(getitem, keys, side)
+        return reduce(getitem, keys, split)
     except KeyError:
         return 0
 
 
-def _table_rows(sides: Mapping[str, Any], named: Mapping[str, Sequence[str]]) -> list[list]:
+def _table_rows(splits: Mapping[str, Any], named: Mapping[str, Sequence[str]]) -> list[list]:
     """Rows by their titles and keys."""
-    return [_row(title, sides, *keys) for title, keys in named.items()]
+    return [_row(title, splits, *keys) for title, keys in named.items()]
 
 
-def _counts(sides: Mapping[str, Any]) -> list[list]:
+def _counts(splits: Mapping[str, Any]) -> list[list]:
     """Rows of how many samples there are, can be used, are dropped and come twice."""
-    dropped = _table_rows(sides, {f"dropped: {problem}": ("dropped", problem, "count") for problem in PROBLEMS})
+    dropped = _table_rows(splits, {f"dropped: {problem}": ("dropped", problem, "count") for problem in PROBLEMS})
     return [
-        *_table_rows(sides, {name: (name,) for name in ("samples", "checked", "usable")}),
+        *_table_rows(splits, {name: (name,) for name in ("samples", "checked", "usable")}),
         *(row for row in dropped if any(row[1:])),
         *_table_rows(
-            sides,
+            splits,
             {
                 "nothing carries loss": ("without_loss", "count"),
                 "id of another": ("duplicates", "ids", "count"),
@@ -68,53 +68,53 @@ def _counts(sides: Mapping[str, Any]) -> list[list]:
     ]
 
 
-def _losses(sides: Mapping[str, Any]) -> Iterator[list]:
+def _losses(splits: Mapping[str, Any]) -> Iterator[list]:
     """Rows of how many parts and tokens there are of each modality, and how many carry loss."""
-    measured = _in_tokens(sides)
+    measured = _in_tokens(splits)
     unit = "tokens" if measured else "bytes"
-    kinds = set().union(*(side["modalities"] for side in sides.values()))
+    kinds = set().union(*(split["modalities"] for split in splits.values()))
     for kind in sorted(kinds):
-        yield _row(f"{kind}: parts", sides, "modalities", kind, "parts")
-        yield _row("  that carry loss", sides, "modalities", kind, "learned_parts")
+        yield _row(f"{kind}: parts", splits, "modalities", kind, "parts")
+        yield _row("  that carry loss", splits, "modalities", kind, "learned_parts")
         if measured or kind == "text":
-            yield _row(f"{kind}: {unit}", sides, "modalities", kind, "tokens")
-            yield _row("  that carry loss", sides, "modalities", kind, "learned_tokens")
+            yield _row(f"{kind}: {unit}", splits, "modalities", kind, "tokens")
+            yield _row("  that carry loss", splits, "modalities", kind, "learned_tokens")
 
 
-def _in_tokens(sides: Mapping[str, Any]) -> bool:
+def _in_tokens(splits: Mapping[str, Any]) -> bool:
     """Whether there were tokenizers, so that lengths and rows are known."""
-    return any(side["rows"] for side in sides.values())
+    return any(split["rows"] for split in splits.values())
 
 
-def _rows(sides: Mapping[str, Any]) -> list[list]:
+def _rows(splits: Mapping[str, Any]) -> list[list]:
     """Rows of lengths in tokens and of how full the rows of a batch get; none without tokenizers."""
-    if not _in_tokens(sides):
+    if not _in_tokens(splits):
         return []
     lengths = {f"tokens a sample, {name}": ("lengths", name) for name in ("min", "median", "95%", "max")}
-    length = max(_row("", sides, "rows", "length")[1:])
-    title, *fills = _row("how full they get", sides, "rows", "fill")
+    length = max(_row("", splits, "rows", "length")[1:])
+    title, *fills = _row("how full they get", splits, "rows", "fill")
     return [
-        *_table_rows(sides, lengths),
-        _row(f"rows of {number(length)}", sides, "rows", "count"),
+        *_table_rows(splits, lengths),
+        _row(f"rows of {number(length)}", splits, "rows", "count"),
         [title, *map("{:.1%}".format, fills)],
     ]
 
 
-def _lengths(report: Report) -> list[str]:
-    if not report.first.ruler.row_length:
+def _lengths(report: ValidationReport) -> list[str]:
+    if not report.first.checker.row_length:
         return ["", "lengths in tokens and full rows need tokenizers: mot-gen data validate RECIPE data.records=FILE"]
     return ["", "tokens a sample", *histogram(report.first.lengths)]
 
 
-def _names(sides: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str]:
-    """The samples of each side that are dropped, useless or twice there, by name."""
-    for name, side in sides.items():
+def _names(splits: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str]:
+    """The samples of each split that are dropped, useless or twice there, by name."""
+    for name, split in splits.items():
         of = "" if name == "records" else f"{_spaced(name)}, "
-        for problem, found in side["dropped"].items():
+        for problem, found in split["dropped"].items():
             yield from _named(f"{of}{problem}", found)
-        yield from _named(f"{of}nothing carries loss", side["without_loss"])
-        yield from _named(f"{of}id of another", side["duplicates"]["ids"])
-        yield from _named(f"{of}content of another", side["duplicates"]["contents"])
+        yield from _named(f"{of}nothing carries loss", split["without_loss"])
+        yield from _named(f"{of}id of another", split["duplicates"]["ids"])
+        yield from _named(f"{of}content of another", split["duplicates"]["contents"])
     yield from _named("held out and trained on", leaked)
     if leaked["media"]:
         yield from ("", f"media held out and trained on, also with other texts: {number(leaked['media'])}")

@@ -1,4 +1,4 @@
-"""Whether training can use a sample, and how many tokens it has: Ruler, Measured, PROBLEMS.
+"""Whether training can use a sample, and how many tokens it has: SampleChecker, CheckedSample, PROBLEMS.
 
 Pictures are decoded, not encoded: a tokenizer of pictures gives the same number of tokens for each. Sound is encoded,
 where there is a tokenizer for it.
@@ -33,7 +33,7 @@ PROBLEMS = ("unreadable record", "missing file", "broken media", "too long", "no
 READERS: dict[str, Callable[[Any], object]] = {"image": load_image, "speech": load_audio}
 
 
-class Unusable(Exception):
+class UnusableSample(Exception):
     """problem: one of PROBLEMS."""
 
     def __init__(self, problem: str, reason: str):
@@ -42,12 +42,12 @@ class Unusable(Exception):
 
 
 def usable(ok: bool, problem: str, reason: str) -> None:
-    """Raise Unusable, unless `ok`."""
+    """Raise UnusableSample, unless `ok`."""
     if not ok:
-        raise Unusable(problem, reason)
+        raise UnusableSample(problem, reason)
 
 
-class MeasuredPart(NamedTuple):
+class CheckedPart(NamedTuple):
     """What is known of one part of a sample.
 
     modality: its name.
@@ -63,7 +63,7 @@ class MeasuredPart(NamedTuple):
 
 
 @dataclass
-class Measured:
+class CheckedSample:
     """What one sample is.
 
     problem, reason: why training cannot use it, or empty. length: slots of a row that training plans for it, also where
@@ -76,7 +76,7 @@ class Measured:
     name: str
     problem: str = ""
     reason: str = ""
-    parts: list[MeasuredPart] = field(default_factory=list)
+    parts: list[CheckedPart] = field(default_factory=list)
     length: int = 0
     changes: list[tuple[str, str]] = field(default_factory=list)
     id: int = 0
@@ -85,7 +85,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Order:
+class DefaultArranging:
     """How pairs are arranged where there is no recipe: every caption counts."""
 
     caption_first: float = 0.5
@@ -93,7 +93,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Ruler:
+class SampleChecker:
     """What samples are measured by.
 
     tokenizers: modality -> tokenizer, text first. Without any, texts count in bytes, and nothing is too long.
@@ -103,13 +103,13 @@ class Ruler:
     """
 
     tokenizers: Mapping[str, Any] = field(default_factory=dict)
-    data: Arranging = field(default_factory=Order)
+    data: Arranging = field(default_factory=DefaultArranging)
     row_length: int = 0
     window: int = 1
     made_later: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, recipe: Recipe, splits: Splits) -> Ruler:
+    def of(cls, recipe: Recipe, splits: Splits) -> SampleChecker:
         """The recipe's own; tokenizers that it would train are taken untrained, whose lengths are the same."""
         from mot_gen.training.build import build_tokenizers
 
@@ -125,24 +125,24 @@ class Ruler:
     def _pictures(self) -> PictureWatch:
         return PictureWatch(self.tokenizers, 0)
 
-    def measure(self, samples: Sequence[Sample], index: int) -> Measured:
+    def measure(self, samples: Sequence[Sample], index: int) -> CheckedSample:
         """The sample as one epoch might arrange it."""
         try:
             sample = samples[index]
         except UNUSABLE as error:
-            return Measured(f"sample {index}", "unreadable record", str(error))
-        found = Measured(sample.id, id=sample_key(sample.id))
+            return CheckedSample(f"sample {index}", "unreadable record", str(error))
+        found = CheckedSample(sample.id, id=sample_key(sample.id))
         try:
             self._measure(sample, sample.arrange(random.Random(f"measure/{index}"), self.data), found)
-        except Unusable as error:
+        except UnusableSample as error:
             found.problem, found.reason = error.problem, str(error)
         return found
 
-    def _measure(self, sample: Sample, arranged: Sequence[Part], found: Measured) -> None:
+    def _measure(self, sample: Sample, arranged: Sequence[Part], found: CheckedSample) -> None:
         """Fill in what is found of a sample, as far as it can be used."""
         for part in arranged:
             tokens, grid = self._tokens(part)
-            found.parts.append(MeasuredPart(part.kind, tokens, part.loss, grid))
+            found.parts.append(CheckedPart(part.kind, tokens, part.loss, grid))
         found.length = self._length(found.parts)
         for part in arranged:
             self._decode(part)
@@ -187,8 +187,8 @@ class Ruler:
             with _reading(part):
                 read(part.value)
 
-    def _length(self, parts: Sequence[MeasuredPart]) -> int:
-        """The slots of a row that a sample takes; Unusable where it is too long."""
+    def _length(self, parts: Sequence[CheckedPart]) -> int:
+        """The slots of a row that a sample takes; UnusableSample where it is too long."""
         if not self.tokenizers:
             return 0
         import torch
@@ -210,7 +210,7 @@ def _reading(part: Part) -> Iterator[None]:
     except UNUSABLE as error:
         missing = isinstance(part.value, Path) and not part.value.exists()
         usable(not missing, "missing file", f"{part.value}: no such file")
-        raise Unusable("broken media", str(error)) from None
+        raise UnusableSample("broken media", str(error)) from None
 
 
 # ---------------------------------------------------------------- keys
@@ -234,5 +234,5 @@ def _medium_key(value: Any) -> int:
     try:
         content = value.read().numpy().tobytes() if isinstance(value, Encoded) else medium_bytes(value)
     except (OSError, InputError) as error:
-        raise Unusable("broken media", str(error)) from None
+        raise UnusableSample("broken media", str(error)) from None
     return sample_key(hashlib.sha256(content).hexdigest())

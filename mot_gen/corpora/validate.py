@@ -1,7 +1,8 @@
-"""What training would make of data, before it runs: validate, Report, Side.
+"""What training would make of data, before it runs: validate, ValidationReport, SplitSummary.
 
-Every sample is read and its media decoded, as training would. `Report` has a `Side` for each split of a recipe, or one
-for records: what carries loss, lengths, what is dropped and why, what comes twice, how full the rows get.
+Every sample is read and its media decoded, as training would. `ValidationReport` has a `SplitSummary` for each split
+of a recipe, or one for records: what carries loss, lengths, what is dropped and why, what comes twice, how full the
+rows get.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mot_gen.corpora.inputs import NAMED, Opened, drawn
-from mot_gen.corpora.sample_checks import PROBLEMS, Measured, MeasuredPart, Ruler
+from mot_gen.corpora.sample_checks import PROBLEMS, CheckedPart, CheckedSample, SampleChecker
 from mot_gen.corpora.tables import summary
 from mot_gen.data import records
 from mot_gen.data.notices import Notice, Notices
@@ -29,12 +30,12 @@ AHEAD = 256  # samples that are read ahead
 COUNTED = ("parts", "learned_parts", "tokens", "learned_tokens")
 
 
-class Side:
+class SplitSummary:
     """What was found in one set of samples, gathered by `add`. Of each sample a few numbers are kept."""
 
-    def __init__(self, samples: Sequence[Sample], ruler: Ruler, broken: Notice):
+    def __init__(self, samples: Sequence[Sample], checker: SampleChecker, broken: Notice):
         """broken: records that could not be read to begin with."""
-        self.samples, self.ruler = samples, ruler
+        self.samples, self.checker = samples, checker
         self.broken = broken
         self.checked = self.broken.count
         self.dropped: dict[str, Notice] = {}
@@ -46,7 +47,7 @@ class Side:
         self.lengths, self._empty = array("L"), array("L")  # of samples, and of places that stay empty in rows
         self._index, self._ids, self.contents, self._media = array("L"), array("Q"), array("Q"), array("Q")
 
-    def add(self, index: int, found: Measured) -> None:
+    def add(self, index: int, found: CheckedSample) -> None:
         """Sample `index` was measured."""
         self.checked += 1
         if found.content:
@@ -60,7 +61,7 @@ class Side:
         else:
             self._use(found)
 
-    def _use(self, found: Measured) -> None:
+    def _use(self, found: CheckedSample) -> None:
         """Count what training would learn from."""
         self.lengths.append(found.length)
         for what, name in found.changes:
@@ -70,7 +71,7 @@ class Side:
         if not any(part.learned for part in found.parts):
             self.without_loss.note(found.name)
 
-    def _count(self, part: MeasuredPart) -> None:
+    def _count(self, part: CheckedPart) -> None:
         """Count a part and its tokens under its modality."""
         counts = self.modalities.setdefault(part.modality, dict.fromkeys(COUNTED, 0))
         counts["parts"] += 1
@@ -94,11 +95,11 @@ class Side:
     def rows(self) -> dict[str, Any]:
         """How full rows get where samples come in any order and are packed a window at a time, as in training; the
         place of one whose media are broken stays empty."""
-        if not self.ruler.row_length or not self.usable:
+        if not self.checker.row_length or not self.usable:
             return {}
         from mot_gen.packing import plan_rows
 
-        length, window, count = self.ruler.row_length, self.ruler.window, 0
+        length, window, count = self.checker.row_length, self.checker.window, 0
         lengths = [*self.lengths, *self._empty]
         random.Random(0).shuffle(lengths)
         for start in range(0, len(lengths), window):
@@ -113,12 +114,12 @@ class Side:
             "media": len(self._media) - len(np.unique(np.asarray(self._media))),
         }
 
-    def shared(self, other: Side) -> Notice:
-        """Samples with all the content of one of another side."""
+    def shared(self, other: SplitSummary) -> Notice:
+        """Samples with all the content of one of another split."""
         return self._named(np.flatnonzero(np.isin(np.asarray(self.contents), np.asarray(other.contents))))
 
-    def shared_media(self, other: Side) -> int:
-        """How many of the media stand in samples of another side too."""
+    def shared_media(self, other: SplitSummary) -> int:
+        """How many of the media stand in samples of another split too."""
         return int(np.isin(np.asarray(self._media), np.asarray(other._media)).sum())
 
     def _named(self, places: np.ndarray) -> Notice:
@@ -134,7 +135,7 @@ class Side:
             "dropped": {name: self.dropped[name].as_dict() for name in PROBLEMS if name in self.dropped},
             "without_loss": self.without_loss.as_dict(),
             "modalities": self.modalities,
-            "lengths": summary(self.lengths) if self.ruler.row_length else {},
+            "lengths": summary(self.lengths) if self.checker.row_length else {},
             "rows": self.rows(),
             "duplicates": self.duplicates(),
         }
@@ -148,20 +149,20 @@ def _again(keys: array) -> np.ndarray:
 
 
 @dataclass
-class Report:
+class ValidationReport:
     """What was found.
 
-    sides: "train" and "held_out" of a recipe, or "records". notices: what the reader left out or changed. max_corrupt:
+    splits: "train" and "held_out" of a recipe, or "records". notices: what the reader left out or changed. max_corrupt:
     how many unusable samples training takes; None where there is no recipe.
     """
 
-    sides: dict[str, Side]
+    splits: dict[str, SplitSummary]
     notices: Notices
     max_corrupt: int | None = None
 
     @property
-    def first(self) -> Side:
-        return next(iter(self.sides.values()))
+    def first(self) -> SplitSummary:
+        return next(iter(self.splits.values()))
 
     @property
     def leaked(self) -> Notice:
@@ -174,9 +175,9 @@ class Report:
         return self._held_out.shared_media(self.first)
 
     @property
-    def _held_out(self) -> Side:
+    def _held_out(self) -> SplitSummary:
         """What is held out; without a recipe, nothing."""
-        return self.sides.get("held_out") or Side([], self.first.ruler, Notice())
+        return self.splits.get("held_out") or SplitSummary([], self.first.checker, Notice())
 
     @property
     def stops(self) -> str:
@@ -191,41 +192,45 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        sides = {name: side.as_dict() for name, side in self.sides.items()}
+        splits = {name: split.as_dict() for name, split in self.splits.items()}
         leaked = self.leaked.as_dict() | {"media": self.leaked_media}
         return {
-            "sides": sides,
+            "splits": splits,
             "held_out_in_train": leaked,
             "notices": self.notices.as_dict(),
             "training_stops": self.stops,
         }
 
 
-def validate(source: Opened, limit: int = 0, workers: int = 1) -> Report:
+def validate(source: Opened, limit: int = 0, workers: int = 1) -> ValidationReport:
     """Measure every sample, or `limit` of each set drawn at random, in `workers` threads."""
     recipe = source.recipe
-    ruler, most = (Ruler(), None) if recipe is None else (Ruler.of(recipe, source.splits), recipe.training.max_corrupt)
-    sides = _sides(source, ruler)
+    checker, most = (
+        (SampleChecker(), None)
+        if recipe is None
+        else (SampleChecker.of(recipe, source.splits), recipe.training.max_corrupt)
+    )
+    splits = _splits(source, checker)
     with ThreadPoolExecutor(workers) as pool:
-        for side in sides.values():
-            for index, found in _measured(side.samples, ruler, limit, pool):
-                side.add(index, found)
-    return Report(sides, _notices(source, sides), most)
+        for split in splits.values():
+            for index, found in _measured(split.samples, checker, limit, pool):
+                split.add(index, found)
+    return ValidationReport(splits, _notices(source, splits), most)
 
 
-def _sides(source: Opened, ruler: Ruler) -> dict[str, Side]:
-    """A side of each set. Where what is held out is a share of the records, the broken ones count for training."""
+def _splits(source: Opened, checker: SampleChecker) -> dict[str, SplitSummary]:
+    """A split of each set. Where what is held out is a share of the records, the broken ones count for training."""
     broken = {name: records.broken(source.sets[name]) for name in source.own}
-    return {name: Side(samples, ruler, broken.get(name, Notice())) for name, samples in source.sets.items()}
+    return {name: SplitSummary(samples, checker, broken.get(name, Notice())) for name, samples in source.sets.items()}
 
 
-def _notices(source: Opened, sides: Mapping[str, Side]) -> Notices:
+def _notices(source: Opened, splits: Mapping[str, SplitSummary]) -> Notices:
     """What the readers left out or changed, what becomes of pictures, and which modalities are missing."""
     found = Notices()
     found.add(records.notices(source.sets[name]) for name in source.own)
-    found.add(side.changes for side in sides.values())
-    first = next(iter(sides.values()))
-    tokenizers = first.ruler.tokenizers
+    found.add(split.changes for split in splits.values())
+    first = next(iter(splits.values()))
+    tokenizers = first.checker.tokenizers
     asked = [name for name in tokenizers if not tokenizers[name].modality.input_only]  # the others come with pictures
     missing = [name for name in asked if name not in first.modalities]
     found.note_all("modalities of the recipe that no sample holds", missing)
@@ -233,12 +238,12 @@ def _notices(source: Opened, sides: Mapping[str, Side]) -> Notices:
 
 
 def _measured(
-    samples: Sequence[Sample], ruler: Ruler, limit: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, Measured]]:
+    samples: Sequence[Sample], checker: SampleChecker, limit: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, CheckedSample]]:
     """Index and measures of the samples that are looked at, read in threads."""
     chosen = drawn(len(samples), limit)
     ahead = iter(chosen)
     with Progress(len(chosen), unit="sample", shown=len(chosen) > NAMED) as bar:
         while some := list(islice(ahead, AHEAD)):
-            yield from zip(some, pool.map(partial(ruler.measure, samples), some))
+            yield from zip(some, pool.map(partial(checker.measure, samples), some))
             bar.update(bar.done + len(some))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mot_gen.data.mixture import Showing
+from mot_gen.data.mixture import SampleDraw
 from mot_gen.data.spans import Pending
 from mot_gen.sequence import Span
 
@@ -15,7 +15,7 @@ from mot_gen.sequence import Span
 class Draft:
     """A sample as it is shown, of which not all spans are made yet."""
 
-    showing: Showing
+    showing: SampleDraw
     id: str
     spans: list[Span | Pending]
 

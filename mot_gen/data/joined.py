@@ -1,7 +1,7 @@
-"""Samples made of others: Joined, Selection, Weighted; source_sizes.
+"""Samples made of others: ConcatSamples, SubsetSamples, WeightedSamples; source_sizes.
 
-`Joined` puts several sources one after the other. `Selection` is a part of one. `Weighted` says how often each source
-is shown.
+`ConcatSamples` puts several sources one after the other. `SubsetSamples` is a part of one. `WeightedSamples` says how
+often each source is shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mot_gen.data.samples import Sample, Samples
 from mot_gen.errors import InputError
 
 
-class Joined(Samples):
+class ConcatSamples(Samples):
     """Several sources one after the other."""
 
     def __init__(self, sources: Sequence[Samples]):
@@ -67,7 +67,7 @@ class Joined(Samples):
         return self.sources[which], index - self._starts[which]
 
 
-class Selection(Samples):
+class SubsetSamples(Samples):
     """Some of the samples of a source, by ascending index."""
 
     def __init__(self, samples: Samples, indices: Iterable[int]):
@@ -110,7 +110,7 @@ class Selection(Samples):
         return self.samples.outline(self.indices[index])
 
 
-class Weighted(Selection):
+class WeightedSamples(SubsetSamples):
     """Samples of several sources that are to be shown in proportion. weights: one a source."""
 
     def __init__(self, samples: Samples, weights: Sequence[float]):

@@ -23,7 +23,7 @@ from mot_gen.data import records
 from mot_gen.data.cache_size import cache_lines
 from mot_gen.data.drafts import Draft, filled, pending_of
 from mot_gen.data.left_out import LeftOut
-from mot_gen.data.mixture import Showing, mixture_of
+from mot_gen.data.mixture import SampleDraw, mixture_of
 from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.picture_watch import PictureWatch, opening_lines
 from mot_gen.data.plan import PACKINGS, BatchPlan, Position
@@ -254,7 +254,7 @@ class Loader:
         assert len(spans) == len(draft.spans), "a span was not made"
         return Tokenised(spans, records.source_of(self.samples, draft.showing.index))
 
-    def _drafts(self, showings: Sequence[Showing]) -> list[Draft]:
+    def _drafts(self, showings: Sequence[SampleDraw]) -> list[Draft]:
         """A draft of each sample that can be used. They are read in the order of the files, neighbours together."""
         drafts = {draft.showing: draft for draft in self._spans.each(self._reader.draft, sorted(showings)) if draft}
         return [drafts[showing] for showing in showings if showing in drafts]

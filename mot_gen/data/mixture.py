@@ -1,4 +1,4 @@
-"""How often each source is shown: Mixture, Showing, mixture_of.
+"""How often each source is shown: Mixture, SampleDraw, mixture_of.
 
 A weight is a number of passes: with weight w, an epoch shows w times as many samples of a source as it has. Half a pass
 is half of the samples, and the other half in the next epoch: however many epochs have gone by, no sample of a source
@@ -19,7 +19,7 @@ from mot_gen.data.joined import source_sizes
 from mot_gen.data.samples import Sample, Samples, sample_key
 
 
-class Showing(NamedTuple):
+class SampleDraw(NamedTuple):
     """A sample that is shown.
 
     turn: the number of the pass over its source, counted from the beginning of training. No showing is like another,
@@ -44,18 +44,18 @@ class Mixture:
         """Samples an epoch."""
         return self._ends[-1]
 
-    def showings(self, epoch: int, places: Iterable[int]) -> list[Showing]:
+    def showings(self, epoch: int, places: Iterable[int]) -> list[SampleDraw]:
         """What stands at these places, each below the length, of an epoch that is not shuffled yet."""
         return [self._showing(epoch, place) for place in places]
 
-    def _showing(self, epoch: int, place: int) -> Showing:
+    def _showing(self, epoch: int, place: int) -> SampleDraw:
         """Source s goes round and round through its samples, `shown[s]` steps an epoch."""
         source = bisect_right(self._ends, place)
         size, shown = self.sizes[source], self.shown[source]
         turn, step = divmod(epoch * shown + place - (self._ends[source] - shown), size)
         if shown % size:  # a pass may be cut by the end of an epoch, so its own order says what comes before the cut
             step = int(self._order(source, turn)[step])
-        return Showing(self._starts[source] + step, turn)
+        return SampleDraw(self._starts[source] + step, turn)
 
     def _order(self, source: int, turn: int) -> torch.Tensor:
         """A permutation of a source's samples for one pass; two are kept, since an epoch cuts no more."""

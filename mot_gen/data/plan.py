@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mot_gen.data.mixture import Mixture, Showing
+from mot_gen.data.mixture import Mixture, SampleDraw
 from mot_gen.data.samples import sample_key
 from mot_gen.errors import InputError
 from mot_gen.packing import best_fit_rows, plan_rows
@@ -53,7 +53,7 @@ class BatchPlan:
     def position(self) -> Position:
         return self.epoch, self.start
 
-    def showings(self, position: Position) -> list[Showing]:
+    def showings(self, position: Position) -> list[SampleDraw]:
         """The samples of a window."""
         epoch, start = position
         return self.mixture.showings(epoch, self._places(self._shuffled(epoch), start).tolist())

@@ -16,7 +16,7 @@ from mot_gen.data.augment import augmented
 from mot_gen.data.drafts import Draft
 from mot_gen.data.encoded import Encoded, fixed_grid, fixed_length
 from mot_gen.data.left_out import LeftOut
-from mot_gen.data.mixture import Showing
+from mot_gen.data.mixture import SampleDraw
 from mot_gen.data.picture_watch import PictureWatch
 from mot_gen.data.roles import with_roles
 from mot_gen.data.samples import UNUSABLE, Part, Sample
@@ -47,7 +47,7 @@ class SampleReader:
     left_out: LeftOut
     pictures: PictureWatch
 
-    def draft(self, showing: Showing) -> Draft | None:
+    def draft(self, showing: SampleDraw) -> Draft | None:
         """A sample arranged anew, with what is known of its spans before anything is tokenised; None if left out."""
         sample: Sample | None = None
         with self.left_out.catching(showing.index):
@@ -64,7 +64,7 @@ class SampleReader:
     def read(self, pendings: Sequence[Pending]) -> list[Any]:
         """The raw medium or text of each, or the error that reading it raised."""
         raws: list[Any] = []
-        parts: dict[Showing, list[Part]] = {}
+        parts: dict[SampleDraw, list[Part]] = {}
         for pending in pendings:
             try:
                 raws.append(self._raw(pending, parts))
@@ -72,7 +72,7 @@ class SampleReader:
                 raws.append(error)
         return raws
 
-    def _arranged(self, sample: Sample, showing: Showing) -> list[Part]:
+    def _arranged(self, sample: Sample, showing: SampleDraw) -> list[Part]:
         rng = random.Random(f"{self.seed}/{showing.turn}/{showing.index}")
         return with_roles(sample.arrange(rng, self.data), self.tokenizers)
 
@@ -90,7 +90,7 @@ class SampleReader:
 
     # ---------------------------------------------------------------- before anything is tokenised
 
-    def _begun(self, parts: Sequence[Part], showing: Showing) -> list[Span | Pending]:
+    def _begun(self, parts: Sequence[Part], showing: SampleDraw) -> list[Span | Pending]:
         """The spans of a sample's parts, those that are tokens already made."""
         seen: Counter[str] = Counter()
         spans: list[Span | Pending] = []
@@ -105,7 +105,7 @@ class SampleReader:
             return None
         return self._in_vocabulary(part.value, part.kind).span(part.kind, part.loss)
 
-    def _pending(self, part: Part, showing: Showing, place: int, number: int) -> Pending:
+    def _pending(self, part: Part, showing: SampleDraw, place: int, number: int) -> Pending:
         """number: how many parts of this kind came before it, which names it in any arrangement."""
         augment = self.data.augment
         varies = part.kind == "image" and augment.active
@@ -136,7 +136,7 @@ class SampleReader:
 
     # ---------------------------------------------------------------- raw media
 
-    def _raw(self, pending: Pending, parts: dict[Showing, list[Part]]) -> Any:
+    def _raw(self, pending: Pending, parts: dict[SampleDraw, list[Part]]) -> Any:
         """A raw medium or text. parts: of the samples that were read for others already."""
         showing, raw = pending.showing, pending.raw
         if raw is None:
@@ -170,7 +170,7 @@ def _variant(augment: Augment, turn: int) -> int:
     return turn % augment.variants if augment.variants else turn
 
 
-def _key(part: Part, showing: Showing, number: int, variant: int | None) -> tuple[Any, ...]:
+def _key(part: Part, showing: SampleDraw, number: int, variant: int | None) -> tuple[Any, ...]:
     """Equal for equal spans. variant: None for what is not changed."""
     if variant is not None:
         return part.kind, showing.index, number, variant

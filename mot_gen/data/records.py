@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.data.folder import CONVERT, PairFolder
-from mot_gen.data.joined import Joined, Selection
+from mot_gen.data.joined import ConcatSamples, SubsetSamples
 from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.parquet import Parquet
 from mot_gen.data.parsing import parse_record, path_in
@@ -40,8 +40,8 @@ from mot_gen.files import manifest
 from mot_gen.files.parquet_files import reading
 
 __all__ = [
+    "ConcatSamples",
     "Document",
-    "Joined",
     "JsonLines",
     "Pair",
     "PairFolder",
@@ -49,9 +49,9 @@ __all__ = [
     "Part",
     "Sample",
     "Samples",
-    "Selection",
     "Source",
     "Splits",
+    "SubsetSamples",
     "TarShard",
     "parse_record",
     "path_in",
@@ -75,7 +75,7 @@ PACKED = {
 }
 
 
-class ShardFolder(Joined):
+class ShardFolder(ConcatSamples):
     """The shards of a corpus that was tokenised, those without a sample left out."""
 
     def __init__(self, path: Any, outside_media: bool = False):
@@ -152,7 +152,7 @@ def _refuse_packed(path: Path) -> None:
         require(not start.startswith(mark), f"{path}: is {what}; {remedy}")
 
 
-def open_all(paths: Sequence[str | Path], outside_media: bool = False) -> Joined:
+def open_all(paths: Sequence[str | Path], outside_media: bool = False) -> ConcatSamples:
     """Records of several files and folders, one after the other, as `open_records` opens each.
 
     InputError that names each that cannot be read.
@@ -166,7 +166,7 @@ def open_all(paths: Sequence[str | Path], outside_media: bool = False) -> Joined
             errors.append(error)
     if errors:
         raise errors[0] if len(errors) == 1 else NoRecord.of(errors)
-    return Joined(sources)
+    return ConcatSamples(sources)
 
 
 def split(samples: Samples, share: float, seed: int) -> Splits:
@@ -187,7 +187,7 @@ def split(samples: Samples, share: float, seed: int) -> Splits:
         limit = min(max(limit, min(places) + 1), max(places))
     held_out = (index for index, value in enumerate(places) if value < limit)
     train = (index for index, value in enumerate(places) if value >= limit)
-    return Splits(Selection(samples, train), Selection(samples, held_out))
+    return Splits(SubsetSamples(samples, train), SubsetSamples(samples, held_out))
 
 
 # ---------------------------------------------------------------- of samples that are perhaps a plain list
@@ -205,7 +205,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     return content.hexdigest()
 
 
-class _Listed(Samples):
+class _ListSamples(Samples):
     """A plain list as samples that come from nowhere in particular."""
 
     def __init__(self, samples: Sequence[Sample]):
@@ -220,7 +220,7 @@ class _Listed(Samples):
 
 def _known(samples: Sequence[Sample]) -> Samples:
     """Samples that know where they come from, which a plain list does not."""
-    return samples if isinstance(samples, Samples) else _Listed(samples)
+    return samples if isinstance(samples, Samples) else _ListSamples(samples)
 
 
 def source_names(samples: Sequence[Sample]) -> list[str]:

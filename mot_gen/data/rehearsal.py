@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mot_gen.data import records
-from mot_gen.data.joined import Weighted
+from mot_gen.data.joined import WeightedSamples
 from mot_gen.data.mixture import mixture_of
 from mot_gen.data.notices import Notice, Notices
 from mot_gen.data.samples import Sample, Samples, Splits, kinds_of
 from mot_gen.errors import InputError
 
 
-class Beside(Samples):
+class RehearsedSamples(Samples):
     """The samples of one set, then those of another; the second counts as one source."""
 
     def __init__(self, new: Sequence[Sample], old: Sequence[Sample], name: str):
@@ -82,5 +82,5 @@ def rehearsed(splits: Splits, old: Sequence[Sample], share: float, name: str) ->
     new = splits.train
     weights = new.weights if isinstance(new, Samples) and new.weights else [1.0] * len(_ends(new))
     shown = len(mixture_of(new, 0)) * share / (1 - share)
-    both = Weighted(Beside(new, old, name), [*weights, shown / len(old)])
+    both = WeightedSamples(RehearsedSamples(new, old, name), [*weights, shown / len(old)])
     return replace(splits, train=both)

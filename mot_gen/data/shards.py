@@ -1,4 +1,4 @@
-"""One shard of a corpus that is tokenised: Corpus, Options, Work (a corpus opened in one process), read_counts.
+"""One shard of a corpus that is tokenised: Corpus, TokenizeOptions, OpenCorpus (a corpus in one process), read_counts.
 
 A shard's samples are tokenised in batches, all media of a modality in one pass of its network. Beside a GPU, threads
 read and decode the media of some batches while the network is busy with another.
@@ -46,7 +46,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Options:
+class TokenizeOptions:
     """How a corpus is tokenised.
 
     workers: processes; on GPUs one process each, and as many threads in all; 0 = this process and thread alone.
@@ -68,10 +68,12 @@ class Options:
         expect(self.device in DEVICES, f"device must be one of {', '.join(DEVICES)}", self.device)
 
 
-class Work:
+class OpenCorpus:
     """A corpus opened in one process. device: of its tokenizers' networks. threads: that read beside them; 0 = none."""
 
-    def __init__(self, corpus: Corpus, out: Path, options: Options, device: torch.device = CPU, threads: int = 0):
+    def __init__(
+        self, corpus: Corpus, out: Path, options: TokenizeOptions, device: torch.device = CPU, threads: int = 0
+    ):
         self.corpus, self.out, self.options, self.threads = corpus, out, options, threads
         self.samples, self.tokenizers = corpus.samples(), dict(corpus.tokenizers())
         move(self.tokenizers.values(), device)

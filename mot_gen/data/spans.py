@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from mot_gen.data.encoded import Encoded, fixed_grid, fixed_length
-from mot_gen.data.mixture import Showing
+from mot_gen.data.mixture import SampleDraw
 from mot_gen.data.samples import UNUSABLE
 from mot_gen.errors import InputError
 from mot_gen.sequence import Span
@@ -47,7 +47,7 @@ class Pending:
 
     modality: str
     key: Hashable
-    showing: Showing
+    showing: SampleDraw
     place: int
     learned: bool
     length: int | None = None

@@ -1,5 +1,5 @@
-"""A corpus tokenised once, by processes or on GPUs, into shards of records that training reads: tokenize, Found. What
-it is given, Corpus and Options, is in shards.py.
+"""A corpus tokenised once, by processes or on GPUs, into shards of records that training reads: tokenize,
+TokenizeReport. What it is given, Corpus and TokenizeOptions, is in shards.py.
 
 Shard k holds the samples k * shard_size onwards, in their order, and is written whole under its name or not at all; so
 what is there is done, whoever was killed, and the same call goes on with the rest. Text stays text: it is quick to
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from mot_gen.data import records
-from mot_gen.data.shards import CPU, Corpus, Options, Work, check_cap, read_counts
+from mot_gen.data.shards import CPU, Corpus, OpenCorpus, TokenizeOptions, check_cap, read_counts
 from mot_gen.data.store import medium_bytes, parts_of, schema, to_record
 from mot_gen.errors import InputError, Interrupted, require
 from mot_gen.files import manifest
@@ -34,9 +34,9 @@ from mot_gen.files.stopping import stop_signals
 
 __all__ = [
     "Corpus",
-    "Found",
-    "Options",
-    "Work",
+    "OpenCorpus",
+    "TokenizeOptions",
+    "TokenizeReport",
     "medium_bytes",
     "parts_of",
     "read_counts",
@@ -47,7 +47,7 @@ __all__ = [
 
 
 @dataclass
-class Found:
+class TokenizeReport:
     """What tokenising came to.
 
     samples: how many were written. skipped: `id: reason` of each that was left out. notices: what the reader left out
@@ -59,16 +59,16 @@ class Found:
     notices: list[str] = field(default_factory=list)
 
 
-def tokenize(corpus: Corpus, out: Path, options: Options | None = None) -> Found:
+def tokenize(corpus: Corpus, out: Path, options: TokenizeOptions | None = None) -> TokenizeReport:
     """Write the shards of a corpus that are not there yet.
 
     Raises Interrupted on SIGINT or SIGTERM; InputError where `out` holds another corpus, where a worker died, and for
     more corrupt samples than may be. In each case the shards that are written stay, and the same call goes on.
     """
-    options, out = options or Options(), Path(out)
+    options, out = options or TokenizeOptions(), Path(out)
     hands = _hands_of(options)
     with lock(out):
-        work = Work(corpus, out, options, hands.here, hands.threads)
+        work = OpenCorpus(corpus, out, options, hands.here, hands.threads)
         _claim(out, work.about())
         for left in out.glob(".*.part.parquet"):  # of a process that was killed
             left.unlink()
@@ -92,10 +92,10 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     require(not changed, other)
 
 
-def _all_shards(work: Work, hands: _Hands, stop: Callable[[], bool], bar: Progress) -> Found:
+def _all_shards(work: OpenCorpus, hands: _Workers, stop: Callable[[], bool], bar: Progress) -> TokenizeReport:
     """Write the shards that are missing, and count all of them."""
     missing = [k for k in range(work.shards) if not work.path(k).exists()]
-    found = Found(notices=records.notices(work.samples).lines())
+    found = TokenizeReport(notices=records.notices(work.samples).lines())
     broken = records.broken(work.samples)
     _add(found, 0, [*broken.samples], work.options.max_corrupt)
     for k in sorted(set(range(work.shards)) - set(missing)):
@@ -108,7 +108,7 @@ def _all_shards(work: Work, hands: _Hands, stop: Callable[[], bool], bar: Progre
     return found
 
 
-def _add(found: Found, count: int, skipped: list[str], cap: int) -> None:
+def _add(found: TokenizeReport, count: int, skipped: list[str], cap: int) -> None:
     found.samples += count
     found.skipped += skipped
     check_cap(found.skipped, cap)
@@ -118,7 +118,7 @@ def _add(found: Found, count: int, skipped: list[str], cap: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Hands:
+class _Workers:
     """devices: where networks run, in turn. processes: beside this one; 0 = it does the work itself. threads: of each
     process that does the work."""
 
@@ -132,15 +132,15 @@ class _Hands:
         return CPU if self.processes else self.devices[0]
 
 
-def _hands_of(options: Options) -> _Hands:
+def _hands_of(options: TokenizeOptions) -> _Workers:
     """A GPU has one process, whose threads read for it; several processes would only take its memory several times."""
     gpus = _gpus(options.device)
     if not gpus:
-        return _Hands([CPU], options.workers, 0)
+        return _Workers([CPU], options.workers, 0)
     if len(gpus) == 1 or options.workers < 2:
-        return _Hands(gpus, 0, options.workers)
+        return _Workers(gpus, 0, options.workers)
     processes = min(len(gpus), options.workers)
-    return _Hands(gpus, processes, options.workers // processes)
+    return _Workers(gpus, processes, options.workers // processes)
 
 
 def _gpus(device: str) -> list[torch.device]:
@@ -151,22 +151,22 @@ def _gpus(device: str) -> list[torch.device]:
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
 
 
-def _in_line(work: Work, missing: Sequence[int], stop: Callable[[], bool]) -> Iterator[tuple[int, list[str]]]:
+def _in_line(work: OpenCorpus, missing: Sequence[int], stop: Callable[[], bool]) -> Iterator[tuple[int, list[str]]]:
     for k in missing:
         yield work.shard(k, stop)
 
 
-_here: Work | None = None  # what a worker process was given, and keeps from shard to shard
+_here: OpenCorpus | None = None  # what a worker process was given, and keeps from shard to shard
 
 
-def _begin(corpus: Corpus, out: Path, options: Options, threads: int, devices: Any) -> None:
+def _begin(corpus: Corpus, out: Path, options: TokenizeOptions, threads: int, devices: Any) -> None:
     """Set up a worker. It leaves signals, which a whole group may be sent, to the parent, and uses one core a thread.
     devices: a queue from which each worker takes its own."""
     global _here
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _here = Work(corpus, out, options, devices.get(), threads)
+    _here = OpenCorpus(corpus, out, options, devices.get(), threads)
 
 
 def _shard(k: int, parent: int) -> tuple[int, list[str]]:
@@ -176,7 +176,7 @@ def _shard(k: int, parent: int) -> tuple[int, list[str]]:
 
 
 def _in_processes(
-    work: Work, hands: _Hands, missing: Sequence[int], stop: Callable[[], bool]
+    work: OpenCorpus, hands: _Workers, missing: Sequence[int], stop: Callable[[], bool]
 ) -> Iterator[tuple[int, list[str]]]:
     """Shards as they are finished. Spawned, since a fork of a process whose libraries run threads may hang."""
     spawn, parent, count = multiprocessing.get_context("spawn"), os.getpid(), min(hands.processes, len(missing))

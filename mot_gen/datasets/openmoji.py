@@ -49,7 +49,7 @@ __all__ = [
     "PLACES",
     "TONES",
     "Emoji",
-    "Said",
+    "ParsedCaption",
     "Scene",
     "Scenes",
     "answers",
@@ -116,7 +116,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Said:
+class ParsedCaption:
     """What a caption says: the id of the emoji it names, or None, and the rest of the scene as `Scene` has it."""
 
     emoji: str | None
@@ -131,9 +131,9 @@ def _emoji_by_name() -> dict[str, str]:
     return {name: emoji.id for emoji in catalogue().values() for name in emoji.names.values()}
 
 
-def read_caption(text: str) -> Said:
+def read_caption(text: str) -> ParsedCaption:
     """What a caption of any phrasing and language says."""
-    said = Said(emoji=None, small=False, place=None, ground="white", mirrored=False)
+    said = ParsedCaption(emoji=None, small=False, place=None, ground="white", mirrored=False)
     known = phrases()
     for piece in text.strip().split(", "):
         said = replace(said, **(known.get(piece) or _named(piece)))
@@ -141,7 +141,7 @@ def read_caption(text: str) -> Said:
 
 
 def _named(piece: str) -> dict[str, Any]:
-    """The fields of `Said` that a name sets, perhaps behind an article and "small"."""
+    """The fields of `ParsedCaption` that a name sets, perhaps behind an article and "small"."""
     names = _emoji_by_name()
     bare = piece.removeprefix("the ").removeprefix("an ").removeprefix("a ")
     for name in (piece, bare):

@@ -4,7 +4,7 @@ A sample is a document: the scene as it is read, an instruction, in half of the 
 moves that lead there. `load` gives the splits of a recipe; `drawn_scene`, `render`, `moves_to` are what it is made of;
 `follow` is the simulator, and `measure` a model's success rate in it. All is computed here, nothing is downloaded.
 
-Places are (x, y) in [0, 1], x to the right and y down. data.options: see `Reach`.
+Places are (x, y) in [0, 1], x to the right and y down. data.options: see `ReachTask`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONGEST = 0.3  # of one move; the simulator shortens longer ones
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReachTask:
     """Scenes, instructions and the actions that reach what they name.
 
     count: samples.
@@ -59,7 +59,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One thing of a scene."""
 
     colour: str
@@ -75,7 +75,7 @@ class Thing:
 class Scene:
     """things, and the place of the hand. target: which thing is asked for."""
 
-    things: tuple[Thing, ...]
+    things: tuple[SceneObject, ...]
     hand: tuple[float, float]
     target: int
 
@@ -93,7 +93,7 @@ def drawn_scene(rng: np.random.Generator, objects: int) -> Scene:
             places.append(place)
     colours = rng.permutation(list(COLOURS))[:objects]
     shapes = rng.choice(SHAPES, objects)
-    things = tuple(Thing(str(c), str(s), _pair(place)) for c, s, place in zip(colours, shapes, places))
+    things = tuple(SceneObject(str(c), str(s), _pair(place)) for c, s, place in zip(colours, shapes, places))
     return Scene(things, _pair(places[objects]), int(rng.integers(objects)))
 
 
@@ -114,7 +114,7 @@ def render(scene: Scene) -> Image.Image:
     return Image.fromarray(np.round(mean).astype(np.uint8))
 
 
-def _covered(thing: Thing, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _covered(thing: SceneObject, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     dx, dy = x - thing.place[0], y - thing.place[1]
     if thing.shape == "disc":
         return np.hypot(dx, dy) < RADIUS
@@ -150,15 +150,15 @@ def instruction(scene: Scene, rng: np.random.Generator) -> str:
 
 def load(data: Data) -> Splits:
     """`count` samples, of which `data.held_out` are set aside; no scene comes twice."""
-    check_options("data.options", Reach, data.options)
-    options = Reach(**data.options)
+    check_options("data.options", ReachTask, data.options)
+    options = ReachTask(**data.options)
     rng = np.random.default_rng([options.seed, data.split_seed])
     documents = [_document(number, options, rng) for number in range(options.count)]
     held_out = round(options.count * data.held_out)
     return Splits(documents[held_out:], documents[:held_out])
 
 
-def _document(number: int, options: Reach, rng: np.random.Generator) -> Document:
+def _document(number: int, options: ReachTask, rng: np.random.Generator) -> Document:
     scene = drawn_scene(rng, options.objects)
     parts = [Part("sight", render(scene), loss=False), Part("text", instruction(scene, rng))]
     if rng.random() < options.foreseen:
@@ -180,7 +180,7 @@ def measure(pipe: VectorPipeline, data: Data, count: int, batch: int = 100) -> d
 
     from mot_gen.eval.vectors import VectorErrors
 
-    options = Reach(**data.options)
+    options = ReachTask(**data.options)
     rng = np.random.default_rng([options.seed, data.split_seed, 1])
     scenes = [drawn_scene(rng, options.objects) for _ in range(count)]
     asked = [instruction(scene, rng) for scene in scenes]

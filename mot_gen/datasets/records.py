@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mot_gen.data.joined import Weighted
+from mot_gen.data.joined import WeightedSamples
 from mot_gen.data.records import Samples, Splits, open_all, split
 from mot_gen.recipes.sections import Data
 
@@ -24,4 +24,4 @@ def load(data: Data) -> Splits:
     if set(weights) == {1}:
         return splits
     assert isinstance(splits.train, Samples)
-    return replace(splits, train=Weighted(splits.train, weights))
+    return replace(splits, train=WeightedSamples(splits.train, weights))

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
 from mot_gen.families.shared.latent_diffusion import autoencoder_config, vae_names
 from mot_gen.families.shared.random_weights import (
     TINY_TOWER,
@@ -68,7 +68,7 @@ def recognises(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FILES)
 
 
-def parts(source: Source) -> list[Part]:
+def parts(source: PublishedFolder) -> list[ConvertedPart]:
     """The model, the encoder of pictures that are read, and the autoencoder."""
     text = text_tokenizer(source)
     image = _autoencoder(source)
@@ -78,13 +78,13 @@ def parts(source: Source) -> list[Part]:
     sight_table = [Entry(name, siglip_name(name, "vit_model.vision_model.")) for name in sight.state_dict()]
     # mypy does not see that diffusers' ModelMixin, which is imported lazily, is a Module.
     return [
-        Part("model", model, _model_table(model)),
-        Part("image_tokenizer", cast(nn.Module, image), image_table),
-        Part("sight_tokenizer", cast(nn.Module, sight), sight_table),
+        ConvertedPart("model", model, _model_table(model)),
+        ConvertedPart("image_tokenizer", cast(nn.Module, image), image_table),
+        ConvertedPart("sight_tokenizer", cast(nn.Module, sight), sight_table),
     ]
 
 
-def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published sampler and defaults."""
     return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
@@ -97,7 +97,7 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return training_recipe(pipeline, out, heading, training, sampling=sampling)
 
 
-def parts_like(source: Source, folder: Path) -> list[Part]:
+def parts_like(source: PublishedFolder, folder: Path) -> list[ConvertedPart]:
     """The parts of a folder of ours, which must be of the published model's shape."""
     made = parts(source)
     published: Any = made[0].outline
@@ -111,7 +111,7 @@ def parts_like(source: Source, folder: Path) -> list[Part]:
     return made
 
 
-def text_tokenizer(source: Source) -> TextTokenizer:
+def text_tokenizer(source: PublishedFolder) -> TextTokenizer:
     """Qwen2's, with texts wrapped in the ids that the published tokenizer gives <|im_start|> and <|im_end|>."""
     size = source.config("llm_config.json")["vocab_size"]
     begin, end = special_ids(source, BOUNDS["text"])
@@ -122,12 +122,12 @@ def text_tokenizer(source: Source) -> TextTokenizer:
 # ---------------------------------------------------------------- the model
 
 
-def _picture_bounds(source: Source) -> dict[str, Any]:
+def _picture_bounds(source: PublishedFolder) -> dict[str, Any]:
     begin, end = special_ids(source, BOUNDS["picture"])
     return {"begin": begin, "end": end, "block": True, "position": "grid"}
 
 
-def _model_config(source: Source, modalities: list[Modality]) -> MultimodalConfig:
+def _model_config(source: PublishedFolder, modalities: list[Modality]) -> MultimodalConfig:
     """The towers by role, and how pictures enter and leave."""
     llm, config = source.config("llm_config.json"), source.config()
     backbone = {
@@ -180,7 +180,7 @@ def _model_table(model: MultimodalModel) -> list[Entry]:
 # ---------------------------------------------------------------- pictures that are read
 
 
-def _vision(source: Source, first_size: dict[str, int]) -> ImageFeatureTokenizer:
+def _vision(source: PublishedFolder, first_size: dict[str, int]) -> ImageFeatureTokenizer:
     """The encoder, of one layer less than its config counts. first_size: the rule of pictures that are drawn, by which
     those that are read are resized too, before their own."""
     given, side = source.config("vit_config.json"), source.config()["vit_max_num_patch_per_side"]
@@ -205,7 +205,7 @@ def _vision(source: Source, first_size: dict[str, int]) -> ImageFeatureTokenizer
 # ---------------------------------------------------------------- pictures that are drawn
 
 
-def _autoencoder(source: Source) -> LatentImageTokenizer:
+def _autoencoder(source: PublishedFolder) -> LatentImageTokenizer:
     """Its widths are read off the tensors, since no published file states them."""
     config, specs = source.config(), source.weights.specs
     widths: list[int] = []
@@ -232,7 +232,7 @@ def tiny(folder: Path) -> None:
     byte_tokenizer([*BOUNDS["text"], *BOUNDS["picture"]]).save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
     save_file(random_tensors(_tiny_autoencoder(), generator), folder / "ae.safetensors")
-    source = Source(folder, ("ae.safetensors",))
+    source = PublishedFolder(folder, ("ae.safetensors",))
     tensors: dict[str, torch.Tensor] = {}
     for part in parts(source):
         if part.name != "image_tokenizer":

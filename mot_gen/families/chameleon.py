@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
 from mot_gen.families.shared.recipes import whole_model_recipe
 from mot_gen.families.shared.table import Entry
@@ -52,7 +52,7 @@ def recognises(folder: Path) -> bool:
     return model_type(folder) == "chameleon"
 
 
-def parts(source: Source) -> list[Part]:
+def parts(source: PublishedFolder) -> list[ConvertedPart]:
     """The model, and the VQ network that reads pictures."""
     config, text = config_of(source.folder, "chameleon"), text_tokenizer(source)
     ids = _picture_ids(source, config)
@@ -66,12 +66,12 @@ def parts(source: Source) -> list[Part]:
         Entry("head.weight", "lm_head.weight"),
     ]
     return [
-        Part("model", model, [*tower(model, KIND, 0), *rows]),
-        Part("image_tokenizer", cast(nn.Module, pictures), codes),
+        ConvertedPart("model", model, [*tower(model, KIND, 0), *rows]),
+        ConvertedPart("image_tokenizer", cast(nn.Module, pictures), codes),
     ]
 
 
-def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`."""
     return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
@@ -81,7 +81,7 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return whole_model_recipe(pipeline, out, "Chameleon", {"lr": 1e-5, "min_lr": 1e-6})
 
 
-def text_tokenizer(source: Source) -> TextTokenizer:
+def text_tokenizer(source: PublishedFolder) -> TextTokenizer:
     """Its tokenizer; texts have neither the ids of pictures nor those that no token has."""
     return conversing_text(source.folder, config_of(source.folder, "chameleon"), TEMPLATE)
 
@@ -89,7 +89,7 @@ def text_tokenizer(source: Source) -> TextTokenizer:
 # ---------------------------------------------------------------- pictures
 
 
-def _picture_ids(source: Source, config: Any) -> list[int]:
+def _picture_ids(source: PublishedFolder, config: Any) -> list[int]:
     """The id of each code of the VQ network: of names IMGIMG and the code, with letters A to J for its digits."""
     digits = str.maketrans("ABCDEFGHIJ", "0123456789")
     found = {}
@@ -100,7 +100,7 @@ def _picture_ids(source: Source, config: Any) -> list[int]:
     return codes_in_one_range(source, found, config.vq_config.num_embeddings)
 
 
-def _pictures(source: Source, config: Any, ids: list[int]) -> VQNetworkTokenizer:
+def _pictures(source: PublishedFolder, config: Any, ids: list[int]) -> VQNetworkTokenizer:
     begin, end = special_ids(source, BOUNDS)
     layout = {"first": min(ids), "begin": begin, "end": end}
     standard = colours(source, rescale=RESCALE, mean=1.0, std=1.0)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
 from mot_gen.families.shared.latent_diffusion import diffusers_table, diffusers_vae
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, randomise, write_configs
 from mot_gen.families.shared.recipes import whole_model_recipe
@@ -60,22 +60,22 @@ def recognises(folder: Path) -> bool:
     index = folder / "model_index.json"
     if not index.is_file() or not (folder / "transformer" / "config.json").is_file():
         return False
-    return "Cosmos3" in str(Source(folder).config(index.name).get("_class_name"))
+    return "Cosmos3" in str(PublishedFolder(folder).config(index.name).get("_class_name"))
 
 
-def parts(source: Source) -> list[Part]:
+def parts(source: PublishedFolder) -> list[ConvertedPart]:
     """The two towers, and the autoencoder."""
     config, text = source.config("transformer/config.json"), text_tokenizer(source)
     _check(source, config)
     pictures = _autoencoder(source, config)
     model = outline(MultimodalModel, _model_config(config, text, pictures).to_dict())
     return [
-        Part("model", model, _table(model)),
-        Part("image_tokenizer", cast(nn.Module, pictures), diffusers_table(pictures)),
+        ConvertedPart("model", model, _table(model)),
+        ConvertedPart("image_tokenizer", cast(nn.Module, pictures), diffusers_table(pictures)),
     ]
 
 
-def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published sampler and defaults."""
     from diffusers import UniPCMultistepScheduler
 
@@ -91,7 +91,7 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return whole_model_recipe(pipeline, out, "Cosmos3", training, cheaper="frozen towers: backbone.frozen")
 
 
-def text_tokenizer(source: Source) -> TextTokenizer:
+def text_tokenizer(source: PublishedFolder) -> TextTokenizer:
     """Its tokenizer. A document begins with the <|im_start|> that its chat template begins with, and a picture follows
     the end of text that the pipeline puts after the template."""
     size = source.config("transformer/config.json").get("vocab_size", 151_936)
@@ -104,14 +104,14 @@ def text_tokenizer(source: Source) -> TextTokenizer:
     return text.with_chat_template(whole)
 
 
-def _special(source: Source, names: Sequence[str]) -> list[int]:
-    return special_ids(Source(source.folder / "text_tokenizer"), names)
+def _special(source: PublishedFolder, names: Sequence[str]) -> list[int]:
+    return special_ids(PublishedFolder(source.folder / "text_tokenizer"), names)
 
 
 # ---------------------------------------------------------------- the model
 
 
-def _check(source: Source, config: dict[str, Any]) -> None:
+def _check(source: PublishedFolder, config: dict[str, Any]) -> None:
     """InputError for a transformer of another make."""
     wanted = {"hidden_act": "silu", "qk_norm_for_text": True, "attention_bias": False, "use_und_k_norm_for_gen": False}
     for name, value in wanted.items():
@@ -165,7 +165,7 @@ def _table(model: MultimodalModel) -> list[Entry]:
 # ---------------------------------------------------------------- pictures
 
 
-def _autoencoder(source: Source, config: dict[str, Any]) -> LatentImageTokenizer:
+def _autoencoder(source: PublishedFolder, config: dict[str, Any]) -> LatentImageTokenizer:
     """Wan's. A picture stands some way after its text, and nothing after it."""
     vae = diffusers_vae(source)
     patch = config["latent_patch_size"]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
 from mot_gen.families.shared.recipes import row_length, whole_model_recipe
 from mot_gen.families.shared.table import Entry
@@ -66,7 +66,7 @@ def recognises(folder: Path) -> bool:
     return model_type(folder) == "emu3"
 
 
-def parts(source: Source) -> list[Part]:
+def parts(source: PublishedFolder) -> list[ConvertedPart]:
     """The model, and the VQ network of its pictures."""
     config, text = config_of(source.folder, "emu3"), text_tokenizer(source)
     ids = _picture_ids(source, config)
@@ -79,12 +79,14 @@ def parts(source: Source) -> list[Part]:
         Entry("head.weight", "text_model.lm_head.weight"),
     ]
     return [
-        Part("model", model, [*tower(model, KIND, 0, Names(prefix)), *rows]),
-        Part("image_tokenizer", cast(nn.Module, pictures), vq_table(pictures, "vqmodel.", [in_order_of_ids(ids)])),
+        ConvertedPart("model", model, [*tower(model, KIND, 0, Names(prefix)), *rows]),
+        ConvertedPart(
+            "image_tokenizer", cast(nn.Module, pictures), vq_table(pictures, "vqmodel.", [in_order_of_ids(ids)])
+        ),
     ]
 
 
-def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published defaults."""
     return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
@@ -95,7 +97,7 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return whole_model_recipe(pipeline, out, "Emu3", training)
 
 
-def text_tokenizer(source: Source) -> TextTokenizer:
+def text_tokenizer(source: PublishedFolder) -> TextTokenizer:
     """Its tokenizer; texts have neither the codes of pictures nor ids that no token has."""
     return conversing_text(source.folder, config_of(source.folder, "emu3").text_config, TEMPLATE)
 
@@ -103,7 +105,7 @@ def text_tokenizer(source: Source) -> TextTokenizer:
 # ---------------------------------------------------------------- pictures
 
 
-def _picture_ids(source: Source, config: Any) -> list[int]:
+def _picture_ids(source: PublishedFolder, config: Any) -> list[int]:
     """The id of each code of the VQ network, of the names of the vocabulary."""
     found = {}
     for name, id in (config.vocabulary_map or {}).items():
@@ -112,7 +114,7 @@ def _picture_ids(source: Source, config: Any) -> list[int]:
     return codes_in_one_range(source, found, config.vq_config.codebook_size)
 
 
-def _pictures(source: Source, config: Any, ids: list[int], text: TextTokenizer) -> VQNetworkTokenizer:
+def _pictures(source: PublishedFolder, config: Any, ids: list[int], text: TextTokenizer) -> VQNetworkTokenizer:
     begin, end = special_ids(source, BOUNDS)
     stated = preprocessor(source)
     sizes = {
@@ -126,7 +128,7 @@ def _pictures(source: Source, config: Any, ids: list[int], text: TextTokenizer) 
     return vq_network("Emu3VQVAE", config.vq_config, sizes, layout, standard)
 
 
-def _frame(source: Source, text: TextTokenizer) -> dict[str, Any]:
+def _frame(source: PublishedFolder, text: TextTokenizer) -> dict[str, Any]:
     """How a picture states its shape; InputError where the tokenizer does not write sizes digit by digit."""
     opened, row_end, closed = special_ids(source, [OPENED, ROW_END, CLOSED])
     digits = [text.encode(str(digit)).values.tolist() for digit in range(10)]

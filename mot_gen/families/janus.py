@@ -18,7 +18,7 @@ from typing import Any, cast
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
 from mot_gen.families.shared.recipes import whole_model_recipe
 from mot_gen.families.shared.siglip import of_convolution, siglip_name
@@ -71,20 +71,20 @@ def recognises(folder: Path) -> bool:
     return model_type(folder) == "janus"
 
 
-def parts(source: Source) -> list[Part]:
+def parts(source: PublishedFolder) -> list[ConvertedPart]:
     """The model, the VQ network of pictures that are drawn, and the encoder of those that are read."""
     config, text = config_of(source.folder, "janus"), text_tokenizer(source)
     drawn, read = _drawn(source, config), _read(source, config)
     modalities = [text.modality, read.modality, drawn.modality]
     model = outline(MultimodalModel, _model_config(config, modalities).to_dict())
     return [
-        Part("model", model, _table(source, model)),
-        Part("image_tokenizer", cast(nn.Module, drawn), vq_table(drawn, "model.vqmodel.")),
-        Part("sight_tokenizer", cast(nn.Module, read), _vision_table(read)),
+        ConvertedPart("model", model, _table(source, model)),
+        ConvertedPart("image_tokenizer", cast(nn.Module, drawn), vq_table(drawn, "model.vqmodel.")),
+        ConvertedPart("sight_tokenizer", cast(nn.Module, read), _vision_table(read)),
     ]
 
 
-def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published defaults."""
     return assembled(parts, text_tokenizer(source), sampling=_sampling(source))
 
@@ -94,12 +94,12 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return whole_model_recipe(pipeline, out, "Janus", {"lr": 2e-5, "min_lr": 2e-6})
 
 
-def text_tokenizer(source: Source) -> TextTokenizer:
+def text_tokenizer(source: PublishedFolder) -> TextTokenizer:
     """Its tokenizer, with the conversation of the published code as chat template."""
     return conversing_text(source.folder, config_of(source.folder, "janus").text_config, TEMPLATE)
 
 
-def _sampling(source: Source) -> dict[str, Any]:
+def _sampling(source: PublishedFolder) -> dict[str, Any]:
     """Guidance leads away from a prompt of pads, between the beginnings of the text and of the picture."""
     (pad,) = special_ids(source, [PAD])
     return {"guidance_scale": 5.0, "unconditional": {"filled": pad}, "chat": True}
@@ -127,7 +127,7 @@ LAYERS = {
 }
 
 
-def _table(source: Source, model: MultimodalModel) -> list[Entry]:
+def _table(source: PublishedFolder, model: MultimodalModel) -> list[Entry]:
     prefix = "model.language_model."
     embedding = f"{prefix}embed_tokens.weight"
     tied = "lm_head.weight" not in source.weights.specs
@@ -143,7 +143,7 @@ def _table(source: Source, model: MultimodalModel) -> list[Entry]:
 # ---------------------------------------------------------------- pictures
 
 
-def _drawn(source: Source, config: Any) -> VQNetworkTokenizer:
+def _drawn(source: PublishedFolder, config: Any) -> VQNetworkTokenizer:
     """The VQ network, over pictures of the one size that it draws."""
     begin, end = special_ids(source, BOUNDS)
     side = config.vq_config.num_patches * 2 ** (len(config.vq_config.channel_multiplier) - 1)
@@ -151,7 +151,7 @@ def _drawn(source: Source, config: Any) -> VQNetworkTokenizer:
     return vq_network("JanusVQVAE", config.vq_config, side, layout, colours(source))
 
 
-def _read(source: Source, config: Any) -> ImageFeatureTokenizer:
+def _read(source: PublishedFolder, config: Any) -> ImageFeatureTokenizer:
     """The encoder, over pictures that are filled up to a square of their mean colour."""
     given = config.vision_config
     if given.use_qk_norm:

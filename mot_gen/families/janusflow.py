@@ -21,7 +21,7 @@ from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.families.janus import conversation
-from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
 from mot_gen.families.shared.latent_diffusion import diffusers_table, diffusers_vae
 from mot_gen.families.shared.random_weights import (
     TINY_TOWER,
@@ -63,10 +63,10 @@ def recognises(folder: Path) -> bool:
     """Whether the folder has a JanusFlow's config, and the autoencoder."""
     if not (folder / "config.json").is_file() or not (folder / VAE).is_file():
         return False
-    return Source(folder).config().get("vision_gen_enc_config", {}).get("cls") == "ShallowUViTEncoder"
+    return PublishedFolder(folder).config().get("vision_gen_enc_config", {}).get("cls") == "ShallowUViTEncoder"
 
 
-def parts(source: Source) -> list[Part]:
+def parts(source: PublishedFolder) -> list[ConvertedPart]:
     """The model, the autoencoder of pictures that are drawn, and the encoder of those that are read."""
     config, text = source.config(), text_tokenizer(source)
     drawn, read = _autoencoder(source, config), _read(source, config)
@@ -74,13 +74,13 @@ def parts(source: Source) -> list[Part]:
     model = outline(MultimodalModel, _model_config(config, modalities).to_dict())
     (begin,) = special_ids(source, READ[:1])
     return [
-        Part("model", model, [*tower(model, KIND, 0, Names("language_model.model.")), *_table(model, begin)]),
-        Part("image_tokenizer", cast(nn.Module, drawn), diffusers_table(drawn)),
-        Part("sight_tokenizer", cast(nn.Module, read), list(_vision_table(read))),
+        ConvertedPart("model", model, [*tower(model, KIND, 0, Names("language_model.model.")), *_table(model, begin)]),
+        ConvertedPart("image_tokenizer", cast(nn.Module, drawn), diffusers_table(drawn)),
+        ConvertedPart("sight_tokenizer", cast(nn.Module, read), list(_vision_table(read))),
     ]
 
 
-def pipeline(source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published sampler and defaults."""
     return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
 
@@ -90,7 +90,7 @@ def recipe(pipeline: MultimodalPipeline, out: Path) -> str:
     return whole_model_recipe(pipeline, out, "JanusFlow", {"lr": 2e-5, "min_lr": 2e-6})
 
 
-def text_tokenizer(source: Source) -> TextTokenizer:
+def text_tokenizer(source: PublishedFolder) -> TextTokenizer:
     """Its tokenizer, with the conversation of the published code as chat template."""
     return conversing_text(source.folder, _language_config(source.config()), TEMPLATE)
 
@@ -166,7 +166,7 @@ def _table(model: MultimodalModel, begin: int) -> Iterator[Entry]:
 # ---------------------------------------------------------------- pictures
 
 
-def _autoencoder(source: Source, config: dict[str, Any]) -> LatentImageTokenizer:
+def _autoencoder(source: PublishedFolder, config: dict[str, Any]) -> LatentImageTokenizer:
     """SDXL's. The token before a picture is its time, and nothing stands after it."""
     vae = {name: value for name, value in diffusers_vae(source).items() if value is not None}
     layout = causal_layout(source, [DRAWN, READ[1]]) | {"ends": False, "timed": True}
@@ -182,7 +182,7 @@ def _autoencoder(source: Source, config: dict[str, Any]) -> LatentImageTokenizer
     return outline(LatentImageTokenizer, made | {"layout": layout})
 
 
-def _read(source: Source, config: dict[str, Any]) -> ImageFeatureTokenizer:
+def _read(source: PublishedFolder, config: dict[str, Any]) -> ImageFeatureTokenizer:
     """The encoder, over pictures that are filled up to a square."""
     given = config["vision_und_enc_config"]["params"]
     sizes = TOWERS.get(given["model_name"], {}) | given
@@ -257,7 +257,7 @@ def tiny(folder: Path) -> None:
         block_out_channels=[32, 32], layers_per_block=1, scaling_factor=0.13025, **blocks
     )
     vae.save_pretrained(folder / "vae")
-    source = Source(folder, (VAE,))
+    source = PublishedFolder(folder, (VAE,))
     made = {part.name: part for part in parts(source)}
     source.close()
     drawn = made.pop("image_tokenizer")

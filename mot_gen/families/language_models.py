@@ -16,7 +16,7 @@ import torch
 
 from mot_gen.errors import InputError
 from mot_gen.families import llama
-from mot_gen.families.shared.conversion import Part, Source, load, opened
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, load, opened
 from mot_gen.families.shared.folders import local_folder
 from mot_gen.families.shared.recipes import row_length, training_recipe
 from mot_gen.families.shared.table import InMemory, restored
@@ -45,7 +45,7 @@ class _Family:
     def __init__(self, tokenizers: Mapping[str, Any]):
         self.LICENCE, self.__name__, self._tokenizers = llama.LICENCE, llama.__name__, components(tokenizers)
 
-    def pipeline(self, source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+    def pipeline(self, source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
         return llama.pipeline(source, parts, **self._tokenizers)
 
     @staticmethod

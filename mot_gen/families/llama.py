@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.families.shared.conversion import Part, Source, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_tiny
-from mot_gen.families.shared.table import Entry, First, MeanOfRows
+from mot_gen.families.shared.table import Entry, FirstRows, MeanOfRows
 from mot_gen.families.shared.towers import KINDS, Kind, backbone_options, published_text, tower
 from mot_gen.families.shared.transformers_folders import model_type
 from mot_gen.model import MultimodalConfig, MultimodalModel
@@ -35,8 +35,11 @@ def recognises(folder: Path) -> bool:
 
 
 def parts(
-    source: Source, tokenizers: Mapping[str, Any] | None = None, start: str = "copy", text: TextTokenizer | None = None
-) -> list[Part]:
+    source: PublishedFolder,
+    tokenizers: Mapping[str, Any] | None = None,
+    start: str = "copy",
+    text: TextTokenizer | None = None,
+) -> list[ConvertedPart]:
     """The model alone: a tower for text, and one for each of the tokenizers, by modality."""
     if start not in STARTS:
         raise InputError(f"start: {start!r} is not known{nearest(start, STARTS)}")
@@ -48,22 +51,22 @@ def parts(
     stated = MultimodalConfig(modalities, {"kind": "mot", **options}, context=_context(config))
     stated.embedding_scale = kind.embedding_scale
     model = outline(MultimodalModel, stated.to_dict())
-    return [Part("model", model, table(model, config, kind, start))]
+    return [ConvertedPart("model", model, table(model, config, kind, start))]
 
 
-def pipeline(source: Source, parts: Sequence[Part], **tokenizers) -> MultimodalPipeline:
+def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart], **tokenizers) -> MultimodalPipeline:
     """Over the model of `parts`. tokenizers: image_tokenizer and speech_tokenizer."""
     text = text_tokenizer(source.folder, language_config(source.folder))
     return assembled(parts, text, **tokenizers)
 
 
-def parts_like(source: Source, folder: Path) -> list[Part]:
+def parts_like(source: PublishedFolder, folder: Path) -> list[ConvertedPart]:
     """The model in a folder of ours, and the table that leads from it to the language model in `source`."""
     config = language_config(source.folder)
     model = outline(MultimodalModel, MultimodalModel.load_config(folder / "model"))
     kind = Kind.of(config)
     check_same(model, config, kind, source.folder)
-    return [Part("model", model, table(model, config, kind, "copy"))]
+    return [ConvertedPart("model", model, table(model, config, kind, "copy"))]
 
 
 def tiny(folder: Path) -> None:
@@ -98,7 +101,7 @@ def _vocabulary(model: MultimodalModel, config) -> Iterator[Entry]:
     """Embedding and head: the text's rows are the language model's, new ones begin at the mean of the text's."""
     _, known = model.vocabulary.range(model.modality_names[0])
     rest = model.vocabulary.size - known
-    first = (First(known),) if known < config.vocab_size else ()
+    first = (FirstRows(known),) if known < config.vocab_size else ()
     tied = bool(config.tie_word_embeddings)
     head = "model.embed_tokens.weight" if tied else "lm_head.weight"
     # Of tied matrices the head leads back.

@@ -18,7 +18,7 @@ from torch import Tensor
 from mot_gen.sequence import PADDING, Layout, Masking, Modality, PackedBatch, Vocabulary
 
 
-class Predicting(Protocol):
+class MaskableModel(Protocol):
     """What is asked of a model. index_of: modality name -> its number in layouts. whole: its modalities of tokens that
     are predicted several at once."""
 
@@ -39,7 +39,7 @@ class Predicting(Protocol):
 
 
 def masked(
-    batch: PackedBatch, clean: Tensor, model: Predicting, generator: torch.Generator | None, bound: bool
+    batch: PackedBatch, clean: Tensor, model: MaskableModel, generator: torch.Generator | None, bound: bool
 ) -> PackedBatch:
     """The batch with masks where the masked objectives put them, with what is predicted scale by scale, and with how
     those tokens count. clean: (B, S) the ids without any error. bound: the losses are to be the likelihood bound, and

@@ -1,4 +1,4 @@
-"""The choices in samples, with their advantages, as batches: Chosen, Actions, Weighing.
+"""The choices in samples, with their advantages, as batches: TrainedSample, Actions, ActionBuilder.
 
 Shapes: M targets of a batch, N continuous tokens of its pictures, C channels.
 """
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel
-from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, packed, rows_of
+from mot_gen.reinforce.documents import NEVER, Packed, RolloutDocument, choices, packed, rows_of
 from mot_gen.reinforce.rollouts import Rollout
 from mot_gen.sequence import PackedBatch, all_learned, only_read
 from mot_gen.sequence.moving import Movable
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TrainedSample:
     """A sample that is learned from. steps: those steps of its picture that are learned from."""
 
     rollout: Rollout
@@ -48,16 +48,16 @@ class Actions(Movable):
 
 
 @dataclass
-class _Weighed:
+class _WeightedDocument:
     """A document, with the advantage of its sample, the weight of each of its actions, and the sampler's step."""
 
-    document: Document
+    document: RolloutDocument
     advantage: float
     weight: float
     step: int = 0
 
 
-class Weighing:
+class ActionBuilder:
     """How samples become actions.
 
     times: the times of the sampler's steps, None where no picture is continuous.
@@ -67,9 +67,9 @@ class Weighing:
     def __init__(self, model: MultimodalModel, times: Tensor | None, per_answer: bool):
         self.model, self.times, self.per_answer = model, times, per_answer
 
-    def batches(self, chosen: Sequence[Chosen], rows: int, slots: int) -> list[Actions]:
+    def batches(self, chosen: Sequence[TrainedSample], rows: int, slots: int) -> list[Actions]:
         """The actions of some samples, in batches of `rows` rows of `slots`; one at least."""
-        weighed: list[_Weighed] = []
+        weighed: list[_WeightedDocument] = []
         for each in chosen:
             weighed += self._of_tokens(each)
             weighed += self._of_steps(each)
@@ -82,7 +82,7 @@ class Weighing:
         """A batch without a document, for a process that has none left while others have."""
         return _actions(packed(self.model, [], [[]], slots), [])
 
-    def _of_tokens(self, chosen: Chosen) -> list[_Weighed]:
+    def _of_tokens(self, chosen: TrainedSample) -> list[_WeightedDocument]:
         """The document of what was written token by token; none where nothing was."""
         rollout = chosen.rollout
         written = all_learned(rollout.spans)
@@ -91,9 +91,9 @@ class Weighing:
         if not count:
             return []
         weight = 1 / count if self.per_answer else 1.0
-        return [_Weighed(Document([*rollout.read, *written], allowed), chosen.advantage, weight)]
+        return [_WeightedDocument(RolloutDocument([*rollout.read, *written], allowed), chosen.advantage, weight)]
 
-    def _of_steps(self, chosen: Chosen) -> list[_Weighed]:
+    def _of_steps(self, chosen: TrainedSample) -> list[_WeightedDocument]:
         """A document for each step of a continuous picture, which reads all that was written before it."""
         rollout = chosen.rollout
         if rollout.noisy is None or rollout.after is None or self.times is None:
@@ -107,12 +107,12 @@ class Weighing:
         found = []
         for step in chosen.steps:
             noisy = replace(picture, values=rollout.noisy[step], learned=True)
-            document = Document([*read, noisy], none, float(self.times[step]), rollout.after[step])
-            found.append(_Weighed(document, chosen.advantage, weight, step))
+            document = RolloutDocument([*read, noisy], none, float(self.times[step]), rollout.after[step])
+            found.append(_WeightedDocument(document, chosen.advantage, weight, step))
         return found
 
 
-def _actions(batch: Packed, weighed: Sequence[_Weighed]) -> Actions:
+def _actions(batch: Packed, weighed: Sequence[_WeightedDocument]) -> Actions:
     advantage = torch.tensor([each.advantage for each in weighed], dtype=torch.float32)
     weight = torch.tensor([each.weight for each in weighed], dtype=torch.float32)
     step = torch.tensor([each.step for each in weighed], dtype=torch.long)

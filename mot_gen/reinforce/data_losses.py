@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mot_gen.recipes.sections import Reinforce
 from mot_gen.training.runs import Run
-from mot_gen.training.step import Spent, add_gradients
+from mot_gen.training.step import StepCost, add_gradients
 
 
 class DataLosses:
@@ -31,12 +31,12 @@ class DataLosses:
             self._sums = add_gradients(self._run, self._work, self._weight, more=True)
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> StepCost:
         """What one update takes, this process's share."""
         if self._work is None:
-            return Spent(0.0, 0.0, 0.0)
+            return StepCost(0.0, 0.0, 0.0)
         size = self._run.world.size
-        return Spent(self._work.tokens / size, self._work.flops / size, self._work.slots / size)
+        return StepCost(self._work.tokens / size, self._work.flops / size, self._work.slots / size)
 
     def means(self) -> dict[str, dict[str, float]]:
         """`data_losses` of a line of metrics.jsonl, by modality; nothing where no data are learned. All processes call

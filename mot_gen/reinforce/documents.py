@@ -1,4 +1,4 @@
-"""Samples as documents and batches, and which of their tokens were choices: Document, Packed, packed,
+"""Samples as documents and batches, and which of their tokens were choices: RolloutDocument, Packed, packed,
 in_a_batch, noised, Ids, choices.
 
 A sample becomes one document with all that was written, for its tokens. A continuous picture has one document more for
@@ -26,7 +26,7 @@ NEVER = -1  # the set of ids of a target that was no choice
 
 
 @dataclass
-class Document:
+class RolloutDocument:
     """A sample, or a part of it, to be packed.
 
     spans: packed as they are.
@@ -72,13 +72,15 @@ class Packed(Movable):
         return each.new_zeros(documents).index_add(0, self.of_token[own], each[own]) / counts
 
 
-def rows_of(model: MultimodalModel, documents: Sequence[Document], slots: int) -> list[list[int]]:
+def rows_of(model: MultimodalModel, documents: Sequence[RolloutDocument], slots: int) -> list[list[int]]:
     """Numbers of the documents that share a row; one empty row where there are none."""
     lengths = [document_length(document.spans, model.modalities) for document in documents]
     return plan_rows(lengths, slots) or [[]]
 
 
-def packed(model: MultimodalModel, documents: Sequence[Document], rows: Sequence[Sequence[int]], slots: int) -> Packed:
+def packed(
+    model: MultimodalModel, documents: Sequence[RolloutDocument], rows: Sequence[Sequence[int]], slots: int
+) -> Packed:
     """A batch of these rows of documents, by their numbers."""
     batch = pack_rows([[documents[number].spans for number in row] for row in rows], model.modalities, slots)
     in_order = {number: documents[number] for row in rows for number in row}
@@ -99,7 +101,7 @@ def _integers(numbers: Sequence[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.long)
 
 
-def _of_pictures(batch: PackedBatch, documents: Mapping[int, Document]) -> tuple[Tensor, Tensor]:
+def _of_pictures(batch: PackedBatch, documents: Mapping[int, RolloutDocument]) -> tuple[Tensor, Tensor]:
     """What belongs to each continuous token of the pictures, and its document's number. documents: in order."""
     if "image" not in batch.latents:
         return torch.zeros(0, 1), _integers([])
@@ -116,7 +118,7 @@ def _of_pictures(batch: PackedBatch, documents: Mapping[int, Document]) -> tuple
     return torch.cat(targets), _integers(of_token)
 
 
-def in_a_batch(model: MultimodalModel, documents: Sequence[Document], rows: int, slots: int) -> int:
+def in_a_batch(model: MultimodalModel, documents: Sequence[RolloutDocument], rows: int, slots: int) -> int:
     """How many documents surely fit into so many rows, one at least."""
     longest = max((document_length(document.spans, model.modalities) for document in documents), default=slots)
     return max(1, rows * max(1, slots // longest))
@@ -124,7 +126,7 @@ def in_a_batch(model: MultimodalModel, documents: Sequence[Document], rows: int,
 
 def noised(
     model: MultimodalModel, read: Sequence[Span], pictures: Sequence[Span], generator: torch.Generator
-) -> Iterator[Document]:
+) -> Iterator[RolloutDocument]:
     """A document for each of some pictures, all at the same time and with the same noise."""
     objective: Any = model.objectives[pictures[0].modality]
     time = objective.sample_time(_alone(pictures[0]), generator)
@@ -133,7 +135,7 @@ def noised(
         generator.set_state(before)
         values, target = objective.corrupt(picture.values, time.expand(len(picture)), generator)
         none = [NEVER] * len(choices(model, [picture], ended=False))
-        yield Document([*read, replace(picture, values=values)], none, float(time), target)
+        yield RolloutDocument([*read, replace(picture, values=values)], none, float(time), target)
 
 
 def _alone(span: Span) -> Latents:

@@ -12,7 +12,7 @@ from mot_gen.errors import InputError
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.learner import Learner, samples_of
 from mot_gen.reinforce.lines import joined, means_of, sums_of
-from mot_gen.reinforce.pairs import Compared, batches_of, scores
+from mot_gen.reinforce.pairs import PairBatch, batches_of, scores
 from mot_gen.reinforce.policy import unused
 from mot_gen.reinforce.preferences import Preference, Record, judged, read_preferences, tokenised
 from mot_gen.reinforce.updates import Step, make_updates
@@ -35,7 +35,7 @@ class DpoStep(Step):
         batches = batches_of(learner, preferences)
         (total,) = run.world.sum([sum(batch.pairs for batch in batches)])
 
-        def backward(batch: Compared, last: bool) -> dict[str, Tensor]:
+        def backward(batch: PairBatch, last: bool) -> dict[str, Tensor]:
             return _backward(learner, batch, max(total, 1.0), last)
 
         made = make_updates(run, learner.section, batches, backward)
@@ -73,13 +73,13 @@ class DpoStep(Step):
 
 
 @torch.no_grad()
-def _by_reference(learner: Learner, batch: Compared) -> Tensor:
+def _by_reference(learner: Learner, batch: PairBatch) -> Tensor:
     """(2 P,) the scores of a batch by the reference."""
     with autocast(learner.run):
         return scores(learner, batch, learner.reference(batch.packed.batch))
 
 
-def _backward(learner: Learner, batch: Compared, total: float, last: bool) -> dict[str, Tensor]:
+def _backward(learner: Learner, batch: PairBatch, total: float, last: bool) -> dict[str, Tensor]:
     """Forward and backward of one batch; what was measured of each of its pairs. total: pairs of the step."""
     run, section = learner.run, learner.section
     if batch.reference is None:

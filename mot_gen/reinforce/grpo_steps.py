@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.reinforce.actions import Actions, Chosen, Weighing
+from mot_gen.reinforce.actions import ActionBuilder, Actions, TrainedSample
 from mot_gen.reinforce.advantages import advantages
-from mot_gen.reinforce.learner import Learner, Rewarded
+from mot_gen.reinforce.learner import Learner, RewardedSamples
 from mot_gen.reinforce.lines import Sums, means_of, rewards_of
 from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
 from mot_gen.reinforce.policy import MEASURES, Measures, Policy, PolicyOutput, detached, unused
@@ -71,16 +71,16 @@ class GrpoStep(Step):
         return line | _logged(sums, learned) | made.line
 
 
-def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
+def _batches(learner: Learner, rewarded: RewardedSamples) -> list[_Batch]:
     """The batches of a step, as many on every process, on its device."""
     run, section, flow = learner.run, learner.section, learner.sampler.flow
     gains = advantages(rewarded.rewards, section.divide)
-    chosen: list[Chosen] = []
+    chosen: list[TrainedSample] = []
     for group, sample in rewarded.rewards.isfinite().nonzero().tolist():
         rollout = rewarded.groups[group].rollouts[sample]
-        chosen.append(Chosen(rollout, gains[group, sample].item(), rollout.steps))
+        chosen.append(TrainedSample(rollout, gains[group, sample].item(), rollout.steps))
     times = flow.times(section.num_inference_steps) if flow else None
-    weighing = Weighing(run.model, times, per_answer=section.average == "answer")
+    weighing = ActionBuilder(run.model, times, per_answer=section.average == "answer")
     rows, slots = learner.shape
     made = learner.as_many_everywhere(weighing.batches(chosen, rows, slots), lambda: weighing.empty(slots))
     share = 1 / (len(made) * run.world.size)

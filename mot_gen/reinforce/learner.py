@@ -1,4 +1,4 @@
-"""Learner: what a run needs to learn from rewards, made once a sitting; Group and Rewarded, the samples of a step.
+"""Learner: what a run needs to learn from rewards, made once a sitting; SampleGroup, RewardedSamples: those of a step.
 
 All that is random is a function of the seed, the step and the sample, so a run that was stopped goes on to the bit: the
 samples of the next step are drawn anew from the weights of the checkpoint.
@@ -25,7 +25,7 @@ from mot_gen.reinforce.documents import Ids
 from mot_gen.reinforce.lines import Sums, sums_of
 from mot_gen.reinforce.moe_grpo import refuse_without_experts
 from mot_gen.reinforce.prompts import Prompt, Prompts
-from mot_gen.reinforce.rewards import Rewards, Samples, made_rewards
+from mot_gen.reinforce.rewards import RewardInputs, Rewards, made_rewards
 from mot_gen.reinforce.rollouts import Rollout, Sampler
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.origin import Origin
@@ -35,7 +35,7 @@ B = TypeVar("B")  # a batch
 
 
 @dataclass(frozen=True)
-class Group:
+class SampleGroup:
     """The samples of one prompt. numbers: their numbers among all samples of the step, on all processes."""
 
     rollouts: Sequence[Rollout]
@@ -43,20 +43,20 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Rewarded:
+class RewardedSamples:
     """The samples of a step with their rewards.
 
     rewards: (P, G) for P groups of G samples, NaN where a sample has none. sums: for the line of metrics.jsonl.
     """
 
-    groups: list[Group]
+    groups: list[SampleGroup]
     rewards: Tensor
     sums: Sums
 
 
-def samples_of(groups: Sequence[Group]) -> Samples:
+def samples_of(groups: Sequence[SampleGroup]) -> RewardInputs:
     """All samples of these groups, one after another."""
-    return Samples.of([rollout for group in groups for rollout in group.rollouts])
+    return RewardInputs.of([rollout for group in groups for rollout in group.rollouts])
 
 
 class Learner:
@@ -113,7 +113,7 @@ class Learner:
             return pipeline_of(self.run)
         return pipeline_of(replace(self.run, averaged=self.run.model))
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[SampleGroup]:
         """This process's samples of the step, all drawn in one batch."""
         run, section = self.run, self.section
         own = range(run.world.rank, section.prompts, run.world.size)
@@ -130,10 +130,10 @@ class Learner:
         groups = []
         for start in range(0, len(numbers), section.group):
             members = slice(start, start + section.group)
-            groups.append(Group(rollouts[members], numbers[members]))
+            groups.append(SampleGroup(rollouts[members], numbers[members]))
         return groups
 
-    def rewarded(self) -> Rewarded:
+    def rewarded(self) -> RewardedSamples:
         """This process's samples of the step, drawn and rewarded."""
         groups = self.groups()
         total, scores = self.rewards(samples_of(groups))
@@ -141,7 +141,7 @@ class Learner:
         sums = sums_of({"reward": total, **scores})
         sums["step", "equal_groups"] = int(equal_rows(rewards).sum())
         sums["step", "without_reward"] = float(total.isnan().sum())
-        return Rewarded(groups, rewards, sums)
+        return RewardedSamples(groups, rewards, sums)
 
     def drawn_steps(self, number: int) -> list[int]:
         """The steps of a sample's picture that are drawn at random, and learned from."""

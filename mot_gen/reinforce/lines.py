@@ -12,18 +12,18 @@ from mot_gen.flops import forward_flops
 from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.sequence import PADDING, PackedBatch
 from mot_gen.training.runs import Run
-from mot_gen.training.step import Spent
+from mot_gen.training.step import StepCost
 
 Sums = dict[tuple[str, str], float]  # (what is summed, of which score or modality)
 
 
-def spent(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> Spent:
+def spent(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> StepCost:
     """What an update took on this process, with the data learned beside it; sampling is not counted."""
     tokens = sum(int((batch.layout.document != PADDING).sum()) for batch in batches)
     flops = sum(3 * forward_flops(run.model, batch) for batch in batches)
     slots = sum(batch.ids.numel() for batch in batches)
     beside = data.spent
-    return Spent(tokens + beside.tokens, flops + beside.flops, slots + beside.slots)
+    return StepCost(tokens + beside.tokens, flops + beside.flops, slots + beside.slots)
 
 
 def sums_of(scores: Mapping[str, Tensor]) -> Sums:

@@ -1,4 +1,4 @@
-"""What a model is worth by the scores of a run, as users sample from it: Measured, measure.
+"""What a model is worth by the scores of a run, as users sample from it: ModelScores, measure.
 
 Shapes: N samples.
 """
@@ -23,7 +23,7 @@ from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.prompts import Prompt
-from mot_gen.reinforce.rewards import NamedReward, Samples
+from mot_gen.reinforce.rewards import NamedReward, RewardInputs
 from mot_gen.reports.generated import HeldOut, drawn, in_batches, pictures_of, written
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.runs import Run
@@ -31,7 +31,7 @@ from mot_gen.training.runs import Run
 CONFIDENCE = 0.95
 
 
-class Mean(NamedTuple):
+class MeanScore(NamedTuple):
     """The mean of a score, and the bounds of its interval of confidence."""
 
     value: float
@@ -40,17 +40,17 @@ class Mean(NamedTuple):
 
 
 @dataclass
-class Measured:
+class ModelScores:
     """What a model is worth.
 
     scores: of each reward the mean. spread: how different the samples are, None where no prompt has two of them.
     frechet: of pictures, in pixels, to real ones. samples: what was measured.
     """
 
-    scores: dict[str, Mean]
+    scores: dict[str, MeanScore]
     spread: float | None
     frechet: float | None
-    samples: Samples = field(repr=False)
+    samples: RewardInputs = field(repr=False)
 
     def figures(self) -> dict[str, Any]:
         """What a report holds."""
@@ -65,7 +65,7 @@ class Measured:
         }
 
 
-def measure(learner: Learner, run: Run, scores: Sequence[NamedReward], guidance: float = 1.0) -> Measured:
+def measure(learner: Learner, run: Run, scores: Sequence[NamedReward], guidance: float = 1.0) -> ModelScores:
     """`evaluation.samples` samples of a run's averaged model, by every score. Prompts are held out; the noise is the
     same for every model. guidance: of pictures; 1 is none."""
     writes = learner.section.writes
@@ -79,28 +79,28 @@ def measure(learner: Learner, run: Run, scores: Sequence[NamedReward], guidance:
     frechet = None
     if samples.images is not None:
         frechet = _frechet(run, samples.images)
-    return Measured(means, _spread(samples), frechet, samples)
+    return ModelScores(means, _spread(samples), frechet, samples)
 
 
-def _pictures(run: Run, guidance: float) -> Samples:
+def _pictures(run: Run, guidance: float) -> RewardInputs:
     held_out, count = HeldOut(run.splits.held_out), run.recipe.evaluation.samples
     captions = list(islice(cycle(held_out.captions), count))
     pipe = pipeline_of(run, TextToImagePipeline)
     seeds, size = range(count), run.recipe.evaluation.batch_size
     images = torch.stack(list(drawn(pipe, captions, seeds, size, output_type="pt", guidance_scale=guidance)))
     references = list(islice(cycle([pair.captions for pair in held_out.pairs]), count))
-    return Samples(captions, [""] * count, images, references, list(map(str, seeds)))
+    return RewardInputs(captions, [""] * count, images, references, list(map(str, seeds)))
 
 
-def _texts(run: Run) -> Samples:
+def _texts(run: Run) -> RewardInputs:
     held_out = HeldOut(run.splits.held_out, run.recipe.evaluation.samples)
     pipe = pipeline_of(run, ImageToTextPipeline)
     texts = list(written(pipe, held_out.seen(pipe), max_new_tokens=run.recipe.sampling.max_new_tokens))
     pairs = held_out.pairs
-    return Samples([""] * len(pairs), texts, None, [pair.captions for pair in pairs], [pair.id for pair in pairs])
+    return RewardInputs([""] * len(pairs), texts, None, [pair.captions for pair in pairs], [pair.id for pair in pairs])
 
 
-def _documents(learner: Learner, run: Run) -> Samples:
+def _documents(learner: Learner, run: Run) -> RewardInputs:
     """A text and its picture, sampled as in training."""
     pipe: MultimodalPipeline = pipeline_of(run)
     rollouts = []
@@ -108,14 +108,14 @@ def _documents(learner: Learner, run: Run) -> Samples:
         prompts = _nothing(numbers) if learner.prompts.given == "nothing" else learner.prompts.take(pipe, numbers)
         generators = [torch.Generator().manual_seed(number) for number in numbers]
         rollouts += learner.sampler(pipe, prompts, generators)
-    return Samples.of(rollouts)
+    return RewardInputs.of(rollouts)
 
 
 def _nothing(numbers: Sequence[int]) -> list[Prompt]:
     return [Prompt(f"sample {number}", []) for number in numbers]
 
 
-def _mean(scores: Tensor) -> Mean:
+def _mean(scores: Tensor) -> MeanScore:
     """The mean over the samples that have a score, with its bootstrap interval."""
     known = scores[scores.isfinite()].double()
     mean = float(known.mean())
@@ -123,10 +123,10 @@ def _mean(scores: Tensor) -> Mean:
     if len(known) > 1:
         interval = bootstrap(mean_rows(known), mean_score, CONFIDENCE)
     low, high = interval or (mean, mean)
-    return Mean(mean, low, high)
+    return MeanScore(mean, low, high)
 
 
-def _spread(samples: Samples) -> float | None:
+def _spread(samples: RewardInputs) -> float | None:
     """Pictures: the mean root-mean-square distance between two samples of one prompt, None where none has two. Texts
     alone: the share of them that differ."""
     if samples.images is None:
@@ -141,7 +141,7 @@ def _spread(samples: Samples) -> float | None:
     return float(torch.cat(distances).mean())
 
 
-def commonest(samples: Samples) -> tuple[str, float]:
+def commonest(samples: RewardInputs) -> tuple[str, float]:
     """The text that was written most often, and its share."""
     ((text, count),) = Counter(samples.texts).most_common(1)
     return text, count / len(samples.texts)

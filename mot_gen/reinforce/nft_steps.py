@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
 from mot_gen.reinforce.advantages import advantages, equal_rows
-from mot_gen.reinforce.documents import Document, Packed, in_a_batch, noised, packed, rows_of
-from mot_gen.reinforce.learner import Group, Learner, Rewarded
+from mot_gen.reinforce.documents import Packed, RolloutDocument, in_a_batch, noised, packed, rows_of
+from mot_gen.reinforce.learner import Learner, RewardedSamples, SampleGroup
 from mot_gen.reinforce.lines import Sums, joined, means_of, rewards_of, sums_of
 from mot_gen.reinforce.nft import goodness, nft_loss
 from mot_gen.reinforce.policy import unused
@@ -60,11 +60,11 @@ class NftStep(Step):
         return line | _logged(sums) | made.line
 
 
-def _batches(learner: Learner, rewarded: Rewarded) -> list[_Batch]:
+def _batches(learner: Learner, rewarded: RewardedSamples) -> list[_Batch]:
     """Batches of the samples that teach something, one at least, as many on every process, on its device."""
     run, (rows, slots) = learner.run, learner.shape
     good = goodness(advantages(rewarded.rewards, learner.section.divide))
-    documents: list[Document] = []
+    documents: list[RolloutDocument] = []
     weights: list[float] = []
     for group, sample in _learned(rewarded.rewards, learner.section.penalty).nonzero().tolist():
         own = _documents(learner, rewarded.groups[group], sample)
@@ -88,17 +88,17 @@ def _learned(rewards: Tensor, penalty: float) -> Tensor:
     return known & ~equal_rows(rewards)[:, None]
 
 
-def _batch(learner: Learner, documents: Sequence[Document], good: Sequence[float]) -> _Batch:
+def _batch(learner: Learner, documents: Sequence[RolloutDocument], good: Sequence[float]) -> _Batch:
     run, (_, slots) = learner.run, learner.shape
     made = packed(run.model, documents, rows_of(run.model, documents, slots), slots)
     return _Batch(made.to(run.world.device), torch.tensor(good, device=run.world.device))
 
 
-def _documents(learner: Learner, group: Group, sample: int) -> list[Document]:
+def _documents(learner: Learner, group: SampleGroup, sample: int) -> list[RolloutDocument]:
     """A sample's picture, as often as it is noised again."""
     rollout, number = group.rollouts[sample], group.numbers[sample]
     (picture,) = rollout.spans
-    found: list[Document] = []
+    found: list[RolloutDocument] = []
     for draw in range(learner.section.draws):
         generator = learner.generator("noise", number * learner.section.draws + draw)
         found += noised(learner.run.model, rollout.read, all_learned([picture]), generator)

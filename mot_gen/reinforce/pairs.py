@@ -1,4 +1,4 @@
-"""Pairs of answers as batches: Compared, batches_of, scores.
+"""Pairs of answers as batches: PairBatch, batches_of, scores.
 
 Shapes: P pairs of a batch, 2 P documents, the two of a pair one after the other, the chosen one first.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
-from mot_gen.reinforce.documents import NEVER, Document, Packed, choices, in_a_batch, noised, packed, rows_of
+from mot_gen.reinforce.documents import NEVER, Packed, RolloutDocument, choices, in_a_batch, noised, packed, rows_of
 from mot_gen.reinforce.grpo import token_log_probs
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.preferences import Preference
@@ -21,7 +21,7 @@ from mot_gen.sequence import PackedBatch, all_learned, only_read
 
 
 @dataclass
-class Compared:
+class PairBatch:
     """A batch of P pairs. reference: (2 P,) the `scores` by the reference, once they are computed."""
 
     packed: Packed
@@ -34,25 +34,25 @@ class Compared:
         return self.packed.batch
 
 
-def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Compared]:
+def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[PairBatch]:
     """Batches of these pairs, one at least, as many on every process, on its device."""
     run = learner.run
     rows, slots = learner.shape
-    documents: list[Document] = []
+    documents: list[RolloutDocument] = []
     for preference in preferences:
         documents += _documents(learner, preference)
     size = 2 * max(1, in_a_batch(run.model, documents, rows, slots) // 2)  # in pairs
     made = [_compared(run.model, documents[start : start + size], slots) for start in range(0, len(documents), size)]
     made = learner.as_many_everywhere(made, lambda: _compared(run.model, [], slots))
-    return [Compared(each.packed.to(run.world.device), each.pairs) for each in made]
+    return [PairBatch(each.packed.to(run.world.device), each.pairs) for each in made]
 
 
-def _compared(model: MultimodalModel, documents: Sequence[Document], slots: int) -> Compared:
+def _compared(model: MultimodalModel, documents: Sequence[RolloutDocument], slots: int) -> PairBatch:
     rows = rows_of(model, documents, slots)
-    return Compared(packed(model, documents, rows, slots), len(documents) // 2)
+    return PairBatch(packed(model, documents, rows, slots), len(documents) // 2)
 
 
-def _documents(learner: Learner, preference: Preference) -> Iterator[Document]:
+def _documents(learner: Learner, preference: Preference) -> Iterator[RolloutDocument]:
     """The two documents of a pair, as often as it is compared: pictures are denoised at several times."""
     model = learner.run.model
     read = only_read(preference.prompt.spans)
@@ -60,14 +60,14 @@ def _documents(learner: Learner, preference: Preference) -> Iterator[Document]:
     modality = model.modality[answers[0][-1].modality]
     if modality.discrete:
         for answer in answers:
-            yield Document([*read, *answer], choices(model, answer, ended=True))
+            yield RolloutDocument([*read, *answer], choices(model, answer, ended=True))
         return
     for draw in range(learner.section.draws):
         number = preference.number * learner.section.draws + draw
         yield from noised(model, read, [answer[-1] for answer in answers], learner.generator("noise", number))
 
 
-def scores(learner: Learner, compared: Compared, output: Output) -> Tensor:
+def scores(learner: Learner, compared: PairBatch, output: Output) -> Tensor:
     """(2 P,) of each document: the log-probability of its answer, or minus the error of denoising its picture."""
     if learner.continuous:
         return -_errors(learner, compared, output)
@@ -77,7 +77,7 @@ def scores(learner: Learner, compared: Compared, output: Output) -> Tensor:
     return each.new_zeros(2 * compared.pairs).index_add(0, batch.of_target, each)
 
 
-def _errors(learner: Learner, compared: Compared, output: Output) -> Tensor:
+def _errors(learner: Learner, compared: PairBatch, output: Output) -> Tensor:
     """(2 P,) the loss of the objective, averaged over the tokens of each picture."""
     batch, latents = compared.packed, compared.packed.batch.latents["image"]
     assert latents.time is not None

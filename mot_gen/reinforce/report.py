@@ -21,7 +21,7 @@ from mot_gen.files.atomic import write_json, write_text
 from mot_gen.files.image_files import to_pil
 from mot_gen.recipes.sections import Reward
 from mot_gen.reinforce.learner import Learner
-from mot_gen.reinforce.measured import Measured, commonest, measure
+from mot_gen.reinforce.measured import ModelScores, commonest, measure
 from mot_gen.reinforce.rewards import NamedReward, made_reward
 from mot_gen.reports import page
 from mot_gen.reports.curves import entries
@@ -44,7 +44,7 @@ def conclude(run: Run, learner: Learner) -> dict:
     guidances = {"": 1.0}
     if learner.section.writes == ["image"]:
         guidances[f", guidance {GUIDED:g}"] = GUIDED
-    found: dict[str, Measured] = {}
+    found: dict[str, ModelScores] = {}
     for suffix, guidance in guidances.items():
         for name, model in models.items():
             label = name + suffix
@@ -65,7 +65,7 @@ def _scores(learner: Learner) -> list[NamedReward]:
     return listed
 
 
-def _report(learner: Learner, found: Mapping[str, Measured]) -> dict[str, Any]:
+def _report(learner: Learner, found: Mapping[str, ModelScores]) -> dict[str, Any]:
     """What `report.json` holds."""
     run = learner.run
     return {
@@ -77,7 +77,7 @@ def _report(learner: Learner, found: Mapping[str, Measured]) -> dict[str, Any]:
     }
 
 
-def signs(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[str]:
+def signs(before: ModelScores, after: ModelScores, rewarded: Sequence[str]) -> list[str]:
     """The first signs of a reward that is fooled: what is not rewarded fell, samples are more alike, or farther from
     real ones."""
     said = _scores_that_fell(before, after, rewarded)
@@ -93,7 +93,7 @@ def signs(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[st
     return said
 
 
-def _scores_that_fell(before: Measured, after: Measured, rewarded: Sequence[str]) -> list[str]:
+def _scores_that_fell(before: ModelScores, after: ModelScores, rewarded: Sequence[str]) -> list[str]:
     """Scores that are not rewarded and left their interval downwards, where what is rewarded did not fall."""
     if any(after.scores[name].value < before.scores[name].value for name in after.scores.keys() & set(rewarded)):
         return []
@@ -119,7 +119,7 @@ def _grew(before: float | None, after: float | None) -> bool:
     return after > FRECHET_KEPT * before
 
 
-def _page(learner: Learner, found: Mapping[str, Measured], report: Mapping[str, Any]) -> None:
+def _page(learner: Learner, found: Mapping[str, ModelScores], report: Mapping[str, Any]) -> None:
     run = learner.run
     sections = [
         ("Samples before and after, from the same noise", _samples(found)),
@@ -139,7 +139,7 @@ def _listed(signs: Sequence[str]) -> str:
     return f"<ul>{items}</ul>"
 
 
-def _samples(found: Mapping[str, Measured]) -> str:
+def _samples(found: Mapping[str, ModelScores]) -> str:
     parts = []
     for name, each in found.items():
         samples = each.samples
@@ -152,7 +152,7 @@ def _samples(found: Mapping[str, Measured]) -> str:
     return "".join(parts)
 
 
-def _table(found: Mapping[str, Measured], rewarded: Sequence[str]) -> str:
+def _table(found: Mapping[str, ModelScores], rewarded: Sequence[str]) -> str:
     """A row a figure, a column a model; the intervals are those of 95%, over samples."""
     models = list(found.values())
     rows = []

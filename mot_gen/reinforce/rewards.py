@@ -3,7 +3,7 @@
 A reward is named in the recipe. It is a file of `mot_gen/reinforce/reward_kinds`, a metric of `mot-gen eval` that
 scores one sample by itself, or a function of your own, `package.module:name`. It is given the samples of a batch and
 returns a number for each. A file of `reward_kinds` has `reward`, which makes such a function, and `ASKS`, the fields of
-`Samples` that must be written for it.
+`RewardInputs` that must be written for it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Score = Callable[..., Sequence[float]]
 HOME = "mot_gen.reinforce.reward_kinds"
 OWN_KINDS = ("judge", "length")
 GIVEN = ("where", "recipe", "splits")  # what a module of `reward_kinds` is given beside its options
-WRITTEN = {"images": "image", "texts": "text"}  # fields of Samples -> the modality that must have been written
+WRITTEN = {"images": "image", "texts": "text"}  # fields of RewardInputs -> the modality that must have been written
 
 
 @dataclass(frozen=True)
-class Samples:
+class RewardInputs:
     """N samples. A reward is given those of these fields that its arguments name.
 
     prompts: the captions that were asked for.
@@ -55,7 +55,7 @@ class Samples:
     names: Sequence[str]
 
     @classmethod
-    def of(cls, rollouts: Sequence[Rollout]) -> Samples:
+    def of(cls, rollouts: Sequence[Rollout]) -> RewardInputs:
         """The samples of rollouts, of which all have a picture, or none has."""
         prompts = [rollout.prompt for rollout in rollouts]
         drawn = [rollout.image for rollout in rollouts if rollout.image is not None]
@@ -67,37 +67,37 @@ class Samples:
             names=[prompt.name for prompt in prompts],
         )
 
-    def one(self, number: int) -> Samples:
+    def one(self, number: int) -> RewardInputs:
         """A single sample."""
         own = slice(number, number + 1)
         images = None if self.images is None else self.images[own]
-        return Samples(self.prompts[own], self.texts[own], images, self.references[own], self.names[own])
+        return RewardInputs(self.prompts[own], self.texts[own], images, self.references[own], self.names[own])
 
 
 @dataclass(frozen=True)
 class NamedReward:
-    """A reward of a recipe. asks: which fields of `Samples` it is given."""
+    """A reward of a recipe. asks: which fields of `RewardInputs` it is given."""
 
     name: str
     weight: float
     score: Score
     asks: Sequence[str]
 
-    def __call__(self, samples: Samples, failed: Callable[[str, str], None]) -> Tensor:
+    def __call__(self, samples: RewardInputs, failed: Callable[[str, str], None]) -> Tensor:
         """(N,) scores, NaN where it failed. failed: called with the name of such a sample, and why."""
         try:
             return self._of(samples)
         except Exception:  # one of your own functions may raise anything; which sample it was is found one by one
             return torch.cat([self._alone(samples.one(number), failed) for number in range(len(samples.names))])
 
-    def _of(self, samples: Samples) -> Tensor:
+    def _of(self, samples: RewardInputs) -> Tensor:
         found = self.score(**{name: getattr(samples, name) for name in self.asks})
         scores = torch.as_tensor(found, dtype=torch.float32).flatten().cpu()
         require(len(scores) == len(samples.names), f"gave {len(scores)} numbers for {len(samples.names)} samples")
         require(scores.isfinite().all(), "is not finite")
         return scores
 
-    def _alone(self, sample: Samples, failed: Callable[[str, str], None]) -> Tensor:
+    def _alone(self, sample: RewardInputs, failed: Callable[[str, str], None]) -> Tensor:
         try:
             return self._of(sample)
         except Exception as error:
@@ -115,7 +115,7 @@ class Rewards:
         self.rewards, self.watched, self.most = list(rewards), list(watched), most
         self.skipped: list[str] = []
 
-    def __call__(self, samples: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, samples: RewardInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum (N,), NaN where a reward failed; and every score by name, (N,) each."""
         scores = {each.name: each(samples, self._skip) for each in self.rewards}
         total = torch.stack([each.weight * scores[each.name] for each in self.rewards]).sum(0)
@@ -142,7 +142,7 @@ def check_rewards(recipe: Recipe) -> None:
 
 
 def _needed_by(where: str, given: Reward) -> Sequence[str]:
-    """The fields of `Samples` that a reward needs; InputError for one that cannot be made."""
+    """The fields of `RewardInputs` that a reward needs; InputError for one that cannot be made."""
     if ":" in given.kind:
         return _asked(where, _own_score(where, given))
     shipped = _shipped(where, given.kind)
@@ -230,8 +230,8 @@ def _check_options(where: str, function: Callable, options: Mapping[str, Any]) -
 
 
 def _asked(where: str, score: Score) -> list[str]:
-    """The arguments of a reward that are still open, each a field of `Samples`."""
-    known = [field.name for field in fields(Samples)]
+    """The arguments of a reward that are still open, each a field of `RewardInputs`."""
+    known = [field.name for field in fields(RewardInputs)]
     given: Mapping[str, Any] = getattr(score, "keywords", {})
     asks = []
     for parameter in inspect.signature(score).parameters.values():

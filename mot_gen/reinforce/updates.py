@@ -12,7 +12,7 @@ from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.lines import spent
 from mot_gen.sequence import PackedBatch
 from mot_gen.training.runs import Run
-from mot_gen.training.step import Spent, average, read_norm
+from mot_gen.training.step import StepCost, average, read_norm
 
 
 class Step:
@@ -32,7 +32,7 @@ class Step:
         """Called once, before the first step."""
 
 
-class Learned(Protocol):
+class UpdateBatch(Protocol):
     """A batch for one forward and backward pass, with what belongs to it."""
 
     @property
@@ -40,12 +40,12 @@ class Learned(Protocol):
         """What the model reads."""
 
 
-Batch = TypeVar("Batch", bound=Learned)
+Batch = TypeVar("Batch", bound=UpdateBatch)
 Measured = TypeVar("Measured")
 
 
 @dataclass
-class Updated(Generic[Measured]):
+class UpdateResult(Generic[Measured]):
     """What came of the updates of a step.
 
     measures: of each batch, in the last update. spent: what one update took on this process. line: fields for the line
@@ -53,13 +53,13 @@ class Updated(Generic[Measured]):
     """
 
     measures: list[Measured]
-    spent: Spent
+    spent: StepCost
     line: dict[str, Any]
 
 
 def make_updates(
     run: Run, section: Reinforce, batches: Sequence[Batch], backward: Callable[[Batch, bool], Measured]
-) -> Updated[Measured]:
+) -> UpdateResult[Measured]:
     """`reinforce.updates` times: the gradients of all batches and of the recipe's data, and the optimizer's step.
 
     backward: forward and backward pass of a batch; its second argument is whether an optimizer's step follows.
@@ -72,4 +72,4 @@ def make_updates(
     size = read_norm(run, norm)
     average(run)
     used = spent(run, [each.batch for each in batches], data)
-    return Updated(measures, used, data.means() | {"lr": rate, "grad_norm": size})
+    return UpdateResult(measures, used, data.means() | {"lr": rate, "grad_norm": size})

@@ -1,4 +1,4 @@
-"""The metrics of `mot-gen eval` over a model in memory: Evaluator, and Samples, what the model makes of held-out pairs.
+"""The metrics of `mot-gen eval` over a model in memory: Evaluator; GeneratedSamples, what it makes of held-out pairs.
 
 Pictures are drawn from held-out captions and set against the held-out pictures; captions are written for held-out
 pictures and set against theirs; `bits_per_byte` is of held-out captions given their pictures. Training is handed this
@@ -27,13 +27,13 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.sections import Evaluation
-from mot_gen.reports.generated import HeldOut, Make, drawn, pictures_of, written
+from mot_gen.reports.generated import HeldOut, MakePipeline, drawn, pictures_of, written
 
 AT_ONCE = 64  # pictures that a network is given together
 
 
 @dataclass
-class Samples:
+class GeneratedSamples:
     """What a model makes of held-out pairs, each kind when it is first asked for.
 
     make: gives the model's pipelines.
@@ -42,7 +42,7 @@ class Samples:
     batch_size: samples generated together, which changes none of them.
     """
 
-    make: Make
+    make: MakePipeline
     held_out: HeldOut
     seed: int = 0
     batch_size: int = 100
@@ -97,7 +97,7 @@ class Evaluator:
         for name in self.names:
             EVALUATED[name](self.choices)
 
-    def __call__(self, samples: Samples) -> tuple[dict[str, MetricResult], dict[str, str]]:
+    def __call__(self, samples: GeneratedSamples) -> tuple[dict[str, MetricResult], dict[str, str]]:
         """The results, and why a metric failed by its name: a run of days does not end over one of its measurements."""
         for network in (self.choices.extractor, self.choices.clip):
             if network is not None:
@@ -114,7 +114,7 @@ class Evaluator:
                 failed[name] = f"{type(error).__name__}: {error}"
         return results, failed
 
-    def _measured(self, name: str, samples: Samples, drawn: Callable[[], Tensor]) -> dict[str, MetricResult]:
+    def _measured(self, name: str, samples: GeneratedSamples, drawn: Callable[[], Tensor]) -> dict[str, MetricResult]:
         """The results of one metric. drawn: gives the features of the pictures that were drawn."""
         metric = EVALUATED[name](self.choices)
         if name in SETS:
@@ -124,7 +124,7 @@ class Evaluator:
             _feed(name, metric, samples)
         return results_of({name: metric})
 
-    def _real_features(self, samples: Samples) -> Tensor:
+    def _real_features(self, samples: GeneratedSamples) -> Tensor:
         if self._real is None:
             self._real = self._features(samples.real)
         return self._real
@@ -135,7 +135,7 @@ class Evaluator:
         return torch.cat([extractor(part).cpu() for part in images.split(AT_ONCE)])
 
 
-def _feed(name: str, metric: Accumulator, samples: Samples) -> None:
+def _feed(name: str, metric: Accumulator, samples: GeneratedSamples) -> None:
     """All of the samples into a metric that needs no features."""
     references = [list(pair.captions) for pair in samples.pairs]
     if name in TEXT:

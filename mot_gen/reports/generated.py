@@ -130,7 +130,7 @@ class HeldOut:
         return torch.cat(found)
 
 
-class Make(Protocol):
+class MakePipeline(Protocol):
     """A pipeline of the model, by its class."""
 
     def __call__(self, cls: type[P], /) -> P: ...

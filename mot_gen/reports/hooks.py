@@ -23,7 +23,7 @@ from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.answers import write_answers
-from mot_gen.reports.generated import HeldOut, Make, drawn
+from mot_gen.reports.generated import HeldOut, MakePipeline, drawn
 from mot_gen.reports.guidance import STRENGTHS, choose_guidance, held_out_pairs
 from mot_gen.training.loop import Hooks, Run
 from mot_gen.training.random_state import random_state, set_random_state
@@ -101,10 +101,10 @@ def evaluate(run: Run, evaluator: Evaluator, held_out: HeldOut) -> dict:
     `evaluations/step-NNNNNNNN.json`. The seed is the recipe's, so that only the model changes between two of them."""
     from mot_gen.eval.report import to_json, write_json
     from mot_gen.eval.result import plain
-    from mot_gen.reports.evaluator import Samples
+    from mot_gen.reports.evaluator import GeneratedSamples
 
     seed, size = run.recipe.training.seed, run.recipe.evaluation.batch_size
-    results, failed = evaluator(Samples(cast("Make", partial(pipeline_of, run)), held_out, seed, size))
+    results, failed = evaluator(GeneratedSamples(cast("MakePipeline", partial(pipeline_of, run)), held_out, seed, size))
     write_json(to_json(results, step=run.step, failed=failed), run.folder / "evaluations" / f"step-{run.step:08d}.json")
     for name, why in failed.items():
         log.warning("evaluation.metrics: %s failed at step %d: %s", name, run.step, why)

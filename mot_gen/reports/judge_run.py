@@ -31,7 +31,7 @@ from mot_gen.training.trained_tokenizers import REPORT
 
 if TYPE_CHECKING:
     from mot_gen.eval.images.judge import Judge
-    from mot_gen.reports.measure import Measured
+    from mot_gen.reports.measure import MeasuredRun
 
 
 def task_of(recipe: Recipe) -> Task | None:
@@ -95,7 +95,7 @@ def summary(found: dict) -> str:
     )
 
 
-def _pictures(run: Run, task: Task, images: Measured, judged: list[tuple[Pair, str, bool]], found: dict) -> None:
+def _pictures(run: Run, task: Task, images: MeasuredRun, judged: list[tuple[Pair, str, bool]], found: dict) -> None:
     """`samples.png`, the generated pictures a class a column, and `report.html`."""
     classes = len(task.classes)
     shown = images.pictures[: 6 * classes]

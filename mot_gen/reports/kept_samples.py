@@ -31,7 +31,7 @@ from mot_gen.reports.generated import caption_losses, drawn, in_batches, written
 
 
 @dataclass(frozen=True)
-class Order:
+class SampleRequest:
     """What to make with a checkpoint. folder: where samples are kept; None: in the user's cache. settings: of pictures,
     where they are not the checkpoint's own."""
 
@@ -66,14 +66,14 @@ def _refuse_others(folder: Path, settings: dict) -> None:
             raise InputError(f"{folder}: holds samples of {key} {before!r}, not {now!r}; give another --samples folder")
 
 
-def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) -> Path:
+def draw_images(request: SampleRequest, prompts: Sequence[str], num: int | None = None) -> Path:
     """A folder of `num` pictures (one a prompt, if None), the prompts in turn: NNNNNN.png, each with its prompt and
     seed inside, and samples.jsonl."""
     num = len(prompts) if num is None else num
     if num < 1:
         raise InputError(f"--num must be at least 1, got {num}")
-    pipe = cast("TextToImagePipeline", load_pipeline(TextToImagePipeline, order.checkpoint))
-    settings = order.settings.settled(pipe.config.sampling or {})
+    pipe = cast("TextToImagePipeline", load_pipeline(TextToImagePipeline, request.checkpoint))
+    settings = request.settings.settled(pipe.config.sampling or {})
     facts = {
         "prompts": _sha256(prompts),
         "num": num,
@@ -81,16 +81,16 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
         "guidance_scale": settings.guidance_scale,
         "scheduler": type(pipe.scheduler).__name__ if pipe.scheduler else None,
     }
-    folder = order.settle(facts)
+    folder = request.settle(facts)
     rows: list[dict[str, Any]] = []
     for number in range(num):
         prompt = prompts[number % len(prompts)]
-        rows.append({"image": f"{number:06d}.png", "prompt": prompt, "seed": _seed(order.seed, number)})
+        rows.append({"image": f"{number:06d}.png", "prompt": prompt, "seed": _seed(request.seed, number)})
     missing = [row for row in rows if not (folder / row["image"]).exists()]
-    for chunk in _batches(missing, order.batch_size, "drawing"):
+    for chunk in _batches(missing, request.batch_size, "drawing"):
         asked = [row["prompt"] for row in chunk]
         seeds = [row["seed"] for row in chunk]
-        images = drawn(pipe, asked, seeds, order.batch_size, **settings.given())
+        images = drawn(pipe, asked, seeds, request.batch_size, **settings.given())
         for image, row in zip(images, chunk):
             save_png(image, folder / row["image"], {**row, **facts})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -98,18 +98,18 @@ def draw_images(order: Order, prompts: Sequence[str], num: int | None = None) ->
     return folder
 
 
-def write_captions(order: Order, pairs: Sequence[Pair]) -> Path:
+def write_captions(request: SampleRequest, pairs: Sequence[Pair]) -> Path:
     """predictions.jsonl, a line a pair: the caption written greedily, the pair's own as references, and `nats`, the
     loss of the first of them given the picture."""
-    pipe = cast("ImageToTextPipeline", load_pipeline(ImageToTextPipeline, order.checkpoint))
+    pipe = cast("ImageToTextPipeline", load_pipeline(ImageToTextPipeline, request.checkpoint))
     facts = {"pairs": _sha256([[pair.id, *pair.captions] for pair in pairs]), "decoding": "greedy"}
-    path = order.settle(facts) / "predictions.jsonl"
+    path = request.settle(facts) / "predictions.jsonl"
     done = _whole_lines(path)
     with path.open("a", encoding="utf-8") as file:
-        for chunk in _batches(pairs[done:], order.batch_size, "captioning"):
+        for chunk in _batches(pairs[done:], request.batch_size, "captioning"):
             spans = pipe.seen([pair.image for pair in chunk], drawn=False)
             losses = caption_losses(pipe, spans, [pair.captions[0] for pair in chunk]).tolist()
-            for pair, text, nats in zip(chunk, written(pipe, spans, order.batch_size), losses):
+            for pair, text, nats in zip(chunk, written(pipe, spans, request.batch_size), losses):
                 row = {"id": pair.id, "prediction": text, "references": pair.captions, "nats": nats}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()

@@ -28,7 +28,7 @@ from mot_gen.training.loop import Run
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """What was measured of a run, and what is shown of it.
 
     figures: what goes into the report. pictures and labels: those that are shown, `shown` of each class.
@@ -60,7 +60,7 @@ def prompts_of(task: Task, count: int) -> tuple[list[str], Tensor]:
     return prompts, torch.tensor(labels)
 
 
-def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge | None = None) -> Measured:
+def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge | None = None) -> MeasuredRun:
     """Draw `count` pictures, all classes and phrasings in turn, and let a judge trained on the real ones name them.
 
     judge: of `judge_of`, where it has been trained already.
@@ -73,7 +73,7 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge
     pipe = pipeline_of(run, TextToImagePipeline)
     images = torch.stack(list(drawn(pipe, prompts, range(seed, seed + count), output_type="pt")))
     right = judge.predict(images) == wanted
-    return Measured(
+    return MeasuredRun(
         figures={
             "class_accuracy": judge.agreement(images, wanted),
             "class_accuracy_by_class": {

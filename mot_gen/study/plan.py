@@ -28,11 +28,11 @@ def plan(recipe: Recipe, processes: int = 1, machine: int = 8, vocabulary: int |
     The texts are read, since tokens and fill depend on them; the model's weights are never allocated. vocabulary: of
     text, where it is to be another than the tokenizer's, which may have been made from less data than will be there.
     """
-    return Draft.of(recipe, vocabulary).facts(processes, machine)
+    return PlanInputs.of(recipe, vocabulary).facts(processes, machine)
 
 
 @dataclass(frozen=True)
-class Draft:
+class PlanInputs:
     """What a plan is made from: the model on the meta device, some batches of the recipe's data, and the bytes of
     tokenised media that are kept."""
 
@@ -43,7 +43,7 @@ class Draft:
     cached: int
 
     @classmethod
-    def of(cls, recipe: Recipe, vocabulary: int | None = None) -> Draft:
+    def of(cls, recipe: Recipe, vocabulary: int | None = None) -> PlanInputs:
         workload = Workload.of(recipe)
         tokenizers: Mapping[str, Any] = workload.tokenizers
         if vocabulary:

@@ -1,4 +1,4 @@
-"""Step matching (arXiv 2411.04996): at what share of the FLOPs a run reaches another's loss. Matched, match.
+"""Step matching (arXiv 2411.04996): at what share of the FLOPs a run reaches another's loss. StepMatch, match.
 
 For every step of the reference past its warm-up: the step at which the other run has first come as low. Both losses are
 smoothed the same way and made monotone by their running minima, and the other's steps are interpolated between those
@@ -20,7 +20,7 @@ from mot_gen.reports.curves import Curve, smooth
 
 
 @dataclass(frozen=True)
-class Matched:
+class StepMatch:
     """At which steps two runs had the same loss.
 
     slope: of the line through the origin.
@@ -37,7 +37,7 @@ class Matched:
     points: list[tuple[float, float]]
 
 
-def match(reference: Curve, other: Curve, warmup: float = 0.0, smoothing: int = 1) -> Matched | None:
+def match(reference: Curve, other: Curve, warmup: float = 0.0, smoothing: int = 1) -> StepMatch | None:
     """Match `other` to the steps of `reference` past `warmup`, both smoothed over `smoothing` points.
 
     None where no loss of the reference past its warm-up is reached. Raises InputError for fewer than two points.
@@ -53,7 +53,7 @@ def match(reference: Curve, other: Curve, warmup: float = 0.0, smoothing: int = 
     at, found = steps[late][reached], found[reached]
     whole = steps[-1] - steps[late][0]
     share = float((at[-1] - at[0]) / whole) if whole else 1.0
-    return Matched(
+    return StepMatch(
         slope=float(at @ found / (at @ at)),
         end_point_ratio=float(found[-1] / at[-1]),
         window=(float(at[0]), float(at[-1])),

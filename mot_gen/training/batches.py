@@ -1,4 +1,4 @@
-"""The batches of a run's steps: Batches, Work, StepBatch.
+"""The batches of a run's steps: Batches, StepWork, StepBatch.
 
 All that depends on the data or on random numbers is decided on the host: which rows, times and noise, masks, targets,
 and how many tokens count. Then a batch goes to the device. On a GPU that is one asynchronous copy, on a stream of its
@@ -26,7 +26,7 @@ from mot_gen.sequence import PackedBatch
 from mot_gen.sequence.moving import Movable
 from mot_gen.training.further_losses import FurtherLosses
 from mot_gen.training.meters import Meter
-from mot_gen.training.self_teaching import Lesson, lesson_flops, lessons_of
+from mot_gen.training.self_teaching import TeacherBatch, teacher_batches, teacher_flops
 from mot_gen.training.world import World
 
 
@@ -34,18 +34,18 @@ from mot_gen.training.world import World
 class StepBatch(Movable):
     """A corrupted batch with its targets.
 
-    lessons: targets that a teacher has to make first, see self_teaching.py. source: (B, documents of a row), the data
-    source of each document.
+    teacher_batches: what a teacher reads to make targets first, see self_teaching.py. source: (B, documents of a row),
+    the data source of each document.
     """
 
     batch: PackedBatch
     supervision: Supervision
-    lessons: dict[str, Lesson]
+    teacher_batches: dict[str, TeacherBatch]
     source: Tensor
 
 
 @dataclass
-class Work:
+class StepWork:
     """The work of one step.
 
     batches: those of this process. counts: how many tokens of each modality count, tokens, slots, flops: of all
@@ -77,10 +77,10 @@ class Batches:
         self.loader, self.model, self.training = loader, model, training
         self.world, self.meter, self.number = world, meter, number
         self._position: Mapping[str, Any] | None = None
-        self._ahead: Work | None = None
+        self._ahead: StepWork | None = None
         self._stream = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
 
-    def take(self, step: int) -> Work:
+    def take(self, step: int) -> StepWork:
         """The work of a step, on the device."""
         work, self._ahead = self._ahead or self._prepare(step), None
         if self._stream is not None:
@@ -104,7 +104,7 @@ class Batches:
         self.loader.load_state_dict(state)
         self._position = self._ahead = None
 
-    def _prepare(self, step: int) -> Work:
+    def _prepare(self, step: int) -> StepWork:
         """The work of a step; its copy to the device has begun."""
         batches = [self.prepare_batch(step, number) for number in range(self.number)]
         position = self.loader.state_dict()
@@ -113,7 +113,7 @@ class Batches:
         of_this_process = [sum(column) for column in zip(*by_batch)]
         tokens, slots, flops, *counts = self.world.sum(of_this_process)
         on_device = [self._to_device(batch) for batch in batches]
-        return Work(on_device, dict(zip(names, counts)), tokens, slots, flops, position)
+        return StepWork(on_device, dict(zip(names, counts)), tokens, slots, flops, position)
 
     def prepare_batch(self, step: int, number: int) -> StepBatch:
         """A batch of a step, on the host. Noise and times depend on the seed, the step and the batch's number in it,
@@ -127,11 +127,11 @@ class Batches:
         seed = sample_key(f"noise/{self.training.seed}/{step}/{place}") >> 1
         batch, targets = self.model.corrupt(batch, torch.Generator().manual_seed(seed), tokens=True)
         supervision = self.model.supervise(batch, targets)
-        return StepBatch(batch, supervision, lessons_of(self.model, batch), _sources(rows))
+        return StepBatch(batch, supervision, teacher_batches(self.model, batch), _sources(rows))
 
     def _costs(self, made: StepBatch) -> tuple[float, float, float]:
         """Tokens, slots and FLOPs of a batch."""
-        flops = 3 * forward_flops(self.model, made.batch) + lesson_flops(self.model, made.lessons)
+        flops = 3 * forward_flops(self.model, made.batch) + teacher_flops(self.model, made.teacher_batches)
         flops += self.further.flops(self.model, made.batch)
         return made.batch.tokens or 0, made.batch.ids.numel(), flops
 

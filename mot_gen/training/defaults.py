@@ -32,7 +32,7 @@ SIDES = (3, 5, 6, 7)  # of patches, in pixels, where neither 2 nor 4 fits
 
 
 @dataclass(frozen=True)
-class Seen:
+class DataSummary:
     """What some training samples are like.
 
     sizes: (height, width) of each picture.
@@ -49,7 +49,7 @@ class Seen:
     words: int
 
     @classmethod
-    def of(cls, samples: Sequence[Sample]) -> Seen:
+    def of(cls, samples: Sequence[Sample]) -> DataSummary:
         """Look at some samples, spread evenly. A picture that cannot be read is passed over here, and counted in
         training."""
         pictures: list[Image.Image] = []
@@ -130,21 +130,21 @@ def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], N
         say(f"data.source: {recipe.data.source}; on pictures of your own: data.records=FILE")
     before = folder / "recipe.yaml"
     begun = read_mapping(before) if before.exists() else {}
-    seen = Seen.of(splits.train)
+    seen = DataSummary.of(splits.train)
     values: dict[str, Any] = {}
     for field in recipe.auto:
         kept = field_of(begun, field)
         if kept in (None, AUTO):
-            kept = CHOICES[field](_Known(recipe, seen, values))
+            kept = CHOICES[field](_DefaultsContext(recipe, seen, values))
         values[field] = kept
     values |= _training_of_pictures(recipe, values)
     for field, value in values.items():
         say(f"{field}: {value}")
-    _warn_of_long(_Known(recipe, seen, values), say)
+    _warn_of_long(_DefaultsContext(recipe, seen, values), say)
     return with_fields(recipe, values)
 
 
-def _warn_of_long(known: _Known, say: Callable[[str], None]) -> None:
+def _warn_of_long(known: _DefaultsContext, say: Callable[[str], None]) -> None:
     """Say how much faster it would go without the few texts that are far longer than the others."""
     longest, usual = known.seen.text, known.seen.usual
     if "training.row_length" not in known.chosen or longest <= FAR_LONGER * max(1, usual):
@@ -155,11 +155,11 @@ def _warn_of_long(known: _Known, say: Callable[[str], None]) -> None:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _DefaultsContext:
     """What a value is chosen by: the recipe, what was seen of the data, and the values that were chosen before."""
 
     recipe: Recipe
-    seen: Seen
+    seen: DataSummary
     chosen: Mapping[str, Any]
 
     @property
@@ -188,7 +188,7 @@ class _Known:
 
 
 # A recipe's field -> what chooses its value, by those before it.
-CHOICES: Mapping[str, Callable[[_Known], Any]] = {
+CHOICES: Mapping[str, Callable[[_DefaultsContext], Any]] = {
     "tokenizers.text.vocab_size": lambda known: vocabulary(known.seen.words),
     "tokenizers.image.image_size": lambda known: list(picture_size(known.seen.size)),
     IMAGE_KIND: lambda known: _image_kind(known),
@@ -199,7 +199,7 @@ CHOICES: Mapping[str, Callable[[_Known], Any]] = {
 }
 
 
-def _image_kind(known: _Known) -> str:
+def _image_kind(known: _DefaultsContext) -> str:
     """Pictures larger than SMALL are modelled in the latents of an autoencoder, unless patches of pixels are wanted."""
     asks_for_pixels = "tokenizers.image.patch_size" not in known.recipe.auto
     return "image_patch" if asks_for_pixels or max(known.size) <= SMALL else "image_latent"

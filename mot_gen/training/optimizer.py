@@ -24,7 +24,7 @@ from mot_gen.recipes.sections import Backbone, Training
 from mot_gen.tokenizers.muon import muon
 from mot_gen.training.learning_rate import learning_rate
 from mot_gen.training.parallel import first_index, local
-from mot_gen.training.parameter_groups import Group, decays, is_stack_of_matrices, rate_factors
+from mot_gen.training.parameter_groups import ParameterGroup, decays, is_stack_of_matrices, rate_factors
 
 MAX_SKIPPED = 20  # steps in a row that were not used, at which a run ends
 NOTHING = "backbone.frozen, training.learns, training.frozen_layers: nothing would be learned; leave something to learn"
@@ -89,9 +89,9 @@ class Optimizer:
                 return parameter.device_mesh.get_group("shard")
         return None
 
-    def _groups(self, model: MultimodalModel, backbone: Backbone, by_muon: bool) -> dict[Group, list[Tensor]]:
+    def _groups(self, model: MultimodalModel, backbone: Backbone, by_muon: bool) -> dict[ParameterGroup, list[Tensor]]:
         """The values of all pieces that learn, by what they have in common."""
-        groups: dict[Group, list[Tensor]] = {}
+        groups: dict[ParameterGroup, list[Tensor]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -100,7 +100,7 @@ class Optimizer:
             for place, factors in rate_factors(name, model, backbone, self.training.phases):
                 if not any(factors):
                     continue
-                group = groups.setdefault(Group(matrices, decay, factors), [])
+                group = groups.setdefault(ParameterGroup(matrices, decay, factors), [])
                 # Muon steps one matrix at a time, so a stack of them is taken apart.
                 places = range(len(parameter)) if matrices and place is None else [place]
                 for each in places:
@@ -241,7 +241,9 @@ class Optimizer:
         self._link_moments()
 
 
-def _torch_optimizer(matrices: bool, training: Training, groups: dict[Group, list[Tensor]]) -> torch.optim.Optimizer:
+def _torch_optimizer(
+    matrices: bool, training: Training, groups: dict[ParameterGroup, list[Tensor]]
+) -> torch.optim.Optimizer:
     """PyTorch's Muon or AdamW over groups of values."""
     listed = []
     for group, values in groups.items():

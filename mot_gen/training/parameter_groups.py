@@ -1,6 +1,6 @@
 """What training does with a parameter, as its name says: freeze, decays, rate_factors, is_stack_of_matrices.
 
-A Group is what parameters have in common that are stepped alike.
+A ParameterGroup is what parameters have in common that are stepped alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mot_gen.tokenizers.muon import LEAST
 Factors = tuple[float, ...]  # of the learning rate: one for each of `training.phases`, and one for after them
 
 
-class Group(NamedTuple):
+class ParameterGroup(NamedTuple):
     """A group of an optimizer. matrices: whether Muon steps its values. decay: their weight decay."""
 
     matrices: bool

@@ -1,11 +1,11 @@
-"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: lessons_of,
+"""Targets that a model makes for itself while it trains, as shortcut models and mean flows do: teacher_batches,
 teacher_targets.
 
 `MultimodalModel.corrupt` has chosen spans that learn a step of the sampler (`Latents.step` above 0), in some rows of
-the batch. A teacher, the model with averaged weights, makes their targets in the way of the objective. A `Lesson` holds
-the rows that it reads; they are chosen on the host, where the batch is packed.
+the batch. A teacher, the model with averaged weights, makes their targets in the way of the objective. A `TeacherBatch`
+holds the rows that it reads; they are chosen on the host, where the batch is packed.
 
-Shapes: N tokens of a modality in the batch, k of them in the rows of a lesson, C channels.
+Shapes: N tokens of a modality in the batch, k of them in the rows of a teacher batch, C channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mot_gen.sequence.moving import Movable
 
 
 @dataclass
-class Lesson(Movable):
+class TeacherBatch(Movable):
     """What the teacher reads for one modality.
 
     rows: those rows of the batch in which a span learns a step. places: (k,) which of the batch's N tokens they hold.
@@ -35,17 +35,17 @@ class Lesson(Movable):
     learns: Tensor
 
 
-def lessons_of(model: MultimodalModel, batch: PackedBatch) -> dict[str, Lesson]:
-    """One lesson for every modality whose objective takes steps, also where this batch has no such span: processes that
+def teacher_batches(model: MultimodalModel, batch: PackedBatch) -> dict[str, TeacherBatch]:
+    """One batch for every modality whose objective takes steps, also where this batch has no such span: processes that
     share a sharded teacher make the same calls."""
     found = {}
     for name, objective in model.objectives.items():
         if getattr(objective, "takes_step", False) and objective.share > 0:
-            found[name] = _lesson(batch, name)
+            found[name] = _teacher_batch(batch, name)
     return found
 
 
-def _lesson(batch: PackedBatch, name: str) -> Lesson:
+def _teacher_batch(batch: PackedBatch, name: str) -> TeacherBatch:
     latents = batch.latents[name]
     assert latents.step is not None
     learns = latents.per_token(latents.step) > 0
@@ -54,34 +54,34 @@ def _lesson(batch: PackedBatch, name: str) -> Lesson:
     if not len(rows):
         rows = torch.zeros(1, dtype=torch.long, device=row.device)
     places = torch.isin(row, rows).nonzero().flatten()
-    return Lesson(batch.select_rows(rows), places, learns[places])
+    return TeacherBatch(batch.select_rows(rows), places, learns[places])
 
 
-def lesson_flops(model: MultimodalModel, lessons: Mapping[str, Lesson]) -> int:
-    """FLOPs of the teacher: as many forward passes over each lesson as the objective states."""
+def teacher_flops(model: MultimodalModel, batches: Mapping[str, TeacherBatch]) -> int:
+    """FLOPs of the teacher: as many forward passes over each batch as the objective states."""
     total = 0
-    for name, lesson in lessons.items():
-        total += model.objectives[name].teacher_passes * forward_flops(model, lesson.rows)
+    for name, batch in batches.items():
+        total += model.objectives[name].teacher_passes * forward_flops(model, batch.rows)
     return total
 
 
 @torch.no_grad()
 def teacher_targets(
-    teacher: MultimodalModel, lessons: Mapping[str, Lesson], targets: Mapping[str, Tensor]
+    teacher: MultimodalModel, batches: Mapping[str, TeacherBatch], targets: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Modality -> targets (N, C): the teacher's for spans that learn a step, the given ones for all others. Modalities
-    without a lesson are left out."""
-    return {name: _targets(teacher, name, lesson, targets[name]) for name, lesson in lessons.items()}
+    without a batch are left out."""
+    return {name: _targets(teacher, name, batch, targets[name]) for name, batch in batches.items()}
 
 
-def _targets(teacher: MultimodalModel, name: str, lesson: Lesson, target: Tensor) -> Tensor:
-    latents = lesson.rows.latents[name]
+def _targets(teacher: MultimodalModel, name: str, batch: TeacherBatch, target: Tensor) -> Tensor:
+    latents = batch.rows.latents[name]
 
     def predict(values: Tensor, time: Tensor, step: Tensor) -> Tensor:
         given = replace(latents, values=values, time=time, step=step)
-        return teacher(replace(lesson.rows, latents={**lesson.rows.latents, name: given})).latents[name]
+        return teacher(replace(batch.rows, latents={**batch.rows.latents, name: given})).latents[name]
 
-    places = lesson.places
+    places = batch.places
     kept = target.index_select(0, places)
     found = teacher.objectives[name].teach(latents, kept, predict).to(target.dtype)
-    return target.index_copy(0, places, torch.where(lesson.learns[:, None], found, kept))
+    return target.index_copy(0, places, torch.where(batch.learns[:, None], found, kept))

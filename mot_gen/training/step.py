@@ -1,5 +1,5 @@
 """One optimizer step over the batches of all processes: training_step; and held_out_losses. For steps of other kinds:
-Clock, Spent, close_step, read_norm, autocast, average, add_gradients.
+Clock, StepCost, close_step, read_norm, autocast, average, add_gradients.
 
 The loss of a modality is its sum over all batches of a step on all processes, divided by the global count, times its
 weight. Nothing here waits for a GPU but the reading of what a step gave, which is one copy; the loop asks for it every
@@ -20,7 +20,7 @@ from torch import Tensor
 from mot_gen.backbone.experts.moe import set_progress
 from mot_gen.learning.supervision import Losses, Supervision, factors_of
 from mot_gen.training import parallel
-from mot_gen.training.batches import StepBatch, Work, packed, with_targets
+from mot_gen.training.batches import StepBatch, StepWork, packed, with_targets
 from mot_gen.training.runs import Run
 from mot_gen.training.self_teaching import teacher_targets
 
@@ -31,7 +31,7 @@ K = TypeVar("K")
 class _StepResult:
     """What came of a step, on the device. losses: (modalities,) their sums on this process. norm: of the gradient."""
 
-    work: Work
+    work: StepWork
     losses: Tensor
     norm: Tensor
     rate: float
@@ -72,7 +72,7 @@ class Clock:
         return time.process_time() - self.cpu_started
 
 
-class Spent(NamedTuple):
+class StepCost(NamedTuple):
     """What a step took on one process: tokens learned from, FLOPs, and slots of its batches."""
 
     tokens: float
@@ -80,7 +80,7 @@ class Spent(NamedTuple):
     slots: float
 
 
-def close_step(run: Run, clock: Clock, spent: Spent, numbers: Mapping[K, float]) -> tuple[dict, dict[K, float]]:
+def close_step(run: Run, clock: Clock, spent: StepCost, numbers: Mapping[K, float]) -> tuple[dict, dict[K, float]]:
     """Count a step of another kind.
 
     numbers: what this process has measured, under the same names in the same order on every process. Returns the
@@ -110,7 +110,7 @@ def _run_step(run: Run) -> _StepResult:
     return _StepResult(work, sums, norm, rate)
 
 
-def add_gradients(run: Run, work: Work, weight: float = 1.0, more: bool = False) -> Tensor:
+def add_gradients(run: Run, work: StepWork, weight: float = 1.0, more: bool = False) -> Tensor:
     """Forward and backward of all batches of a step. weight: of their losses, all modalities alike. more: whether other
     batches follow before the optimizer's step. Returns the sums of losses, (modalities,), on this process."""
     weights = {name: weight * objective.weight for name, objective in run.recipe.objectives.items()}
@@ -128,7 +128,7 @@ def _backward(run: Run, made: StepBatch, factors: dict[str, float], weight: floa
     so that processes whose batches differ make the same collectives. weight: of the auxiliary losses."""
     targets = {name: wanted.values for name, wanted in made.supervision.latents.items()}
     with autocast(run):
-        supervision = with_targets(made, teacher_targets(run.averaged, made.lessons, targets))
+        supervision = with_targets(made, teacher_targets(run.averaged, made.teacher_batches, targets))
     with parallel.accumulating(run.network, last):
         with autocast(run):
             losses = _losses(run, made, supervision, factors)

@@ -55,8 +55,8 @@ class TeacherLoss:
         self.model = MultimodalModel.from_pretrained(folder).to(device).eval().requires_grad_(False)
         _check(section, model, self.model)
         pairs = section.layers or []
-        self.seen = [_Watched(model, [pair[0] for pair in pairs], section.where)]
-        self.seen.append(_Watched(self.model, [pair[1] for pair in pairs], section.where))
+        self.seen = [_LayerRecorder(model, [pair[0] for pair in pairs], section.where)]
+        self.seen.append(_LayerRecorder(self.model, [pair[1] for pair in pairs], section.where))
 
     def terms(self, batch: PackedBatch, output: Output, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Modality -> how far the output is from the teacher's, summed over the tokens that count; see
@@ -86,7 +86,7 @@ class TeacherLoss:
         return total / len(own)
 
 
-class _Watched:
+class _LayerRecorder:
     """Records the outputs of chosen layers in a pass, in sequence order. where: "mixer" or "layer"."""
 
     def __init__(self, model: MultimodalModel, layers: Sequence[int], where: str):

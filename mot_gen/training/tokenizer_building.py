@@ -42,7 +42,7 @@ def build_tokenizers(
     made = {}
     for name, section in recipe.tokenizers.items():
         kept = folder / TOKENIZERS / name if folder else None
-        asked = _Asked(name, section, splits, kept, begun, recipe.training.device)
+        asked = _RequestedTokenizer(name, section, splits, kept, begun, recipe.training.device)
         made[name] = _tokenizer(asked, origin)
     return made
 
@@ -54,7 +54,7 @@ def untrained_tokenizers(recipe: Recipe, origin: Origin | None) -> dict[str, Any
         origin.refuse_fewer_ids(recipe.tokenizers)
     made = {}
     for name, section in recipe.tokenizers.items():
-        asked = _Asked(name, section, Splits([], []), kept=None, begun=False)
+        asked = _RequestedTokenizer(name, section, Splits([], []), kept=None, begun=False)
         if asked.way == "vocabulary" and origin is None:
             made[name] = _bytes(asked)
         else:
@@ -93,7 +93,7 @@ def class_of(kind: str) -> type[Any]:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _RequestedTokenizer:
     """A tokenizer that a recipe asks for. kept: its folder in the run's. begun: whether the run has a checkpoint.
     device: `training.device`, where it is trained."""
 
@@ -130,7 +130,7 @@ class _Asked:
         return self.way in ("trained", "vocabulary")
 
 
-def _tokenizer(asked: _Asked, origin: Origin | None) -> Any:
+def _tokenizer(asked: _RequestedTokenizer, origin: Origin | None) -> Any:
     if asked.begun and asked.way != "loaded" and _was_brought(asked.kept):
         return asked.kind.from_pretrained(asked.kept)
     if origin is None:
@@ -150,7 +150,7 @@ def _was_brought(kept: Path | None) -> bool:
     return kept is not None and kept.exists() and not (kept / INPUTS).exists()
 
 
-def _brought(asked: _Asked, origin: Origin, own: Any) -> Any:
+def _brought(asked: _RequestedTokenizer, origin: Origin, own: Any) -> Any:
     """The origin's tokenizer, written into the run's folder, so that the run does without the origin from now on."""
     origin.refuse_other(asked.name, asked.section, own, _asked_for(asked))
     if asked.kept is not None and not asked.kept.exists():
@@ -158,7 +158,7 @@ def _brought(asked: _Asked, origin: Origin, own: Any) -> Any:
     return own
 
 
-def _asked_for(asked: _Asked) -> Any | None:
+def _asked_for(asked: _RequestedTokenizer) -> Any | None:
     """What the section describes, as far as that can be had without training; None for a vocabulary."""
     if asked.way == "vocabulary":
         return None
@@ -167,11 +167,11 @@ def _asked_for(asked: _Asked) -> Any | None:
     return _made(asked)
 
 
-def _made(asked: _Asked) -> Any:
+def _made(asked: _RequestedTokenizer) -> Any:
     return WAYS[asked.way](asked)
 
 
-def _loaded(asked: _Asked) -> Any:
+def _loaded(asked: _RequestedTokenizer) -> Any:
     assert asked.section.path is not None, "its way says so"
     path = checkpoints.located(asked.section.path)
     require_local(f"{asked.field}.path", path)
@@ -181,19 +181,19 @@ def _loaded(asked: _Asked) -> Any:
         raise InputError(f"{asked.field}.path: {error}") from None
 
 
-def _trained(asked: _Asked) -> Any:
+def _trained(asked: _RequestedTokenizer) -> Any:
     if asked.kept is None:
         return untrained(asked.section)
     return trained(asked.name, asked.section, asked.splits, asked.kept, device(asked.device))
 
 
-def _built(asked: _Asked) -> Any:
+def _built(asked: _RequestedTokenizer) -> Any:
     options = asked.section.options
     check_options(asked.field, asked.kind, options)
     return _named(asked.field, lambda: asked.kind(**options))
 
 
-def _trained_text(asked: _Asked) -> Any:
+def _trained_text(asked: _RequestedTokenizer) -> Any:
     options = {"texts": _texts(asked.splits), "vocab_size": 8192, **asked.section.options}
     check_options(asked.field, asked.kind.train, options)
     tokenizer = _named(asked.field, lambda: asked.kind.train(**options))
@@ -203,7 +203,7 @@ def _trained_text(asked: _Asked) -> Any:
 
 
 # How a tokenizer is made: read from a path, trained on the data, learned from the texts, or made from its options.
-WAYS: dict[str, Callable[[_Asked], Any]] = {
+WAYS: dict[str, Callable[[_RequestedTokenizer], Any]] = {
     "loaded": _loaded,
     "trained": _trained,
     "vocabulary": _trained_text,
@@ -222,7 +222,7 @@ def _named(field: str, make: Callable[[], T]) -> T:
         raise InputError(message) from None
 
 
-def _bytes(asked: _Asked) -> Any:
+def _bytes(asked: _RequestedTokenizer) -> Any:
     """A text tokenizer that has learned nothing yet."""
     options = {"vocab_size": 8192, **asked.section.options, "texts": []}
     check_options(asked.field, asked.kind.train, options)

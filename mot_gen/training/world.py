@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from mot_gen.errors import InputError, Lost
+from mot_gen.errors import InputError, ProcessLost
 from mot_gen.files.alone import alone
 from mot_gen.recipes.sections import Training
 
@@ -105,7 +105,7 @@ def join(training: Training) -> Iterator[World]:
     except RuntimeError as error:
         if not _is_of_processes(error):
             raise
-        raise Lost(
+        raise ProcessLost(
             f"process {rank} of {size}: another is gone, or did not answer for {training.patience:g} s; "
             "the newest checkpoint is good, go on with --resume"
         ) from error

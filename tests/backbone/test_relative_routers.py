@@ -9,7 +9,7 @@ from reductions import CLOSE, LAYOUT, both
 from tiny import MODALITIES, picture, words
 from tiny_backbones import build, inputs
 
-from mot_gen.backbone.experts.pools import Pool, State, make_pools
+from mot_gen.backbone.experts.pools import Pool, RouterState, make_pools
 from mot_gen.backbone.experts.router_losses import mutual_information, roughness
 from mot_gen.backbone.routing import Routing
 from mot_gen.packing import pack
@@ -22,7 +22,7 @@ def logits_of(score):
 def pool_of(n, modality=None, **state):
     none = torch.full((n, 2), -1)
     modality = torch.zeros(n, dtype=torch.long) if modality is None else modality
-    return Pool(None, torch.arange(n), torch.ones(n, dtype=torch.bool), modality, none, 0.01, State(**state))
+    return Pool(None, torch.arange(n), torch.ones(n, dtype=torch.bool), modality, none, 0.01, RouterState(**state))
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def test_roughness_is_the_divergence_between_neighbours():
     layout = pack([[words(2), picture(2, 2)]], MODALITIES, 12).layout
     tokens = layout.modality.numel()
     routing = Routing(None, None, torch.tensor([tokens], dtype=torch.int32), [tokens], 0)
-    pool = make_pools(layout, routing, [tokens], [2], False, on_grid=True).each([0.0], State())[0]
+    pool = make_pools(layout, routing, [tokens], [2], False, on_grid=True).each([0.0], RouterState())[0]
     a, b, c, d = (layout.modality[0] == 1).nonzero().flatten().tolist()
     neighbours = {(i, j) for i, row in enumerate(pool.beside.tolist()) for j in row if j >= 0}
     assert neighbours == {(a, b), (c, d), (a, c), (b, d)}

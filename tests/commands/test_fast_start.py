@@ -9,7 +9,7 @@ from pathlib import Path
 from tiny_pipelines import build
 
 from mot_gen.commands import fast_start
-from mot_gen.commands.stand_ins import Later, replaced
+from mot_gen.commands.stand_ins import LazyName, replaced
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,10 +102,10 @@ def test_what_stands_in_is_taken_back_and_becomes_the_real_thing_when_used():
     with replaced(names, "a", 2), replaced(names, "b", 3):
         assert names == {"a": 2, "b": 3}
     assert names == {"a": 1}
-    assert Later("math", "sqrt", "math")(4) == 2 and Later("sys", "float_info", "sys").max > 1
-    later = Later("fractions", "Fraction", "fractions")
+    assert LazyName("math", "sqrt", "math")(4) == 2 and LazyName("sys", "float_info", "sys").max > 1
+    later = LazyName("fractions", "Fraction", "fractions")
     assert isinstance(__import__("fractions").Fraction(1), later) and not issubclass(int, later)
-    assert not isinstance(1, Later("no.such", "Thing", "no.such"))
+    assert not isinstance(1, LazyName("no.such", "Thing", "no.such"))
 
 
 UNCOLLECTED = """

@@ -62,7 +62,7 @@ def recipe(path, *overrides) -> list[str]:
 def test_every_fault_is_found_and_named(bad):
     name, *overrides = recipe(bad)
     found = validate(opened(name, overrides)).as_dict()
-    train = found["sides"]["train"]
+    train = found["splits"]["train"]
     assert (train["samples"], train["checked"], train["usable"]) == (36, 36, 33)
     dropped = {problem: named["samples"] for problem, named in train["dropped"].items()}
     assert dropped.keys() == {"missing file", "broken media", "too long"}
@@ -74,13 +74,13 @@ def test_every_fault_is_found_and_named(bad):
     assert train["duplicates"]["contents"]["samples"] == ["d1 again"]
     assert train["duplicates"]["media"] == 3  # 0.png once more, same.png, 1.png
     assert found["held_out_in_train"]["samples"] == ["leak"] and found["held_out_in_train"]["media"] == 2
-    assert found["sides"]["held_out"]["usable"] == 2 and not found["training_stops"]
+    assert found["splits"]["held_out"]["usable"] == 2 and not found["training_stops"]
 
 
 def test_it_says_what_the_loader_does(bad):
     """The loader, which decodes, encodes and packs, is the reference."""
     source = opened("digits", recipe(bad)[1:])
-    train = validate(source).as_dict()["sides"]["train"]
+    train = validate(source).as_dict()["splits"]["train"]
     splits = load_splits(source.recipe)
     tokenizers = build_tokenizers(source.recipe, splits)
     loader = Loader(splits.train, tokenizers, source.recipe.data, source.recipe.training)
@@ -98,7 +98,7 @@ def test_it_says_what_the_loader_does(bad):
         }
     assert train["lengths"]["count"] == sum(map(len, rows))
     assert abs(train["rows"]["count"] - len(rows)) <= 1  # the same windows, another order
-    whole = validate(opened("digits", recipe(bad, "data.window=64")[1:])).as_dict()["sides"]["train"]["rows"]
+    whole = validate(opened("digits", recipe(bad, "data.window=64")[1:])).as_dict()["splits"]["train"]["rows"]
     one = Loader(splits.train, tokenizers, source.recipe.data.model_copy(update={"window": 64}), source.recipe.training)
     assert whole["count"] == sum(map(len, one.one_pass()))
 
@@ -106,14 +106,14 @@ def test_it_says_what_the_loader_does(bad):
 def test_threads_and_a_limit(bad):
     source = opened("digits", recipe(bad)[1:])
     assert validate(source, workers=3).as_dict() == validate(source).as_dict()
-    few = validate(source, limit=10).as_dict()["sides"]["train"]
-    assert (few["samples"], few["checked"]) == (36, 10) and few == validate(source, 10).as_dict()["sides"]["train"]
+    few = validate(source, limit=10).as_dict()["splits"]["train"]
+    assert (few["samples"], few["checked"]) == (36, 10) and few == validate(source, 10).as_dict()["splits"]["train"]
 
 
 def test_a_mixture_is_checked_whole(bad):
     """Also the half that the first epoch does not show."""
     overrides = [f"data.records=[{{path: {bad}, weight: 0.5}}]", *RECIPE, "data.held_out=0.0"]
-    train = validate(opened("digits", overrides)).as_dict()["sides"]["train"]
+    train = validate(opened("digits", overrides)).as_dict()["splits"]["train"]
     assert train["checked"] == 36 and train["usable"] == 33
 
 
@@ -152,7 +152,10 @@ def test_all_that_was_converted_can_be_trained_on(tmp_path):
     report = validate(opened("digits", more))
     assert report.first.usable == len(report.first.samples) >= 2 * len(SAMPLES) and not report.first.without_loss.count
     loader = Loader(
-        report.first.samples, report.first.ruler.tokenizers, report.first.ruler.data, Training(row_length=160, rows=2)
+        report.first.samples,
+        report.first.checker.tokenizers,
+        report.first.checker.data,
+        Training(row_length=160, rows=2),
     )
     batches = [pack_rows(batch, loader.modalities, 160) for batch in loader.one_pass()]
     assert not loader.skipped and all(batch.learned.any() for batch in batches)
@@ -169,16 +172,16 @@ def test_the_command_prints_a_table_and_json(bad, capsys):
     assert "train, missing file: 1\n  missing: " in said and "held out and trained on: 1\n  leak" in said
     assert "█" in said and "how full they get" in said
     assert main(["data", "validate", "--json", *recipe(bad)]) == 0
-    assert json.loads(capsys.readouterr().out)["sides"]["train"]["usable"] == 33
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["usable"] == 33
 
 
 def test_records_are_validated_without_a_recipe(bad, capsys):
     assert main(["data", "validate", str(bad), str(bad.with_name("held.jsonl")), "--json"]) == 0
-    side = json.loads(capsys.readouterr().out)["sides"]["records"]
-    assert side["samples"] == 38 and side["usable"] == 36 and not side["rows"] and not side["lengths"]
-    assert set(side["dropped"]) == {"missing file", "broken media"}
+    split = json.loads(capsys.readouterr().out)["splits"]["records"]
+    assert split["samples"] == 38 and split["usable"] == 36 and not split["rows"] and not split["lengths"]
+    assert set(split["dropped"]) == {"missing file", "broken media"}
     text = sum(len(t) for t in [*texts(30), "nothing", texts(30)[1], "another text", texts(30)[4], "new", "long " * 60])
-    assert side["modalities"]["text"]["tokens"] == text
+    assert split["modalities"]["text"]["tokens"] == text
     assert main(["data", "validate", str(bad)]) == 0
     assert "need tokenizers: mot-gen data validate RECIPE data.records=FILE" in capsys.readouterr().out
 
@@ -197,7 +200,7 @@ def test_every_refused_record_is_listed(through, tmp_path, capsys):
     path.write_text('{"text": "good"}\n{"txet": "x"}\n{broken\n{"text": ""}\n')
     arguments = [str(path)] if through == "records" else ["digits", f"data.records={path}"]
     assert main(["data", "validate", *arguments, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["sides"]
+    found = json.loads(capsys.readouterr().out)["splits"]
     side = found["records" if through == "records" else "train"]
     assert (side["samples"], side["checked"], side["usable"]) == (4, 4, 1)
     dropped = side["dropped"]["unreadable record"]["samples"]

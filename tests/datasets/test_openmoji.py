@@ -13,7 +13,7 @@ from mot_gen.datasets.openmoji import (
     GROUNDS,
     HELD_OUT_PHRASINGS,
     PHRASINGS,
-    Said,
+    ParsedCaption,
     Scene,
     Scenes,
     catalogue,
@@ -59,8 +59,8 @@ def test_captions_are_read_back():
             # Two emoji may share a name in one language; what is named is then one of the two.
             names = catalogue()[said.emoji].names.values()
             assert said.emoji == scene.emoji or set(names) & set(scene.about.names.values())
-            assert said == Said(said.emoji, scene.small, scene.place, scene.ground, scene.mirrored)
-    assert read_caption("no such thing, on blue") == Said(None, False, None, "blue", False)
+            assert said == ParsedCaption(said.emoji, scene.small, scene.place, scene.ground, scene.mirrored)
+    assert read_caption("no such thing, on blue") == ParsedCaption(None, False, None, "blue", False)
 
 
 def test_pictures_show_what_is_said():

@@ -2,7 +2,7 @@
 
 import torch
 
-from mot_gen.training.self_teaching import lesson_flops, lessons_of, teacher_targets
+from mot_gen.training.self_teaching import teacher_batches, teacher_flops, teacher_targets
 
 MEANS, SPREAD = torch.tensor([-1.5, 0.5, 2.0], dtype=torch.float64), 0.3
 
@@ -36,5 +36,5 @@ def mixture_step(x, t, d, pieces=100):
 
 def self_taught(teacher, batch, targets):
     """The targets by modality with those of spans that learn a step in place, and the FLOPs that it took."""
-    lessons = lessons_of(teacher, batch)
-    return targets | teacher_targets(teacher, lessons, targets), lesson_flops(teacher, lessons)
+    batches = teacher_batches(teacher, batch)
+    return targets | teacher_targets(teacher, batches, targets), teacher_flops(teacher, batches)

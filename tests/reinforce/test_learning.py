@@ -11,9 +11,9 @@ from tiny_rewards import BOTH, BRIGHT, UNWATCHED, WORDS, begin, learn, parameter
 from mot_gen.errors import InputError
 from mot_gen.model import MultimodalModel
 from mot_gen.reinforce import nft_steps
-from mot_gen.reinforce.actions import Chosen, Weighing
+from mot_gen.reinforce.actions import ActionBuilder, TrainedSample
 from mot_gen.reinforce.documents import NEVER
-from mot_gen.reinforce.learner import Learner, Rewarded, samples_of
+from mot_gen.reinforce.learner import Learner, RewardedSamples, samples_of
 from mot_gen.reinforce.nft import goodness
 from mot_gen.reinforce.policy import Policy
 from mot_gen.reinforce.prompts import Prompts
@@ -100,7 +100,7 @@ def test_nft_reads_the_groups_whose_rewards_differ_and_all_under_a_penalty(origi
     for penalty in (0.0, 0.1):
         recipe = rewarded("digits-nft", origin, *BRIGHT, f"reinforce.penalty={penalty}")
         learner = Learner(prepare(recipe, tmp_path / str(penalty)))
-        made = nft_steps._batches(learner, Rewarded(learner.groups(), unequal, {}))
+        made = nft_steps._batches(learner, RewardedSamples(learner.groups(), unequal, {}))
         read[penalty] = torch.cat([batch.good for batch in made])
     bad, best = goodness(torch.tensor([-(0.5**0.5), 0.5**0.5]))
     draws = learner.section.draws
@@ -146,8 +146,8 @@ def said_of(learner, rollouts, steps):
     """The batches of these rollouts and what the model says of them."""
     policy = Policy(learner.section, learner.ids, learner.sampler.flow, learner.run.model)
     times = learner.sampler.flow.times(learner.section.num_inference_steps)
-    weighing = Weighing(learner.run.model, times, per_answer=True)
-    batches = weighing.batches([Chosen(rollout, 1.0, steps) for rollout in rollouts], 1000, 64)
+    weighing = ActionBuilder(learner.run.model, times, per_answer=True)
+    batches = weighing.batches([TrainedSample(rollout, 1.0, steps) for rollout in rollouts], 1000, 64)
     return [(actions, policy.evaluate(actions, learner.run.model(actions.batch))) for actions in batches]
 
 
@@ -268,8 +268,8 @@ def test_steps_that_are_not_learned_from_are_those_of_the_flow_itself(origin, tm
     times = learner.sampler.flow.times(3)
     for rollout in rollouts:
         for step in range(3):
-            weighing = Weighing(learner.run.model, times, per_answer=True)
-            (actions,) = weighing.batches([Chosen(rollout, 1.0, [step])], 8, 64)
+            weighing = ActionBuilder(learner.run.model, times, per_answer=True)
+            (actions,) = weighing.batches([TrainedSample(rollout, 1.0, [step])], 8, 64)
             velocity = learner.run.model(actions.batch).latents["image"]
             euler = actions.batch.latents["image"].values + velocity * (times[step + 1] - times[step])
             assert torch.allclose(euler, actions.after, atol=1e-4) == (step not in rollout.steps)

@@ -9,10 +9,10 @@ from tiny_rewards import begin, rewarded
 from mot_gen.eval.images.judge import train_judge
 from mot_gen.recipes.recipe import load_recipe, shipped
 from mot_gen.reinforce.hooks import reinforced
-from mot_gen.reinforce.measured import Mean, Measured, _spread
+from mot_gen.reinforce.measured import MeanScore, ModelScores, _spread
 from mot_gen.reinforce.report import signs, summary
 from mot_gen.reinforce.reward_kinds import judge
-from mot_gen.reinforce.rewards import Samples
+from mot_gen.reinforce.rewards import RewardInputs
 from mot_gen.reports.hooks import hooks
 from mot_gen.training.loop import train
 
@@ -50,17 +50,17 @@ def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, monkeypatch, name):
 
 
 def measured(value, watched, spread=1.0, frechet=1.0, text="a"):
-    samples = Samples(["p"] * 4, [text, "b", "c", "d"], torch.zeros(4, 1, 2, 2), [[]] * 4, list("1234"))
+    samples = RewardInputs(["p"] * 4, [text, "b", "c", "d"], torch.zeros(4, 1, 2, 2), [[]] * 4, list("1234"))
     means = {"judge": value, "other": watched}
-    scores = {name: Mean(mean, mean - 0.1, mean + 0.1) for name, mean in means.items()}
-    return Measured(scores, spread, frechet, samples)
+    scores = {name: MeanScore(mean, mean - 0.1, mean + 0.1) for name, mean in means.items()}
+    return ModelScores(scores, spread, frechet, samples)
 
 
 def test_one_sample_of_each_prompt_says_nothing_of_how_they_differ():
     images = torch.arange(16.0).view(4, 1, 2, 2)
-    alone = Samples(list("pqrs"), [""] * 4, images, [[]] * 4, list("1234"))
+    alone = RewardInputs(list("pqrs"), [""] * 4, images, [[]] * 4, list("1234"))
     assert _spread(alone) is None
-    pairs = Samples(["p", "q", "p", "q"], [""] * 4, images, [[]] * 4, list("1234"))
+    pairs = RewardInputs(["p", "q", "p", "q"], [""] * 4, images, [[]] * 4, list("1234"))
     assert _spread(pairs) == 8.0  # each picture is 8 brighter than the one before of its prompt
     before, after = measured(0.5, 0.5, spread=None), measured(0.9, 0.8, spread=None)
     assert signs(before, after, ["judge"]) == []

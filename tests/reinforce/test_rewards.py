@@ -15,7 +15,7 @@ from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor
 from mot_gen.recipes.sections import Data
 from mot_gen.reinforce import reward_kinds
-from mot_gen.reinforce.rewards import HOME, OWN_KINDS, WRITTEN, Samples, made_rewards
+from mot_gen.reinforce.rewards import HOME, OWN_KINDS, WRITTEN, RewardInputs, made_rewards
 
 SPLITS = Splits([], [])
 BRIGHT_AND_DARK = torch.stack([torch.full((1, 8, 8), level) for level in (0.95, 0.05)])
@@ -26,7 +26,7 @@ def recipe(*overrides):
 
 
 def samples(images=None, texts=("a", "a b c")):
-    return Samples(["one dark thing", "a dark one"], texts, images, [["a"], ["a b"]], ["first", "second"])
+    return RewardInputs(["one dark thing", "a dark one"], texts, images, [["a"], ["a b"]], ["first", "second"])
 
 
 def test_every_kind_says_what_must_be_written_for_it():
@@ -57,7 +57,7 @@ def test_judges_of_two_folds_have_seen_other_pictures_and_agree():
     pairs = splits.held_out[:100]
     images = torch.stack([image_tensor(pair.image, (8, 8), 1) for pair in pairs])
     names = [pair.id for pair in pairs]
-    asked = Samples([pair.captions[0] for pair in pairs], [""] * 100, images, [[]] * 100, names)
+    asked = RewardInputs([pair.captions[0] for pair in pairs], [""] * 100, images, [[]] * 100, names)
     _, scores = made(asked)
     assert scores["one"].mean() > 0.93 and scores["two"].mean() > 0.93
     assert not torch.equal(scores["one"], scores["two"]) or scores["one"].mean() == 1

@@ -15,7 +15,7 @@ from mot_gen.data.records import Document, Part
 from mot_gen.errors import InputError
 from mot_gen.eval.text.likelihood import BitsPerByte
 from mot_gen.recipes.recipe import load_recipe
-from mot_gen.reports.evaluator import Evaluator, Samples
+from mot_gen.reports.evaluator import Evaluator, GeneratedSamples
 from mot_gen.reports.generated import HeldOut, caption_losses
 from mot_gen.reports.hooks import hooks, pipeline_of, sample_grid
 from mot_gen.training.loop import train
@@ -92,7 +92,7 @@ def run(tmp_path_factory):
 
 def samples_of(run, **changed):
     held_out = HeldOut(run.splits.held_out, changed.pop("count", 12))
-    return Samples(partial(pipeline_of, run), held_out, **{"batch_size": 5} | changed)
+    return GeneratedSamples(partial(pipeline_of, run), held_out, **{"batch_size": 5} | changed)
 
 
 def test_the_numbers_are_those_of_the_command(run, tmp_path):

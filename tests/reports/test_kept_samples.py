@@ -14,7 +14,7 @@ from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports import kept_samples
 from mot_gen.reports.hooks import export, pipeline_of
-from mot_gen.reports.kept_samples import Order, draw_images, write_captions
+from mot_gen.reports.kept_samples import SampleRequest, draw_images, write_captions
 from mot_gen.reports.prompts import prompts_of
 from mot_gen.training.loop import prepare
 
@@ -42,7 +42,7 @@ def pixels(folder):
 
 def test_pictures_are_kept_and_an_interruption_changes_none(run, tmp_path, monkeypatch):
     prompts = ["a handwritten seven", "the digit one"]
-    whole = draw_images(Order(str(run.folder), batch_size=5, folder=str(tmp_path / "whole")), prompts, 5)
+    whole = draw_images(SampleRequest(str(run.folder), batch_size=5, folder=str(tmp_path / "whole")), prompts, 5)
     rows = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == [*prompts, *prompts, prompts[0]] and len(
         {row["seed"] for row in rows}
@@ -60,7 +60,7 @@ def test_pictures_are_kept_and_an_interruption_changes_none(run, tmp_path, monke
         saved.append(path)
         original(image, path, about)
 
-    order = Order(str(run.folder), batch_size=2, folder=str(tmp_path / "halves"))
+    order = SampleRequest(str(run.folder), batch_size=2, folder=str(tmp_path / "halves"))
     monkeypatch.setattr(kept_samples, "save_png", cut_off)
     with pytest.raises(KeyboardInterrupt):
         draw_images(order, prompts, 5)
@@ -68,17 +68,17 @@ def test_pictures_are_kept_and_an_interruption_changes_none(run, tmp_path, monke
     halves = draw_images(order, prompts, 5)
     assert len(saved) == 5 and pixels(halves) == pixels(whole)
     with pytest.raises(InputError, match="holds samples of seed 0, not 1; give another --samples folder"):
-        draw_images(Order(str(run.folder), seed=1, folder=str(halves)), prompts, 5)
+        draw_images(SampleRequest(str(run.folder), seed=1, folder=str(halves)), prompts, 5)
 
 
 def test_captions_go_on_after_a_line_that_was_cut_off(run, tmp_path):
-    path = write_captions(Order(str(run.folder), folder=str(tmp_path / "c")), run.pairs)
+    path = write_captions(SampleRequest(str(run.folder), folder=str(tmp_path / "c")), run.pairs)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     assert [json.loads(line)["references"] for line in lines] == [list(pair.captions) for pair in run.pairs]
     expected = pipeline_of(run, ImageToTextPipeline)([pair.image for pair in run.pairs]).texts
     assert [json.loads(line)["prediction"] for line in lines] == expected
     path.write_text("".join(lines[:4]) + lines[4][:10], encoding="utf-8")
-    again = write_captions(Order(str(run.folder), batch_size=2, folder=str(tmp_path / "c")), run.pairs)
+    again = write_captions(SampleRequest(str(run.folder), batch_size=2, folder=str(tmp_path / "c")), run.pairs)
     for line, other in zip(lines, again.read_text(encoding="utf-8").splitlines(), strict=True):
         one, two = json.loads(line), json.loads(other)
         assert one.pop("nats") == pytest.approx(two.pop("nats"), rel=1e-5) and one == two

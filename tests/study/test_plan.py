@@ -8,7 +8,7 @@ import pytest
 
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
-from mot_gen.study.plan import Draft
+from mot_gen.study.plan import PlanInputs
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 GIB = 2**30
@@ -24,10 +24,10 @@ def command():
 @pytest.fixture(scope="module")
 def seven(command):
     overrides = [word for word in command if "=" in word]
-    return Draft.of(load_recipe("digits", overrides), int(command[command.index("--vocabulary") + 1]))
+    return PlanInputs.of(load_recipe("digits", overrides), int(command[command.index("--vocabulary") + 1]))
 
 
-def on(draft: Draft, processes: int, **training) -> dict:
+def on(draft: PlanInputs, processes: int, **training) -> dict:
     return replace(draft, training=draft.training.model_copy(update=training)).facts(processes)
 
 
@@ -69,7 +69,7 @@ def test_memory_and_traffic_are_closed_forms(seven):
 
 
 def test_what_does_not_learn_is_held_once():
-    whole, upper = (Draft.of(load_recipe("digits", [f"training.frozen_layers={n}"])).facts() for n in (0, 3))
+    whole, upper = (PlanInputs.of(load_recipe("digits", [f"training.frozen_layers={n}"])).facts() for n in (0, 3))
     assert whole["learned_parameters"] == whole["total_parameters"] == upper["total_parameters"]
     assert upper["weight_bytes"] == whole["weight_bytes"]
     learned = 4 * upper["learned_parameters"]

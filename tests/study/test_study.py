@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mot_gen.commands.main import main
-from mot_gen.commands.study import Request, study
+from mot_gen.commands.study import StudyRequest, study
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports.plot import Line, plot, short, ticks
@@ -172,7 +172,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(arguments, word
 def test_a_study_goes_on_where_it_was_stopped(records, tmp_path, capfd):
     """One run is finished, the other was killed behind its first checkpoint: the latter alone is run, from there."""
     overrides = [*TINY, *records, "backbone.dim=16", "backbone.ffn_dim=48"]
-    request = Request("digits", overrides, ["dense", "mot"], seeds=1, steps=4, control=False, out=tmp_path)
+    request = StudyRequest("digits", overrides, ["dense", "mot"], seeds=1, steps=4, control=False, out=tmp_path)
     recipe = load_recipe("digits", [*overrides, "training.steps=4"])
     jobs = jobs_of(variants(recipe, request.backbones, {}, request.match, Workload.of(recipe), False), 1, tmp_path)
     for job in jobs:

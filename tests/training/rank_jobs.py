@@ -11,7 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from mot_gen.data.loader import Tokenised
-from mot_gen.errors import InputError, Interrupted, Lost
+from mot_gen.errors import InputError, Interrupted, ProcessLost
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports.conclude import all_hooks
 from mot_gen.sequence import Span
@@ -237,4 +237,4 @@ def measured(rank: int, folder: Path) -> dict:
 def killed(rank: int, folder: Path) -> dict:
     """The last process is killed in the fifth step, when what was saved after the second is written for certain."""
     at_step(5, lambda run: rank == 1 and os.kill(os.getpid(), signal.SIGKILL))
-    return {"error": error_of(Lost, tiny("training.parallel=fsdp"), folder)}
+    return {"error": error_of(ProcessLost, tiny("training.parallel=fsdp"), folder)}

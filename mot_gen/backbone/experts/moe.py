@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mot_gen.backbone.experts.pools import Pool, Pools, State
+from mot_gen.backbone.experts.pools import Pool, Pools, RouterState
 from mot_gen.backbone.parts import Choice, Router
 from mot_gen.backbone.routing import ExpertRouting, Owned, Routing
 
@@ -54,7 +54,7 @@ class MixtureOfExperts(Owned):
         """x (T, D) -> (T, D)."""
         self._auxiliary = None
         first, tokens, gates, choices = 0, [], [], []
-        state = State(self.number, self.training, self.progress)
+        state = RouterState(self.number, self.training, self.progress)
         for place, (part, pool) in enumerate(zip(x.split(pools.counts), pools.each(self.balance_weights, state))):
             choice = self._choice(part, place, pool)
             tokens.append(choice.token + first)

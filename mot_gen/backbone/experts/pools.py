@@ -1,4 +1,4 @@
-"""The tokens among which experts share out their work: Pool, State, Pools, make_pools, assignments.
+"""The tokens among which experts share out their work: Pool, RouterState, Pools, make_pools, assignments.
 
 A *pool* is a tower's tokens, or all tokens where the feed-forward is not untied, and the experts among which they are
 routed. A pool of one expert routes nothing.
@@ -39,12 +39,12 @@ class Pool:
     modality: Tensor
     beside: Tensor
     balance_weight: float
-    state: State
+    state: RouterState
     modalities: int | None = None
 
 
 @dataclass(frozen=True)
-class State:
+class RouterState:
     """What a router may know of its layer.
 
     number: which layer it is. learns: whether it is in training. progress: how much of its training it has had, 0 to 1.
@@ -74,7 +74,7 @@ class Pools:
     beside: Tensor
     modalities: int | None = None
 
-    def each(self, balance_weights: Sequence[float], state: State) -> list[Pool]:
+    def each(self, balance_weights: Sequence[float], state: RouterState) -> list[Pool]:
         parts = []
         tokens = [each.split(self.counts) for each in (self.group, self.real, self.modality, self.beside)]
         for kept, group, real, modality, beside, weight in zip(self.kept, *tokens, balance_weights):

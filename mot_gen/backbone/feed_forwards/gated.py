@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mot_gen.backbone import fused, parts
 from mot_gen.backbone.batch import Batch
-from mot_gen.backbone.gates import Again, Gated, gated
+from mot_gen.backbone.gates import Gated, RecomputedHidden, gated
 from mot_gen.backbone.owners import Owners
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.routing import Routing
@@ -68,7 +68,7 @@ class GatedLinearUnit(nn.Module):
         """x (n, D) -> (n, D)."""
         gate_up = self.gate_up(x, routing)
         if self.learned is None and getattr(self.down, "learns_beside", False):
-            again = Again(gate_up.detach(), self.activation)
+            again = RecomputedHidden(gate_up.detach(), self.activation)
             return self.down(self.activated(gate_up, again), routing, again)
         return self.down(self._hidden(gate_up, routing), routing)
 
@@ -83,7 +83,7 @@ class GatedLinearUnit(nn.Module):
         gate, up = gate_up.chunk(2, dim=-1)
         return self.learned(gate, routing) * up
 
-    def activated(self, gate_up: Tensor, again: Again | None = None) -> Tensor:
+    def activated(self, gate_up: Tensor, again: RecomputedHidden | None = None) -> Tensor:
         """(n, 2 F), gate and up side by side -> (n, F). again: what makes them once more in the backward pass."""
         if self.activation.function is F.silu and fused.is_used(gate_up):
             return fused.gate(gate_up)

@@ -23,7 +23,7 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.recurrent.mamba_options import MambaOptions, uniform
-from mot_gen.backbone.recurrent.mamba_reading import Given, convolve, kept_state, scan
+from mot_gen.backbone.recurrent.mamba_reading import ScanInputs, convolve, kept_state, scan
 from mot_gen.backbone.recurrent.running_cache import RunningCache
 from mot_gen.backbone.recurrent.selective_scan import chunk_length
 
@@ -75,7 +75,7 @@ class Mixer(MambaOptions):
 
     def _read(
         self, block: Layer, line: Tensor, document: Tensor, plan: Plan, state: Tensor | None, flipped: bool = False
-    ) -> tuple[Tensor, Given]:
+    ) -> tuple[Tensor, ScanInputs]:
         """Convolution and scan of line (B, W - 1 + S, E): y (T, E) in tower order, and what the scan was given."""
         routing = plan.routing
 

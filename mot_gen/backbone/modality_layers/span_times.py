@@ -17,14 +17,14 @@ from mot_gen.backbone.modality_layers.embeddings import TimeEmbedding, grid_embe
 from mot_gen.sequence import Latents
 
 
-class Timed(Protocol):
+class TimedPatchLayers(Protocol):
     """Patch layers that embed a span's time, and perhaps the size of the sampler's step."""
 
     time: TimeEmbedding
     step: TimeEmbedding | None
 
 
-def condition(layers: Timed, latents: Latents) -> Tensor:
+def condition(layers: TimedPatchLayers, latents: Latents) -> Tensor:
     """The embedded time of every span, (n, D), with that of the step's size where the objective takes steps. It is
     (1, D) where `latents.conditioning` is one for all."""
     if latents.conditioning is not None:
@@ -32,14 +32,14 @@ def condition(layers: Timed, latents: Latents) -> Tensor:
     return embed_times(layers, latents.times(), latents.step)
 
 
-def condition_of_tokens(layers: Timed, latents: Latents) -> Tensor:
+def condition_of_tokens(layers: TimedPatchLayers, latents: Latents) -> Tensor:
     """As `condition`, for each token: (N, D), or (1, D) where all have the same."""
     conditioning = condition(layers, latents)
     one_for_all = latents.conditioning is not None and len(conditioning) == 1
     return conditioning if one_for_all else latents.per_token(conditioning)
 
 
-def embed_times(layers: Timed, time: Tensor, step: Tensor | None) -> Tensor:
+def embed_times(layers: TimedPatchLayers, time: Tensor, step: Tensor | None) -> Tensor:
     """time and step (n,) -> (n, D); step None is 0, and is not looked at where the objective takes none."""
     embedded = layers.time(time)
     if layers.step is None:
@@ -49,7 +49,7 @@ def embed_times(layers: Timed, time: Tensor, step: Tensor | None) -> Tensor:
     return embedded + layers.step(step)
 
 
-def condition_flops(layers: Timed, latents: Latents) -> int:
+def condition_flops(layers: TimedPatchLayers, latents: Latents) -> int:
     """FLOPs of `condition`."""
     spans = len(latents.learned)
     flops = layers.time.flops(spans)

@@ -1,4 +1,4 @@
-"""How Mamba reads a row: Reading (where documents and spans begin), convolve, scan; and kept_state, what it remembers.
+"""How Mamba reads a row: ScanLayout (where documents and spans begin), convolve, scan; kept_state, what it remembers.
 
 Shapes: B rows, S slots, T = B * S tokens, E channels, N states a channel, W convolution width.
 """
@@ -23,7 +23,7 @@ _scan = torch.compiler.disable(selective_scan)
 
 
 @dataclass
-class Reading:
+class ScanLayout:
     """What a pass derives from a layout. tower: (T,) in tower order, for biases.
 
     document: (B, W - 1 + S), those before the pass first. block: (B, S) the span of a token that is read backwards too,
@@ -36,7 +36,7 @@ class Reading:
     backward: Tensor | None = None
 
     @classmethod
-    def of(cls, batch: Batch, past: int, both_ways: Tensor) -> Reading:
+    def of(cls, batch: Batch, past: int, both_ways: Tensor) -> ScanLayout:
         """past: W - 1. both_ways: (B, S) bool, the tokens that are read backwards too."""
         layout = batch.layout
         if batch.cache is None:
@@ -56,7 +56,7 @@ class Reading:
         return F.pad(self.block.flip(1), (past, 0), value=EMPTY - self.block.shape[1])
 
 
-class Given(NamedTuple):
+class ScanInputs(NamedTuple):
     """What a scan was given, time first: u, delta (S, B, E), A (N, E), B (S, B, N), start (S, B) bool."""
 
     u: Tensor
@@ -77,17 +77,17 @@ def convolve(line: Tensor, document: Tensor, weight: Tensor, bias: Tensor) -> Te
     return out
 
 
-def scan(parts: tuple[Tensor, ...], A_log: Tensor, document: Tensor, state: Tensor | None) -> tuple[Tensor, Given]:
+def scan(parts: tuple[Tensor, ...], A_log: Tensor, document: Tensor, state: Tensor | None) -> tuple[Tensor, ScanInputs]:
     """parts: u, delta (B, S, E), B, C (B, S, N); document: (B, W - 1 + S) -> y (B, S, E), and what was given."""
     past = document.shape[1] - parts[0].shape[1]
     before = document[:, past - 1 : -1] if past else F.pad(document, (1, 0))[:, :-1]
     start = (document[:, past:] != before).t()
     u, delta, B, C = (t.float().transpose(0, 1).contiguous() for t in parts)
     A = -torch.exp(A_log.float())
-    return _scan(u, delta, A, B, C, start, state).transpose(0, 1), Given(u, delta, A, B, start)
+    return _scan(u, delta, A, B, C, start, state).transpose(0, 1), ScanInputs(u, delta, A, B, start)
 
 
-def kept_state(line: Tensor, given: Given, state: Tensor, counts: Tensor) -> dict[str, Tensor]:
+def kept_state(line: Tensor, given: ScanInputs, state: Tensor, counts: Tensor) -> dict[str, Tensor]:
     """What a layer remembers once the first counts[b] tokens of a pass are kept.
 
     line (B, W - 1 + S, E) was given to the convolution, `given` to the scan. state: (B, N, E) before the pass.

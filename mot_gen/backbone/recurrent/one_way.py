@@ -14,7 +14,7 @@ from torch import Tensor
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.recurrent.mamba_reading import Reading
+from mot_gen.backbone.recurrent.mamba_reading import ScanLayout
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Modality
 
@@ -53,11 +53,11 @@ class OneWayMixer(parts.Mixer):
 
     @property
     def reading(self) -> str:
-        """The name of the `Reading` among what is derived from a batch."""
+        """The name of the `ScanLayout` among what is derived from a batch."""
         return f"reading {self.d_conv} {self.bidirectional}"
 
     def prepare(self, block: Layer, batch: Batch) -> None:
-        batch.once(self.reading, lambda: Reading.of(batch, self.d_conv - 1, self.both_ways(batch)))
+        batch.once(self.reading, lambda: ScanLayout.of(batch, self.d_conv - 1, self.both_ways(batch)))
 
     def both_ways(self, batch: Batch) -> Tensor:
         """(B, S) bool, the tokens that are read backwards too."""

@@ -1,4 +1,4 @@
-"""From a published folder to ours and back: Source, Part, assembled, load, convert, restore.
+"""From a published folder to ours and back: PublishedFolder, ConvertedPart, assembled, load, convert, restore.
 
 Weights are never all in memory: they are read tensor by tensor, and written as soon as one of ours is whole.
 """
@@ -31,7 +31,7 @@ FAMILY = "family.json"  # beside model_index.json: which family a folder came fr
 
 
 @dataclass
-class Part:
+class ConvertedPart:
     """One component of ours. name: its folder. outline: the module on the meta device. table: its weights' names."""
 
     name: str
@@ -39,7 +39,7 @@ class Part:
     table: Sequence[Entry]
 
 
-class Source:
+class PublishedFolder:
     """A published folder: its configs as dicts, and its weights, which are opened when they are asked for."""
 
     def __init__(self, folder: str | Path, files: Sequence[str] = (), passes_over: Sequence[str] = ()):
@@ -76,16 +76,16 @@ class Source:
 
 
 @contextmanager
-def opened(folder: str | Path, family: Any) -> Iterator[Source]:
-    """A `Source` of a family, whose files are closed at the end."""
-    source = Source(folder, getattr(family, "WEIGHTS", ()), getattr(family, "PASSES_OVER", ()))
+def opened(folder: str | Path, family: Any) -> Iterator[PublishedFolder]:
+    """A `PublishedFolder` of a family, whose files are closed at the end."""
+    source = PublishedFolder(folder, getattr(family, "WEIGHTS", ()), getattr(family, "PASSES_OVER", ()))
     try:
         yield source
     finally:
         source.close()
 
 
-def assembled(parts: Sequence[Part], text: TextTokenizer, **options: Any) -> MultimodalPipeline:
+def assembled(parts: Sequence[ConvertedPart], text: TextTokenizer, **options: Any) -> MultimodalPipeline:
     """A pipeline over the modules of `parts`. options: its scheduler, by default that of what it draws by steps, if it
     does; the published defaults of `sampling`; and tokenizers that are no parts."""
     modules: dict[str, Any] = {part.name: part.outline for part in parts}
@@ -97,7 +97,7 @@ def assembled(parts: Sequence[Part], text: TextTokenizer, **options: Any) -> Mul
 PASSED_OVER = ("rotary_emb.inv_freq", "position_ids")
 
 
-def check_parts(parts: Sequence[Part], source: Source) -> None:
+def check_parts(parts: Sequence[ConvertedPart], source: PublishedFolder) -> None:
     """InputError unless the tables of all parts together use every published tensor, each in its shape."""
     specs = source.weights.specs
     left = {*specs}
@@ -111,7 +111,7 @@ def check_parts(parts: Sequence[Part], source: Source) -> None:
             raise InputError(f"{source.folder}: holds the tensor {name}, which this family does not have")
 
 
-def load(family: Any, source: Source, parts: Sequence[Part]) -> MultimodalPipeline:
+def load(family: Any, source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The published model in memory, as a pipeline of ours in the precision of its files."""
     check_parts(parts, source)
     pipeline = family.pipeline(source, parts)
@@ -122,7 +122,7 @@ def load(family: Any, source: Source, parts: Sequence[Part]) -> MultimodalPipeli
     return pipeline
 
 
-def convert(family: Any, source: Source, parts: Sequence[Part], out: Path) -> None:
+def convert(family: Any, source: PublishedFolder, parts: Sequence[ConvertedPart], out: Path) -> None:
     """Write the published model as a folder of ours, tensor by tensor; nothing is left of it where that fails."""
     check_parts(parts, source)
     with writing_folder(out) as folder:
@@ -134,7 +134,7 @@ def convert(family: Any, source: Source, parts: Sequence[Part], out: Path) -> No
         manifest.write(folder)
 
 
-def write_frame(family: Any, source: Source, parts: Sequence[Part], folder: Path, out: Path) -> None:
+def write_frame(family: Any, source: PublishedFolder, parts: Sequence[ConvertedPart], folder: Path, out: Path) -> None:
     """Everything of our folder but the weights of its parts. out: where it will stand."""
     pipeline = family.pipeline(source, parts)
     outlines = {part.name for part in parts}
@@ -150,7 +150,7 @@ def write_frame(family: Any, source: Source, parts: Sequence[Part], folder: Path
     (folder / FAMILY).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def restore(family: Any, folder: Path, like: Source, out: Path) -> None:
+def restore(family: Any, folder: Path, like: PublishedFolder, out: Path) -> None:
     """Write a converted, perhaps trained, folder of ours as `like`: its file names, tensors and other files."""
     parts = _parts_like(family, like, folder)
     check_parts(parts, like)
@@ -166,7 +166,7 @@ def restore(family: Any, folder: Path, like: Source, out: Path) -> None:
             write_tensors(target, specs, _restored(parts, folder, like, specs), {"format": "pt"})
 
 
-def _parts_like(family: Any, like: Source, folder: Path) -> Sequence[Part]:
+def _parts_like(family: Any, like: PublishedFolder, folder: Path) -> Sequence[ConvertedPart]:
     """The parts of our folder; if the family does not say, those of the published model."""
     if hasattr(family, "parts_like"):
         return family.parts_like(like, folder)
@@ -174,7 +174,7 @@ def _parts_like(family: Any, like: Source, folder: Path) -> Sequence[Part]:
 
 
 def _restored(
-    parts: Sequence[Part], folder: Path, like: Source, specs: dict[str, Spec]
+    parts: Sequence[ConvertedPart], folder: Path, like: PublishedFolder, specs: dict[str, Spec]
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one published file, in its order, from the parts that have them."""
     readers = {part.name: Shards.of(folder / part.name) for part in parts}
@@ -183,21 +183,21 @@ def _restored(
         for name in specs:
             part = owner.get(name, parts[0])
             table = [entry for entry in part.table if entry.theirs == name]
-            yield from restored(table, readers[part.name], _One(like, name), str(like.folder))
+            yield from restored(table, readers[part.name], _OneTensor(like, name), str(like.folder))
     finally:
         for reader in readers.values():
             reader.close()
 
 
-class _One:
+class _OneTensor:
     """One tensor of a source, as a reader."""
 
-    def __init__(self, source: Source, name: str):
+    def __init__(self, source: PublishedFolder, name: str):
         self.specs = {name: source.weights.specs[name]}
         self.get = source.weights.get
 
 
-def _copy_others(like: Source, out: Path) -> None:
+def _copy_others(like: PublishedFolder, out: Path) -> None:
     """The published files that hold no weights: configs, tokenizers, the index of shards. A second form of the weights
     stays behind: beside trained ones it would be the old model."""
     written = {path.parent for path in like.weights.file_of.values()}

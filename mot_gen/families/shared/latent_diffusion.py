@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mot_gen.families.shared.conversion import Source
+from mot_gen.families.shared.conversion import PublishedFolder
 from mot_gen.families.shared.table import Entry, Permuted
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 
@@ -39,7 +39,7 @@ def autoencoder_config(widths: list[int], blocks: int, channels: int, patch: int
     }
 
 
-def diffusers_vae(source: Source) -> dict[str, Any]:
+def diffusers_vae(source: PublishedFolder) -> dict[str, Any]:
     """What vae/config.json states of an autoencoder, without the notes of diffusers itself."""
     stated = source.config("vae/config.json")
     return {name: value for name, value in stated.items() if not name.startswith("_")}

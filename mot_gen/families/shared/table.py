@@ -78,7 +78,7 @@ class Permuted:
 
 
 @dataclass(frozen=True)
-class First:
+class FirstRows:
     """The first rows alone. The way back leaves the others as they are in the published model."""
 
     rows: int
@@ -247,7 +247,7 @@ def _put_together(entries: Sequence[Entry], ours: Reader, like: Reader) -> Tenso
     for entry in entries:
         value = entry.back(ours.get(entry.ours)).to(spec.dtype)
         region = _region(whole, entry.taken)
-        region[: len(value)] = value  # of `First`, the first rows alone are ours
+        region[: len(value)] = value  # of `FirstRows`, the first rows alone are ours
     return whole
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import Source, outline
+from mot_gen.families.shared.conversion import PublishedFolder, outline
 from mot_gen.families.shared.table import Entry, Rows
 from mot_gen.tokenizers.image_vq_networks import VQNetworkTokenizer
 
@@ -20,7 +20,7 @@ def model_type(folder: Path) -> str | None:
     """What the folder's config.json says that it is of; None where there is no such file, or it does not say."""
     if not (folder / "config.json").is_file():
         return None
-    return Source(folder).config().get("model_type")
+    return PublishedFolder(folder).config().get("model_type")
 
 
 def config_of(folder: Path, kind: str) -> Any:
@@ -37,7 +37,7 @@ def config_of(folder: Path, kind: str) -> Any:
     return config
 
 
-def special_ids(source: Source, names: Sequence[str]) -> list[int]:
+def special_ids(source: PublishedFolder, names: Sequence[str]) -> list[int]:
     """The ids of special tokens in the published tokenizer; InputError where it lacks one."""
     added = {token["content"]: token["id"] for token in source.config("tokenizer.json").get("added_tokens", [])}
     for name in names:
@@ -46,7 +46,7 @@ def special_ids(source: Source, names: Sequence[str]) -> list[int]:
     return [added[name] for name in names]
 
 
-def codes_in_one_range(source: Source, found: Mapping[int, int], size: int) -> list[int]:
+def codes_in_one_range(source: PublishedFolder, found: Mapping[int, int], size: int) -> list[int]:
     """The id of each of `size` codes, of {code: id}; InputError unless they are one range of ids."""
     ids = [found.get(code, -1) for code in range(size)]
     if min(ids) < 0 or sorted(ids) != list(range(min(ids), min(ids) + size)):
@@ -60,7 +60,7 @@ def in_order_of_ids(ids: Sequence[int]) -> Rows:
     return Rows(tuple(sorted(range(len(ids)), key=lambda code: ids[code])))
 
 
-def causal_layout(source: Source, bounds: Sequence[str]) -> dict[str, Any]:
+def causal_layout(source: PublishedFolder, bounds: Sequence[str]) -> dict[str, Any]:
     """The layout of a picture whose tokens come one by one, each seeing what came before it. bounds: names of the
     special tokens around it."""
     begin, end = special_ids(source, bounds)
@@ -85,13 +85,13 @@ def vq_table(pictures: VQNetworkTokenizer, prefix: str, codebook: Sequence[Any] 
     return [Entry(name, prefix + name.removeprefix("vq."), steps.get(name, ())) for name in pictures.state_dict()]
 
 
-def preprocessor(source: Source) -> dict[str, Any]:
+def preprocessor(source: PublishedFolder) -> dict[str, Any]:
     """preprocessor_config.json; empty where there is none."""
     path = source.folder / "preprocessor_config.json"
     return source.config(path.name) if path.is_file() else {}
 
 
-def colours(source: Source, rescale: float = 1 / 255, mean: Any = 0.5, std: Any = 0.5) -> tuple[list, list]:
+def colours(source: PublishedFolder, rescale: float = 1 / 255, mean: Any = 0.5, std: Any = 0.5) -> tuple[list, list]:
     """Mean and std of colours in [0, 1] by which the published preprocessor standardises pictures.
 
     It takes bytes times `rescale_factor`, minus `image_mean`, by `image_std`, of preprocessor_config.json; the
