@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mot_gen.data.records import Pair
-from mot_gen.data.tokenize import Corpus, Options, tokenize
+from mot_gen.data.tokenize import Corpus, TokenizeOptions, tokenize
 from mot_gen.tokenizers.train_image import small_vq
 
 SHARDS, SHARD_SIZE, REPEATS = 16, 128, 2
@@ -32,7 +32,7 @@ def tokenizers() -> dict:
 
 def images_per_second(workers: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        tokenize(Corpus(pictures, tokenizers), Path(folder), Options(workers=workers, shard_size=SHARD_SIZE))
+        tokenize(Corpus(pictures, tokenizers), Path(folder), TokenizeOptions(workers=workers, shard_size=SHARD_SIZE))
         written = sorted(path.stat().st_mtime for path in Path(folder).glob("part-*.parquet"))
     return (SHARDS - workers) * SHARD_SIZE / (written[-1] - written[workers - 1])
 

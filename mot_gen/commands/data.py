@@ -185,9 +185,9 @@ def tokenize_command(args: argparse.Namespace) -> int:
     for folder in args.tokenizer:
         home_of(folder)
     from mot_gen.data.records import open_all
-    from mot_gen.data.tokenize import Corpus, Options, tokenize
+    from mot_gen.data.tokenize import Corpus, TokenizeOptions, tokenize
 
-    options = Options(args.workers, args.shard_size, args.batch_size, args.max_corrupt, args.device)
+    options = TokenizeOptions(args.workers, args.shard_size, args.batch_size, args.max_corrupt, args.device)
     tokenizers = partial(load_tokenizers, tuple(args.tokenizer))
     opening = partial(open_all, tuple(args.inputs), args.outside_media)
     sets: dict[str, Callable[[], Sequence[Sample]]] = {"": opening}

@@ -354,6 +354,6 @@ def test_fingerprints_follow_the_content(tmp_path):
 
 
 def test_several_sources_follow_one_another(tmp_path):
-    joined = records.Joined([open_records(numbered(tmp_path / f"{n}.jsonl", n)) for n in (3, 1, 4)])
+    joined = records.ConcatSamples([open_records(numbered(tmp_path / f"{n}.jsonl", n)) for n in (3, 1, 4)])
     assert [sample.id for sample in joined] == ["s0", "s1", "s2", "s0", "s0", "s1", "s2", "s3"]
     assert len(joined) == len(joined.keys) == 8 and joined[-1].id == "s3"

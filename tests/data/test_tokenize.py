@@ -14,7 +14,7 @@ from tokenize_jobs import COUNT, killers, pairs, patches, tokenizers
 from mot_gen.commands.main import main
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Document, Pair, Part, open_records, parse_record
-from mot_gen.data.tokenize import Corpus, Options, Work, read_counts, tokenize
+from mot_gen.data.tokenize import Corpus, OpenCorpus, TokenizeOptions, read_counts, tokenize
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.recipes.sections import Data, Training
 from mot_gen.tokenizers.image_patch import PatchImageTokenizer
@@ -27,7 +27,7 @@ def broken_pairs() -> list[Pair]:
 
 
 CORPUS = Corpus(pairs, tokenizers)
-SMALL = Options(shard_size=5, batch_size=2)
+SMALL = TokenizeOptions(shard_size=5, batch_size=2)
 
 
 def ids(out) -> list[str]:
@@ -54,15 +54,15 @@ def test_workers_write_what_one_process_does(tmp_path, monkeypatch):
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     tokenize(CORPUS, tmp_path / "one", SMALL)
-    found = tokenize(CORPUS, tmp_path / "two", Options(workers=2, shard_size=5, batch_size=2))
+    found = tokenize(CORPUS, tmp_path / "two", TokenizeOptions(workers=2, shard_size=5, batch_size=2))
     assert found.samples == COUNT and contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
 def test_threads_write_what_one_does(tmp_path):
     tokenize(CORPUS, tmp_path / "one", SMALL)
-    work = Work(Corpus(broken_pairs, tokenizers), tmp_path, SMALL, threads=3)
+    work = OpenCorpus(Corpus(broken_pairs, tokenizers), tmp_path, SMALL, threads=3)
     assert [work.shard(k, lambda: False)[0] for k in range(work.shards)] == [4, 4, 5, 5, 2]
-    whole = Work(CORPUS, tmp_path, SMALL, threads=3)
+    whole = OpenCorpus(CORPUS, tmp_path, SMALL, threads=3)
     for k in range(whole.shards):
         whole.shard(k, lambda: False)
     assert contents(tmp_path) == contents(tmp_path / "one")
@@ -72,9 +72,9 @@ def test_threads_write_what_one_does(tmp_path):
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="device: cuda was asked for, but no CUDA device is here; give cpu or auto"):
-        tokenize(CORPUS, tmp_path, Options(device="cuda"))
+        tokenize(CORPUS, tmp_path, TokenizeOptions(device="cuda"))
     with pytest.raises(InputError, match="device must be one of auto, cpu, cuda, got 'gpu'"):
-        Options(device="gpu")
+        TokenizeOptions(device="gpu")
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
@@ -82,14 +82,14 @@ def test_stopped_and_gone_on_loses_and_repeats_nothing(how, tmp_path, monkeypatc
     tokenize(CORPUS, tmp_path / "whole", SMALL)
     child = os.fork()
     if child == 0:
-        batch, calls = Work._batch, iter(range(100))
+        batch, calls = OpenCorpus._batch, iter(range(100))
 
         def stop_in_the_third_shard(work, indices):
             if next(calls) == 7:
                 os.kill(os.getpid(), getattr(signal, how))
             return batch(work, indices)
 
-        Work._batch = stop_in_the_third_shard
+        OpenCorpus._batch = stop_in_the_third_shard
         try:
             tokenize(CORPUS, tmp_path / "stopped", SMALL)
         except Interrupted:
@@ -102,7 +102,9 @@ def test_stopped_and_gone_on_loses_and_repeats_nothing(how, tmp_path, monkeypatc
         open_records(tmp_path / "stopped")
     asked = []
     monkeypatch.setattr(
-        Work, "_batch", lambda work, indices, batch=Work._batch: asked.extend(indices) or batch(work, indices)
+        OpenCorpus,
+        "_batch",
+        lambda work, indices, batch=OpenCorpus._batch: asked.extend(indices) or batch(work, indices),
     )
     assert tokenize(CORPUS, tmp_path / "stopped", SMALL).samples == COUNT
     assert asked == list(range(10, COUNT))
@@ -111,7 +113,7 @@ def test_stopped_and_gone_on_loses_and_repeats_nothing(how, tmp_path, monkeypatc
 
 def test_a_worker_that_dies_is_said_and_the_rest_goes_on(tmp_path):
     """A spawned one, as all are outside of these tests."""
-    options = Options(workers=1, shard_size=5, batch_size=2)
+    options = TokenizeOptions(workers=1, shard_size=5, batch_size=2)
     with pytest.raises(InputError, match=r"a worker process died.*goes on"):
         tokenize(Corpus(pairs, killers), tmp_path, options)
     assert len(list(tmp_path.glob("part-*.parquet"))) == 3
@@ -128,7 +130,7 @@ def test_corrupt_samples_are_counted_named_and_left_out(tmp_path):
 
 
 def test_more_corrupt_samples_than_may_be_stop_it_and_a_higher_cap_goes_on(tmp_path):
-    few = Options(shard_size=5, batch_size=2, max_corrupt=1)
+    few = TokenizeOptions(shard_size=5, batch_size=2, max_corrupt=1)
     with pytest.raises(InputError, match=r"corrupt samples: 2, more than --max-corrupt 1; the last is p5: "):
         tokenize(Corpus(broken_pairs, tokenizers), tmp_path, few)
     assert tokenize(Corpus(broken_pairs, tokenizers), tmp_path, SMALL).samples == COUNT - 3
@@ -137,7 +139,7 @@ def test_more_corrupt_samples_than_may_be_stop_it_and_a_higher_cap_goes_on(tmp_p
 def test_a_folder_of_something_else_is_refused(tmp_path):
     tokenize(CORPUS, tmp_path, SMALL)
     with pytest.raises(InputError, match="other shard_size; remove it"):
-        tokenize(CORPUS, tmp_path, Options(shard_size=6))
+        tokenize(CORPUS, tmp_path, TokenizeOptions(shard_size=6))
     with pytest.raises(InputError, match="other samples and tokenizers"):
         tokenize(Corpus(lambda: pairs(9), lambda: {"image": patches(2)}), tmp_path, SMALL)
     (tmp_path / "pictures").mkdir()

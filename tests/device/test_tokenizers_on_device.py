@@ -13,7 +13,7 @@ from tokenizer_examples import EXAMPLES, chirp, pictures, speech_tokenizer
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Pair
 from mot_gen.data.spans import BATCH
-from mot_gen.data.tokenize import Corpus, Options, tokenize
+from mot_gen.data.tokenize import Corpus, TokenizeOptions, tokenize
 from mot_gen.files.image_files import to_pil
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.recipes.sections import Data, Training
@@ -66,7 +66,7 @@ def test_only_what_has_a_network_moves():
 
 def test_a_corpus_is_tokenised_on_the_device(tmp_path):
     corpus = Corpus(partial(pairs, 12), lambda: {"image": vq()})
-    options = Options(shard_size=6, batch_size=3)
+    options = TokenizeOptions(shard_size=6, batch_size=3)
     tokenize(corpus, tmp_path / "here", options)
     with pretended_cuda() as launches:
         tokenize(corpus, tmp_path / "there", options)
