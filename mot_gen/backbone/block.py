@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Plan
 from mot_gen.backbone.owners import Owners
-from mot_gen.backbone.slots import Slots
+from mot_gen.backbone.roles import Roles
 
 
 class Block(parts.Layer):
     """One layer: a mixer and a feed-forward, each with its norm, joined to the residual stream."""
 
-    def __init__(self, slots: Slots, owners: Owners, number: int, layers: int):
+    def __init__(self, roles: Roles, owners: Owners, number: int, layers: int):
         super().__init__()
-        self.parts, self.owners = slots.of_layer(number), owners
+        self.parts, self.owners = roles.of_layer(number), owners
         self.number, self.layers = number, layers
         mixer, feed_forward = self.parts.mixer, self.parts.feed_forward
         self.add_module(mixer.norm, owners.norm(mixer.norm))

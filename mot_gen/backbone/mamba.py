@@ -60,7 +60,7 @@ class Config(transformer.Config):
             feed_forward="none",
         )
         self.size, self.bidirectional = size, bidirectional
-        self.dt_rank = self.slots.found["mixer"][0].dt_rank
+        self.dt_rank = self.roles.parts["mixer"][0].dt_rank
 
     @classmethod
     def shape_like(cls, other: Any) -> dict[str, Any]:

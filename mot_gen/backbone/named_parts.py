@@ -1,7 +1,7 @@
-"""How a recipe names the parts of a block: SLOTS, kinds, read_pattern, read_part.
+"""How a recipe names the parts of a block: ROLES, kinds, read_pattern, read_part.
 
 A recipe names a part by its file, by `{kind: file, option: value}`, or names several in a list, which layers take in
-turn. A file stands in its slot's folder, or in a package of your own.
+turn. A file stands in its role's folder, or in a package of your own.
 
 An option of a mixer, a feed-forward or a router that has the name of a field of the backbone's `Config` takes the value
 of that field unless it is given.
@@ -25,7 +25,7 @@ from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.own_modules import exists, imported, not_found
 
 
-class Slot(NamedTuple):
+class Role(NamedTuple):
     """Where the parts of a kind are found.
 
     package: the folder of the parts that are shipped. member: the class that each file has. needs: what that class has
@@ -37,45 +37,45 @@ class Slot(NamedTuple):
     needs: Sequence[Sequence[str]] = ()
 
 
-SLOTS = {
-    "mixer": Slot("mot_gen.backbone.mixers", "Mixer", [["forward"], ["cache"]]),
-    "reach": Slot("mot_gen.backbone.reaches", "Reach", [["sees"]]),
-    "bias": Slot("mot_gen.backbone.biases", "Bias", [["scores", "attend", "empty"]]),
-    "head_choice": Slot("mot_gen.backbone.head_choices", "HeadChoice", [["weigh"]]),
-    "feed_forward": Slot("mot_gen.backbone.feed_forwards", "FeedForward", [["unit", "forward"]]),
-    "activation": Slot("mot_gen.backbone.activations", "Activation", [["function", "module"]]),
-    "router": Slot("mot_gen.backbone.routers", "Router", [["choose"]]),
-    "norm": Slot("mot_gen.backbone.norms", "Norm", [["before", "after"]]),
-    "depth": Slot("mot_gen.backbone.depths", "Depth", [["forward"]]),
-    "residual": Slot("mot_gen.backbone.residuals", "Residual", [["add"]]),
+ROLES = {
+    "mixer": Role("mot_gen.backbone.mixers", "Mixer", [["forward"], ["cache"]]),
+    "reach": Role("mot_gen.backbone.reaches", "Reach", [["sees"]]),
+    "bias": Role("mot_gen.backbone.biases", "Bias", [["scores", "attend", "empty"]]),
+    "head_choice": Role("mot_gen.backbone.head_choices", "HeadChoice", [["weigh"]]),
+    "feed_forward": Role("mot_gen.backbone.feed_forwards", "FeedForward", [["unit", "forward"]]),
+    "activation": Role("mot_gen.backbone.activations", "Activation", [["function", "module"]]),
+    "router": Role("mot_gen.backbone.routers", "Router", [["choose"]]),
+    "norm": Role("mot_gen.backbone.norms", "Norm", [["before", "after"]]),
+    "depth": Role("mot_gen.backbone.depths", "Depth", [["forward"]]),
+    "residual": Role("mot_gen.backbone.residuals", "Residual", [["add"]]),
 }
 
 
-SHARING = ("mixer", "feed_forward", "router")  # slots whose parts' options may be fields of the `Config`
+SHARING = ("mixer", "feed_forward", "router")  # roles whose parts' options may be fields of the `Config`
 
 
-def kinds(slot: str) -> list[str]:
-    """The parts of a slot that are shipped."""
-    return [module.name for module in pkgutil.iter_modules(importlib.import_module(SLOTS[slot].package).__path__)]
+def kinds(role: str) -> list[str]:
+    """The parts of a role that are shipped."""
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(ROLES[role].package).__path__)]
 
 
-def read_pattern(slot: str, given: Any, config: Mapping[str, Any]) -> list[Any]:
-    """The parts that a recipe names for a slot, to be taken in turn by layer. config: the backbone's flat fields."""
+def read_pattern(role: str, given: Any, config: Mapping[str, Any]) -> list[Any]:
+    """The parts that a recipe names for a role, to be taken in turn by layer. config: the backbone's flat fields."""
     named = given if isinstance(given, list) else [given]
     if not named:
-        raise InputError(f"backbone.{slot}: an empty list names nothing; give a kind")
-    return [read_part(slot, each, config, f"backbone.{slot}") for each in named]
+        raise InputError(f"backbone.{role}: an empty list names nothing; give a kind")
+    return [read_part(role, each, config, f"backbone.{role}") for each in named]
 
 
-def read_part(slot: str, given: Any, config: Mapping[str, Any], where: str) -> Any:
+def read_part(role: str, given: Any, config: Mapping[str, Any], where: str) -> Any:
     """One part, of a kind or of {kind, options}; a part as it is. InputError for what is unknown or no option."""
     if isinstance(given, Part):
         return given
     kind, own = _kind_and_options(given, where)
-    cls = _class_of(slot, kind, where)
+    cls = _class_of(role, kind, where)
     names = _option_names(cls)
     _check_options(cls, own, names, where)
-    flat = _flat_fields(config, names, own) if slot in SHARING else {}
+    flat = _flat_fields(config, names, own) if role in SHARING else {}
     stated = {name: value for name, value in flat.items() if value is not None}
     for each in fields(cls):
         known = _has_default(each) or each.name in own or each.name in stated
@@ -108,22 +108,22 @@ def _flat_fields(config: Mapping[str, Any], names: Sequence[str], own: Mapping[s
     return {name: config[name] for name in shared if name not in own}
 
 
-def _class_of(slot: str, kind: str, where: str) -> type:
-    package, member, _ = SLOTS[slot]
+def _class_of(role: str, kind: str, where: str) -> type:
+    package, member, _ = ROLES[role]
     name = kind if "." in kind else f"{package}.{kind}"
     if not exists(where, name):
-        raise InputError(f"{where}: {kind!r} is not known" + not_found(kind, kinds(slot)))
+        raise InputError(f"{where}: {kind!r} is not known" + not_found(kind, kinds(role)))
     cls: Any = getattr(imported(where, name), member, None)
     require(cls, f"{where}: module {name} has no {member}")
     if "." in kind:
-        _check_class(slot, cls, f"{where}: {member} of {name}")
+        _check_class(role, cls, f"{where}: {member} of {name}")
     return cls
 
 
-def _check_class(slot: str, cls: Any, what: str) -> None:
-    """InputError for a part of a user's own that is no frozen dataclass of its slot, lacks what one must define, or
+def _check_class(role: str, cls: Any, what: str) -> None:
+    """InputError for a part of a user's own that is no frozen dataclass of its role, lacks what one must define, or
     defines a method that takes other arguments. what: how messages name it."""
-    _, member, needs = SLOTS[slot]
+    _, member, needs = ROLES[role]
     base = getattr(parts, member)
     based = isinstance(cls, type) and issubclass(cls, base)
     require(based, f"{what} must be a class that is based on mot_gen.backbone.parts.{member}")

@@ -1,4 +1,4 @@
-"""Part: the methods that parts of all slots have in common. The slots are in parts.py.
+"""Part: the methods that parts of all roles have in common. The roles are in parts.py.
 
 `block` is always a `parts.Layer`: the block that the part is in. Modules: what a part adds to it, by name.
 """

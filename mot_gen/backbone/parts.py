@@ -1,9 +1,9 @@
-"""The parts of a block: a base class for each slot, from Mixer to Residual; Parts, all of one layer; Layer, the block
+"""The parts of a block: a base class for each role, from Mixer to Residual; Parts, all of one layer; Layer, the block
 as its parts see it. What all parts share is in part.py.
 
-A *slot* is a choice that every block makes: how tokens are mixed, what the feed-forward is, where the norm stands. A
-*part* fills a slot. It is a frozen dataclass whose fields are its options, in a file of the slot's folder or of a
-package of your own. Its class has the name of the slot's base class here (`Mixer`, `FeedForward`, ...). named_parts.py
+A *role* is a choice that every block makes: how tokens are mixed, what the feed-forward is, where the norm stands. A
+*part* fills a role. It is a frozen dataclass whose fields are its options, in a file of the role's folder or of a
+package of your own. Its class has the name of the role's base class here (`Mixer`, `FeedForward`, ...). named_parts.py
 says how recipes name parts.
 
 A part holds no weights. `modules` makes those that it adds to a block, and all other methods are given that block. So a
@@ -34,8 +34,8 @@ from mot_gen.backbone.routing import Owned, Routing
 class Mixer(Part):
     """How tokens read one another.
 
-    norm: the name of the block's norm for this sublayer. reads: those of the slots `reach`, `bias` and `head_choice`
-    whose parts it uses. A recipe may fill these slots only if some mixer uses them.
+    norm: the name of the block's norm for this sublayer. reads: those of the roles `reach`, `bias` and `head_choice`
+    whose parts it uses. A recipe may fill these roles only if some mixer uses them.
     """
 
     norm: ClassVar[str] = "attention_norm"
@@ -257,7 +257,7 @@ class Residual(Part):
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts that fill the slots of one layer."""
+    """The parts that fill the roles of one layer."""
 
     mixer: Mixer
     reach: Reach

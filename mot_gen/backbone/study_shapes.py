@@ -20,7 +20,7 @@ SPARSE = frozenset({"towers", "untied", "experts", "router", "top_k", "balance_w
 def width_steps(config: Any) -> tuple[int, ...]:
     """Steps in which `dim` may change; a smaller one is for where no multiple of the one before it fits."""
     if hasattr(config, "slots"):
-        return config.slots.width_steps()
+        return config.roles.width_steps()
     if hasattr(config, "heads"):
         return (2 * config.heads,)
     return (4, 1)
@@ -29,7 +29,7 @@ def width_steps(config: Any) -> tuple[int, ...]:
 def feeds(config: Any) -> bool:
     """Whether there is a feed-forward, whose `ffn_dim` may change too."""
     if hasattr(config, "slots"):
-        return any(getattr(part, "ffn_dim", None) is not None for part in config.slots.found["feed_forward"])
+        return any(getattr(part, "ffn_dim", None) is not None for part in config.roles.parts["feed_forward"])
     return getattr(config, "ffn_dim", None) is not None
 
 
@@ -37,7 +37,7 @@ def ffn_step(config: Any) -> int:
     """What `ffn_dim` must be a multiple of."""
     if not hasattr(config, "slots"):
         return EVEN
-    steps = [part.step for part in config.slots.found["feed_forward"]]
+    steps = [part.step for part in config.roles.parts["feed_forward"]]
     return math.lcm(EVEN, *steps)
 
 

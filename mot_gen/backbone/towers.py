@@ -74,7 +74,7 @@ def _refuse_shared(config: Any) -> None:
     """InputError where towers of different widths would share more than attention."""
     why = "backbone.widths: towers of different widths share attention alone"
     own = (*config.untied, "qk_norm")
-    tied = [name for name in config.slots.owned_names() if name not in own]
+    tied = [name for name in config.roles.owned_names() if name not in own]
     require(not tied, f"{why}; untie {', '.join(tied)} too")
     require(config.experts == 1 and not config.qkv_bias, f"{why}; drop experts and qkv_bias")
 

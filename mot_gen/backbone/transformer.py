@@ -27,9 +27,9 @@ from mot_gen.backbone.counting import Counting
 from mot_gen.backbone.next_token import NextToken
 from mot_gen.backbone.one_tower import Stack
 from mot_gen.backbone.owners import Owners, UnevenOwners, write_initial_values
+from mot_gen.backbone.roles import Roles
 from mot_gen.backbone.routing import Routing, all_to
 from mot_gen.backbone.sizes import SIZES, fill_size, require_at_least_0, require_counts
-from mot_gen.backbone.slots import Slots
 from mot_gen.backbone.storage.layers_on_disk import LayersOnDisk
 from mot_gen.backbone.towers import tower_table, tower_widths
 from mot_gen.sequence import Layout, Modality
@@ -93,21 +93,21 @@ class Config:
         require_at_least_0("balance_weight", *weights)
         for name in ("norm_eps", "z_weight", "shared_experts"):
             require_at_least_0(name, getattr(self, name))
-        self.slots = Slots(self)
-        self.slots.take_over("mixer", "kv_heads", "head_dim")
-        self.slots.take_over("feed_forward", "ffn_dim")
-        self.untied = self.slots.untied(self.untied)
+        self.roles = Roles(self)
+        self.roles.take_over("mixer", "kv_heads", "head_dim")
+        self.roles.take_over("feed_forward", "ffn_dim")
+        self.untied = self.roles.untied(self.untied)
 
     @property
     def sublayers(self) -> int:
         """How many mixers and feed-forwards all layers have together."""
-        return self.slots.sublayers(self.layers or 0)
+        return self.roles.sublayers(self.layers or 0)
 
     def tower_table(self, modalities: Sequence[Modality]) -> tuple[list[str], list[int]]:
         """Names of the towers, and the tower of each modality; one tower when nothing is untied."""
         assert self.untied is not None, "checked when the config was made"
         names, table = tower_table(self.towers, self.untied, modalities)
-        for part in self.slots:
+        for part in self.roles:
             part.check(self, names)
         tower_widths(self, names)
         return names, table
@@ -139,7 +139,7 @@ class Backbone(Counting):
         self.tables_on_host = [table.clone() for table in self._tables()]
         owners = config.owners(self.towers)
         layers = config.layers
-        self.blocks = nn.ModuleList(Block(config.slots, owners, number, layers) for number in range(layers))
+        self.blocks = nn.ModuleList(Block(config.roles, owners, number, layers) for number in range(layers))
         self.final_norm = owners.norm("final_norm")
         for _, part in self.each_part():
             part.check_modalities(modalities)
@@ -147,7 +147,7 @@ class Backbone(Counting):
         self.repeats = all(part.repeats(block) for block, part in self.each_part())
         self.routed = any(block.routed for block in self.each_block())
         self.distinct = distinct(self.each_block())
-        self.residual = config.slots.of_layer(0).residual
+        self.residual = config.roles.of_layer(0).residual
         self.gradient_checkpointing = False
         self.on_disk: LayersOnDisk | None = None  # where layers are read while they run
         self.compiled = False  # whether torch.compile makes the blocks' programs

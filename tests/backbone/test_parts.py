@@ -12,7 +12,7 @@ from tiny_backbones import build, inputs, set_to
 from mot_gen.backbone import load, parts
 from mot_gen.backbone.attention import Places
 from mot_gen.backbone.depths import token_skip
-from mot_gen.backbone.named_parts import SLOTS
+from mot_gen.backbone.named_parts import ROLES
 from mot_gen.backbone.reaches.window import Reach
 from mot_gen.backbone.routing import Routing
 from mot_gen.errors import InputError
@@ -183,7 +183,7 @@ BIAS = '''
 """Scores fall with distance (ALiBi, arXiv 2108.12409)."""
 
 from mot_gen.backbone import parts
-from mot_gen.backbone.named_parts import SLOTS
+from mot_gen.backbone.named_parts import ROLES
 
 
 class Bias(parts.Bias):
@@ -241,8 +241,8 @@ def test_what_cannot_be_is_refused_by_name(options, complaint):
         build("mot", **options)
 
 
-@pytest.mark.parametrize("slot", SLOTS)
-def test_no_file_of_a_part_is_long(slot):
-    folder = Path(parts.__file__).parent / SLOTS[slot].package.rpartition(".")[2]
+@pytest.mark.parametrize("role", ROLES)
+def test_no_file_of_a_part_is_long(role):
+    folder = Path(parts.__file__).parent / ROLES[role].package.rpartition(".")[2]
     lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in folder.glob("*.py")}
     assert max(lengths.values()) <= 120, lengths

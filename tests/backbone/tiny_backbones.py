@@ -45,16 +45,16 @@ BESIDE = {"mixer": "attention", "depth": "every", "reach": "full"}
 
 
 def by_file() -> dict:
-    """Every part of every slot that is not the default, as a statement: a file is tried on arrival."""
+    """Every part of every role that is not the default, as a statement: a file is tried on arrival."""
     found = {}
-    for slot in named_parts.SLOTS:
-        for kind in named_parts.kinds(slot):
+    for role in named_parts.ROLES:
+        for kind in named_parts.kinds(role):
             named = {"kind": kind} | EXAMPLES.get(kind, {})
-            if slot == "router":
-                found[f"{slot} {kind}"] = ("mot", {"experts": 2, slot: named})
-            elif kind != getattr(Config, slot):
-                pattern = [named, BESIDE[slot]] if slot in BESIDE and kind not in EVERYWHERE else named
-                found[f"{slot} {kind}"] = ("mot", {slot: pattern})
+            if role == "router":
+                found[f"{role} {kind}"] = ("mot", {"experts": 2, role: named})
+            elif kind != getattr(Config, role):
+                pattern = [named, BESIDE[role]] if role in BESIDE and kind not in EVERYWHERE else named
+                found[f"{role} {kind}"] = ("mot", {role: pattern})
     return found
 
 

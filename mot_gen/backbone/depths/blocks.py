@@ -40,7 +40,7 @@ class Depth(SkippingDepth):
         self.require_counts("group", "run")
         if self.run > self.group:
             raise self.refuse("run", f"must be from 1 to the layers of a group, {self.group}, got {self.run}")
-        if config.layers % self.group or len(config.slots.found["depth"]) > 1:
+        if config.layers % self.group or len(config.roles.parts["depth"]) > 1:
             raise self.refuse("group", f"{self.group} must divide backbone.layers, {config.layers}, in one pattern")
 
     def modules(self, block: Layer) -> parts.Modules:

@@ -37,7 +37,7 @@ class HeadChoice(parts.HeadChoice):
     untied = ("head_router",)
 
     def check(self, config: Any, towers: Any) -> None:
-        heads = [mixer.heads for mixer in config.slots.found["mixer"] if hasattr(mixer, "heads")]
+        heads = [mixer.heads for mixer in config.roles.parts["mixer"] if hasattr(mixer, "heads")]
         fewest = min(heads, default=self.shared + self.top_k)
         if not 0 <= self.shared < fewest:
             raise self.refuse("shared", f"must be from 0 to {fewest - 1}, below the heads, got {self.shared}")

@@ -35,7 +35,7 @@ class Mixer(attention.Mixer):
 
     def check(self, config: Any, towers: Sequence[str]) -> None:
         self.require_counts("segment")
-        biased = not all(bias.empty for bias in config.slots.found["bias"])
+        biased = not all(bias.empty for bias in config.roles.parts["bias"])
         if biased or config.reach != "full":
             raise self.refuse("kind", "combiner says itself what a query sees; leave backbone.reach and bias out")
 

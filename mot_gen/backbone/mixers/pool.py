@@ -44,10 +44,10 @@ class Mixer(parts.Mixer):
     def check(self, config: Any, towers: Sequence[str]) -> None:
         if config.widths:
             raise self.refuse("kind", "pool adds up tokens of all towers; drop backbone.widths")
-        mixers = [config.slots.of_layer(layer).mixer for layer in range(config.layers)]
+        mixers = [config.roles.of_layer(layer).mixer for layer in range(config.layers)]
         if all(isinstance(mixer, Mixer) for mixer in mixers):
             raise self.refuse("kind", "pool alone never lets a picture see its caption; say mixer=[pool, attention]")
-        if any(isinstance(depth, blocks.Depth) for depth in config.slots.found["depth"]):
+        if any(isinstance(depth, blocks.Depth) for depth in config.roles.parts["depth"]):
             complaint = "with depth=blocks a picture may pass through pooled layers alone; drop one of them"
             raise self.refuse("kind", complaint)
 

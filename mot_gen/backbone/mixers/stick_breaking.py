@@ -31,7 +31,7 @@ class Mixer(attention.Mixer):
     """Its options are those of `attention`."""
 
     def check(self, config: Any, towers: Sequence[str]) -> None:
-        if any(not bias.empty for bias in config.slots.found["bias"]):
+        if any(not bias.empty for bias in config.roles.parts["bias"]):
             raise self.refuse("kind", "stick_breaking weighs keys by their order, and takes no backbone.bias; drop it")
         if self.attention == "flex":
             raise self.refuse("attention", "stick_breaking needs its scores in memory; leave it at auto")

@@ -40,7 +40,7 @@ class Residual(parts.Residual):
             stream = getattr(self, option)
             if stream not in STREAMS:
                 raise self.refuse(option, f"{stream!r} is not known" + nearest(stream, STREAMS))
-        if len(config.slots.found["residual"]) > 1 or config.depth != "every" or config.widths:
+        if len(config.roles.parts["residual"]) > 1 or config.depth != "every" or config.widths:
             raise self.refuse("kind", "dual is for all layers and tokens and one width; drop depth, widths or the list")
         if self.mixer == "context":
             raise self.refuse("mixer", "the context begins at zero, and the first mixer would read nothing; say sum")

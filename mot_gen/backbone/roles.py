@@ -1,4 +1,4 @@
-"""The parts that a `Config` names, of all layers: Slots."""
+"""The parts that a `Config` names, of all layers: Roles."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from mot_gen.backbone.parts import FeedForward, Part, Parts
 from mot_gen.backbone.study_shapes import EVEN
 from mot_gen.errors import InputError, nearest, require
 
-# Slots whose parts may have parameters, in the order in which a token meets them; feed-forwards come after.
+# Roles whose parts may have parameters, in the order in which a token meets them; feed-forwards come after.
 OWNING = ("mixer", "bias", "head_choice", "depth", "residual")
 
 
-class Slots:
+class Roles:
     """The parts of all layers.
 
-    config: a dataclass with a field for each slot, and with those whose names parts' options share. InputError where
+    config: a dataclass with a field for each role, and with those whose names parts' options share. InputError where
     it names what is not known or does not fit.
-    found: slot -> its parts, which layers take in turn.
+    parts: role -> its parts, which layers take in turn.
     """
 
     def __init__(self, config: Any):
         self.config = config
         self.flat = {f.name: getattr(config, f.name) for f in fields(config)}
-        self.found: dict[str, list[Any]] = {f.name: self._read(f.name) for f in fields(Parts)}
+        self.parts: dict[str, list[Any]] = {f.name: self._read(f.name) for f in fields(Parts)}
         self._refuse_unread()
 
-    def _read(self, slot: str) -> list[Any]:
-        """The parts that fill a slot, to be taken in turn by layer."""
-        found = read_pattern(slot, self.flat[slot], self.flat)
-        if slot == "feed_forward":
+    def _read(self, role: str) -> list[Any]:
+        """The parts that fill a role, to be taken in turn by layer."""
+        found = read_pattern(role, self.flat[role], self.flat)
+        if role == "feed_forward":
             read_part("router", self.flat["router"], self.flat, "backbone.router")
             if self._asks_for_experts():
                 found = [self._with_experts(unit) for unit in found]
@@ -43,12 +43,12 @@ class Slots:
     def _refuse_unread(self) -> None:
         """InputError for a part that only mixers read, where none of them does."""
         usual = {f.name: f.default for f in fields(self.config)}
-        read = set(chain.from_iterable(mixer.reads for mixer in self.found["mixer"]))
-        for slot in ("reach", "bias", "head_choice"):
-            is_filled = self.flat[slot] != usual[slot]
+        read = set(chain.from_iterable(mixer.reads for mixer in self.parts["mixer"]))
+        for role in ("reach", "bias", "head_choice"):
+            is_filled = self.flat[role] != usual[role]
             require(
-                slot in read or not is_filled,
-                f"backbone.{slot}: no mixer here reads it, as attention does; drop it, or let some layers have "
+                role in read or not is_filled,
+                f"backbone.{role}: no mixer here reads it, as attention does; drop it, or let some layers have "
                 "attention: mixer=[..., attention]",
             )
 
@@ -64,11 +64,11 @@ class Slots:
         return read_part("feed_forward", {"kind": "experts", "unit": unit}, self.flat, "backbone")
 
     def __iter__(self) -> Iterator[Part]:
-        return chain.from_iterable(self.found.values())
+        return chain.from_iterable(self.parts.values())
 
     def of_layer(self, layer: int) -> Parts:
-        """The parts of one layer, counted from 0: each slot's in turn."""
-        return Parts(**{slot: found[layer % len(found)] for slot, found in self.found.items()})
+        """The parts of one layer, counted from 0: each role's in turn."""
+        return Parts(**{role: found[layer % len(found)] for role, found in self.parts.items()})
 
     def sublayers(self, layers: int) -> int:
         """How many mixers and feed-forwards so many layers have together."""
@@ -77,25 +77,25 @@ class Slots:
 
     def width_steps(self) -> tuple[int, ...]:
         """Steps in which the width may change; a smaller one is for where no multiple of the one before it fits."""
-        step = math.lcm(*(mixer.width_step() for mixer in self.found["mixer"]))
+        step = math.lcm(*(mixer.width_step() for mixer in self.parts["mixer"]))
         if step == 1:
             return EVEN, 1
         return (step,)
 
-    def take_over(self, slot: str, *options: str) -> None:
+    def take_over(self, role: str, *options: str) -> None:
         """Set fields of the config that were not given to what a part found for them."""
         for option in options:
-            for part in self.found[slot]:
+            for part in self.parts[role]:
                 if getattr(self.config, option) is None:
                     setattr(self.config, option, getattr(part, option, None))
 
     def owned_names(self) -> list[str]:
         """The names of all that towers may own, in the order in which a token meets them."""
-        norms = [mixer.norm for mixer in self.found["mixer"]]
+        norms = [mixer.norm for mixer in self.parts["mixer"]]
         names = [norm for norm in norms if norm == "attention_norm"]  # Mamba's is called "norm", and all share it
-        for part in chain.from_iterable(self.found[slot] for slot in OWNING):
+        for part in chain.from_iterable(self.parts[role] for role in OWNING):
             names += part.untied
-        for feed_forward in self.found["feed_forward"]:
+        for feed_forward in self.parts["feed_forward"]:
             if not feed_forward.empty:
                 names += ["ffn_norm", *feed_forward.untied]
         return [*dict.fromkeys(names), "final_norm"]  # each once
