@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from mot_gen.datasets.spoken import Spoken, draw_voice, spoken
+from mot_gen.datasets.spoken import Spoken, draw_voice, speak
 from mot_gen.files.audio_files import load_audio
 from mot_gen.tokenizers.speech_measures import phone_purity
 from mot_gen.tokenizers.speech_units import SpeechUnitTokenizer
@@ -38,7 +38,7 @@ def speeches(speakers: int, seed: int) -> list[Spoken]:
     """Every sentence by each of so many voices."""
     rng = random.Random(seed)
     voices = [draw_voice(rng) for _ in range(speakers)]
-    return spoken([(text, voice) for voice in voices for text in SENTENCES])
+    return speak([(text, voice) for voice in voices for text in SENTENCES])
 
 
 def units_and_phones(tokenizer: SpeechUnitTokenizer, said: list[Spoken]) -> tuple[torch.Tensor, list[str]]:

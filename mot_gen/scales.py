@@ -48,7 +48,7 @@ def scale_positions(scales: Scales) -> Tensor:
     return torch.cat(pieces)
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, *size): the area's mean where it shrinks, bilinear where it grows, as it is if equal."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
@@ -67,8 +67,8 @@ def built_from(scales: Scales) -> Tensor:
     built = torch.zeros(n, n, device="cpu")
     for (first, end), (rows, columns) in zip(bounds(scales), scales):
         one_hot = torch.eye(rows * columns, device="cpu").view(rows * columns, 1, rows, columns)
-        enlarged = resized(one_hot, last)
+        enlarged = resize(one_hot, last)
         for (start, stop), size in zip(bounds(scales), scales):
             if start >= end:
-                built[start:stop, first:end] = resized(enlarged, size).flatten(1).T
+                built[start:stop, first:end] = resize(enlarged, size).flatten(1).T
     return built

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
-from mot_gen.scales import Scales, bounds, resized, token_count
+from mot_gen.scales import Scales, bounds, resize, token_count
 from mot_gen.sequence.modality import Modality, scale_pairs
 from mot_gen.tokenizers.image_base import ImageTokenizer
 from mot_gen.tokenizers.image_sizes import refuse_misfit, size_pair
@@ -46,7 +46,7 @@ class ScaleQuantizer(nn.Module):
         """Quantise f; the codebook takes no gradient, the smoothing does."""
         built, found, chosen, vectors = torch.zeros_like(f), [], [], []
         for number, size in enumerate(self.scales):
-            missing = resized(f.detach() - built.detach(), size).movedim(1, -1).flatten(1, 2)
+            missing = resize(f.detach() - built.detach(), size).movedim(1, -1).flatten(1, 2)
             ids = self.codebook.ids(missing)
             built = built + self.added(number, ids)
             found.append(built)
@@ -57,7 +57,7 @@ class ScaleQuantizer(nn.Module):
     def added(self, number: int, ids: Tensor) -> Tensor:
         """What the ids (B, h_k w_k) of one scale add, (B, d, h, w)."""
         entries = self.codebook.entries(ids).detach().movedim(1, -1).unflatten(-1, self.scales[number])
-        enlarged = resized(entries, self.scales[-1])
+        enlarged = resize(entries, self.scales[-1])
         return (enlarged + self.smooth[number](enlarged)) / 2
 
     def built(self, ids: Tensor, count: int | None = None) -> Tensor:

@@ -31,7 +31,7 @@ def zeros(parameter: Tensor) -> None:
     parameter.fill_(0.0)
 
 
-def filled(parameter: Tensor, value: float) -> None:
+def fill(parameter: Tensor, value: float) -> None:
     parameter.fill_(value)
 
 
@@ -98,7 +98,7 @@ class Owners:
         module = UntiedRMSNorm(dim, self.sets(name), self.eps, self.norm_offset)
         initial: Initial = ones
         if self.norm_offset:
-            initial = partial(filled, value=1.0 - self.norm_offset)
+            initial = partial(fill, value=1.0 - self.norm_offset)
         return self.own(module, name, weight=initial)
 
     def linear(self, name: str, into: int, out: int, bias: bool = False, initial: Initial = normal) -> UntiedLinear:

@@ -1,4 +1,4 @@
-"""Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, located, find,
+"""Shipped checkpoints, one folder each beside this file, and where any checkpoint is: names, locate, find,
 weights_of, component_folder, fingerprint."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def names() -> list[str]:
     return sorted(index.parent.name for index in HERE.glob(f"*/{INDEX}"))
 
 
-def located(path: str) -> str:
+def locate(path: str) -> str:
     """Where a shipped checkpoint's folder is, or one below it, such as `openmoji/image_tokenizer`; any other path, and
     one that is there, stays as it is. Commands read by it every argument that may be such a folder."""
     shipped = HERE / path
@@ -62,7 +62,7 @@ def _why_none(given: Path) -> str:
 def weights_of(name: str) -> Path | None:
     """The folder with a model's config and weights: of a run, a pipeline, a shipped name, or itself; None where there
     is no model."""
-    given = Path(located(name))
+    given = Path(locate(name))
     for place in (given / "model" / "model", given / "model", given):
         if (place / "config.json").is_file():
             return place

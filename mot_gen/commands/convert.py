@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from mot_gen.checkpoints import find, located, weights_of
+from mot_gen.checkpoints import find, locate, weights_of
 from mot_gen.commands.early import refuse_unwritable
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError
@@ -24,7 +24,7 @@ def register(commands) -> None:
     command.add_argument("--towers", metavar="NAMES", help="of a language model: text first (default: text,image)")
     for name in ("image", "speech"):
         help_tower = f"what reads and writes the tower {name}"
-        command.add_argument(f"--{name}-tokenizer", type=located, metavar="FOLDER", help=help_tower)
+        command.add_argument(f"--{name}-tokenizer", type=locate, metavar="FOLDER", help=help_tower)
     command.add_argument("--start", help="what a new tower begins as: copy of the text's (default), or fresh")
     command.add_argument("--like", metavar="FOLDER", help="back to this published model, with the weights of SOURCE")
     command.add_argument("--family", metavar="NAME", help="its family, or one of yours: my_package.my_family")
@@ -54,7 +54,7 @@ def convert_command(arguments: argparse.Namespace) -> int:
         _back(arguments.source, out, local_folder(arguments.like, local), arguments.family)
         print(f"{out} is a model in the layout of {arguments.like}")
         return 0
-    if _is_ours(Path(located(arguments.source))):
+    if _is_ours(Path(locate(arguments.source))):
         remedy = "make another one of it by --grow NAME, or a published one by --like FOLDER"
         raise InputError(f"{arguments.source}: is a model of ours already; {remedy}")
     _forward(arguments, local_folder(arguments.source, local), out)
@@ -105,7 +105,7 @@ def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
 
     family, towers = _planned(arguments, folder)
     tokenizers = {name: load_tokenizer(place) for name, place in towers.items()}
-    with conversion.opened(folder, family) as source:
+    with conversion.open_published(folder, family) as source:
         if family is llama:
             parts = llama.parts(source, tokenizers, arguments.start or "copy")
             family = language_models.with_tokenizers(tokenizers)
@@ -161,5 +161,5 @@ def _back(source: str, out: Path, like: Path, name: str | None) -> None:
     from mot_gen.families.shared import conversion
 
     family = family_of(like, name)
-    with conversion.opened(like, family) as published:
+    with conversion.open_published(like, family) as published:
         conversion.restore(family, find(source), published, out)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.checkpoints import located
+from mot_gen.checkpoints import locate
 from mot_gen.commands.early import check_run, refuse_unwritable
 from mot_gen.corpora import formats
 from mot_gen.errors import InputError, require
@@ -101,16 +101,16 @@ def _outside_argument(command: argparse.ArgumentParser) -> None:
 
 def validate_command(args: argparse.Namespace) -> int:
     """Print what training would make of the data; InputError, exit code 2, where it could use nothing of it."""
-    from mot_gen.corpora.inputs import opened, refused
+    from mot_gen.corpora.inputs import open_inputs, unreadable_lines
     from mot_gen.corpora.lines import validate_lines
     from mot_gen.corpora.validate import validate
 
     _at_least(args, limit=0, workers=1)
     try:
-        source = opened(args.source, args.overrides, args.outside_media, check_run)
+        source = open_inputs(args.source, args.overrides, args.outside_media, check_run)
     except InputError as error:
         if not args.json:
-            for line in refused(error):
+            for line in unreadable_lines(error):
                 print(f"refused: {line}")
         raise
     report = validate(source, args.limit, args.workers)
@@ -124,12 +124,12 @@ def validate_command(args: argparse.Namespace) -> int:
 
 def stats_command(args: argparse.Namespace) -> int:
     """Print what a corpus holds."""
-    from mot_gen.corpora.inputs import opened
+    from mot_gen.corpora.inputs import open_inputs
     from mot_gen.corpora.lines import stats_lines
     from mot_gen.corpora.stats import stats
 
     _at_least(args, limit=0)
-    found = stats(opened(args.source, args.overrides, args.outside_media, check_run).sets, args.limit)
+    found = stats(open_inputs(args.source, args.overrides, args.outside_media, check_run).sets, args.limit)
     if args.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
@@ -152,7 +152,7 @@ def _tokenize_arguments(commands) -> None:
     command.add_argument("inputs", nargs="+", metavar="RECORDS", help="files or folders of records, or one recipe")
     command.add_argument(
         "--tokenizer",
-        type=located,
+        type=locate,
         action="append",
         required=True,
         metavar="FOLDER",
@@ -175,7 +175,7 @@ def _cores() -> int:
 
 def tokenize_command(args: argparse.Namespace) -> int:
     """Tokenise records into DIR; a recipe's source by its own splits, into DIR/train and DIR/held_out."""
-    from mot_gen.corpora.inputs import allowed, check_places, is_recipe
+    from mot_gen.corpora.inputs import allow_outside_media, check_places, is_recipe
 
     first = args.inputs[0]
     recipe = is_recipe(first)
@@ -192,7 +192,7 @@ def tokenize_command(args: argparse.Namespace) -> int:
     opening = partial(open_all, tuple(args.inputs), args.outside_media)
     sets: dict[str, Callable[[], Sequence[Sample]]] = {"": opening}
     if recipe:
-        overrides = (*args.inputs[1:], *allowed(args.outside_media))
+        overrides = (*args.inputs[1:], *allow_outside_media(args.outside_media))
         sets = {name: partial(split_of, first, overrides, name) for name in ("train", "held_out")}
     for name, samples in sets.items():
         found = tokenize(Corpus(samples, tokenizers), args.out / name, options)

@@ -131,7 +131,7 @@ def _tab(gradio, loaded: Loaded, direction: Direction) -> None:
             if unknown:
                 gradio.Warning(unknown)
         try:
-            yield from _generated(loaded, direction, given)
+            yield from _generate(loaded, direction, given)
         except InputError as error:
             raise gradio.Error(str(error), duration=None) from error
 
@@ -195,7 +195,7 @@ def _outputs(gradio, direction: Direction) -> list:
     return outputs
 
 
-def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator:
+def _generate(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator:
     """What the outputs show, again and again until it is finished."""
     inputs = {kind: given[kind] for kind in INPUTS if given.get(kind)}
     for kind in direction.needs:
@@ -208,9 +208,9 @@ def _generated(loaded: Loaded, direction: Direction, given: Mapping) -> Iterator
     if direction.to != "image":
         yield _shown(direction, loaded.run(*asked))
     elif loaded.base.model.modality["image"].discrete:
-        yield _enlarged(loaded.run(*asked))
+        yield _enlarge(loaded.run(*asked))
     else:
-        yield from map(_enlarged, _drawn(loaded, *asked))
+        yield from map(_enlarge, _draw(loaded, *asked))
 
 
 def _options(direction: Direction, given: Mapping) -> dict[str, Any]:
@@ -231,10 +231,10 @@ def _shown(direction: Direction, results: list):
         samples, rate = results[0]
         return rate, samples
     texts = [segment for segment in results[0] if isinstance(segment, str)]
-    return "\n".join(texts), _enlarged([segment for segment in results[0] if not isinstance(segment, str)])
+    return "\n".join(texts), _enlarge([segment for segment in results[0] if not isinstance(segment, str)])
 
 
-def _enlarged(pictures: Sequence) -> list:
+def _enlarge(pictures: Sequence) -> list:
     """Large enough to be seen; each with a mark of its own, since Gradio names a file by its bytes and would write a
     picture that does not change from step to step anew while the browser reads it."""
     from PIL import Image
@@ -249,7 +249,7 @@ def _enlarged(pictures: Sequence) -> list:
     return enlarged
 
 
-def _drawn(loaded: Loaded, direction: Direction, *asked) -> Iterator[list]:
+def _draw(loaded: Loaded, direction: Direction, *asked) -> Iterator[list]:
     """The pictures as they are expected to become, after each step, and at last the pictures."""
     steps: Queue = Queue()
 

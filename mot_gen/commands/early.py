@@ -64,7 +64,7 @@ def _check_files(recipe: Recipe) -> None:
         _check_records(path)
     for name, tokenizer in recipe.tokenizers.items():
         if tokenizer.path:
-            require_local(f"tokenizers.{name}.path", checkpoints.located(tokenizer.path))
+            require_local(f"tokenizers.{name}.path", checkpoints.locate(tokenizer.path))
     for field, model in _models(recipe):
         if checkpoints.weights_of(model) is None:
             raise InputError(f"{field}: {model} holds no model; {_remedy(recipe.name, model)}")
@@ -155,10 +155,13 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _remedy(name: str, model: str) -> str:
     """What to do where a model to begin with is not there: the command that makes it, where a shipped recipe's first
     lines say it."""
-    from mot_gen.recipes.yaml_files import read_recipe, shipped  # which the commands without a recipe do not need
+    from mot_gen.recipes.yaml_files import (  # which the commands without a recipe do not need
+        read_recipe,
+        shipped_recipes,
+    )
 
     elsewhere = "give the folder of a run, or of its model"
-    if name not in shipped():
+    if name not in shipped_recipes():
         return elsewhere
     for line in read_recipe(name).splitlines():
         if line.startswith("#") and line.endswith(f"--out {model}"):

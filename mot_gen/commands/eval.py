@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from mot_gen.checkpoints import located
+from mot_gen.checkpoints import locate
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.pipelines.settings import PictureSettings
@@ -59,7 +59,7 @@ def _add_images(commands):
     parser = commands.add_parser("images", help="real images or reference statistics against generated images")
     parser.add_argument("real", help="folder, .npz, .npy, .parquet or .jsonl of images, or a file of `eval stats`")
     fake = "the same, generated; or a checkpoint, shipped ones by name, from which samples are drawn and kept"
-    parser.add_argument("fake", type=located, help=fake)
+    parser.add_argument("fake", type=locate, help=fake)
     parser.add_argument(
         "--metrics",
         default="fd,kd,pr",
@@ -211,7 +211,7 @@ def _add_suite(commands):
     )
     parser.add_argument("prompts", help="the benchmark's own file of prompts")
     images = "pictures, equally many a prompt; or a checkpoint, shipped ones by name, that draws them"
-    parser.add_argument("images", type=located, nargs="?", help=images)
+    parser.add_argument("images", type=locate, nargs="?", help=images)
     parser.add_argument("--detector", metavar="NAME", help="a folder of transformers, or module:function")
     parser.add_argument(
         "--detections", metavar="FILE", help='of geneval: {"detections": [...]} a line, a line a picture'

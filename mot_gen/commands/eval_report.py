@@ -45,12 +45,12 @@ def worst_sections(metrics: Mapping[str, Accumulator], rows: Sequence[Record]) -
         if len(scores) != len(rows):
             continue
         order = sorted(range(len(rows)), key=scores.__getitem__, reverse=not metric.higher_is_better)
-        shown = [(rows[i]["id"], f"{scores[i]:.4g}", *_told(rows[i])) for i in order[:WORST]]
+        shown = [(rows[i]["id"], f"{scores[i]:.4g}", *_texts_of(rows[i])) for i in order[:WORST]]
         sections.append((f"Worst cases by {name}", text_rows(("id", "score", "prediction", "references"), shown)))
     return sections
 
 
-def _told(row: Record) -> tuple[str, str]:
+def _texts_of(row: Record) -> tuple[str, str]:
     """What was made and what was wanted, whatever a record calls them."""
     made = _first(row, "prediction", "prediction_audio", "tag")
     wanted = _first(row, "references", "reference_audio", "image")

@@ -1,4 +1,5 @@
-"""`mot-gen export`: a run's weights as a checkpoint to give away, in half precision and in shards. register, exported.
+"""`mot-gen export`: a run's weights as a checkpoint to give away, in half precision and in shards; register,
+pipeline_to_export.
 
 Of a run that has not ended, was killed, or went on after its end, the newest good checkpoint is exported.
 """
@@ -46,7 +47,7 @@ def export_command(arguments: argparse.Namespace) -> int:
     import torch
 
     with stopping_at_once(f"stopped; {out} was not written"):
-        pipe = exported(arguments.run).to(getattr(torch, DTYPES[arguments.dtype]))
+        pipe = pipeline_to_export(arguments.run).to(getattr(torch, DTYPES[arguments.dtype]))
         with writing_folder(out) as part:
             pipe.save_pretrained(part, max_shard_size=size)
             _list_answers(part, Path(arguments.run) / "recipe.yaml")
@@ -86,7 +87,7 @@ def _forget_where(folder: Path) -> None:
     manifest.write(folder)
 
 
-def exported(run: str | Path):
+def pipeline_to_export(run: str | Path):
     """The `MultimodalPipeline` of an ended run, a checkpoint's folder or name, or of a run's newest good checkpoint."""
     from mot_gen.pipelines.base import MultimodalPipeline
 

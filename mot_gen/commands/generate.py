@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.checkpoints import find
-from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, shown
+from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, printable
 from mot_gen.commands.generate_items import items_of
 from mot_gen.commands.generate_outputs import save
-from mot_gen.commands.generate_samples import Generation, Sample, examined, is_made, samples_of
+from mot_gen.commands.generate_samples import Generation, Sample, examine, is_made, samples_of
 from mot_gen.commands.options import add_dtype
 from mot_gen.errors import InputError, one_line
 from mot_gen.pipelines.directions import INPUTS, KINDS, OPTIONS, flag
@@ -55,7 +55,7 @@ class _Failures:
         if item.name in self.names:  # by another of its samples
             return
         self.names.add(item.name)
-        print(f"mot-gen: skipped {shown(item.where)}: {one_line(error)}", file=sys.stderr, flush=True)
+        print(f"mot-gen: skipped {printable(item.where)}: {one_line(error)}", file=sys.stderr, flush=True)
         if len(self.names) > self.most:
             raise InputError(f"{len(self.names)} items could not be made, more than --max-failures {self.most}")
 
@@ -74,7 +74,7 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
         yield samples[number].summary | {"kept": True}
     missing = [sample for number, sample in enumerate(samples) if number not in kept]
     for batch in _batches(missing, request.batch_size):
-        yield from _made(batch, known, failures)
+        yield from _make(batch, known, failures)
     if failures.names:
         raise InputError(f"{len(failures.names)} of {len(items)} items could not be made; they are named above")
 
@@ -85,7 +85,7 @@ def _samples(items: Sequence[Item], known: Generation, failures: _Failures) -> l
     alone = len(items) == 1
     for item in items:
         try:
-            direction, about = examined(item, known, alone)
+            direction, about = examine(item, known, alone)
         except InputError as error:
             failures.add(item, error)
         else:
@@ -100,7 +100,7 @@ def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
         yield from (together[start : start + step] for start in range(0, len(together), step))
 
 
-def _made(batch: list[Sample], known: Generation, failures: _Failures) -> Iterator[dict]:
+def _make(batch: list[Sample], known: Generation, failures: _Failures) -> Iterator[dict]:
     """Make a batch; where the pipeline refuses it, each of its samples alone, to find those that it refuses."""
     first = batch[0]
     inputs, seeds = [sample.item.inputs for sample in batch], [sample.seed for sample in batch]
@@ -109,16 +109,16 @@ def _made(batch: list[Sample], known: Generation, failures: _Failures) -> Iterat
         results = loaded.run(first.direction, inputs, seeds, first.item.options)
     except Exception as error:  # of one input; the others are still made
         if len(batch) == 1:
-            failures.add(first.item, _told_by(error, failures))
+            failures.add(first.item, _reason_of(error, failures))
         else:
             for sample in batch:
-                yield from _made([sample], known, failures)
+                yield from _make([sample], known, failures)
         return
     for sample, result in zip(batch, results):
-        yield _written(sample, result)
+        yield _write(sample, result)
 
 
-def _told_by(error: Exception, failures: _Failures) -> InputError:
+def _reason_of(error: Exception, failures: _Failures) -> InputError:
     """What a failed item is skipped with. An unexpected error of a lone item is raised as it is."""
     if isinstance(error, InputError):
         return error
@@ -127,7 +127,7 @@ def _told_by(error: Exception, failures: _Failures) -> InputError:
     return InputError(f"{type(error).__name__}: {error}")
 
 
-def _written(sample: Sample, result: Any) -> dict:
+def _write(sample: Sample, result: Any) -> dict:
     to = sample.direction.to
     if sample.path is not None:
         save(result, to, sample.path, sample.about)

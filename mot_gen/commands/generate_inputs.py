@@ -1,4 +1,4 @@
-"""What `mot-gen generate` is given on its command line: Request, Item, listed.
+"""What `mot-gen generate` is given on its command line: Request, Item, list_items.
 
 An item is one prompt, picture or recording, or a record of a `.jsonl` file that joins them (generate_items); a folder
 gives an item a file. What is wrong with one item is kept in it, so that the others can go on.
@@ -80,9 +80,9 @@ class Item:
     error: str | None = None
 
 
-def listed(request: Request) -> Iterator[Item]:
+def list_items(request: Request) -> Iterator[Item]:
     """Items of the command line: what is given once goes with each of what is given many times."""
-    given = _given(request)
+    given = _inputs_given(request)
     many = {name for name, values in given.items() if len(values) > 1}
     count = _count(given, many)
     for number, name in enumerate(_names(given, count)):
@@ -93,7 +93,7 @@ def listed(request: Request) -> Iterator[Item]:
         yield Item(name, where, inputs, request.seed + first, request.options)
 
 
-def _given(request: Request) -> dict[str, list[str]]:
+def _inputs_given(request: Request) -> dict[str, list[str]]:
     """The inputs that were given, by kind: prompts, and files."""
     given = {"prompt": list(request.prompt)}
     for kind in SUFFIXES:
@@ -130,14 +130,14 @@ def _names(given: Mapping[str, list[str]], count: int) -> list[str]:
     if not files and count == 1:
         return [""]
     if not files:
-        return numbered(count)
+        return numbered_names(count)
     stems = [Path(file).stem for file in files[0]]
     if len(set(stems)) == count:
         return stems
-    return [f"{number}-{stem}" for number, stem in zip(numbered(count), stems)]
+    return [f"{number}-{stem}" for number, stem in zip(numbered_names(count), stems)]
 
 
-def numbered(count: int) -> list[str]:
+def numbered_names(count: int) -> list[str]:
     """0000, 0001, ..."""
     return [f"{number:04d}" for number in range(count)]
 
@@ -154,7 +154,7 @@ def is_text(value: str) -> bool:
     return "\0" not in value
 
 
-def shown(value: str) -> str:
+def printable(value: str) -> str:
     """A string as it can be printed, what is no text in it as \\udcff."""
     return value.encode("utf-8", "backslashreplace").decode()
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mot_gen.commands.generate_inputs import SEEDS, SUFFIXES, Item, Request, is_file_name, listed
+from mot_gen.commands.generate_inputs import SEEDS, SUFFIXES, Item, Request, is_file_name, list_items
 from mot_gen.errors import InputError, cause, nearest, require
 from mot_gen.files.safe_names import is_inside, refuse_url
 from mot_gen.pipelines.directions import INPUTS, OPTIONS
@@ -24,7 +24,7 @@ CALLED = {"caption": "prompt", "text": "prompt", "file_name": "image"}  # what r
 
 def items_of(request: Request) -> list[Item]:
     """All items of a request, in order. InputError for what concerns all of them."""
-    found = _records(request) if request.records else listed(request)
+    found = _records(request) if request.records else list_items(request)
     items = list(found)
     require(items, f"{request.records or 'the input'}: holds nothing to generate from")
     return items
@@ -81,11 +81,11 @@ def _check(key: str, value: Any) -> None:
         raise InputError(f"{key!r} is not known" + nearest(CALLED.get(key, key), TYPES))
     kind = TYPES[key]
     if not _fits(value, kind) or (key == "seed" and not 0 <= value < SEEDS):
-        raise InputError(f"{key} must be {_wanted(key, kind)}, got {value!r:.40}")
+        raise InputError(f"{key} must be {_expected(key, kind)}, got {value!r:.40}")
     check(key, value)
 
 
-def _wanted(key: str, kind: type) -> str:
+def _expected(key: str, kind: type) -> str:
     """What a value should have been."""
     if key == "seed":
         return "a whole number below 2^63"

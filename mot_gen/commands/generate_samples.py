@@ -1,4 +1,4 @@
-"""The samples that `mot-gen generate` makes of its items: Sample, Generation, examined, samples_of, is_made.
+"""The samples that `mot-gen generate` makes of its items: Sample, Generation, examine, samples_of, is_made.
 
 Everything about a sample is known before the model is loaded: where it goes, and what is written into it about how it
 was made. So samples that were made before are recognised, and what cannot be made is refused early.
@@ -18,7 +18,7 @@ from PIL import Image
 from mot_gen import __version__
 from mot_gen.checkpoints import INDEX, fingerprint
 from mot_gen.checkpoints.folders import ANSWERS, CONFIG, read_config
-from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, shown
+from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, printable
 from mot_gen.commands.generate_outputs import about_file, as_text, place
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import InputError, one_line, require
@@ -108,7 +108,7 @@ class Sample:
         return {"id": self.item.name, "seed": self.seed, **self.item.inputs, **where}
 
 
-def examined(item: Item, known: Generation, alone: bool) -> tuple[Direction, dict[str, Any]]:
+def examine(item: Item, known: Generation, alone: bool) -> tuple[Direction, dict[str, Any]]:
     """The direction of an item, and what will be written about it. alone: whether there is no other item.
 
     InputError for an item that cannot be made."""
@@ -157,7 +157,7 @@ def _check_text(item: Item) -> None:
     for kind, value in {"name": item.name, **item.inputs, **item.options}.items():
         if isinstance(value, str) and not is_text(value):
             advice = "rename the file" if kind in ("name", *SUFFIXES) else "write it again"
-            raise InputError(f"{kind} {shown(value):.80}: holds characters that are no text; {advice}")
+            raise InputError(f"{kind} {printable(value):.80}: holds characters that are no text; {advice}")
 
 
 def _check_modalities(direction: Direction, known: Generation) -> None:

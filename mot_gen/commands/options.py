@@ -51,10 +51,10 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name.replace('_', ' '):{width}}  {_told(value)}{_in_short(name, value)}")
+        print(f"{name.replace('_', ' '):{width}}  {_as_text(value)}{_in_short(name, value)}")
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """A number, a text, or several by name."""
     if isinstance(value, dict):
         return "; ".join(f"{name} {_number(each)}" for name, each in value.items())

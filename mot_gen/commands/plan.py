@@ -40,7 +40,7 @@ def _plan(arguments) -> int:
     recipe = _recipe(arguments, sizes)
     facts: dict[str, Any] = {}
     if budget is not None:
-        recipe, found = _solved(recipe, budget, arguments.solve or "steps")
+        recipe, found = _solve(recipe, budget, arguments.solve or "steps")
         facts |= found
     facts |= _costs(recipe, sizes)
     if arguments.time:
@@ -59,10 +59,10 @@ def _recipe(arguments, sizes: Mapping[str, int]) -> Recipe:
         check_run(recipe, check, also=lambda: _check_processes(recipe, sizes))
 
     recipe = load_recipe(arguments.recipe, arguments.overrides, first)
-    return _settled(recipe) if recipe.auto else recipe
+    return _settle(recipe) if recipe.auto else recipe
 
 
-def _solved(recipe: Recipe, budget: float, what: str) -> tuple[Recipe, dict[str, Any]]:
+def _solve(recipe: Recipe, budget: float, what: str) -> tuple[Recipe, dict[str, Any]]:
     """The recipe that meets a budget of FLOPs by its steps or its width, and the widths that were found."""
     from mot_gen.study.budget import config_of, solve
     from mot_gen.study.workload import Workload
@@ -106,9 +106,9 @@ def _widths(config: Any) -> dict[str, Any]:
     return {f"backbone.{name}": width for name, width in widths.items() if width is not None}
 
 
-def _settled(recipe: Recipe) -> Recipe:
+def _settle(recipe: Recipe) -> Recipe:
     """The recipe with what it leaves to the data and the machine, which is said."""
     from mot_gen.training.build import load_splits
-    from mot_gen.training.defaults import settled
+    from mot_gen.training.defaults import settle
 
-    return settled(recipe, load_splits(recipe), Path("runs"), lambda line: print(line, file=sys.stderr))
+    return settle(recipe, load_splits(recipe), Path("runs"), lambda line: print(line, file=sys.stderr))

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mot_gen.checkpoints import located
+from mot_gen.checkpoints import locate
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
 from mot_gen.commands.options import settings
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import require
 from mot_gen.eval.images.extractor_names import check_extractor
 from mot_gen.files.hub import require_local
-from mot_gen.recipes.signatures import stated
+from mot_gen.recipes.signatures import stated_types
 from mot_gen.tokenizers.saved import home_of
 
 KINDS = ("text", "vq", "scales", "kl", "speech")
@@ -75,7 +75,7 @@ def register(subparsers) -> None:
 
 def _folder_argument(parser: argparse.ArgumentParser) -> None:
     help = "of the tokenizer, or a shipped one: openmoji/image_tokenizer"
-    parser.add_argument("tokenizer", type=located, metavar="FOLDER", help=help)
+    parser.add_argument("tokenizer", type=locate, metavar="FOLDER", help=help)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,11 +148,11 @@ def _train(args: argparse.Namespace) -> int:
     _refuse_idle(args)
     refuse_unwritable(args.out)
     if args.kind in TRAINING:
-        types = stated(*TRAINING[args.kind]) or {}
+        types = stated_types(*TRAINING[args.kind]) or {}
         settings(args.set, {name: kind if isinstance(kind, type) else str for name, kind in types.items()})
 
-    refuse_early(lambda: _asked(args).check())
-    return _report(_asked(args).train(), args.out / "report.json")
+    refuse_early(lambda: _training_of(args).check())
+    return _report(_training_of(args).train(), args.out / "report.json")
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
@@ -163,7 +163,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
         require(not idle, f"{flag} does not act on {args.kind}; it is for {', '.join(kinds)}")
 
 
-def _asked(args: argparse.Namespace) -> Any:
+def _training_of(args: argparse.Namespace) -> Any:
     """The training that the command states; imports torch."""
     from mot_gen.commands import tokenizer_training as training
 

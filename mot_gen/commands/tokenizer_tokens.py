@@ -31,7 +31,7 @@ REMEDY = "give a file that mot-gen tokenizer encode wrote"
 def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> None:
     """Write the tokens of every picture, recording or line of text. InputError where more than `max_skipped` of them
     cannot be encoded; fewer are named."""
-    tokenizer = _loaded(folder)
+    tokenizer = _load(folder)
     fingerprint = tokenizer.fingerprint
     lines: list[str] = []
     skipped: list[str] = []
@@ -51,7 +51,7 @@ def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> N
 def decode(folder: str, tokens: Path, out: Path) -> None:
     """Write what the tokens in a file stand for: pictures or recordings into the folder `out`, or a text file."""
     rows = rows_of(tokens)
-    tokenizer = _loaded(folder)
+    tokenizer = _load(folder)
     _refuse_others(rows, tokenizer.fingerprint, folder)
     decoded = [row.decoded(tokenizer) for row in rows]
     if not (_is_of_pictures(tokenizer) or _is_of_sounds(tokenizer)):
@@ -74,7 +74,7 @@ def _is_of_sounds(tokenizer: Any) -> bool:
     return hasattr(tokenizer, "sample_rate")
 
 
-def _loaded(folder: str) -> Any:
+def _load(folder: str) -> Any:
     """The tokenizer in a folder, on the GPU if there is one."""
     tokenizer = load_tokenizer(folder)
     move([tokenizer], usual_device())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides
 from mot_gen.files.stopping import stopping_at_once
-from mot_gen.recipes.yaml_files import shipped
+from mot_gen.recipes.yaml_files import shipped_recipes
 from mot_gen.training.checkpoint_folders import has_begun
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def register(commands) -> None:
     """Add `train` to the commands of mot-gen."""
     command = commands.add_parser("train", help="train a recipe, shipped or of your own")
-    command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or a shipped recipe: {', '.join(shipped())}")
+    shipped = ", ".join(shipped_recipes())
+    command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or a shipped recipe: {shipped}")
     add_overrides(command)
     command.add_argument("--out", metavar="DIR", help="default: runs/ and the recipe's name")
     command.add_argument(
@@ -30,10 +31,10 @@ def register(commands) -> None:
 
 def _train(arguments) -> int:
     with stopping_at_once("stopped before anything was done; the same command begins again"):
-        return _trained(arguments)
+        return _train_run(arguments)
 
 
-def _trained(arguments) -> int:
+def _train_run(arguments) -> int:
     from mot_gen.recipes.recipe import load_recipe
 
     def folder_of(recipe: Recipe) -> Path:
@@ -51,10 +52,10 @@ def _trained(arguments) -> int:
 
     hooks = all_hooks(recipe)
     if recipe.reinforce:
-        from mot_gen.reinforce.hooks import reinforced
+        from mot_gen.reinforce.hooks import reinforce_hooks
         from mot_gen.reinforce.report import summary as summary_of
 
-        hooks = reinforced(recipe, hooks)
+        hooks = reinforce_hooks(recipe, hooks)
     run = train(recipe, folder, arguments.resume, hooks)
     if not run.world.first:
         return 0

@@ -1,4 +1,6 @@
-"""The samples that `mot-gen data validate` and `stats` read: opened, Opened, refused, drawn."""
+"""The samples that `mot-gen data validate` and `stats` read: open_inputs, CorpusInputs, unreadable_lines,
+sample_indices.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,11 @@ from mot_gen.errors import InputError
 if TYPE_CHECKING:  # a recipe brings torch along, which records alone do without
     from mot_gen.recipes.recipe import Look, Recipe
 
-__all__ = ["NAMED", "Opened", "drawn", "opened", "refused"]
+__all__ = ["NAMED", "CorpusInputs", "open_inputs", "sample_indices", "unreadable_lines"]
 
 
 @dataclass(frozen=True)
-class Opened:
+class CorpusInputs:
     """A corpus that was opened.
 
     sets: "train" and "held_out" of a recipe, or all "records".
@@ -45,37 +47,37 @@ class Opened:
         return Splits(self.sets["train"], self.sets["held_out"])
 
 
-def opened(name: str, more: Sequence[str], outside_media: bool = False, first: Look | None = None) -> Opened:
+def open_inputs(name: str, more: Sequence[str], outside_media: bool = False, first: Look | None = None) -> CorpusInputs:
     """The sets of a recipe and its KEY=VALUE, or of several files and folders of records.
 
     outside_media: whether records may name media outside of their folder. first: of a recipe, as for `load_recipe`.
     InputError where nothing can be read. Records that cannot be read are left out, and counted by the sets.
     """
     if is_recipe(name):
-        return _of_recipe(name, [*more, *allowed(outside_media)], first)
+        return _of_recipe(name, [*more, *allow_outside_media(outside_media)], first)
     given = [text for text in more if "=" in text and not Path(text).exists()]
     if given:
         raise InputError(
             f"{given[0]}: KEY=VALUE changes a recipe, and {name} is none; give its name or its .yaml first"
         )
     check_places([name, *more])
-    return Opened({"records": open_all([name, *more], outside_media)})
+    return CorpusInputs({"records": open_all([name, *more], outside_media)})
 
 
-def _of_recipe(name: str, overrides: Sequence[str], first: Look | None) -> Opened:
+def _of_recipe(name: str, overrides: Sequence[str], first: Look | None) -> CorpusInputs:
     """The splits of a recipe."""
     from mot_gen.recipes.recipe import load_recipe
 
     recipe = load_recipe(name, overrides, first)
     from mot_gen.training.build import load_splits
-    from mot_gen.training.defaults import settled
+    from mot_gen.training.defaults import settle
 
     splits = load_splits(recipe)
-    recipe = settled(recipe, splits, Path("runs"), lambda line: print(line, file=sys.stderr))
-    return Opened({"train": splits.train, "held_out": splits.held_out}, recipe)
+    recipe = settle(recipe, splits, Path("runs"), lambda line: print(line, file=sys.stderr))
+    return CorpusInputs({"train": splits.train, "held_out": splits.held_out}, recipe)
 
 
-def allowed(outside_media: bool) -> list[str]:
+def allow_outside_media(outside_media: bool) -> list[str]:
     """The KEY=VALUE by which a recipe is told that records may name media outside of their folder."""
     return ["data.outside_media=true"] if outside_media else []
 
@@ -84,12 +86,12 @@ def check_places(names: Sequence[str]) -> None:
     """InputError where a local file or folder is not there, before anything heavy is imported."""
     import difflib
 
-    from mot_gen.recipes.yaml_files import shipped
+    from mot_gen.recipes.yaml_files import shipped_recipes
 
     for name in names:
         if "://" in name or Path(name).expanduser().exists():
             continue
-        close = difflib.get_close_matches(name, shipped(), n=1)
+        close = difflib.get_close_matches(name, shipped_recipes(), n=1)
         meant = f"; did you mean the recipe {close[0]!r}?" if close else ""
         raise InputError(f"{name}: no such file or folder (data.records){meant}")
 
@@ -101,12 +103,12 @@ def is_recipe(name: str) -> bool:
     return "/" not in name and (files("mot_gen.recipes") / f"{name}.yaml").is_file()
 
 
-def refused(error: InputError) -> list[str]:
+def unreadable_lines(error: InputError) -> list[str]:
     """The records that cannot be read, each in a line, where there is no other in their file."""
     return error.broken.samples if isinstance(error, NoRecord) else []
 
 
-def drawn(count: int, limit: int) -> Sequence[int]:
+def sample_indices(count: int, limit: int) -> Sequence[int]:
     """All of `count` indices, or `limit` of them at random, always the same, in their order."""
     if not limit or limit >= count:
         return range(count)

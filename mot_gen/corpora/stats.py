@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mot_gen.corpora.inputs import NAMED, drawn
+from mot_gen.corpora.inputs import NAMED, sample_indices
 from mot_gen.corpora.tables import summary
 from mot_gen.data import records
 from mot_gen.data.encoded import Encoded
@@ -138,7 +138,7 @@ def _seconds(value: Any) -> float:
 def stats(sets: dict[str, Sequence[Sample]], limit: int = 0) -> Stats:
     """Count all samples of all sets, or `limit` of each drawn at random."""
     found = Stats(total=sum(map(len, sets.values())))
-    chosen = {name: drawn(len(samples), limit) for name, samples in sets.items()}
+    chosen = {name: sample_indices(len(samples), limit) for name, samples in sets.items()}
     count = sum(map(len, chosen.values()))
     with Progress(count, unit="sample", shown=count > NAMED) as bar:
         for name, samples in sets.items():

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mot_gen.corpora.inputs import NAMED, Opened, drawn
+from mot_gen.corpora.inputs import NAMED, CorpusInputs, sample_indices
 from mot_gen.corpora.sample_checks import PROBLEMS, CheckedPart, CheckedSample, SampleChecker
 from mot_gen.corpora.tables import summary
 from mot_gen.data import records
@@ -202,7 +202,7 @@ class ValidationReport:
         }
 
 
-def validate(source: Opened, limit: int = 0, workers: int = 1) -> ValidationReport:
+def validate(source: CorpusInputs, limit: int = 0, workers: int = 1) -> ValidationReport:
     """Measure every sample, or `limit` of each set drawn at random, in `workers` threads."""
     recipe = source.recipe
     checker, most = (
@@ -218,13 +218,13 @@ def validate(source: Opened, limit: int = 0, workers: int = 1) -> ValidationRepo
     return ValidationReport(splits, _notices(source, splits), most)
 
 
-def _splits(source: Opened, checker: SampleChecker) -> dict[str, SplitSummary]:
+def _splits(source: CorpusInputs, checker: SampleChecker) -> dict[str, SplitSummary]:
     """A split of each set. Where what is held out is a share of the records, the broken ones count for training."""
     broken = {name: records.broken(source.sets[name]) for name in source.own}
     return {name: SplitSummary(samples, checker, broken.get(name, Notice())) for name, samples in source.sets.items()}
 
 
-def _notices(source: Opened, splits: Mapping[str, SplitSummary]) -> Notices:
+def _notices(source: CorpusInputs, splits: Mapping[str, SplitSummary]) -> Notices:
     """What the readers left out or changed, what becomes of pictures, and which modalities are missing."""
     found = Notices()
     found.add(records.notices(source.sets[name]) for name in source.own)
@@ -241,7 +241,7 @@ def _measured(
     samples: Sequence[Sample], checker: SampleChecker, limit: int, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[int, CheckedSample]]:
     """Index and measures of the samples that are looked at, read in threads."""
-    chosen = drawn(len(samples), limit)
+    chosen = sample_indices(len(samples), limit)
     ahead = iter(chosen)
     with Progress(len(chosen), unit="sample", shown=len(chosen) > NAMED) as bar:
         while some := list(islice(ahead, AHEAD)):

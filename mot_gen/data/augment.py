@@ -1,4 +1,4 @@
-"""Pictures slightly turned, moved and scaled, so that a small set is not learned by heart: augmented.
+"""Pictures slightly turned, moved and scaled, so that a small set is not learned by heart: augment.
 
 Under diffusion or flow each picture is seen under new noise every time; a sequence of ids is the same every time.
 """
@@ -14,7 +14,7 @@ from PIL import Image
 from mot_gen.recipes.sections import Augment
 
 
-def augmented(image: Image.Image, options: Augment, rng: random.Random) -> Image.Image:
+def augment(image: Image.Image, options: Augment, rng: random.Random) -> Image.Image:
     """A changed copy of the same size and mode, bicubic; what comes in from outside continues the border."""
     width, height = image.size
     angle = math.radians(rng.uniform(-options.degrees, options.degrees))

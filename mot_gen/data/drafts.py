@@ -1,4 +1,4 @@
-"""Samples on their way to rows: Draft, pending_of, filled."""
+"""Samples on their way to rows: Draft, pending_of, fill."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pending_of(drafts: Iterable[Draft]) -> list[Pending]:
     return found
 
 
-def filled(span: Span | Pending, made: Mapping[Any, Span | Exception]) -> Span | Pending:
+def fill(span: Span | Pending, made: Mapping[Any, Span | Exception]) -> Span | Pending:
     """The span that was made in the place of a pending one. Raises the error that says why there is none."""
     if isinstance(span, Span) or span.key not in made:
         return span

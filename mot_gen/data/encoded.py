@@ -1,5 +1,5 @@
 """Media that were tokenised before, in records: Encoded, fixed_grid, fixed_length, is_encoded, parse_encoded,
-outlined, columns.
+outline_of, columns.
 
 In a record such a medium is an object in the place of its path:
 
@@ -133,7 +133,7 @@ def _grid(grid: Any, count: int, field: str) -> tuple[int, int] | None:
     return grid[0], grid[1]
 
 
-def outlined(value: Mapping[str, Any]) -> Encoded:
+def outline_of(value: Mapping[str, Any]) -> Encoded:
     """The object of a record of which the bytes were not read -> tokens without values."""
     shape = value.get("shape")
     return Encoded(None, None, value["fingerprint"], shape[0] if shape else None)

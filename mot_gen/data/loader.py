@@ -21,7 +21,7 @@ from typing import Any
 
 from mot_gen.data import records
 from mot_gen.data.cache_size import cache_lines
-from mot_gen.data.drafts import Draft, filled, pending_of
+from mot_gen.data.drafts import Draft, fill, pending_of
 from mot_gen.data.left_out import LeftOut
 from mot_gen.data.mixture import SampleDraw, mixture_of
 from mot_gen.data.notices import Notice, Notices
@@ -265,7 +265,7 @@ class Loader:
         whole = []
         for draft in drafts:
             with self._left_out.catching(draft.showing.index, f"{draft.id}: "):
-                spans = [filled(span, made) for span in draft.spans]
+                spans = [fill(span, made) for span in draft.spans]
                 whole.append(Draft(draft.showing, draft.id, spans))
         return whole
 

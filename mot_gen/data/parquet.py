@@ -15,7 +15,7 @@ from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.data.encoded import outlined
+from mot_gen.data.encoded import outline_of
 from mot_gen.data.notices import Notices
 from mot_gen.data.parsing import Resolve, parse_record, path_in
 from mot_gen.data.remote import is_far
@@ -149,7 +149,7 @@ class Parquet(Source):
 def _unread(value: Any, field: str) -> Any:
     """What stands for a medium that is not read: nothing, or the number of its tokens."""
     given = value if isinstance(value, dict) else {}
-    return outlined(given) if given.get("fingerprint") else None
+    return outline_of(given) if given.get("fingerprint") else None
 
 
 def _picture_column(names: list[str]) -> str | None:

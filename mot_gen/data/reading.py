@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mot_gen.data import records
-from mot_gen.data.augment import augmented
+from mot_gen.data.augment import augment
 from mot_gen.data.drafts import Draft
 from mot_gen.data.encoded import Encoded, fixed_grid, fixed_length
 from mot_gen.data.left_out import LeftOut
@@ -107,10 +107,10 @@ class SampleReader:
 
     def _pending(self, part: Part, showing: SampleDraw, place: int, number: int) -> Pending:
         """number: how many parts of this kind came before it, which names it in any arrangement."""
-        augment = self.data.augment
-        varies = part.kind == "image" and augment.active
-        variant = _variant(augment, showing.turn) if varies else None
-        repeats = augment.variants > 0 or not varies  # whether the same span comes again, so that it is worth keeping
+        options = self.data.augment
+        varies = part.kind == "image" and options.active
+        variant = _variant(options, showing.turn) if varies else None
+        repeats = options.variants > 0 or not varies  # whether the same span comes again, so that it is worth keeping
         raw = part.value if _is_kept_raw(part.value) else None
         length, grid = self._size(part)
         return Pending(
@@ -154,7 +154,7 @@ class SampleReader:
             return raw
         mode = "L" if self.tokenizers[pending.modality].color_channels == 1 else "RGB"
         rng = random.Random(f"augment/{self.seed}/{pending.showing.index}/{pending.number}/{pending.variant}")
-        return augmented(load_image(raw, mode), self.data.augment, rng)
+        return augment(load_image(raw, mode), self.data.augment, rng)
 
     def _in_vocabulary(self, encoded: Encoded, modality: str) -> Encoded:
         """Tokens made before, all of which are in the vocabulary of their tokenizer."""

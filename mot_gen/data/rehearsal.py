@@ -1,4 +1,4 @@
-"""Old data beside new data: rehearsed.
+"""Old data beside new data: with_rehearsal.
 
 What a model was trained on before is forgotten within some hundred steps on other data (McCloskey and Cohen, 1989). A
 share of old samples among the new ones stops that; the old ones need not be many, since each is shown again and again.
@@ -72,7 +72,7 @@ def _all_as_the_first(samples: Sequence[Sample]) -> Counter[str]:
     return Counter(dict.fromkeys(kinds_of(records.outline(samples, 0)), len(samples)))
 
 
-def rehearsed(splits: Splits, old: Sequence[Sample], share: float, name: str) -> Splits:
+def with_rehearsal(splits: Splits, old: Sequence[Sample], share: float, name: str) -> Splits:
     """Splits whose training set shows this share of old samples. An epoch is one of the new samples.
 
     name: what the old ones are called in losses by source. What is held out stays as it is.

@@ -2,8 +2,8 @@
 
 `Part` is one piece of raw content. A sample is a `Pair` (an image and its captions) or a `Document` (parts in a fixed
 order); either is arranged into parts by `.arrange(rng, options)`. `Samples` is a sequence of them that is read from
-somewhere, and `captioned` the pairs of one. `Splits` are what is trained on and what never is. How a record becomes a
-sample is in parsing.py.
+somewhere, and `captioned_pairs` the pairs of one. `Splits` are what is trained on and what never is. How a record
+becomes a sample is in parsing.py.
 """
 
 from __future__ import annotations
@@ -191,6 +191,6 @@ class Splits:
     held_out: Sequence[Sample]
 
 
-def captioned(samples: Iterable[Sample]) -> list[Pair]:
+def captioned_pairs(samples: Iterable[Sample]) -> list[Pair]:
     """The pictures with captions among these samples."""
     return [sample for sample in samples if isinstance(sample, Pair) and sample.captions]

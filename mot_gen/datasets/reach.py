@@ -1,7 +1,7 @@
 """Reach: a hand that is to move to a named thing in a 2-D scene, in F1's arrangement (arXiv 2509.06951).
 
 A sample is a document: the scene as it is read, an instruction, in half of the samples the scene as it will be, and the
-moves that lead there. `load` gives the splits of a recipe; `drawn_scene`, `render`, `moves_to` are what it is made of;
+moves that lead there. `load` gives the splits of a recipe; `draw_scene`, `render`, `moves_to` are what it is made of;
 `follow` is the simulator, and `measure` a model's success rate in it. All is computed here, nothing is downloaded.
 
 Places are (x, y) in [0, 1], x to the right and y down. data.options: see `ReachTask`.
@@ -84,7 +84,7 @@ class Scene:
         return self.things[self.target].place
 
 
-def drawn_scene(rng: np.random.Generator, objects: int) -> Scene:
+def draw_scene(rng: np.random.Generator, objects: int) -> Scene:
     """A scene by chance: things of different colours that do not touch one another, and a hand on none of them."""
     places: list[np.ndarray] = []
     while len(places) <= objects:
@@ -159,7 +159,7 @@ def load(data: Data) -> Splits:
 
 
 def _document(number: int, options: ReachTask, rng: np.random.Generator) -> Document:
-    scene = drawn_scene(rng, options.objects)
+    scene = draw_scene(rng, options.objects)
     parts = [Part("sight", render(scene), loss=False), Part("text", instruction(scene, rng))]
     if rng.random() < options.foreseen:
         parts.append(Part("image", render(replace(scene, hand=scene.goal))))
@@ -182,7 +182,7 @@ def measure(pipe: VectorPipeline, data: Data, count: int, batch: int = 100) -> d
 
     options = ReachTask(**data.options)
     rng = np.random.default_rng([options.seed, data.split_seed, 1])
-    scenes = [drawn_scene(rng, options.objects) for _ in range(count)]
+    scenes = [draw_scene(rng, options.objects) for _ in range(count)]
     asked = [instruction(scene, rng) for scene in scenes]
     seen = [render(scene) for scene in scenes]
     found: dict[str, Any] = {"n": count, "any_thing": 1 / options.objects}

@@ -1,4 +1,4 @@
-"""Synthetic speech by espeak-ng: synthesize, synthesize_batch, spoken (with its phones), Spoken, Voice, draw_voice.
+"""Synthetic speech by espeak-ng: synthesize, synthesize_batch, speak (with its phones), Spoken, Voice, draw_voice.
 
 Needs the extra `speech` (espeakng-loader, which carries the espeak-ng library and its voices; GPL-3), and forks, so
 not Windows. The library is loaded only by a process of its own (espeak.py).
@@ -92,10 +92,10 @@ def synthesize_batch(phrases: Sequence[tuple[str, Voice]]) -> list[tuple[Tensor,
 
     Raises InputError without the extra, for an accent that espeak-ng lacks, and for a text that gives no sound.
     """
-    return [(each.samples, each.rate) for each in spoken(phrases)]
+    return [(each.samples, each.rate) for each in speak(phrases)]
 
 
-def spoken(phrases: Sequence[tuple[str, Voice]]) -> list[Spoken]:
+def speak(phrases: Sequence[tuple[str, Voice]]) -> list[Spoken]:
     """As `synthesize_batch`, with the phones and when each is said."""
     requests = []
     for text, voice in phrases:

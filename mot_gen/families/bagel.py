@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assemble, outline
 from mot_gen.families.shared.latent_diffusion import autoencoder_config, vae_names
 from mot_gen.families.shared.random_weights import (
     TINY_TOWER,
@@ -86,7 +86,7 @@ def parts(source: PublishedFolder) -> list[ConvertedPart]:
 
 def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published sampler and defaults."""
-    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
+    return assemble(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assemble, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
 from mot_gen.families.shared.recipes import whole_model_recipe
 from mot_gen.families.shared.table import Entry
@@ -73,7 +73,7 @@ def parts(source: PublishedFolder) -> list[ConvertedPart]:
 
 def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`."""
-    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
+    return assemble(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assemble, outline
 from mot_gen.families.shared.latent_diffusion import diffusers_table, diffusers_vae
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, randomise, write_configs
 from mot_gen.families.shared.recipes import whole_model_recipe
@@ -82,7 +82,7 @@ def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> Multimo
     scheduler = UniPCMultistepScheduler.from_pretrained(source.folder / "scheduler")
     native = source.config("model_index.json").get("use_native_flow_schedule", False)
     sampling = SAMPLING | ({"sigmas": "native"} if native else {})
-    return assembled(parts, text_tokenizer(source), scheduler=scheduler, sampling=sampling)
+    return assemble(parts, text_tokenizer(source), scheduler=scheduler, sampling=sampling)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assemble, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
 from mot_gen.families.shared.recipes import row_length, whole_model_recipe
 from mot_gen.families.shared.table import Entry
@@ -88,7 +88,7 @@ def parts(source: PublishedFolder) -> list[ConvertedPart]:
 
 def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published defaults."""
-    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
+    return assemble(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any, cast
 from torch import nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assemble, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_configs, write_tiny
 from mot_gen.families.shared.recipes import whole_model_recipe
 from mot_gen.families.shared.siglip import of_convolution, siglip_name
@@ -86,7 +86,7 @@ def parts(source: PublishedFolder) -> list[ConvertedPart]:
 
 def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published defaults."""
-    return assembled(parts, text_tokenizer(source), sampling=_sampling(source))
+    return assemble(parts, text_tokenizer(source), sampling=_sampling(source))
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:

@@ -21,7 +21,7 @@ from torch import nn
 
 from mot_gen.errors import InputError
 from mot_gen.families.janus import conversation
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assemble, outline
 from mot_gen.families.shared.latent_diffusion import diffusers_table, diffusers_vae
 from mot_gen.families.shared.random_weights import (
     TINY_TOWER,
@@ -82,7 +82,7 @@ def parts(source: PublishedFolder) -> list[ConvertedPart]:
 
 def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart]) -> MultimodalPipeline:
     """The pipeline over the modules of `parts`, with the published sampler and defaults."""
-    return assembled(parts, text_tokenizer(source), sampling=SAMPLING)
+    return assemble(parts, text_tokenizer(source), sampling=SAMPLING)
 
 
 def recipe(pipeline: MultimodalPipeline, out: Path) -> str:

@@ -16,10 +16,10 @@ import torch
 
 from mot_gen.errors import InputError
 from mot_gen.families import llama
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, load, opened
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, load, open_published
 from mot_gen.families.shared.folders import local_folder
 from mot_gen.families.shared.recipes import row_length, training_recipe
-from mot_gen.families.shared.table import InMemory, restored
+from mot_gen.families.shared.table import InMemory, restore_tensors
 from mot_gen.families.shared.towers import Kind
 from mot_gen.files.manifest import write as write_manifest
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -34,7 +34,7 @@ def from_language_model(
     "fresh". Embedding and head of the text are the model's; its begin and end of a text become the bounds of a
     document, and tokens that it does not know begin at the mean of those it knows.
     """
-    with opened(local_folder(folder, local_files_only), None) as source:
+    with open_published(local_folder(folder, local_files_only), None) as source:
         made = llama.parts(source, tokenizers, start)
         return load(_Family(tokenizers), source, made)
 
@@ -76,10 +76,10 @@ def to_language_model(pipeline: MultimodalPipeline, like: str | Path, local_file
     kind = Kind.of(config)
     model = pipeline.model
     llama.check_same(model, config, kind, like)
-    with opened(folder, None) as source:
+    with open_published(folder, None) as source:
         target = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
         ours = InMemory(model.state_dict())
-        weights = dict(restored(llama.table(model, config, kind, "copy"), ours, source.weights, str(like)))
+        weights = dict(restore_tensors(llama.table(model, config, kind, "copy"), ours, source.weights, str(like)))
     missing, foreign = target.load_state_dict(weights, strict=False)
     assert not foreign
     assert set(missing) <= {"lm_head.weight"}  # of a tied head

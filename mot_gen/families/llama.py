@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assembled, outline
+from mot_gen.families.shared.conversion import ConvertedPart, PublishedFolder, assemble, outline
 from mot_gen.families.shared.random_weights import TINY_TOWER, byte_tokenizer, write_tiny
 from mot_gen.families.shared.table import Entry, FirstRows, MeanOfRows
 from mot_gen.families.shared.towers import KINDS, Kind, backbone_options, published_text, tower
@@ -57,7 +57,7 @@ def parts(
 def pipeline(source: PublishedFolder, parts: Sequence[ConvertedPart], **tokenizers) -> MultimodalPipeline:
     """Over the model of `parts`. tokenizers: image_tokenizer and speech_tokenizer."""
     text = text_tokenizer(source.folder, language_config(source.folder))
-    return assembled(parts, text, **tokenizers)
+    return assemble(parts, text, **tokenizers)
 
 
 def parts_like(source: PublishedFolder, folder: Path) -> list[ConvertedPart]:

@@ -1,5 +1,5 @@
-"""What all growths use: Growth, their base; read, which finds one by name; rebuilt, copied, shapes_of, blocks_of,
-require_gated, check_number; and grow_folder, which grows a folder into another.
+"""What all growths use: Growth, their base; read, which finds one by name; rebuild, copy_parameters, shapes_of,
+blocks_of, require_gated, check_number; and grow_folder, which grows a folder into another.
 
 Shapes: F feed-forward width.
 """
@@ -67,7 +67,7 @@ def _value_of(kind: Any, text: str) -> Any:
     return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(yaml.safe_load(text))
 
 
-def rebuilt(model: MultimodalModel, **backbone: Any) -> MultimodalModel:
+def rebuild(model: MultimodalModel, **backbone: Any) -> MultimodalModel:
     """A new model with the config of `model`, except for these options of its backbone; an option of None is left out.
 
     It takes the weights of `model` that have the same name and shape; all others have their initial values.
@@ -80,12 +80,12 @@ def rebuilt(model: MultimodalModel, **backbone: Any) -> MultimodalModel:
     dtype = next(model.parameters()).dtype
     if dtype != next(made.parameters()).dtype:
         made.to(dtype)
-    copied(made, model)
+    copy_parameters(made, model)
     return made.eval()
 
 
 @torch.no_grad()
-def copied(into: nn.Module, source: nn.Module) -> None:
+def copy_parameters(into: nn.Module, source: nn.Module) -> None:
     """Copy every parameter that both have, by name and shape."""
     given = dict(source.named_parameters())
     for name, parameter in into.named_parameters():

@@ -31,11 +31,11 @@ class Growth(base.Growth):
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
         require(self.layers >= 1, f"layers={self.layers}: must be a positive integer")
         blocks = base.blocks_of(model)
-        made = base.rebuilt(model, layers=len(blocks) + self.layers)
+        made = base.rebuild(model, layers=len(blocks) + self.layers)
         grown = list(made.backbone.blocks)
         _check_depth(blocks, grown[: len(blocks)])
         for own in grown[len(blocks) :]:
-            base.copied(own, blocks[-1])
+            base.copy_parameters(own, blocks[-1])
             _silence(own)
         return made
 

@@ -32,7 +32,7 @@ class Growth(base.Growth):
         shapes = [base.shapes_of(block) for block in blocks]
         alike = shapes.count(shapes[0]) == len(shapes)
         require(alike, "--grow expanded: the layers differ in their parts, so that no line goes through them")
-        made = base.rebuilt(model, layers=self.layers)
+        made = base.rebuild(model, layers=self.layers)
         for name in shapes[0]:
             intercept, slope = line_through(torch.stack([block.get_parameter(name) for block in blocks]))
             for number, own in enumerate(made.backbone.blocks, 1):

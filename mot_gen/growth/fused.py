@@ -41,12 +41,12 @@ class Growth(base.Growth):
             raise InputError("--grow fused: the two models differ in their parameters; give two runs of one recipe")
         require(0 <= self.share <= 1, f"share={self.share}: must be from 0 to 1")
         base.require_gated(model, "fused")
-        moved = base.rebuilt(other)
+        moved = base.rebuild(other)
         for first, second in zip(base.blocks_of(model), base.blocks_of(moved)):
             align_feed_forward(first.ffn, second.ffn)
             if _moves_heads(first):
                 align_heads(first, second)
-        made = base.rebuilt(model)
+        made = base.rebuild(model)
         for own, parameter in zip(made.parameters(), moved.parameters()):
             own.lerp_(parameter, 1 - self.share)
         return made

@@ -31,7 +31,7 @@ class Growth(base.Growth):
         config = model.backbone.config
         number = config.experts + other.backbone.config.experts
         top_k = _taken(first) + _taken(second)
-        made = base.rebuilt(model, experts=number, router=_router(config.router, top_k))
+        made = base.rebuild(model, experts=number, router=_router(config.router, top_k))
         for own, one, two in zip(made.backbone.blocks, first, second):
             _join(own, one, two)
         return made

@@ -39,7 +39,7 @@ class Growth(base.Growth):
         fits = 1 <= self.used <= self.experts and self.every >= 1
         require(fits, f"used={self.used}: must be from 1 to experts, {self.experts}, and every at least 1")
         cut = {"kind": "slices", "slices": self.experts, "used": self.used, "weight": "one"}
-        made = base.rebuilt(model, feed_forward=[*["gated"] * (self.every - 1), cut])
+        made = base.rebuild(model, feed_forward=[*["gated"] * (self.every - 1), cut])
         for own, parent in zip(made.backbone.blocks, base.blocks_of(model)):
             if own.routed:
                 self._cut(own.ffn, parent.ffn)

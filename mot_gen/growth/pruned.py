@@ -33,7 +33,7 @@ class Growth(base.Growth):
     keep: Sequence[int] = (0,)
 
     def grow(self, model: MultimodalModel, other: MultimodalModel | None = None) -> MultimodalModel:
-        return pruned(model, [[self.keep] * len(layer.experts) for layer in _layers_of_experts(model)])
+        return prune(model, [[self.keep] * len(layer.experts) for layer in _layers_of_experts(model)])
 
 
 def _layers_of_experts(model: MultimodalModel) -> list[MixtureOfExperts]:
@@ -41,13 +41,13 @@ def _layers_of_experts(model: MultimodalModel) -> list[MixtureOfExperts]:
 
 
 @torch.no_grad()
-def pruned(model: MultimodalModel, keep: Kept) -> MultimodalModel:
+def prune(model: MultimodalModel, keep: Kept) -> MultimodalModel:
     """A model with fewer experts: those of each pool that are to stay, as many in all of them."""
     layers = _layers_of_experts(model)
     number = model.backbone.config.experts
     if not layers or not isinstance(number, int):
         raise InputError("--grow pruned: is for one number of experts in every pool, backbone.experts")
-    made = base.rebuilt(model, experts=_kept(keep, number))
+    made = base.rebuild(model, experts=_kept(keep, number))
     for own, parent, pools in zip(made.backbone.blocks, layers, keep):
         first = torch.arange(len(pools))[:, None] * number  # where a pool's experts stand in the stack
         _take(own.ffn, parent, (first + torch.tensor(pools)).flatten())

@@ -44,7 +44,7 @@ class Growth(base.Growth):
             raise InputError(f"experts={self.experts}: with shared={self.shared} must divide the width, {width}")
         require(1 <= self.top_k <= self.experts, f"top_k={self.top_k}: must be from 1 to experts, {self.experts}")
         router = {"kind": "token_choice", "top_k": self.top_k, "weight": "one"}
-        made = base.rebuilt(
+        made = base.rebuild(
             model,
             ffn_dim=width // parts,
             feed_forward={

@@ -30,10 +30,10 @@ class Growth(base.Growth):
         rising = [number for number in range(len(blocks)) if number in keep]
         fits = keep and keep == rising
         require(fits, f"keep={keep}: must name layers from 0 to {len(blocks) - 1} in rising order, each once")
-        made = base.rebuilt(model, layers=len(keep))
+        made = base.rebuild(model, layers=len(keep))
         for own, number in zip(made.backbone.blocks, keep):
             _check_parts(own, blocks[number], number)
-            base.copied(own, blocks[number])
+            base.copy_parameters(own, blocks[number])
         return made
 
 

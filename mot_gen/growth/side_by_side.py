@@ -37,7 +37,7 @@ class Growth(base.Growth):
         config = model.backbone.config
         stated = {name: getattr(config, name) for name in SUMS}
         doubled = {name: 2 * size for name, size in stated.items() if size is not None}
-        made = base.rebuilt(model, kind="side_by_side", members=2, size=None, layers=config.layers, **doubled)
+        made = base.rebuild(model, kind="side_by_side", members=2, size=None, layers=config.layers, **doubled)
         own = [dict(each.named_parameters()) for each in (model, other)]
         for name, parameter in made.named_parameters():
             if name.startswith("backbone.members."):

@@ -28,7 +28,7 @@ class Growth(base.Growth):
             raise InputError("--grow sliced: is for nested feed-forwards; train with backbone.feed_forward=nested")
         whole = blocks[0].ffn.hidden
         require(1 <= self.width <= whole, f"width={self.width}: must be from 1 to {whole}, that of its parent")
-        made = base.rebuilt(model, feed_forward=None, ffn_dim=self.width)
+        made = base.rebuild(model, feed_forward=None, ffn_dim=self.width)
         for own, parent in zip(made.backbone.blocks, blocks):
             gate, up = parent.ffn.gate_up.weight.split(whole, 1)
             own.ffn.gate_up.weight.copy_(torch.cat([gate[:, : self.width], up[:, : self.width]], 1))

@@ -40,7 +40,7 @@ class Growth(base.Growth):
             "gumbel": {"kind": "gumbel"},
         }
         require(self.gate in routers, f"gate={self.gate}: must be one of {', '.join(routers)}")
-        made = base.rebuilt(model, experts=self.experts, router=routers[self.gate])
+        made = base.rebuild(model, experts=self.experts, router=routers[self.gate])
         generator = torch.Generator().manual_seed(self.seed)
         for own, parent in zip(made.backbone.blocks, base.blocks_of(model)):
             own.ffn.router.zero_()

@@ -31,11 +31,11 @@ class Growth(base.Growth):
         several = len(model.backbone.towers) > 1
         require(untied and several, "--grow tied: this model has one tower; give one whose towers own parameters")
         parts = self._parts(untied)
-        moved = base.rebuilt(model)
+        moved = base.rebuild(model)
         if "ffn" in parts:
             for block in base.blocks_of(moved):
                 _order(block.ffn)
-        made = base.rebuilt(model, untied=[name for name in untied if name not in parts])
+        made = base.rebuild(model, untied=[name for name in untied if name not in parts])
         owned = dict(moved.named_parameters())
         for name, parameter in made.named_parameters():
             if parameter.shape != owned[name].shape:

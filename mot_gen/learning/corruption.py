@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mot_gen.learning.masking import masked, span_numbers
+from mot_gen.learning.masking import mask_batch, span_numbers
 from mot_gen.sequence import PADDING, Latents, Modality, PackedBatch, Vocabulary
 
 
@@ -47,7 +47,7 @@ class Corruption:
             if name in self.objectives:
                 latents[name], targets[name] = self._noised(batch, name, own, generator, steps=tokens)
         corrupted = replace(batch, ids=ids, latents=latents)
-        return masked(corrupted, batch.ids, self, generator, bound=not tokens), targets
+        return mask_batch(corrupted, batch.ids, self, generator, bound=not tokens), targets
 
     def _noised(
         self, batch: PackedBatch, name: str, latents: Latents, generator: torch.Generator | None, steps: bool

@@ -1,4 +1,4 @@
-"""Tokens that are predicted several at once, and what stands in their place: masked, in_spans, span_numbers.
+"""Tokens that are predicted several at once, and what stands in their place: mask_batch, in_spans, span_numbers.
 
 Masked objectives put masks in the place of some tokens, of a span or of one of its blocks. Spans of several scales are
 predicted as a whole, from what earlier scales have built. Either says how its tokens count.
@@ -38,7 +38,7 @@ class MaskableModel(Protocol):
     def whole(self) -> Sequence[str]: ...
 
 
-def masked(
+def mask_batch(
     batch: PackedBatch, clean: Tensor, model: MaskableModel, generator: torch.Generator | None, bound: bool
 ) -> PackedBatch:
     """The batch with masks where the masked objectives put them, with what is predicted scale by scale, and with how

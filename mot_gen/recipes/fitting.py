@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mot_gen.backbone import PRESETS
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.recipes.implementations import (
-    built,
+    build,
     check_stated,
     check_trainable,
     check_trainer,
@@ -115,7 +115,7 @@ def check_built(recipe: Sections) -> None:
     for name, objective in recipe.objectives.items():
         field = f"objectives.{name}"
         module = module_of(f"{field}.kind", "mot_gen.objectives", objective.kind)
-        built(field, member_of(field, module, "Objective"), objective.options)
+        build(field, member_of(field, module, "Objective"), objective.options)
     _check_patch_layers(recipe)
     _check_towers(recipe)
 
@@ -132,7 +132,7 @@ def _check_towers(recipe: Sections) -> None:
 
     section = recipe.backbone
     module, preset = _module_and_preset(section)
-    config = built("backbone", member_of("backbone", module, "Config"), {**preset, **section.options})
+    config = build("backbone", member_of("backbone", module, "Config"), {**preset, **section.options})
     towers = list(recipe.tokenizers)
     if hasattr(config, "tower_table"):
         towers, _ = config.tower_table([Modality(name, vocab_size=1) for name in recipe.tokenizers])

@@ -1,5 +1,5 @@
 """Implementations that a recipe names: `locate` finds the module of a kind, `check_options` holds options to the names
-and types in a signature, `check_stated` to those that its source states, `built` makes what they describe.
+and types in a signature, `check_stated` to those that its source states, `build` makes what they describe.
 `trainer_name` says which module trains a tokenizer; `check_trainer` and `check_trainable` hold a tokenizer's section to
 it.
 
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.own_modules import exists, imported, not_found
 from mot_gen.recipes.sections import Tokenizer
-from mot_gen.recipes.signatures import stated
+from mot_gen.recipes.signatures import stated_types
 
 # Names of other trainers, and what the field is called here.
 ELSEWHERE = {
@@ -104,7 +104,7 @@ def check_options(field: str, call: Callable, options: dict[str, Any]) -> None:
 
 def check_stated(field: str, module: str, name: str, options: dict[str, Any]) -> None:
     """What `check_options` says, as far as the source of `name` in a module tells; the module is not imported."""
-    types = stated(module, name)
+    types = stated_types(module, name)
     if types is not None:
         _hold(field, options, list(types), _model_of(tuple(types.items()), others=False))
 
@@ -173,7 +173,7 @@ def _joined(errors: list[dict[str, Any]], name: str, options: dict[str, Any]) ->
     return {**first, "msg": start + " or ".join(kinds), "input": options[name]}
 
 
-def built(field: str, call: Callable, options: dict[str, Any]) -> Any:
+def build(field: str, call: Callable, options: dict[str, Any]) -> Any:
     """What `call` makes of checked options; InputError where it refuses them."""
     check_options(field, call, options)
     try:
@@ -203,7 +203,7 @@ def check_trainable(field: str, tokenizer: Tokenizer) -> None:
     name = trainer_name(tokenizer.kind)
     check_options(field, member_of(field, name, "untrained"), tokenizer.options)
     try:
-        built(f"{field}.train", member_of(field, name, "Training"), tokenizer.train)
+        build(f"{field}.train", member_of(field, name, "Training"), tokenizer.train)
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(field) else f"{field}.train.{message}") from None

@@ -1,9 +1,9 @@
 """Recipes: what to train, on what and how; YAML that is checked when it is read.
 
 `Recipe` joins the sections of sections.py. `load_recipe` reads a file or a shipped recipe and applies `KEY=VALUE`
-overrides, `recipe_of` takes a mapping; `Recipe.save` writes the resolved one; `differences` compares two; `shipped`
-lists what comes with the package. Whatever is wrong becomes an `InputError` of one line: the file, the dotted field,
-the value and the remedy.
+overrides, `recipe_of` takes a mapping; `Recipe.save` writes the resolved one; `differences` compares two;
+`shipped_recipes` lists what comes with the package. Whatever is wrong becomes an `InputError` of one line: the file,
+the dotted field, the value and the remedy.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mot_gen.recipes.sections import (
     Tokenizer,
     Training,
 )
-from mot_gen.recipes.yaml_files import NO_MAPPING, parse_yaml, read_mapping, read_recipe, shipped
+from mot_gen.recipes.yaml_files import NO_MAPPING, parse_yaml, read_mapping, read_recipe, shipped_recipes
 
 __all__ = [
     "AUTO",
@@ -48,7 +48,7 @@ __all__ = [
     "plain",
     "read_mapping",
     "recipe_of",
-    "shipped",
+    "shipped_recipes",
     "with_fields",
 ]
 
@@ -183,13 +183,13 @@ def _checked(raw: dict, source: str, overridden: Sequence[str], first: Look | No
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise InputError(_placed(_message(error), source, overridden)) from None
+        raise InputError(_with_source(_message(error), source, overridden)) from None
 
     def check() -> None:
         try:
             check_built(recipe)
         except ValueError as error:
-            raise InputError(_placed(str(error), source, overridden)) from None
+            raise InputError(_with_source(str(error), source, overridden)) from None
 
     if first:
         first(recipe, check)
@@ -251,7 +251,7 @@ def _inside(name: str) -> str:
     return f"{homes[0]}.{name}" if homes else ""
 
 
-def _placed(message: str, source: str, overridden: Sequence[str]) -> str:
+def _with_source(message: str, source: str, overridden: Sequence[str]) -> str:
     """A message behind the file or the override that it comes from."""
     named = re.split(r"[:\s]", message, maxsplit=1)[0]
     is_overridden = any(f"{named}.".startswith(f"{key}.") for key in overridden)

@@ -1,4 +1,5 @@
-"""What a class or function can be called with, read from its source and not by importing it: stated, tokenizer_in.
+"""What a class or function can be called with, read from its source and not by importing it: stated_types,
+tokenizer_in.
 
 Most modules that a recipe names import torch, which takes seconds. A misspelt option need not wait for that.
 """
@@ -18,7 +19,7 @@ Definition = ast.ClassDef | ast.FunctionDef
 _OF_TYPES = {"typing": typing, "collections.abc": collections.abc}  # whose names annotations may use
 
 
-def stated(module: str, name: str) -> Types | None:
+def stated_types(module: str, name: str) -> Types | None:
     """Parameter -> type of `name` in a module: a class, a function, or `Class.method`. Types that are not of Python's
     own are Any. None where the source alone does not tell: it is not there, or takes names that it does not list."""
     class_name, _, method = name.partition(".")
@@ -118,7 +119,7 @@ def _of_class(module: str, found: ast.ClassDef) -> Types | None:
         return None
     types: Types = {}
     for base in found.bases:
-        inherited = stated(module, ast.unparse(base))
+        inherited = stated_types(module, ast.unparse(base))
         if inherited is None:
             return None
         types |= inherited

@@ -1,4 +1,4 @@
-"""The YAML of recipes: parse_yaml, read_mapping, read_recipe, shipped."""
+"""The YAML of recipes: parse_yaml, read_mapping, read_recipe, shipped_recipes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text. `source` begins the error."""
     try:
-        return deepcopy(_loaded(text))
+        return deepcopy(_load(text))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -47,7 +47,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _loaded(text: str) -> Any:
+def _load(text: str) -> Any:
     """Kept, since a process may read a recipe many times, and a copy takes a twentieth of the time."""
     return yaml.load(text, _Loader)
 
@@ -59,7 +59,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
-def shipped() -> list[str]:
+def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("mot_gen.recipes")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
@@ -85,5 +85,5 @@ def _not_found(path: Path) -> str:
         return f"{path}: is no recipe; records are given to one: mot-gen train pairs data.records={path}"
     if path.suffix:
         return f"{path}: no such recipe file"
-    known = nearest(str(path), shipped())
+    known = nearest(str(path), shipped_recipes())
     return f"recipe {str(path)!r} is not shipped{known}; a recipe of your own is a file that ends in .yaml"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel
-from mot_gen.reinforce.documents import NEVER, Packed, RolloutDocument, choices, packed, rows_of
+from mot_gen.reinforce.documents import NEVER, Packed, RolloutDocument, choices, pack_documents, rows_of
 from mot_gen.reinforce.rollouts import Rollout
 from mot_gen.sequence import PackedBatch, all_learned, only_read
 from mot_gen.sequence.moving import Movable
@@ -76,11 +76,11 @@ class ActionBuilder:
         documents = [each.document for each in weighed]
         plan = rows_of(self.model, documents, slots)
         starts = range(0, len(plan), rows)
-        return [_actions(packed(self.model, documents, plan[s : s + rows], slots), weighed) for s in starts]
+        return [_actions(pack_documents(self.model, documents, plan[s : s + rows], slots), weighed) for s in starts]
 
     def empty(self, slots: int) -> Actions:
         """A batch without a document, for a process that has none left while others have."""
-        return _actions(packed(self.model, [], [[]], slots), [])
+        return _actions(pack_documents(self.model, [], [[]], slots), [])
 
     def _of_tokens(self, chosen: TrainedSample) -> list[_WeightedDocument]:
         """The document of what was written token by token; none where nothing was."""

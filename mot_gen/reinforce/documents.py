@@ -1,5 +1,5 @@
-"""Samples as documents and batches, and which of their tokens were choices: RolloutDocument, Packed, packed,
-in_a_batch, noised, Ids, choices.
+"""Samples as documents and batches, and which of their tokens were choices: RolloutDocument, Packed, pack_documents,
+in_a_batch, add_noise, Ids, choices.
 
 A sample becomes one document with all that was written, for its tokens. A continuous picture has one document more for
 each time at which it is learned from, with the picture as noisy as it was then. Special tokens that the sampler
@@ -78,7 +78,7 @@ def rows_of(model: MultimodalModel, documents: Sequence[RolloutDocument], slots:
     return plan_rows(lengths, slots) or [[]]
 
 
-def packed(
+def pack_documents(
     model: MultimodalModel, documents: Sequence[RolloutDocument], rows: Sequence[Sequence[int]], slots: int
 ) -> Packed:
     """A batch of these rows of documents, by their numbers."""
@@ -124,7 +124,7 @@ def in_a_batch(model: MultimodalModel, documents: Sequence[RolloutDocument], row
     return max(1, rows * max(1, slots // longest))
 
 
-def noised(
+def add_noise(
     model: MultimodalModel, read: Sequence[Span], pictures: Sequence[Span], generator: torch.Generator
 ) -> Iterator[RolloutDocument]:
     """A document for each of some pictures, all at the same time and with the same noise."""

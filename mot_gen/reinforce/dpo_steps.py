@@ -11,10 +11,10 @@ from torch import Tensor
 from mot_gen.errors import InputError
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.learner import Learner, samples_of
-from mot_gen.reinforce.lines import joined, means_of, sums_of
+from mot_gen.reinforce.lines import join_measures, means_of, sums_of
 from mot_gen.reinforce.pairs import PairBatch, batches_of, scores
-from mot_gen.reinforce.policy import unused
-from mot_gen.reinforce.preferences import Preference, Record, judged, read_preferences, tokenised
+from mot_gen.reinforce.policy import zero_of_unused
+from mot_gen.reinforce.preferences import Preference, Record, best_and_worst, read_preferences, tokenise
 from mot_gen.reinforce.updates import Step, make_updates
 from mot_gen.training import parallel
 from mot_gen.training.runs import Run
@@ -39,7 +39,7 @@ class DpoStep(Step):
             return _backward(learner, batch, max(total, 1.0), last)
 
         made = make_updates(run, learner.section, batches, backward)
-        line, sums = close_step(run, clock, made.spent, sums_of({**joined(made.measures), **logged}))
+        line, sums = close_step(run, clock, made.spent, sums_of({**join_measures(made.measures), **logged}))
         line |= _logged(means_of(sums), learner.section.writes[0], list(logged))
         line["pairs"] = int(total)
         return line | made.line
@@ -60,7 +60,7 @@ class DpoStep(Step):
         total, found = learner.rewards(samples_of(groups))
         preferences: list[Preference] = []
         for group, rewards in zip(groups, total.view(len(groups), -1)):
-            preferences += judged(group.rollouts, rewards, section.least_gap, group.numbers[0])
+            preferences += best_and_worst(group.rollouts, rewards, section.least_gap, group.numbers[0])
         return preferences, {"reward": total, **found}
 
     def _of_file(self, learner: Learner) -> list[Preference]:
@@ -69,7 +69,7 @@ class DpoStep(Step):
         numbers = [first + number for number in range(run.world.rank, section.prompts, run.world.size)]
         records = [self._records[number % len(self._records)] for number in numbers]
         pictures = section.writes == ["image"]
-        return tokenised(learner.pipeline(), records, numbers, pictures=pictures)
+        return tokenise(learner.pipeline(), records, numbers, pictures=pictures)
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def _backward(learner: Learner, batch: PairBatch, total: float, last: bool) -> d
         else:
             margin = token_margin(won, lost, won_before, lost_before, section.beta)
         each = preference_loss(margin)
-        (each.sum() / total + unused(output)).backward()
+        (each.sum() / total + zero_of_unused(output)).backward()
     gained = won.detach() - won_before
     return {"loss": each.detach(), "margin": margin.detach(), "chosen_gain": gained, "preferred": (margin > 0).float()}
 

@@ -1,4 +1,4 @@
-"""GRPO for tokens (Shao et al. 2024, arXiv 2402.03300): token_log_probs, clipped, k3.
+"""GRPO for tokens (Shao et al. 2024, arXiv 2402.03300): token_log_probs, clipped_loss, k3.
 
 Shapes: M tokens, V vocabulary.
 """
@@ -16,7 +16,7 @@ def token_log_probs(logits: Tensor, ids: Tensor, forbidden: Tensor, temperature:
     return scores.gather(-1, ids[:, None])[:, 0] - scores.logsumexp(-1)
 
 
-def clipped(log_ratio: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
+def clipped_loss(log_ratio: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
     """The loss of each action: -min(r A, clamp(r, 1 - clip, 1 + clip_high) A), r = exp(log_ratio) (PPO, Schulman et al.
     2017). clip_high: as `clip` unless given; a higher one lets rare actions grow (DAPO, arXiv 2503.14476)."""
     ratio = log_ratio.exp()

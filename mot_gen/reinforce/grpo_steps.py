@@ -14,8 +14,8 @@ from mot_gen.reinforce.actions import ActionBuilder, Actions, TrainedSample
 from mot_gen.reinforce.advantages import advantages
 from mot_gen.reinforce.learner import Learner, RewardedSamples
 from mot_gen.reinforce.lines import Sums, means_of, rewards_of
-from mot_gen.reinforce.moe_grpo import Experts, Routes, recorded
-from mot_gen.reinforce.policy import MEASURES, Measures, Policy, PolicyOutput, detached, unused
+from mot_gen.reinforce.moe_grpo import Experts, Routes, record_routes
+from mot_gen.reinforce.policy import MEASURES, Measures, Policy, PolicyOutput, detach_measures, zero_of_unused
 from mot_gen.reinforce.updates import Step, make_updates
 from mot_gen.sequence import PackedBatch
 from mot_gen.training import parallel
@@ -115,7 +115,7 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: Mapping[s
     """Forward and backward of one batch; what `Policy.loss` measured. In the first update of a step the old policy is
     the one that learns, so that its ratio is exactly 1."""
     run, actions = learner.run, batch.actions
-    recording = recorded(run.model) if learner.section.experts else nullcontext(Routes())
+    recording = record_routes(run.model) if learner.section.experts else nullcontext(Routes())
     with parallel.accumulating(run.network, last):
         with autocast(run), recording as routes:
             output = run.network(actions.batch)
@@ -128,8 +128,8 @@ def _backward(learner: Learner, policy: Policy, batch: _Batch, totals: Mapping[s
         if routes.scores:
             _add_routes(learner, policy, batch, routes, found)
         loss = sum(each["loss"] / max(totals[name], 1e-12) for name, each in found.items())
-        (loss + unused(output) + batch.share * run.model.backbone.auxiliary_loss()).backward()
-    return detached(found)
+        (loss + zero_of_unused(output) + batch.share * run.model.backbone.auxiliary_loss()).backward()
+    return detach_measures(found)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How training is told to learn from rewards: reinforced."""
+"""How training is told to learn from rewards: reinforce_hooks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mot_gen.training.loop import Hooks
 STEPS: dict[str, Any] = {"grpo": GrpoStep, "nft": NftStep, "dpo": DpoStep}
 
 
-def reinforced(recipe: Recipe, hooks: Hooks) -> Hooks:
+def reinforce_hooks(recipe: Recipe, hooks: Hooks) -> Hooks:
     """Hooks whose steps learn as the recipe's section `reinforce` says; InputError for a reward that cannot be made."""
     assert recipe.reinforce is not None
     check_rewards(recipe)

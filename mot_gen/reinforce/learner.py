@@ -25,7 +25,7 @@ from mot_gen.reinforce.documents import Ids
 from mot_gen.reinforce.lines import Sums, sums_of
 from mot_gen.reinforce.moe_grpo import refuse_without_experts
 from mot_gen.reinforce.prompts import Prompt, Prompts
-from mot_gen.reinforce.rewards import RewardInputs, Rewards, made_rewards
+from mot_gen.reinforce.rewards import RewardInputs, Rewards, make_rewards
 from mot_gen.reinforce.rollouts import Rollout, Sampler
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.origin import Origin
@@ -89,7 +89,7 @@ class Learner:
     @cached_property
     def rewards(self) -> Rewards:
         """The rewards that the recipe names."""
-        return made_rewards(self.run.recipe, self.run.splits)
+        return make_rewards(self.run.recipe, self.run.splits)
 
     @cached_property
     def reference(self) -> MultimodalModel:

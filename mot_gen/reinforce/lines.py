@@ -1,4 +1,4 @@
-"""Numbers for a line of metrics.jsonl: spent; Sums, made by `sums_of`, and their means by `means_of`; rewards_of."""
+"""Numbers for a line of metrics.jsonl: step_cost; Sums, sums_of; their means, means_of; rewards_of, join_measures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mot_gen.training.step import StepCost
 Sums = dict[tuple[str, str], float]  # (what is summed, of which score or modality)
 
 
-def spent(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> StepCost:
+def step_cost(run: Run, batches: Sequence[PackedBatch], data: DataLosses) -> StepCost:
     """What an update took on this process, with the data learned beside it; sampling is not counted."""
     tokens = sum(int((batch.layout.document != PADDING).sum()) for batch in batches)
     flops = sum(3 * forward_flops(run.model, batch) for batch in batches)
@@ -36,7 +36,7 @@ def sums_of(scores: Mapping[str, Tensor]) -> Sums:
     return sums
 
 
-def joined(measures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def join_measures(measures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The values of several batches, all with the same names, one after another."""
     return {name: torch.cat([each[name] for each in measures]) for name in measures[0]}
 

@@ -24,7 +24,7 @@ from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.prompts import Prompt
 from mot_gen.reinforce.rewards import NamedReward, RewardInputs
-from mot_gen.reports.generated import HeldOut, drawn, in_batches, pictures_of, written
+from mot_gen.reports.generated import HeldOut, draw, in_batches, pictures_of, write
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.runs import Run
 
@@ -87,7 +87,7 @@ def _pictures(run: Run, guidance: float) -> RewardInputs:
     captions = list(islice(cycle(held_out.captions), count))
     pipe = pipeline_of(run, TextToImagePipeline)
     seeds, size = range(count), run.recipe.evaluation.batch_size
-    images = torch.stack(list(drawn(pipe, captions, seeds, size, output_type="pt", guidance_scale=guidance)))
+    images = torch.stack(list(draw(pipe, captions, seeds, size, output_type="pt", guidance_scale=guidance)))
     references = list(islice(cycle([pair.captions for pair in held_out.pairs]), count))
     return RewardInputs(captions, [""] * count, images, references, list(map(str, seeds)))
 
@@ -95,7 +95,7 @@ def _pictures(run: Run, guidance: float) -> RewardInputs:
 def _texts(run: Run) -> RewardInputs:
     held_out = HeldOut(run.splits.held_out, run.recipe.evaluation.samples)
     pipe = pipeline_of(run, ImageToTextPipeline)
-    texts = list(written(pipe, held_out.seen(pipe), max_new_tokens=run.recipe.sampling.max_new_tokens))
+    texts = list(write(pipe, held_out.seen(pipe), max_new_tokens=run.recipe.sampling.max_new_tokens))
     pairs = held_out.pairs
     return RewardInputs([""] * len(pairs), texts, None, [pair.captions for pair in pairs], [pair.id for pair in pairs])
 

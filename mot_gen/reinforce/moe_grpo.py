@@ -1,4 +1,4 @@
-"""The choices of experts under a reward (MoE-GRPO, arXiv 2603.24984): Routes, recorded, refuse_without_experts.
+"""The choices of experts under a reward (MoE-GRPO, arXiv 2603.24984): Routes, record_routes, refuse_without_experts.
 
 Where tokens choose experts, that too is a choice, and may be made likelier or less likely. The probability of a token's
 route is that of its experts by the routers' softmax scores, averaged over layers. Here experts are taken greedily, as
@@ -95,7 +95,7 @@ def refuse_without_experts(model: MultimodalModel) -> None:
 
 
 @contextmanager
-def recorded(model: MultimodalModel) -> Iterator[Routes]:
+def record_routes(model: MultimodalModel) -> Iterator[Routes]:
     """Within, the next forward pass of the model is recorded."""
     routes, undo = Routes(), []
     for module in model.modules():

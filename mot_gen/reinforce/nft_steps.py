@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
 from mot_gen.reinforce.advantages import advantages, equal_rows
-from mot_gen.reinforce.documents import Packed, RolloutDocument, in_a_batch, noised, packed, rows_of
+from mot_gen.reinforce.documents import Packed, RolloutDocument, add_noise, in_a_batch, pack_documents, rows_of
 from mot_gen.reinforce.learner import Learner, RewardedSamples, SampleGroup
-from mot_gen.reinforce.lines import Sums, joined, means_of, rewards_of, sums_of
+from mot_gen.reinforce.lines import Sums, join_measures, means_of, rewards_of, sums_of
 from mot_gen.reinforce.nft import goodness, nft_loss
-from mot_gen.reinforce.policy import unused
+from mot_gen.reinforce.policy import zero_of_unused
 from mot_gen.reinforce.unigrpo import velocity_penalty
 from mot_gen.reinforce.updates import Step, make_updates
 from mot_gen.sequence import PackedBatch, all_learned
@@ -55,7 +55,7 @@ class NftStep(Step):
             return _backward(learner, batch, documents, last)
 
         made = make_updates(run, learner.section, batches, backward)
-        numbers = sums_of(joined(made.measures)) | rewarded.sums
+        numbers = sums_of(join_measures(made.measures)) | rewarded.sums
         line, sums = close_step(run, clock, made.spent, numbers)
         return line | _logged(sums) | made.line
 
@@ -90,7 +90,7 @@ def _learned(rewards: Tensor, penalty: float) -> Tensor:
 
 def _batch(learner: Learner, documents: Sequence[RolloutDocument], good: Sequence[float]) -> _Batch:
     run, (_, slots) = learner.run, learner.shape
-    made = packed(run.model, documents, rows_of(run.model, documents, slots), slots)
+    made = pack_documents(run.model, documents, rows_of(run.model, documents, slots), slots)
     return _Batch(made.to(run.world.device), torch.tensor(good, device=run.world.device))
 
 
@@ -101,7 +101,7 @@ def _documents(learner: Learner, group: SampleGroup, sample: int) -> list[Rollou
     found: list[RolloutDocument] = []
     for draw in range(learner.section.draws):
         generator = learner.generator("noise", number * learner.section.draws + draw)
-        found += noised(learner.run.model, rollout.read, all_learned([picture]), generator)
+        found += add_noise(learner.run.model, rollout.read, all_learned([picture]), generator)
     return found
 
 
@@ -119,7 +119,7 @@ def _backward(learner: Learner, batch: _Batch, documents: float, last: bool) -> 
         loss = found["loss"].sum()
         if "penalty" in found:
             loss = loss + learner.section.penalty * found["penalty"].sum()
-        (loss / documents + unused(output)).backward()
+        (loss / documents + zero_of_unused(output)).backward()
     return {name: each.detach() for name, each in found.items()}
 
 

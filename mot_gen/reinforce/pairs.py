@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from mot_gen.model import MultimodalModel, Output
-from mot_gen.reinforce.documents import NEVER, Packed, RolloutDocument, choices, in_a_batch, noised, packed, rows_of
+from mot_gen.reinforce.documents import (
+    NEVER,
+    Packed,
+    RolloutDocument,
+    add_noise,
+    choices,
+    in_a_batch,
+    pack_documents,
+    rows_of,
+)
 from mot_gen.reinforce.grpo import token_log_probs
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.preferences import Preference
@@ -49,7 +58,7 @@ def batches_of(learner: Learner, preferences: Sequence[Preference]) -> list[Pair
 
 def _compared(model: MultimodalModel, documents: Sequence[RolloutDocument], slots: int) -> PairBatch:
     rows = rows_of(model, documents, slots)
-    return PairBatch(packed(model, documents, rows, slots), len(documents) // 2)
+    return PairBatch(pack_documents(model, documents, rows, slots), len(documents) // 2)
 
 
 def _documents(learner: Learner, preference: Preference) -> Iterator[RolloutDocument]:
@@ -64,7 +73,7 @@ def _documents(learner: Learner, preference: Preference) -> Iterator[RolloutDocu
         return
     for draw in range(learner.section.draws):
         number = preference.number * learner.section.draws + draw
-        yield from noised(model, read, [answer[-1] for answer in answers], learner.generator("noise", number))
+        yield from add_noise(model, read, [answer[-1] for answer in answers], learner.generator("noise", number))
 
 
 def scores(learner: Learner, compared: PairBatch, output: Output) -> Tensor:

@@ -16,10 +16,10 @@ from mot_gen.recipes.sections import Reinforce
 from mot_gen.reinforce.actions import Actions
 from mot_gen.reinforce.documents import Ids
 from mot_gen.reinforce.flow_grpo import StochasticFlow, gaussian_kl, log_prob
-from mot_gen.reinforce.grpo import clipped, k3, token_log_probs, was_clipped
+from mot_gen.reinforce.grpo import clipped_loss, k3, token_log_probs, was_clipped
 from mot_gen.reinforce.unigrpo import velocity_penalty
 
-MEASURES = ("loss", "penalty", "clipped")
+MEASURES = ("loss", "penalty", "clipped_loss")
 Measures = dict[str, dict[str, Tensor]]  # modality -> each of MEASURES -> its sum over the choices, weighted
 
 
@@ -82,7 +82,7 @@ class Policy:
         return log_prob(actions.after, mean, std), mean, std, velocity
 
     def loss(self, actions: Actions, now: PolicyOutput, old: PolicyOutput, reference: PolicyOutput | None) -> Measures:
-        """The `loss` to be minimised with its penalty, the `penalty` alone, and the share that was `clipped`."""
+        """The `loss` to be minimised with its penalty, the `penalty` alone, and the share that was `clipped_loss`."""
         choices = {"text": _Choices(now.tokens - old.tokens, actions.token_advantage, actions.token_weight)}
         penalties = {}
         if reference is not None:
@@ -95,7 +95,7 @@ class Policy:
 
     def _measured(self, choices: _Choices, penalty: Tensor | None) -> dict[str, Tensor]:
         """Each of MEASURES."""
-        loss = clipped(choices.log_ratio, choices.advantage, *self._limits)
+        loss = clipped_loss(choices.log_ratio, choices.advantage, *self._limits)
         if penalty is None:
             penalty = torch.zeros_like(loss)
         beyond = was_clipped(choices.log_ratio, choices.advantage, *self._limits)
@@ -106,10 +106,10 @@ class Policy:
         """Sums over the choices, weighted, of the clipped loss of the experts that they went through (MoE-GRPO).
         log_ratio: (B * S,) of the routes, by slot."""
         batch = actions.batch
-        of_tokens = clipped(log_ratio[batch.target_slots], actions.token_advantage, *self._limits)
+        of_tokens = clipped_loss(log_ratio[batch.target_slots], actions.token_advantage, *self._limits)
         found = {"text": (actions.token_weight * of_tokens).sum()}
         if self.flow is not None:
-            of_steps = clipped(log_ratio[batch.latents["image"].slots], actions.advantage, *self._limits)
+            of_steps = clipped_loss(log_ratio[batch.latents["image"].slots], actions.advantage, *self._limits)
             found["image"] = (actions.weight * of_steps).sum()
         return found
 
@@ -123,12 +123,12 @@ class Policy:
         return gaussian_kl(now.mean, reference.mean, now.std)
 
 
-def detached(measures: Measures) -> Measures:
+def detach_measures(measures: Measures) -> Measures:
     """The same without gradients."""
     return {name: {what: value.detach() for what, value in own.items()} for name, own in measures.items()}
 
 
-def unused(output: Output) -> Tensor:
+def zero_of_unused(output: Output) -> Tensor:
     """0, by way of every output that the loss may not touch, so that all processes have all gradients."""
     parts = [output.logits.sum(), *(values.sum() for values in output.latents.values())]
     return 0.0 * torch.stack(parts).sum()

@@ -1,4 +1,4 @@
-"""Preferences: Preference, read_preferences of files, and judged, which makes them of samples and their rewards.
+"""Preferences: Preference; read_preferences, of files; best_and_worst, of samples and their rewards.
 
 A line of a file says {"prompt": TEXT, "chosen": ANSWER, "rejected": ANSWER}; answers are texts, or paths of pictures
 where pictures are written. {"image": PATH} is a picture that the answers are about, in the place of the prompt or
@@ -104,7 +104,7 @@ def _picture(where: str, file: Path, answer: str) -> str:
     return str(picture)
 
 
-def tokenised(
+def tokenise(
     pipe: MultimodalPipeline, records: Sequence[Record], numbers: Sequence[int], pictures: bool
 ) -> list[Preference]:
     """Records as spans. numbers: of the pairs. pictures: what answers are."""
@@ -123,7 +123,7 @@ def _of(pipe: MultimodalPipeline, record: Record, number: int, tokenizer: Any) -
     return Preference(Prompt(record.where, spans, record.prompt), [chosen], [rejected], number)
 
 
-def judged(rollouts: Sequence[Rollout], rewards: Tensor, least: float, first: int) -> list[Preference]:
+def best_and_worst(rollouts: Sequence[Rollout], rewards: Tensor, least: float, first: int) -> list[Preference]:
     """Pairs of one group: the best with the worst, the second best with the second worst, and so on, while their
     rewards (G,) differ by more than `least`. first: the number of the first pair."""
     known = [(reward, place) for place, reward in enumerate(rewards.tolist()) if not math.isnan(reward)]

@@ -22,7 +22,7 @@ from mot_gen.files.image_files import to_pil
 from mot_gen.recipes.sections import Reward
 from mot_gen.reinforce.learner import Learner
 from mot_gen.reinforce.measured import ModelScores, commonest, measure
-from mot_gen.reinforce.rewards import NamedReward, made_reward
+from mot_gen.reinforce.rewards import NamedReward, make_reward
 from mot_gen.reports import page
 from mot_gen.reports.curves import entries
 from mot_gen.reports.judge_run import progress_section, task_of
@@ -61,7 +61,7 @@ def _scores(learner: Learner) -> list[NamedReward]:
     listed = [*learner.rewards.rewards, *learner.rewards.watched]
     if task_of(learner.run.recipe) is not None and "image" in learner.section.writes:
         judge = Reward(kind="judge", seed=0, value="right")  # type: ignore[call-arg]  # options stand beside the kind
-        listed.append(made_reward(learner.run.recipe, learner.run.splits, "watched", "class_accuracy", judge))
+        listed.append(make_reward(learner.run.recipe, learner.run.splits, "watched", "class_accuracy", judge))
     return listed
 
 

@@ -1,4 +1,4 @@
-"""Rewards of samples: Samples, NamedReward, Rewards, check_rewards, made_rewards.
+"""Rewards of samples: RewardInputs, NamedReward, Rewards, check_rewards, make_rewards.
 
 A reward is named in the recipe. It is a file of `mot_gen/reinforce/reward_kinds`, a metric of `mot-gen eval` that
 scores one sample by itself, or a function of your own, `package.module:name`. It is given the samples of a batch and
@@ -154,16 +154,16 @@ def _needed_by(where: str, given: Reward) -> Sequence[str]:
     return asked_by(where, given.kind, given.options, OWN_KINDS)
 
 
-def made_rewards(recipe: Recipe, splits: Splits) -> Rewards:
+def make_rewards(recipe: Recipe, splits: Splits) -> Rewards:
     """The rewards that a recipe names; InputError for one that is unknown, or needs what is not written."""
     section = recipe.reinforce
     assert section is not None
-    rewards = [made_reward(recipe, splits, "rewards", *named) for named in section.rewards.items()]
-    watched = [made_reward(recipe, splits, "watched", *named) for named in section.watched.items()]
+    rewards = [make_reward(recipe, splits, "rewards", *named) for named in section.rewards.items()]
+    watched = [make_reward(recipe, splits, "watched", *named) for named in section.watched.items()]
     return Rewards(rewards, watched, recipe.training.max_corrupt)
 
 
-def made_reward(recipe: Recipe, splits: Splits, field: str, name: str, given: Reward) -> NamedReward:
+def make_reward(recipe: Recipe, splits: Splits, field: str, name: str, given: Reward) -> NamedReward:
     """One of the recipe's section. field: rewards or watched."""
     where = f"reinforce.{field}.{name}"
     section = recipe.reinforce

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from mot_gen.recipes.sections import Reinforce
 from mot_gen.reinforce.data_losses import DataLosses
 from mot_gen.reinforce.learner import Learner
-from mot_gen.reinforce.lines import spent
+from mot_gen.reinforce.lines import step_cost
 from mot_gen.sequence import PackedBatch
 from mot_gen.training.runs import Run
 from mot_gen.training.step import StepCost, average, read_norm
@@ -71,5 +71,5 @@ def make_updates(
         rate, norm = run.optimizer.step(run.step)
     size = read_norm(run, norm)
     average(run)
-    used = spent(run, [each.batch for each in batches], data)
+    used = step_cost(run, [each.batch for each in batches], data)
     return UpdateResult(measures, used, data.means() | {"lr": rate, "grad_norm": size})

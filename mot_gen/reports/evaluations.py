@@ -16,7 +16,7 @@ from mot_gen.datasets.task import Task
 from mot_gen.eval.images.judge import Judge
 from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.generated import drawn
+from mot_gen.reports.generated import draw
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.reports.measure import prompts_of
 from mot_gen.training.loop import Run
@@ -74,5 +74,5 @@ def _draw(pipe: TextToImagePipeline, prompts: Sequence[str], steps: int) -> tupl
     """Pictures (N, C, H, W), the passes of the network, and the CPU seconds."""
     started = time.process_time()
     with Passes(pipe.model.backbone) as passes:
-        images = list(drawn(pipe, prompts, range(len(prompts)), num_inference_steps=steps, output_type="pt"))
+        images = list(draw(pipe, prompts, range(len(prompts)), num_inference_steps=steps, output_type="pt"))
     return torch.stack(images), passes.count, time.process_time() - started

@@ -27,7 +27,7 @@ from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.sections import Evaluation
-from mot_gen.reports.generated import HeldOut, MakePipeline, drawn, pictures_of, written
+from mot_gen.reports.generated import HeldOut, MakePipeline, draw, pictures_of, write
 
 AT_ONCE = 64  # pictures that a network is given together
 
@@ -59,7 +59,7 @@ class GeneratedSamples:
     def drawn(self) -> Tensor:
         """(N, C, H, W) uint8: a picture of each caption."""
         seeds = range(self.seed, self.seed + len(self.captions))
-        pictures = drawn(self.make(TextToImagePipeline), self.captions, seeds, self.batch_size, output_type="pt")
+        pictures = draw(self.make(TextToImagePipeline), self.captions, seeds, self.batch_size, output_type="pt")
         return to_uint8(torch.stack(list(pictures)))
 
     @cached_property
@@ -74,7 +74,7 @@ class GeneratedSamples:
     def written(self) -> list[str]:
         """A caption of each picture, written greedily."""
         pipe = self.make(ImageToTextPipeline)
-        return list(written(pipe, self.held_out.seen(pipe), self.batch_size))
+        return list(write(pipe, self.held_out.seen(pipe), self.batch_size))
 
     @cached_property
     def losses(self) -> Tensor:

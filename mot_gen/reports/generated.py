@@ -1,6 +1,6 @@
 """What a model makes of prompts and pictures, the one source of it for hooks, metrics and reports.
 
-`drawn` and `written` generate in batches, and `caption_losses` says how likely captions are. `HeldOut` is the pairs
+`draw` and `write` generate in batches, and `caption_losses` says how likely captions are. `HeldOut` is the pairs
 that a run is measured on. Their pictures are tokenised once, however often the model is asked about them.
 
 Every sample has a generator of its own, seeded by its number, so that batches change none of them.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mot_gen.data.encoded import Encoded
 from mot_gen.data.records import Pair, Sample
-from mot_gen.data.samples import captioned
+from mot_gen.data.samples import captioned_pairs
 from mot_gen.errors import InputError
 from mot_gen.files.image_files import to_pil
 from mot_gen.packing import document_length, pack_rows
@@ -38,7 +38,7 @@ def in_batches(items: Sequence[Item], size: int = BATCH) -> Iterator[Sequence[It
         yield items[start : start + size]
 
 
-def drawn(
+def draw(
     pipe: TextToImagePipeline, prompts: Sequence[str], seeds: Sequence[int], size: int = BATCH, **options: Any
 ) -> Iterator[Any]:
     """A picture of each prompt, from the noise of its own seed. options: of the pipeline."""
@@ -47,7 +47,7 @@ def drawn(
         yield from pipe([prompts[number] for number in numbers], generator=generators, **options).images
 
 
-def written(pipe: ImageToTextPipeline, images: Sequence[Any], size: int = BATCH, **options: Any) -> Iterator[str]:
+def write(pipe: ImageToTextPipeline, images: Sequence[Any], size: int = BATCH, **options: Any) -> Iterator[str]:
     """A caption of each picture, or of the spans that it was read as before, greedily."""
     for batch in in_batches(images, size):
         yield from pipe(list(batch), **options).texts
@@ -100,7 +100,7 @@ class HeldOut:
         everything = len(self._samples)
         count = everything if self._count is None else min(self._count, everything)
         places = torch.linspace(0, everything - 1, count).round().long().unique().tolist()
-        pairs = captioned(self._samples[place] for place in places)
+        pairs = captioned_pairs(self._samples[place] for place in places)
         if not pairs:
             raise InputError("no held-out sample is a picture with captions, so there is nothing to measure by")
         return pairs

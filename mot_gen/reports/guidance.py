@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mot_gen.data.records import Pair, Splits
-from mot_gen.data.samples import captioned
+from mot_gen.data.samples import captioned_pairs
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.generated import caption_losses, drawn, pictures_of
+from mot_gen.reports.generated import caption_losses, draw, pictures_of
 
 STRENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 COUNT = 100  # captions that pictures are drawn from, at each strength
@@ -27,7 +27,7 @@ def held_out_pairs(splits: Splits, count: int = COUNT) -> list[Pair]:
     samples = splits.held_out if len(splits.held_out) else splits.train
     stride = max(1, len(samples) // count)
     chosen = (samples[number] for number in range(0, len(samples), stride))
-    return captioned(chosen)[:count]
+    return captioned_pairs(chosen)[:count]
 
 
 def choose_guidance(
@@ -41,7 +41,7 @@ def choose_guidance(
     real, other = (_loss(pipe, seen, captions) for seen in (pictures, [*pictures[half:], *pictures[:half]]))
     if not reads(real, other):
         return None, {"real": real, "other": other}
-    losses = {strength: _loss(pipe, _drawn(pipe, captions, strength, seed), captions) for strength in STRENGTHS}
+    losses = {strength: _loss(pipe, _draw(pipe, captions, strength, seed), captions) for strength in STRENGTHS}
     found = {f"{strength:g}": loss for strength, loss in losses.items()} | {"real": real, "other": other}
     return least_as_good(losses, real), found
 
@@ -60,8 +60,8 @@ def least_as_good(losses: dict[float, float], real: float) -> float:
     return min(losses, key=lambda strength: losses[strength])
 
 
-def _drawn(pipe: TextToImagePipeline, captions: Sequence[str], strength: float, seed: int) -> list:
-    return list(drawn(pipe, captions, range(seed, seed + len(captions)), guidance_scale=strength))
+def _draw(pipe: TextToImagePipeline, captions: Sequence[str], strength: float, seed: int) -> list:
+    return list(draw(pipe, captions, range(seed, seed + len(captions)), guidance_scale=strength))
 
 
 def _loss(pipe: MultimodalPipeline, images: Sequence, captions: Sequence[str]) -> float:

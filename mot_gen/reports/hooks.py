@@ -23,7 +23,7 @@ from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.reports.answers import write_answers
-from mot_gen.reports.generated import HeldOut, MakePipeline, drawn
+from mot_gen.reports.generated import HeldOut, MakePipeline, draw
 from mot_gen.reports.guidance import STRENGTHS, choose_guidance, held_out_pairs
 from mot_gen.training.loop import Hooks, Run
 from mot_gen.training.random_state import random_state, set_random_state
@@ -89,7 +89,7 @@ def sample_grid(run: Run) -> None:
     pictures = run.tokenizers.get("image")
     if prompts and pictures is not None and getattr(pictures, "decodes", True):
         seed = run.recipe.training.seed
-        images = list(drawn(pipeline_of(run, TextToImagePipeline), prompts, range(seed, seed + len(prompts))))
+        images = list(draw(pipeline_of(run, TextToImagePipeline), prompts, range(seed, seed + len(prompts))))
         save_png(grid(images, columns=min(len(images), 10)), path, {"prompts": json.dumps(prompts, ensure_ascii=False)})
     elif prompts:
         texts = pipeline_of(run, TextGenerationPipeline)(prompts, return_full_text=True).texts

@@ -110,7 +110,10 @@ def _pictures(run: Run, task: Task, images: MeasuredRun, judged: list[tuple[Pair
             f"<p>One class a column: {', '.join(task.classes)}.</p>" + report.sheet(shown, classes, "generated"),
         ),
         ("Real ones, never trained on", report.sheet([load_image(p.image, color) for p in real], classes, "real")),
-        ("Captions it wrote for pictures it never saw", f"<p>{_how_many(judged)}</p>" + report.captioned(captions)),
+        (
+            "Captions it wrote for pictures it never saw",
+            f"<p>{_how_many(judged)}</p>" + report.captioned_grid(captions),
+        ),
         ("The same noise, as training went on", progress_section(run)),
         ("Figures", report.table(_rows(found))),
         ("Losses", report.losses(run.folder, list(run.tokenizers))),

@@ -27,7 +27,7 @@ from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.settings import PictureSettings
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.generated import caption_losses, drawn, in_batches, written
+from mot_gen.reports.generated import caption_losses, draw, in_batches, write
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def draw_images(request: SampleRequest, prompts: Sequence[str], num: int | None 
     for chunk in _batches(missing, request.batch_size, "drawing"):
         asked = [row["prompt"] for row in chunk]
         seeds = [row["seed"] for row in chunk]
-        images = drawn(pipe, asked, seeds, request.batch_size, **settings.given())
+        images = draw(pipe, asked, seeds, request.batch_size, **settings.given())
         for image, row in zip(images, chunk):
             save_png(image, folder / row["image"], {**row, **facts})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -109,7 +109,7 @@ def write_captions(request: SampleRequest, pairs: Sequence[Pair]) -> Path:
         for chunk in _batches(pairs[done:], request.batch_size, "captioning"):
             spans = pipe.seen([pair.image for pair in chunk], drawn=False)
             losses = caption_losses(pipe, spans, [pair.captions[0] for pair in chunk]).tolist()
-            for pair, text, nats in zip(chunk, written(pipe, spans, request.batch_size), losses):
+            for pair, text, nats in zip(chunk, write(pipe, spans, request.batch_size), losses):
                 row = {"id": pair.id, "prediction": text, "references": pair.captions, "nats": nats}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()

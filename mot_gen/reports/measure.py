@@ -22,7 +22,7 @@ from mot_gen.eval.text.likelihood import BitsPerByte
 from mot_gen.files.image_files import image_tensor, to_pil
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
-from mot_gen.reports.generated import HeldOut, drawn, written
+from mot_gen.reports.generated import HeldOut, draw, write
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.training.loop import Run
 
@@ -71,7 +71,7 @@ def measure_images(run: Run, task: Task, count: int, seed: int = 0, judge: Judge
     judge = judge or train_judge(*train_set, classes=len(task.classes))
     prompts, wanted = prompts_of(task, count)
     pipe = pipeline_of(run, TextToImagePipeline)
-    images = torch.stack(list(drawn(pipe, prompts, range(seed, seed + count), output_type="pt")))
+    images = torch.stack(list(draw(pipe, prompts, range(seed, seed + count), output_type="pt")))
     right = judge.predict(images) == wanted
     return MeasuredRun(
         figures={
@@ -125,7 +125,7 @@ def measure_captions(run: Run, task: Task, held_out: HeldOut) -> tuple[dict, lis
     that is, word for word, one of the picture's own."""
     pairs, pipe = held_out.pairs, pipeline_of(run, ImageToTextPipeline)
     spans = held_out.seen(pipe)
-    texts = written(pipe, spans, max_new_tokens=run.recipe.sampling.max_new_tokens)
+    texts = write(pipe, spans, max_new_tokens=run.recipe.sampling.max_new_tokens)
     judged = [(pair, text, text.strip() in pair.captions) for pair, text in zip(pairs, texts)]
     figures = {
         "accuracy": sum(right for *_, right in judged) / len(judged),

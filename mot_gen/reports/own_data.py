@@ -21,7 +21,7 @@ from mot_gen.files.pictures import enlarge, grid, save_png
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.reports import page
-from mot_gen.reports.generated import HeldOut, drawn, pictures_of, written
+from mot_gen.reports.generated import HeldOut, draw, pictures_of, write
 from mot_gen.reports.hooks import pipeline_of
 from mot_gen.reports.judge_run import progress_section, train_facts
 from mot_gen.training.loop import REPORT, Run
@@ -42,9 +42,9 @@ def show(run: Run) -> None:
         return
     print(f"drawing and captioning {len(pairs)} held-out pictures", file=sys.stderr, flush=True)
     seeds = range(run.recipe.training.seed, run.recipe.training.seed + len(pairs))
-    pictures = list(drawn(pipeline_of(run, TextToImagePipeline), held_out.captions, seeds))
+    pictures = list(draw(pipeline_of(run, TextToImagePipeline), held_out.captions, seeds))
     writer = pipeline_of(run, ImageToTextPipeline)
-    texts = list(written(writer, held_out.seen(writer)))
+    texts = list(write(writer, held_out.seen(writer)))
     real = [load_image(picture) for picture in pictures_of(pairs, writer.image_tokenizer)]
     found = {"train": train_facts(run, "samples"), "text": _text(run), "model": str(run.folder / "model")}
     save_png(grid(pictures, 8), run.folder / "samples.png", {"prompts": "\n".join(held_out.captions)})

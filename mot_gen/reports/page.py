@@ -1,4 +1,4 @@
-"""What a run's report holds beside the parts of every page (mot_gen.files.page): sheet, captioned, table, losses."""
+"""What a run's report holds beside what every page has (mot_gen.files.page): sheet, captioned_grid, table, losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mot_gen.files.pictures import enlarge, grid
 from mot_gen.reports.curves import Curve, curve, entries, smoothed
 from mot_gen.reports.plot import Line, colour, late, plot
 
-__all__ = ["captioned", "curves", "losses", "page", "picture", "sheet", "table"]
+__all__ = ["captioned_grid", "curves", "losses", "page", "picture", "sheet", "table"]
 
 
 def sheet(images: Sequence[Image.Image], columns: int, alt: str) -> str:
@@ -22,7 +22,7 @@ def sheet(images: Sequence[Image.Image], columns: int, alt: str) -> str:
     return picture(grid(images, columns), alt)
 
 
-def captioned(items: Sequence[tuple[Image.Image, str, bool]]) -> str:
+def captioned_grid(items: Sequence[tuple[Image.Image, str, bool]]) -> str:
     """Pictures with the captions that the model wrote; wrong ones in red."""
     return "".join(figure(enlarge(image.convert("RGB")), text, not right) for image, text, right in items)
 

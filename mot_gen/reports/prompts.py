@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mot_gen.data.records import Pair, open_records
-from mot_gen.data.samples import captioned
+from mot_gen.data.samples import captioned_pairs
 from mot_gen.errors import InputError
 from mot_gen.eval.jsonl import read_jsonl
 
@@ -51,7 +51,7 @@ def pairs_of(path: str, why: str = "") -> list[Pair]:
         samples = list(map(records.__getitem__, range(len(records))))
     except InputError as error:
         raise InputError(f"{why}{error}") from error
-    pairs = captioned(samples)
+    pairs = captioned_pairs(samples)
     if not pairs:
         raise InputError(f"{why}{path}: holds no picture with a caption")
     if records.broken.count:

@@ -1,4 +1,4 @@
-"""Widths and steps that meet a budget: solve, solve_width, resized, with_backbone.
+"""Widths and steps that meet a budget: solve, solve_width, resize, with_backbone.
 
 The width is changed at the recipe's layers and heads, in steps that heads divide; where the backbone has a feed-forward
 its width follows in proportion, and is then set so as to make up what the steps leave over.
@@ -60,8 +60,8 @@ def solve_width(recipe: Recipe, budget: float, measure: Measure, what: str) -> R
 
 def _around(recipe: Recipe, budget: float, measure: Measure, step: int) -> list[Recipe]:
     """The two widths, multiples of `step`, between which a budget lies, their feed-forwards making up the rest."""
-    number = _first(lambda k: measure(resized(recipe, k * step)) >= budget, LARGEST // step)
-    tried = [resized(recipe, k * step) for k in range(max(1, number - 1), number + 1)]
+    number = _first(lambda k: measure(resize(recipe, k * step)) >= budget, LARGEST // step)
+    tried = [resize(recipe, k * step) for k in range(max(1, number - 1), number + 1)]
     if not feeds(config_of(recipe)):
         return tried
     filled: list[Recipe] = []
@@ -70,7 +70,7 @@ def _around(recipe: Recipe, budget: float, measure: Measure, step: int) -> list[
     return filled or tried
 
 
-def resized(recipe: Recipe, dim: int, ffn_dim: int | None = None) -> Recipe:
+def resize(recipe: Recipe, dim: int, ffn_dim: int | None = None) -> Recipe:
     """The recipe at another width. A feed-forward keeps its proportion to it, unless `ffn_dim` is given."""
     config, options = config_of(recipe), dict(recipe.backbone.options)
     named_size = options.pop("size", None)
@@ -116,10 +116,10 @@ def _with_ffn(recipe: Recipe, budget: float, measure: Measure) -> list[Recipe]:
     config = config_of(recipe)
     step = ffn_step(config)
     more = 8 * step
-    here = measure(resized(recipe, config.dim, config.ffn_dim))
-    there = measure(resized(recipe, config.dim, config.ffn_dim + more))
+    here = measure(resize(recipe, config.dim, config.ffn_dim))
+    there = measure(resize(recipe, config.dim, config.ffn_dim + more))
     wanted = config.ffn_dim + (budget - here) * more / (there - here)
     width = round(wanted / step) * step
     if not config.dim <= width <= WIDEST * config.dim:
         return []
-    return [resized(recipe, config.dim, width)]
+    return [resize(recipe, config.dim, width)]

@@ -1,4 +1,4 @@
-"""Figures over seeds, and how they are written: spread, over, shown, millions; text_table, html_table."""
+"""Figures over seeds, and how they are written: spread, over, mean_and_sd, millions; text_table, html_table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def over(items: Iterable[Item], figure: Callable[[Item], float]) -> dict:
     return spread(list(map(figure, items)))
 
 
-def shown(figure: dict | None, digits: int = 3) -> str:
+def mean_and_sd(figure: dict | None, digits: int = 3) -> str:
     """mean ± sd, or a dash."""
     if figure is None:
         return "-"

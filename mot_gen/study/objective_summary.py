@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-from mot_gen.study.figures import over, shown
+from mot_gen.study.figures import mean_and_sd, over
 from mot_gen.study.objective_variants import setting_of
 from mot_gen.study.runs import Job
 from mot_gen.study.summary import costs, counts, finished_runs, quality, table_of
-from mot_gen.study.worker import finished
+from mot_gen.study.worker import finished_run
 
 
 def objective_summary(jobs: Sequence[Job], modality: str) -> dict:
@@ -47,7 +47,7 @@ def _by_evaluations(jobs: Sequence[Job]) -> list[dict]:
     """A row for each number of steps, with the spread of its figures over seeds."""
     by_steps: defaultdict[int, list[dict]] = defaultdict(list)
     for job in jobs:
-        result = finished(job.folder) or {}
+        result = finished_run(job.folder) or {}
         for row in result.get("by_evaluations", []):
             by_steps[row["steps"]].append(row)
     return [_over_seeds(by_steps[steps]) for steps in sorted(by_steps)]
@@ -77,9 +77,9 @@ COLUMNS: dict[str, Callable[[dict], str]] = {
     "steps": lambda each: str(each["steps"]),
     "TFLOPs": lambda each: f"{each['flops'] / 1e12:.2f}",
     "CPU s/step": lambda each: f"{each['cpu_seconds_a_step']['mean']:.3f}",
-    "class accuracy": lambda each: shown(each["quality"].get("class_accuracy")),
-    "Frechet": lambda each: shown(each["quality"].get("frechet"), 2),
-    "captions": lambda each: shown(each["quality"].get("caption_accuracy")),
+    "class accuracy": lambda each: mean_and_sd(each["quality"].get("class_accuracy")),
+    "Frechet": lambda each: mean_and_sd(each["quality"].get("frechet"), 2),
+    "captions": lambda each: mean_and_sd(each["quality"].get("caption_accuracy")),
     "evaluations": lambda each: _of_own(each, lambda row: str(row["passes"])),
     "CPU ms/picture": lambda each: _of_own(each, lambda row: f"{1000 * row['cpu_seconds']['mean']:.1f}"),
 }
@@ -101,5 +101,5 @@ def evaluations_table(found: dict) -> list[list[str]]:
     for each in found["objectives"]:
         for row in each["by_evaluations"]:
             took = f"{1000 * row['cpu_seconds']['mean']:.1f}"
-            rows.append([each["name"], str(row["passes"]), shown(row["class_accuracy"]), took])
+            rows.append([each["name"], str(row["passes"]), mean_and_sd(row["class_accuracy"]), took])
     return rows

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.recipes.recipe import Recipe, load_recipe, recipe_of, shipped
+from mot_gen.recipes.recipe import Recipe, load_recipe, recipe_of, shipped_recipes
 from mot_gen.study.variants import Variant, check_names, kind_in
 from mot_gen.study.workload import Workload
 
@@ -65,7 +65,7 @@ def _pattern(recipe: Recipe, kind: str, modality: str) -> Recipe | None:
     so itself, or none is shipped."""
     if kind == recipe.objectives[modality].kind:
         return None
-    for found in map(load_recipe, shipped()):
+    for found in map(load_recipe, shipped_recipes()):
         learned = found.objectives.get(modality)
         if learned and (learned.kind, found.data.source) == (kind, recipe.data.source):
             return found

@@ -16,10 +16,10 @@ from mot_gen.files.atomic import write_text
 from mot_gen.reports import page as report
 from mot_gen.reports.curves import SPLITS, Curve, curve, entries, smoothed
 from mot_gen.reports.plot import Line, colour, late, on_white, plot
-from mot_gen.study.figures import html_table, shown
+from mot_gen.study.figures import html_table, mean_and_sd
 from mot_gen.study.runs import Job
-from mot_gen.study.summary import marked, table
-from mot_gen.study.worker import SAMPLES, finished
+from mot_gen.study.summary import starred, table
+from mot_gen.study.worker import SAMPLES, finished_run
 
 SPLIT_NAMES = {"train": "training", "held_out": "held-out"}
 AXES = {"flops": "training FLOPs", "cpu_seconds": "CPU seconds", "seconds": "seconds of wall clock"}
@@ -67,7 +67,7 @@ def losses(found: dict, jobs: Sequence[Job], modality: str, split: str, by: str)
         curves = [smoothed(points) for points in _curves(jobs, each["name"], modality, split, by)]
         if len(curves) > 1:
             lines += _faintly(curves, colour(number))
-        lines.append(Line(_mean(curves), marked(each), colour(number)))
+        lines.append(Line(_mean(curves), starred(each), colour(number)))
         all_curves += curves
     label = f"{SPLIT_NAMES[split]} loss, {modality}"
     return plot(lines, AXES[by], label, f"{label} by {AXES[by]}", late(all_curves))
@@ -90,7 +90,7 @@ def _matched(name: str, matched: dict, reach: int, own: str) -> list[Line]:
         return []
     slope = matched["slope"]["mean"]
     seeds = _faintly([run["points"] for run in matched["by_seed"].values() if run], own)
-    return [*seeds, Line([(0, 0), (reach, slope * reach)], f"{name}: {shown(matched['slope'], 2)}", own)]
+    return [*seeds, Line([(0, 0), (reach, slope * reach)], f"{name}: {mean_and_sd(matched['slope'], 2)}", own)]
 
 
 def _faintly(curves: Sequence[Curve], own: str) -> list[Line]:
@@ -106,7 +106,7 @@ def _curves(jobs: Sequence[Job], name: str, modality: str, split: str, by: str) 
 
 def _finished(jobs: Sequence[Job], name: str) -> list[Job]:
     """The finished runs of a variant, in order."""
-    return [job for job in jobs if job.variant.name == name and finished(job.folder)]
+    return [job for job in jobs if job.variant.name == name and finished_run(job.folder)]
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
@@ -128,7 +128,7 @@ def _notes(found: dict) -> str:
 
 def notes(found: dict) -> list[str]:
     """What is to be said of single backbones, and of a control that is missing."""
-    lines = [f"{marked(each)}: {each['note']}." for each in found["backbones"] if each["note"]]
+    lines = [f"{starred(each)}: {each['note']}." for each in found["backbones"] if each["note"]]
     control_is_missing = found["control"] is None and found["match"] == "active-flops"
     if control_is_missing:
         lines.append(NO_CONTROL)

@@ -21,7 +21,7 @@ from mot_gen.files.progress import Progress
 from mot_gen.files.stopping import stop_signals
 from mot_gen.recipes.recipe import Recipe, differences, load_recipe, recipe_of
 from mot_gen.study.variants import Variant
-from mot_gen.study.worker import finished
+from mot_gen.study.worker import finished_run
 from mot_gen.training.build import TOKENIZERS, build_tokenizers, load_splits
 
 POLL = 0.5  # seconds between looks at the workers
@@ -103,7 +103,7 @@ def run_all(jobs: Sequence[Job], at_once: int = 1, evaluations: Sequence[int] = 
     """
     for job in jobs:
         _check_folder(job)
-    waiting = [job for job in jobs if finished(job.folder) is None]
+    waiting = [job for job in jobs if finished_run(job.folder) is None]
     begin = partial(_begin, evaluations=evaluations)
     failed: list[Job] = []
     total = sum(job.recipe.training.steps for job in jobs)
@@ -135,7 +135,7 @@ class _Worker:
     @property
     def unfinished(self) -> list[Job]:
         """The first of them is the one that it is at, or failed at."""
-        return [job for job in self.jobs if finished(job.folder) is None]
+        return [job for job in self.jobs if finished_run(job.folder) is None]
 
 
 def _left_by(worker: _Worker, failed: list[Job], bar: Progress) -> list[Job]:

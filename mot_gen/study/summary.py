@@ -15,11 +15,11 @@ from operator import itemgetter
 from typing import Any
 
 from mot_gen.reports.curves import SMOOTHING, SPLITS, Curve, curve, entries, width_of
-from mot_gen.study.figures import millions, over, shown, spread
+from mot_gen.study.figures import mean_and_sd, millions, over, spread
 from mot_gen.study.runs import Job
 from mot_gen.study.step_matching import match
 from mot_gen.study.variants import CONTROL
-from mot_gen.study.worker import finished
+from mot_gen.study.worker import finished_run
 
 # Figures of samples, and where report.json has them.
 QUALITY = {
@@ -53,7 +53,7 @@ def finished_runs(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     """The finished runs of every variant, by its name and in order."""
     runs: dict[str, list[Job]] = {job.variant.name: [] for job in jobs}
     for job in jobs:
-        if finished(job.folder):
+        if finished_run(job.folder):
             runs[job.variant.name].append(job)
     return runs
 
@@ -61,8 +61,8 @@ def finished_runs(jobs: Sequence[Job]) -> dict[str, list[Job]]:
 def counts(jobs: Sequence[Job]) -> dict:
     """Which seeds there are, how many runs are finished, and on what machine."""
     machine = {"processor": platform.processor() or platform.machine(), "cores_seen": os.cpu_count()}
-    done = sum(finished(job.folder) is not None for job in jobs)
-    return {"seeds": sorted({job.seed for job in jobs}), "finished": done, "runs": len(jobs), "machine": machine}
+    done = sum(finished_run(job.folder) is not None for job in jobs)
+    return {"seeds": sorted({job.seed for job in jobs}), "finished_run": done, "runs": len(jobs), "machine": machine}
 
 
 def costs(jobs: Sequence[Job]) -> dict:
@@ -160,7 +160,7 @@ def quality(jobs: Sequence[Job]) -> dict:
 
 def _quality_of(job: Job) -> dict:
     """Figures of one run's samples; empty where there are none."""
-    result = finished(job.folder)
+    result = finished_run(job.folder)
     return {} if result is None else result.get("quality", {})
 
 
@@ -171,7 +171,7 @@ def table(found: dict) -> list[list[str]]:
     """Header and rows: what it costs, the losses at the end, the slopes, the samples."""
     backbones = found["backbones"]
     columns: dict[str, Callable[[dict], str]] = {
-        "backbone": marked,
+        "backbone": starred,
         "active": lambda each: millions(each["active_parameters"]),
         "total": lambda each: millions(each["total_parameters"]),
         "GFLOPs/step": lambda each: f"{each['flops_a_step'] / 1e9:.2f}",
@@ -185,8 +185,8 @@ def table(found: dict) -> list[list[str]]:
         columns[f"s {name}"] = _slope_of(name, "train")
         columns[f"s {name} held-out"] = _slope_of(name, "held_out")
     if any(each["quality"] for each in backbones):
-        columns["class accuracy"] = lambda each: shown(each["quality"].get("class_accuracy"), 2)
-        columns["captions"] = lambda each: shown(each["quality"].get("caption_accuracy"), 2)
+        columns["class accuracy"] = lambda each: mean_and_sd(each["quality"].get("class_accuracy"), 2)
+        columns["captions"] = lambda each: mean_and_sd(each["quality"].get("caption_accuracy"), 2)
     return table_of(columns, backbones)
 
 
@@ -196,13 +196,13 @@ def table_of(columns: Mapping[str, Callable[[dict], str]], rows: Sequence[dict])
     return [list(columns), *cells]
 
 
-def marked(each: dict) -> str:
+def starred(each: dict) -> str:
     """A backbone's name, with a star where its likelihoods cannot be compared."""
     return each["name"] if each["causal"] else f"{each['name']}*"
 
 
 def _loss_of(modality: str, split: str) -> Callable[[dict], str]:
-    return lambda each: shown(each["losses"][modality][split])
+    return lambda each: mean_and_sd(each["losses"][modality][split])
 
 
 def _slope_of(modality: str, split: str) -> Callable[[dict], str]:
@@ -211,6 +211,6 @@ def _slope_of(modality: str, split: str) -> Callable[[dict], str]:
     def cell(each: dict) -> str:
         if "matching" not in each:
             return "1"
-        return shown(each["matching"][modality][split].get("slope_in_flops"), 2)
+        return mean_and_sd(each["matching"][modality][split].get("slope_in_flops"), 2)
 
     return cell

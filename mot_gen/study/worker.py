@@ -1,6 +1,6 @@
 """`python -m mot_gen.study.worker [--evaluations N,...] FOLDER ...`: runs of a study, one after the other.
 
-main, run_once, finished.
+main, run_once, finished_run.
 
 Trains FOLDER/recipe.yaml, from its newest checkpoint where there is one, measures what it learned, and leaves
 FOLDER/result.json, which says that the run is finished. Exit codes are those of mot-gen. A process takes several runs
@@ -62,7 +62,7 @@ def run_once(folder: Path, evaluations: Sequence[int] = ()) -> dict:
     return found
 
 
-def finished(folder: Path) -> dict | None:
+def finished_run(folder: Path) -> dict | None:
     """What a finished run found, or None."""
     path = folder / RESULT
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -120,7 +120,7 @@ class Batches:
         counted over all processes."""
         started = time.perf_counter()
         rows = next(self.loader)
-        batch = packed(rows, self.model, self.training, self.world.device)
+        batch = pack_batch(rows, self.model, self.training, self.world.device)
         self.meter.waited(time.perf_counter() - started)
         place = number * self.world.size + self.world.rank
         # Hashed, because torch's CPU generator reads only the low 32 bits of a seed.
@@ -142,7 +142,7 @@ class Batches:
             return made.to(self.world.device)
 
 
-def packed(rows: Sequence[Row], model: MultimodalModel, training: Training, device: torch.device) -> PackedBatch:
+def pack_batch(rows: Sequence[Row], model: MultimodalModel, training: Training, device: torch.device) -> PackedBatch:
     """Rows as a batch on the host, with as many slots as attention on the device wants."""
     length, slots = training.row_length, None
     if hasattr(model.backbone, "row_slots"):

@@ -18,7 +18,7 @@ from mot_gen.backbone.outline import initial_value
 from mot_gen.backbone.routing import is_adapter
 from mot_gen.data import records
 from mot_gen.data.records import Splits, sample_key
-from mot_gen.data.rehearsal import rehearsed
+from mot_gen.data.rehearsal import with_rehearsal
 from mot_gen.errors import InputError, expect, require
 from mot_gen.model import MultimodalConfig, MultimodalModel, outlining
 from mot_gen.recipes.implementations import locate
@@ -43,7 +43,7 @@ __all__ = [
 
 def load_splits(recipe: Recipe) -> Splits:
     """The training and held-out samples of the recipe's source, old data beside the new where it is rehearsed."""
-    splits = _loaded("data.source", recipe.data)
+    splits = _load("data.source", recipe.data)
     rehearsal = recipe.data.rehearsal
     if rehearsal is None:
         return splits
@@ -53,11 +53,11 @@ def load_splits(recipe: Recipe) -> Splits:
         options=rehearsal.options,
         outside_media=recipe.data.outside_media,
     )
-    samples = _loaded("data.rehearsal.source", old).train
-    return rehearsed(splits, samples, rehearsal.share, f"rehearsal of {old.source}")
+    samples = _load("data.rehearsal.source", old).train
+    return with_rehearsal(splits, samples, rehearsal.share, f"rehearsal of {old.source}")
 
 
-def _loaded(field: str, data: Data) -> Splits:
+def _load(field: str, data: Data) -> Splits:
     """What the source's `load` returns; InputError where a user's own returns something else."""
     load = locate("mot_gen.datasets", data.source).load
     what = f"{field}: load of {data.source}"

@@ -1,7 +1,7 @@
 """Checkpoints that a kill, a full disk or a flipped byte cannot spoil unnoticed: safetensors and JSON, no pickle.
 
 `latest_good` finds the newest whose files are all as the manifest says. `read` gives its tensors to those of a run, on
-however many processes; `load` reads it whole; `peek`, `names_in` and `read_group` read parts. `damaged` and `finite`
+however many processes; `load` reads it whole; `peek`, `names_in` and `read_group` read parts. `damage_of` and `finite`
 judge one. `lock` keeps a second writer out. saver.py writes them.
 """
 
@@ -80,7 +80,7 @@ def group_of(name: str) -> str:
 def load(folder: str | Path) -> Checkpoint:
     """Verifies one step's folder and reads it whole. InputError names what is damaged and which older one is good."""
     folder = Path(folder)
-    damage = damaged(folder)
+    damage = damage_of(folder)
     if damage:
         raise InputError(f"{damage}; {newest_good(folder.parent, besides=folder)}")
     groups = {group_of(name) for name in _entries(folder)}
@@ -125,7 +125,7 @@ def peek(folder: Path) -> Checkpoint:
     return Checkpoint(folder, step, state, {})
 
 
-def damaged(folder: str | Path, world: World | None = None) -> str | None:
+def damage_of(folder: str | Path, world: World | None = None) -> str | None:
     """What is wrong with a checkpoint, as `file: what`, or None if every file is as the manifest says. The processes
     of a world share the files out, and agree."""
     folder, world = Path(folder), world or World()
@@ -141,7 +141,7 @@ def latest_good(run: str | Path, world: World | None = None) -> Path | None:
     steps = steps_of(run)
     damages = []
     for folder in steps:
-        damage = damaged(folder, world)
+        damage = damage_of(folder, world)
         if not damage:
             return folder
         log.warning("passed over a damaged checkpoint: %s", damage)
@@ -153,7 +153,7 @@ def latest_good(run: str | Path, world: World | None = None) -> Path | None:
 
 def finite(folder: Path) -> bool:
     """Whether a checkpoint is undamaged and all weights of its model are finite numbers."""
-    if damaged(folder):
+    if damage_of(folder):
         return False
     return all(bool(torch.isfinite(tensor).all()) for tensor in read_group(folder, "model").values())
 
@@ -161,7 +161,7 @@ def finite(folder: Path) -> bool:
 def newest_good(parent: Path, besides: Path | None = None) -> str:
     """Which checkpoint of a folder of them one can go on from, for the end of a message. besides: one to pass over."""
     for folder in steps_of(parent.parent):
-        if folder != besides and not damaged(folder):
+        if folder != besides and not damage_of(folder):
             return f"the newest good one is {folder}"
     return "there is no other good one"
 

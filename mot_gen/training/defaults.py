@@ -1,4 +1,4 @@
-"""Values that a recipe leaves to the data and to the machine: settled.
+"""Values that a recipe leaves to the data and to the machine: settle.
 
 Where a recipe says `auto`, the value is read when training begins: sizes and colours from the pictures, lengths and the
 vocabulary from the captions, the precision from the processor, steps from `training.epochs`. All of them are shown, and
@@ -119,7 +119,7 @@ def _has_colour(picture: Image.Image) -> bool:
 # ---------------------------------------------------------------- values
 
 
-def settled(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], None]) -> Recipe:
+def settle(recipe: Recipe, splits: Splits, folder: Path, say: Callable[[str], None]) -> Recipe:
     """The recipe with a value in the place of every `auto`, each of which `say` shows to the user.
 
     folder: of the run; where it has been begun, its values are taken again.

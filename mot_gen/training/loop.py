@@ -24,7 +24,7 @@ from mot_gen.recipes.recipe import Recipe, field_of, read_mapping
 from mot_gen.training import checkpoint
 from mot_gen.training.build import check_parts, load_splits
 from mot_gen.training.checkpoint_folders import has_begun
-from mot_gen.training.defaults import settled
+from mot_gen.training.defaults import settle
 from mot_gen.training.origin import Origin
 from mot_gen.training.resume import refuse_other_recipe
 from mot_gen.training.run_state import drop_later_metrics, restore
@@ -52,14 +52,14 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False, hooks: Hooks
     if recipe.reinforce and hooks.step is None:
         raise InputError("reinforce: learning from rewards needs the hooks of mot_gen.reinforce; use mot-gen train")
     begun = has_begun(folder, resume)
-    with join(recipe.training) as world, stopping_at_once(_stopped_early(folder, begun)), written_to(folder):
+    with join(recipe.training) as world, stopping_at_once(_stop_message(folder, begun)), written_to(folder):
         say = _print_to_stderr if world.first else _drop
         splits = load_splits(recipe)
-        recipe = settled(recipe, splits, folder, say)
+        recipe = settle(recipe, splits, folder, say)
         origin = None if begun else Origin.of(recipe)
         check_parts(recipe, origin)
         with _locked(folder, world):
-            return _trained(recipe, splits, folder, world, hooks, resume, say)
+            return _train(recipe, splits, folder, world, hooks, resume, say)
 
 
 def _print_to_stderr(line: str) -> None:
@@ -70,7 +70,7 @@ def _drop(line: str) -> None:
     """Only the first process prints; what all others would say is the same."""
 
 
-def _trained(
+def _train(
     recipe: Recipe,
     splits: Splits,
     folder: Path,
@@ -167,7 +167,7 @@ def _settle_steps(run: Run, say: Callable[[str], None]) -> None:
     say(f"training.epochs: {training.epochs:g} are {training.steps} steps")
 
 
-def _stopped_early(folder: Path, begun: bool) -> str:
+def _stop_message(folder: Path, begun: bool) -> str:
     """The message where a run is stopped before its first step."""
     how = f"go on with --resume --out {folder}" if begun else "the same command begins again"
     return f"stopped before the first step; {how}"

@@ -66,7 +66,7 @@ def refuse_other_recipe(folder: Path, recipe: Recipe, say: Callable[[str], None]
     if not path.exists():
         say(f"{path}: is missing, so nothing says whether this is the recipe that the run was begun with")
         return
-    found = differing(_completed(path), plain(recipe))
+    found = differing(_complete(path), plain(recipe))
     refused = [line for line in found if not _is_free(_field(line), recipe)]
     if refused:
         raise InputError(
@@ -88,7 +88,7 @@ def _is_free(field: str, recipe: Recipe) -> bool:
     return any(field == free or field.startswith(f"{free}.") for free in FREE)
 
 
-def _completed(path: Path) -> dict[str, Any]:
+def _complete(path: Path) -> dict[str, Any]:
     """A saved recipe with the defaults of fields that it does not name, as an earlier version may not have known them.
 
     Nothing that it names is imported.

@@ -106,10 +106,10 @@ def prepare(
     kept = folder if trained_tokenizers else None
     tokenizers = world.first_then_others(lambda: build_tokenizers(recipe, splits, kept, origin))
     move(tokenizers.values(), world.device)
-    return _built(recipe, folder, world, splits, tokenizers, origin)
+    return _build(recipe, folder, world, splits, tokenizers, origin)
 
 
-def _built(
+def _build(
     recipe: Recipe,
     folder: Path,
     world: World,

@@ -47,7 +47,7 @@ class Saver:
         tensors: each process gives its shares of the sharded, and all of the others. state, files: as in `save`.
         """
         self.wait()
-        self._pending = self._thread.submit(self.write, step, _copied(tensors), state, files)
+        self._pending = self._thread.submit(self.write, step, _copy_to_cpu(tensors), state, files)
 
     @property
     def failed(self) -> bool:
@@ -149,7 +149,7 @@ def save(
     return checkpoint_folders.folders_of(saver.parent, step)[0]
 
 
-def _copied(tensors: Groups) -> dict[str, dict[str, Tensor]]:
+def _copy_to_cpu(tensors: Groups) -> dict[str, dict[str, Tensor]]:
     """The tensors on the CPU, in memory of their own: safetensors refuses what is shared or strided, and training goes
     on."""
     staged: dict[str, dict[str, Tensor]] = {}

@@ -100,11 +100,11 @@ def make_steps(run: Run, hooks: Hooks, stop: Stop, bar: Progress) -> None:
             line = _one_step(run, hooks, due)
             bar.update(run.step, **line.get("losses", {}))
             if due.evaluation:
-                line |= _evaluated(run, hooks)
+                line |= _evaluate(run, hooks)
             if due.line:
                 write(line | run.meter.read() | {"skipped": samples_skipped(run)})
             if due.sample:
-                _hooked(run, hooks.sample)
+                _call_hook(run, hooks.sample)
             _keep(run, stop, due)
             if run.step % TRIM_EVERY == 0:
                 _release_free_memory()
@@ -117,19 +117,19 @@ def _one_step(run: Run, hooks: Hooks, due: _Due) -> dict[str, Any]:
             return hooks.step(run)
         return training_step(run, due.read)
     except Diverged as error:
-        raise _diverged(run, error) from None
+        raise _divergence(run, error) from None
 
 
-def _evaluated(run: Run, hooks: Hooks) -> dict[str, Any]:
+def _evaluate(run: Run, hooks: Hooks) -> dict[str, Any]:
     """What evaluation adds to a line."""
     found: dict[str, Any] = {"held_out": held_out_losses(run)}
-    evaluation = _hooked(run, hooks.evaluate)
+    evaluation = _call_hook(run, hooks.evaluate)
     if evaluation:
         found["evaluation"] = evaluation
     return found
 
 
-def _hooked(run: Run, hook: Callable[[Run], T]) -> T | None:
+def _call_hook(run: Run, hook: Callable[[Run], T]) -> T | None:
     """What a hook gives on the first process; the others wait for it."""
     shown = whole(run)
     with alone():
@@ -185,7 +185,7 @@ def _save(run: Run, due: _Due, ending: bool) -> None:
         run.saver.rotate()
 
 
-def _diverged(run: Run, error: Diverged) -> Diverged:
+def _divergence(run: Run, error: Diverged) -> Diverged:
     """The error, with the checkpoint to go on from: the newest whose weights are all finite."""
     run.saver.wait()
     for folder in steps_of(run.folder):

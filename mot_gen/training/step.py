@@ -20,7 +20,7 @@ from torch import Tensor
 from mot_gen.backbone.experts.moe import set_progress
 from mot_gen.learning.supervision import Losses, Supervision, factors_of
 from mot_gen.training import parallel
-from mot_gen.training.batches import StepBatch, StepWork, packed, with_targets
+from mot_gen.training.batches import StepBatch, StepWork, pack_batch, with_targets
 from mot_gen.training.runs import Run
 from mot_gen.training.self_teaching import teacher_targets
 
@@ -223,7 +223,7 @@ def held_out_losses(run: Run) -> dict[str, float]:
         if not any(world.max([rows is not None])):
             break
         # A process that has no batch left is needed still where the model is sharded.
-        batch = packed(rows or [[]], model, training, world.device)
+        batch = pack_batch(rows or [[]], model, training, world.device)
         batch, targets = model.corrupt(batch, torch.Generator().manual_seed(number))
         supervision = model.supervise(batch, targets)
         counts = [old + supervision.counts.get(name, 0.0) for name, old in zip(names, counts)]

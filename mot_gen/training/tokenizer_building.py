@@ -18,7 +18,7 @@ from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Objective, Tokenizer
 from mot_gen.training.checkpoint_folders import steps_of
 from mot_gen.training.origin import Origin
-from mot_gen.training.trained_tokenizers import INPUTS, trained, untrained
+from mot_gen.training.trained_tokenizers import INPUTS, trained_tokenizer, untrained_tokenizer
 from mot_gen.training.world import device
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class _RequestedTokenizer:
         if self.section.path:
             return "loaded"
         if self.section.train is not None:
-            return "trained"
+            return "trained_tokenizer"
         if self.section.kind == "text":
             return "vocabulary"
         return "built"
@@ -127,20 +127,20 @@ class _RequestedTokenizer:
     @property
     def learns(self) -> bool:
         """Whether making it is training."""
-        return self.way in ("trained", "vocabulary")
+        return self.way in ("trained_tokenizer", "vocabulary")
 
 
 def _tokenizer(asked: _RequestedTokenizer, origin: Origin | None) -> Any:
     if asked.begun and asked.way != "loaded" and _was_brought(asked.kept):
         return asked.kind.from_pretrained(asked.kept)
     if origin is None:
-        return _made(asked)
+        return _make(asked)
     own = origin.tokenizer(asked.name)
     if own is not None:
         return _brought(asked, origin, own)
     if asked.learns:
         origin.refuse_new(asked.name)
-    made = _made(asked)
+    made = _make(asked)
     origin.refuse_unbound(asked.name, made)
     return made
 
@@ -162,18 +162,18 @@ def _asked_for(asked: _RequestedTokenizer) -> Any | None:
     """What the section describes, as far as that can be had without training; None for a vocabulary."""
     if asked.way == "vocabulary":
         return None
-    if asked.way == "trained":
-        return untrained(asked.section)
-    return _made(asked)
+    if asked.way == "trained_tokenizer":
+        return untrained_tokenizer(asked.section)
+    return _make(asked)
 
 
-def _made(asked: _RequestedTokenizer) -> Any:
+def _make(asked: _RequestedTokenizer) -> Any:
     return WAYS[asked.way](asked)
 
 
-def _loaded(asked: _RequestedTokenizer) -> Any:
+def _load(asked: _RequestedTokenizer) -> Any:
     assert asked.section.path is not None, "its way says so"
-    path = checkpoints.located(asked.section.path)
+    path = checkpoints.locate(asked.section.path)
     require_local(f"{asked.field}.path", path)
     try:
         return asked.kind.from_pretrained(path)
@@ -181,19 +181,19 @@ def _loaded(asked: _RequestedTokenizer) -> Any:
         raise InputError(f"{asked.field}.path: {error}") from None
 
 
-def _trained(asked: _RequestedTokenizer) -> Any:
+def _train(asked: _RequestedTokenizer) -> Any:
     if asked.kept is None:
-        return untrained(asked.section)
-    return trained(asked.name, asked.section, asked.splits, asked.kept, device(asked.device))
+        return untrained_tokenizer(asked.section)
+    return trained_tokenizer(asked.name, asked.section, asked.splits, asked.kept, device(asked.device))
 
 
-def _built(asked: _RequestedTokenizer) -> Any:
+def _build(asked: _RequestedTokenizer) -> Any:
     options = asked.section.options
     check_options(asked.field, asked.kind, options)
     return _named(asked.field, lambda: asked.kind(**options))
 
 
-def _trained_text(asked: _RequestedTokenizer) -> Any:
+def _train_text(asked: _RequestedTokenizer) -> Any:
     options = {"texts": _texts(asked.splits), "vocab_size": 8192, **asked.section.options}
     check_options(asked.field, asked.kind.train, options)
     tokenizer = _named(asked.field, lambda: asked.kind.train(**options))
@@ -204,10 +204,10 @@ def _trained_text(asked: _RequestedTokenizer) -> Any:
 
 # How a tokenizer is made: read from a path, trained on the data, learned from the texts, or made from its options.
 WAYS: dict[str, Callable[[_RequestedTokenizer], Any]] = {
-    "loaded": _loaded,
-    "trained": _trained,
-    "vocabulary": _trained_text,
-    "built": _built,
+    "loaded": _load,
+    "trained_tokenizer": _train,
+    "vocabulary": _train_text,
+    "built": _build,
 }
 
 

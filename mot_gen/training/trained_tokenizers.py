@@ -1,4 +1,4 @@
-"""Tokenizers that a run trains before its model: untrained, trained.
+"""Tokenizers that a run trains before its model: untrained_tokenizer, trained_tokenizer.
 
 A recipe asks for it with `train:` beside a tokenizer's kind. What trains the kind `depth` is the module `train_depth`
 beside it, which provides
@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 INPUTS, REPORT, CHECKPOINT = "inputs.json", "report.json", "training"
 
 
-def untrained(section: Tokenizer) -> Any:
+def untrained_tokenizer(section: Tokenizer) -> Any:
     """The tokenizer that training begins with, always the same for the same seed; its modality is that of the end."""
     trainer = _trainer(section)
     with torch.random.fork_rng(devices=[]):
@@ -52,7 +52,9 @@ def untrained(section: Tokenizer) -> Any:
         return trainer.untrained(**section.options)
 
 
-def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path, device: torch.device = CPU) -> Any:
+def trained_tokenizer(
+    name: str, section: Tokenizer, splits: records.Splits, folder: Path, device: torch.device = CPU
+) -> Any:
     """The tokenizer of modality `name`, trained on the training split, in `folder`: a finished one is read again, one
     that was stopped goes on. InputError where the folder holds one that was made from something else. device: on which
     it is trained."""
@@ -63,7 +65,7 @@ def trained(name: str, section: Tokenizer, splits: records.Splits, folder: Path,
         "samples": records.fingerprint(splits.train),
     }
     _claim(folder, json.loads(json.dumps(inputs)))  # tuples as JSON gives them back
-    tokenizer = untrained(section)
+    tokenizer = untrained_tokenizer(section)
     move([tokenizer], device)
     if not (folder / manifest.NAME).exists():
         _train(name, section, tokenizer, splits, folder)

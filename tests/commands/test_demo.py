@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import model
 from tiny_pipelines import build
 
-from mot_gen.commands.demo import SIZE, SLIDERS, _enlarged, _generated, _title, page
+from mot_gen.commands.demo import SIZE, SLIDERS, _enlarge, _generate, _title, page
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.pipelines.captions.languages import Languages
@@ -59,7 +59,7 @@ def given(name, **values) -> dict:
 
 def test_a_picture_is_shown_at_each_step_and_is_the_command_s(loaded):
     name = "prompt -> image"
-    shown = list(_generated(loaded, direction(name), given(name, prompt="seven", num_inference_steps=3)))
+    shown = list(_generate(loaded, direction(name), given(name, prompt="seven", num_inference_steps=3)))
     assert len(shown) == 4 and all(len(pictures) == 2 for pictures in shown)
     assert shown[0][0].size == (384, 256) and shown[0][0].tobytes() != shown[2][0].tobytes()
     for number, picture in enumerate(shown[-1]):
@@ -69,19 +69,19 @@ def test_a_picture_is_shown_at_each_step_and_is_the_command_s(loaded):
 
 def test_a_picture_that_stays_the_same_is_shown_as_a_file_of_its_own():
     """Gradio names files by their bytes, those of PIL's text chunks included."""
-    first, again = (_enlarged([Image.new("L", (2, 2))])[0] for _ in range(2))
+    first, again = (_enlarge([Image.new("L", (2, 2))])[0] for _ in range(2))
     assert first.tobytes() == again.tobytes() and first.info["shown"] != again.info["shown"]
 
 
 def test_texts_and_what_is_missing_or_refused(loaded, tmp_path):
     Image.new("RGB", (6, 4), "red").save(tmp_path / "red.png")
     name = "image -> text"
-    (text,) = _generated(loaded, direction(name), given(name, image=str(tmp_path / "red.png"), max_new_tokens=2))
+    (text,) = _generate(loaded, direction(name), given(name, image=str(tmp_path / "red.png"), max_new_tokens=2))
     assert isinstance(text, str)
     with pytest.raises(InputError, match="give a picture"):
-        list(_generated(loaded, direction(name), given(name, prompt="a")))
+        list(_generate(loaded, direction(name), given(name, prompt="a")))
     with pytest.raises(InputError, match="guidance_scale"):
-        list(_generated(loaded, direction("prompt -> image"), given("prompt -> image", prompt="a", guidance_scale=-1)))
+        list(_generate(loaded, direction("prompt -> image"), given("prompt -> image", prompt="a", guidance_scale=-1)))
 
 
 def test_every_number_has_a_slider_and_every_direction_a_title():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mot_gen.commands.export import exported
+from mot_gen.commands.export import pipeline_to_export
 from mot_gen.commands.main import main
 from mot_gen.files import manifest
 from mot_gen.pipelines.loaded import load_pipeline
@@ -94,7 +94,7 @@ def test_a_run_that_has_not_ended_is_exported_from_its_newest_checkpoint_and_lef
     (run.folder / "model").rename(tmp_path / "ended")
     before = (run.folder / "metrics.jsonl").read_bytes()
     try:
-        for name, value in exported(run.folder).model.named_parameters():
+        for name, value in pipeline_to_export(run.folder).model.named_parameters():
             assert torch.equal(value, run.averaged.get_parameter(name)), name
     finally:
         (tmp_path / "ended").rename(run.folder / "model")
@@ -105,12 +105,12 @@ def test_a_run_that_went_on_after_its_end_is_exported_from_its_newest_checkpoint
     folder = shutil.copytree(run.folder, tmp_path / "run")
     taken = []
     monkeypatch.setattr("mot_gen.commands.export._unfinished", lambda path: taken.append(path))
-    exported(folder)
+    pipeline_to_export(folder)
     assert not taken  # its model is the newest
     written = os.stat(folder / "model" / "manifest.json").st_mtime
     (newest,) = steps_of(folder)[:1]
     os.utime(newest / "manifest.json", (written + 1, written + 1))
-    exported(folder)
+    pipeline_to_export(folder)
     assert taken == [folder]
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tokenizer_examples import chirp, codec_tokenizer
 
-from mot_gen.checkpoints import located
+from mot_gen.checkpoints import locate
 from mot_gen.commands.main import _parser
 from mot_gen.commands.tokenizer import register
 from mot_gen.errors import InputError
@@ -86,7 +86,7 @@ def test_a_shipped_tokenizer_has_a_name(pictures, tmp_path):
     name, rows = "openmoji/image_tokenizer", tmp_path / "rows.jsonl"
     assert command("encode", name, pictures / "0.png", "--out", rows) == 0
     (row,) = map(json.loads, rows.read_text().splitlines())
-    assert row["fingerprint"] == load_tokenizer(located(name)).fingerprint
+    assert row["fingerprint"] == load_tokenizer(locate(name)).fingerprint
     assert command("decode", name, rows, "--out", tmp_path / "back") == 0
     assert Image.open(tmp_path / "back" / "000000-0.png").size == (32, 32)
     assert command("evaluate", name, "--data", pictures, "--json", tmp_path / "r.json") == 0
@@ -99,15 +99,15 @@ def test_a_shipped_tokenizer_has_a_name(pictures, tmp_path):
     ]
     for field, given, words in others:
         found = getattr(_parser().parse_args(words.split()), field)
-        assert found in (located(given), [located(given)]) and found != given
+        assert found in (locate(given), [locate(given)]) and found != given
 
 
 def test_a_folder_without_a_tokenizer_says_what_to_give(tmp_path):
-    assert located("openmoji/no_tokenizer") == "openmoji/no_tokenizer"
+    assert locate("openmoji/no_tokenizer") == "openmoji/no_tokenizer"
     with pytest.raises(InputError, match="no such folder; give a tokenizer's folder, or a shipped one"):
         home_of("openmoji/no_tokenizer")
     with pytest.raises(InputError, match=r"is a model; give .*openmoji/image_tokenizer, .*openmoji/text_tokenizer"):
-        home_of(located("openmoji"))
+        home_of(locate("openmoji"))
 
 
 def test_text_is_trained_and_goes_there_and_back(tmp_path, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mot_gen.commands.main import main
 from mot_gen.corpora.convert import convert
-from mot_gen.corpora.inputs import opened
+from mot_gen.corpora.inputs import open_inputs
 from mot_gen.corpora.stats import stats
 from mot_gen.corpora.tables import histogram, number, summary, table
 from mot_gen.corpora.validate import validate
@@ -61,7 +61,7 @@ def recipe(path, *overrides) -> list[str]:
 
 def test_every_fault_is_found_and_named(bad):
     name, *overrides = recipe(bad)
-    found = validate(opened(name, overrides)).as_dict()
+    found = validate(open_inputs(name, overrides)).as_dict()
     train = found["splits"]["train"]
     assert (train["samples"], train["checked"], train["usable"]) == (36, 36, 33)
     dropped = {problem: named["samples"] for problem, named in train["dropped"].items()}
@@ -79,7 +79,7 @@ def test_every_fault_is_found_and_named(bad):
 
 def test_it_says_what_the_loader_does(bad):
     """The loader, which decodes, encodes and packs, is the reference."""
-    source = opened("digits", recipe(bad)[1:])
+    source = open_inputs("digits", recipe(bad)[1:])
     train = validate(source).as_dict()["splits"]["train"]
     splits = load_splits(source.recipe)
     tokenizers = build_tokenizers(source.recipe, splits)
@@ -98,13 +98,13 @@ def test_it_says_what_the_loader_does(bad):
         }
     assert train["lengths"]["count"] == sum(map(len, rows))
     assert abs(train["rows"]["count"] - len(rows)) <= 1  # the same windows, another order
-    whole = validate(opened("digits", recipe(bad, "data.window=64")[1:])).as_dict()["splits"]["train"]["rows"]
+    whole = validate(open_inputs("digits", recipe(bad, "data.window=64")[1:])).as_dict()["splits"]["train"]["rows"]
     one = Loader(splits.train, tokenizers, source.recipe.data.model_copy(update={"window": 64}), source.recipe.training)
     assert whole["count"] == sum(map(len, one.one_pass()))
 
 
 def test_threads_and_a_limit(bad):
-    source = opened("digits", recipe(bad)[1:])
+    source = open_inputs("digits", recipe(bad)[1:])
     assert validate(source, workers=3).as_dict() == validate(source).as_dict()
     few = validate(source, limit=10).as_dict()["splits"]["train"]
     assert (few["samples"], few["checked"]) == (36, 10) and few == validate(source, 10).as_dict()["splits"]["train"]
@@ -113,20 +113,20 @@ def test_threads_and_a_limit(bad):
 def test_a_mixture_is_checked_whole(bad):
     """Also the half that the first epoch does not show."""
     overrides = [f"data.records=[{{path: {bad}, weight: 0.5}}]", *RECIPE, "data.held_out=0.0"]
-    train = validate(opened("digits", overrides)).as_dict()["splits"]["train"]
+    train = validate(open_inputs("digits", overrides)).as_dict()["splits"]["train"]
     assert train["checked"] == 36 and train["usable"] == 33
 
 
 def test_what_stops_training_is_said(bad):
     more = recipe(bad, "training.max_corrupt=2")[1:]
-    assert "3 samples are unusable, more than training.max_corrupt=2" in validate(opened("digits", more)).stops
+    assert "3 samples are unusable, more than training.max_corrupt=2" in validate(open_inputs("digits", more)).stops
     speech = {"content": [{"type": "text", "text": "t"}, {"type": "audio", "audio": "0.png"}]}
     path = write_lines(bad.with_name("speech.jsonl"), speech, document("x", "0.png", "x"))
-    report = validate(opened("digits", recipe(path)[1:]))
+    report = validate(open_inputs("digits", recipe(path)[1:]))
     assert report.stops == "speech.jsonl:1: the recipe has no tokenizer for speech"
     tokens = {"image": {"tokens": [1, 2], "fingerprint": "0123456789abcdef"}, "caption": "c"}
     path = write_lines(bad.with_name("tokens.jsonl"), tokens, document("x", "0.png", "x"))
-    assert "of tokenizer 0123456789ab, not of" in validate(opened("digits", recipe(path)[1:])).stops
+    assert "of tokenizer 0123456789ab, not of" in validate(open_inputs("digits", recipe(path)[1:])).stops
 
 
 def test_text_is_trained_once_and_pictures_are_not_encoded(bad, monkeypatch):
@@ -135,7 +135,7 @@ def test_text_is_trained_once_and_pictures_are_not_encoded(bad, monkeypatch):
     trained, train = [], TextTokenizer.train.__func__
     monkeypatch.setattr(TextTokenizer, "train", classmethod(lambda *a, **k: trained.append(1) or train(*a, **k)))
     monkeypatch.setattr(PatchImageTokenizer, "encode", lambda *_: pytest.fail("encoded"))
-    validate(opened("digits", recipe(bad)[1:]))
+    validate(open_inputs("digits", recipe(bad)[1:]))
     assert trained == [1]
 
 
@@ -149,7 +149,7 @@ def test_all_that_was_converted_can_be_trained_on(tmp_path):
             convert(name, source, made[-1], **options)
     paths = "[" + ", ".join(map(str, made)) + "]"
     more = [f"data.records={paths}", *SIZES, "data.held_out=0.0", "training.row_length=160"]
-    report = validate(opened("digits", more))
+    report = validate(open_inputs("digits", more))
     assert report.first.usable == len(report.first.samples) >= 2 * len(SAMPLES) and not report.first.without_loss.count
     loader = Loader(
         report.first.samples,
@@ -268,7 +268,7 @@ def test_stats_count_what_was_put_in(tmp_path, capsys):
 
 
 def test_stats_of_a_recipe_and_of_some(bad):
-    found = stats(opened("digits", recipe(bad)[1:]).sets, limit=5)
+    found = stats(open_inputs("digits", recipe(bad)[1:]).sets, limit=5)
     assert (found.total, found.samples) == (38, 7) and set(found.sources) == {
         str(bad),
         str(bad.with_name("held.jsonl")),

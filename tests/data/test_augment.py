@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mot_gen.data.augment import augmented
+from mot_gen.data.augment import augment
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Pair
 from mot_gen.errors import InputError
@@ -33,30 +33,30 @@ def picture(mode: str = "L") -> Image.Image:
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_nothing_asked_changes_nothing(mode):
     image = picture(mode)
-    assert augmented(image, Augment(), random.Random(0)).tobytes() == image.tobytes()
+    assert augment(image, Augment(), random.Random(0)).tobytes() == image.tobytes()
     assert not Augment(variants=3).active and Augment(shift=0.1).active
 
 
 def test_a_whole_pixel_of_shift_moves_and_repeats_the_border():
     image = np.asarray(picture())
-    moved = np.asarray(augmented(picture(), Augment(shift=1 / 9), Fixed()))
+    moved = np.asarray(augment(picture(), Augment(shift=1 / 9), Fixed()))
     assert (moved[1:, 1:] == image[:-1, :-1]).all()
     assert (moved[0, 1:] == image[0, :-1]).all() and (moved[1:, 0] == image[:-1, 0]).all()
 
 
 def test_a_quarter_turn_is_a_transposition():
     image = np.asarray(picture(), dtype=int)
-    turned = np.asarray(augmented(picture(), Augment(degrees=90.0), Fixed()), dtype=int)
+    turned = np.asarray(augment(picture(), Augment(degrees=90.0), Fixed()), dtype=int)
     assert abs(turned - np.rot90(image, -1)).max() <= 1
 
 
 def test_larger_and_smaller_keep_the_centre():
     image = Image.new("L", (9, 9))
     image.paste(255, (3, 3, 6, 6))
-    larger = np.asarray(augmented(image, Augment(scale=0.5), Fixed()), dtype=float)
+    larger = np.asarray(augment(image, Augment(scale=0.5), Fixed()), dtype=float)
     fixed = Fixed()
     fixed.share = 0.0
-    smaller = np.asarray(augmented(image, Augment(scale=0.5), fixed), dtype=float)
+    smaller = np.asarray(augment(image, Augment(scale=0.5), fixed), dtype=float)
     assert larger.sum() > 1.5 * np.asarray(image, dtype=float).sum() > 3 * smaller.sum() > 0
     assert larger[4, 4] == 255 and np.allclose(larger, larger[::-1, ::-1], atol=1)
 

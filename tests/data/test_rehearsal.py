@@ -4,7 +4,7 @@ import pytest
 
 from mot_gen.data.mixture import mixture_of
 from mot_gen.data.records import source_of
-from mot_gen.data.rehearsal import rehearsed
+from mot_gen.data.rehearsal import with_rehearsal
 from mot_gen.data.samples import Pair, Splits
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
@@ -17,7 +17,7 @@ def pairs(name, count):
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_a_share_of_what_is_shown_is_old(share):
-    made = rehearsed(Splits(pairs("new", 30), pairs("kept", 5)), pairs("old", 200), share, "before")
+    made = with_rehearsal(Splits(pairs("new", 30), pairs("kept", 5)), pairs("old", 200), share, "before")
     mixture = mixture_of(made.train, 0)
     shown = [made.train[showing.index].id for showing in mixture.showings(0, range(len(mixture)))]
     assert sum(id.startswith("new") for id in shown) == 30
@@ -45,7 +45,7 @@ def test_weights_of_several_new_sources_stay(tmp_path):
 
 def test_nothing_to_rehearse_is_an_error():
     with pytest.raises(InputError, match=r"data\.rehearsal: has no sample"):
-        rehearsed(Splits(pairs("new", 3), []), [], 0.5, "before")
+        with_rehearsal(Splits(pairs("new", 3), []), [], 0.5, "before")
     with pytest.raises(InputError, match="rehearsal needs old data"):
         load_recipe("digits", ["data.rehearsal={share: 0.5}"])
     with pytest.raises(InputError, match="did you mean 'digits'"):

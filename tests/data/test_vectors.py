@@ -9,7 +9,7 @@ from tiny import TEXT, generator, model, words
 from tiny_pipelines import build
 
 from mot_gen.commands.main import main
-from mot_gen.corpora.inputs import opened
+from mot_gen.corpora.inputs import open_inputs
 from mot_gen.corpora.validate import validate
 from mot_gen.data.loader import Loader
 from mot_gen.data.parsing import parse_record
@@ -124,7 +124,7 @@ def test_the_loader_deals_them_out_and_names_what_does_not_fit(records_file):
 
 
 def test_validation_measures_them(records_file):
-    found = validate(opened(str(records_file), [])).first
+    found = validate(open_inputs(str(records_file), [])).first
     assert found.usable == 9 and found.modalities["vector"]["parts"] == 9 and found.broken.count == 1
 
 

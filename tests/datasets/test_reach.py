@@ -10,7 +10,7 @@ from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.recipes.sections import Data
 
-SCENES = [reach.drawn_scene(np.random.default_rng(n), 3) for n in range(50)]
+SCENES = [reach.draw_scene(np.random.default_rng(n), 3) for n in range(50)]
 
 
 def test_things_of_a_scene_differ_in_colour_and_touch_nothing():
@@ -62,7 +62,7 @@ def test_success_counts_what_reaches_and_chance_what_another_scene_would():
     class Knows:
         def __init__(self, scale):
             rng = np.random.default_rng([0, 0, 1])
-            self.scenes, self.scale = [reach.drawn_scene(rng, 3) for _ in range(40)], scale
+            self.scenes, self.scale = [reach.draw_scene(rng, 3) for _ in range(40)], scale
 
         def __call__(self, prompt, image, foresee, generator):
             from types import SimpleNamespace

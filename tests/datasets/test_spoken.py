@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from mot_gen.datasets.spoken import ACCENTS, VARIANTS, Spoken, Voice, draw_voice, spoken, synthesize, synthesize_batch
+from mot_gen.datasets.spoken import ACCENTS, VARIANTS, Spoken, Voice, draw_voice, speak, synthesize, synthesize_batch
 from mot_gen.errors import InputError
 
 has_espeak = pytest.mark.skipif(not importlib.util.find_spec("espeakng_loader"), reason="needs the extra speech")
@@ -42,7 +42,7 @@ def period(samples):
 @has_espeak
 def test_phones_stand_where_they_are_heard():
     """A sibilant lies above 3 kHz, a vowel below; pauses are silent."""
-    (said,) = spoken([("see. See!", Voice())])
+    (said,) = speak([("see. See!", Voice())])
     assert [name for name, _ in said.phones if name] == ["s", "i:", "s", "i:"]
     starts = [start for _, start in said.phones]
     assert starts == sorted(starts)

@@ -306,7 +306,7 @@ def test_bad_input_is_one_line(pipe, published, tmp_path):
     path = tmp_path / "other" / "tokenizer.json"
     path.write_text(path.read_text().replace("<|vision_start|>", "<|nothing|>"))
     with (
-        conversion.opened(tmp_path / "other", bagel) as source,
+        conversion.open_published(tmp_path / "other", bagel) as source,
         pytest.raises(InputError, match=r"has no special token <\|vision_start\|>; fetch it again"),
     ):
         bagel.parts(source)

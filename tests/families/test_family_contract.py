@@ -34,7 +34,7 @@ def published(tmp_path_factory):
 @contextmanager
 def opened(name, folder):
     """The weights of a published folder."""
-    with conversion.opened(folder, families.by_name(name)) as source:
+    with conversion.open_published(folder, families.by_name(name)) as source:
         yield source.weights
 
 
@@ -46,7 +46,7 @@ def converted(published, tmp_path_factory):
     def folder(name):
         if name not in made:
             out, family = tmp_path_factory.mktemp(f"ours-{name}") / "ours", families.by_name(name)
-            with conversion.opened(published(name), family) as source:
+            with conversion.open_published(published(name), family) as source:
                 conversion.convert(family, source, family.parts(source), out)
             made[name] = out
         return made[name]
@@ -63,7 +63,7 @@ def test_it_is_recognised_and_no_other_is(name, published):
 @every_family
 def test_every_tensor_is_used_once_and_every_parameter_is_written(name, published):
     family = families.by_name(name)
-    with conversion.opened(published(name), family) as source:
+    with conversion.open_published(published(name), family) as source:
         parts = family.parts(source)
         passed_over = getattr(family, "PASSES_OVER", ())
         read = {name: torch.zeros(spec.shape) for name, spec in source.weights.specs.items()}
@@ -81,7 +81,7 @@ def test_every_tensor_is_used_once_and_every_parameter_is_written(name, publishe
 @every_family
 def test_streamed_is_in_memory_bit_for_bit(name, published, converted):
     family, out = families.by_name(name), converted(name)
-    with conversion.opened(published(name), family) as source:
+    with conversion.open_published(published(name), family) as source:
         parts = family.parts(source)
         conversion.load(family, source, parts)
     for part in parts:
@@ -124,7 +124,7 @@ def test_bad_weights_are_refused_in_one_line_and_nothing_is_written(name, publis
     family = families.by_name(name)
 
     def refused(folder, message):
-        with conversion.opened(folder, family) as source, pytest.raises(InputError, match=message) as error:
+        with conversion.open_published(folder, family) as source, pytest.raises(InputError, match=message) as error:
             conversion.convert(family, source, family.parts(source), tmp_path / "out")
         assert "\n" not in str(error.value)
         assert not (tmp_path / "out").exists()

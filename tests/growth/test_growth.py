@@ -200,7 +200,7 @@ def test_a_model_that_is_moved_towards_another_computes_what_it_did(options):
 
 def test_a_permuted_twin_fuses_to_itself():
     built = model(backbone={"kv_heads": 2})
-    twin = base.rebuilt(built)
+    twin = base.rebuild(built)
     with torch.no_grad():
         for block in twin.backbone.blocks:
             order = torch.randperm(block.ffn.down.weight.shape[2], generator=generator(0))
@@ -240,7 +240,7 @@ def test_two_models_side_by_side_say_the_mean_of_both(tmp_path):
 @torch.no_grad()
 def towers_alike(dense):
     """A Mixture-of-Transformers of which each tower is the dense model, its hidden channels in another order."""
-    built = base.rebuilt(dense, kind="mot", untied=None)
+    built = base.rebuild(dense, kind="mot", untied=None)
     values = dict(dense.named_parameters())
     for name, parameter in built.named_parameters():
         parameter.copy_(values[name].expand(parameter.shape))

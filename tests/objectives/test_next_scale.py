@@ -24,7 +24,7 @@ from mot_gen.sequence import Modality, Span
 from mot_gen.tokenizers.text import TextTokenizer
 from mot_gen.tokenizers.train_image import CodebookAverage, ImageTrainer, VQTraining, small_scales
 from mot_gen.training.build import outline_model
-from mot_gen.training.trained_tokenizers import untrained
+from mot_gen.training.trained_tokenizers import untrained_tokenizer
 
 SCALES = ((1, 1), (2, 2), (3, 3))
 N = 14
@@ -311,11 +311,11 @@ def test_scales_are_the_same_after_json():
 
 def test_recipes_need_a_tokenizer_of_scales():
     recipe = load_recipe("var")
-    tokenizers = {"text": TextTokenizer.train(["seven"], 270), "image": untrained(recipe.tokenizers["image"])}
+    tokenizers = {"text": TextTokenizer.train(["seven"], 270), "image": untrained_tokenizer(recipe.tokenizers["image"])}
     assert outline_model(recipe, tokenizers).modalities[1].scales == ((1, 1), (2, 2), (3, 3), (4, 4))
     vq = load_recipe("show-o", ["objectives.image.kind=next_scale"])
     with pytest.raises(InputError, match=r"objectives.image.kind: next_scale needs a tokenizer of several scales"):
-        outline_model(vq, tokenizers | {"image": untrained(vq.tokenizers["image"])})
+        outline_model(vq, tokenizers | {"image": untrained_tokenizer(vq.tokenizers["image"])})
     one_by_one = load_recipe("var", ["objectives.image.kind=next_token"])
     assert outline_model(one_by_one, tokenizers).modalities[1].one_by_one
     with pytest.raises(InputError, match="next_scale needs replaced in"):

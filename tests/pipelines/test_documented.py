@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mot_gen.growth.base import rebuilt
+from mot_gen.growth.base import rebuild
 from mot_gen.learning.supervision import factors_of
 from mot_gen.pipelines.base import MultimodalPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
@@ -22,7 +22,7 @@ def test_the_examples_of_the_docs_run(pipeline, tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "runs/digits/model")
     monkeypatch.chdir(tmp_path)
     Image.new("L", (6, 4), "white").save("mask.png")
-    nested = rebuilt(pipe.model, feed_forward="nested", ffn_dim=128)
+    nested = rebuild(pipe.model, feed_forward="nested", ffn_dim=128)
     MultimodalPipeline(**pipe.components | {"model": nested}).save_pretrained("runs/nested/model")
     first, *others = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.S)
     names: dict = {}

@@ -14,7 +14,7 @@ from mot_gen.pipelines.interleaved import InterleavedPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.sequence import Span
 from mot_gen.training.build import outline_model
-from mot_gen.training.trained_tokenizers import untrained
+from mot_gen.training.trained_tokenizers import untrained_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -157,4 +157,4 @@ def test_tokens_without_a_known_number_are_refused():
     with pytest.raises(
         InputError, match=r"objectives.text.kind: masked needs spans of a known size; give next_token, or say"
     ):
-        outline_model(recipe, {"text": text, "image": untrained(recipe.tokenizers["image"])})
+        outline_model(recipe, {"text": text, "image": untrained_tokenizer(recipe.tokenizers["image"])})

@@ -12,7 +12,7 @@ from mot_gen.recipes.recipe import Recipe, load_recipe
 from mot_gen.recipes.sections import Objective, Training
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", recipe.shipped_recipes())
 def test_shipped_recipes_load_and_round_trip(name, tmp_path):
     loaded = load_recipe(name)
     assert loaded.name == name

@@ -14,7 +14,7 @@ from mot_gen.pipelines.speech_to_text import SpeechToTextPipeline
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 from mot_gen.pipelines.text_to_speech import TextToSpeechPipeline
-from mot_gen.recipes.recipe import load_recipe, shipped
+from mot_gen.recipes.recipe import load_recipe, shipped_recipes
 from mot_gen.reports.hooks import hooks
 from mot_gen.tokenizers.image_base import size_pair
 from mot_gen.training.loop import train
@@ -54,7 +54,7 @@ def tiny(name: str):
 
 
 # Those that learn from rewards begin with a trained model: tests/reinforce.
-LEARNED = [name for name in shipped() if load_recipe(name).reinforce is None]
+LEARNED = [name for name in shipped_recipes() if load_recipe(name).reinforce is None]
 
 
 @pytest.fixture(scope="module", params=LEARNED)

@@ -10,7 +10,7 @@ import pytest
 
 from mot_gen import objectives
 from mot_gen.backbone import PRESETS
-from mot_gen.recipes.signatures import stated, tokenizer_in
+from mot_gen.recipes.signatures import stated_types, tokenizer_in
 
 TOKENIZERS = sorted(path.stem for path in (Path(objectives.__file__).parents[2] / "tokenizers").glob("image_*.py"))
 
@@ -34,7 +34,7 @@ def places():
 def test_sources_state_what_is_there():
     told = 0
     for module, name in places():
-        types = stated(module, name)
+        types = stated_types(module, name)
         if types is None:
             continue
         told += 1
@@ -81,9 +81,13 @@ def train(texts: Several[str], *, size: int, odd: Unknown = 1): ...
 def loose(a: int, **others): ...
 """
     name = module(source)
-    found = stated(name, "Config")
+    found = stated_types(name, "Config")
     assert list(found) == ["width", "name", "odd", "given"]
     assert found["width"] is int and found["name"] == str | None and found["given"] is Any
-    assert stated(name, "Other") is None and stated(name, "loose") is None and stated(name, "nothing") is None
-    assert stated(name, "train") == {"texts": Sequence[str], "size": int, "odd": Any}
-    assert stated("no_such_module", "Config") is None
+    assert (
+        stated_types(name, "Other") is None
+        and stated_types(name, "loose") is None
+        and stated_types(name, "nothing") is None
+    )
+    assert stated_types(name, "train") == {"texts": Sequence[str], "size": int, "odd": Any}
+    assert stated_types("no_such_module", "Config") is None

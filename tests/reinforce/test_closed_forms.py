@@ -12,7 +12,7 @@ from mot_gen.objectives.flow import Objective as Flow
 from mot_gen.reinforce.advantages import advantages, equal_rows
 from mot_gen.reinforce.dpo import diffusion_margin, preference_loss, token_margin
 from mot_gen.reinforce.flow_grpo import StochasticFlow, gaussian_kl, log_prob
-from mot_gen.reinforce.grpo import clipped, k3, token_log_probs, was_clipped
+from mot_gen.reinforce.grpo import clipped_loss, k3, token_log_probs, was_clipped
 from mot_gen.reinforce.metric_rewards import metric_reward
 from mot_gen.reinforce.nft import goodness, nft_loss
 from mot_gen.reinforce.unigrpo import velocity_penalty
@@ -47,22 +47,22 @@ def test_groups_that_teach_nothing_are_counted():
 def test_the_clipped_loss_and_where_it_has_no_gradient():
     ratio = numbers(0.5, 0.9, 1.0, 1.1, 2.0, 0.5, 2.0).requires_grad_()
     gain = numbers(1, 1, 1, 1, 1, -2, -2)
-    loss = clipped(ratio.log(), gain, 0.2)
+    loss = clipped_loss(ratio.log(), gain, 0.2)
     assert torch.allclose(loss, numbers(-0.5, -0.9, -1, -1.1, -1.2, 1.6, 4), atol=1e-6)
     loss.sum().backward()
     assert torch.allclose(ratio.grad, numbers(-1, -1, -1, -1, 0, 0, 2), atol=1e-6)
     assert was_clipped(ratio.log(), gain, 0.2).tolist() == [False] * 4 + [True, True, False]
-    higher = clipped(numbers(2.0).log(), numbers(1.0), 0.2, clip_high=0.5)
+    higher = clipped_loss(numbers(2.0).log(), numbers(1.0), 0.2, clip_high=0.5)
     assert higher.item() == pytest.approx(-1.5, abs=1e-6)
 
 
 def test_the_first_update_has_ratio_one_and_no_advantage_moves_nothing():
     log_prob_now = numbers(-1.0, -2.0).requires_grad_()
-    loss = clipped(log_prob_now - log_prob_now.detach(), numbers(3.0, -1.0), 0.2)
+    loss = clipped_loss(log_prob_now - log_prob_now.detach(), numbers(3.0, -1.0), 0.2)
     assert torch.equal(loss, numbers(-3.0, 1.0))
     (gradient,) = torch.autograd.grad(loss.sum(), log_prob_now)
     assert torch.equal(gradient, numbers(-3.0, 1.0))
-    loss = clipped(log_prob_now - log_prob_now.detach(), numbers(0.0, 0.0), 0.2)
+    loss = clipped_loss(log_prob_now - log_prob_now.detach(), numbers(0.0, 0.0), 0.2)
     (gradient,) = torch.autograd.grad(loss.sum(), log_prob_now)
     assert not gradient.any()
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_rewards import BRIGHT, WORDS, begin, learn, parameters, rewarded
 
 from mot_gen.errors import InputError
-from mot_gen.reinforce.preferences import judged
+from mot_gen.reinforce.preferences import best_and_worst
 from mot_gen.reinforce.prompts import Prompt
 from mot_gen.reinforce.rollouts import Rollout
 from mot_gen.sequence import Span
@@ -30,10 +30,10 @@ def rollout(number):
 def test_the_best_is_paired_with_the_worst():
     rollouts = [rollout(number) for number in range(5)]
     rewards = torch.tensor([0.5, 0.9, float("nan"), 0.1, 0.45])
-    pairs = judged(rollouts, rewards, least=0.1, first=7)
+    pairs = best_and_worst(rollouts, rewards, least=0.1, first=7)
     found = [(int(pair.chosen[0].values), int(pair.rejected[0].values), pair.number) for pair in pairs]
     assert found == [(1, 3, 7)]  # 0.5 and 0.45 differ by less
-    assert len(judged(rollouts, rewards, least=0.0, first=0)) == 2
+    assert len(best_and_worst(rollouts, rewards, least=0.0, first=0)) == 2
 
 
 @pytest.mark.parametrize("asked", [BRIGHT, WORDS], ids=["pictures", "texts"])

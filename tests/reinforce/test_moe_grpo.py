@@ -8,7 +8,7 @@ import torch
 from tiny_rewards import BRIGHT, begin, learn, rewarded, texts_of
 
 from mot_gen.errors import InputError
-from mot_gen.reinforce.moe_grpo import recorded
+from mot_gen.reinforce.moe_grpo import record_routes
 from mot_gen.training.runs import prepare
 
 SYMBIOTIC = ["backbone.kind=symbiotic", "backbone.experts=3", "backbone.top_k=2"]
@@ -30,7 +30,7 @@ def test_what_routers_said_is_recorded(origin, tmp_path):
     seen, router = [], layer.choose
     layer.register_forward_pre_hook(lambda module, given: seen.append(given))
     run_batch = texts_of(prepare(asked(origin), tmp_path))
-    with recorded(model) as routes:
+    with record_routes(model) as routes:
         model(run_batch)
     ((x, pools),) = seen
     parts = zip(x.split(pools.counts), layer.router.split(layer.experts), routes.scores[0], routes.experts()[0])

@@ -7,8 +7,8 @@ import torch
 from tiny_rewards import begin, rewarded
 
 from mot_gen.eval.images.judge import train_judge
-from mot_gen.recipes.recipe import load_recipe, shipped
-from mot_gen.reinforce.hooks import reinforced
+from mot_gen.recipes.recipe import load_recipe, shipped_recipes
+from mot_gen.reinforce.hooks import reinforce_hooks
 from mot_gen.reinforce.measured import MeanScore, ModelScores, _spread
 from mot_gen.reinforce.report import signs, summary
 from mot_gen.reinforce.reward_kinds import judge
@@ -16,7 +16,7 @@ from mot_gen.reinforce.rewards import RewardInputs
 from mot_gen.reports.hooks import hooks
 from mot_gen.training.loop import train
 
-NAMES = [name for name in shipped() if load_recipe(name).reinforce]
+NAMES = [name for name in shipped_recipes() if load_recipe(name).reinforce]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_a_shipped_recipe_ends_with_a_page(origin, tmp_path, monkeypatch, name):
     monkeypatch.setattr(judge, "train_judge", trained_once)
     shown = ["training.steps=2", "evaluation.report=true", "evaluation.samples=6", "reinforce.least_gap=0.0"]
     recipe = rewarded(name, origin, *shown)
-    train(recipe, tmp_path, hooks=reinforced(recipe, hooks(recipe)))
+    train(recipe, tmp_path, hooks=reinforce_hooks(recipe, hooks(recipe)))
     found = json.loads((tmp_path / "report.json").read_text())
     before, after = found["reinforce"]["before"], found["reinforce"]["after"]
     assert before["scores"].keys() == after["scores"].keys() > set(recipe.reinforce.rewards)

@@ -15,7 +15,7 @@ from mot_gen.errors import InputError
 from mot_gen.files.image_files import image_tensor
 from mot_gen.recipes.sections import Data
 from mot_gen.reinforce import reward_kinds
-from mot_gen.reinforce.rewards import HOME, OWN_KINDS, WRITTEN, RewardInputs, made_rewards
+from mot_gen.reinforce.rewards import HOME, OWN_KINDS, WRITTEN, RewardInputs, make_rewards
 
 SPLITS = Splits([], [])
 BRIGHT_AND_DARK = torch.stack([torch.full((1, 8, 8), level) for level in (0.95, 0.05)])
@@ -46,14 +46,14 @@ def test_a_judge_of_ones_own_labels(tmp_path):
             Image.new("L", (8, 8), level).save(tmp_path / f"{number}.png")
             file.write(json.dumps({"image": f"{number}.png", "captions": [name]}) + "\n")
     given = f"reinforce.rewards={{judge: {{labels: '{tmp_path / 'labels.jsonl'}', value: right}}}}"
-    total, scores = made_rewards(recipe(given), SPLITS)(samples(BRIGHT_AND_DARK))
+    total, scores = make_rewards(recipe(given), SPLITS)(samples(BRIGHT_AND_DARK))
     assert total.tolist() == [0.0, 1.0] and scores["judge"].tolist() == [0.0, 1.0]
 
 
 def test_judges_of_two_folds_have_seen_other_pictures_and_agree():
     splits = digits.load(Data())
     given = "reinforce.rewards={one: {kind: judge, fold: 0, value: right}, two: {kind: judge, fold: 1, value: right}}"
-    made = made_rewards(recipe(given), splits)
+    made = make_rewards(recipe(given), splits)
     pairs = splits.held_out[:100]
     images = torch.stack([image_tensor(pair.image, (8, 8), 1) for pair in pairs])
     names = [pair.id for pair in pairs]
@@ -66,7 +66,7 @@ def test_judges_of_two_folds_have_seen_other_pictures_and_agree():
 def test_rewards_are_weighed_and_those_watched_are_not():
     given = "reinforce.rewards={words: {kind: 'tiny_rewards:words', weight: 2.0}, length: {most: 1, weight: -1.0}}"
     text = recipe(given, "reinforce.writes=[text]", "reinforce.watched={exact_match: 1.0}")
-    total, scores = made_rewards(text, SPLITS)(samples())
+    total, scores = make_rewards(text, SPLITS)(samples())
     assert scores["length"].tolist() == [1.0, 0.0]  # a word is free, twice as many are worth nothing
     assert total.tolist() == [2 * 1 - 1, 2 * 3 - 0]
     assert scores["exact_match"].tolist() == [1.0, 0.0]
@@ -86,7 +86,7 @@ def test_rewards_are_weighed_and_those_watched_are_not():
 )
 def test_what_cannot_be_made_is_refused(given, message):
     with pytest.raises(InputError, match=message):
-        made_rewards(recipe(f"reinforce.rewards={given}"), digits.load(Data()))
+        make_rewards(recipe(f"reinforce.rewards={given}"), digits.load(Data()))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mot_gen.reinforce.grpo import clipped, k3, token_log_probs
+from mot_gen.reinforce.grpo import clipped_loss, k3, token_log_probs
 
 trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="needs trl")
 
@@ -57,7 +57,7 @@ def theirs(loss_type):
 @pytest.mark.parametrize(("loss_type", "per_answer"), [("grpo", True), ("dapo", False)])
 def test_the_same_numbers_give_the_same_loss(loss_type, per_answer):
     now, old, reference, advantages, mask = given()
-    each = clipped(now - old, advantages[:, None].expand(3, 4), 0.2, 0.3) + 0.04 * k3(now, reference)
+    each = clipped_loss(now - old, advantages[:, None].expand(3, 4), 0.2, 0.3) + 0.04 * k3(now, reference)
     weight = mask / mask.sum(1, keepdim=True) if per_answer else mask.float()
     assert float((weight * each).sum() / weight.sum()) == pytest.approx(theirs(loss_type), abs=1e-6)
 

@@ -7,7 +7,7 @@ import torch
 
 from mot_gen.packing import pack
 from mot_gen.recipes.recipe import load_recipe
-from mot_gen.reinforce.hooks import reinforced
+from mot_gen.reinforce.hooks import reinforce_hooks
 from mot_gen.reports.hooks import hooks
 from mot_gen.training.loop import Hooks, train
 
@@ -57,7 +57,7 @@ def rewarded(name: str, origin: Path, *overrides: str):
 
 def learn(recipe, folder: Path, resume: bool = False, **kept):
     """The run of a recipe with rewards."""
-    return train(recipe, folder, resume, reinforced(recipe, Hooks(**kept)))
+    return train(recipe, folder, resume, reinforce_hooks(recipe, Hooks(**kept)))
 
 
 def brightness(images):

@@ -11,8 +11,8 @@ from mot_gen.commands.study import StudyRequest, study
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.reports.plot import Line, plot, short, ticks
-from mot_gen.study.budget import config_of, resized, solve_width
-from mot_gen.study.figures import shown
+from mot_gen.study.budget import config_of, resize, solve_width
+from mot_gen.study.figures import mean_and_sd
 from mot_gen.study.page import write_page
 from mot_gen.study.relatives import RELATIVES
 from mot_gen.study.runs import jobs_of, run_all
@@ -117,7 +117,7 @@ def test_a_width_is_solved_and_its_feed_forward_makes_up_the_rest(records, workl
         assert flops(found) == pytest.approx(factor * flops(recipe), rel=0.02)
         config = config_of(found)
         assert config.dim % 8 == 0 and 1.5 <= config.ffn_dim / config.dim <= 6
-    assert config_of(resized(recipe, 128)).ffn_dim == 384
+    assert config_of(resize(recipe, 128)).ffn_dim == 384
 
 
 def test_plan_solves_steps_or_width_for_a_budget(records, capsys):
@@ -279,8 +279,8 @@ def test_the_table_and_the_page_mark_what_is_not_comparable(known, tmp_path):
 
 
 def test_figures_are_shown_with_their_spread():
-    assert shown({"mean": 0.25, "sd": 0.011}, 2) == "0.25 ± 0.01"
-    assert shown({"mean": 0.25, "sd": None}) == "0.250" and shown(None) == "-"
+    assert mean_and_sd({"mean": 0.25, "sd": 0.011}, 2) == "0.25 ± 0.01"
+    assert mean_and_sd({"mean": 0.25, "sd": None}) == "0.250" and mean_and_sd(None) == "-"
 
 
 def test_axes_have_round_ticks():

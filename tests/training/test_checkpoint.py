@@ -152,7 +152,7 @@ def test_kill_at_any_moment_leaves_the_last_good(tmp_path):
         process.kill()
         process.join()
         found = list((tmp_path / "checkpoints").glob("step-*"))
-        assert found and not any(checkpoint.damaged(folder) for folder in found)
+        assert found and not any(checkpoint.damage_of(folder) for folder in found)
         back = checkpoint.load(checkpoint.latest_good(tmp_path))
         assert torch.equal(back.tensors["model"]["w"], -back.tensors["ema"]["w"])
         assert back.tensors["model"]["w"][0] == back.state["turn"]

@@ -10,7 +10,7 @@ from PIL import Image
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training.build import load_splits
-from mot_gen.training.defaults import patch_size, picture_size, precision, row_length, settled, vocabulary
+from mot_gen.training.defaults import patch_size, picture_size, precision, row_length, settle, vocabulary
 from mot_gen.training.loop import train
 
 SMALL = [
@@ -47,7 +47,7 @@ def pairs(records, *overrides):
 @pytest.mark.parametrize(("coloured", "channels"), [(False, 1), (True, 3)])
 def test_sizes_colours_and_lengths_are_read_from_the_data_and_shown(tmp_path, coloured, channels):
     recipe, said = pairs(pictures(tmp_path, coloured=coloured)), []
-    found = settled(recipe, load_splits(recipe), tmp_path / "run", said.append)
+    found = settle(recipe, load_splits(recipe), tmp_path / "run", said.append)
     assert found.tokenizers["image"].options == {
         "image_size": [12, 16],
         "patch_size": 2,
@@ -60,7 +60,7 @@ def test_sizes_colours_and_lengths_are_read_from_the_data_and_shown(tmp_path, co
 
 def test_what_the_recipe_says_is_not_read_from_the_data(tmp_path):
     recipe = pairs(pictures(tmp_path), "tokenizers.image.image_size=[8, 8]", "training.row_length=192")
-    found = settled(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
+    found = settle(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
     assert found.tokenizers["image"].options["image_size"] == [8, 8] and found.training.row_length == 192
 
 
@@ -69,7 +69,7 @@ def test_one_text_that_is_far_longer_than_the_others_is_named(tmp_path):
     with path.open("a") as file:
         file.write(json.dumps({"id": "long", "image": "0.png", "caption": "word " * 400}) + "\n")
     recipe = pairs(path, "data.held_out=0")
-    found = settled(recipe, load_splits(recipe), tmp_path / "run", said.append)
+    found = settle(recipe, load_splits(recipe), tmp_path / "run", said.append)
     assert found.training.row_length == row_length(2000, (12, 16), 2)
     told = "the longest text has 2,000 bytes, nine of ten at most 26; training.row_length=192 is faster"
     assert row_length(26, (12, 16), 2) == 192 and told in said[-1]
@@ -77,7 +77,7 @@ def test_one_text_that_is_far_longer_than_the_others_is_named(tmp_path):
 
 def test_large_pictures_are_modelled_in_an_autoencoders_latents(tmp_path):
     recipe = pairs(pictures(tmp_path, 100, 120, True, 6))
-    image = settled(recipe, load_splits(recipe), tmp_path / "run", lambda line: None).tokenizers["image"]
+    image = settle(recipe, load_splits(recipe), tmp_path / "run", lambda line: None).tokenizers["image"]
     assert (image.kind, image.train, image.options["image_size"]) == ("image_latent", {}, [64, 64])
 
 
@@ -95,7 +95,7 @@ def test_large_pictures_are_modelled_in_an_autoencoders_latents(tmp_path):
 )
 def test_what_is_said_of_large_pictures_holds(tmp_path, given, kind, train, patch, tokens):
     recipe = pairs(pictures(tmp_path, 100, 120, True, 6), *[f"tokenizers.image.{option}" for option in given])
-    found = settled(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
+    found = settle(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
     image = found.tokenizers["image"]
     assert (image.kind, image.train, image.options["patch_size"]) == (kind, train, patch)
     assert found.training.row_length > 2 * tokens
@@ -104,7 +104,7 @@ def test_what_is_said_of_large_pictures_holds(tmp_path, given, kind, train, patc
 def test_a_tokenizer_of_which_nothing_is_left_to_the_data_stays_as_it_is(tmp_path):
     image = "tokenizers.image={kind: image_latent, image_size: 8, vae_config: {}}"
     recipe, said = load_recipe("digits", [*SMALL, image, "training.precision=auto"]), []
-    found = settled(recipe, load_splits(recipe), tmp_path / "run", said.append)
+    found = settle(recipe, load_splits(recipe), tmp_path / "run", said.append)
     assert found.tokenizers == recipe.tokenizers and found.tokenizers["image"].train is None
     assert [line.partition(":")[0] for line in said] == ["data.source", "training.precision"]
 
@@ -114,7 +114,7 @@ def test_how_an_autoencoder_is_trained_is_not_said_where_none_is_needed(tmp_path
         pairs(pictures(tmp_path), "tokenizers.image.train.step=7")
     recipe = pairs(pictures(tmp_path), "tokenizers.image.train.steps=7")
     with pytest.raises(InputError, match=r"tokenizers\.image\.train: .* pixels.*tokenizers\.image\.kind=image_latent"):
-        settled(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
+        settle(recipe, load_splits(recipe), tmp_path / "run", lambda line: None)
 
 
 def test_a_run_goes_on_with_the_values_that_it_began_with(tmp_path):

@@ -14,7 +14,7 @@ from mot_gen.recipes.implementations import trainer_name
 from mot_gen.recipes.recipe import load_recipe
 from mot_gen.training.build import build_tokenizers, load_splits
 from mot_gen.training.loop import train
-from mot_gen.training.trained_tokenizers import raw_parts, trained
+from mot_gen.training.trained_tokenizers import raw_parts, trained_tokenizer
 
 VQ = "tokenizers.image={kind: image_vq, image_size: 8, entries: 16, fold: 1, widths: [8, 8], color_channels: 1}"
 KL = "tokenizers.image={kind: image_latent, image_size: 8, latent_channels: 2, fold: 1, widths: [8], color_channels: 1}"
@@ -33,7 +33,7 @@ def splits():
 
 
 def make(recipe, splits, folder):
-    return trained("image", recipe.tokenizers["image"], splits, folder)
+    return trained_tokenizer("image", recipe.tokenizers["image"], splits, folder)
 
 
 def test_a_finished_one_is_reused_and_says_what_it_keeps(splits, tmp_path, capsys):

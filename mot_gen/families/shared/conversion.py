@@ -1,4 +1,4 @@
-"""From a published folder to ours and back: PublishedFolder, ConvertedPart, assembled, load, convert, restore.
+"""From a published folder to ours and back: PublishedFolder, ConvertedPart, assemble, load, convert, restore.
 
 Weights are never all in memory: they are read tensor by tensor, and written as soon as one of ours is whole.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError
-from mot_gen.families.shared.table import Entry, check_table, our_specs, restored, values
+from mot_gen.families.shared.table import Entry, check_table, our_specs, restore_tensors, values
 from mot_gen.files import manifest
 from mot_gen.files.atomic import writing_folder
 from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors
@@ -76,7 +76,7 @@ class PublishedFolder:
 
 
 @contextmanager
-def opened(folder: str | Path, family: Any) -> Iterator[PublishedFolder]:
+def open_published(folder: str | Path, family: Any) -> Iterator[PublishedFolder]:
     """A `PublishedFolder` of a family, whose files are closed at the end."""
     source = PublishedFolder(folder, getattr(family, "WEIGHTS", ()), getattr(family, "PASSES_OVER", ()))
     try:
@@ -85,7 +85,7 @@ def opened(folder: str | Path, family: Any) -> Iterator[PublishedFolder]:
         source.close()
 
 
-def assembled(parts: Sequence[ConvertedPart], text: TextTokenizer, **options: Any) -> MultimodalPipeline:
+def assemble(parts: Sequence[ConvertedPart], text: TextTokenizer, **options: Any) -> MultimodalPipeline:
     """A pipeline over the modules of `parts`. options: its scheduler, by default that of what it draws by steps, if it
     does; the published defaults of `sampling`; and tokenizers that are no parts."""
     modules: dict[str, Any] = {part.name: part.outline for part in parts}
@@ -183,7 +183,7 @@ def _restored(
         for name in specs:
             part = owner.get(name, parts[0])
             table = [entry for entry in part.table if entry.theirs == name]
-            yield from restored(table, readers[part.name], _OneTensor(like, name), str(like.folder))
+            yield from restore_tensors(table, readers[part.name], _OneTensor(like, name), str(like.folder))
     finally:
         for reader in readers.values():
             reader.close()

@@ -1,5 +1,5 @@
 """Tables of names, read both ways: Entry and layer_entries, and the steps between a published tensor and ours;
-values, restored.
+values, restore_tensors.
 
 An entry says that one published tensor is one region of one of our parameters, after steps that can be undone. Read
 forwards a table converts a published model; read backwards it gives the published tensors again, bit for bit.
@@ -215,7 +215,7 @@ def _covered(entries: Sequence[Entry], shape: tuple[int, ...]) -> int:
     return sum(whole[entry.place].numel() for entry in entries)
 
 
-def restored(table: Sequence[Entry], ours: Reader, like: Reader, where: str) -> Iterator[tuple[str, Tensor]]:
+def restore_tensors(table: Sequence[Entry], ours: Reader, like: Reader, where: str) -> Iterator[tuple[str, Tensor]]:
     """The published tensors again, with our values, in the order of `like`: (name, tensor), each of its dtype there.
 
     InputError where two of ours come from one tensor, and are not the same any more."""

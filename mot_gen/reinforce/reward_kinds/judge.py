@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.data.records import Pair, Splits, open_all
-from mot_gen.data.samples import captioned
+from mot_gen.data.samples import captioned_pairs
 from mot_gen.datasets.task import Task
 from mot_gen.errors import InputError, require
 from mot_gen.eval.images.judge import Judge, train_judge
@@ -98,10 +98,10 @@ def _labelled(where: str, recipe: Recipe, splits: Splits, labels: str | None) ->
     """Pictures with their classes: of the file `labels`, else of the recipe's data where they have a task."""
     task: Task | None
     if labels is None:
-        pairs = captioned(splits.train)
+        pairs = captioned_pairs(splits.train)
         task = task_of(recipe)
     else:
-        pairs = captioned(open_all([labels]))
+        pairs = captioned_pairs(open_all([labels]))
         task = _task_of_labels(pairs)
     if task is None or not pairs:
         raise InputError(
