@@ -16,7 +16,7 @@ import torch
 from benchmarks.scene_judge import pictures_of
 from mot_gen.datasets.openmoji import Scenes
 from mot_gen.model import MultimodalModel
-from mot_gen.pipelines.engine.drafted import EarlyLayers, Written, write_drafted
+from mot_gen.pipelines.engine.drafted import DraftedText, EarlyLayers, write_drafted
 from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.loaded import load_pipeline
@@ -50,7 +50,7 @@ class Captions:
         self.allowed = vocabulary.writable("text")
         self.allowed[self.end] = True
 
-    def timed(self, write: Callable[[Stream], Written]) -> tuple[list[Written], float]:
+    def timed(self, write: Callable[[Stream], DraftedText]) -> tuple[list[DraftedText], float]:
         """What is written of each picture, and the CPU seconds of it without reading the pictures."""
         found, seconds = [], 0.0
         for picture in self.pictures:
@@ -60,7 +60,7 @@ class Captions:
             seconds += time.process_time() - started
         return found, seconds
 
-    def plain(self, stream: Stream) -> Written:
+    def plain(self, stream: Stream) -> DraftedText:
         """A token a pass."""
         ids: list[int] = []
         while len(ids) < MOST and self.end not in ids:
@@ -68,7 +68,7 @@ class Captions:
             token = logits.argmax(-1)
             ids.append(int(token))
             stream.append(token, modality="text")
-        return Written([ids], len(ids))
+        return DraftedText([ids], len(ids))
 
-    def drafted(self, stream: Stream, layers: int) -> Written:
+    def drafted(self, stream: Stream, layers: int) -> DraftedText:
         return write_drafted(stream, EarlyLayers(stream, layers), MOST, {self.end}, self.allowed)

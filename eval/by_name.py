@@ -1,7 +1,7 @@
 """Metrics by their short names, as the command line, recipes and Python say them: SETS, PAIRS, TEXT, SPEECH, ...
 
 A name stands for a metric with all that changes its number, so that "bleu" on the command line, in a recipe and in
-metrics.jsonl is one metric. `Choices` are the settings that may be chosen beside the name. A metric's module is
+metrics.jsonl is one metric. `MetricOptions` are the settings that may be chosen beside the name. A metric's module is
 imported when the metric is made, so that looking at names costs nothing.
 """
 
@@ -26,7 +26,7 @@ SAMPLE_RATE = 16000  # of the metrics that hear
 
 
 @dataclass(frozen=True)
-class Choices:
+class MetricOptions:
     """Settings beside a metric's name; those that a metric does not know are ignored.
 
     confidence: e.g. 0.95 for an interval.
@@ -60,9 +60,9 @@ class Choices:
     mos: Any = None
 
 
-def choices_from(options: Mapping[str, Any]) -> Choices:
-    """`Choices` of options by name; InputError for one that is not known."""
-    return from_options(Choices, options)
+def choices_from(options: Mapping[str, Any]) -> MetricOptions:
+    """`MetricOptions` of options by name; InputError for one that is not known."""
+    return from_options(MetricOptions, options)
 
 
 # What to do about a choice that a metric cannot do without.
@@ -80,7 +80,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Builder:
-    """How a name makes its metric: called with `Choices`, it gives an Accumulator.
+    """How a name makes its metric: called with `MetricOptions`, it gives an Accumulator.
 
     target: "module:callable", the module below `package`.
     takes: which choices are handed on, as "choice", or "option=choice" where the callable has another word for it.
@@ -95,7 +95,7 @@ class Builder:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     package: str = "mot_gen.eval."
 
-    def __call__(self, choices: Choices) -> Accumulator:
+    def __call__(self, choices: MetricOptions) -> Accumulator:
         options = dict(self.fixed)
         for word in f"{self.takes} {self.needs}".split():
             option, _, choice = word.partition("=")
@@ -104,12 +104,12 @@ class Builder:
         module, name = self.target.split(":")
         return getattr(importlib.import_module(self.package + module), name)(**options)
 
-    def missing(self, choices: Choices) -> list[str]:
+    def missing(self, choices: MetricOptions) -> list[str]:
         """The choices that are not made, and without which the metric cannot be made."""
         needed = [word.rpartition("=")[2] for word in self.needs.split()]
         return [choice for choice in needed if getattr(choices, choice) is None]
 
-    def check(self, choices: Choices) -> None:
+    def check(self, choices: MetricOptions) -> None:
         """InputError where a choice is missing."""
         for choice in self.missing(choices):
             raise InputError(f"{choice}: {REMEDIES[choice]}")
@@ -193,7 +193,7 @@ OF_IMAGES = (*SETS, "is", *PAIRS)  # of a set of images against another
 EVALUATED = {**SETS, **{name: IMAGE_TEXT[name] for name in ("clip", "refclip")}, **TEXT, **LIKELIHOOD}
 
 
-def chosen(names: str | Iterable[str], allowed: Iterable[str], where: str = "--metrics") -> list[str]:
+def chosen_names(names: str | Iterable[str], allowed: Iterable[str], where: str = "--metrics") -> list[str]:
     """Names from "a,b" or a list, each once; InputError for one that is not known, or for none at all."""
     allowed = list(allowed)
     listed = names.split(",") if isinstance(names, str) else names

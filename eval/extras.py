@@ -1,4 +1,4 @@
-"""What users and other packages bring: `extra_module` imports an optional package, `named` finds a function of the
+"""What users and other packages bring: `extra_module` imports an optional package, `find_named` finds a function of the
 user's own, `facts_of` says what is known of a model, `from_options` reads options by name."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def extra_module(module: str, metric: str, extra: str = "eval") -> ModuleType:
         raise InputError(f"{metric}: package {err.name!r} is not installed; pip install 'mot-gen[{extra}]'") from err
 
 
-def named(target: str, what: str) -> Any:
+def find_named(target: str, what: str) -> Any:
     """What "package.module:NAME" names; InputError where there is no such thing."""
     module, _, name = target.partition(":")
     require(name, f"{what} {target}: neither a folder with a config.json nor module:function; give one")

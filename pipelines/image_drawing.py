@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mot_gen.errors import UntaughtWarning, require
 from mot_gen.pipelines.base import MultimodalPipeline
-from mot_gen.pipelines.engine import Drawing, Grid, Guidance, Known, Stream, TextSampling, draw
+from mot_gen.pipelines.engine import Drawing, Grid, Guidance, KnownPicture, Stream, TextSampling, draw
 from mot_gen.pipelines.engine.masked import OpenTokens, draw_masked
 from mot_gen.pipelines.engine.samplers import Step, evaluations, row_generators
 from mot_gen.pipelines.engine.scales import OpenScales, Scale, draw_scales
-from mot_gen.pipelines.engine.token_spans import Begun, Pass, draw_tokens
+from mot_gen.pipelines.engine.token_spans import BegunSpan, Pass, draw_tokens
 from mot_gen.pipelines.options import StepOptions
-from mot_gen.pipelines.pictures import as_output, stacked
+from mot_gen.pipelines.pictures import as_output, stack_or_list
 from mot_gen.pipelines.settings import USUAL, listed_texts
 from mot_gen.sequence import Span
 
@@ -43,7 +43,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
     def _decode_images(self, values: Sequence[Span], output_type: str):
         """Image spans -> what `pictures.as_output` makes of them, or the latents as they are."""
         if output_type == "latent":
-            return stacked([span.values for span in values])
+            return stack_or_list([span.values for span in values])
         return as_output(self.image_tokenizer.decode_batch(values), output_type)
 
     # ---------------------------------------------------------------- check, prepare
@@ -103,7 +103,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
         how: StepOptions,
         guidance: Guidance,
         grids: Sequence[Grid],
-        known: Known | None = None,
+        known: KnownPicture | None = None,
     ) -> list[Span]:
         """One picture after each document: documents by the branches of guidance, N each. InputError, before any work,
         for what does not fit. how: settled. known: what is drawn from, see `drawing.Known`."""
@@ -122,7 +122,9 @@ class ImageDrawingPipeline(MultimodalPipeline):
             return self._draw_masked(rows, drawing, how, known)
         return self._draw_ids(rows, drawing, how, known)
 
-    def _draw_ids(self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None) -> list[Span]:
+    def _draw_ids(
+        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: KnownPicture | None
+    ) -> list[Span]:
         """Pictures of discrete tokens, one grid for all."""
         grid, given = self._grids[0], None if known is None else known.values
         tokens = grid[0] * grid[1]
@@ -130,12 +132,12 @@ class ImageDrawingPipeline(MultimodalPipeline):
         sampling = self._sampling(how, tokens)
         with self.progress_bar(total=tokens) as bar:
             stream = Stream(self.model, rows, room, opens=["image"] * len(rows))
-            begun, shown = Begun(stream, "image", grid), self._on_pass(how, bar)
+            begun, shown = BegunSpan(stream, "image", grid), self._on_pass(how, bar)
             ids = draw_tokens(begun, drawing, sampling, known=given, keep=False, on_pass=shown)
         return _spans(ids, self._grids)
 
     def _draw_masked(
-        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None
+        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: KnownPicture | None
     ) -> list[Span]:
         """Pictures of masked tokens, all tokens of a picture in a few passes; one grid for all."""
         tokens = _longest(self._grids)
@@ -148,7 +150,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
             return _spans(ids, self._grids)
 
     def _draw_scales(
-        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None
+        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: KnownPicture | None
     ) -> list[Span]:
         """Pictures of several scales, a pass for each."""
         whole = known is None
@@ -163,7 +165,7 @@ class ImageDrawingPipeline(MultimodalPipeline):
             return _spans(ids, self._grids)
 
     def _draw_latents(
-        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: Known | None
+        self, rows: list[list[Span]], drawing: Drawing, how: StepOptions, known: KnownPicture | None
     ) -> list[Span]:
         """Pictures of continuous tokens, by the scheduler."""
         tokens, noise = _longest(self._grids), getattr(how, "latents", None)

@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from mot_gen.errors import require
 from mot_gen.files.image_files import center_crop_resize, load_image, to_tensor
 from mot_gen.pipelines.base import repeat_each
-from mot_gen.pipelines.engine import Grid, Guidance, Known
+from mot_gen.pipelines.engine import Grid, Guidance, KnownPicture
 from mot_gen.pipelines.engine.token_spans import MASKED
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import ImageOptions, takes
-from mot_gen.pipelines.pictures import as_output, listed
+from mot_gen.pipelines.pictures import as_list, as_output
 from mot_gen.pipelines.settings import check_given
 from mot_gen.sequence import Span, only_read
 
@@ -91,7 +91,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
 
     def _pairs(self, image, prompt) -> tuple[list, list[list[Span]]]:
         """Pictures and texts, one for each; InputError where their numbers differ."""
-        images = [] if image is None else listed(image)
+        images = [] if image is None else as_list(image)
         require(images, "image: none was given; give a picture or a list of them (or use TextToImagePipeline)")
         texts = [[]] * len(images) if prompt is None else self._text(prompt)
         few, many = sorted((len(texts), len(images)))
@@ -100,7 +100,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
 
     def _masks(self, mask_image, images: list) -> list[Tensor]:
         """(1, H, W) bool at its picture's size, True where to draw; InputError for one of another size."""
-        masks, count = listed(mask_image), len(images)
+        masks, count = as_list(mask_image), len(images)
         require(len(masks) in (1, count), f"mask_image: {len(masks)} masks were given for {count} pictures")
         return [self._mask(mask, image) for mask, image in zip(masks * (count // len(masks)), images)]
 
@@ -115,16 +115,16 @@ class ImageToImagePipeline(ImageDrawingPipeline):
 
     # ---------------------------------------------------------------- prepare
 
-    def _begun(self, image, prompt, mask_image, times: int) -> Begun:
+    def _begun(self, image, prompt, mask_image, times: int) -> StartingPictures:
         """What is given, `times` each; InputError for what does not fit together."""
         images, texts = self._pairs(image, prompt)
         images = [image if isinstance(image, Tensor) else load_image(image) for image in images]
         masks = None if mask_image is None else repeat_each(self._masks(mask_image, images), times)
         pixels = [self.image_tokenizer.pixels_of(image) for image in images]
         spans = only_read(self.image_tokenizer.encode_batch(pixels))
-        return Begun(repeat_each(texts, times), repeat_each(pixels, times), repeat_each(spans, times), masks)
+        return StartingPictures(repeat_each(texts, times), repeat_each(pixels, times), repeat_each(spans, times), masks)
 
-    def _documents(self, begun: Begun, negative_prompt, conditioned: bool) -> dict[str, list[list[Span]]]:
+    def _documents(self, begun: StartingPictures, negative_prompt, conditioned: bool) -> dict[str, list[list[Span]]]:
         """What stands before each picture in the branches of guidance. conditioned: whether its beginning does."""
         before: list[list[Span]] = [[]] * len(begun.spans)
         if conditioned:
@@ -137,7 +137,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
             "without_image": begun.texts,
         }
 
-    def _known(self, begun: Begun, strength: float | None, steps: int) -> Known | None:
+    def _known(self, begun: StartingPictures, strength: float | None, steps: int) -> KnownPicture | None:
         """What drawing begins from, None for noise alone. A token is kept if no pixel of it is masked."""
         if strength is None and begun.masks is None:
             return None
@@ -147,15 +147,15 @@ class ImageToImagePipeline(ImageDrawingPipeline):
         values = pad_sequence([span.values for span in begun.spans], batch_first=True)
         keep = None if begun.masks is None else begun.kept().to(values.device)
         if values.is_floating_point():
-            return Known(values, strength, keep)
+            return KnownPicture(values, strength, keep)
         self._only_continuous(strength=None if strength == 1 else strength)
         if keep is not None:
             values = values.masked_fill(~keep, MASKED)
-        return Known(values)
+        return KnownPicture(values)
 
     # ---------------------------------------------------------------- decode
 
-    def _finish(self, drawn: list[Span], begun: Begun, output_type: str):
+    def _finish(self, drawn: list[Span], begun: StartingPictures, output_type: str):
         """Pictures as asked for, with the pixels outside of the masks put back."""
         if begun.masks is None or output_type == "latent":
             return self._decode_images(drawn, output_type)
@@ -166,7 +166,7 @@ class ImageToImagePipeline(ImageDrawingPipeline):
 
 
 @dataclass
-class Begun:
+class StartingPictures:
     """What N pictures begin from, an entry each.
 
     texts: the prompts' spans.

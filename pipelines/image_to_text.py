@@ -10,7 +10,7 @@ import torch
 from mot_gen.errors import require
 from mot_gen.pipelines.captions.text_choices import Choices
 from mot_gen.pipelines.options import CaptionOptions, takes
-from mot_gen.pipelines.pictures import listed
+from mot_gen.pipelines.pictures import as_list
 from mot_gen.pipelines.text_writing import TextWritingPipeline
 from mot_gen.sequence import Span
 
@@ -40,7 +40,7 @@ class ImageToTextPipeline(TextWritingPipeline):
         asked = self.languages.asked_by(prompt)
         prompt = None if asked else prompt
         language = self._language(asked, prompt is not None, options)
-        pictures = self._media(listed(image), self.image_tokenizer, "image")
+        pictures = self._media(as_list(image), self.image_tokenizer, "image")
         pictures = self._questioned(pictures, self.languages.question(asked or language))
         prompts = self._asked(pictures, prompt, "pictures")
         return self._as_output(self._continued(prompts, options, self._captions(language)), options)

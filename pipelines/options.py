@@ -181,7 +181,7 @@ class ImageOptions(StepOptions):
     top_p: float | None = None
 
 
-def _made(kind: type, given: Mapping[str, Any]) -> Any:
+def _from_options(kind: type, given: Mapping[str, Any]) -> Any:
     """A dataclass made of those arguments that are its fields."""
     return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
 
@@ -204,7 +204,7 @@ def takes(**groups: type) -> Callable:
             for name in given:
                 if name not in names:
                     raise _unknown(type(self).__name__, name, names)
-            built = {group: _made(kind, given) for group, kind in groups.items()}
+            built = {group: _from_options(kind, given) for group, kind in groups.items()}
             rest = {name: value for name, value in given.items() if name not in offered}
             self._interrupt = False  # what stopped an earlier call says nothing about this one
             return call(self, *inputs, **rest, **built)

@@ -1,4 +1,4 @@
-"""Pictures as callers give and want them: listed, as_output, stacked.
+"""Pictures as callers give and want them: as_list, as_output, stack_or_list.
 
 Shapes: N pictures of C channels.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from mot_gen.files.image_files import to_pil
 
 
-def listed(given) -> list:
+def as_list(given) -> list:
     """One picture or many -> a list: a list or tuple as it is, a batch (N, ...) of pictures taken apart."""
     is_batch = isinstance(given, (Tensor, np.ndarray)) and given.ndim == 4
     if is_batch or isinstance(given, (list, tuple)):
@@ -30,7 +30,7 @@ def as_output(images: Sequence[Tensor], output_type: str):
     """
     if output_type == "pil":
         return list(map(to_pil, images))
-    found = stacked([image.cpu() for image in images])
+    found = stack_or_list([image.cpu() for image in images])
     if output_type == "pt":
         return found
     if isinstance(found, Tensor):
@@ -43,7 +43,7 @@ def _with_channels_last(image: Tensor) -> np.ndarray:
     return image.movedim(-3, -1).numpy()
 
 
-def stacked(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
+def stack_or_list(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
     """Tensors of one shape as one tensor; others as a list."""
     shapes = {tensor.shape for tensor in tensors}
     if len(shapes) == 1:

@@ -19,7 +19,7 @@ from mot_gen.pipelines.engine.samplers import row_generators
 from mot_gen.pipelines.engine.whole_spans import WholeSpans
 from mot_gen.pipelines.image_drawing import ImageDrawingPipeline
 from mot_gen.pipelines.options import StepOptions, takes
-from mot_gen.pipelines.pictures import listed
+from mot_gen.pipelines.pictures import as_list
 from mot_gen.pipelines.settings import is_count
 from mot_gen.sequence import Span
 
@@ -101,7 +101,7 @@ class VectorPipeline(ImageDrawingPipeline):
         texts = self._text(prompt)
         if image is None:
             return texts
-        images = listed(image)
+        images = as_list(image)
         require(len(images) in (1, len(texts)), f"image: {len(images)} pictures were given for {len(texts)} prompts")
         self._needs("image", "image_tokenizer")
         seen = self.seen(images, drawn=False)

@@ -20,7 +20,7 @@ from mot_gen.tokenizers.image_vq import VQImageTokenizer
 from mot_gen.tokenizers.quantizers import NearestEntry, straight_through
 
 
-class Pass(NamedTuple):
+class NetworkPass(NamedTuple):
     """What one pass of a network gives: the images (B, C, H, W), its own penalty, and for a learned codebook the
     vectors (N, d) and the ids (N,) they chose."""
 
@@ -30,19 +30,19 @@ class Pass(NamedTuple):
     ids: Tensor | None = None
 
 
-def vq_pass(tokenizer: VQImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
+def vq_pass(tokenizer: VQImageTokenizer, pixels: Tensor, options: ImageTraining) -> NetworkPass:
     """Quantised with the gradient straight through; the penalty is the commitment loss."""
     quantize, z = tokenizer.vq.quantize, tokenizer.latents(pixels).float()
     ids = quantize.ids(z)
     entries = quantize.entries(ids).detach()
     if not isinstance(quantize, NearestEntry):
         images = tokenizer.reconstruct(straight_through(quantize.bounded(z), entries))
-        return Pass(images, z.new_zeros(()))
+        return NetworkPass(images, z.new_zeros(()))
     images = tokenizer.reconstruct(straight_through(z, entries))
-    return Pass(images, options.commitment * F.mse_loss(z, entries), z.detach().flatten(0, -2), ids.flatten())
+    return NetworkPass(images, options.commitment * F.mse_loss(z, entries), z.detach().flatten(0, -2), ids.flatten())
 
 
-def scales_pass(tokenizer: ScalesImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
+def scales_pass(tokenizer: ScalesImageTokenizer, pixels: Tensor, options: ImageTraining) -> NetworkPass:
     """Quantised scale by scale, with the gradient straight through. The penalty holds the latents to what every scale
     has built (commitment), and that to the latents, from which the smoothing learns."""
     f = tokenizer.latents(pixels).float()
@@ -50,18 +50,18 @@ def scales_pass(tokenizer: ScalesImageTokenizer, pixels: Tensor, options: ImageT
     images = tokenizer.reconstruct(straight_through(f, found.built[-1]))
     target = f.expand_as(found.built)
     penalty = options.commitment * F.mse_loss(target, found.built.detach()) + F.mse_loss(found.built, target.detach())
-    return Pass(images, penalty, found.vectors.flatten(0, 1), found.ids.flatten())
+    return NetworkPass(images, penalty, found.vectors.flatten(0, 1), found.ids.flatten())
 
 
-def kl_pass(tokenizer: LatentImageTokenizer, pixels: Tensor, options: ImageTraining) -> Pass:
+def kl_pass(tokenizer: LatentImageTokenizer, pixels: Tensor, options: ImageTraining) -> NetworkPass:
     """A sample of the posterior decoded; the penalty is KL(q(z | x) || N(0, 1)), summed over z, mean over images."""
     encoded = tokenizer.vae.encode(F.pixel_unshuffle(pixels, tokenizer.config.fold))
     posterior = DiagonalGaussianDistribution(encoded.latent_dist.parameters.float())
     images = tokenizer.vae.decode(posterior.sample()).sample
-    return Pass(F.pixel_shuffle(images, tokenizer.config.fold), options.kl * posterior.kl().mean())
+    return NetworkPass(F.pixel_shuffle(images, tokenizer.config.fold), options.kl * posterior.kl().mean())
 
 
-def pass_and_network(tokenizer: Any) -> tuple[Callable[..., Pass], Any]:
+def pass_and_network(tokenizer: Any) -> tuple[Callable[..., NetworkPass], Any]:
     """How a tokenizer is run in training, and the network in it that has a decoder."""
     if isinstance(tokenizer, VQImageTokenizer):
         return vq_pass, tokenizer.vq

@@ -26,7 +26,7 @@ from mot_gen.tokenizers.quantizers import NearestEntry
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
 
-class Quantised(NamedTuple):
+class QuantisedScales(NamedTuple):
     """ids (B, n) of all scales; built (K, B, d, h, w): f_1 ... f_K; vectors (B, n, d), which chose the ids."""
 
     ids: Tensor
@@ -42,7 +42,7 @@ class ScaleQuantizer(nn.Module):
         self.scales, self.codebook = scales, NearestEntry(entries, d)
         self.smooth = nn.ModuleList(_unchanging(d) for _ in scales)
 
-    def forward(self, f: Tensor) -> Quantised:
+    def forward(self, f: Tensor) -> QuantisedScales:
         """Quantise f; the codebook takes no gradient, the smoothing does."""
         built, found, chosen, vectors = torch.zeros_like(f), [], [], []
         for number, size in enumerate(self.scales):
@@ -52,7 +52,7 @@ class ScaleQuantizer(nn.Module):
             found.append(built)
             chosen.append(ids)
             vectors.append(missing)
-        return Quantised(torch.cat(chosen, 1), torch.stack(found), torch.cat(vectors, 1))
+        return QuantisedScales(torch.cat(chosen, 1), torch.stack(found), torch.cat(vectors, 1))
 
     def added(self, number: int, ids: Tensor) -> Tensor:
         """What the ids (B, h_k w_k) of one scale add, (B, d, h, w)."""

@@ -1,4 +1,4 @@
-"""The settings of training an image tokenizer, ImageTraining and VQTraining, and how pictures are varied: augmented.
+"""The settings of training an image tokenizer, ImageTraining and VQTraining, and augment_batch, which varies pictures.
 
 small_vq, small_scales, small_kl: untrained networks for small images, which a CPU can train.
 """
@@ -122,7 +122,7 @@ def _channels(image_size: int | Sequence, fold: int, widths: Sequence[int], colo
     return color_channels * fold**2
 
 
-def augmented(pixels: Tensor, augment: str, generator: torch.Generator) -> Tensor:
+def augment_batch(pixels: Tensor, augment: str, generator: torch.Generator) -> Tensor:
     """(B, C, H, W), each image mirrored at random ("flip"), also transposed (if square), turned upside down and its
     channels permuted ("strong"): the 8 symmetries of the square times the C! orders of the channels."""
 

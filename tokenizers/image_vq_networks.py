@@ -17,7 +17,7 @@ from mot_gen.tokenizers.image_base import ImageTokenizer
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkKind:
     """What differs among them. entries: the field of the config that counts the codebook. decodes: whether transformers
     has the way back to pictures. sized: whether `encode` wants the sizes of pictures."""
 
@@ -27,9 +27,9 @@ class Network:
 
 
 NETWORKS = {
-    "ChameleonVQVAE": Network(decodes=False),
-    "Emu3VQVAE": Network(entries="codebook_size", sized=True),
-    "JanusVQVAE": Network(),
+    "ChameleonVQVAE": NetworkKind(decodes=False),
+    "Emu3VQVAE": NetworkKind(entries="codebook_size", sized=True),
+    "JanusVQVAE": NetworkKind(),
 }
 
 

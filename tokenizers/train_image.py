@@ -26,7 +26,7 @@ from mot_gen.sequence.moving import upload
 from mot_gen.tokenizers.image_latent import LatentImageTokenizer
 from mot_gen.tokenizers.image_losses import (
     CodebookAverage,
-    Pass,
+    NetworkPass,
     PatchDiscriminator,
     adaptive_weight,
     hinge_loss,
@@ -37,7 +37,7 @@ from mot_gen.tokenizers.image_losses import (
 from mot_gen.tokenizers.image_training import (
     ImageTraining,
     VQTraining,
-    augmented,
+    augment_batch,
     small_kl,
     small_scales,
     small_vq,
@@ -116,7 +116,7 @@ class ImageTrainer:
         order = [number for epoch in epochs for number in self._shuffled(epoch)]
         begin = first % n
         pixels = self.images[order[begin : begin + size]].float() / 127.5 - 1
-        return upload(augmented(pixels, self.options.augment, self._generator(1, step)), self.tokenizer.device)
+        return upload(augment_batch(pixels, self.options.augment, self._generator(1, step)), self.tokenizer.device)
 
     def _shuffled(self, epoch: int) -> list[int]:
         return torch.randperm(len(self.images), generator=self._generator(0, epoch)).tolist()
@@ -150,7 +150,7 @@ class ImageTrainer:
         n = self.step
         torch._foreach_lerp_(averages, weights, 1 - min(self.options.average_decay, (1 + n) / (10 + n)))
 
-    def _losses(self, made: Pass, pixels: Tensor) -> dict[str, Tensor]:
+    def _losses(self, made: NetworkPass, pixels: Tensor) -> dict[str, Tensor]:
         """What the tokenizer learns from, of what it made of pixels (B, C, H, W)."""
         images = made.images.float()
         losses = {"reconstruction": F.mse_loss(images, pixels), "penalty": made.penalty.float()}

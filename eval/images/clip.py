@@ -157,7 +157,7 @@ class CLIPScore(ClipMetric):
     takes = "image and text embeddings"
 
     def statistics(self, images: Tensor, texts: Tensor | Sequence[str]) -> Tensor:
-        return mean_rows(clip_score(*matched(self.image_embeddings(images), self.text_embeddings(texts))))
+        return mean_rows(clip_score(*check_matched(self.image_embeddings(images), self.text_embeddings(texts))))
 
 
 class RefCLIPScore(ClipMetric):
@@ -167,7 +167,7 @@ class RefCLIPScore(ClipMetric):
     takes = "image, text and reference embeddings"
 
     def statistics(self, images: Tensor, texts, references) -> Tensor:
-        images, texts = matched(self.image_embeddings(images), self.text_embeddings(texts))
+        images, texts = check_matched(self.image_embeddings(images), self.text_embeddings(texts))
         if not len(images):
             return mean_rows(images.new_zeros(0))
         return mean_rows(ref_clip_score(images, texts, self.nested_embeddings(references)))
@@ -193,7 +193,7 @@ class RPrecision(ClipMetric):
         nested = not isinstance(candidates, Tensor) or candidates.ndim == 3
         require(nested, "r_precision: candidates must be lists of texts, or embeddings (N, k, d)")
         self.append("candidates", torch.tensor([[len(candidates[0])]]))
-        return mean_rows(own_text_first(*matched(images, self.nested_embeddings(candidates))))
+        return mean_rows(own_text_first(*check_matched(images, self.nested_embeddings(candidates))))
 
     def provenance(self) -> dict:
         """The number of candidates too: the fewer, the higher the score."""
@@ -201,7 +201,7 @@ class RPrecision(ClipMetric):
         return {**super().provenance(), "candidates": "+".join(map(str, sizes))}
 
 
-def matched(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+def check_matched(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     """Both, where there are as many of one as of the other, in one number of dimensions, and all are numbers."""
     require(len(images) == len(texts), f"{len(images)} images against {len(texts)} texts; give one text for each image")
     ours, theirs = images.shape[-1], texts.shape[-1]

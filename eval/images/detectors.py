@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mot_gen.eval.extras import facts_of, named
+from mot_gen.eval.extras import facts_of, find_named
 from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.extractors import precision, weights_sha256
 
@@ -62,7 +62,7 @@ def load_detector(detector: Detect | str | Path) -> Detect:
         return detector
     if (Path(detector) / "config.json").exists():
         return TransformersDetector(detector)
-    return named(str(detector), "detector")
+    return find_named(str(detector), "detector")
 
 
 def detector_facts(detector: Any) -> dict[str, str]:

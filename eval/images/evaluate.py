@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import OF_IMAGES, PAIRS, SETS, Choices, chosen, results_of
+from mot_gen.eval.by_name import OF_IMAGES, PAIRS, SETS, MetricOptions, chosen_names, results_of
 from mot_gen.eval.images.extraction import Extraction
 from mot_gen.eval.images.inception_score import InceptionScore
 from mot_gen.eval.images.moments import add_features, unpack_moments
@@ -33,7 +33,7 @@ OF_STATISTICS = ("fd", "is")  # what needs no real images beside their statistic
 
 
 @dataclass
-class Measured:
+class MeasuredSides:
     """Results with what they were measured on."""
 
     results: Results
@@ -53,10 +53,10 @@ def evaluate_images(real: Any, fake: Any, metrics: str | Iterable[str] = DEFAULT
 
 def measure_images(
     real: Any, fake: Any, metrics: str | Iterable[str], settings: ImageSettings, keep_features: bool = False
-) -> Measured:
+) -> MeasuredSides:
     """`evaluate_images` with its sources, and with features where `keep_features`."""
-    names = chosen(metrics, OF_IMAGES, "metrics")
-    measured = opened(real, fake, names, settings)
+    names = chosen_names(metrics, OF_IMAGES, "metrics")
+    measured = open_sides(real, fake, names, settings)
     results = measured.results
     of_sets = [name for name in names if name in SETS]
     if of_sets:
@@ -65,21 +65,21 @@ def measure_images(
         results["is"] = _inception_score(measured.fake, settings)
     for name in names:
         if name in PAIRS:
-            metric = PAIRS[name](Choices(settings.confidence, settings.seed, lpips=settings.lpips))
+            metric = PAIRS[name](MetricOptions(settings.confidence, settings.seed, lpips=settings.lpips))
             results[name] = _pair_result(metric, *paired(name, measured.real, measured.fake))
     _add_facts(measured)
     return measured
 
 
-def opened(real: Any, fake: Any, names: list[str], settings: ImageSettings) -> Measured:
+def open_sides(real: Any, fake: Any, names: list[str], settings: ImageSettings) -> MeasuredSides:
     """Both sides, of which nothing is measured yet. InputError where there are no images, or too little for a
     metric."""
-    measured = Measured(Results(), side_of(real, "real", settings), side_of(fake, "fake", settings))
+    measured = MeasuredSides(Results(), side_of(real, "real", settings), side_of(fake, "fake", settings))
     _check_sides(names, measured)
     return measured
 
 
-def _check_sides(names: list[str], measured: Measured) -> None:
+def _check_sides(names: list[str], measured: MeasuredSides) -> None:
     """InputError for metrics that need more than was given, before anything is computed."""
     real, fake = measured.real, measured.fake
     if fake.statistics is not None:
@@ -103,14 +103,16 @@ def _refuse(names: list[str], enough_for: Container[str], what: str, remedy: str
         raise InputError(f"{what} {', '.join(others)}; {remedy}")
 
 
-def _set_results(names: list[str], measured: Measured, settings: ImageSettings, keep: bool) -> dict[str, MetricResult]:
+def _set_results(
+    names: list[str], measured: MeasuredSides, settings: ImageSettings, keep: bool
+) -> dict[str, MetricResult]:
     """Metrics over features; fills `kept` of both sides where wanted."""
     how = settings.extraction() if measured.fake.features is None else None
     statistics = measured.real.statistics
     if statistics is not None:
         statistics.require(_facts_of(how, measured.fake.source), measured.real.path)
     extractor = None if how is None else how.extractor
-    choices = Choices(settings.confidence, settings.seed, extractor=extractor, reference=statistics)
+    choices = MetricOptions(settings.confidence, settings.seed, extractor=extractor, reference=statistics)
     metrics = {name: SETS[name](choices) for name in names}
     _refuse_few(metrics, measured)
     for side in (measured.real, measured.fake):
@@ -124,7 +126,7 @@ def _set_results(names: list[str], measured: Measured, settings: ImageSettings, 
     return results_of(metrics)
 
 
-def _refuse_few(metrics: dict[str, Accumulator], measured: Measured) -> None:
+def _refuse_few(metrics: dict[str, Accumulator], measured: MeasuredSides) -> None:
     """InputError for metrics that need more samples than a side has, before any is read."""
     needs = {name: getattr(metric, "least", 1) for name, metric in metrics.items()}
     for side in (measured.real, measured.fake):
@@ -215,7 +217,7 @@ def _pair_result(metric: Accumulator, real: ImageSource, fake: ImageSource) -> M
     return metric.compute()
 
 
-def _add_facts(measured: Measured) -> None:
+def _add_facts(measured: MeasuredSides) -> None:
     """Into every result: what sources say of themselves, and what could not be read."""
     results = measured.results
     _add_source(results, "real", measured.real.source)

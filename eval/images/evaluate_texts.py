@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import IMAGE_TEXT, choices_from, chosen, results_of
+from mot_gen.eval.by_name import IMAGE_TEXT, choices_from, chosen_names, results_of
 from mot_gen.eval.devices import device_of
 from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.geneval import GenEval
@@ -56,7 +56,7 @@ def evaluate_image_text(
 
 def image_text_metrics(metrics: str | Iterable[str], device: str, options: Mapping[str, Any]) -> dict[str, Accumulator]:
     """The metrics by name; a CLIP that is named by its folder is loaded once."""
-    names = chosen(metrics, IMAGE_TEXT, "metrics")
+    names = chosen_names(metrics, IMAGE_TEXT, "metrics")
     given, where = dict(options), device_of(device)
     if isinstance(given.get("clip"), (str, Path)):
         given["clip"] = ClipEncoder(given["clip"]).to(where)

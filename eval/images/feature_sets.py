@@ -1,6 +1,6 @@
 """Metrics over whole sets of features: FeatureSetMetric keeps both sides.
 
-`canonical`, `drawn`, `subset` and `square_distances` are what they share.
+`canonical`, `draw_indices`, `subset` and `square_distances` are what they share.
 
 Legend: m real and n fake features of dimension d. Sets are put into a canonical order before anything is drawn from
 them, so that neither batch sizes nor the number of processes change a result.
@@ -67,10 +67,10 @@ def canonical(rows: Tensor) -> Tensor:
 
 def subset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """`size` rows drawn without replacement."""
-    return rows[drawn(len(rows), size, generator).to(rows.device)]
+    return rows[draw_indices(len(rows), size, generator).to(rows.device)]
 
 
-def drawn(count: int, size: int, generator: torch.Generator) -> Tensor:
+def draw_indices(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Numbers of `size` rows of `count`, without replacement; on the CPU, so that all devices draw alike."""
     return torch.randperm(count, generator=generator)[:size]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest, require
-from mot_gen.eval.images.feature_sets import BLOCK, FeatureSetMetric, drawn
+from mot_gen.eval.images.feature_sets import BLOCK, FeatureSetMetric, draw_indices
 from mot_gen.eval.result import MetricResult, checked_confidence
 
 KERNELS = ("polynomial", "gaussian")
@@ -168,7 +168,7 @@ class KernelDistance(FeatureSetMetric):
         generator = torch.Generator().manual_seed(self.seed)
         pairs = []
         for _ in range(self.subsets):
-            pairs.append((drawn(len(real), size, generator), drawn(len(fake), size, generator)))
+            pairs.append((draw_indices(len(real), size, generator), draw_indices(len(fake), size, generator)))
         if _all_pairs_are_fewer(len(real), len(fake), size, self.subsets):
             ours, theirs = zip(*pairs)
             own = members_of(ours, len(real)).to(real.device)

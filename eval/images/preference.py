@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import InputError, nearest
-from mot_gen.eval.images.clip import ClipEncoder, ClipMetric, cosines, matched
+from mot_gen.eval.images.clip import ClipEncoder, ClipMetric, check_matched, cosines
 from mot_gen.eval.text.segments import mean_rows
 
 KINDS = ("pickscore", "hpsv2")
@@ -37,7 +37,7 @@ class PreferenceScore(ClipMetric):
         self.name = kind
 
     def statistics(self, images: Tensor, texts: Tensor | Sequence[str]) -> Tensor:
-        found = cosines(*matched(self.image_embeddings(images), self.text_embeddings(texts)))
+        found = cosines(*check_matched(self.image_embeddings(images), self.text_embeddings(texts)))
         return mean_rows(found * self._scale())
 
     def _scale(self) -> float:

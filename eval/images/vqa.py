@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError, require
-from mot_gen.eval.extras import facts_of, named
+from mot_gen.eval.extras import facts_of, find_named
 from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
@@ -81,7 +81,7 @@ def vqa_model(model: Answer | str | Path | None) -> Answer | None:
     if not isinstance(model, (str, Path)):
         return model
     if ":" in str(model) and not Path(model).exists():
-        return named(str(model), "vqa model")
+        return find_named(str(model), "vqa model")
     return VqaModel(model)
 
 

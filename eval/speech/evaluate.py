@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import SAMPLE_RATE, SOUND, SPEECH, choices_from, chosen, results_of
+from mot_gen.eval.by_name import SAMPLE_RATE, SOUND, SPEECH, choices_from, chosen_names, results_of
 from mot_gen.eval.jsonl import provenance_of
 from mot_gen.eval.records import Given, Kind, Record, only_reference, records, records_of
 from mot_gen.eval.result import Results
@@ -39,7 +39,7 @@ def evaluate_speech(
     `sample_rate`. Or a jsonl or dictionaries of {"prediction", "references": [one], "prediction_audio",
     "reference_audio"}, which may hold all of them. options: fields of `Choices`.
     """
-    names = chosen(metrics, SPEECH, "metrics")
+    names = chosen_names(metrics, SPEECH, "metrics")
     built = speech_metrics(names, options)
     rows = speech_records(names, predictions, references)
     feed_speech(built, rows, sample_rate)
@@ -52,7 +52,7 @@ def evaluate_speech(
 def speech_metrics(metrics: str | Iterable[str], options: Mapping[str, Any]) -> dict[str, Accumulator]:
     """The metrics by name."""
     choices = choices_from(options)
-    return {name: SPEECH[name](choices) for name in chosen(metrics, SPEECH, "metrics")}
+    return {name: SPEECH[name](choices) for name in chosen_names(metrics, SPEECH, "metrics")}
 
 
 def speech_records(

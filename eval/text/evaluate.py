@@ -15,7 +15,7 @@ from mot_gen.eval.by_name import (
     LIKELIHOOD,
     TEXT,
     choices_from,
-    chosen,
+    chosen_names,
     results_of,
     update_text,
 )
@@ -72,7 +72,7 @@ def chosen_texts(metrics: str | Iterable[str]) -> list[str]:
     own = [name.strip() for name in listed if ":" in name]
     for name in own:
         own_metric(name)
-    return chosen(listed, [*METRICS, *own], "metrics")
+    return chosen_names(listed, [*METRICS, *own], "metrics")
 
 
 def text_records(

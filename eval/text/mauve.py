@@ -1,4 +1,4 @@
-"""MAUVE, how near a set of generated texts is to one of human texts: MAUVE, and the pure pair clustered / mauve_score.
+"""MAUVE, how near generated texts are to human ones: MAUVE, and its pure cluster_histograms and mauve_score.
 
 Texts are features of a language model, quantised together by k-means into N / 10 clusters. With p and q the two
 histograms, the curve of exp(-c KL(q | r)), exp(-c KL(p | r)) over mixtures r of both encloses an area between 0 and 1,
@@ -25,7 +25,7 @@ from mot_gen.eval.text.embeddings import TextEncoder
 VARIANCE, SCALING, MIXTURES, RESTARTS, ITERATIONS = 0.9, 5.0, 25, 5, 500
 
 
-def clustered(human: Tensor, made: Tensor, clusters: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def cluster_histograms(human: Tensor, made: Tensor, clusters: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Histograms (clusters,) of two sets of features (n, d) and (m, d) over common clusters; each sums to 1."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
@@ -107,7 +107,7 @@ class MAUVE(Accumulator):
         few = [f"N = {fewest} is below 5000: the score is noisy and biased upwards"] if fewest < 5000 else []
         return MetricResult(
             name="mauve",
-            value=mauve_score(*clustered(human, made, clusters, self.seed)),
+            value=mauve_score(*cluster_histograms(human, made, clusters, self.seed)),
             n={"real": len(human), "fake": len(made)},
             provenance={**facts, "clusters": clusters, "scaling": SCALING, "seed": self.seed},
             warnings=few,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.errors import InputError
-from mot_gen.pipelines.captions.phrase_slots import Slots
+from mot_gen.pipelines.captions.phrase_slots import PhraseSlots
 from mot_gen.pipelines.captions.phrase_tree import BLANK
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def scene_options(gradio, languages: Languages, prompt) -> None:
     gradio.Markdown("Put a prompt together from what this checkpoint was taught, or write one:")
     for language in languages.names:
         with gradio.Tab(language):
-            _language(gradio, languages.names_in(language), Slots(languages.phrases_in(language)), prompt)
+            _language(gradio, languages.names_in(language), PhraseSlots(languages.phrases_in(language)), prompt)
 
 
-def _language(gradio, names: list[str], slots: Slots, prompt) -> None:
+def _language(gradio, names: list[str], slots: PhraseSlots, prompt) -> None:
     relations = {_without_blanks(piece): piece for piece in slots.relations}
     names = sorted(names)
     chosen = [gradio.Dropdown(names, value=None, label="name", filterable=True)]

@@ -121,14 +121,14 @@ def _check_records(path: str) -> None:
 
 def _check_evaluation(section: Evaluation) -> None:
     """InputError for an unknown metric, or files that metrics would read and that are not there."""
-    from mot_gen.eval.by_name import EVALUATED, SETS, Choices, chosen
+    from mot_gen.eval.by_name import EVALUATED, SETS, MetricOptions, chosen_names
     from mot_gen.eval.images.extractor_names import check_extractor
 
-    names = chosen(section.metrics, EVALUATED, "evaluation.metrics") if section.metrics else []
+    names = chosen_names(section.metrics, EVALUATED, "evaluation.metrics") if section.metrics else []
     check_extractor(section.extractor)
     refuse_missing([section.weights], " (evaluation.weights)")
     refuse_missing([section.clip], " (evaluation.clip)")
-    choices = Choices(clip=section.clip)  # type: ignore[arg-type] # a folder; here only whether there is one
+    choices = MetricOptions(clip=section.clip)  # type: ignore[arg-type] # a folder; here only whether there is one
     for name in names:
         EVALUATED[name].check(choices)
     if SETS.keys() & set(names):

@@ -80,10 +80,10 @@ def _add_images(commands):
 
 
 def _images(args: argparse.Namespace) -> int:
-    from mot_gen.eval.by_name import OF_IMAGES, chosen
+    from mot_gen.eval.by_name import OF_IMAGES, chosen_names
     from mot_gen.eval.images.extractor_names import check_extractor
 
-    chosen(args.metrics, OF_IMAGES, "metrics")
+    chosen_names(args.metrics, OF_IMAGES, "metrics")
     check_extractor(args.extractor)
     refuse_missing([args.real, args.lpips, args.weights])
     checks = [lambda: _eval_images().check_extractor(args), lambda: _eval_images().check_lpips(args)]

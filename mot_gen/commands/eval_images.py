@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mot_gen.commands.eval_report import Section, report
-from mot_gen.eval.by_name import OF_IMAGES, chosen
-from mot_gen.eval.images.evaluate import Measured, measure_images, opened, reference_statistics
+from mot_gen.eval.by_name import OF_IMAGES, chosen_names
+from mot_gen.eval.images.evaluate import MeasuredSides, measure_images, open_sides, reference_statistics
 from mot_gen.eval.images.extraction import default_cache, thumbnails
 from mot_gen.eval.images.image_pairs import lpips_trunk
 from mot_gen.eval.images.nearest import nearest_neighbours, worst_cases
@@ -24,12 +24,12 @@ SHOWN, NEIGHBOURS = 16, 4  # samples in the HTML page, and real neighbours besid
 
 def check_sides(args: argparse.Namespace) -> None:
     """InputError where there are no images."""
-    opened(args.real, args.fake, chosen(args.metrics, OF_IMAGES, "metrics"), settings_of(args))
+    open_sides(args.real, args.fake, chosen_names(args.metrics, OF_IMAGES, "metrics"), settings_of(args))
 
 
 def check_lpips(args: argparse.Namespace) -> None:
     """InputError where LPIPS is asked for and its weights are not there, or are others."""
-    if "lpips" in chosen(args.metrics, OF_IMAGES, "metrics"):
+    if "lpips" in chosen_names(args.metrics, OF_IMAGES, "metrics"):
         lpips_trunk("alex", args.lpips)
 
 
@@ -72,7 +72,7 @@ def settings_of(args: argparse.Namespace) -> ImageSettings:
     return ImageSettings(**given, show_progress=True)
 
 
-def sections(measured: Measured) -> list[Section]:
+def sections(measured: MeasuredSides) -> list[Section]:
     """Samples beside their nearest real images, and the worst cases; samples alone where there are no features."""
     real, fake = measured.real, measured.fake
     assert fake.source is not None  # the command gives paths, never features

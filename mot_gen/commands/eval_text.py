@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from mot_gen.commands.without_torch import refuse_early
-from mot_gen.eval.by_name import IMAGE_TEXT, SPEECH, Choices, chosen, results_of
+from mot_gen.eval.by_name import IMAGE_TEXT, SPEECH, MetricOptions, chosen_names, results_of
 from mot_gen.eval.jsonl import provenance_of, read_jsonl
 from mot_gen.eval.text.evaluate import chosen_texts, feed_text, text_metrics, text_records
 
@@ -34,7 +34,7 @@ def text(args: argparse.Namespace) -> int:
 
 def speech(args: argparse.Namespace) -> int:
     """`eval speech`."""
-    names = chosen(args.metrics, SPEECH, "metrics")
+    names = chosen_names(args.metrics, SPEECH, "metrics")
     _check_lines(args.file)
     refuse_early(lambda: _speech_metrics(names, args))
 
@@ -54,7 +54,7 @@ def _speech_metrics(names: list[str], args: argparse.Namespace) -> dict[str, Acc
 
 def image_text(args: argparse.Namespace) -> int:
     """`eval image-text`."""
-    chosen(args.metrics, IMAGE_TEXT, "metrics")
+    chosen_names(args.metrics, IMAGE_TEXT, "metrics")
     _check_lines(args.file)
     refuse_early(lambda: _image_text_metrics(args))
 
@@ -91,7 +91,7 @@ def _check_lines(file: str) -> None:
 def choices_of(args: argparse.Namespace) -> dict[str, Any]:
     """The choices that the command line gives."""
     given = {}
-    for choice in fields(Choices):
+    for choice in fields(MetricOptions):
         value = getattr(args, choice.name, None)
         if value is not None:
             given[choice.name] = value

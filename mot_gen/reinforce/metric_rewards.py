@@ -8,7 +8,7 @@ from typing import Any
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import IMAGE_TEXT, TEXT, Choices, choices_from, results_of, update_text
+from mot_gen.eval.by_name import IMAGE_TEXT, TEXT, MetricOptions, choices_from, results_of, update_text
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentTable
 
@@ -75,7 +75,7 @@ def _by_nearest(
     return [max(islice(scores, len(own))) for own in references]
 
 
-def _choices(options: dict[str, Any]) -> Choices:
+def _choices(options: dict[str, Any]) -> MetricOptions:
     from mot_gen.eval.images.clip import ClipEncoder
 
     made = dict(options)

@@ -17,7 +17,7 @@ from torch import Tensor
 from mot_gen.data.records import Pair
 from mot_gen.errors import InputError
 from mot_gen.eval.accumulator import Accumulator
-from mot_gen.eval.by_name import EVALUATED, LIKELIHOOD, SETS, TEXT, Choices, chosen, results_of, update_text
+from mot_gen.eval.by_name import EVALUATED, LIKELIHOOD, SETS, TEXT, MetricOptions, chosen_names, results_of, update_text
 from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.extractors import load_extractor
 from mot_gen.eval.images.inputs import to_uint8
@@ -87,9 +87,9 @@ class Evaluator:
     says what is unknown or missing before anything is trained."""
 
     def __init__(self, section: Evaluation):
-        self.names = chosen(section.metrics, EVALUATED, "evaluation.metrics")
+        self.names = chosen_names(section.metrics, EVALUATED, "evaluation.metrics")
         needs_features = any(name in SETS for name in self.names)
-        self.choices = Choices(
+        self.choices = MetricOptions(
             extractor=load_extractor(section.extractor, weights=section.weights) if needs_features else None,
             clip=ClipEncoder(section.clip) if section.clip else None,
         )

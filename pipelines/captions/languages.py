@@ -25,7 +25,7 @@ from mot_gen.errors import InputError, nearest, require
 from mot_gen.files import json_files
 from mot_gen.files.atomic import write_text
 from mot_gen.pipelines.captions.phrase_tree import BLANK
-from mot_gen.pipelines.captions.taught import Taught, untaught
+from mot_gen.pipelines.captions.taught import TaughtNames, untaught
 from mot_gen.pipelines.captions.text_choices import Choices
 from mot_gen.pipelines.settings import is_list_of_texts, listed_texts
 
@@ -38,7 +38,7 @@ class Languages:
     def __init__(self, stated: Mapping[str, Any]):
         self._stated = dict(stated)
         self._choices: dict[str, Choices] = {}
-        self._taught: dict[str, Taught] | None = None
+        self._taught: dict[str, TaughtNames] | None = None
 
     @classmethod
     def of_file(cls, path: Path | None) -> Languages:
@@ -72,7 +72,7 @@ class Languages:
     def untaught(self, prompts: Iterable[str]) -> str | None:
         """A warning about prompts that name what was never taught; None where all are known, or nothing is listed."""
         if self._taught is None:
-            self._taught = {each: Taught(self.names_in(each), self.phrases_in(each)) for each in self._stated}
+            self._taught = {each: TaughtNames(self.names_in(each), self.phrases_in(each)) for each in self._stated}
         return untaught(prompts, self._taught)
 
     def asked_by(self, prompt: str | Sequence[str] | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What can be chosen in the phrases of a language, and the prompt that says what was chosen: Slots.
+"""What can be chosen in the phrases of a language, and the prompt that says what was chosen: PhraseSlots.
 
 A phrase consists of pieces with commas between them. Pieces that stand in the very same surroundings, such as "on red"
 and "on blue", are the choices of one slot. So nobody has to say which pieces are places and which are colours.
@@ -18,7 +18,7 @@ from mot_gen.pipelines.captions.taught import COMMA
 
 
 @dataclass(frozen=True)
-class Slots:
+class PhraseSlots:
     """phrases: of a language in `model/answers.json`."""
 
     phrases: Sequence[str]

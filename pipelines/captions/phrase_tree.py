@@ -1,4 +1,4 @@
-"""The tree of tokens of many texts, also of more than could be listed: Node, PhraseTree, encoded.
+"""The tree of tokens of many texts, also of more than could be listed: Node, PhraseTree, encode_texts.
 
 A phrase such as "{} left of {}, on red" has blanks that any name may fill, so a few names and phrases make very many
 texts. What may follow a name is one tree that all names share, and what may follow the second name is another.
@@ -117,7 +117,7 @@ class PhraseTree:
         return phrase.replace(BLANK, self.names[0])
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        return encoded(texts, self.tokenizer)
+        return encode_texts(texts, self.tokenizer)
 
 
 def _by_beginning(phrases: Iterable[str]) -> Mapping[str, list[str]]:
@@ -130,7 +130,7 @@ def _by_beginning(phrases: Iterable[str]) -> Mapping[str, list[str]]:
     return {before: list(afters) for before, afters in found.items()}
 
 
-def encoded(texts: Sequence[str], tokenizer) -> list[list[int]]:
+def encode_texts(texts: Sequence[str], tokenizer) -> list[list[int]]:
     """The ids of texts."""
     if not texts:
         return []

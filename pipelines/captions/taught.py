@@ -1,4 +1,4 @@
-"""What a checkpoint was taught to draw, and which parts of a prompt it was not: Taught, untaught.
+"""What a checkpoint was taught to draw, and which parts of a prompt it was not: TaughtNames, untaught.
 
 It is read from the names and phrases of `model/answers.json`, a language each (`languages.py`). A prompt consists of
 pieces with commas between them. A piece is known if it is one of a phrase's, with known names in its blanks; the order
@@ -22,7 +22,7 @@ _ARTICLE = re.compile(rf"^(?:(?:{'|'.join(ARTICLES)}) |l')(?=.)")
 
 
 @dataclass(frozen=True)
-class Taught:
+class TaughtNames:
     """Names and phrases of one language."""
 
     names: Sequence[str]
@@ -114,7 +114,7 @@ def _without_article(text: str) -> str:
     return _ARTICLE.sub("", text)
 
 
-def untaught(prompts: Iterable[str], languages: Mapping[str, Taught]) -> str | None:
+def untaught(prompts: Iterable[str], languages: Mapping[str, TaughtNames]) -> str | None:
     """A warning about the first prompt that names what was taught in no language, and how many others do. None where
     all are known, or the checkpoint lists no languages."""
     if not languages:
@@ -129,7 +129,7 @@ def untaught(prompts: Iterable[str], languages: Mapping[str, Taught]) -> str | N
     return f"prompt: {part!r} was never taught to this checkpoint, which will draw something else{more}; {known}"
 
 
-def _known_instead(part: str, taught: Taught) -> str:
+def _known_instead(part: str, taught: TaughtNames) -> str:
     """What a message gives in the place of an unknown part."""
     nearest = taught.nearest(part)
     if nearest:
@@ -137,7 +137,7 @@ def _known_instead(part: str, taught: Taught) -> str:
     return f"it knows {COMMA.join(taught.names[:NEAREST])}, ..."
 
 
-def _missing(prompt: str, languages: Mapping[str, Taught]) -> tuple[str, str] | None:
+def _missing(prompt: str, languages: Mapping[str, TaughtNames]) -> tuple[str, str] | None:
     """The first part that is unknown and the language that knows most of the prompt; None where one knows all."""
     unknown = {language: taught.missing(prompt) for language, taught in languages.items()}
     if not all(unknown.values()):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mot_gen.errors import require
-from mot_gen.pipelines.captions.phrase_tree import Node, PhraseTree, encoded
+from mot_gen.pipelines.captions.phrase_tree import Node, PhraseTree, encode_texts
 from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.settings import is_list_of_texts
 from mot_gen.sequence import PADDING, Layout
@@ -37,7 +37,7 @@ class Choices:
     def of_texts(cls, texts: Sequence[str], tokenizer, end: int) -> Choices:
         """end: the id of the token that ends a text. InputError for what is no list of texts."""
         require(is_list_of_texts(texts), f"choices must be a list of texts, none empty, got {texts!r:.60}")
-        root, paths = Node(), encoded(texts, tokenizer)
+        root, paths = Node(), encode_texts(texts, tokenizer)
         for tokens in paths:
             root.add(tokens, end)
         by_tokens = {tuple(tokens): text for tokens, text in zip(paths, texts)}

@@ -14,7 +14,7 @@ The engine knows no pipeline. It imports `mot_gen.pipelines.settings`, which is 
 """
 
 from mot_gen.pipelines.engine.decoding import TextSampling, choose
-from mot_gen.pipelines.engine.drawing import Drawing, Known, draw
+from mot_gen.pipelines.engine.drawing import Drawing, KnownPicture, draw
 from mot_gen.pipelines.engine.guidance import Guidance
 from mot_gen.pipelines.engine.open_span import Grid, OpenSpan
 from mot_gen.pipelines.engine.stream import Stream
@@ -25,7 +25,7 @@ __all__ = [
     "Drawing",
     "Grid",
     "Guidance",
-    "Known",
+    "KnownPicture",
     "OpenSpan",
     "Rules",
     "StopStrings",

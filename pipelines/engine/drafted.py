@@ -1,5 +1,5 @@
 """Greedy text in fewer passes: drafts of some tokens, verified by the whole model in one pass; Drafts, EarlyLayers,
-Narrower, Written, write_drafted.
+NarrowModel, DraftedText, write_drafted.
 
 A draft guesses what the model would write: its first layers, whose output goes straight to the final norm and the head
 (early exit, the plain form of M2R2, arXiv 2502.02040); or the whole model with narrower feed-forwards (MatFormer, arXiv
@@ -71,7 +71,7 @@ class EarlyLayers:
         """Nothing to do: the cache is the stream's own."""
 
 
-class Narrower:
+class NarrowModel:
     """Drafts of the model at another width of its nested feed-forwards, over a cache of its own."""
 
     def __init__(self, stream: Stream, width: int | Mapping[str, int]):
@@ -106,7 +106,7 @@ def _take_back(cache: Cache, before: Any) -> None:
 
 
 @dataclass
-class Written:
+class DraftedText:
     """What was written, and in how many passes.
 
     ids: of each document, the one that ended it included. passes: of the whole model, after the prompt.
@@ -124,7 +124,7 @@ class Written:
 @torch.inference_mode()
 def write_drafted(
     stream: Stream, drafts: Drafts, most: int, ends: Collection[int], allowed: Tensor, ahead: int = 4
-) -> Written:
+) -> DraftedText:
     """Continue each document greedily, by up to `most` tokens or until one of the ids `ends`.
 
     allowed: (V,) bool, the ids that may be written. ahead: k, tokens that are drafted at a time. `stream` needs room
@@ -152,7 +152,7 @@ def write_drafted(
         following = torch.where(alive, verified.gather(1, last)[:, 0], following)
         ended = [len(ids) >= most or ids[-1] in ends for ids in written]
         alive = alive & ~torch.tensor(ended, device=stream.device)
-    return Written(written, passes)
+    return DraftedText(written, passes)
 
 
 def _take(written: list[int], guesses: list[int], agreed: int, most: int, ends: Collection[int]) -> int:

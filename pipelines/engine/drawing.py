@@ -1,4 +1,4 @@
-"""How a continuous span is drawn: Drawing, Known, draw.
+"""How a continuous span is drawn: Drawing, KnownPicture, draw.
 
 Shapes: N samples, n tokens of a span, C channels; B branches of guidance; T evaluations of the model.
 """
@@ -41,7 +41,7 @@ class Drawing:
 
 
 @dataclass
-class Known:
+class KnownPicture:
     """A picture that drawing begins from: clean values (N, n, C).
 
     strength: how much of the way from noise is gone, from 0, which returns the values, to 1 (SDEdit, Meng et al. 2022).
@@ -53,13 +53,13 @@ class Known:
     strength: float = 1.0
     keep: Tensor | None = None
 
-    def like(self, x: Tensor) -> Known:
+    def like(self, x: Tensor) -> KnownPicture:
         """A copy on the device and in the dtype of x."""
         keep = None if self.keep is None else self.keep.to(x.device)
-        return Known(self.values.to(x), self.strength, keep)
+        return KnownPicture(self.values.to(x), self.strength, keep)
 
 
-def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: Known | None = None) -> Tensor:
+def draw(span: OpenSpan, drawing: Drawing, start: Tensor | None = None, known: KnownPicture | None = None) -> Tensor:
     """Integrate an open span, whose rows are the branches of N samples, from noise to a clean (N, n, C).
 
     start: (N, n, C) the noise to begin with; drawn from the generators when not given. Where spans differ in size, n is

@@ -1,4 +1,4 @@
-"""What may be written in a document, and what each token means there: Rules, Row.
+"""What may be written in a document, and what each token means there: Rules, DocumentState.
 
 All of this is decided by the host; `writer` brings it and the model together.
 """
@@ -40,7 +40,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Writing:
+class WritingOptions:
     """What is the same for all documents that are written together.
 
     text: the name of the first modality.
@@ -57,7 +57,7 @@ class Writing:
     most: int
 
 
-class Row:
+class DocumentState:
     """What one document has been given so far.
 
     inside: the modality that is being written.
@@ -66,7 +66,7 @@ class Row:
     room: slots that may still be filled.
     """
 
-    def __init__(self, writing: Writing, opened: str | None):
+    def __init__(self, writing: WritingOptions, opened: str | None):
         self.writing, self.vocabulary = writing, writing.vocabulary
         self.inside, self.left, self.done = opened or writing.text, writing.most, False
         self.room = writing.rules.room or writing.most
@@ -168,11 +168,11 @@ class _Free:
 
     owes_spans = False
 
-    def __init__(self, writing: Writing, inside: str):
+    def __init__(self, writing: WritingOptions, inside: str):
         self.writing, self.rules, self.vocabulary = writing, writing.rules, writing.vocabulary
         self.begun = Counter([inside])
 
-    def after_text(self, row: Row) -> Follows:
+    def after_text(self, row: DocumentState) -> Follows:
         end = self.vocabulary.document_end
         if self.vocabulary.wraps:  # a text's own end comes before another span
             return row.inside, (end,)
@@ -201,7 +201,7 @@ class _Free:
 class _Ordered:
     """Spans come as they were ordered. place: of the one that is being written; -1 before the first."""
 
-    def __init__(self, writing: Writing, inside: str):
+    def __init__(self, writing: WritingOptions, inside: str):
         self.text, self.vocabulary, self.order = writing.text, writing.vocabulary, list(writing.rules.order or ())
         self.place = 0 if self.order[0] == inside else -1
 
@@ -214,7 +214,7 @@ class _Ordered:
         """Whether a span that is no text is still to come."""
         return any(name != self.text for name in self._later)
 
-    def after_text(self, row: Row) -> Follows:
+    def after_text(self, row: DocumentState) -> Follows:
         end = self.vocabulary.document_end
         if self._later and not self.vocabulary.wraps:
             end = self.vocabulary.begin[self._later[0]]

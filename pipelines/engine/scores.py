@@ -1,4 +1,4 @@
-"""How scores of tokens change before one is chosen: Processed, by logits processors; Forbidden, by rules.
+"""How scores of tokens change before one is chosen: ProcessedScores, by logits processors; ForbiddenTokens, by rules.
 
 Shapes: N samples, M of them that move, V joint vocabulary.
 """
@@ -17,7 +17,7 @@ from mot_gen.sequence import Vocabulary
 from mot_gen.sequence.moving import upload
 
 
-class Processed:
+class ProcessedScores:
     """Logits processors of transformers, with the tokens of each document so far, which they are shown."""
 
     def __init__(self, processors: Sequence, stream: Stream, samples: int):
@@ -48,7 +48,7 @@ class Processed:
         return longer(scores, range(len(scores)))
 
 
-class Forbidden:
+class ForbiddenTokens:
     """Masks of the ids that may not come next."""
 
     def __init__(self, vocabulary: Vocabulary, device: torch.device):

@@ -1,4 +1,4 @@
-"""How a discrete span of a given size is drawn token by token: draw_tokens, Begun, Pass, MASKED.
+"""How a discrete span of a given size is drawn token by token: draw_tokens, BegunSpan, Pass, MASKED.
 
 Nothing is decided between two tokens but the tokens themselves, so the host does not wait for any of them: they stay on
 the device, and are read once the span is full.
@@ -44,7 +44,7 @@ Process = Callable[[Tensor, Tensor], Tensor]  # (scores (N, V), the joint ids (N
 
 
 @dataclass(frozen=True)
-class Begun:
+class BegunSpan:
     """A span of a discrete modality whose begin token is the last that a stream holds: its n tokens stand in a grid.
 
     alive: (N,) the samples in which it is written; all by default.
@@ -57,7 +57,7 @@ class Begun:
 
 
 def draw_tokens(
-    begun: Begun,
+    begun: BegunSpan,
     drawing: Drawing,
     sampling: TextSampling,
     *,
@@ -73,7 +73,7 @@ def draw_tokens(
     where not. keep: whether something follows the span, so that its last tokens are read too. process: applied to the
     scores of the first branch. If `drawing.stopped` says so, the tokens that are missing have the id 0.
     """
-    span, n, device = _Writing(begun, drawing.guidance), begun.grid[0] * begun.grid[1], begun.stream.device
+    span, n, device = _Branches(begun, drawing.guidance), begun.grid[0] * begun.grid[1], begun.stream.device
     uniform = draws(n, span.samples, sampling, device, drawing.generators)
     given = None if known is None else upload(known, device)
     frame = _frame_tokens(span.own.frame, begun.grid)
@@ -104,10 +104,10 @@ def _frame_tokens(frame: Frame | None, grid: Grid) -> dict[int, list[int]]:
     return {0: frame.header(grid), **ends, rows * columns: [frame.row_end, frame.closed]}
 
 
-class _Writing:
+class _Branches:
     """The rows of a stream as branches of N samples. joint: (N,) joint ids of what was written so far."""
 
-    def __init__(self, begun: Begun, guidance: Guidance):
+    def __init__(self, begun: BegunSpan, guidance: Guidance):
         self.stream, self.modality, self.guidance = begun.stream, begun.modality, guidance
         self.branches = len(guidance.branches)
         self.samples = self.stream.rows // self.branches

@@ -16,7 +16,7 @@ from mot_gen.pipelines.engine.masked import OpenTokens, draw_masked
 from mot_gen.pipelines.engine.open_span import Grid, OpenSpan
 from mot_gen.pipelines.engine.scales import OpenScales, draw_scales
 from mot_gen.pipelines.engine.stream import Stream
-from mot_gen.pipelines.engine.token_spans import Begun, Process, draw_tokens
+from mot_gen.pipelines.engine.token_spans import BegunSpan, Process, draw_tokens
 
 
 class WholeSpans:
@@ -55,7 +55,7 @@ class WholeSpans:
     def _write(self, modality: str, grid: Grid, ready: list[bool], drawing: Drawing, process: Process | None) -> Tensor:
         """Discrete tokens, one by one, and their end token."""
         text = self.stream.model.modality_names[0]
-        values = draw_tokens(Begun(self.stream, modality, grid, ready), drawing, self.sampling, process=process)
+        values = draw_tokens(BegunSpan(self.stream, modality, grid, ready), drawing, self.sampling, process=process)
         if self.begin is not None:
             others = [not own for own in self._own([True] * self.samples)]
             self.stream.restore(self.begin, others)

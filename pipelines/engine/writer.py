@@ -16,9 +16,9 @@ from mot_gen.model import MultimodalModel
 from mot_gen.pipelines.engine.decoding import TextSampling, choose
 from mot_gen.pipelines.engine.drawing import Drawing
 from mot_gen.pipelines.engine.open_span import Grid
-from mot_gen.pipelines.engine.rules import Row, Rules, Writing
+from mot_gen.pipelines.engine.rules import DocumentState, Rules, WritingOptions
 from mot_gen.pipelines.engine.samplers import held_still
-from mot_gen.pipelines.engine.scores import Forbidden, Processed
+from mot_gen.pipelines.engine.scores import ForbiddenTokens, ProcessedScores
 from mot_gen.pipelines.engine.stream import Stream
 from mot_gen.pipelines.engine.whole_spans import WholeSpans
 from mot_gen.sequence import Span
@@ -58,10 +58,10 @@ class Writer:
         self.text, self.wraps, self.begins = modalities[0].name, vocabulary.wraps, vocabulary.document_begin
         self.apart: set[str | None] = {m.name for m in modalities if m.apart}
         slots = slots_of(stream.model, drawing.grids)
-        writing = Writing(rules, vocabulary, self.text, one_by_one, slots, sampling.max_new_tokens)
-        self.rows = [Row(writing, opened) for opened in stream.opens[:samples]]
-        self.processed = Processed(sampling.processors, stream, samples)
-        self.forbidden = Forbidden(vocabulary, stream.device)
+        writing = WritingOptions(rules, vocabulary, self.text, one_by_one, slots, sampling.max_new_tokens)
+        self.rows = [DocumentState(writing, opened) for opened in stream.opens[:samples]]
+        self.processed = ProcessedScores(sampling.processors, stream, samples)
+        self.forbidden = ForbiddenTokens(vocabulary, stream.device)
         self.spans = WholeSpans(stream, samples, sampling)
 
     def run(self) -> list[list[Span]]:

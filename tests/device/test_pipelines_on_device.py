@@ -16,7 +16,7 @@ from mot_gen.backbone import fused
 from mot_gen.files.image_files import to_pil
 from mot_gen.objectives.flow import Objective as Flow
 from mot_gen.pipelines.engine import Drawing, Guidance, Stream, TextSampling
-from mot_gen.pipelines.engine.token_spans import Begun, draw_tokens
+from mot_gen.pipelines.engine.token_spans import BegunSpan, draw_tokens
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.image_to_text import ImageToTextPipeline
 from mot_gen.pipelines.interleaved import InterleavedPipeline
@@ -177,7 +177,7 @@ def written(pipe, n: int):
     with torch.inference_mode():
         stream = Stream(pipe.model, documents, n, opens=["image"] * 4)
         drawing = Drawing(guidance=Guidance(3.0), generators=[generator(0), generator(1)])
-        return draw_tokens(Begun(stream, "image", (1, n)), drawing, TextSampling(n, temperature=1.0))
+        return draw_tokens(BegunSpan(stream, "image", (1, n)), drawing, TextSampling(n, temperature=1.0))
 
 
 @pytest.mark.parametrize(

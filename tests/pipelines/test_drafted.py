@@ -7,7 +7,7 @@ from tiny import model, picture, words
 from mot_gen.backbone.width_and_experts import chosen
 from mot_gen.errors import InputError
 from mot_gen.pipelines.engine import Stream
-from mot_gen.pipelines.engine.drafted import EarlyLayers, Narrower, Written, write_drafted
+from mot_gen.pipelines.engine.drafted import DraftedText, EarlyLayers, NarrowModel, write_drafted
 
 PROMPTS = [[words(3), picture(2, 2)], [words(6, 1)], [picture(1, 3, 2), words(2, 3)]]
 ENDS = {49}
@@ -67,7 +67,7 @@ def test_a_narrower_model_drafts_what_the_whole_one_would_write():
     built = model(backbone={"feed_forward": "nested"})
     want = one_by_one(built)
     for width in (8, {"text": 40, "image": 16}):
-        assert drafted(built, lambda stream, width=width: Narrower(stream, width)).ids == want
+        assert drafted(built, lambda stream, width=width: NarrowModel(stream, width)).ids == want
     with chosen(built.backbone, width=8):
         assert one_by_one(built) != want  # it is another model
 
@@ -83,7 +83,7 @@ def test_drafts_that_are_right_save_passes():
     assert got.ids == one_by_one(built)
     longest = max(map(len, got.ids))
     assert got.passes == -(-longest // (AHEAD + 1)) and got.tokens_a_pass > 1
-    assert Written([[1, 2], [3]], 2).tokens_a_pass == 0.75
+    assert DraftedText([[1, 2], [3]], 2).tokens_a_pass == 0.75
 
 
 def test_what_cannot_be_drafted_is_refused():
@@ -91,6 +91,6 @@ def test_what_cannot_be_drafted_is_refused():
     with pytest.raises(InputError, match="layers: must be from 1 to 1, below those of the model, got 2"):
         EarlyLayers(stream_of(built), 2)
     with pytest.raises(InputError, match="no nested feed-forward"):
-        Narrower(stream_of(built), 8)
+        NarrowModel(stream_of(built), 8)
     with pytest.raises(InputError, match="ahead: must be a positive integer"):
         drafted(built, lambda stream: EarlyLayers(stream, 1), ahead=0)

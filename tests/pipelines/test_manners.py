@@ -10,7 +10,7 @@ from tiny_pipelines import CLOSE, PROMPTS, build, every_scheduler
 
 from mot_gen.errors import InputError
 from mot_gen.pipelines.base import MultimodalPipeline
-from mot_gen.pipelines.engine import Drawing, Guidance, Known, Stream, draw
+from mot_gen.pipelines.engine import Drawing, Guidance, KnownPicture, Stream, draw
 from mot_gen.pipelines.text_generation import TextGenerationPipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
@@ -85,7 +85,7 @@ def test_pictures_of_several_sizes_are_drawn_in_one_batch(objective):
         documents = [prompts[row] for row in rows] + [[]] * len(rows)
         stream = Stream(net, documents, room=20, opens=["image"] * len(documents))
         span = stream.open("image", [grids[row] for row in rows] * 2, torch.ones(len(documents), dtype=torch.bool))
-        made = draw(span, drawing, known=Known(values, 0.8))
+        made = draw(span, drawing, known=KnownPicture(values, 0.8))
         span.close(made.repeat(2, 1, 1), torch.ones(len(documents), dtype=torch.bool))
         for word in words:
             stream.append(word.repeat(len(documents)), torch.ones(len(documents), dtype=torch.bool))

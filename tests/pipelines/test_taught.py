@@ -10,8 +10,8 @@ from tiny_pipelines import PICTURE
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError, UntaughtWarning
 from mot_gen.pipelines.captions.languages import Languages
-from mot_gen.pipelines.captions.phrase_slots import Slots
-from mot_gen.pipelines.captions.taught import Taught
+from mot_gen.pipelines.captions.phrase_slots import PhraseSlots
+from mot_gen.pipelines.captions.taught import TaughtNames
 from mot_gen.pipelines.image_to_image import ImageToImagePipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
@@ -68,13 +68,13 @@ def test_what_was_not_is_named_with_what_is_nearest(prompt, named, nearest):
 def test_where_nothing_is_alike_or_nothing_is_listed():
     assert Languages(STATED).untaught(["xyzzy"]).endswith("; it knows red apple, owl, fish, ...")
     assert Languages({}).untaught(["xyzzy"]) is None
-    assert Taught(**{key: GERMAN[key] for key in ("names", "phrases")}).nearest("Roter Apfel") == ["roter apfel"]
+    assert TaughtNames(**{key: GERMAN[key] for key in ("names", "phrases")}).nearest("Roter Apfel") == ["roter apfel"]
 
 
 def test_a_prompt_is_put_together_of_what_was_taught():
     phrases = ["{}", "{}, mirrored", "{}, on red", "{}, on blue", "{}, mirrored, on red", "{}, mirrored, on blue"]
     phrases += ["{}, klein, oben links", "{}, klein, unten links", "{} above {}", "{} below {}"]
-    slots = Slots(phrases)
+    slots = PhraseSlots(phrases)
     assert slots.attributes == [["mirrored"], ["on red", "on blue"], ["oben links", "unten links"]]
     assert slots.relations == ["{} above {}", "{} below {}"]
     assert slots.prompt(["owl"], ["on red", "mirrored"]) == "owl, mirrored, on red"
@@ -83,7 +83,7 @@ def test_a_prompt_is_put_together_of_what_was_taught():
     with pytest.raises(InputError, match="'mirrored' and 'oben links' were never taught together; leave one out"):
         slots.prompt(["owl"], ["oben links", "mirrored"])
     for prompt in (slots.prompt(["owl"], [piece]) for slot in slots.attributes for piece in slot):
-        assert Taught(["owl"], phrases).missing(prompt) == []
+        assert TaughtNames(["owl"], phrases).missing(prompt) == []
 
 
 def test_a_call_warns_once_and_points_to_who_called(pipeline):

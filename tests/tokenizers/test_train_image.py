@@ -110,11 +110,11 @@ def test_every_image_comes_once_an_epoch_and_the_order_is_the_seeds():
 def test_augmentation_only_moves_pixels_and_reaches_every_symmetry():
     image = torch.arange(27.0).view(1, 3, 3, 3)
     for augment, count in (("none", 1), ("flip", 2), ("strong", 8 * 6)):
-        made = image_training.augmented(image.expand(2000, -1, -1, -1), augment, torch.Generator().manual_seed(0))
+        made = image_training.augment_batch(image.expand(2000, -1, -1, -1), augment, torch.Generator().manual_seed(0))
         assert len(made.flatten(1).unique(dim=0)) == count
         assert torch.equal(made.flatten(1).sort(1).values, image.flatten(1).expand(2000, -1))
     wide = torch.rand(4, 1, 2, 6)
-    assert image_training.augmented(wide, "strong", torch.Generator().manual_seed(0)).shape == wide.shape
+    assert image_training.augment_batch(wide, "strong", torch.Generator().manual_seed(0)).shape == wide.shape
 
 
 def test_perceptual_and_adversarial_terms_join_when_they_are_asked_for(monkeypatch):

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from mot_gen.errors import InputError
 from mot_gen.eval import evaluate_text
 from mot_gen.eval.text.bert_score import BERTScore
-from mot_gen.eval.text.mauve import MAUVE, clustered, mauve_score
+from mot_gen.eval.text.mauve import MAUVE, cluster_histograms, mauve_score
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "hill", "two"]
 PREDICTIONS = ["the cat sat on a mat", "two dog ran", "a hill"]
@@ -87,7 +87,7 @@ def test_mauve_of_features_is_its_authors_where_clusters_are_clear():
     metric.update(made, real=False)
     expected = mauve.compute_mauve(p_features=human.numpy(), q_features=made.numpy(), num_buckets=4, verbose=False)
     assert metric.compute().value == pytest.approx(expected.mauve, abs=1e-6)
-    one, two = clustered(human, made, 4)
+    one, two = cluster_histograms(human, made, 4)
     assert sorted(one.tolist()) == [0.125, 0.125, 0.25, 0.5] and two.sum() == 1
 
 
