@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mot_gen.backbone import PRESETS, attention, grouped_products, parts
 from mot_gen.backbone.feed_forwards import continued_fraction
 from mot_gen.backbone.mixers import mamba as mamba_mixer
-from mot_gen.backbone.recurrent import delta_rule, mamba_reading
+from mot_gen.backbone.recurrent import delta_rule, mamba_scan
 from mot_gen.backbone.recurrent.selective_scan import selective_scan
 from mot_gen.flops import by_module, forward_flops
 from mot_gen.model import MultimodalModel
@@ -51,13 +51,13 @@ def counted(built, batch, monkeypatch):
         return own_fraction(steps, least)
 
     own_solve, own_fraction = delta_rule.solve, continued_fraction.fraction
-    own_convolve = mamba_reading.convolve
+    own_convolve = mamba_scan.convolve
     monkeypatch.setattr(delta_rule, "solve", solve)
     monkeypatch.setattr(continued_fraction, "fraction", fraction)
-    monkeypatch.setattr(mamba_reading, "convolve", convolve)
+    monkeypatch.setattr(mamba_scan, "convolve", convolve)
     monkeypatch.setattr(grouped_products, "_has_grouped_mm", lambda x, weight: False)
     monkeypatch.setattr(parts, "attend", attend)
-    monkeypatch.setattr(mamba_reading, "_scan", scan)
+    monkeypatch.setattr(mamba_scan, "_scan", scan)
     monkeypatch.setattr(mamba_mixer, "convolve", convolve)
     noisy, _ = built.corrupt(batch, generator(0))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -21,7 +21,7 @@ from mot_gen.files.atomic import write_json, write_text
 from mot_gen.files.image_files import to_pil
 from mot_gen.recipes.sections import Reward
 from mot_gen.reinforce.learner import Learner
-from mot_gen.reinforce.measured import ModelScores, commonest, measure
+from mot_gen.reinforce.model_scores import ModelScores, commonest, measure
 from mot_gen.reinforce.rewards import NamedReward, make_reward
 from mot_gen.reports import page
 from mot_gen.reports.curves import entries

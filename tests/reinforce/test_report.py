@@ -9,7 +9,7 @@ from tiny_rewards import begin, rewarded
 from mot_gen.eval.images.judge import train_judge
 from mot_gen.recipes.recipe import load_recipe, shipped_recipes
 from mot_gen.reinforce.hooks import reinforce_hooks
-from mot_gen.reinforce.measured import MeanScore, ModelScores, _spread
+from mot_gen.reinforce.model_scores import MeanScore, ModelScores, _spread
 from mot_gen.reinforce.report import signs, summary
 from mot_gen.reinforce.reward_kinds import judge
 from mot_gen.reinforce.rewards import RewardInputs

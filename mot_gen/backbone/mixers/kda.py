@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.recurrent import delta_rule, mamba_reading
+from mot_gen.backbone.recurrent import delta_rule, mamba_scan
 from mot_gen.backbone.recurrent.kimi_options import KimiOptions
 from mot_gen.backbone.recurrent.running_cache import RunningCache, last_of
 
@@ -53,7 +53,7 @@ class Mixer(KimiOptions):
     ) -> Tensor:
         """line (B, W - 1 + S, 3 H K) -> (B, S, H, K)."""
         bias = line.new_zeros(())
-        qkv = F.silu(mamba_reading.convolve(line, document, block.conv, bias)).unflatten(-1, (3, self.number, -1))
+        qkv = F.silu(mamba_scan.convolve(line, document, block.conv, bias)).unflatten(-1, (3, self.number, -1))
         q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
         q, k = F.normalize(q, dim=-1, eps=1e-6), F.normalize(k, dim=-1, eps=1e-6)
         g, beta = decay.unflatten(-1, (self.number, -1)).transpose(1, 2), beta.transpose(1, 2)

@@ -23,7 +23,7 @@ from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch, Plan
 from mot_gen.backbone.parts import Layer
 from mot_gen.backbone.recurrent.mamba_options import MambaOptions, uniform
-from mot_gen.backbone.recurrent.mamba_reading import ScanInputs, convolve, kept_state, scan
+from mot_gen.backbone.recurrent.mamba_scan import ScanInputs, convolve, kept_state, scan
 from mot_gen.backbone.recurrent.running_cache import RunningCache
 from mot_gen.backbone.recurrent.selective_scan import chunk_length
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mot_gen.backbone import parts
 from mot_gen.backbone.batch import Batch
 from mot_gen.backbone.parts import Layer
-from mot_gen.backbone.recurrent.mamba_reading import ScanLayout
+from mot_gen.backbone.recurrent.mamba_scan import ScanLayout
 from mot_gen.errors import InputError, nearest
 from mot_gen.sequence import Modality
 
