@@ -18,6 +18,7 @@ from mot_gen.errors import InputError, require
 from mot_gen.eval.jsonl import read_jsonl
 
 Record = dict[str, Any]
+SAID = {str: "a text", list: "a list", int: "a whole number", float: "a number"}  # of fields, for messages
 Kind = type | tuple[type, ...]
 Given = str | Path | Sequence[Mapping[str, Any]]
 
@@ -37,6 +38,8 @@ def records(source: Given, fields: Mapping[str, Kind], folder: str | Path | None
     rows: list[Record] = []
     for number, record in numbered:
         where = f"{prefix}{number}"
+        is_one = isinstance(record, Mapping)
+        require(is_one, f"{where}: is {type(record).__name__}; a record is a dictionary of {', '.join(fields)}")
         require_fields(record, fields, where)
         rows.append({"id": str(number), **record, "line": number, "where": where, "folder": Path(folder)})
     require(rows, f"{name}: holds no records; write one JSON object a line")
@@ -48,11 +51,14 @@ def require_fields(record: Mapping[str, Any], fields: Mapping[str, Kind], where:
     for key, kind in fields.items():
         require(key in record, f"{where}: field {key!r} is absent; every line needs it")
         if not isinstance(record[key], kind):
-            raise InputError(f"{where}: field {key!r} is {type(record[key]).__name__}; every line needs it")
+            wanted = " or ".join(SAID[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
+            raise InputError(f"{where}: field {key!r} is {type(record[key]).__name__}, and must be {wanted}")
 
 
 def records_of(**columns: Sequence[Any] | None) -> list[Record]:
     """Dictionaries from columns of one length; a column that is None is left out."""
+    for name, values in columns.items():
+        require(not isinstance(values, str), f"{name}: must be a list, got a single text; put [ ] around it")
     given = {name: list(values) for name, values in columns.items() if values is not None}
     lengths = {name: len(values) for name, values in given.items()}
     if len(set(lengths.values())) > 1:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.images.extractors import IMAGENET_MEAN, IMAGENET_STD, Extractor
 from mot_gen.eval.images.weights import file_sha256, load_state_dict, missing_weights
+from mot_gen.eval.transformers_folders import network_of, processor_of
 
 HEADS = ("fc", "classifier", "heads", "head")  # what torchvision calls the last part of its classifiers
 
@@ -60,10 +60,8 @@ def transformers_extractor(folder, *, weights=None, output="features", resize="c
     folder = Path(folder)
     if weights is not None:
         raise InputError(f"extractor transformers:{folder}: its weights are those in the folder; drop weights")
-    if not (folder / "config.json").exists():
-        raise InputError(f"{folder}: no config.json; save a transformers model there with save_pretrained")
     builder = AutoModelForImageClassification if output == "logits" else AutoModel
-    network = VisionTower(builder.from_pretrained(folder, dtype=torch.float32, local_files_only=True))
+    network = VisionTower(network_of(builder, folder, "save a transformers model there with save_pretrained"))
     size, mean, std = image_preprocessing(folder)
     return Extractor(network, folder.name, size, resize=resize, mean=mean, std=std, dtype=dtype)
 
@@ -95,7 +93,7 @@ def image_processor(folder: Path) -> tuple[Callable[..., Any], str]:
     from transformers import AutoImageProcessor
 
     _preprocessor_config(folder)
-    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    processor = processor_of(AutoImageProcessor, folder)
     words = []
     if processor.do_resize:
         short = _side({"shortest_edge": processor.size.shortest_edge})

@@ -21,6 +21,7 @@ from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
+from mot_gen.eval.transformers_folders import network_of, processor_of
 
 WEIGHT = 2.5
 PREFIX = "A photo depicts "  # CLIPScore's authors put it before every caption
@@ -38,10 +39,8 @@ class ClipEncoder(nn.Module):
         from transformers import AutoTokenizer, CLIPModel
 
         super().__init__()
-        if not (Path(folder) / "config.json").exists():
-            raise InputError(f"{folder}: no config.json; save a transformers CLIP and its processor there")
-        self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = network_of(CLIPModel, folder, "save a transformers CLIP and its processor there")
+        self.tokenizer = processor_of(AutoTokenizer, folder)
         self.processor, self.preprocessing = image_processor(Path(folder))
         self.name, self.prefix, self.sha256 = Path(folder).name, prefix, weights_sha256(self.model)
         self.requires_grad_(False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mot_gen.eval.extras import facts_of, find_named
 from mot_gen.eval.images.clip import ClipEncoder
 from mot_gen.eval.images.extractors import precision, weights_sha256
+from mot_gen.eval.transformers_folders import network_of, processor_of
 
 Detection = dict[str, Any]
 Detect = Callable[[Tensor], list[Detection]]
@@ -33,9 +34,8 @@ class TransformersDetector(nn.Module):
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
         super().__init__()
-        self.model = AutoModelForObjectDetection.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        self.model.eval()
-        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self.model = network_of(AutoModelForObjectDetection, folder, "save an object detector and its processor there")
+        self.processor = processor_of(AutoImageProcessor, folder)
         self.name, self.sha256 = Path(folder).name, weights_sha256(self.model)
         self.requires_grad_(False)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.images.extractors import IMAGENET_MEAN, IMAGENET_STD, Extractor
+from mot_gen.eval.transformers_folders import network_of
 
 NAME, ADDRESS = "dinov2-vitl14", "https://huggingface.co/facebook/dinov2-large"
 SIZE = 224
@@ -51,8 +51,7 @@ def dinov2(
     if weights is None:
         raise InputError(f"extractor dinov2: no weights given; download {ADDRESS} and pass weights=FOLDER (--weights)")
     folder = Path(weights)
-    require((folder / "config.json").exists(), f"{folder}: no config.json; give the folder of {ADDRESS}")
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = network_of(AutoModel, folder, f"give the folder of {ADDRESS}")
     if model.config.model_type != "dinov2":
         raise InputError(f"{folder}: holds a {model.config.model_type}; give the folder of {ADDRESS}")
     for key, wanted in SHAPE.items():

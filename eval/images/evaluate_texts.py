@@ -43,7 +43,7 @@ def evaluate_image_text(
     references: texts of each image, for refclip. options: fields of `Choices`; clip may be a folder.
     """
     built = image_text_metrics(metrics, device, options)
-    rows = image_text_records(images, texts, references)
+    rows = image_text_records(images, texts, references, as_stored)
     feed_image_text(built, rows, as_stored)
     results = Results(results_of(built))
     if as_stored:
@@ -55,22 +55,30 @@ def evaluate_image_text(
 
 
 def image_text_metrics(metrics: str | Iterable[str], device: str, options: Mapping[str, Any]) -> dict[str, Accumulator]:
-    """The metrics by name; a CLIP that is named by its folder is loaded once."""
+    """The metrics by name, their models on the device; a CLIP that is named by its folder is loaded once."""
     names = chosen_names(metrics, IMAGE_TEXT, "metrics")
     given, where = dict(options), device_of(device)
     if isinstance(given.get("clip"), (str, Path)):
         given["clip"] = ClipEncoder(given["clip"]).to(where)
-    return {name: IMAGE_TEXT[name](choices_from(given)) for name in names}
+    built = {name: IMAGE_TEXT[name](choices_from(given)) for name in names}
+    for metric in built.values():
+        for model in metric.children():  # the metric's own sums stay where they are
+            model.to(where)
+    return built
 
 
 def image_text_records(
-    images: Any, texts: Sequence[str] | None, references: Sequence[Sequence[str]] | None = None
+    images: Any,
+    texts: Sequence[str] | None,
+    references: Sequence[Sequence[str]] | None = None,
+    as_stored: bool = False,
 ) -> list[Record]:
     """Records with "text", and "image" (a file) or "pixels" (a function that gives (3, H, W) uint8)."""
     if texts is None:
         rows = records(images, {"image": str, "text": str})
     else:
-        source = open_images(images)
+        require(not isinstance(texts, str), "texts: must be a list, got a single text; put [ ] around it")
+        source = open_images(images, as_stored=as_stored)
         if len(source) != len(texts):
             raise InputError(f"{len(source)} images against {len(texts)} texts; give one text for each image")
         listed: list[dict[str, Any]] = [{"image": name, "text": text} for name, text in zip(source.names, texts)]

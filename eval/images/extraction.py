@@ -107,7 +107,8 @@ def _write_shard(file: Path, features: Tensor, numbers: list[int], unreadable: l
 
 def _read_shard(file: Path, source: ImageSource) -> tuple[Tensor, list[int]]:
     with np.load(file, allow_pickle=False) as data:
-        source.unreadable += [note for note in data["unreadable"].tolist() if note]
+        for note in filter(None, data["unreadable"].tolist()):
+            source.note(note)
         return torch.from_numpy(data["features"]), data["numbers"].tolist()
 
 

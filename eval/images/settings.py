@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mot_gen.errors import expect
 from mot_gen.eval.devices import device_of
 from mot_gen.eval.extras import from_options
 from mot_gen.eval.images.extraction import Extraction, extract_shards
@@ -58,6 +59,9 @@ class ImageSettings:
 
     def __post_init__(self):
         device_of(self.device)
+        for name in ("batch_size", "workers", "splits"):
+            expect(getattr(self, name) >= 1, f"{name} must be 1 or more", getattr(self, name))
+        expect(self.max_unreadable >= 0, "max_unreadable must be 0 or more", self.max_unreadable)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ImageSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,12 @@ class Side:
 
 
 def side_of(given: Any, name: str, settings: ImageSettings) -> Side:
-    """What `evaluate_images` takes, as a side. A file of statistics may stand in for real images alone.
+    """What `evaluate_images` takes, as a side.
 
     name: "real", "fake" or "held_out"."""
     if isinstance(given, ReferenceStatistics):
         return Side(name, statistics=given)
-    if isinstance(given, (str, Path)) and name == "real" and is_statistics(given):
+    if isinstance(given, (str, Path)) and is_statistics(given):
         return Side(str(given), statistics=ReferenceStatistics.load(given))
     if isinstance(given, np.ndarray) and given.ndim == 2:
         given = torch.from_numpy(given)
@@ -49,7 +50,7 @@ def side_of(given: Any, name: str, settings: ImageSettings) -> Side:
 
 def is_statistics(path: str | Path) -> bool:
     """Whether a file is one that `eval stats` made."""
-    if Path(path).suffix != ".npz" or not Path(path).is_file():
+    if not zipfile.is_zipfile(path):
         return False
     with np.load(path, allow_pickle=False) as data:
         return "header" in data

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError, one_line, require
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.jsonl import read_jsonl
 from mot_gen.files.image_files import load_image
@@ -30,6 +31,7 @@ from mot_gen.files.suffixes import PICTURES, find
 
 IMAGE_KEYS = ("images", "image", "arr_0")  # names of the array in an .npz file
 IMAGE_COLUMNS = ("image", "images", "jpg", "png")  # names of the column in a .parquet file
+UNREADABLE_ARRAYS = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy.load raises
 READER = 2  # raised when the same files are read into other pixels, so that features of the old ones are not reused
 
 Read = Callable[[int], Tensor]
@@ -72,13 +74,24 @@ class ImageSource:
             return None
 
     def _note(self, i: int, error: Exception) -> None:
-        """Keep what is wrong with an image; InputError where there are too many."""
-        self.unreadable.append(f"{self.names[i]}: {type(error.__cause__ or error).__name__}")
+        """Keep what is wrong with an image."""
+        name = self.names[i]
+        before, _, reason = one_line(error).partition(f"{name}: ")
+        is_named = before == "" or before.endswith("/")
+        self.note(f"{name}: {reason if reason and is_named else one_line(error)}")
+
+    def note(self, unreadable: str) -> None:
+        """Count an image that cannot be read, once however often it is tried. InputError where there are too many, or
+        no others."""
+        if unreadable in self.unreadable:
+            return
+        self.unreadable.append(unreadable)
+        if len(self.unreadable) == len(self):
+            raise InputError(f"{self.path}: no image of {len(self)} can be read; the first: {self.unreadable[0]}")
         if len(self.unreadable) > self.cap:
             first = ", ".join(self.unreadable[:3])
-            raise InputError(
-                f"{self.path}: over {self.cap} images cannot be read ({first}, ...); mend them or raise the cap"
-            ) from error
+            remedy = "mend them, or raise max_unreadable (--max-unreadable)"
+            raise InputError(f"{self.path}: over {self.cap} images cannot be read ({first}, ...); {remedy}")
 
 
 def open_images(images: Any, cap: int = 10, *, as_stored: bool = False, name: str = "images") -> ImageSource:
@@ -127,17 +140,24 @@ def _folder(path: Path, as_stored: bool) -> tuple[list[str], Read]:
 
 
 def _loaded_array(path: Path) -> np.ndarray:
-    loaded = np.load(path, allow_pickle=False)
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        return loaded
-    for key in IMAGE_KEYS:
-        if key in loaded:
-            return loaded[key]
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            return loaded
+        for key in IMAGE_KEYS:
+            if key in loaded:
+                return loaded[key]
+    except UNREADABLE_ARRAYS as error:
+        raise InputError(f"{path}: no array can be read ({one_line(error)}); write it by numpy.save") from error
     raise InputError(f"{path}: has no array named {' or '.join(IMAGE_KEYS)}, only {', '.join(loaded)}; rename it")
 
 
 def _array_reader(array: np.ndarray, name: str) -> tuple[list[str], Read]:
     require(array.ndim in (3, 4), f"{name}: images must be (N, H, W, 3), (N, 3, H, W) or (N, H, W), got {array.shape}")
+    is_one = array.ndim == 3 and (array.shape[0] == 3 or array.shape[2] in (3, 4))
+    require(
+        not is_one, f"{name}: {array.shape} may be one image or several grey ones; give (1, H, W, 3) or (N, H, W, 1)"
+    )
     return [str(i) for i in range(len(array))], lambda i: from_array(array[i])
 
 
@@ -155,9 +175,13 @@ def _name_of(image: Any, number: int) -> str:
 
 
 def _parquet(path: Path, as_stored: bool) -> tuple[list[str], Read]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: is no parquet file that can be read ({one_line(error)})") from error
     name = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
     if name is None:
         raise InputError(f"{path}: has no column named image, only {', '.join(table.column_names)}; rename it")

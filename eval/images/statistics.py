@@ -19,6 +19,8 @@ import torch
 from mot_gen.errors import InputError
 from mot_gen.eval.images.moments import Moments
 
+UNSAID = {"pictures": "upright, on white"}  # defaults that a provenance leaves out, as messages call them
+
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
@@ -67,8 +69,9 @@ class ReferenceStatistics:
     def require(self, provenance: dict[str, Any], path: str | Path):
         """InputError where any of the given facts differs from the file's."""
         for key, wanted in provenance.items():
-            found = self.provenance.get(key)
+            found, unsaid = self.provenance.get(key), UNSAID.get(key)
             if found != wanted:
                 raise InputError(
-                    f"{path}: computed with {key} {found!r}, but {wanted!r} is in use; use the same, or make it again"
+                    f"{path}: computed with {key} {found or unsaid!r}, but {wanted or unsaid!r} is in use; "
+                    "use the same, or make it again"
                 )

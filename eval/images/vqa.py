@@ -21,6 +21,7 @@ from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
+from mot_gen.eval.transformers_folders import network_of, processor_of
 
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 ANSWER = "Yes"
@@ -39,11 +40,10 @@ class VqaModel(nn.Module):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         super().__init__()
-        if not (Path(folder) / "config.json").exists():
-            raise InputError(f"{folder}: no config.json; save an image-to-text model and its processor there")
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        self.model.eval()
-        self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        self.model = network_of(
+            AutoModelForImageTextToText, folder, "save an image-to-text model and its processor there"
+        )
+        self.processor = processor_of(AutoProcessor, folder)
         self.name, self.sha256 = Path(folder).name, weights_sha256(self.model)
         self.requires_grad_(False)
 

@@ -15,6 +15,8 @@ from mot_gen.eval.extras import extra_module
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.images.frechet import FrechetDistance
 
+HOP = 160  # samples from one frame of log-mel to the next
+
 
 class AudioExtractor(nn.Module):
     """Waveforms (N, T) in [-1, 1] -> (N * frames, d) float32: every frame is a sample, as FAD is defined.
@@ -51,10 +53,10 @@ class AudioExtractor(nn.Module):
 
 def checked_waveforms(waveforms: Tensor, clamp: bool = False) -> Tensor:
     """(N, T) float32 in [-1, 1]; InputError for another shape, NaN, or a value out of range."""
-    if waveforms.ndim != 2 or not waveforms.is_floating_point():
-        raise InputError(
-            f"waveforms must be float (N, T), got {waveforms.dtype} {tuple(waveforms.shape)}; average the channels"
-        )
+    shape = tuple(waveforms.shape)
+    require(len(shape) == 2, f"waveforms must be (N, T), each of them (T,), got {shape}; average the channels")
+    if not waveforms.is_floating_point():
+        raise InputError(f"waveforms must be floats in [-1, 1], got {waveforms.dtype}; divide 16 bits by 32768")
     require(torch.isfinite(waveforms).all(), "waveforms hold NaN or infinity; remove those recordings")
     if not clamp and waveforms.numel() and waveforms.abs().max() > 1:
         raise InputError(f"waveforms reach {waveforms.abs().max().item():.4g}; scale to [-1, 1] or pass clamp=True")
@@ -73,14 +75,14 @@ class LogMelStatistics(nn.Module):
         import torchaudio
 
         self.frames = frames
-        self.mel = torchaudio.transforms.MelSpectrogram(sample_rate, n_fft=512, hop_length=160, n_mels=mels)
+        self.mel = torchaudio.transforms.MelSpectrogram(sample_rate, n_fft=512, hop_length=HOP, n_mels=mels)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        energies = self.mel(waveforms).clamp(min=1e-8).log()
-        if energies.shape[-1] < self.frames:
+        if waveforms.shape[1] < (self.frames - 1) * HOP:
             raise InputError(
                 f"waveforms of {waveforms.shape[1]} samples are shorter than one window; give at least a second"
             )
+        energies = self.mel(waveforms).clamp(min=1e-8).log()
         windows = energies.unfold(-1, self.frames, self.frames // 2)  # (N, mels, windows, frames)
         return torch.cat([windows.mean(-1), windows.std(-1)], 1).mT
 

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, require
+from mot_gen.errors import InputError, require, with_name
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import SAMPLE_RATE, SOUND, SPEECH, choices_from, chosen_names, results_of
 from mot_gen.eval.jsonl import provenance_of
 from mot_gen.eval.records import Given, Kind, Record, only_reference, records, records_of
 from mot_gen.eval.result import Results
+from mot_gen.eval.speech.audio import checked_waveforms
 
 DEFAULT = ("wer", "cer")
 
@@ -64,8 +65,10 @@ def speech_records(
     fields: dict[str, Kind] = {"prediction": (str, list)} if reads else {}
     if isinstance(predictions, (str, Path)):
         return records(predictions, fields | _sounds_of(hears))
-    if references is None:
+    if references is None and (not hears or _are_records(predictions)):
         return records(predictions, fields)
+    if references is None and hears != ["mos"]:
+        raise InputError(f"{hears[0]} needs references; give one for each prediction")
     if hears and reads:
         raise InputError(f"{reads[0]} reads texts and {hears[0]} hears sounds; measure them in two calls")
     if hears:
@@ -73,6 +76,10 @@ def speech_records(
     made = [_listed(one) for one in predictions]
     wanted = [_one_of(own) for own in references]
     return records(records_of(prediction=made, references=wanted), fields)
+
+
+def _are_records(predictions: Sequence[Any]) -> bool:
+    return len(predictions) > 0 and isinstance(predictions[0], Mapping)
 
 
 def _sounds_of(metrics: Sequence[str]) -> dict[str, Kind]:
@@ -103,34 +110,46 @@ def feed_speech(metrics: Mapping[str, Accumulator], rows: Sequence[Record], samp
     """Every record into every metric, one at a time, as sounds differ in length."""
     for name, metric in metrics.items():
         for row in rows:
-            if name not in SOUND:
-                metric.update([row["prediction"]], [[only_reference(row, name)]])
-                continue
-            made = _sound(row, "prediction_audio", sample_rate)
-            if name == "mos":
-                metric.update([made])
-                continue
-            real = _sound(row, "reference_audio", sample_rate)
-            if name == "fad":
-                metric.update(made[None], real=False)
-                metric.update(real[None], real=True)
-            else:
-                metric.update([made], [real])
+            try:
+                if name in SOUND:
+                    _feed_sound(name, metric, row, sample_rate)
+                else:
+                    metric.update([row["prediction"]], [[only_reference(row, name)]])
+            except InputError as error:
+                raise InputError(with_name(row["where"], error)) from error
+
+
+def _feed_sound(name: str, metric: Accumulator, row: Record, sample_rate: int) -> None:
+    made = _sound(row, "prediction_audio", sample_rate)
+    if name == "mos":
+        metric.update([made])
+        return
+    real = _sound(row, "reference_audio", sample_rate)
+    if name == "fad":
+        metric.update(made[None], real=False)
+        metric.update(real[None], real=True)
+    else:
+        metric.update([made], [real])
 
 
 def _sound(row: Record, key: str, sample_rate: int) -> Tensor:
     if key not in row:
-        raise InputError(f"{row['where']}: field {key!r} is absent; every record needs it")
+        raise InputError(f"field {key!r} is absent; every record needs it")
     sound = row[key]
     if isinstance(sound, (str, Path)):
         return waveform(row["folder"] / sound)
-    return _at_rate(torch.as_tensor(sound).float(), sample_rate)
+    try:
+        checked = checked_waveforms(torch.as_tensor(sound)[None])
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+    return _at_rate(checked[0], sample_rate)
 
 
 def waveform(path: Path) -> Tensor:
     """(T,) float32 at 16 kHz of a sound file, channels averaged."""
     import soundfile
 
+    require(path.is_file(), f"{path}: no such file")
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as err:
@@ -141,5 +160,4 @@ def waveform(path: Path) -> Tensor:
 def _at_rate(sound: Tensor, sample_rate: int) -> Tensor:
     from torchaudio.functional import resample
 
-    require(sound.ndim == 1, f"a waveform must be (T,), got shape {tuple(sound.shape)}; average the channels")
     return resample(sound, sample_rate, SAMPLE_RATE).clamp(-1, 1)

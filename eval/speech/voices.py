@@ -18,6 +18,7 @@ from mot_gen.errors import InputError
 from mot_gen.eval.images.extractors import precision, weights_sha256
 from mot_gen.eval.speech.audio import checked_waveforms
 from mot_gen.eval.text.segments import SegmentMetric, mean_rows, mean_score
+from mot_gen.eval.transformers_folders import network_of, processor_of
 
 SAMPLE_RATE = 16000
 
@@ -32,11 +33,9 @@ class SpeechNetwork(nn.Module):
         import transformers
 
         super().__init__()
-        if not (Path(folder) / "config.json").exists():
-            raise InputError(f"{folder}: no config.json; save a transformers model and its feature extractor there")
-        loader = getattr(transformers, kind)
-        self.model = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-        self.features = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        wanted = "save a model of this kind and its feature extractor there"
+        self.model = network_of(getattr(transformers, kind), folder, wanted)
+        self.features = processor_of(transformers.AutoFeatureExtractor, folder)
         if self.features.sampling_rate != SAMPLE_RATE:
             raise InputError(f"{folder}: hears at {self.features.sampling_rate} Hz; give a model of {SAMPLE_RATE} Hz")
         self.name, self.sha256 = Path(folder).name, weights_sha256(self.model)
@@ -47,8 +46,14 @@ class SpeechNetwork(nn.Module):
         """What the model returns for (T,) in [-1, 1]."""
         sound = checked_waveforms(waveform[None])[0].cpu().numpy()
         prepared = self.features(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self.model.device)
-        with precision("float32", self.model.device.type):
-            return self.model(**prepared)
+        try:
+            with precision("float32", self.model.device.type):
+                return self.model(**prepared)
+        except RuntimeError as error:
+            if len(sound) >= SAMPLE_RATE:
+                raise
+            # Convolutions refuse what is shorter than they are.
+            raise InputError(f"{self.name}: cannot hear {len(sound)} samples; give sounds of a second") from error
 
     def provenance(self) -> dict[str, str]:
         return {"extractor": self.name, "sha256": self.sha256, "dtype": "float32"}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mot_gen.errors import InputError, require
 from mot_gen.eval.images.extractors import precision, weights_sha256
+from mot_gen.eval.transformers_folders import network_of, processor_of
 
 LONGEST = 1024  # tokens of a text that are read, where the model takes as many
 
@@ -32,12 +33,13 @@ class TextEncoder(nn.Module):
         from transformers import AutoModel, AutoTokenizer
 
         super().__init__()
-        if not (Path(folder) / "config.json").exists():
-            raise InputError(f"{folder}: no config.json; save a transformers model and its tokenizer there")
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = network_of(AutoModel, folder, "save a transformers model of texts and its tokenizer there")
+        self.tokenizer = processor_of(AutoTokenizer, folder)
         self.name, self.layer, self.sha256 = Path(folder).name, layer, weights_sha256(self.model)
-        depth = self.model.config.num_hidden_layers
+        depth = getattr(self.model.config, "num_hidden_layers", None)
+        require(
+            depth is not None, f"{folder}: a {type(self.model).__name__} has no layers of texts; give another model"
+        )
         if layer is not None and not 0 <= layer <= depth:
             raise InputError(f"{folder}: layer {layer} is not between 0 and {depth}")
         self.requires_grad_(False)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mot_gen.errors import InputError
 from mot_gen.eval.by_name import (
     ERROR_RATES,
     LIKELIHOOD,
@@ -81,6 +82,8 @@ def text_records(
     nats: Sequence[float] | None = None,
 ) -> list[Record]:
     """Records with "prediction", from a file, dictionaries or lists."""
+    if isinstance(predictions, (str, Path)) and references is not None:
+        raise InputError("predictions: must be a list of texts; or give the path of a jsonl, and no references")
     if isinstance(predictions, (str, Path)) or (predictions and isinstance(predictions[0], Mapping)):
         return records(predictions, {"prediction": str})  # type: ignore[arg-type]  # no list of texts here
     listed = records_of(prediction=predictions, references=references, nats=nats)

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import ModuleType
 
 from mot_gen.checkpoints import locate
-from mot_gen.commands.early import refuse_missing, refuse_unwritable
+from mot_gen.commands.early import refuse_missing
+from mot_gen.commands.options import writable_file
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.pipelines.settings import PictureSettings
 
@@ -131,9 +132,11 @@ def _add_checkpoint(parser: argparse.ArgumentParser):
 def _add_stats(commands):
     parser = commands.add_parser("stats", help="reference statistics of a set of images, as a file with a fingerprint")
     parser.add_argument("source", help="folder, .npz, .npy, .parquet or .jsonl of images")
-    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .npz to write")
+    parser.add_argument("-o", "--out", type=writable_file, required=True, metavar="FILE", help="the .npz to write")
     _add_extractor(parser)
-    parser.add_argument("--json", metavar="FILE", help="what was written, as JSON; - for standard output")
+    parser.add_argument(
+        "--json", type=writable_file, metavar="FILE", help="what was written, as JSON; - for standard output"
+    )
     parser.set_defaults(func=_stats)
 
 
@@ -142,7 +145,6 @@ def _stats(args: argparse.Namespace) -> int:
 
     check_extractor(args.extractor)
     refuse_missing([args.source, args.weights])
-    refuse_unwritable(Path(args.out).parent)
     refuse_early(lambda: _eval_images().check_source(args), lambda: _eval_images().check_extractor(args))
     return lazily("mot_gen.commands.eval_images:stats")(args)
 
@@ -260,6 +262,10 @@ def _add_output(parser: argparse.ArgumentParser):
     group = parser.add_argument_group("results")
     group.add_argument("--confidence", type=float, metavar="C", help="also give intervals, such as 0.95")
     group.add_argument(
-        "--json", metavar="FILE", help="write results as JSON; - for standard output in place of the table"
+        "--json",
+        type=writable_file,
+        metavar="FILE",
+        help="write results as JSON; - for standard output in place of the table",
     )
-    group.add_argument("--html", metavar="FILE", help="write a page with samples, neighbours and worst cases")
+    page = "write a page with samples, neighbours and worst cases"
+    group.add_argument("--html", type=writable_file, metavar="FILE", help=page)

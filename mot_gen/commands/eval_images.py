@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -77,8 +78,8 @@ def sections(measured: MeasuredSides) -> list[Section]:
     real, fake = measured.real, measured.fake
     assert fake.source is not None  # the command gives paths, never features
     if real.source is None or real.kept is None or fake.kept is None:
-        shown = range(min(SHOWN, len(fake.source)))
-        return [("Samples", picture_rows([[_shown(fake.source, i) for i in shown]]))]
+        readable = (i for i in range(len(fake.source)) if fake.source.read_or_note(i) is not None)
+        return [("Samples", picture_rows([[_shown(fake.source, i) for i in islice(readable, SHOWN)]]))]
     beside = NearestRows(real.source, fake.source, *real.kept, *fake.kept)
     count = len(beside.fake_numbers)
     some = torch.linspace(0, count - 1, min(SHOWN, count)).round().int().tolist()

@@ -1,5 +1,5 @@
-"""What several subcommands share: arguments (add_overrides, add_dtype), KEY=VALUE as values (settings), facts
-(print_facts), and warnings that are said in one line (warnings_in_one_line)."""
+"""What several subcommands share: arguments (add_overrides, add_dtype, writable_file), KEY=VALUE as values (settings),
+facts (print_facts), and warnings that are said in one line (warnings_in_one_line)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mot_gen.checkpoints.storage import DTYPES
+from mot_gen.commands.early import refuse_unwritable
 from mot_gen.errors import InputError, UntaughtWarning, nearest, one_line
 
 MIB, GIB = 2**20, 2**30  # bytes
@@ -28,6 +30,20 @@ def add_dtype(command: argparse.ArgumentParser) -> None:
     """Add --dtype, in which a checkpoint generates."""
     what = "on a CPU fp16 is faster, bf16 only for pictures; default: fp32"
     command.add_argument("--dtype", choices=DTYPES, default="fp32", help=what)
+
+
+def writable_file(path: str) -> str:
+    """The type of an argument that names a file to write, so that one that cannot be written is refused at once and not
+    after all the work. "-" and what is no regular file, such as /dev/stdout, are left alone."""
+    there = Path(path)
+    if there.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; give a file")
+    if path != "-" and (there.is_file() or not there.exists()):
+        try:
+            refuse_unwritable(there.absolute().parent)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def settings(pairs: Sequence[str], types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mot_gen.backbone import PRESETS
 from mot_gen.commands.early import check_run, refuse_unwritable
+from mot_gen.commands.options import writable_file
 from mot_gen.errors import InputError, nearest, require
 from mot_gen.files.atomic import write_json
 from mot_gen.study.relatives import RELATIVES
@@ -75,7 +76,7 @@ def register(commands) -> None:
     )
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; default: 1")
     command.add_argument("--out", metavar="DIR", default="runs/study", help="default: runs/study")
-    command.add_argument("--json", metavar="FILE", help="write the result there too")
+    command.add_argument("--json", type=writable_file, metavar="FILE", help="write the result there too")
     command.set_defaults(func=_command)
 
 

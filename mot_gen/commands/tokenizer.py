@@ -14,7 +14,7 @@ from typing import Any
 
 from mot_gen.checkpoints import locate
 from mot_gen.commands.early import refuse_missing, refuse_unwritable
-from mot_gen.commands.options import settings
+from mot_gen.commands.options import settings, writable_file
 from mot_gen.commands.without_torch import refuse_early
 from mot_gen.errors import require
 from mot_gen.eval.images.extractor_names import check_extractor
@@ -69,7 +69,7 @@ def register(subparsers) -> None:
         "--extractor", metavar="NAME", help="also the reconstruction Frechet distance in its features"
     )
     evaluate.add_argument("--recognizer", metavar="NAME", help="speech: sphinx, or a model of transformers")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    evaluate.add_argument("--json", type=writable_file, metavar="FILE", help="write the figures there too")
     evaluate.set_defaults(func=_evaluate)
 
 
@@ -237,7 +237,7 @@ def _tokens() -> ModuleType:
     return importlib.import_module("mot_gen.commands.tokenizer_tokens")
 
 
-def _report(found: dict[str, Any], file: Path | None) -> int:
+def _report(found: dict[str, Any], file: str | None) -> int:
     """Print what was found, and write it where a file is asked for."""
     import json
 

@@ -86,12 +86,19 @@ def test_json_on_standard_output_is_only_json(two, capsys):
     assert json.loads(capsys.readouterr().out)["metrics"]["kd"]["n"] == {"real": 40, "fake": 30}
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(two, tmp_path, capsys):
+    for option in ("--json", "--html"):
+        with pytest.raises(SystemExit):
+            call("images", *two, *EXTRACTOR, option, two[0])
+        assert f"argument {option}: {two[0]} is a folder; give a file" in capsys.readouterr().err
+
+
 def test_as_stored_stands_in_results_and_binds_statistics(two, tmp_path):
     ref, out = tmp_path / "ref.npz", tmp_path / "r.json"
     call("images", *two, "--metrics", "kd", *EXTRACTOR, "--json", out, "--as-stored")
     assert "pictures:as-stored" in told(out)["metrics"]["kd"]["signature"]
     call("stats", two[0], "-o", ref, *EXTRACTOR, "--as-stored")
-    with pytest.raises(InputError, match="computed with pictures 'as-stored', but None is in use"):
+    with pytest.raises(InputError, match="computed with pictures 'as-stored', but 'upright, on white' is in use"):
         call("images", ref, two[1], "--metrics", "fd", *EXTRACTOR)
     call("images", ref, two[1], "--metrics", "fd", *EXTRACTOR, "--as-stored", "--json", out)
 
@@ -109,7 +116,7 @@ def test_one_source_in_four_forms(two, tmp_path):
 
 
 def test_statistics_stand_in_for_real_images_and_are_refused_for_others(two, tmp_path):
-    ref, out = tmp_path / "ref.npz", tmp_path / "r.json"
+    ref, out = tmp_path / "ref", tmp_path / "r.json"
     assert call("stats", two[0], "-o", ref, *EXTRACTOR, "--json", tmp_path / "s.json") == 0
     call("images", ref, two[1], "--metrics", "fd", *EXTRACTOR, "--json", out)
     by_file = told(out)["metrics"]["fd"]
@@ -120,6 +127,8 @@ def test_statistics_stand_in_for_real_images_and_are_refused_for_others(two, tmp
         call("images", ref, two[1], "--metrics", "fd", *EXTRACTOR, "--dtype", "bfloat16")
     with pytest.raises(InputError, match="give the images"):
         call("images", ref, two[1], "--metrics", "fd,kd", *EXTRACTOR)
+    with pytest.raises(InputError, match="fake: statistics stand in for real images only"):
+        call("images", two[0], ref, "--metrics", "fd", *EXTRACTOR)
 
 
 def test_features_are_cached_and_a_cut_run_goes_on(two, tmp_path, monkeypatch):
@@ -236,7 +245,7 @@ def test_text_end_to_end(tmp_path):
         ('{"prediction": "a"}\n', "p.jsonl:1: field 'references' is absent"),
         ('{"prediction": "a", "references": []}\n', "p.jsonl:1: field 'references' is absent or empty"),
         ('\n{"references": ["a"]}\n', "p.jsonl:2: field 'prediction' is absent"),
-        ('{"prediction": 3, "references": ["a"]}\n', "field 'prediction' is int"),
+        ('{"prediction": 3, "references": ["a"]}\n', "field 'prediction' is int, and must be a text"),
         ("{\n", "p.jsonl:1: not JSON"),
         ("[1]\n", "p.jsonl:1: a list where an object belongs"),
     ],

@@ -198,6 +198,9 @@ def test_metric_objects_take_what_pipelines_and_arrays_give():
     assert f"{alone.compute():.1f}" == f"{alone.compute().value:.1f}"
 
 
+SOUND, FLAT = torch.ones(16000), torch.zeros(4, 3, 8, 8)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -228,6 +231,15 @@ def test_metric_objects_take_what_pipelines_and_arrays_give():
         (lambda: MelCepstralDistortion().update(["a.wav"], ["b.wav"]), "must be a tensor or an array; read files"),
         (lambda: MelCepstralDistortion().update([torch.rand(2, 900)], [torch.rand(900)]), "needs .* of one channel"),
         (lambda: MelCepstralDistortion().update([torch.rand(900) / 0], [torch.rand(900)]), "holds NaN or infinity"),
+        (lambda: evaluate_text("the cat", ["a cat"]), "predictions: must be a list of texts; or give the path of a"),
+        (lambda: evaluate_text(["a", "b"], "ab"), "references: must be a list, got a single text"),
+        (lambda: evaluate_image_text(pictures(2, 0), "ab", "vqa", vqa=print), "texts: must be a list, got a single"),
+        (lambda: evaluate_image_text(pictures(2, 0), metrics="vqa", vqa=print), "record 1: is Tensor; a record is a"),
+        (lambda: evaluate_speech(["a.wav"], metrics="mcd"), "mcd needs references"),
+        (lambda: evaluate_speech([SOUND.int()], [SOUND], "fad"), "record 1: prediction_audio: .*divide 16 bits by"),
+        (lambda: evaluate_speech([SOUND], [SOUND * 9], "mcd"), "record 1: reference_audio: waveforms reach 9; scale"),
+        (lambda: evaluate_speech([SOUND[:9]], [SOUND], "fad"), "record 1: waveforms of 9 samples are shorter than"),
+        (lambda: evaluate_images(FLAT, FLAT, "kd", extractor="pixels", workers=0), "workers must be 1 or more, got 0"),
         (lambda: Perplexity().update(torch.full((1, 1, 3), math.nan), torch.tensor([[0]])), "logits hold NaN"),
     ],
 )

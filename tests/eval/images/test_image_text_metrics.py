@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 
 from mot_gen.errors import InputError
 from mot_gen.eval.images.backbones import transformers_extractor
 from mot_gen.eval.images.clip import ClipEncoder, CLIPScore, RefCLIPScore, RPrecision, cosines
+from mot_gen.eval.images.evaluate_texts import evaluate_image_text, image_text_metrics
 from mot_gen.eval.images.geneval import GenEval, is_correct, relations
 from mot_gen.eval.images.ocr import OcrAccuracy
 from mot_gen.eval.images.preference import PreferenceScore
@@ -150,6 +152,23 @@ def test_preference_scores_are_the_models_logits_or_cosines(clip_folder, kind):
     metric.update(images, texts)
     assert metric.segment_scores() == pytest.approx(expected.tolist(), rel=1e-5)
     assert metric.compute().name == kind and "prefix" not in metric.compute().signature
+
+
+def test_pictures_of_a_folder_are_read_as_stored_where_that_is_asked_for(tmp_path):
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+
+    def black(image, question, words):
+        return [1 - image.double().mean().item() / 255]
+
+    found = [evaluate_image_text(tmp_path, ["a"], "vqa", vqa=black, as_stored=each)["vqa"] for each in (False, True)]
+    assert [each.value for each in found] == [0, 1] and "pictures:as-stored" in found[1].signature
+
+
+def test_every_model_goes_to_the_device(clip_folder):
+    built = image_text_metrics(
+        "clip,pickscore,hpsv2", "meta", dict.fromkeys(("clip", "pickscore", "hpsv2"), clip_folder)
+    )
+    assert {metric.encoder.device.type for metric in built.values()} == {"meta"}
 
 
 def test_r_precision_counts_own_text_first_and_shares_ties():

@@ -79,3 +79,33 @@ def test_what_is_no_image_is_refused():
         open_images([])
     with pytest.raises(InputError, match="images must be"):
         open_images(torch.zeros(5))
+
+
+def test_one_picture_is_not_read_as_many_grey_ones():
+    for shape in ((8, 8, 3), (3, 8, 8), (8, 8, 4)):
+        with pytest.raises(InputError, match=r"may be one image or several grey ones; give \(1, H, W, 3\)"):
+            open_images(np.zeros(shape, np.uint8))
+    assert len(open_images(np.zeros((5, 8, 8), np.uint8))) == 5
+
+
+def test_files_that_cannot_be_read_are_refused_in_a_line(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
+    (tmp_path / "a.npy").write_bytes(b"no array")
+    np.save(tmp_path / "objects.npy", np.array([1, "a"], dtype=object))
+    (tmp_path / "a.parquet").write_bytes(b"PAR")
+    for name in ("a.npz", "a.npy", "objects.npy"):
+        with pytest.raises(InputError, match=f"{name}: no array can be read"):
+            open_images(tmp_path / name)
+    with pytest.raises(InputError, match=r"a\.parquet: is no parquet file that can be read"):
+        open_images(tmp_path / "a.parquet")
+
+
+def test_what_is_wrong_with_an_image_is_said_once(odd):
+    (odd / "broken.png").write_text("no picture")
+    source = open_images(odd)
+    number = source.names.index("broken.png")
+    assert source.read_or_note(number) is None and source.read_or_note(number) is None
+    assert source.unreadable == ["broken.png: not an image that can be read (its content is no known kind of picture)"]
+    levels = open_images(torch.full((2, 3, 4, 4), 200.0))
+    with pytest.raises(InputError, match=r"no image of 2 can be read; the first: 0: images must lie in \[0, 1\], got"):
+        [levels.read_or_note(number) for number in range(2)]

@@ -7,10 +7,12 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForSequenceClassification,
     Wav2Vec2ForXVector,
+    Wav2Vec2Model,
 )
 
 from mot_gen.errors import InputError
 from mot_gen.eval import evaluate_speech
+from mot_gen.eval.images.detectors import TransformersDetector
 from mot_gen.eval.speech.voices import PredictedOpinion, SpeakerSimilarity
 
 SIZE = {
@@ -67,6 +69,10 @@ def test_predicted_opinion_is_the_models_one_output(tmp_path):
     with torch.no_grad():
         expected = [model(normalised(sound)).logits.item() for sound in heard]
     assert metric.segment_scores() == pytest.approx(expected, abs=1e-5)
+    alone = evaluate_speech(heard, metrics="mos", mos=tmp_path)["mos"]
+    assert alone.value == pytest.approx(sum(expected) / 3, abs=1e-5)
+    with pytest.raises(InputError, match=r"record 1: .*cannot hear 5 samples; give sounds of a second"):
+        evaluate_speech([torch.zeros(5)], metrics="mos", mos=tmp_path)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
@@ -76,5 +82,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
     saved(Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**SIZE, num_labels=1)), tmp_path / "rate", 8000)
     with pytest.raises(InputError, match="hears at 8000 Hz"):
         PredictedOpinion(tmp_path / "rate")
+    Wav2Vec2Model(Wav2Vec2Config(**SIZE)).save_pretrained(tmp_path / "rate")  # its head would be random
+    with pytest.raises(InputError, match="rate: lacks 4 weights of a Wav2Vec2ForSequenceClassification, such as class"):
+        PredictedOpinion(tmp_path / "rate")
+    with pytest.raises(InputError, match="three: cannot be read by AutoModelForObjectDetection of transformers"):
+        TransformersDetector(tmp_path / "three")
     with pytest.raises(InputError, match="sounds without a model"):
         SpeakerSimilarity().update(sounds(0), sounds(1))

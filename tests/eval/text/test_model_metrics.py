@@ -1,6 +1,7 @@
 """MAUVE and BERTScore against their authors' packages, with random models."""
 
 import math
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from mot_gen.errors import InputError
 from mot_gen.eval import evaluate_text
 from mot_gen.eval.text.bert_score import BERTScore
+from mot_gen.eval.text.embeddings import TextEncoder
 from mot_gen.eval.text.mauve import MAUVE, cluster_histograms, mauve_score
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "hill", "two"]
@@ -33,6 +35,18 @@ def folder(tmp_path_factory):
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **size)).save_pretrained(out)
     return out
+
+
+def test_a_pooler_that_was_not_saved_is_none_and_not_random(folder, tmp_path):
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False)
+    model.save_pretrained(tmp_path)
+    one, two = TextEncoder(tmp_path), TextEncoder(tmp_path)
+    assert one.model.pooler is None and one.provenance() == two.provenance()
+    model.encoder.layer = model.encoder.layer[:1]
+    model.save_pretrained(tmp_path)  # the config still says two layers
+    with pytest.raises(InputError, match=r"lacks 16 weights of a BertModel, such as encoder\.layer\.1"):
+        TextEncoder(tmp_path)
 
 
 @pytest.mark.parametrize("layer", [1, 2])
