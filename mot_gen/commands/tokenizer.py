@@ -52,7 +52,7 @@ def register(subparsers) -> None:
     encode = commands.add_parser("encode", help="texts, pictures or recordings to tokens (jsonl)")
     _folder_argument(encode)
     encode.add_argument("inputs", nargs="+", metavar="FILE", help="pictures or recordings, folders of them; text files")
-    encode.add_argument("--out", type=Path, required=True, metavar="JSONL", help="where the tokens go")
+    encode.add_argument("--out", type=writable_file, required=True, metavar="JSONL", help="where the tokens go")
     encode.add_argument("--max-skipped", type=int, default=20, metavar="N", help="inputs that may fail; default: 20")
     encode.set_defaults(func=_encode)
     decode = commands.add_parser("decode", help="tokens (jsonl) to pictures, recordings or a text file")
@@ -211,7 +211,6 @@ def _module_of(folder: str) -> str:
 def _encode(args: argparse.Namespace) -> int:
     _module_of(args.tokenizer)
     refuse_missing(args.inputs)
-    refuse_unwritable(args.out.parent)
     folders = [path for path in args.inputs if Path(path).is_dir()]
     if folders:
         refuse_early(*(partial(_check_data, folder, args.tokenizer) for folder in folders))

@@ -28,7 +28,7 @@ from mot_gen.tokenizers.speech_corpus import find_recordings
 REMEDY = "give a file that mot-gen tokenizer encode wrote"
 
 
-def encode(folder: str, inputs: Sequence[str], out: Path, max_skipped: int) -> None:
+def encode(folder: str, inputs: Sequence[str], out: str | Path, max_skipped: int) -> None:
     """Write the tokens of every picture, recording or line of text. InputError where more than `max_skipped` of them
     cannot be encoded; fewer are named."""
     tokenizer = _load(folder)

@@ -53,9 +53,17 @@ class Row:
 
     def __getitem__(self, name: str) -> Any:
         """A field that a row of this format must have."""
-        known = ", ".join(self.fields) or "none"
-        convertible(self.fields.get(name) is not None, f"has no {name}; its fields are {known}")
+        convertible(self.fields.get(name) is not None, f"has no {name}; its fields are {self._known()}")
         return self.fields[name]
+
+    def first_of(self, *names: str) -> Any:
+        """The first of several fields that is not empty; a row of this format must have one."""
+        found = next(filter(None, map(self.fields.get, names)), None)
+        convertible(found, f"has no {' or '.join(names)}; its fields are {self._known()}")
+        return found
+
+    def _known(self) -> str:
+        return ", ".join(self.fields) or "none"
 
 
 def rows(source: Path) -> Iterator[Row]:
@@ -69,7 +77,7 @@ def rows(source: Path) -> Iterator[Row]:
 
 def files(source: Path, suffixes: Collection[str]) -> list[Path]:
     """`source` itself, or the files below it with one of the suffixes; InputError where there is none."""
-    kinds = ", ".join(suffixes)
+    kinds = ", ".join(sorted(suffixes))
     if source.is_dir():
         found = find(source, suffixes)
         require(found, f"{source}: holds no file of {kinds}")

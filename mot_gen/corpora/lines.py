@@ -60,8 +60,8 @@ def _counts(splits: Mapping[str, Any]) -> list[list]:
             splits,
             {
                 "nothing carries loss": ("without_loss", "count"),
-                "id of another": ("duplicates", "ids", "count"),
-                "content of another": ("duplicates", "contents", "count"),
+                "ids that come again": ("duplicates", "ids", "count"),
+                "contents that come again": ("duplicates", "contents", "count"),
                 "media that come again": ("duplicates", "media"),
             },
         ),
@@ -113,8 +113,8 @@ def _names(splits: Mapping[str, Any], leaked: Mapping[str, Any]) -> Iterator[str
         for problem, found in split["dropped"].items():
             yield from _named(f"{of}{problem}", found)
         yield from _named(f"{of}nothing carries loss", split["without_loss"])
-        yield from _named(f"{of}id of another", split["duplicates"]["ids"])
-        yield from _named(f"{of}content of another", split["duplicates"]["contents"])
+        yield from _named(f"{of}ids that come again", split["duplicates"]["ids"])
+        yield from _named(f"{of}contents that come again", split["duplicates"]["contents"])
     yield from _named("held out and trained on", leaked)
     if leaked["media"]:
         yield from ("", f"media held out and trained on, also with other texts: {number(leaked['media'])}")

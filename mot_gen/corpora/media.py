@@ -52,7 +52,7 @@ class Media:
         tried = self._downloaded(name) if "://" in name else self._named(name)
         found = [*filter(Path.is_file, tried)]
         where = " or ".join(map(str, self.roots))
-        convertible(found, f"{name} is not in {where}; say --media DIR")
+        convertible(found, f"{name} is not in {where}; name the folder of the pictures: --media DIR")
         return found[0]
 
     def seek(self, value: Any) -> Path | bytes | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.corpora import foreign
-from mot_gen.corpora.foreign import ENCODING, Media, Row, as_list, convertible
+from mot_gen.corpora.foreign import ENCODING, Media, Row, as_list
 from mot_gen.data.folder import CAPTION_SUFFIXES
 from mot_gen.data.parsing import CAPTIONS, PICTURE
 from mot_gen.files.suffixes import PICTURES, find, suffix_of
@@ -87,7 +87,5 @@ def _beside(image: Path, texts: dict[str, Path], source: Path) -> Row:
 
 def records(row: Row, media: Media) -> Iterator[dict[str, Any]]:
     """One pair."""
-    given = next(filter(None, map(row.fields.get, CAPTIONS)), None)
-    convertible(given, "has no caption")
-    picture = row.fields.get("image") or row["file_name"]
-    yield {"id": row.id, "image": media.find(picture), "captions": as_list(given)}
+    captions, picture = row.first_of(*CAPTIONS), row.first_of(*PICTURE)
+    yield {"id": row.id, "image": media.find(picture), "captions": as_list(captions)}
