@@ -55,6 +55,12 @@ def require_fields(record: Mapping[str, Any], fields: Mapping[str, Kind], where:
             raise InputError(f"{where}: field {key!r} is {type(record[key]).__name__}, and must be {wanted}")
 
 
+def require_file_alone(predictions: object, references: object) -> None:
+    """InputError for one text or path as predictions where references are given beside it."""
+    is_alone = references is None or not isinstance(predictions, (str, Path))
+    require(is_alone, "predictions: must be a list; or give the path of a jsonl, and no references")
+
+
 def records_of(**columns: Sequence[Any] | None) -> list[Record]:
     """Dictionaries from columns of one length; a column that is None is left out."""
     for name, values in columns.items():

@@ -212,8 +212,12 @@ def _pair_result(metric: Accumulator, real: ImageSource, fake: ImageSource) -> M
     others = {name: i for i, name in enumerate(fake.names)}
     for i, name in enumerate(real.names):
         made, original = fake.read_or_note(others[name]), real.read_or_note(i)
-        if made is not None and original is not None:
+        if made is None or original is None:
+            continue
+        try:
             metric.update(made[None], original[None])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
     return metric.compute()
 
 

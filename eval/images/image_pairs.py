@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, nearest, require
 from mot_gen.eval.images.batches import batch_of
 from mot_gen.eval.images.extractors import weights_sha256
 from mot_gen.eval.images.inputs import to_unit
@@ -23,6 +23,7 @@ LPIPS_BACKBONES = {
     "vgg": ("vgg16", "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
     "squeeze": ("squeezenet1_1", "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
 }
+LPIPS_SIDES = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels that leave one after all pooling
 
 
 def checked_pair(images: Any, originals: Any, clamp: bool) -> tuple[Tensor, Tensor]:
@@ -145,10 +146,13 @@ class LPIPS(PairMetric):
         if net not in LPIPS_BACKBONES:
             raise InputError(f"LPIPS net {net!r} is not known" + nearest(net, LPIPS_BACKBONES))
         self.name, self.network = f"lpips[{net}]", lpips_network(net, weights)
-        self.sha256 = weights_sha256(self.network)
+        self.sha256, self.least = weights_sha256(self.network), LPIPS_SIDES[net]
 
     def measure(self, images: Tensor, originals: Tensor) -> Tensor:
-        parameter = next(self.network.parameters())
+        parameter, side = next(self.network.parameters()), min(images.shape[-2:])
+        require(
+            side >= self.least, f"{self.name}: needs pictures of {self.least} pixels a side, got {side}; resize both"
+        )
         with torch.no_grad():
             found = self.network(images.to(parameter), originals.to(parameter), normalize=True)
         return found.reshape(len(images))

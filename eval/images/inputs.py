@@ -30,7 +30,9 @@ def check_images(images: Tensor, clamp: bool = False) -> Tensor:
 def _refuse_range(low: float, high: float) -> None:
     """InputError unless all values lie in [0, 1]."""
     if low < 0 or high > 1:
-        raise InputError(f"images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; rescale them or pass clamp=True")
+        raise InputError(
+            f"images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; rescale them (metric objects take clamp=True)"
+        )
 
 
 def to_uint8(images: Tensor, clamp: bool = False) -> Tensor:

@@ -89,9 +89,9 @@ class ImageSource:
         if len(self.unreadable) == len(self):
             raise InputError(f"{self.path}: no image of {len(self)} can be read; the first: {self.unreadable[0]}")
         if len(self.unreadable) > self.cap:
-            first = ", ".join(self.unreadable[:3])
             remedy = "mend them, or raise max_unreadable (--max-unreadable)"
-            raise InputError(f"{self.path}: over {self.cap} images cannot be read ({first}, ...); {remedy}")
+            first = self.unreadable[0]
+            raise InputError(f"{self.path}: over {self.cap} images cannot be read; the first: {first}; {remedy}")
 
 
 def open_images(images: Any, cap: int = 10, *, as_stored: bool = False, name: str = "images") -> ImageSource:

@@ -59,7 +59,7 @@ def checked_waveforms(waveforms: Tensor, clamp: bool = False) -> Tensor:
         raise InputError(f"waveforms must be floats in [-1, 1], got {waveforms.dtype}; divide 16 bits by 32768")
     require(torch.isfinite(waveforms).all(), "waveforms hold NaN or infinity; remove those recordings")
     if not clamp and waveforms.numel() and waveforms.abs().max() > 1:
-        raise InputError(f"waveforms reach {waveforms.abs().max().item():.4g}; scale to [-1, 1] or pass clamp=True")
+        raise InputError(f"waveforms reach {waveforms.abs().max().item():.4g}; scale to [-1, 1]")
     return waveforms.float().clamp(-1, 1)
 
 

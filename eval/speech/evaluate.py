@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mot_gen.errors import InputError, require, with_name
+from mot_gen.errors import InputError, expect, require, with_name
 from mot_gen.eval.accumulator import Accumulator
 from mot_gen.eval.by_name import SAMPLE_RATE, SOUND, SPEECH, choices_from, chosen_names, results_of
 from mot_gen.eval.jsonl import provenance_of
-from mot_gen.eval.records import Given, Kind, Record, only_reference, records, records_of
+from mot_gen.eval.records import Given, Kind, Record, only_reference, records, records_of, require_file_alone
 from mot_gen.eval.result import Results
 from mot_gen.eval.speech.audio import checked_waveforms
 
@@ -63,6 +63,7 @@ def speech_records(
     hears = [name for name in names if name in SOUND]
     reads = [name for name in names if name not in SOUND]
     fields: dict[str, Kind] = {"prediction": (str, list)} if reads else {}
+    require_file_alone(predictions, references)
     if isinstance(predictions, (str, Path)):
         return records(predictions, fields | _sounds_of(hears))
     if references is None and (not hears or _are_records(predictions)):
@@ -158,6 +159,8 @@ def waveform(path: Path) -> Tensor:
 
 
 def _at_rate(sound: Tensor, sample_rate: int) -> Tensor:
+    is_rate = isinstance(sample_rate, int) and sample_rate > 0
+    expect(is_rate, "sample_rate must be a positive integer, in Hz", sample_rate)
     from torchaudio.functional import resample
 
     return resample(sound, sample_rate, SAMPLE_RATE).clamp(-1, 1)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.errors import InputError
 from mot_gen.eval.by_name import (
     ERROR_RATES,
     LIKELIHOOD,
@@ -21,7 +20,16 @@ from mot_gen.eval.by_name import (
     update_text,
 )
 from mot_gen.eval.jsonl import provenance_of
-from mot_gen.eval.records import Given, Record, only_reference, records, records_of, references_of, require_fields
+from mot_gen.eval.records import (
+    Given,
+    Record,
+    only_reference,
+    records,
+    records_of,
+    references_of,
+    require_fields,
+    require_file_alone,
+)
 from mot_gen.eval.result import Results
 from mot_gen.eval.text.own_metric import own_metric
 
@@ -82,8 +90,7 @@ def text_records(
     nats: Sequence[float] | None = None,
 ) -> list[Record]:
     """Records with "prediction", from a file, dictionaries or lists."""
-    if isinstance(predictions, (str, Path)) and references is not None:
-        raise InputError("predictions: must be a list of texts; or give the path of a jsonl, and no references")
+    require_file_alone(predictions, references)
     if isinstance(predictions, (str, Path)) or (predictions and isinstance(predictions[0], Mapping)):
         return records(predictions, {"prediction": str})  # type: ignore[arg-type]  # no list of texts here
     listed = records_of(prediction=predictions, references=references, nats=nats)

@@ -337,7 +337,7 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
         (["llava", "rows.jsonl", "--out", "x.csv"], "give a name that ends in .jsonl or .parquet"),
         (
             ["image-folder", "rows.jsonl", "--out", "x.jsonl"],
-            "rows.jsonl:1: has no captions or caption or text; its fields are",
+            "rows.jsonl:1: has no captions or caption or text",
         ),
         (["image-folder", "rows.txt", "--out", "x.jsonl"], ".txt cannot be read; give .csv, .tsv"),
         (["image-folder", "none.csv", "--out", "x.jsonl"], "none.csv: no such file or folder"),

@@ -46,7 +46,7 @@ def test_floats_are_rounded_never_truncated():
     ("bad", "says"),
     [
         (torch.full((1, 3, 4, 4), math.nan), "NaN"),
-        (torch.full((1, 3, 4, 4), 1.004), "rescale them or pass clamp=True"),
+        (torch.full((1, 3, 4, 4), 1.004), "rescale them .metric objects take clamp=True"),
         (torch.full((1, 3, 4, 4), -0.01), "must lie in"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.int64), "int64"),
         (torch.zeros(3, 4, 4), "shape"),
@@ -426,6 +426,11 @@ def test_lpips_with_real_trunks_is_its_authors(net):
     metric = LPIPS(net)
     metric.update(one, two)
     assert metric.segment_scores() == pytest.approx(expected, rel=1e-5)
+    metric.update(one[..., : metric.least, :], two[..., : metric.least, :])
+    with pytest.raises(
+        InputError, match=f"needs at least {metric.least} pixels a side, got {metric.least - 1}; resize"
+    ):
+        metric.update(one[..., 1 : metric.least, :], two[..., 1 : metric.least, :])
 
 
 def test_a_pickle_that_builds_more_than_arrays_is_refused():
