@@ -77,7 +77,7 @@ def rows(source: Path) -> Iterator[Row]:
 
 def files(source: Path, suffixes: Collection[str]) -> list[Path]:
     """`source` itself, or the files below it with one of the suffixes; InputError where there is none."""
-    kinds = ", ".join(sorted(suffixes))
+    kinds = ", ".join(suffixes if isinstance(suffixes, tuple) else sorted(suffixes))
     if source.is_dir():
         found = find(source, suffixes)
         require(found, f"{source}: holds no file of {kinds}")
