@@ -37,9 +37,8 @@ class TextEncoder(nn.Module):
         self.tokenizer = processor_of(AutoTokenizer, folder)
         self.name, self.layer, self.sha256 = Path(folder).name, layer, weights_sha256(self.model)
         depth = getattr(self.model.config, "num_hidden_layers", None)
-        require(
-            depth is not None, f"{folder}: a {type(self.model).__name__} has no layers of texts; give another model"
-        )
+        if depth is None:
+            raise InputError(f"{folder}: a {type(self.model).__name__} has no layers of texts; give another model")
         if layer is not None and not 0 <= layer <= depth:
             raise InputError(f"{folder}: layer {layer} is not between 0 and {depth}")
         self.requires_grad_(False)

@@ -55,7 +55,9 @@ class _Failures:
         if item.name in self.names:  # by another of its samples
             return
         self.names.add(item.name)
-        print(f"mot-gen: skipped {printable(item.where)}: {one_line(error)}", file=sys.stderr, flush=True)
+        name, reason = printable(item.where), one_line(error)
+        what = reason if name in reason else f"{name}: {reason}"
+        print(f"mot-gen: skipped {what}", file=sys.stderr, flush=True)
         if len(self.names) > self.most:
             raise InputError(f"{len(self.names)} items could not be made, more than --max-failures {self.most}")
 
