@@ -29,7 +29,7 @@ def place(out: str, to: str, name: str, number: int, of: int, alone: bool) -> Pa
         require(alone, f"--out {out}: is one file, but there are several inputs; give a folder")
         return path if of == 1 else path.with_stem(f"{path.stem}-{number:04d}")
     if own and not path.is_dir():
-        raise InputError(f"--out {out}: must end in {suffix}, or be a folder")
+        raise InputError(f"--out {out}: must end in {suffix}, or be a folder; make it first if its name has a dot")
     if not name:
         return path / f"{number:04d}{suffix}"
     stem = name if of == 1 else f"{name}-{number:04d}"

@@ -13,16 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mot_gen import __version__
 from mot_gen.checkpoints import INDEX, fingerprint
 from mot_gen.checkpoints.folders import ANSWERS, CONFIG, read_config
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, is_text, printable
 from mot_gen.commands.generate_outputs import about_file, as_text, place
 from mot_gen.commands.without_torch import refuse_early
-from mot_gen.errors import InputError, one_line, require
+from mot_gen.errors import InputError, require
 from mot_gen.files import json_files
+from mot_gen.files.image_files import header
 from mot_gen.files.manifest import sha256
 from mot_gen.files.safe_names import refuse_url
 from mot_gen.files.suffixes import PICTURES
@@ -187,10 +186,7 @@ def _file(kind: str, path: str) -> Path:
     refuse_url(path)
     require(Path(path).is_file(), f"--{kind} {path}: no such {kind} file")
     if SUFFIXES[kind] is PICTURES:
-        try:
-            Image.open(path).close()  # reads its header alone
-        except Exception as error:
-            raise InputError(f"{path}: not an image that can be read ({one_line(error)})") from error
+        header(path)
     return Path(path)
 
 
@@ -220,7 +216,10 @@ def is_made(sample: Sample, request: Request) -> bool:
 def _difference(written: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:
     """The first setting that differs, as "NAME BEFORE, not NOW"."""
     for name in (*wanted, *INPUTS, *OPTIONS):
-        before, now = written.get(name, "nothing"), wanted.get(name, "nothing")
-        if before != now and name not in UNSETTLED:
-            return f"{name} {before:.60}, not {now:.60}"
+        before, now = written.get(name), wanted.get(name)
+        if before == now or name in UNSETTLED:
+            continue
+        if before is None:
+            return f"no {name}, not {now:.60}"
+        return f"{name} {before:.60}, not {'without' if now is None else now:.60}"
     return None
