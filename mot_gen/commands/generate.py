@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mot_gen.checkpoints import find
+from mot_gen.commands.early import refuse_unwritable
 from mot_gen.commands.generate_inputs import SUFFIXES, Item, Request, printable
 from mot_gen.commands.generate_items import items_of
 from mot_gen.commands.generate_outputs import save
@@ -75,6 +76,8 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
     for number in sorted(kept):
         yield samples[number].summary | {"kept": True}
     missing = [sample for number, sample in enumerate(samples) if number not in kept]
+    for folder in {sample.path.parent for sample in missing if sample.path is not None}:
+        refuse_unwritable(folder)
     for batch in _batches(missing, request.batch_size):
         yield from _make(batch, known, failures)
     if failures.names:

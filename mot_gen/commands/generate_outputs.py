@@ -29,7 +29,9 @@ def place(out: str, to: str, name: str, number: int, of: int, alone: bool) -> Pa
         require(alone, f"--out {out}: is one file, but there are several inputs; give a folder")
         return path if of == 1 else path.with_stem(f"{path.stem}-{number:04d}")
     if own and not path.is_dir():
-        raise InputError(f"--out {out}: must end in {suffix}, or be a folder; make it first if its name has a dot")
+        also = f" or {PLAIN}" if to == "text" else ""
+        remedy = "make it first if its name has a dot"
+        raise InputError(f"--out {out}: must end in {suffix}{also}, or be a folder; {remedy}")
     if not name:
         return path / f"{number:04d}{suffix}"
     stem = name if of == 1 else f"{name}-{number:04d}"
