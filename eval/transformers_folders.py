@@ -1,8 +1,4 @@
-"""Networks of transformers, and what prepares their inputs, from local folders: network_of, processor_of.
-
-transformers fills weights that a folder lacks with random numbers, and only prints that it did. A metric of such a
-network would be noise, so here such a folder is refused.
-"""
+"""Networks of transformers, and what prepares their inputs, from local folders: network_of, processor_of."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from typing import Any
 import torch
 
 from mot_gen.errors import InputError, one_line, require
+from mot_gen.files.random_weights import refuse_random
 
 LONGEST = 150  # characters of another library's message that ours repeat
 
@@ -22,18 +19,11 @@ def network_of(kind: Any, folder: str | Path, remedy: str) -> Any:
     """The network of a folder in float32, evaluating.
 
     kind: a class of transformers. remedy: what to do about a folder without a model, as "save a CLIP there". InputError
-    for such a folder, for another kind of network, and for one that lacks weights. A pooler is the exception: many
-    published models come without one, and then they have none here either.
+    for such a folder, for another kind of network, and for one that lacks weights (mot_gen.files.random_weights).
     """
     require((Path(folder) / "config.json").exists(), f"{folder}: no config.json; {remedy}")
     network, loading = _read(kind, folder, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(loading["missing_keys"])
-    lacking = [name for name in missing if not name.startswith("pooler.")]
-    if len(lacking) < len(missing):
-        network.pooler = None
-    if lacking:
-        what = f"{len(lacking)} weights of a {type(network).__name__}, such as {lacking[0]}"
-        raise InputError(f"{folder}: lacks {what}, which would be random; {remedy}")
+    refuse_random(network, loading, folder, remedy)
     return network.eval()
 
 

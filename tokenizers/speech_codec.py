@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from mot_gen.errors import InputError, nearest
 from mot_gen.files.audio_files import load_audio
+from mot_gen.files.random_weights import refuse_random
 from mot_gen.sequence import Modality, Span
 from mot_gen.sequence.moving import upload
 from mot_gen.tokenizers.pretrained import NetworkTokenizer
@@ -78,9 +79,10 @@ class SpeechCodecTokenizer(NetworkTokenizer):
         from transformers import AutoModel
 
         try:
-            network = AutoModel.from_pretrained(codec)
+            network, loading = AutoModel.from_pretrained(codec, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise InputError(f"{codec}: no neural codec found in this folder or hub name") from error
+        refuse_random(network, loading, codec, "give a trained codec")
         tokenizer = cls(network.config.to_diff_dict(), codebooks, pattern, **config)
         tokenizer.codec = network.eval()
         return tokenizer.eval()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
+from mot_gen.files.random_weights import refuse_random
 
 LEVEL = 0.1  # root mean square that every waveform is scaled to: -20 dB, about that of recorded speech
 
@@ -144,9 +145,10 @@ class EncoderFeatures(nn.Module):
         from transformers import AutoModel
 
         try:
-            encoder = AutoModel.from_pretrained(name)
+            encoder, loading = AutoModel.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise InputError(f"{name}: no speech encoder found in this folder or hub name") from error
+        refuse_random(encoder, loading, name, "give a trained encoder")
         features = cls(encoder.config.to_diff_dict(), layer, unit_rate)
         features.encoder = encoder.eval()
         return features

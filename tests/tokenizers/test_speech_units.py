@@ -179,6 +179,10 @@ def test_a_tokenizer_on_an_encoder_saves_it_and_gives_the_same_units(kind, tmp_p
         SpeechUnitTokenizer.with_encoder(tmp_path / "missing", 2)
     with pytest.raises(InputError, match="layer 3"):
         SpeechUnitTokenizer.with_encoder(tmp_path / "encoder", 3)
+    config = tmp_path / "encoder" / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    with pytest.raises(InputError, match=r"encoder: lacks \d+ weights of a \w+Model, such as encoder\.layers\.2\."):
+        SpeechUnitTokenizer.with_encoder(tmp_path / "encoder", 2)
 
 
 # ---------------------------------------------------------------- back to sound
