@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import time
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command itself, and diffusers is imported lightly (fast_start.py)."""
     if argv is None:
         fast_start.install()
+        print_any_text()
     try:
         arguments = _parse(argv)
         with permission(getattr(arguments, "trust_remote_code", False)), warnings_in_one_line():
@@ -86,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def print_any_text() -> None:
+    """From now on, characters that the encoding of standard output lacks are printed as escapes, such as \\u2588. They
+    ended a command with a traceback, after all its work."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and out.errors == "strict":
+        out.reconfigure(errors="backslashreplace")
 
 
 def _complain(error: Exception) -> None:

@@ -1,6 +1,7 @@
 """The command as people meet it: exit codes, one line for bad input, a tiny quickstart and what is made from it."""
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mot_gen.commands.main import _parser, main
+from mot_gen.commands.main import _parser, main, print_any_text
 from mot_gen.commands.options import print_facts
 
 TINY = [
@@ -227,6 +228,14 @@ def test_own_pictures_train_and_are_drawn(tmp_path, capsys):
     out = tmp_path / "red.png"
     assert main(["generate", str(run), "--to", "image", "--prompt", "a red square", "--out", str(out)]) == 0
     assert Image.open(out).mode == "RGB"
+
+
+def test_what_an_encoding_lacks_is_printed_as_an_escape(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    print_any_text()
+    print("3 \u2588", flush=True)
+    assert written.getvalue() == b"3 \\u2588\n"
 
 
 def test_help_is_quick_and_loads_nothing_heavy():
