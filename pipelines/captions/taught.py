@@ -18,6 +18,7 @@ from mot_gen.pipelines.captions.phrase_tree import BLANK
 COMMA = ", "
 ARTICLES = ("a", "an", "the", "ein", "eine", "der", "die", "das", "un", "una", "el", "la", "une", "le", "l'")
 NEAREST = 3  # names that a message gives
+LONGEST = 80  # characters of a prompt that a message repeats
 _ARTICLE = re.compile(rf"^(?:(?:{'|'.join(ARTICLES)}) |l')(?=.)")
 
 
@@ -126,7 +127,7 @@ def untaught(prompts: Iterable[str], languages: Mapping[str, TaughtNames]) -> st
     part, language = found[0]
     more = f" (so it is with {len(found) - 1} more)" if len(found) > 1 else ""
     known = _known_instead(part, languages[language])
-    return f"prompt: {part!r} was never taught to this checkpoint, which will draw something else{more}; {known}"
+    return f"prompt: {part[:LONGEST]!r} was never taught to this checkpoint, which will draw something else{more}; {known}"
 
 
 def _known_instead(part: str, taught: TaughtNames) -> str:
