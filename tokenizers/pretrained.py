@@ -33,9 +33,9 @@ logging.getLogger("diffusers.models.modeling_utils").addFilter(_is_about_a_layer
 def pretrained_class(cls: type[ConfigMixin], name, **kwargs) -> str | None:
     """Name of the class whose config.json lies in a folder or under a hub name; raises InputError where none does."""
     where = ("subfolder", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
-    folder_or_name(name)
+    place = folder_or_name(name)
     try:
-        config: Any = cls.load_config(name, **{key: kwargs[key] for key in where if key in kwargs})
+        config: Any = cls.load_config(place, **{key: kwargs[key] for key in where if key in kwargs})
         return config.get("_class_name")
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no {cls.config_name} of a model found in this folder or hub name") from error

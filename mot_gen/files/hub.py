@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mot_gen.errors import require
 
+SHIPPED = Path(__file__).parents[1] / "checkpoints"  # models that came with the package, a folder each
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -19,10 +20,13 @@ def check_given(given: object) -> None:
 
 
 def folder_or_name(given: str | Path) -> str | Path:
-    """What was given. InputError unless it is a path that is there, or may be a name on the hub."""
+    """What was given; of a name below a shipped model, such as `openmoji/image_tokenizer`, its folder. InputError
+    unless it is a path that is there, or may be a name on the hub."""
     check_given(given)
     name = str(given)
     is_path = "\0" not in name and Path(name).exists()
+    if not is_path and "/" in name and HUB_NAME.fullmatch(name) and (SHIPPED / name).is_dir():
+        return SHIPPED / name
     require(is_path or HUB_NAME.fullmatch(name), f"{name!r}: no such folder; give that of a saved one")
     return given
 

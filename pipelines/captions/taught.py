@@ -127,7 +127,9 @@ def untaught(prompts: Iterable[str], languages: Mapping[str, TaughtNames]) -> st
     part, language = found[0]
     more = f" (so it is with {len(found) - 1} more)" if len(found) > 1 else ""
     known = _known_instead(part, languages[language])
-    return f"prompt: {part[:LONGEST]!r} was never taught to this checkpoint, which will draw something else{more}; {known}"
+    return (
+        f"prompt: {part[:LONGEST]!r} was never taught to this checkpoint, which will draw something else{more}; {known}"
+    )
 
 
 def _known_instead(part: str, taught: TaughtNames) -> str:

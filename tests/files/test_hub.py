@@ -64,3 +64,8 @@ def test_what_names_nothing_is_refused(cls):
 def test_folders_that_are_there_and_names_are_taken(tmp_path):
     for given in (tmp_path, str(tmp_path), "someone/something", "gpt2"):
         assert folder_or_name(given) == given
+
+
+def test_parts_of_a_shipped_model_are_known_by_its_name():
+    tokenizer = LatentImageTokenizer.from_pretrained("openmoji/image_tokenizer")
+    assert tokenizer.size == (32, 32) and TextTokenizer.from_pretrained("openmoji/text_tokenizer").vocab_size == 2048
