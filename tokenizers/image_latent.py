@@ -17,7 +17,7 @@ from mot_gen.files.image_files import image_tensor
 from mot_gen.patches import patchify, unpatchify
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer, size_pairs
-from mot_gen.tokenizers.pretrained import loading, pretrained_class
+from mot_gen.tokenizers.pretrained import loading, pretrained_class, whole
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
 HALVING = ("AutoencoderKL", "ResidualAutoencoder")  # the sides, at every width but the first
@@ -103,6 +103,7 @@ class LatentImageTokenizer(ImageTokenizer):
         autoencoder = _autoencoder_class(kind, f"{pretrained_model_name_or_path}: ")
         with loading(pretrained_model_name_or_path, autoencoder):
             vae = autoencoder.from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
+            whole(vae, pretrained_model_name_or_path)
         return cls.from_autoencoder(vae, image_size, patch_size, name=name)
 
     @torch.no_grad()

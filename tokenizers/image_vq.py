@@ -16,7 +16,7 @@ from mot_gen.errors import InputError
 from mot_gen.sequence import Modality
 from mot_gen.tokenizers.image_base import ImageTokenizer
 from mot_gen.tokenizers.image_sizes import refuse_misfit, size_pair
-from mot_gen.tokenizers.pretrained import loading, pretrained_class
+from mot_gen.tokenizers.pretrained import loading, pretrained_class, whole
 from mot_gen.tokenizers.quantizers import FiniteScalar, NearestEntry
 from mot_gen.tokenizers.residual_autoencoder import ResidualAutoencoder
 
@@ -107,6 +107,7 @@ class VQImageTokenizer(ImageTokenizer):
         name = kwargs.pop("name", "image")
         with loading(pretrained_model_name_or_path, VQModel):
             vq = VQModel.from_pretrained(pretrained_model_name_or_path, **({"use_safetensors": True} | kwargs))
+            whole(vq, pretrained_model_name_or_path)
         return cls.from_network(vq, image_size, name=name)
 
     @property

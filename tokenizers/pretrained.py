@@ -1,5 +1,5 @@
-"""What tokenizers that can be saved and loaded share: NetworkTokenizer, pretrained_class, loading, stated_config. move:
-tokenizers to the device that their networks run on; usual_device."""
+"""What tokenizers that can be saved and loaded share: NetworkTokenizer, pretrained_class, loading, whole,
+stated_config. move: tokenizers to the device that their networks run on; usual_device."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.hub import folder_or_name
 from mot_gen.tokenizers.fingerprint import fingerprint
 
@@ -53,6 +54,17 @@ def loading(name, kind: type) -> Iterator[None]:
         raise InputError(f"{name}: does not fit a {kind.__name__} ({reason})") from error
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def whole(network: Network, name: str | Path) -> Network:
+    """The network. InputError where the folder lacked some of its weights, which diffusers then leaves empty."""
+    lacking = sorted(key for key, value in network.state_dict().items() if value.is_meta)
+    what = f"{len(lacking)} weights of a {type(network).__name__}, such as {min(lacking, default='')}"
+    require(not lacking, f"{name}: lacks {what}; save it again, or fetch it again")
+    return network
+
+
 class ConfiguredModel(ModelMixin, ConfigMixin):
     """A diffusers model with a config."""
 
@@ -73,7 +85,7 @@ class NetworkTokenizer(ConfiguredModel):
         """From a folder that `save_pretrained` wrote, or a hub name; raises InputError where the weights do not fit."""
         place = folder_or_name(pretrained_model_name_or_path)
         with loading(place, cls):
-            return super().from_pretrained(place, **({"use_safetensors": True} | kwargs))
+            return whole(super().from_pretrained(place, **({"use_safetensors": True} | kwargs)), place)
 
     @property
     def device(self) -> torch.device:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mot_gen.errors import InputError
+from mot_gen.files.random_weights import refuse_random
 from mot_gen.tokenizers.speech_features import MelSettings, mel_filters
 
 ITERATIONS = 32
@@ -75,11 +76,13 @@ class TransformersVocoder(nn.Module):
         try:
             config = PretrainedConfig.get_config_dict(folder)[0]
             vocoder = cls(config, mel)
-            vocoder.network = type(vocoder.network).from_pretrained(folder).eval()
+            vocoder.network, loading = type(vocoder.network).from_pretrained(folder, output_loading_info=True)
+            vocoder.network.eval()
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
         except (OSError, ValueError) as error:
             raise InputError(f"{folder}: no vocoder found in this folder or hub name") from error
+        refuse_random(vocoder.network, loading, folder, "give a trained vocoder")
         return vocoder.requires_grad_(False)
 
     def forward(self, log_mels: Tensor) -> Tensor:

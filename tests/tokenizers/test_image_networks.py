@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 from tokenizer_examples import dc, kl, pictures, tiny, vq_model
 
 from mot_gen.errors import InputError
@@ -155,6 +156,11 @@ def test_a_truncated_or_missing_weights_file_is_named(make, tmp_path):
     model.save_pretrained(tmp_path)
     weights = next(tmp_path.glob("*.safetensors"))
     kind = LatentImageTokenizer if "Autoencoder" in type(model).__name__ else VQImageTokenizer
+    kept = load_file(weights)
+    first = min(kept)
+    save_file({name: value for name, value in kept.items() if name != first}, weights)
+    with pytest.raises(InputError, match=rf"{tmp_path}: lacks 1 weights of a \w+, such as {first}"):
+        kind.from_pretrained(tmp_path)
     weights.write_bytes(weights.read_bytes()[:1000])
     for _ in range(2):
         with pytest.raises(InputError, match="does not fit a") as error:
