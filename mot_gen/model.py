@@ -254,7 +254,9 @@ class MultimodalModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         supervision: from `supervise`; then the losses are returned, in less memory than all predictions take. factors:
         modality -> what its sum of losses is multiplied by in `Losses.total`; by default, 1 over how many count.
         """
-        require(not isinstance(batch, Tensor), "the model reads a PackedBatch; make one of samples by mot_gen.pack")
+        made = "mot_gen.pack makes one of samples, and model.corrupt returns it beside targets"
+        found = type(batch).__name__
+        require(isinstance(batch, PackedBatch), f"the model reads a PackedBatch, not {found}; {made}")
         x, memory = self.embed(batch)
         hidden = self.backbone(x, batch.layout).flatten(0, 1)
         latents = {}

@@ -33,6 +33,7 @@ CALLS = {
     "input_image": "image",
     "input_ids": "give the text as prompt",
     "inputs": "prompt",
+    "raw_speech": "audio",
     "mask": "mask_image",
     "max_length": "max_new_tokens, which does not count the prompt",
     "max_tokens": "max_new_tokens",
@@ -45,12 +46,14 @@ CALLS = {
     "prompt_embeds": "give the text as prompt",
     "repetition_penalty": "logits_processor, with transformers' RepetitionPenaltyLogitsProcessor",
     "sampler": "set pipe.scheduler",
+    "sampling_rate": "audio=(samples, rate)",
     "scheduler": "set pipe.scheduler",
     "seed": "generator=torch.Generator().manual_seed(N)",
     "stop_sequences": "stop",
     "stop_strings": "stop",
     "steps": "num_inference_steps",
     "text": "prompt",
+    "text_inputs": "prompt",
     "texts": "prompt",
 }
 
@@ -223,7 +226,8 @@ def takes(**groups: type) -> Callable:
 
 def _unknown(pipeline: str, name: str, known: Collection[str]) -> InputError:
     """The error for an argument that a pipeline does not take, with what does the same here."""
-    ours = CALLS.get(name, "")
+    media = [medium for medium in ("audio", "image") if medium in known]
+    ours = media[0] if name == "inputs" and media else CALLS.get(name, "")
     first_word = re.split(r"\W", ours)[0]
     if first_word in known:
         return InputError(f"{pipeline} takes no {name!r}; say {ours}")

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 import test_backbone_contract as contract
 import torch
 
+from mot_gen import TextToImagePipeline
 from mot_gen.commands.main import main
 from mot_gen.errors import InputError
 from mot_gen.recipes.recipe import load_recipe
+from mot_gen.recipes.sections import Data
 from mot_gen.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +55,7 @@ def command(start: str) -> list[str]:
     """The arguments of the command that begins so."""
     found = re.search(rf"PYTHONPATH=\. mot-gen ({re.escape(start)}.*)", TEXT)
     assert found, f"CONTRIBUTING.md has no command that begins with {start!r}"
-    return found[1].split()
+    return shlex.split(found[1])
 
 
 def train(arguments: list[str], folder: Path) -> dict[str, float]:
@@ -70,14 +73,56 @@ def test_where_things_are_is_true():
 
 
 @torch.no_grad()
-def test_a_mixer_keeps_the_promises_of_backbones(package, monkeypatch):
-    monkeypatch.setitem(contract.STATED, "average", ("mot", {"mixer": "my_parts.average"}))
-    contract.test_documents_never_leak("average")
-    contract.test_what_is_later_never_touches_what_is_earlier("average")
-    contract.test_packed_is_alone("average")
-    contract.test_padding_changes_nothing("average")
+@pytest.mark.parametrize("stated", [("mot", {"mixer": "my_parts.average"}), ("my_parts.plain", {})])
+def test_a_mixer_and_a_backbone_keep_the_promises_of_backbones(package, monkeypatch, stated):
+    monkeypatch.setitem(contract.STATED, "own", stated)
+    contract.test_documents_never_leak("own")
+    contract.test_what_is_later_never_touches_what_is_earlier("own")
+    contract.test_packed_is_alone("own")
+    contract.test_padding_changes_nothing("own")
     for sample in contract.mixed(4):
-        contract.test_cached_is_full("average", sample)
+        contract.test_cached_is_full("own", sample)
+
+
+def test_a_backbone_is_trained_on_own_data_and_draws(package, capsys):
+    arguments = command("train digits 'backbone=") + command("train digits data")[2:]
+    tiny = [each for each in TINY if not each.startswith("backbone.")]
+    small = [each.replace("dim: 128, layers: 6", "dim: 16, layers: 1") for each in arguments]
+    assert main([*small, *tiny, "evaluation.report=false", "--out", "run"]) == 0
+    assert capsys.readouterr().out.endswith("--to image --prompt '...' --out picture.png --trust-remote-code\n")
+    with pytest.raises(InputError, match=r"my_parts\.plain, which is not part of mot_gen"):
+        TextToImagePipeline.from_pretrained(package / "run")
+    pipe = TextToImagePipeline.from_pretrained(package / "run", trust_remote_code=True)
+    assert pipe("a red disc", num_inference_steps=1).images[0].size == (8, 8)
+    splits = importlib.import_module("my_parts.discs").load(Data(held_out=0.25))
+    ids = [{sample.id for sample in part} for part in (splits.train, splits.held_out)]
+    assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 256 and 40 < len(ids[1]) < 90
+
+
+def test_what_an_own_backbone_lacks_is_said(package):
+    """Each is the backbone of the guide with one thing changed."""
+    text = (package / "my_parts" / "plain.py").read_text("utf-8")
+    whole = "backbone={kind: my_parts.KIND, dim: 16, layers: 1}"
+    faults = {
+        "unplanned": ("def plan(", "def planned(", "must define plan; base it on"),
+        "narrow": (", modality: int | None = None", "", r"must take \(self, layout, cache, modality\)"),
+        "blockless": ("self.blocks", "self.layers", "must list its layers in blocks"),
+        "unsized": ("dim: int = 128\n    layers", "layers", "backbone.dim is no option of my_parts.unsized"),
+        "bare": (
+            "self.heads = heads",
+            "self.gate = nn.Parameter(torch.ones(dim))",
+            "blocks.0.gate has no initial value",
+        ),
+        "unsaved": ("training", "training", "training.gradient_checkpointing: backbone my_parts.unsaved cannot"),
+    }
+    for kind, (old, new, said) in faults.items():
+        (package / "my_parts" / f"{kind}.py").write_text(text.replace(old, new))
+        overrides = [whole.replace("KIND", kind), *[each for each in TINY if not each.startswith("backbone.")]]
+        overrides.append(f"training.gradient_checkpointing={kind == 'unsaved'}".lower())
+        with pytest.raises(InputError, match=said):
+            loop.train(load_recipe("digits", overrides), package / kind)
+    with pytest.raises(InputError, match=r"backbone.heads is no option of mamba; say .* it has size, dim, layers"):
+        load_recipe("digits", ["backbone.kind=mamba"])
 
 
 @pytest.mark.parametrize("start", ["train digits backbone.mixer=my", "train digits backbone.mixer=["])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 
 
 def straight_through(z: Tensor, entry: Tensor) -> Tensor:
@@ -28,6 +28,7 @@ class NearestEntry(nn.Module):
 
     def __init__(self, size: int, d: int):
         super().__init__()
+        require(size > 0, f"a codebook has at least one entry, got {size}")
         self.size = size
         self.embedding = nn.Embedding(size, d)
         nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.random_weights import refuse_random
 
 LEVEL = 0.1  # root mean square that every waveform is scaled to: -20 dB, about that of recorded speech
@@ -98,6 +98,7 @@ class LogMelFeatures(nn.Module):
 
     def __init__(self, sample_rate: int = 16000, unit_rate: float = 25.0, context: int = 1, n_mels: int = 80):
         super().__init__()
+        require(context >= 0, f"context: must be at least 0, got {context}")
         self.sample_rate, self.context = sample_rate, context
         self.samples_per_unit = whole_samples(sample_rate, unit_rate)
         if self.samples_per_unit % 4:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.atomic import writing
 
 
@@ -39,7 +39,19 @@ def load_state(file: Path, run: dict) -> dict | None:
         saved = json.loads(state["run"])
     except Exception as error:  # a broken archive fails in as many ways as it can be broken
         raise InputError(f"{file}: not a checkpoint that can be read; remove it to begin again") from error
-    for key, value in json.loads(json.dumps(run)).items():
-        if saved.get(key) != value:
-            raise InputError(f"{file}: has {key} {saved.get(key)}, not {value}; give that, or another folder")
+    others = _differences(saved, json.loads(json.dumps(run)))
+    require(not others, f"{file}: is of a training with {', '.join(others)}; give that, or another folder")
     return state
+
+
+def _differences(saved: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """What of `run` was saved otherwise, one entry a value; of digests only that they differ."""
+    found: list[str] = []
+    for key, value in run.items():
+        old = saved.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            found += _differences(old, value)
+        elif old != value:
+            digest = isinstance(value, str) and len(value) == 64
+            found.append(f"other {key}" if digest else f"{key} {old}, not {value}")
+    return found

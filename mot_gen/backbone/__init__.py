@@ -2,18 +2,26 @@
 
 - `Config(**options)` validates; `Backbone(config, modalities)` builds, `backbone.dim` is its width;
 - `forward(x, layout, cache=None)`: x (B, S, dim) and a `Layout`, or what `plan` made of it -> (B, S, dim), normalised;
-- `plan(layout, cache=None)`: all that is derived from a layout, made once per batch;
+- `plan(layout, cache=None, modality=None)`: all that is derived from a layout, made once per batch; `modality` is the
+  number of that of all tokens, where it is known;
+- `next_token(cache, time)`: a quicker pass for one token in every row, or None;
 - `init_cache(batch, length)`: a cache whose last pass is kept by `advance(counts)` and is tentative until then; with
   `narrow(rows)`, its first rows for tentative passes, and `snapshot()` and `restore(snapshot, rows)`, which forgets
   what was kept since;
-- `towers` (names), `untied_parameters()` (name -> the tower of each slice along its first dimension) and
-  `active_parameters()` (how many a text token passes through);
-- `flops(layout)` of a forward pass, and `auxiliary_loss()`, what the last one adds to the training loss, weighted;
+- `towers` (names), `tower_of` (the number of each modality's), `untied_parameters()` (name -> the tower of each slice
+  along its first dimension) and `active_parameters()` (how many a text token passes through);
+- `init_weights()` writes the initial value of every parameter that is not on the meta device;
+- `row_slots(length, device)`: how many slots a training row of so many tokens has;
+- `flops(layout)` of a forward pass, with `executed_flops(layout)` where more is computed here than is needed, and
+  `auxiliary_loss()`, what the last pass adds to the training loss, weighted;
 - `activations(layout)`: how many numbers the backward pass keeps of a batch;
-- `blocks` of a class `Block`, which `compile_repeated_blocks` compiles before it sets `compiled`;
+- `blocks`, the layers, of a class `Block`: shards are gathered one by one, `compile_repeated_blocks` compiles them and
+  then sets `compiled`, and `gradient_checkpointing`, where it is an attribute, says to make them again;
 - projections of `routing.UntiedLinear`, where half storage is to hold them; others stay in fp32;
 - `causal`: False where, without a cache, later tokens bear on earlier ones (expert choice), so that likelihoods leak;
 - documents never see each other, a span never sees a later one, and any modality may be absent.
+
+`base.BaseBackbone` has all of these that a backbone of one set of parameters need not say itself.
 
 `load(kind)` finds a backbone by a preset's name, by module name in this folder, or by dotted path; `build` makes one.
 """
@@ -21,7 +29,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.own_modules import exists, imported, not_found
 
 if TYPE_CHECKING:
@@ -51,8 +59,11 @@ def load(kind: str, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
 def build(section: Mapping[str, Any], modalities: "Sequence[Modality]") -> Any:
     """The `Backbone` that a section of a config describes: its kind, "mot" by default, beside its options."""
     options = dict(section)
-    module, config = load(options.pop("kind", "mot"), options)
-    return module.Backbone(config, modalities)
+    kind = options.pop("kind", "mot")
+    module, config = load(kind, options)
+    made = module.Backbone(config, modalities)
+    require(hasattr(made, "blocks"), f"backbone.kind: Backbone of {kind} must list its layers in blocks")
+    return made
 
 
 def saved_options(backbone: dict[str, Any]) -> dict[str, Any]:
@@ -80,4 +91,9 @@ def module_of(kind: str) -> Any:
     name, _ = PRESETS.get(kind, (own, {}))
     if not exists("backbone.kind", name):
         raise InputError(f"backbone.kind: {kind!r} is not a backbone" + not_found(kind, PRESETS))
-    return imported("backbone.kind", name)
+    module = imported("backbone.kind", name)
+    if "." in kind:
+        from mot_gen.backbone.base import check_module  # needs torch
+
+        check_module(module)
+    return module

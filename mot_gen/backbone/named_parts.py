@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from mot_gen.backbone import parts
 from mot_gen.backbone.parts import Part
 from mot_gen.errors import InputError, nearest, require
-from mot_gen.files.own_modules import exists, imported, not_found
+from mot_gen.files.own_modules import check_method, exists, imported, not_found
 
 
 class Role(NamedTuple):
@@ -134,18 +134,7 @@ def _check_class(role: str, cls: Any, what: str) -> None:
         require(defined, f"{what} must define {' or '.join(group)}; see mot_gen/backbone/parts.py")
     for name, method in inspect.getmembers(base, inspect.isfunction):
         if not name.startswith("__"):
-            _check_method(getattr(cls, name), method, f"{what}: {name}")
-
-
-def _check_method(own: Any, method: Any, what: str) -> None:
-    """InputError where a method cannot be called with the arguments of the one that it overrides."""
-    if own is method or not inspect.isfunction(own):
-        return
-    names = [*inspect.signature(method).parameters]
-    try:
-        inspect.signature(own).bind(*names)
-    except TypeError:
-        raise InputError(f"{what}{inspect.signature(own)} must take ({', '.join(names)})") from None
+            check_method(getattr(cls, name), method, f"{what}: {name}")
 
 
 def _check_options(cls: type, options: Mapping[str, Any], names: Sequence[str], where: str) -> None:

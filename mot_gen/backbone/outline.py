@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from mot_gen.errors import require
 
 
 class _NoInitialValues(TorchFunctionMode):
@@ -30,13 +33,19 @@ def outlining() -> Iterator[None]:
 
 def initial_value(model: nn.Module, name: str) -> Tensor:
     """The value that a parameter of a model on the meta device begins at, in fp32 on the CPU. It alone is in memory
-    while its model draws it, so that a large model can be given its values one by one."""
+    while its model draws it, so that a large model can be given its values one by one.
+
+    InputError where the model writes none, as for a bare `nn.Parameter` of a module without `reset_parameters`.
+    """
     path, _, leaf = name.rpartition(".")
     owner, empty = model.get_submodule(path), model.get_parameter(name)
     drawing: Any = model.backbone if name.startswith("backbone.") else model
     try:
-        setattr(owner, leaf, nn.Parameter(torch.empty(empty.shape, device="cpu")))
+        setattr(owner, leaf, nn.Parameter(torch.full(empty.shape, math.nan, device="cpu")))
         drawing.init_weights()
-        return getattr(owner, leaf).detach()
+        value = getattr(owner, leaf).detach()
     finally:
         setattr(owner, leaf, empty)
+    written = not value.isnan().any()
+    require(written, f"{name} has no initial value; write it in reset_parameters of {type(owner).__name__}, its module")
+    return value

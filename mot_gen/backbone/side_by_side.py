@@ -90,6 +90,11 @@ class SideBySide(nn.Module):
     def tower_of(self) -> Tensor:
         return self.each[0].tower_of
 
+    def init_weights(self) -> None:
+        """Every initial value, as each member draws its own."""
+        for member in self.each:
+            member.init_weights()
+
     def row_slots(self, length: int, device: torch.device) -> int:
         """How many slots a row of so many tokens should have on a device."""
         return self.each[0].row_slots(length, device)

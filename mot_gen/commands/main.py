@@ -116,9 +116,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not rest:
         return arguments
     takes_more = "overrides" in arguments
-    if not takes_more or not all(map(_is_override, rest)):
+    unknown = [word for word in rest if not (takes_more and _is_override(word))]
+    if unknown:
         command = _command_of(parser, given)
-        command.error(f"unrecognized arguments: {' '.join(rest)}{_meant(rest[0], command)}")
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0], command)}")
     arguments.overrides = [*arguments.overrides, *rest]
     return arguments
 

@@ -63,8 +63,10 @@ def register(commands) -> None:
         help="fields of the recipe; behind the NAME of a backbone or objective, its own options, as "
         "mom:bidirectional=causal or masked:cap=0.2",
     )
-    command.add_argument("--backbones", default=BACKBONES, metavar="NAME,...", help=f"default: {BACKBONES}")
-    command.add_argument("--objectives", metavar="NAME,...", help="of pictures, as flow,diffusion,masked,shortcut")
+    command.add_argument("--backbones", metavar="NAME,...", help=f"default: {BACKBONES}")
+    command.add_argument(
+        "--objectives", metavar="NAME,...", help="instead: of pictures, as flow,diffusion,masked,shortcut"
+    )
     command.add_argument(
         "--match", choices=("active-flops", "total-params"), default="active-flops", help="of backbones"
     )
@@ -81,15 +83,19 @@ def register(commands) -> None:
 
 
 def _command(arguments) -> int:
+    of_backbones = {"--backbones": arguments.backbones, "--modalities": arguments.modalities}
+    for option, given in of_backbones.items():
+        alone = given is None or arguments.objectives is None
+        require(alone, f"{option}: is for a study of backbones, which --objectives is not; leave one of the two out")
     request = StudyRequest(
         recipe=arguments.recipe,
         overrides=arguments.overrides,
-        backbones=_listed(arguments.backbones),
-        objectives=_listed(arguments.objectives),
+        backbones=_listed("--backbones", arguments.backbones) or tuple(BACKBONES.split(",")),
+        objectives=_listed("--objectives", arguments.objectives),
         match=arguments.match,
         seeds=arguments.seeds,
         steps=arguments.steps,
-        modalities=_listed(arguments.modalities),
+        modalities=_listed("--modalities", arguments.modalities),
         control=not arguments.no_control,
         jobs=arguments.jobs,
         out=Path(arguments.out),
@@ -101,8 +107,13 @@ def _command(arguments) -> int:
     return 1 if failed else 0
 
 
-def _listed(names: str | None) -> Sequence[str]:
-    return names.split(",") if names else ()
+def _listed(option: str, names: str | None) -> Sequence[str]:
+    """The names that an option lists; none where it was not given."""
+    if names is None:
+        return ()
+    listed = [name.strip() for name in names.split(",")]
+    require(all(listed), f"{option}: give names with commas between them, got {names!r}")
+    return listed
 
 
 def study(request: StudyRequest) -> tuple[dict, int]:
@@ -163,8 +174,8 @@ def _check_backbones(request: StudyRequest, options: Options) -> None:
     known = [*PRESETS, *RELATIVES]
     for name in request.backbones:
         stated = any(text.startswith("kind=") for text in options.get(name, ()))
-        if name not in known and not stated:
-            raise InputError(f"backbones: {name!r} is not a backbone{nearest(name, known)}")
+        own = "." in name  # the dotted path of a module, which is looked for when it is imported
+        require(name in known or stated or own, f"backbones: {name!r} is not a backbone{nearest(name, known)}")
 
 
 def _check_objectives(request: StudyRequest, options: Options) -> None:

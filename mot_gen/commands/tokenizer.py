@@ -66,6 +66,9 @@ def register(subparsers) -> None:
     _folder_argument(evaluate)
     evaluate.add_argument("--data", required=True, help="a folder, or emoji or spoken-digits (held-out part)")
     evaluate.add_argument(
+        "--held-out", action="store_true", help="only the tenth of the folder that training holds out, by file names"
+    )
+    evaluate.add_argument(
         "--extractor", metavar="NAME", help="also the reconstruction Frechet distance in its features"
     )
     evaluate.add_argument("--recognizer", metavar="NAME", help="speech: sphinx, or a model of transformers")
@@ -161,6 +164,10 @@ def _refuse_idle(args: argparse.Namespace) -> None:
         idle = args.kind not in kinds and getattr(args, name) != args.usual[name]
         flag = "--" + name.replace("_", "-")
         require(not idle, f"{flag} does not act on {args.kind}; it is for {', '.join(kinds)}")
+    if args.encoder:
+        require(args.context == args.usual["context"], "--context is for log-mels; leave it out, or --encoder")
+    else:
+        require(args.layer == args.usual["layer"], "--layer is one of an encoder's; give --encoder, or leave it out")
 
 
 def _training_of(args: argparse.Namespace) -> Any:
@@ -185,7 +192,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     from mot_gen.commands.tokenizer_measures import measures
 
-    return _report(measures(args.tokenizer, args.data, args.extractor, args.recognizer), args.json)
+    return _report(measures(args.tokenizer, args.data, args.held_out, args.extractor, args.recognizer), args.json)
 
 
 def _check_data(data: str, tokenizer: str) -> None:

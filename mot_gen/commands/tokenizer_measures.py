@@ -15,22 +15,25 @@ from mot_gen.tokenizers.pretrained import move, usual_device
 from mot_gen.tokenizers.saved import load_tokenizer
 
 
-def measures(folder: str, data: str, extractor: str | None = None, recognizer: str | None = None) -> dict[str, Any]:
+def measures(
+    folder: str, data: str, held_out: bool = False, extractor: str | None = None, recognizer: str | None = None
+) -> dict[str, Any]:
     """What the tokenizer in a folder keeps of pictures or recordings.
 
-    data: a folder, or emoji or spoken-digits, whose held-out part is measured. extractor: also the Frechet distance in
-    its features. recognizer: also how many words it hears otherwise.
+    data: a folder, or emoji or spoken-digits, whose held-out part is measured. held_out: of a folder, too, only what
+    training holds out. extractor: also the Frechet distance in its features. recognizer: also how many words it hears
+    otherwise.
     """
     tokenizer = load_tokenizer(folder)
     move([tokenizer], usual_device())
     if hasattr(tokenizer, "sample_rate"):
-        return _speech(tokenizer, data, recognizer)
+        return _speech(tokenizer, data, held_out, recognizer)
     if not hasattr(tokenizer, "color_channels"):
         raise InputError(
             f"{folder}: evaluate measures tokenizers of images or speech; text and plain numbers lose nothing"
         )
     size, channels = tokenizer.size, tokenizer.color_channels
-    if data == "emoji":
+    if data == "emoji" or held_out:
         images = image_sets(data, size, channels)[1]
     else:
         pictures = read_images([(str(file), file) for file in find_images(Path(data))], size, channels)
@@ -106,23 +109,24 @@ def _spoken_digits() -> tuple[list[Any], list[Any]]:
     return learned, held_out
 
 
-def _speech(tokenizer: Any, data: str, recognizer: str | None) -> dict[str, Any]:
+def _speech(tokenizer: Any, data: str, held_out: bool, recognizer: str | None) -> dict[str, Any]:
     """The speech report; with a recogniser also the share of words that it hears otherwise in what is decoded."""
     from mot_gen.tokenizers.speech_measures import speech_report
 
-    recordings = _recordings(tokenizer, data)
+    recordings = _recordings(tokenizer, data, held_out)
     report = speech_report(tokenizer, recordings)
     return report | _heard(tokenizer, recordings, recognizer) if recognizer else report
 
 
-def _recordings(tokenizer: Any, data: str) -> list[Any]:
-    """The recordings of the spoken digits' held-out part, or of a folder, at the tokenizer's rate."""
+def _recordings(tokenizer: Any, data: str, held_out: bool) -> list[Any]:
+    """The recordings of the spoken digits' held-out part, or of a folder or its held-out part, at the tokenizer's
+    rate."""
     from mot_gen.files.audio_files import load_sounds
     from mot_gen.tokenizers.speech_corpus import find_recordings
 
-    if data == "spoken-digits":
-        held_out = sound_sets(data, tokenizer.sample_rate)[1]
-        raws = [(str(number), sound) for number, sound in enumerate(held_out)]
+    raws: list[tuple[str, Any]]
+    if data == "spoken-digits" or held_out:
+        raws = [(str(number), sound) for number, sound in enumerate(sound_sets(data, tokenizer.sample_rate)[1])]
     else:
         raws = find_recordings(Path(data))
     sounds, skipped = load_sounds(raws, tokenizer.sample_rate)

@@ -30,7 +30,7 @@ REMEDY = "give a file that mot-gen tokenizer encode wrote"
 
 def encode(folder: str, inputs: Sequence[str], out: str | Path, max_skipped: int) -> None:
     """Write the tokens of every picture, recording or line of text. InputError where more than `max_skipped` of them
-    cannot be encoded; fewer are named."""
+    cannot be encoded, or none can; fewer are named."""
     tokenizer = _load(folder)
     fingerprint = tokenizer.fingerprint
     lines: list[str] = []
@@ -44,6 +44,7 @@ def encode(folder: str, inputs: Sequence[str], out: str | Path, max_skipped: int
             lines.append(json.dumps(row) + "\n")
         if len(skipped) > max_skipped:
             raise InputError(f"more than {max_skipped} inputs cannot be encoded; the last: {skipped[-1]}")
+    require(lines or not skipped, "; ".join(["no input can be encoded", *skipped[-1:]]))
     warn(skipped)
     write_text(out, "".join(lines))
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mot_gen.checkpoints.folders import refuse_foreign
 from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides
+from mot_gen.errors import InputError
 from mot_gen.files.stopping import stopping_at_once
 from mot_gen.recipes.yaml_files import shipped_recipes
 from mot_gen.training.checkpoint_folders import has_begun
@@ -62,5 +64,22 @@ def _train_run(arguments) -> int:
     summary = summary_of(folder)
     if summary:
         print(summary)
-    print(f"{folder / 'model'} is trained; mot-gen generate {folder} --to image --prompt '...' --out picture.png")
+    print(f"{folder / 'model'} is trained; {_next_command(recipe, folder)}")
     return 0
+
+
+def _next_command(recipe: Recipe, folder: Path) -> str:
+    """How to generate with the model that was trained: pictures where it knows them."""
+    makes = {"image": "picture.png", "speech": "sound.wav", "vector": "numbers.json"}
+    kinds = [kind for kind in makes if kind in recipe.tokenizers]
+    out = f"--to {kinds[0]} --prompt '...' --out {makes[kinds[0]]}" if kinds else "--to text --prompt '...'"
+    return f"mot-gen generate {folder} {out}{_permission_for(folder / 'model')}"
+
+
+def _permission_for(model: Path) -> str:
+    """The option without which a model of a user's own modules is not loaded; "" for any other."""
+    try:
+        refuse_foreign(model)
+    except InputError:
+        return " --trust-remote-code"
+    return ""

@@ -80,7 +80,8 @@ class Loader:
             mixture_of(samples, training.seed), data.window, training.seed, data.block, lambda: self._index
         )
         self._left_out = LeftOut(samples, training.max_corrupt)
-        watched = tokenizers if records.kinds(samples) else {}
+        from_a_user = records.kinds(samples) or "." in data.source  # files, or a module of one's own
+        watched = tokenizers if from_a_user else {}
         self._pictures = PictureWatch(watched, len(samples))
         self._reader = SampleReader(
             samples, tokenizers, self.fingerprints, data, training.seed, self._left_out, self._pictures

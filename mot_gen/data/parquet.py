@@ -95,7 +95,7 @@ class Parquet(Source):
 
     def _was_not_downloaded(self, record: dict[str, Any], number: int) -> bool:
         """Whether a row says of its picture that it is not there. That, and a text without its picture, is noted."""
-        if not self._picture or record.keys() & {"image", "messages", "content"}:
+        if not self._picture or record.keys() & {"image", "audio", "messages", "content"}:
             return False
         where, status = f"{self.path}: row {number}", record.get("status")
         failed = status not in (None, "success")

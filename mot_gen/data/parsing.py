@@ -7,6 +7,7 @@ A record is one of
     {"content": [{"type": "text", "text": "..."}, {"type": "image", "image": "a.jpg"}]}
     {"image": "a.jpg", "caption": "..."}       (or "text", or "captions": [...], or none; "file_name" for "image")
     {"text": "..."}
+    {"audio": "a.wav", "text": "..."}              (or none)
     {"vector": [[0.1, 0.2], ...], "text": "..."}   (text, before it, or none)
 The parts of an assistant's message and of `content` carry loss, the others do not; `loss` on a part overrules this. A
 medium is a path, bytes (in parquet), its tokens (encoded.py), or plain numbers (vectors.py).
@@ -24,7 +25,7 @@ from typing import Any
 from mot_gen.data.encoded import is_encoded, parse_encoded
 from mot_gen.data.notices import Notices, kept
 from mot_gen.data.remote import is_far, place
-from mot_gen.data.samples import MODALITIES, Document, Pair, Part, Sample
+from mot_gen.data.samples import MODALITIES, Document, Pair, Part, Sample, SpeechPair
 from mot_gen.data.texts import clean_text, is_text
 from mot_gen.data.vectors import is_vector, parse_vector
 from mot_gen.errors import InputError, expect, require
@@ -34,7 +35,7 @@ ROLES = ("system", "user", "assistant")
 PICTURE = ("image", "file_name")  # fields that name an image; the second is Hugging Face's
 CAPTIONS = ("captions", "caption", "text")  # fields that caption an image
 MEDIA_BESIDE = (*PICTURE, "images", "audio", "audios", "video", "videos", "vector")  # other formats have such fields
-NO_OBJECT = "a record is an object with image and caption, messages, content or text"
+NO_OBJECT = "a record is an object with image and caption, audio and text, messages, content or text"
 ONLY_URL = "has a url and no picture; give the files beside it that hold the pictures, as img2dataset writes them"
 ALLOW = "move it there, or allow it: data.outside_media=true in a recipe, --outside-media for mot-gen data"
 Resolve = Callable[[Any, str], Any]  # (what a record says, its field) -> path or bytes of a medium
@@ -56,7 +57,9 @@ def parse_record(record: Any, where: str, default_id: str, resolve: Resolve, not
             return read(parser, id, record)
     require("url" not in record, f"{where}: {ONLY_URL}")
     keys = ", ".join(record) or "none"
-    raise InputError(f"{where}: has none of image, messages, content, vector and text; its keys are {keys!s:.200}")
+    raise InputError(
+        f"{where}: has none of image, audio, messages, content, vector and text; its keys are {keys!s:.200}"
+    )
 
 
 def _id(value: Any, where: str, default: str) -> str:
@@ -94,6 +97,16 @@ class _Parser:
             fields = ", ".join(others)
             self.notices.note(f"pictures with no caption beside fields that are not read: {fields:.80}", self.where)
         return Pair(id, image, captions)
+
+    def recording(self, id: str, record: dict[str, Any]) -> SpeechPair:
+        """A recording, and what is said in it if that is known."""
+        parts = []
+        if record.get("text") is not None:
+            parts.append(Part("text", self.text(record["text"], f"{self.where}: text")))
+        parts.append(Part("speech", self.medium(record["audio"], f"{self.where}: audio")))
+        for name in sorted(record.keys() - {"id", "audio", "text"}):
+            self.notices.note(f"recordings beside a field {name!r:.40}, which is not read", self.where)
+        return SpeechPair(id, tuple(parts))
 
     def text_alone(self, id: str, record: dict[str, Any]) -> Document:
         text = self.text(record["text"], f"{self.where}: text")
@@ -182,6 +195,7 @@ _FORMS: dict[str, Callable[[_Parser, str, dict[str, Any]], Sample]] = {
     "content": _Parser.document,
     "image": _Parser.pair,
     "file_name": _Parser.pair,
+    "audio": _Parser.recording,
     "vector": _Parser.numbers,
     "text": _Parser.text_alone,
 }

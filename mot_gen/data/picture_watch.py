@@ -28,20 +28,19 @@ def _header(raw: Any) -> Header | None:
 
 
 def opening_lines(samples: Sequence[Sample], tokenizers: Mapping[str, Any], watch: PictureWatch) -> list[str]:
-    """What to say of samples before they are learned from, a line of each kind; nothing if they are not from files.
+    """What to say of samples before they are learned from, a line of each kind; of data that ship, nothing.
 
     tokenizers: modality -> tokenizer; one of a modality that is only read comes with its pictures and is not missed.
     watch: counts the pictures of the first samples that lose size or colour.
     """
     kinds, broken = records.kinds(samples), records.broken(samples)
-    if not kinds:
-        return []
     lines = records.notices(samples).lines()
     if broken.count:
         lines.append(f"{broken.count:,} records that cannot be read: {broken.first(SHOWN)}")
     asked = [name for name, tokenizer in tokenizers.items() if not tokenizer.modality.input_only]
-    lines += [f"no sample holds {name}, so nothing is learned of it" for name in asked if not kinds[name]]
-    looked_at = min(LOOKED_AT, len(samples))
+    missing = [name for name in asked if kinds and not kinds[name]]  # of a plain list nothing is counted
+    lines += [f"no sample holds {name}, so nothing is learned of it" for name in missing]
+    looked_at = min(LOOKED_AT, len(samples)) if watch.active else 0
     for index in range(looked_at):
         watch.look_at_sample(samples, index)
     return lines + [f"of the first {looked_at} samples {line}" for line in watch.notices.lines(shown=1)]
@@ -61,6 +60,11 @@ class PictureWatch:
         self._grey = getattr(tokenizer, "color_channels", 3) == 1
         self._lock = Lock()
         self._seen = bytearray(count if self._sizes else 0)
+
+    @property
+    def active(self) -> bool:
+        """Whether there are sizes to hold pictures to."""
+        return bool(self._sizes)
 
     def look_at_sample(self, samples: Sequence[Sample], index: int) -> None:
         """Count the pictures of a sample; one that cannot be read is passed over."""

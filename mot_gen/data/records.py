@@ -1,9 +1,9 @@
 """Records: samples in files and folders, read by index.
 
 `open_records` picks a source by the path (sources.py, folder.py, tar.py, parquet.py), `open_all` opens several, and
-`split` sets a held-out share aside. What one record says is in parsing.py, and the words Part, Pair and Document are in
-samples.py; both are offered here too. `fingerprint`, `outline`, `notices` and the functions beside them also take a
-plain list of samples.
+`split` sets a held-out share aside. What one record says is in parsing.py, and the words Part, Pair, SpeechPair and
+Document are in samples.py; both are offered here too. `split`, `fingerprint`, `outline`, `notices` and the functions
+beside them also take a plain list of samples.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mot_gen.data.samples import (
     Part,
     Sample,
     Samples,
+    SpeechPair,
     Splits,
     sample_key,
     texts_of,
@@ -50,6 +52,7 @@ __all__ = [
     "Sample",
     "Samples",
     "Source",
+    "SpeechPair",
     "Splits",
     "SubsetSamples",
     "TarShard",
@@ -169,11 +172,12 @@ def open_all(paths: Sequence[str | Path], outside_media: bool = False) -> Concat
     return ConcatSamples(sources)
 
 
-def split(samples: Samples, share: float, seed: int) -> Splits:
+def split(samples: Sequence[Sample], share: float, seed: int) -> Splits:
     """Holds out about `share` of the samples by a hash of their id, so that a set that grows keeps what it held out.
 
     With two samples or more, neither side is empty unless share is 0. A single sample is trained on.
     """
+    samples = _known(samples)
     salt = seed.to_bytes(8)
 
     def place_of(key: int) -> int:
@@ -216,6 +220,14 @@ class _ListSamples(Samples):
 
     def sample(self, index: int) -> Sample:
         return self.samples[index]
+
+    @cached_property
+    def keys(self) -> array[int]:  # type: ignore[override]  # a class may not declare an attribute as lazily made
+        return array("Q", (sample_key(self.samples[index].id) for index in range(len(self))))
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]  # likewise
+        return fingerprint(self.samples)
 
 
 def _known(samples: Sequence[Sample]) -> Samples:

@@ -1,9 +1,9 @@
-"""Samples: what training learns from, as `Part`, `Pair`, `Document`, `Samples` and `Splits`.
+"""Samples: what training learns from, as `Part`, `Pair`, `SpeechPair`, `Document`, `Samples` and `Splits`.
 
-`Part` is one piece of raw content. A sample is a `Pair` (an image and its captions) or a `Document` (parts in a fixed
-order); either is arranged into parts by `.arrange(rng, options)`. `Samples` is a sequence of them that is read from
-somewhere, and `captioned_pairs` the pairs of one. `Splits` are what is trained on and what never is. How a record
-becomes a sample is in parsing.py.
+`Part` is one piece of raw content. A sample is a `Pair` (an image and its captions), a `SpeechPair` (and its text) or
+another `Document` (parts in a fixed order); each is arranged into parts by `.arrange(rng, options)`. `Samples` is a
+sequence of them that is read from somewhere, and `captioned_pairs` the pairs of one. `Splits` are what is trained on
+and what never is. How a record becomes a sample is in parsing.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, overload
 
 from mot_gen.data.notices import Notice, Notices
-from mot_gen.errors import require
+from mot_gen.errors import expect, require
 
 UNUSABLE = (OSError, ValueError, SyntaxError, EOFError)  # what reading a broken medium raises, InputError included
 MODALITIES = {"audio": "speech"}  # a part's type -> its modality, where the names differ
@@ -40,8 +40,8 @@ def sample_key(id: str) -> int:
 class Arranging(Protocol):
     """What `arrange` asks for; the recipe's section `data` has it. Both are probabilities.
 
-    caption_first: that a caption stands before its image. caption_dropout: that there is no caption at all, which
-    teaches the unconditional half of guidance.
+    caption_first: that a caption stands before its image, or a text before its recording. caption_dropout: that there
+    is none at all, which teaches the unconditional half of guidance.
     """
 
     @property
@@ -98,6 +98,10 @@ class Document:
     id: str
     parts: tuple[Part, ...]
 
+    def __post_init__(self):
+        for part in self.parts:
+            expect(isinstance(part, Part), f"{self.id}: the parts of a document are Part(kind, value)", part)
+
     @property
     def texts(self) -> list[str]:
         """The texts among the parts."""
@@ -106,6 +110,18 @@ class Document:
     def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
         """The parts as they are."""
         return list(self.parts)
+
+
+@dataclass(frozen=True)
+class SpeechPair(Document):
+    """A recording, behind its text if there is one, as the one or two `parts`."""
+
+    def arrange(self, rng: random.Random, options: Arranging) -> list[Part]:
+        """The text and the recording, either first, or the recording alone: as the caption and the image of a pair."""
+        *text, sound = self.parts
+        if not text or rng.random() < options.caption_dropout:
+            return [sound]
+        return [*text, sound] if rng.random() < options.caption_first else [sound, *text]
 
 
 Sample = Pair | Document

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mot_gen.data.encoded import Encoded, columns
-from mot_gen.data.samples import Pair, Part, Sample, type_of
+from mot_gen.data.samples import Pair, Part, Sample, SpeechPair, type_of
 from mot_gen.errors import require
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def schema(modalities: Iterable[str] = ()) -> pyarrow.Schema:
-    """The schema of records: media of a pair, or of the parts of a document, see encoded.py. modalities: beyond the
-    usual."""
+    """The schema of records: media of a pair or a recording, or of the parts of a document, see encoded.py. modalities:
+    beyond the usual."""
     import pyarrow
 
     ints = pyarrow.list_(pyarrow.int32())
@@ -43,6 +43,8 @@ def schema(modalities: Iterable[str] = ()) -> pyarrow.Schema:
             "id": text,
             "image": medium,
             "captions": pyarrow.list_(text),
+            "audio": medium,
+            "text": text,
             "content": pyarrow.list_(pyarrow.struct(part)),
         }
     )
@@ -63,6 +65,8 @@ def to_record(
         content.append({"type": kind, kind: value, "loss": part.loss})
     if isinstance(sample, Pair):
         return {"id": sample.id, "image": content[0]["image"], "captions": list(sample.captions)}
+    if isinstance(sample, SpeechPair):
+        return {"id": sample.id, "audio": content[-1]["audio"], "text": next(iter(sample.texts), None)}
     return {"id": sample.id, "content": content}
 
 

@@ -1,8 +1,8 @@
 """WebDataset shards: TarShard, the samples of a tar file.
 
-The members of a sample have one name up to its first dot, which is its key: `key.jpg` and `key.txt`, or `key.json`, a
-record, and what it names. Both are read together as img2dataset writes them, where `key.json` repeats the caption of
-`key.txt`. Members are read where they lie and never extracted, so that a name such as ../x reaches no file.
+The members of a sample have one name up to its first dot, which is its key: `key.jpg` or `key.wav` and `key.txt`, or
+`key.json`, a record, and what it names. Both are read together as img2dataset writes them, where `key.json` repeats the
+caption of `key.txt`. Members are read where they lie and never extracted, so that a name such as ../x reaches no file.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class TarShard(Source):
             return medium(members, suffix)
 
         record = self._record(members, where, notices)
-        if not {"image", "messages", "content"} & record.keys():
-            _add_image(record, members, where)
+        if not {"image", "audio", "messages", "content"} & record.keys():
+            _add_medium(record, members, where)
         sample = parse_record(record, where, f"{self.path.name}:{key}", resolve, notices)
         _note_members(kept(notices), sorted(members.keys() - {*TEXTS, *named}), where, "which no record names")
         return sample
@@ -208,13 +208,15 @@ def _texts_in(given: Any) -> list[str]:
     return [each for each in values if isinstance(each, str)]
 
 
-def _add_image(record: dict[str, Any], members: Members, where: str) -> None:
-    """Name the picture that a record is about. InputError where a medium would be dropped and its text kept."""
+def _add_medium(record: dict[str, Any], members: Members, where: str) -> None:
+    """Name the picture or the recording that a record is about. InputError where a medium would be dropped and its text
+    kept."""
     media = [suffix for suffix in members if suffix not in TEXTS]
-    images = [suffix for suffix in media if f".{suffix}" in PICTURES]
-    if images:
-        record["image"] = images[0]
-        return
+    for field, suffixes in (("image", PICTURES), ("audio", SOUNDS)):
+        own = [suffix for suffix in media if f".{suffix}" in suffixes]
+        if own:
+            record[field] = own[0]
+            return
     for suffix in media:
         _refuse_lost_medium(suffix, where)
 
@@ -222,8 +224,6 @@ def _add_image(record: dict[str, Any], members: Members, where: str) -> None:
 def _refuse_lost_medium(suffix: str, where: str) -> None:
     kind, where = f".{suffix}", f"{where}.{suffix}"
     require(kind not in UNREAD_PICTURES, f"{where}: pictures of this kind are not read; convert it to PNG or JPEG")
-    no_order = f"{where}: sound needs a .json beside it that says what comes first, sound or text"
-    require(kind not in SOUNDS, no_order)
     last = suffix_of(kind)  # "" where the suffix has no dot within
     dotted = last in PICTURES or last[1:] in TEXTS
     require(not dotted, f"{where}: the key of a sample ends at its first dot; take the dots out of the names")

@@ -1,7 +1,8 @@
 """Any recording into one channel of samples, and back: load_audio, load_sounds, resample, save_audio.
 
 A raw recording is a path (or what reads as one, such as a UPath) or the bytes of a file that soundfile reads (WAV,
-FLAC, OGG, MP3), a pair (samples, rate in Hz), or samples alone where the rate is known. Samples are a tensor or an
+FLAC, OGG, MP3), a pair (samples, rate in Hz), the same by name as datasets and transformers have it ({"array" or "raw",
+"sampling_rate"}, or {"bytes", "path"}), or samples alone where the rate is known. Samples are a tensor or an
 array (T,) or (channels, T), floats in about [-1, 1] or integers of 16 or 32 bits.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,7 @@ def _read(raw: Any, sample_rate: int | None) -> tuple[Tensor, int]:
     import numpy as np
     import torch
 
+    raw = _by_name(raw) if isinstance(raw, Mapping) else raw
     file = _file_of(raw)
     if file is not None:
         return _decode(file)
@@ -109,6 +111,14 @@ def _read(raw: Any, sample_rate: int | None) -> tuple[Tensor, int]:
     number = rate if isinstance(rate, int) else 0
     require(number >= 1, f"sample rate must be a whole number of Hz, got {rate}; give (samples, rate)")
     return samples, number
+
+
+def _by_name(raw: Mapping[str, Any]) -> Any:
+    """The pair (samples, rate), the bytes or the path that a recording by name holds; itself where it holds none."""
+    samples = raw.get("array", raw.get("raw"))
+    if samples is not None:
+        return samples, raw.get("sampling_rate")
+    return raw.get("bytes") or raw.get("path") or raw
 
 
 def _file_of(raw: Any) -> Any:
@@ -191,7 +201,7 @@ def _mono(samples: Tensor) -> Tensor:
     shape = tuple(samples.shape)
     require(samples.ndim in (1, 2), f"samples must be (T,) or (channels, T), got {shape}")
     wide = samples.ndim == 2 and shape[0] > shape[1] > 0
-    require(not wide, f"samples {shape} have more channels than samples; give (channels, T)")
+    require(not wide, f"samples {shape} have more channels than samples; give (channels, T), such as samples.T")
     waveform = _floats(samples)
     if waveform.ndim == 2:
         waveform = _one_channel(waveform)

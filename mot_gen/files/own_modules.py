@@ -1,18 +1,21 @@
-"""Modules that a recipe or a command names, a user's own among them: exists, imported, not_found.
+"""Modules that a recipe or a command names, a user's own among them: exists, imported, not_found, check_method.
 
-A module of a user's own may be missing, or fail when it is imported. Either is said in one line.
+A module of a user's own may be missing, or fail when it is imported. Either is said in one line, and so is a
+method that takes other arguments.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 from mot_gen.errors import InputError, nearest
 
@@ -68,6 +71,18 @@ def _place(error: Exception) -> str:
 def _is_own(file: str) -> bool:
     """Whether a file is neither of Python nor of an installed package."""
     return not file.startswith(("<frozen", _PYTHON)) and "site-packages" not in file
+
+
+def check_method(own: Any, method: Any, what: str) -> None:
+    """InputError where a method cannot be called with the arguments of the one that it overrides. what: how messages
+    name it."""
+    if own is method or not inspect.isfunction(own):
+        return
+    names = [*inspect.signature(method).parameters]
+    try:
+        inspect.signature(own).bind(*names)
+    except TypeError:
+        raise InputError(f"{what}{inspect.signature(own)} must take ({', '.join(names)})") from None
 
 
 def not_found(kind: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from mot_gen.errors import expect
+from mot_gen.errors import expect, require
 from mot_gen.learning.supervision import Losses, Supervision, factors_of
 from mot_gen.learning.token_losses import Head, token_losses
 from mot_gen.sequence import Modality, PackedBatch
@@ -43,9 +43,12 @@ def learned_losses(
 
     hidden: (B * S, D), the output of the backbone. latents: modality -> (N, C), the output of its patch layers.
     factors: modality -> what its sum of losses is multiplied by in the total; None for 1 over how many count.
+    InputError where one is missing.
     """
     if factors is None:
         factors = factors_of(dict.fromkeys(supervision.counts, 1.0), supervision.counts)
+    lacking = ", ".join(sorted({*supervision.tokens, *supervision.latents} - factors.keys()))
+    require(not lacking, f"factors: give every modality one, as factors_of does; {lacking} has none")
     total, by_token = hidden.new_zeros(()), {}
     for name, tokens in supervision.tokens.items():
         head = model.head_of(name)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mot_gen.errors import require
 from mot_gen.learning.masking import in_spans
 from mot_gen.sequence import Latents, Modality, PackedBatch, Vocabulary
 from mot_gen.sequence.moving import Movable
@@ -127,5 +128,10 @@ def _counted_latents(latents: Latents) -> Tensor:
 
 
 def factors_of(weights: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """What each modality's sum of losses is multiplied by: its weight over its count, in fp32 as the losses are."""
+    """What each modality's sum of losses is multiplied by: its weight over its count, in fp32 as the losses are.
+
+    InputError where a modality that is counted has no weight.
+    """
+    lacking = ", ".join(sorted(counts.keys() - weights.keys()))
+    require(not lacking, f"weights: give every modality one; {lacking} has none")
     return {name: float(torch.ones(()) / max(count, 1.0) * weights[name]) for name, count in counts.items()}

@@ -9,6 +9,9 @@ from typing import Any
 from mot_gen.errors import require
 from mot_gen.recipes.yaml_files import parse_yaml
 
+SIZE = "backbone.size"
+SHAPE = ("dim", "layers", "heads", "kv_heads", "ffn_dim")  # what a named size stands for
+
 
 def field_of(raw: dict, field: str) -> Any:
     """What a nested mapping has at a dotted path, None where it has nothing."""
@@ -61,7 +64,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def override(raw: dict, text: str) -> str:
-    """Set one KEY=VALUE in `raw` and return the key. A new kind of objective keeps nothing but its weight."""
+    """Set one KEY=VALUE in `raw` and return the key. A new kind of objective keeps nothing but its weight, and a named
+    size of the backbone replaces the shape."""
     key, equals, value = text.partition("=")
     require(equals and key, f"override {text!r} is not KEY=VALUE, as in training.steps=100")
     *path, last = key.split(".")
@@ -75,5 +79,8 @@ def override(raw: dict, text: str) -> str:
         weight = {name: kept for name, kept in node.items() if name == "weight"}
         node.clear()
         node.update(weight)
+    if key == SIZE and parsed is not None:
+        for name in SHAPE:
+            node.pop(name, None)
     node[last] = parsed
     return key

@@ -3,7 +3,7 @@ check_built, which builds what a recipe describes, and takes seconds since that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from mot_gen.backbone import PRESETS
@@ -18,7 +18,7 @@ from mot_gen.recipes.implementations import (
     trainer_name,
 )
 from mot_gen.recipes.sections import Backbone, Data, Objective, Tokenizer, Training
-from mot_gen.recipes.signatures import tokenizer_in
+from mot_gen.recipes.signatures import stated_types, tokenizer_in
 
 SOURCES = ("digits", "emoji_scenes", "openmoji", "reach", "records")
 
@@ -85,6 +85,7 @@ def _check_backbone(recipe: Sections) -> None:
     """InputError for what is wrong in the backbone's section, apart from what it says of towers."""
     section, options = recipe.backbone, recipe.backbone.options
     module, _ = _module_and_preset(section)
+    _refuse_of_others(section.kind, module, options)
     check_stated("backbone", module, "Config", options)
     untied = any(map(options.get, ("towers", "untied")))
     tied = "backbone: kind 'dense' unties nothing; drop towers and untied, or say kind: mot"
@@ -95,6 +96,19 @@ def _check_backbone(recipe: Sections) -> None:
         require(recipe.training.init, begun)
         others = [*section.frozen, *section.lr_factors]
         require(not others, "backbone.lora: only adapters learn; leave out frozen and lr_factors")
+
+
+def _refuse_of_others(kind: str, module: str, options: Mapping[str, Any]) -> None:
+    """InputError for an option that the usual backbone has and this one has not, as where a recipe's kind alone is
+    exchanged."""
+    own = stated_types(module, "Config")
+    usual = stated_types("mot_gen.backbone.transformer", "Config") or {}
+    if own is None:
+        return
+    for name in options:
+        of_others = name in usual and name not in own
+        whole = f"say what it has instead: 'backbone={{kind: {kind}, ...}}'; it has {', '.join(own)}"
+        require(not of_others, f"backbone.{name} is no option of {kind}; {whole}")
 
 
 def _module_and_preset(section: Backbone) -> tuple[str, dict[str, Any]]:

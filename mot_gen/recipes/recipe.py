@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mot_gen.errors import InputError, require
 from mot_gen.files.atomic import write_text
 from mot_gen.files.safe_names import is_inside
-from mot_gen.recipes.fields import differing, field_of, override, set_field, take_field
+from mot_gen.recipes.fields import SIZE, differing, field_of, override, set_field, take_field
 from mot_gen.recipes.fitting import all_known, check_built, check_named
 from mot_gen.recipes.implementations import ELSEWHERE, complaint
 from mot_gen.recipes.sections import (
@@ -171,7 +171,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), first: 
 def recipe_of(raw: Any, source: str, overrides: Sequence[str] = (), first: Look | None = None) -> Recipe:
     """The recipe that a mapping states, as `load_recipe`; `source` is what messages call it. `raw` is changed."""
     require(isinstance(raw, dict), f"{source}: {NO_MAPPING}, got {type(raw).__name__}")
-    overridden = [override(raw, text) for text in overrides]
+    # A named size replaces the shape, and what is given beside it then changes that: so it comes first.
+    in_order = sorted(overrides, key=lambda text: not text.startswith(f"{SIZE}="))
+    overridden = [override(raw, text) for text in in_order]
     _check_emptied(raw, overridden)
     _check_length(raw, overridden)
     _take_auto(raw)

@@ -130,6 +130,8 @@ def _begin(run: Run, begun: bool, say: Callable[[str], None]) -> None:
     if run.origin is not None:
         for line in run.origin.lines(recipe, run.model, run.tokenizers):
             say(line)
+    if not begun and "source" not in recipe.data.model_fields_set:
+        say(f"data: the recipe names none, so it learns {recipe.data.source}; name yours by data.records=FILE")
     for path in _trained_and_held_out(recipe.data):
         say(f"data.held_out_records: {path} is trained on too, so what is measured on it says nothing of new data")
     if run.world.first:

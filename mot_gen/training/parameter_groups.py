@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mot_gen.errors import nearest, require
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.sections import Backbone, Phase, Training
 from mot_gen.tokenizers.muon import LEAST
@@ -31,7 +32,13 @@ def is_stack_of_matrices(name: str, parameter: Tensor) -> bool:
 
 
 def freeze(model: MultimodalModel, training: Training) -> None:
-    """Freeze every parameter that is not among `training.learns`, or is below `training.frozen_layers`."""
+    """Freeze every parameter that is not among `training.learns`, or is below `training.frozen_layers`.
+
+    InputError where a name of `training.learns` is that of no parameter or module.
+    """
+    parts = {part for name, _ in model.named_parameters() for part in name.split(".") if not part.isdigit()}
+    for part in training.learns:
+        require(part in parts, f"training.learns: no part of the model is called {part!r}{nearest(part, parts)}")
     for name, parameter in model.named_parameters():
         if not _learns(name, training):
             parameter.requires_grad_(False)

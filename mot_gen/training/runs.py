@@ -14,6 +14,7 @@ import torch
 
 from mot_gen.data.loader import Loader
 from mot_gen.data.records import Splits
+from mot_gen.errors import require
 from mot_gen.model import MultimodalModel
 from mot_gen.recipes.recipe import Recipe
 from mot_gen.recipes.sections import Augment, Training
@@ -175,12 +176,19 @@ class _ModelPlan:
     def model(self) -> MultimodalModel:
         """The model on this process's device, with its initial values."""
         model = copy.deepcopy(self.outline)
-        model.backbone.gradient_checkpointing = self.recipe.training.gradient_checkpointing
+        self._set_checkpointing(model.backbone)
         if is_compiled(self.recipe, model, self.world.device):
             model.compile_repeated_blocks()
         parallel.place(model, self.world, self.recipe.training, self.kind)
         parallel.fill(model, initial_values(self.recipe, self.outline, self.origin))
         return model
+
+    def _set_checkpointing(self, backbone: Any) -> None:
+        """Let blocks be recomputed, if that is asked for. InputError where a backbone of one's own does not do so."""
+        asked, kind = self.recipe.training.gradient_checkpointing, self.recipe.backbone.kind
+        able = hasattr(backbone, "gradient_checkpointing")
+        require(able or not asked, f"training.gradient_checkpointing: backbone {kind} cannot do that; leave it out")
+        backbone.gradient_checkpointing = asked
 
     def averaged(self, model: MultimodalModel) -> MultimodalModel:
         """Another with the same values, to be averaged into; it shares those that do not learn with the model."""

@@ -5,6 +5,7 @@ import torch
 from tiny import MODALITIES, mixed, picture, rounded, speech, words
 from tiny_backbones import STATED, build, documents_of, inputs, kinds
 
+from mot_gen.backbone.outline import initial_value, outlining
 from mot_gen.backbone.storage.half_storage import HalfStorage, has_fbgemm, store_in_half
 from mot_gen.packing import document_length, pack, pack_prompts, pack_rows
 from mot_gen.sequence import PADDING, Layout
@@ -35,6 +36,16 @@ def repeated(layout, times):
 
 def twice(layout):
     return repeated(layout, 2)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_parameter_of_an_outline_has_an_initial_value(kind):
+    holder = torch.nn.Module()
+    with outlining():
+        holder.backbone = build(kind, "meta")
+    for name, outlined in list(holder.named_parameters()):
+        value = initial_value(holder, name)  # refuses one that is not written
+        assert value.shape == outlined.shape and not value.is_meta
 
 
 @every_kind

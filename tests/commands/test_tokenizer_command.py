@@ -230,8 +230,14 @@ def test_speech_units_are_trained_and_go_there_and_back(recordings, tmp_path, ca
     assert len(found) == len(sounds) == 14
     for row, sound in zip(found, sounds):
         assert row["modality"] == "speech" and len(load_audio(sound)[0]) == 640 * len(row["tokens"])
-    assert command("evaluate", out, "--data", recordings, "--json", tmp_path / "r.json") == 0
-    assert json.loads((tmp_path / "r.json").read_text())["recordings"] == 14
+    words = ["evaluate", out, "--data", recordings, "--held-out", "--json", tmp_path / "r.json"]
+    assert command(*words) == 0
+    assert json.loads((tmp_path / "r.json").read_text()) | {"trained_on": 12} == report
+    with pytest.raises(InputError, match="is of a training with vocab_size 12, not 13; give that"):
+        command("train", "speech", "--data", recordings, "--out", out, "--units", 13, "--set", *SPEECH)
+    with pytest.raises(InputError, match=r"no input can be encoded; .*broken\.ogg"):
+        command("encode", out, recordings / "broken.ogg", "--out", tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_codec_is_a_tokenizer_of_the_command(recordings, tmp_path):
@@ -254,6 +260,9 @@ def test_bad_speech_is_one_line(recordings, tmp_path):
         "too little for 5000 units": ["--data", recordings, "--units", 5000],
         "did you mean 'crop_units'": ["--data", recordings, "--set", "crop_unit=3"],
         "no speech encoder": ["--data", recordings, "--encoder", tmp_path / "empty"],
+        "--layer is one of an encoder's": ["--data", recordings, "--layer", 6],
+        "at least one entry, got 0": ["--data", recordings, "--units", 0],
+        "context: must be at least 0": ["--data", recordings, "--context", -1],
     }
     for match, words in cases.items():
         with pytest.raises(InputError, match=match) as error:

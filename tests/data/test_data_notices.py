@@ -36,9 +36,10 @@ class Codes:
     modality, fingerprint, grid = Modality("image", vocab_size=8), "codes", (2, 2)
 
 
-def loader(samples, **training) -> Loader:
+def loader(samples, source="digits", **training) -> Loader:
     tokenizers = {"text": Words(), "image": PatchImageTokenizer(image_size=[8, 8], patch_size=4, color_channels=1)}
-    return Loader(samples, tokenizers, Data(window=16, caption_dropout=0), Training(row_length=64, rows=2, **training))
+    data = Data(source=source, window=16, caption_dropout=0)
+    return Loader(samples, tokenizers, data, Training(row_length=64, rows=2, **training))
 
 
 def test_broken_records_count_towards_the_cap(tmp_path):
@@ -72,6 +73,13 @@ def test_training_says_what_becomes_of_pictures(tmp_path):
     for _ in range(3):
         list(stream.one_pass())
     assert {what: notice.count for what, notice in stream.changed.items()} == expected
+
+
+def test_pictures_that_are_made_in_python_are_watched_where_a_user_makes_them():
+    samples = [Pair("a", Image.new("RGB", (8, 8)), ("x",)), Pair("b", Image.new("L", (8, 8)), ("x",))]
+    (line,) = loader(samples, source="my_parts.discs").first_lines()
+    assert line.startswith("data: of the first 2 samples 1 pictures whose colour is taken away")
+    assert not loader(samples).first_lines()
 
 
 def test_what_is_cut_off_and_frames_that_are_not_read_are_named(tmp_path):

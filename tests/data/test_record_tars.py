@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from raw_files import picture, tar, told
 
-from mot_gen.data.records import Document, Pair, open_records
+from mot_gen.data.records import Document, Pair, Part, SpeechPair, open_records
 from mot_gen.data.sources import NoRecord
 from mot_gen.errors import InputError
 
@@ -57,6 +57,11 @@ def test_a_null_picture_that_becomes_text_is_named(tmp_path):
     assert told(source) == {"rows without their picture, of which the text alone is learned": 1}
 
 
+def test_sound_beside_its_text_is_a_recording(tmp_path):
+    (sample,) = open_records(tar(tmp_path / "0.tar", [("0.flac", b"sound"), ("0.txt", b"hallo")]))
+    assert sample == SpeechPair("0.tar:0", (Part("text", "hallo"), Part("speech", b"sound")))
+
+
 def test_members_that_lie_apart_are_joined(tmp_path):
     pictures = [(f"{i}.png", picture()) for i in range(4)]
     texts = [(f"{i}.txt", f"{i}".encode()) for i in range(4)]
@@ -71,7 +76,6 @@ def test_members_that_lie_apart_are_joined(tmp_path):
     ("members", "reason"),
     [
         ([("0.svg", b"<svg/>"), ("0.txt", b"x")], r"0\.svg: pictures of this kind are not read"),
-        ([("0.wav", b""), ("0.txt", b"x")], r"0\.wav: sound needs a \.json beside it"),
         ([("a.v1.jpg", b""), ("a.v1.txt", b"x")], r"a\.v1\.jpg: the key of a sample ends at its first dot"),
         ([("0.json", b"[1]"), ("0.png", b""), ("0.txt", b"x")], r"0: a record is an object"),
         ([("0.json", b"5"), ("0.png", b"")], r"0: a record is an object"),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mot_gen.data import parquet, records
-from mot_gen.data.records import Document, Pair, Part, open_records
+from mot_gen.data.records import Document, Pair, Part, SpeechPair, open_records
 from mot_gen.datasets.records import load
 from mot_gen.errors import InputError
 from mot_gen.recipes.sections import Data
@@ -66,6 +66,28 @@ def test_certain_probabilities_are_certain():
     assert all(parts == [image] for parts in arranged(Pair("p", "image"), 1, 0, 100))
 
 
+def test_a_recording_stands_as_an_image_does():
+    text, sound = Part("text", "a"), Part("speech", "sound")
+    recording = SpeechPair("r", (text, sound))
+    assert all(parts == [text, sound] for parts in arranged(recording, 1, 0, 20))
+    assert all(parts == [sound, text] for parts in arranged(recording, 0, 0, 20))
+    assert all(parts == [sound] for parts in arranged(recording, 1, 1, 20))
+    assert all(parts == [sound] for parts in arranged(SpeechPair("r", (sound,)), 1, 0, 20))
+
+
+def test_parts_that_are_none_are_refused():
+    with pytest.raises(InputError, match=r"d: the parts of a document are Part.*got 'hello'"):
+        Document("d", ("hello",))
+
+
+def test_a_plain_list_is_split_by_ids():
+    samples = [Pair(f"{i}", "image", ("a",)) for i in range(200)]
+    one, two = (records.split(chosen, 0.25, 3) for chosen in (samples, samples[::-1]))
+    assert {pair.id for pair in one.held_out} == {pair.id for pair in two.held_out}
+    assert 30 < len(one.held_out) < 70 and len(one.train) + len(one.held_out) == 200
+    assert records.fingerprint(one.train) != records.fingerprint(one.held_out)
+
+
 def test_a_document_keeps_its_order():
     parts = (Part("text", "a", False), Part("image", "b"))
     assert all(given == list(parts) for given in arranged(Document("d", parts), 0, 1, 20))
@@ -111,6 +133,8 @@ def test_simple_forms_of_records_are_read(tmp_path):
         {"id": 3, "image": f"{tmp_path}/b.png", "captions": ["x", "y"]},
         {"image": "a.png"},
         {"text": "only text"},
+        {"audio": "a.wav", "text": "hallo"},
+        {"audio": "b.wav"},
         {"content": [{"type": "text", "text": "t"}, {"type": "image", "image": "a.png", "loss": False}]},
     ]
     assert list(open_records(write_jsonl(tmp_path / "d.jsonl", *lines))) == [
@@ -119,7 +143,9 @@ def test_simple_forms_of_records_are_read(tmp_path):
         Pair("3", tmp_path / "b.png", ("x", "y")),
         Pair("d.jsonl:5", tmp_path / "a.png", ()),
         Document("d.jsonl:6", (Part("text", "only text"),)),
-        Document("d.jsonl:7", (Part("text", "t"), Part("image", tmp_path / "a.png", False))),
+        SpeechPair("d.jsonl:7", (Part("text", "hallo"), Part("speech", tmp_path / "a.wav"))),
+        SpeechPair("d.jsonl:8", (Part("speech", tmp_path / "b.wav"),)),
+        Document("d.jsonl:9", (Part("text", "t"), Part("image", tmp_path / "a.png", False))),
     ]
 
 
@@ -133,6 +159,9 @@ def test_fields_beside_a_record_that_are_not_read_are_named(tmp_path):
         "pictures with no caption beside fields that are not read: prompt, width": [f"{tmp_path / 'd.jsonl'}:2"],
         "pictures without a caption": ["d.jsonl:2"],
     }
+    source = open_records(write_jsonl(tmp_path / "e.jsonl", {"audio": "a.wav", "sentence": "hallo"}))
+    (said,) = source.notices.items()
+    assert said[0] == "recordings beside a field 'sentence', which is not read"
 
 
 def test_access_by_index_reads_what_iteration_reads(tmp_path):
@@ -148,7 +177,7 @@ def test_access_by_index_reads_what_iteration_reads(tmp_path):
 WRONG_LINES = {
     '{"image": ': ("not valid JSON",),
     "[1]": ("a record is an object",),
-    "{}": ("has none of image, messages, content, vector and text", "its keys are none"),
+    "{}": ("has none of image, audio, messages, content, vector and text", "its keys are none"),
     '{"url": "x"}': ("has a url and no picture",),
     '{"image": 3}': ("image must be the path of a file", "got 3"),
     '{"image": "a.png", "caption": ""}': ("caption must be text that is not empty",),

@@ -13,7 +13,7 @@ from tokenize_jobs import COUNT, killers, pairs, patches, tokenizers
 
 from mot_gen.commands.main import main
 from mot_gen.data.loader import Loader
-from mot_gen.data.records import Document, Pair, Part, open_records, parse_record
+from mot_gen.data.records import Document, Pair, Part, SpeechPair, open_records, parse_record
 from mot_gen.data.tokenize import Corpus, OpenCorpus, TokenizeOptions, read_counts, tokenize
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.recipes.sections import Data, Training
@@ -157,10 +157,13 @@ def test_documents_keep_their_parts_and_what_no_tokenizer_is_for(tmp_path):
             Part("speech", b"sound"),
             Part("image", picture),
         )
-        return [Document("d", parts), Document("t", (Part("text", "alone"),))]
+        said = SpeechPair("r", (Part("text", "said"), Part("speech", b"sound")))
+        return [Document("d", parts), Document("t", (Part("text", "alone"),)), said]
 
     tokenize(Corpus(samples, tokenizers), tmp_path, SMALL)
-    document, alone = open_records(tmp_path)
+    found = open_records(tmp_path)
+    document, alone, said = found
+    assert said == samples()[2] and not found.notices
     assert [(p.kind, p.loss) for p in document.parts] == [(p.kind, p.loss) for p in samples()[0].parts]
     assert document.parts[0].value == "before" and document.parts[2].value == b"sound"
     assert torch.equal(document.parts[1].value.values, document.parts[3].value.values)

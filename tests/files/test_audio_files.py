@@ -61,6 +61,9 @@ def test_samples_of_any_depth_have_one_scale():
         integers = (expected.double() * -torch.iinfo(dtype).min).round().to(dtype)
         assert (load_audio((integers, 16000))[0] - expected).abs().max() < 2e-5
     assert torch.equal(load_audio(expected, 16000)[0], expected)
+    for name in ("array", "raw"):  # as datasets and transformers have it
+        assert torch.equal(load_audio({name: expected, "sampling_rate": 16000, "path": "a.wav"})[0], expected)
+    assert torch.equal(load_audio({"bytes": file_bytes(tone()), "path": None})[0], load_audio(file_bytes(tone()))[0])
 
 
 def nan_at_3():
@@ -85,6 +88,7 @@ def nan_at_3():
         (tone()[:, None], "more channels than samples"),
         ((tone(), 0), "whole number of Hz"),
         (3.0, "cannot read sound from float"),
+        ({"path": None}, "cannot read sound from dict"),
         ("missing.wav", r"missing\.wav: no such sound file"),
     ],
 )

@@ -83,6 +83,8 @@ def test_arrays_and_batches_are_pictures(pipeline):
         (TextToImagePipeline, "seed", "generator=torch.Generator"),
         (TextToImagePipeline, "stop_strings", "takes no 'stop_strings'; "),
         (TextToImagePipeline, "guidance", "did you mean 'guidance_"),
+        (TextToImagePipeline, "text_inputs", "say prompt"),
+        (ImageToTextPipeline, "inputs", "say image"),
     ],
 )
 def test_names_of_other_libraries_are_answered_with_ours(pipeline, kind, given, says):

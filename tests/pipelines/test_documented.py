@@ -4,9 +4,11 @@ loop of docs/own_loop.md over such a model in the place of `openmoji`."""
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
+from mot_gen.errors import InputError
 from mot_gen.growth.base import rebuild
 from mot_gen.learning.supervision import factors_of
 from mot_gen.pipelines.base import MultimodalPipeline
@@ -47,6 +49,14 @@ def test_the_loop_of_the_docs_trains_and_saves(pipeline, tmp_path, monkeypatch):
     saved = MultimodalPipeline.from_pretrained(tmp_path / "squares").model
     assert torch.equal(saved.embedding.weight, names["model"].embedding.weight)
     assert not torch.equal(saved.embedding.weight, before)
-    factors = factors_of({"text": 1.0, "image": 1.0}, names["supervision"].counts)
-    stated = names["model"](names["noisy"], names["supervision"], factors).total
+    model, noisy, supervision = (names[name] for name in ("model", "noisy", "supervision"))
+    counts = supervision.counts
+    stated = model(noisy, supervision, factors_of({"text": 1.0, "image": 1.0}, counts)).total
     torch.testing.assert_close(stated, names["losses"].total)
+    for wrong, said in (
+        (lambda: factors_of({"image": 1.0}, counts), "weights: .* text has none"),
+        (lambda: model(noisy, supervision, {"image": 1.0}), "factors: .* text has none"),
+        (lambda: model((noisy, {})), "reads a PackedBatch, not tuple"),
+    ):
+        with pytest.raises(InputError, match=said):
+            wrong()

@@ -57,6 +57,12 @@ def test_another_kind_of_objective_keeps_only_its_weight():
     assert changed.objectives["image"] == Objective(kind="diffusion", weight=5.0, steps=100)
 
 
+def test_a_named_size_replaces_the_shape_but_for_what_is_given_beside_it():
+    changed = load_recipe("digits", ["backbone.layers=4", "backbone.size=163M"]).backbone
+    assert changed.options == {"size": "163M", "layers": 4}
+    assert load_recipe("digits", ["backbone.size=null"]).backbone.options["dim"] == 128
+
+
 def test_options_are_what_stands_beside_the_kind():
     image = load_recipe("digits", ["objectives.image={kind: flow, weight: 5, shift: 3}"]).objectives["image"]
     assert (image.kind, image.weight, image.options) == ("flow", 5, {"shift": 3})

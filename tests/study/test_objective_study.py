@@ -76,6 +76,7 @@ def test_an_objective_brings_the_setting_of_its_shipped_recipe(compared):
     [
         (["--objectives", "flow,diffussion"], ["'diffussion'", "diffusion"]),
         (["--objectives", "flow,flow"], ["'flow' is given twice"]),
+        (["--objectives", "flow", "--backbones", "mot"], ["--backbones: is for a study of backbones"]),
         (["--objectives", "flow", "masked:cap=0.1"], ["masked:cap=0.1", "not among the objectives"]),
         (["--objectives", "flow", "flow:weigth=2"], ["weigth"]),
     ],

@@ -149,6 +149,9 @@ def test_a_budget_that_no_width_meets_is_refused(records, workload):
     [
         (["--backbones", "dense,moth"], ["'moth' is not a backbone", "mot"]),
         (["--backbones", "dense,mot,dense"], ["'dense' is given twice"]),
+        (["--backbones", "dense,"], ["--backbones: give names with commas between them"]),
+        (["--backbones", "dense,my.backbone"], ["'my.backbone' is not a backbone"]),
+        (["--backbones", "dense", "mot", "training.seed=3"], ["unrecognized arguments: mot; see"]),
         (["--modalities", "speech"], ["digits has no 'speech'"]),
         (["--seeds", "0"], ["--seeds", "at least 1"]),
         (["--steps", "1"], ["training.steps", "warm-up of 1"]),

@@ -145,8 +145,10 @@ def test_parts_and_layers_that_learn_are_named(tmp_path):
     run = prepare(tiny("training.learns=[qkv]", "backbone.layers=2", "training.frozen_layers=1"), tmp_path)
     changed = {name for name, which in moved(run, 1).items() if which.any()}
     assert changed == {"backbone.blocks.1.qkv.weight"}
-    with pytest.raises(InputError, match="nothing would be learned"):
+    with pytest.raises(InputError, match="no part of the model is called 'quv'; did you mean 'qkv'"):
         prepare(tiny("training.learns=[quv]"), tmp_path / "none")
+    with pytest.raises(InputError, match="nothing would be learned"):
+        prepare(tiny("training.learns=[embedding]", "training.frozen_layers=1"), tmp_path / "none")
 
 
 def test_what_does_not_learn_costs_nothing_and_changes_no_gradient(tmp_path):
