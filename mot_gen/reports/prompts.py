@@ -9,7 +9,9 @@ from mot_gen.data.records import Pair, open_records
 from mot_gen.data.samples import captioned_pairs
 from mot_gen.errors import InputError
 from mot_gen.eval.jsonl import read_jsonl
+from mot_gen.files.suffixes import suffix_of
 
+TABLES = (".json", ".csv", ".tsv", ".parquet")  # whose lines are no prompts
 KEYS = ("prompt", "caption", "text")  # under which a .jsonl file may have its prompts
 
 
@@ -17,7 +19,10 @@ def prompts_of(file: str | None, real: str) -> list[str]:
     """Prompts of a .txt (one a line) or .jsonl ("prompt", "caption" or "text") file, or the captions of REAL."""
     if file is None:
         return [pair.captions[0] for pair in pairs_of(real, "--prompts: give a file of them, since ")]
-    prompts = _of_records(file) if Path(file).suffix == ".jsonl" else _of_lines(file)
+    suffix = suffix_of(file)
+    if suffix in TABLES:
+        raise InputError(f"{file}: prompts are read from a .txt, one a line, or a .jsonl; write them as one of these")
+    prompts = _of_records(file) if suffix == ".jsonl" else _of_lines(file)
     if not prompts:
         raise InputError(f"{file}: holds no prompts; write one a line")
     return prompts

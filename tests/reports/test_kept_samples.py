@@ -104,6 +104,7 @@ def test_the_commands_measure_a_checkpoint(run, tmp_path, monkeypatch, capsys):
     ("name", "content", "says"),
     [
         ("p.txt", "\n \n", "holds no prompts"),
+        ("p.csv", "text\na cat\n", "prompts are read from a .txt, one a line, or a .jsonl"),
         ("p.jsonl", '{"prompt": "a"}\n{"x": 1}\n', "p.jsonl:2: has no text in any of prompt"),
         (None, "", "--prompts: give a file of them, since "),
     ],
