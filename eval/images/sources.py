@@ -27,9 +27,10 @@ from mot_gen.errors import InputError, one_line, require
 from mot_gen.eval.images.inputs import to_uint8
 from mot_gen.eval.jsonl import read_jsonl
 from mot_gen.files.image_files import load_image
-from mot_gen.files.suffixes import PICTURES, find
+from mot_gen.files.suffixes import PICTURES, find, suffix_of
 
 IMAGE_KEYS = ("images", "image", "arr_0")  # names of the array in an .npz file
+FILE_FIELDS = ("image", "file_name")  # of a .jsonl file; the second is Hugging Face's, as in records for training
 IMAGE_COLUMNS = ("image", "images", "jpg", "png")  # names of the column in a .parquet file
 UNREADABLE_ARRAYS = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy.load raises
 READER = 2  # raised when the same files are read into other pixels, so that features of the old ones are not reused
@@ -127,6 +128,8 @@ def _open_path(path: Path, cap: int, as_stored: bool) -> ImageSource:
         names, read = _parquet(path, as_stored)
     elif path.suffix == ".jsonl":
         names, read = _jsonl(path, as_stored)
+    elif suffix_of(path) in PICTURES:
+        raise InputError(f"{path}: is one picture; give a folder of them")
     else:
         raise InputError(f"{path}: not a folder, .npz, .npy, .parquet or .jsonl; give one of these")
     if not names:
@@ -198,9 +201,9 @@ def _parquet(path: Path, as_stored: bool) -> tuple[list[str], Read]:
 def _jsonl(path: Path, as_stored: bool) -> tuple[list[str], Read]:
     files: list[str] = []
     for number, record in read_jsonl(path):
-        if not isinstance(record.get("image"), str):
-            raise InputError(f"{path}:{number}: has no field 'image' with a file name; add it")
-        files.append(record["image"])
+        named = [record[key] for key in FILE_FIELDS if isinstance(record.get(key), str)]
+        require(named, f"{path}:{number}: has no field 'image' with a file name; add it")
+        files.append(named[0])
     return files, lambda i: decode(path.parent / files[i], as_stored)
 
 

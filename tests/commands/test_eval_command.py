@@ -109,8 +109,10 @@ def test_one_source_in_four_forms(two, tmp_path):
     np.save(tmp_path / "a.npy", arrays.astype(np.float32) / 255)
     files = [{"bytes": (two[1] / f"{i:03d}.png").read_bytes(), "path": None} for i in range(30)]
     pq.write_table(pa.table({"image": files}), tmp_path / "a.parquet")
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"image": f"fake/{i:03d}.png"}) + "\n" for i in range(30)))
-    for name in ("fake", "a.npz", "a.npy", "a.parquet", "a.jsonl"):
+    for key in ("image", "file_name"):
+        rows = "".join(json.dumps({key: f"fake/{i:03d}.png"}) + "\n" for i in range(30))
+        (tmp_path / f"{key}.jsonl").write_text(rows)
+    for name in ("fake", "a.npz", "a.npy", "a.parquet", "image.jsonl", "file_name.jsonl"):
         source = open_images(tmp_path / name)
         assert np.array_equal(torch.stack([source.read(i) for i in range(30)]).permute(0, 2, 3, 1).numpy(), arrays)
 
@@ -201,6 +203,9 @@ def test_bad_sources_are_refused(tmp_path):
     for name, says in (("empty", "holds no images"), ("gone", "no such file"), ("x.txt", "give one of these")):
         with pytest.raises(InputError, match=says):
             open_images(tmp_path / name)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="is one picture; give a folder of them"):
+        open_images(tmp_path / "a.png")
     with pytest.raises(InputError, match="has no array named"):
         open_images(tmp_path / "features.npz")
     with pytest.raises(InputError, match="did you mean 'fdinf'"):
