@@ -19,7 +19,7 @@ SPARSE = frozenset({"towers", "untied", "experts", "router", "top_k", "balance_w
 
 def width_steps(config: Any) -> tuple[int, ...]:
     """Steps in which `dim` may change; a smaller one is for where no multiple of the one before it fits."""
-    if hasattr(config, "slots"):
+    if hasattr(config, "roles"):
         return config.roles.width_steps()
     if hasattr(config, "heads"):
         return (2 * config.heads,)
@@ -28,14 +28,14 @@ def width_steps(config: Any) -> tuple[int, ...]:
 
 def feeds(config: Any) -> bool:
     """Whether there is a feed-forward, whose `ffn_dim` may change too."""
-    if hasattr(config, "slots"):
+    if hasattr(config, "roles"):
         return any(getattr(part, "ffn_dim", None) is not None for part in config.roles.parts["feed_forward"])
     return getattr(config, "ffn_dim", None) is not None
 
 
 def ffn_step(config: Any) -> int:
     """What `ffn_dim` must be a multiple of."""
-    if not hasattr(config, "slots"):
+    if not hasattr(config, "roles"):
         return EVEN
     steps = [part.step for part in config.roles.parts["feed_forward"]]
     return math.lcm(EVEN, *steps)

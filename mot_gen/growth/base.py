@@ -101,7 +101,7 @@ def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
 
 def blocks_of(model: MultimodalModel) -> list[Any]:
     """The layers of a transformer; InputError for another backbone."""
-    if not hasattr(model.backbone, "blocks") or not hasattr(model.backbone.config, "slots"):
+    if not hasattr(model.backbone, "blocks") or not hasattr(model.backbone.config, "roles"):
         raise InputError("--grow: this backbone has no blocks of parts; give a transformer's checkpoint")
     return list(model.backbone.blocks)
 
