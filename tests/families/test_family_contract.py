@@ -101,6 +101,17 @@ def test_there_and_back_is_equal_bit_for_bit(name, published, converted, tmp_pat
         assert all(torch.equal(before.get(key), after.get(key)) for key in before.specs)
 
 
+def test_the_way_back_is_that_of_the_model_it_was_made_from(published, converted, tmp_path, capsys):
+    ours, like = tmp_path / "ours", str(published("emu3"))
+    shutil.copytree(converted("chameleon"), ours)
+    assert main(["convert", str(ours), str(tmp_path / "back"), "--like", like]) == 2
+    assert f"is of the family chameleon, and {like} of emu3; give what it was made from" in capsys.readouterr().err
+    (ours / "family.json").unlink()
+    assert main(["convert", str(ours), str(tmp_path / "back"), "--like", like]) == 2
+    said = capsys.readouterr().err
+    assert "give what it was made from" in said and said.count("\n") == 1 and not (tmp_path / "back").exists()
+
+
 @every_family
 def test_every_weight_of_the_tiny_model_is_random(name, published):
     with opened(name, published(name)) as weights:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.families.shared.table import Entry, check_table, our_specs, restore_tensors, values
-from mot_gen.files import manifest
+from mot_gen.files import json_files, manifest
 from mot_gen.files.atomic import writing_folder
 from mot_gen.files.tensors import Shards, Spec, weight_files, write_tensors
 from mot_gen.pipelines.base import MultimodalPipeline, scheduler_of
@@ -146,14 +146,16 @@ def write_frame(family: Any, source: PublishedFolder, parts: Sequence[ConvertedP
             component.save_pretrained(folder / name)
     if hasattr(family, "recipe"):
         (folder / "recipe.yaml").write_text(family.recipe(pipeline, out), encoding="utf-8")
-    about = {"family": family.__name__.removeprefix("mot_gen.families."), "licence": family.LICENCE}
+    about = {"family": _name_of(family), "licence": family.LICENCE}
     (folder / FAMILY).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def restore(family: Any, folder: Path, like: PublishedFolder, out: Path) -> None:
     """Write a converted, perhaps trained, folder of ours as `like`: its file names, tensors and other files."""
+    _refuse_other_family(family, folder, like)
     parts = _parts_like(family, like, folder)
     check_parts(parts, like)
+    _refuse_misfits(parts, folder, like)
     with writing_folder(out) as made:
         _copy_others(like, made)
         by_file: dict[Path, list[str]] = {}
@@ -164,6 +166,31 @@ def restore(family: Any, folder: Path, like: PublishedFolder, out: Path) -> None
             target = made / path.relative_to(like.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(target, specs, _restored(parts, folder, like, specs), {"format": "pt"})
+
+
+def _refuse_other_family(family: Any, folder: Path, like: PublishedFolder) -> None:
+    """InputError where our folder says that it came from another family than `like`."""
+    about = json_files.read(folder / FAMILY) if (folder / FAMILY).is_file() else {}  # a run's folder has none
+    asked = _name_of(family)
+    came_from = about.get("family", asked)
+    remedy = "give what it was made from"
+    require(came_from == asked, f"{folder}: is of the family {came_from}, and {like.folder} of {asked}; {remedy}")
+
+
+def _refuse_misfits(parts: Sequence[ConvertedPart], folder: Path, like: PublishedFolder) -> None:
+    """InputError for a tensor that our folder lacks, or has in another shape than one made from `like` would have."""
+    for part in parts:
+        wanted = our_specs(part.outline, part.table, like.weights)
+        with Shards.of(folder / part.name) as ours:
+            for name in dict.fromkeys(entry.ours for entry in part.table):
+                there, shape = ours.specs.get(name), wanted[name].shape
+                fits = there is not None and there.shape == shape
+                what = f"{name} is {'absent' if there is None else there.shape}, and of {like.folder} {shape}"
+                require(fits, f"{folder / part.name}: {what}; give what it was made from")
+
+
+def _name_of(family: Any) -> str:
+    return family.__name__.removeprefix("mot_gen.families.")
 
 
 def _parts_like(family: Any, like: PublishedFolder, folder: Path) -> Sequence[ConvertedPart]:
