@@ -19,7 +19,7 @@ from mot_gen.reinforce.flow_grpo import StochasticFlow, gaussian_kl, log_prob
 from mot_gen.reinforce.grpo import clipped_loss, k3, token_log_probs, was_clipped
 from mot_gen.reinforce.unigrpo import velocity_penalty
 
-MEASURES = ("loss", "penalty", "clipped_loss")
+MEASURES = ("loss", "penalty", "clipped")
 Measures = dict[str, dict[str, Tensor]]  # modality -> each of MEASURES -> its sum over the choices, weighted
 
 

@@ -62,7 +62,7 @@ def counts(jobs: Sequence[Job]) -> dict:
     """Which seeds there are, how many runs are finished, and on what machine."""
     machine = {"processor": platform.processor() or platform.machine(), "cores_seen": os.cpu_count()}
     done = sum(finished_run(job.folder) is not None for job in jobs)
-    return {"seeds": sorted({job.seed for job in jobs}), "finished_run": done, "runs": len(jobs), "machine": machine}
+    return {"seeds": sorted({job.seed for job in jobs}), "finished": done, "runs": len(jobs), "machine": machine}
 
 
 def costs(jobs: Sequence[Job]) -> dict:

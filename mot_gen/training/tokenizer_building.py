@@ -119,7 +119,7 @@ class _RequestedTokenizer:
         if self.section.path:
             return "loaded"
         if self.section.train is not None:
-            return "trained_tokenizer"
+            return "trained"
         if self.section.kind == "text":
             return "vocabulary"
         return "built"
@@ -127,7 +127,7 @@ class _RequestedTokenizer:
     @property
     def learns(self) -> bool:
         """Whether making it is training."""
-        return self.way in ("trained_tokenizer", "vocabulary")
+        return self.way in ("trained", "vocabulary")
 
 
 def _tokenizer(asked: _RequestedTokenizer, origin: Origin | None) -> Any:
@@ -162,7 +162,7 @@ def _asked_for(asked: _RequestedTokenizer) -> Any | None:
     """What the section describes, as far as that can be had without training; None for a vocabulary."""
     if asked.way == "vocabulary":
         return None
-    if asked.way == "trained_tokenizer":
+    if asked.way == "trained":
         return untrained_tokenizer(asked.section)
     return _make(asked)
 
@@ -205,7 +205,7 @@ def _train_text(asked: _RequestedTokenizer) -> Any:
 # How a tokenizer is made: read from a path, trained on the data, learned from the texts, or made from its options.
 WAYS: dict[str, Callable[[_RequestedTokenizer], Any]] = {
     "loaded": _load,
-    "trained_tokenizer": _train,
+    "trained": _train,
     "vocabulary": _train_text,
     "built": _build,
 }

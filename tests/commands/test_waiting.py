@@ -129,7 +129,7 @@ SAID = {
 ALLOWED = """
 import sys
 from mot_gen.commands import early, without_torch
-from mot_gen.recipes.recipe import load_recipe, shipped
+from mot_gen.recipes.recipe import load_recipe, shipped_recipes
 class Enough(Exception): pass
 def first(recipe, check):
     check()
@@ -140,7 +140,7 @@ def first(recipe, check):
         pass
     raise Enough
 sys.meta_path.insert(0, without_torch.Finder())
-for name in shipped():
+for name in shipped_recipes():
     try:
         load_recipe(name, (), first)
     except Enough:
