@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 from typing import Any, cast
 
@@ -113,7 +114,7 @@ def _forward(arguments: argparse.Namespace, folder: Path, out: Path) -> None:
             parts = family.parts(source)
         conversion.convert(family, source, parts, out)
         made = ", ".join(cast("Any", parts[0].outline).backbone.towers)
-    print(f"{out} has the towers {made}; mot-gen train {out / 'recipe.yaml'}")
+    print(f"{out} has the towers {made}; mot-gen train {quote(str(out / 'recipe.yaml'))}")
 
 
 def _planned(arguments: argparse.Namespace, folder: Path) -> tuple[ModuleType, dict[str, str]]:

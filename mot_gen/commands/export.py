@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from shlex import quote
 
 from mot_gen.checkpoints import find
 from mot_gen.checkpoints.folders import ANSWERS, refuse_foreign_recipe
@@ -53,7 +54,7 @@ def export_command(arguments: argparse.Namespace) -> int:
             _list_answers(part, Path(arguments.run) / "recipe.yaml")
             _forget_where(part)
     written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{out}: {written / 1e6:.1f} MB; mot-gen info {out}")
+    print(f"{out}: {written / 1e6:.1f} MB; mot-gen info {quote(str(out))}")
     return 0
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from mot_gen.commands.early import check_run
 from mot_gen.commands.options import add_overrides
@@ -35,7 +36,8 @@ def _quickstart(arguments) -> int:
         from mot_gen.reports.judge_run import summary
 
         print(summary(found))
-        print(f"then try  mot-gen generate {arguments.out} --to image --prompt 'a handwritten seven' --out seven.png")
+        folder = quote(arguments.out)
+        print(f"then try  mot-gen generate {folder} --to image --prompt 'a handwritten seven' --out seven.png")
         return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from mot_gen.checkpoints.folders import refuse_foreign
@@ -73,7 +74,7 @@ def _next_command(recipe: Recipe, folder: Path) -> str:
     makes = {"image": "picture.png", "speech": "sound.wav", "vector": "numbers.json"}
     kinds = [kind for kind in makes if kind in recipe.tokenizers]
     out = f"--to {kinds[0]} --prompt '...' --out {makes[kinds[0]]}" if kinds else "--to text --prompt '...'"
-    return f"mot-gen generate {folder} {out}{_permission_for(folder / 'model')}"
+    return f"mot-gen generate {quote(str(folder))} {out}{_permission_for(folder / 'model')}"
 
 
 def _permission_for(model: Path) -> str:

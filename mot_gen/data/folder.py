@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain
+from shlex import quote
 from typing import Any
 
 from mot_gen.data.remote import is_far
@@ -102,10 +103,11 @@ class PairFolder(Source):
 
     def _no_record(self) -> str:
         files = RECORD_SUFFIXES & self._other.keys()
+        named = quote(str(self.path))
         if self._tables:
-            return f"{self.path}: holds {self._relative(self._tables[0])}; say {CONVERT} {self.path} --out FILE"
+            return f"{self.path}: holds {self._relative(self._tables[0])}; say {CONVERT} {named} --out FILE"
         if self._broken.count and self._is_by_class:
-            remedy = f"if folders are named for what their pictures show, say {CLASSES} {self.path} --out FILE"
+            remedy = f"if folders are named for what their pictures show, say {CLASSES} {named} --out FILE"
             return f"{super()._no_record()}; {remedy}"
         if self._broken.count or not files:
             return super()._no_record()

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mot_gen.data.folder import CONVERT, PairFolder
@@ -137,7 +138,7 @@ def reader_of(path: Any) -> Callable[..., Samples]:
     kinds = ", ".join(_READERS)
     named = path.suffix or "no suffix"
     require(is_far(path) or path.is_file(), f"{path}: is no regular file")
-    require(suffix not in TABLES, f"{path}: a table is converted first: {CONVERT} {path} --out FILE")
+    require(suffix not in TABLES, f"{path}: a table is converted first: {CONVERT} {quote(str(path))} --out FILE")
     if not is_far(path) and suffix in (*_READERS, *PACKED_SUFFIXES):
         _refuse_packed(path)
     require(suffix in _READERS, f"{path}: {named} is no known kind of records; give {kinds} or a folder")

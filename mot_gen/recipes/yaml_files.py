@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -82,7 +83,7 @@ def _not_found(path: Path) -> str:
     if (path / "recipe.yaml").is_file():
         return f"{path}: is the folder of a run or a model; give its recipe: {path / 'recipe.yaml'}"
     if path.exists():
-        return f"{path}: is no recipe; records are given to one: mot-gen train pairs data.records={path}"
+        return f"{path}: is no recipe; records are given to one: mot-gen train pairs {quote(f'data.records={path}')}"
     if path.suffix:
         return f"{path}: no such recipe file"
     known = nearest(str(path), shipped_recipes())
