@@ -60,8 +60,8 @@ def check_run(
 
 def _check_files(recipe: Recipe) -> None:
     """InputError where a recipe's records, or the models and tokenizers that it begins with, are not there."""
-    for path in _records(recipe.data):
-        _check_records(path)
+    for field, path in _records(recipe.data):
+        _check_records(field, path)
     for name, tokenizer in recipe.tokenizers.items():
         if tokenizer.path:
             require_local(f"tokenizers.{name}.path", checkpoints.locate(tokenizer.path))
@@ -98,22 +98,25 @@ def _check_rewards(recipe: Recipe) -> None:
     check_rewards(recipe)
 
 
-def _records(data: Data) -> Iterator[str]:
-    """All paths and addresses of records that a recipe reads."""
-    yield from (records.path for records in data.records)
-    yield from data.held_out_records
+def _records(data: Data) -> Iterator[tuple[str, str]]:
+    """All paths and addresses of records that a recipe reads, each with its field."""
+    yield from (("data.records", records.path) for records in data.records)
+    yield from (("data.held_out_records", path) for path in data.held_out_records)
     if data.rehearsal:
-        yield from (records.path for records in data.rehearsal.records)
+        yield from (("data.rehearsal.records", records.path) for records in data.rehearsal.records)
 
 
-def _check_records(path: str) -> None:
-    """InputError for local records that are not there, or of no kind that is read."""
+def _check_records(field: str, path: str) -> None:
+    """InputError for local records that are not there, or of no kind that is read. field: of the recipe, that names
+    them."""
     if "://" in path:
         return
     from mot_gen.data.records import reader_of
     from mot_gen.data.remote import place
 
     found = place(path)
+    if isinstance(found, Path):
+        require("\0" not in path and found.exists(), f"{path}: no such file or folder ({field})")
     reader_of(found)
     if isinstance(found, Path) and found.is_dir():
         require(any(found.iterdir()), f"{path}: holds no record")
