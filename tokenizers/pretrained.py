@@ -54,7 +54,7 @@ def loading(name, kind: type) -> Iterator[None]:
         raise InputError(f"{name}: does not fit a {kind.__name__} ({reason})") from error
 
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="nn.Module")
 
 
 def whole(network: Network, name: str | Path) -> Network:
