@@ -166,7 +166,7 @@ def test_a_checkpoint_that_does_not_fit_says_what_differs(run, tmp_path, capsys)
         ("training.steps=many", ["training.steps", "many"]),
         ("backbone.layers=-2", ["backbone.layers", "-2"]),
         ("data.records=missing.jsonl", ["missing.jsonl", "(data.records)"]),
-        ("data.held_out_records=missing.jsonl", ["missing.jsonl", "(data.held_out_records)"]),
+        ("data.rehearsal.records=missing.jsonl", ["missing.jsonl", "(data.rehearsal.records)"]),
         ("objectives.image.kind=flows", ["flows", "flow"]),
         ("backbone.kind=moth", ["moth", "mot"]),
     ],
