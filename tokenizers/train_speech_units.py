@@ -113,7 +113,8 @@ def fit_units(vectors: Sequence[Tensor], vocab_size: int, options: SpeechTrainin
 
     every = torch.cat(list(vectors)).cpu()
     if len(every) < vocab_size:
-        raise InputError(f"{len(every)} units' time of speech is too little for {vocab_size} units; give more of it")
+        length = f"all recordings together last {len(every)} units"
+        raise InputError(f"{length}, too little for {vocab_size} units; give more speech, or fewer units")
     if len(every) > options.max_vectors:
         every = every[torch.randperm(len(every), generator=_generator(options.seed))[: options.max_vectors]]
     clusters = MiniBatchKMeans(vocab_size, batch_size=4096, n_init=1, max_iter=50, random_state=options.seed)

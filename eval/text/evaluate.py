@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mot_gen.errors import require
 from mot_gen.eval.by_name import (
     ERROR_RATES,
     LIKELIHOOD,
@@ -79,6 +80,10 @@ def chosen_texts(metrics: str | Iterable[str]) -> list[str]:
     """The names in `metrics`, each once; one with a colon is a metric of your own. InputError for an unknown one."""
     listed = metrics.split(",") if isinstance(metrics, str) else list(metrics)
     own = [name.strip() for name in listed if ":" in name]
+    for name in listed:
+        of_a_module = "." in name and ":" not in name
+        how = "one of your own is named by module and class, as in my_package.my_module:MyMetric"
+        require(not of_a_module, f"metrics: {name!r} is not known; {how}")
     for name in own:
         own_metric(name)
     return chosen_names(listed, [*METRICS, *own], "metrics")
@@ -91,6 +96,8 @@ def text_records(
 ) -> list[Record]:
     """Records with "prediction", from a file, dictionaries or lists."""
     require_file_alone(predictions, references)
+    by_name = isinstance(predictions, Mapping)
+    require(not by_name, "predictions: give a list of texts, a file, or a list of records with a prediction each")
     if isinstance(predictions, (str, Path)) or (predictions and isinstance(predictions[0], Mapping)):
         return records(predictions, {"prediction": str})  # type: ignore[arg-type]  # no list of texts here
     listed = records_of(prediction=predictions, references=references, nats=nats)

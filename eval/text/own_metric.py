@@ -5,9 +5,9 @@ from __future__ import annotations
 from inspect import Parameter, signature
 from typing import Any
 
-from mot_gen.errors import require
+from mot_gen.errors import nearest, require
 from mot_gen.eval.by_name import Builder
-from mot_gen.files.own_modules import imported
+from mot_gen.files.own_modules import exists, imported, not_found
 
 FED = ("texts", "transcripts", "predictions", "features")  # what `by_name.update_text` can give
 OPEN = ("name", "statistics", "score")  # what a SegmentTable leaves to its subclasses
@@ -19,8 +19,11 @@ def own_metric(name: str) -> Builder:
     InputError where there is none, or where it could not be fed, made or computed.
     """
     module, _, member = name.partition(":")
-    metric: Any = getattr(imported("metrics", module), member, None)
-    require(metric is not None, f"metrics: module {module} has no {member!r}")
+    require(exists("metrics", module), f"metrics: there is no module {module!r}{not_found(module, [])}")
+    home = imported("metrics", module)
+    metric: Any = getattr(home, member, None)
+    classes = [each for each, value in vars(home).items() if getattr(value, "__module__", "") == module]
+    require(metric is not None, f"metrics: module {module} has no {member!r}{nearest(member, classes)}")
     _check(metric, f"metrics: {name}")
     takes = "confidence" if _accepts(metric, "confidence") else ""
     return Builder(name, takes, package="")

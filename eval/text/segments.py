@@ -70,22 +70,25 @@ class SegmentTable(Accumulator):
         raise NotImplementedError
 
     def update(self, *batch: Any) -> None:
-        rows = self.statistics(*batch)
-        shape = tuple(rows.shape)
-        require(len(shape) == 2, f"{type(self).__name__}.statistics: should give a row of each segment, got {shape}")
+        rows: Any = self.statistics(*batch)
+        found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+        table = isinstance(rows, Tensor) and rows.ndim == 2
+        require(table, f"{type(self).__name__}.statistics: should give a tensor, a row of each segment, got {found}")
         self.append("table", rows)
 
     def result(self, name: str, score: Callable[[Tensor], float]) -> MetricResult:
         """The result of one function of the summed rows; a metric with several scores calls it for each."""
         rows = self.rows("table")
         require(len(rows), f"{name}: no {self.unit} were given")
+        value: Any = score(rows.sum(0))
+        require(hasattr(value, "__float__"), f"{name}: score should give a number, got {value!r:.60}")
         interval, drawn = None, {}
         if self.confidence is not None and len(rows) > 1:
             interval = bootstrap(rows, score, self.confidence, self.seed)
             drawn = {"confidence": self.confidence, "seed": self.seed}
         return MetricResult(
             name=name,
-            value=score(rows.sum(0)),
+            value=value,
             n={self.unit: len(rows), **self.counts(rows)},
             interval=interval,
             provenance={**self.provenance(), **drawn},

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mot_gen.errors import InputError, nearest
+from mot_gen.errors import InputError, require
 from mot_gen.recipes.recipe import Recipe, load_recipe, recipe_of, shipped_recipes
 from mot_gen.study.variants import Variant, check_names, kind_in
 from mot_gen.study.workload import Workload
@@ -28,15 +28,18 @@ def objective_variants(
     Raises InputError for what cannot be compared.
     """
     check_names("objectives", names, options)
-    if modality not in recipe.objectives:
-        raise InputError(f"--modality: {recipe.name} has no {modality!r}{nearest(modality, recipe.objectives)}")
     budget = recipe.training.steps * workload.cost(recipe).flops
     recipes = {name: recipe_of_objective(recipe, name, options.get(name, ()), modality) for name in names}
     return [_at(given, name, budget) for name, given in recipes.items()]
 
 
 def recipe_of_objective(recipe: Recipe, name: str, options: Sequence[str], modality: str) -> Recipe:
-    """The recipe with another objective of a modality, and what that needs beside it."""
+    """The recipe with another objective of a modality, and what that needs beside it.
+
+    InputError where the recipe has no such modality.
+    """
+    has = ", ".join(recipe.objectives)
+    require(modality in recipe.objectives, f"--objectives: are those of {modality}, and {recipe.name} has {has} alone")
     kind = kind_in(options) or name
     pattern = _pattern(recipe, kind, modality)
     raw = recipe.model_dump(mode="json")

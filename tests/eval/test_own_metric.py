@@ -48,6 +48,16 @@ class Flat(Words):
         return torch.zeros(len(predictions))
 
 
+class Listed(Words):
+    def statistics(self, predictions, references):
+        return [[1, 1] for _ in predictions]
+
+
+class Unscored(Words):
+    def score(self, total):
+        return "good"
+
+
 def function(predictions, references):
     return 1.0
 
@@ -65,14 +75,27 @@ def test_an_own_metric_is_measured_with_the_options_that_it_takes():
     ("name", "message"),
     [
         ("Absent", "has no 'Absent'"),
+        ("Word", "has no 'Word'; did you mean 'Words'"),
+        ("Listed", r"Listed.statistics: should give a tensor, a row of each segment, got list"),
+        ("Unscored", "words: score should give a number, got 'good'"),
         ("function", "must be a class that is based on mot_gen.eval.text.segments.SegmentMetric"),
         ("NoScore", "NoScore must define score"),
         ("NoUpdate", "NoUpdate must define compute, update"),
         ("OtherInputs", "OtherInputs.takes: 'text' is not known; one of: texts"),
         ("OfAFolder", "must be made without arguments; give folder a default"),
-        ("Flat", r"Flat.statistics: should give a row of each segment, got \(2,\)"),
+        ("Flat", r"Flat.statistics: should give a tensor, a row of each segment, got \(2,\)"),
     ],
 )
 def test_what_is_no_metric_of_texts_is_refused(name, message):
     with pytest.raises(InputError, match=message):
         measured(name)
+
+
+def test_a_metric_by_another_name_is_told_its_own():
+    for name in (__name__ + ".words", "folder/metric.py"):
+        with pytest.raises(InputError, match="is not known; one of your own is named by module and class"):
+            evaluate_text(["a"], [["a"]], name)
+    with pytest.raises(InputError, match=r"there is no module 'folder/metric\.py'; a module of your own is named"):
+        evaluate_text(["a"], [["a"]], "folder/metric.py:Words")
+    with pytest.raises(InputError, match="predictions: give a list of texts, a file, or a list of records"):
+        evaluate_text({"a": "b"}, {"a": "b"})

@@ -13,7 +13,7 @@ from mot_gen.reports.evaluations import by_evaluations
 from mot_gen.reports.judge_run import task_of
 from mot_gen.study.objective_page import write_objective_page
 from mot_gen.study.objective_summary import evaluations_table, objective_summary, objective_table
-from mot_gen.study.objective_variants import objective_variants
+from mot_gen.study.objective_variants import objective_variants, recipe_of_objective
 from mot_gen.study.runs import jobs_of
 from mot_gen.study.workload import Workload
 from mot_gen.training import loop
@@ -69,6 +69,11 @@ def test_an_objective_brings_the_setting_of_its_shipped_recipe(compared):
     assert masked.objectives["image"].options["cap"] == 0.2
     assert (masked.sampling.guidance_scale, masked.sampling.num_inference_steps) == (1.5, 8)
     assert compared[1].recipe.sampling.num_inference_steps == 2
+
+
+def test_a_modality_that_the_recipe_has_not_is_refused():
+    with pytest.raises(InputError, match="are those of speech, and digits has text, image alone"):
+        recipe_of_objective(load_recipe("digits", TINY), "flow", [], "speech")
 
 
 @pytest.mark.parametrize(
