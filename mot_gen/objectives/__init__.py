@@ -16,7 +16,7 @@ One of continuous tokens works with one time in [0, 1] per span (0 clean, 1 nois
 - `corrupt(values, time, generator)` -> (input, target): values (N, C), time (N,), one per token;
 - `loss(output, target, time)` -> (N,), unreduced and averaged over the channels;
 - `scheduler()`: the diffusers scheduler it is sampled with;
-- `scheduler_time(timestep)`: a timestep of that scheduler as a time in [0, 1];
+- `scheduler_time(timestep, scheduler)`: a timestep of a scheduler as a time in [0, 1];
 - `scheduler_output(output, noisy, time)`: the network's output in the form that the scheduler wants;
 - `add_noise(values, noise, time)`: as `corrupt`, with the noise given; one time for all, (), or one per token;
 - `clean(output, noisy, time)`: an estimate of the values, from what `scheduler_output` returned;
@@ -71,26 +71,34 @@ def load(kind: str, options: dict | None = None):
     return made
 
 
-# What each objective has; and what one of continuous tokens has besides, which is one that has a `corrupt`.
-EACH = ("loss",)
-CONTINUOUS = (
-    "sample_time",
-    "corrupt",
-    "scheduler",
-    "scheduler_time",
-    "scheduler_output",
-    "add_noise",
-    "clean",
-    "fits",
-)
+# The methods that each objective has, with what they are given.
+DISCRETE = {"loss": ("logits", "ids")}
+CONTINUOUS = {
+    "sample_time": ("latents", "generator"),
+    "corrupt": ("values", "time", "generator"),
+    "loss": ("output", "target", "time"),
+    "scheduler": (),
+    "scheduler_time": ("timestep", "scheduler"),
+    "scheduler_output": ("output", "noisy", "time"),
+    "add_noise": ("values", "noise", "time"),
+    "clean": ("output", "noisy", "time"),
+    "fits": ("scheduler",),
+}
 
 
 def _check_whole(objective: Any, kind: str) -> None:
-    """InputError for an objective of a user's own that lacks a method."""
-    needed = (*EACH, *CONTINUOUS) if hasattr(objective, "corrupt") else EACH
+    """InputError for an objective of a user's own that lacks a method, or has one that takes other arguments."""
+    needed = CONTINUOUS if hasattr(objective, "corrupt") else DISCRETE
     missing = [name for name in needed if not callable(getattr(objective, name, None))]
     lacks = f"objectives: Objective of {kind} has no {', '.join(missing)}; see mot_gen/objectives/__init__.py"
     require(not missing, lacks)
+    for name, given in needed.items():
+        signature = inspect.signature(getattr(objective, name))
+        try:
+            signature.bind(*given)
+        except TypeError:
+            takes = ", ".join(("self", *given))
+            raise InputError(f"objectives: {name} of {kind} must take ({takes}), not {signature}") from None
 
 
 def load_all(modalities: "Sequence[Modality]", sections: Mapping[str, dict]) -> dict[str, Any]:

@@ -101,3 +101,6 @@ def test_an_objective_that_lacks_methods(own):
     half = "class Objective:\n def corrupt(self): pass\n def loss(self): pass"
     with pytest.raises(InputError, match="has no sample_time, scheduler"):
         objectives.load(own("half", half))
+    other = "from mot_gen.objectives import flow\nclass Objective(flow.Objective):\n def loss(self, output): pass"
+    with pytest.raises(InputError, match=r"loss of .* must take \(self, output, target, time\), not \(output\)"):
+        objectives.load(own("other", other))
