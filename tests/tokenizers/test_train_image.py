@@ -85,7 +85,7 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(kind, tmp_path):
     ImageTrainer(resumed, squares(), options, tmp_path / "killed").run(rows.append)
     assert [row["step"] for row in rows] == [6, 9]
     assert resumed.fingerprint == whole.fingerprint
-    with pytest.raises(InputError, match=r"has adversarial 0\.5, not 0\.0"):
+    with pytest.raises(InputError, match=r"adversarial 0\.5, not 0\.0"):
         ImageTrainer(make(kind), squares(), few, tmp_path / "killed").run()
     with pytest.raises(InputError, match="has images"):
         ImageTrainer(make(kind), squares(8), options, tmp_path / "killed").run()
