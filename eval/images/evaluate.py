@@ -199,11 +199,12 @@ def _feed_source(
 def _inception_score(fake: Side, settings: ImageSettings) -> MetricResult:
     assert fake.source is not None  # _check_sides refuses features here
     how = settings.extraction(output="logits")
-    metric = InceptionScore(
-        how.extractor, splits=min(settings.splits, max(1, len(fake.source) // 2)), seed=settings.seed
-    )
+    metric = InceptionScore(how.extractor, seed=settings.seed)
+    read = 0
     for logits, _ in settings.shards(fake.source, how):
         metric.update(logits)
+        read += len(logits)
+    metric.splits = min(settings.splits, max(1, read // 2))  # of the images that can be read, two a split at least
     return metric.compute()
 
 

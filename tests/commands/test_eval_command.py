@@ -169,6 +169,8 @@ def test_unreadable_files_are_counted_named_and_capped(two, tmp_path):
         assert found["metrics"]["fd"]["n"]["fake"] == 29 and "005.png" in found["unreadable"][0]
         assert any("1 images could not be read" in line for line in found["metrics"]["fd"]["warnings"])
         call("images", *two, "--metrics", "fd", *EXTRACTOR, "--json", tmp_path / "r.json")
+    call("images", *two, "--metrics", "is", "--splits", 15, *EXTRACTOR, "--json", tmp_path / "r.json")
+    assert told(tmp_path / "r.json")["metrics"]["is"]["provenance"]["splits"] == 14  # of the 29 that can be read
     (two[1] / "006.png").write_bytes(b"")
     with pytest.raises(InputError, match="over 1 images cannot be read"):
         call("images", *two, "--metrics", "fd", *EXTRACTOR, "--no-cache", "--max-unreadable", 1)
