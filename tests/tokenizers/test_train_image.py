@@ -87,7 +87,7 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(kind, tmp_path):
     assert resumed.fingerprint == whole.fingerprint
     with pytest.raises(InputError, match=r"adversarial 0\.5, not 0\.0"):
         ImageTrainer(make(kind), squares(), few, tmp_path / "killed").run()
-    with pytest.raises(InputError, match="has images"):
+    with pytest.raises(InputError, match="other images"):
         ImageTrainer(make(kind), squares(8), options, tmp_path / "killed").run()
     file = tmp_path / "killed" / "training.pt"
     file.write_bytes(file.read_bytes()[:1000])

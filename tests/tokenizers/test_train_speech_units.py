@@ -36,8 +36,8 @@ def test_stopped_and_gone_on_is_the_same_to_the_bit(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(fresh(), RAWS, OPTIONS, tmp_path, lambda *_, **__: None, lambda: False)
     other = Training(**vars(OPTIONS) | {"lr": 1e-3})
-    for raws, options, named in ((RAWS, other, "options"), (RAWS[:3], OPTIONS, "recordings")):
-        with pytest.raises(InputError, match=rf"training\.pt: has {named}"):
+    for raws, options, named in ((RAWS, other, "lr 0.002, not 0.001"), (RAWS[:3], OPTIONS, "other recordings")):
+        with pytest.raises(InputError, match=rf"training\.pt: is of a training with {named}"):
             train(fresh(), raws, options, tmp_path, lambda *_, **__: None, lambda: False)
     (tmp_path / "training.pt").write_bytes(b"no checkpoint")
     with pytest.raises(InputError, match="not a checkpoint that can be read"):
