@@ -155,9 +155,12 @@ def _wrapped(network: nn.Module, name: str, options: dict) -> Extractor:
 
 def _from_dotted(module: str, name: str) -> nn.Module:
     try:
-        return getattr(importlib.import_module(module), name)()
+        network = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError) as err:
         raise InputError(f"extractor {module}:{name} cannot be loaded: {err}") from err
+    if not isinstance(network, nn.Module):
+        raise InputError(f"extractor {module}:{name}: gives a {type(network).__name__}; it must give an nn.Module")
+    return network
 
 
 TAKES_NAME = ("torchvision", "transformers")

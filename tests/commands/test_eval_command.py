@@ -210,6 +210,8 @@ def test_bad_sources_are_refused(tmp_path):
         open_images(tmp_path / "a.png")
     with pytest.raises(InputError, match="has no array named"):
         open_images(tmp_path / "features.npz")
+    with pytest.raises(InputError, match=r"extractor os:getcwd: gives a str; it must give an nn\.Module"):
+        call("images", tmp_path, tmp_path, "--metrics", "kd", "--extractor", "os:getcwd", "--no-cache")
     with pytest.raises(InputError, match="did you mean 'fdinf'"):
         call("images", tmp_path / "empty", tmp_path / "empty", "--metrics", "fdinff")
 
