@@ -21,8 +21,21 @@ from mot_gen.eval.result import Results
 JUDGES = {"questions": "vqa", "detections": "detector", "clip": "clip"}  # of T2I-CompBench: kind -> option
 
 
+# Options that act on some suites alone.
+ACTS_ON = {
+    "detections": ("geneval",),
+    "colors": ("geneval",),
+    "detector": ("geneval", "compbench"),
+    "vqa": ("dpg", "compbench"),
+    "clip": ("compbench",),
+    "category": ("compbench",),
+}
+
+
 def check(args: argparse.Namespace) -> None:
-    """InputError where the suite's judge or its pictures are not named; nothing is read."""
+    """InputError where the suite's judge or its pictures are not named, and for what would do nothing; nothing is
+    read."""
+    _refuse_idle(args)
     if args.suite == "dpg":
         _needed(args, "vqa")
     elif args.suite == "compbench":
@@ -31,8 +44,17 @@ def check(args: argparse.Namespace) -> None:
         _named_images(args)
 
 
+def _refuse_idle(args: argparse.Namespace) -> None:
+    for option, suites in ACTS_ON.items():
+        if getattr(args, option) is not None and args.suite not in suites:
+            raise InputError(f"eval suite {args.suite}: --{option} does nothing here; it is for {' and '.join(suites)}")
+    if args.detections and args.images:
+        raise InputError(f"{args.images}: --detections stand in the place of pictures; leave one of the two out")
+
+
 def suite(args: argparse.Namespace) -> int:
     """`eval suite`."""
+    check(args)  # also where torch was there before, so that nothing was checked early
     return report(args, f"suite {args.suite}", _results(args), list)
 
 

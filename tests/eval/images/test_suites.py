@@ -157,6 +157,11 @@ def test_the_commands_run_from_prompts_to_a_table(files, capsys, monkeypatch):
     assert json.loads(out.read_text())["metrics"]["compbench_color"]["value"] == 1
     assert main([*base, "dpg", str(files / "dpg.csv"), pictures]) == 2
     assert "needs --vqa" in capsys.readouterr().err
+    assert main([*base, "dpg", str(files / "dpg.csv"), pictures, "--vqa", "judges:answer", "--colors", str(files)]) == 2
+    assert main([*base, "geneval", str(files / "g.jsonl"), pictures, "--detections", str(files / "g.jsonl")]) == 2
+    idle, both = capsys.readouterr().err.splitlines()[-2:]
+    assert "--colors does nothing here; it is for geneval" in idle
+    assert "--detections stand in the place of pictures; leave one of the two out" in both
 
 
 def test_a_detector_from_a_folder_is_transformers(tmp_path):
