@@ -22,8 +22,9 @@ from mot_gen.commands.tokenizer_measures import (
     lines_of,
     sound_sets,
 )
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, expect, require
 from mot_gen.files.progress import Progress
+from mot_gen.files.suffixes import suffix_of
 from mot_gen.tokenizers.image_corpus import find_images
 from mot_gen.tokenizers.pretrained import move, usual_device
 from mot_gen.tokenizers.speech_corpus import find_recordings
@@ -57,6 +58,9 @@ class Text:
         """InputError for what no tokenizer could be trained with; nothing is read."""
         if self.training:
             raise InputError(f"--set {self.training[0]}: a text tokenizer has no such option; give --vocab-size alone")
+        for file in self.data.split(","):
+            fits = suffix_of(file) not in (".jsonl", ".json", ".csv", ".tsv")
+            require(fits, f"{file}: a text a line is wanted; write its texts to a .txt")
         TextTokenizer.train([], self.vocab_size)
 
     def train(self) -> dict[str, Any]:
@@ -97,12 +101,14 @@ class Images:
     def check(self) -> None:
         """InputError for what no tokenizer could be trained with; no picture is read."""
         _options(self.training, ImageTraining if self.kind == "kl" else VQTraining)
+        self._check_numbers()
         if self.data != "emoji":
             find_images(Path(self.data))
         self._untrained()
 
     def train(self) -> dict[str, Any]:
         """How many pictures were learned, and what is kept of those that were not."""
+        self._check_numbers()
         options_class = ImageTraining if self.kind == "kl" else VQTraining
         options = _options(self.training, options_class)
         learned, held_out = self._sets()
@@ -114,6 +120,10 @@ class Images:
             trainer.run(report)
         tokenizer.save_pretrained(self.out)
         return {"trained_on": len(learned), **image_report(tokenizer, held_out, self.extractor)}
+
+    def _check_numbers(self) -> None:
+        for name in ("image_size", "entries", "latent_channels", "fold"):
+            expect(getattr(self, name) >= 1, f"--{name.replace('_', '-')} must be 1 or more", getattr(self, name))
 
     def _sets(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(learned, held out), uint8 (N, C, H, W)."""

@@ -159,7 +159,9 @@ def test_bad_input_is_one_line(pictures, tmp_path, capsys):
         "did you mean 'steps'": ["train", "vq", "--data", pictures, "--out", out, "--set", "step=3"],
         "takes a number": ["train", "vq", "--data", pictures, "--out", out, "--set", "lr=fast"],
         "augment must be one of": ["train", "vq", "--data", pictures, "--out", out, "--set", "augment=flop"],
-        "at least 256": ["train", "text", "--data", rows, "--out", out, "--vocab-size", 10],
+        "at least 256": ["train", "text", "--data", pictures / "broken.jpg", "--out", out, "--vocab-size", 10],
+        r"rows\.jsonl: a text a line is wanted": ["train", "text", "--data", rows, "--out", out],
+        "--image-size must be 1 or more, got 0": ["train", "kl", "--data", pictures, "--out", out, "--image-size", 0],
         "not UTF-8": ["train", "text", "--data", pictures / "broken.jpg", "--out", out],
         "is no folder; give one of pictures": ["train", "vq", "--data", rows, "--out", out],
         "--levels does not act on kl; it is for vq": [
