@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mot_gen.errors import InputError
+from mot_gen.errors import InputError, require
 from mot_gen.files.audio_files import load_sounds
 from mot_gen.tokenizers.pretrained import stated_config
 from mot_gen.tokenizers.speech_features import log_mel
@@ -77,6 +77,8 @@ def train_speech_units(
     folder: where a checkpoint is kept, from which it goes on. Where `stop` says so after a step, a checkpoint is
     written and Interrupted raised. Raises InputError where the recordings hold fewer units' time than there are units.
     """
+    single = isinstance(recordings, (str, bytes, Path))  # of which each letter would be a recording
+    require(not single, f"recordings: give a list of them, got {recordings!r:.60}")
     options = options or SpeechTraining()
     waveforms = [tokenizer.waveform(raw) for raw in recordings]
     run = {"options": asdict(options), "config": stated_config(tokenizer), "recordings": _digest(waveforms)}

@@ -8,7 +8,7 @@ from tokenizer_examples import chirp
 
 from mot_gen.errors import InputError, Interrupted
 from mot_gen.files.audio_files import MAX_SKIPPED, load_sounds
-from mot_gen.tokenizers.train_speech_units import Training, measure, train, untrained
+from mot_gen.tokenizers.train_speech_units import Training, measure, train, train_speech_units, untrained
 
 RAWS = [(f"chirp {n}", chirp(n)[:6400]) for n in range(4)]
 OPTIONS = Training(steps=6, batch_size=2, crop_units=10, checkpoint_every=2, log_every=2, warmup_steps=1)
@@ -56,3 +56,8 @@ def test_what_cannot_be_used_is_named_and_skipped_up_to_a_cap(caplog, tmp_path):
     with caplog.at_level(logging.WARNING):
         measure(fresh(), [*RAWS[:1], silent[0]])
     assert "skipped silent 0" in caplog.text
+
+
+def test_a_single_recording_is_no_list_of_them():
+    with pytest.raises(InputError, match=r"recordings: give a list of them, got 'a\.wav'"):
+        train_speech_units(untrained(vocab_size=8), "a.wav")
