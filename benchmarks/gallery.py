@@ -1,10 +1,10 @@
-"""The gallery of the README, drawn by the shipped checkpoint: `python -m benchmarks.gallery`, or `make gallery`.
+"""The galleries of the docs, drawn by the shipped checkpoints: `python -m benchmarks.gallery`, or `make gallery`.
 
 Every picture is the first one of its prompt, seed 0, by the checkpoint's own defaults: none was chosen. The last row
 are combinations that training never showed; of a checkpoint of 64 pixels (source `emoji_scenes`) the last two: grounds
 and places, then pairs.
 
---checkpoint, --out: other than openmoji and docs/images/openmoji.png.
+--checkpoint, --out: one other checkpoint, and its picture.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from mot_gen import checkpoints
 from mot_gen.datasets import emoji_scenes, openmoji
 from mot_gen.files.pictures import enlarge
 from mot_gen.pipelines.loaded import load_pipeline
 from mot_gen.pipelines.text_to_image import TextToImagePipeline
 
+IMAGES = Path("docs/images")
 COLUMNS, SIDE, LABEL, GAP = 10, 84, 30, 6  # pixels
 PROMPTS = (
     "red apple", "dog face", "sunflower", "rocket", "pizza", "owl", "shark", "fire", "mushroom", "rainbow",
@@ -40,7 +42,7 @@ PROMPTS_64 = (
     "manzana roja, sobre rosa", "pomme rouge, sur jaune", "pinguin, klein, unten links",
     "red apple left of tropical fish", "dog face right of cat face", "snowman above sunflower, on purple",
     "fire below rainbow", "guitar left of trumpet, on orange", "eule rechts von pinguin, auf Grau",
-    "luna encima de manzana roja", "soleil à gauche de arc-en-ciel", "owl above mushroom, on green",
+    "luna encima de manzana roja", "soleil au-dessus de arc-en-ciel", "owl above mushroom, on green",
     "rocket right of ringed planet",
 )  # fmt: skip
 
@@ -85,16 +87,24 @@ def wrapped(text: str, font: ImageFont.ImageFont) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default="openmoji")
-    parser.add_argument("--out", type=Path, default=Path("docs/images/openmoji.png"))
+    parser.add_argument("--checkpoint", help="default: those that ship")
+    parser.add_argument("--out", type=Path, help="of --checkpoint")
     args = parser.parse_args()
-    pipe = load_pipeline(TextToImagePipeline, args.checkpoint)
+    if args.checkpoint:
+        draw_gallery(args.checkpoint, args.out or IMAGES / "gallery.png")
+        return
+    for name in checkpoints.names():
+        draw_gallery(name, IMAGES / f"{name}.png")
+
+
+def draw_gallery(checkpoint: str, out: Path) -> None:
+    pipe = load_pipeline(TextToImagePipeline, checkpoint)
     height, _ = next(iter(pipe.image_tokenizer.grids))
     prompts = [*PROMPTS, *never_shown(COLUMNS)] if height == 32 else [*PROMPTS_64, *never_shown_64(COLUMNS)]
     drawn = pipe(prompts, generator=[torch.Generator().manual_seed(0) for _ in prompts]).images
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    labelled(drawn, prompts).save(args.out)
-    print(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    labelled(drawn, prompts).save(out)
+    print(out)
 
 
 if __name__ == "__main__":

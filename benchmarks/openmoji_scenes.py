@@ -11,9 +11,10 @@ singles     one emoji on a ground or in a place that was never shown with it: th
 pairs       two emoji that were never shown together: both are there, on whichever side; of those where both are, the
             sides are right; and all is right
 captions    what is written of renderings of the singles and pairs, in each language in turn: the names are right, the
-            whole caption is, and it is in the language that was asked for
+            whole caption is, and it is in the language that was asked for. "A left of B" is as right as "B right of A"
 phrasings   scenes like those of training, in wordings that were learned and in wordings that never were: the name
 practice    the emoji, in scenes that training showed and in others like them, each kind apart; in all phrasings
+reading     the same of the names that it reads in renderings of them, in English
 languages   the emoji in scenes that training showed, asked for in each language, each kind apart
 frechet     distance to the renderings of the singles and pairs: of what is drawn, and of these after the tokenizer
 
@@ -35,7 +36,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.openmoji import BATCH, Model, in_batches, share
-from benchmarks.pair_judge import PairJudge, Reading, shown
+from benchmarks.pair_judge import PairJudge, Reading
 from benchmarks.scene_judge import pictures_of
 from mot_gen.datasets.emoji_captions import languages_of, read_caption
 from mot_gen.datasets.emoji_scenes import KINDS, Scene, Scenes, catalogue, part_of
@@ -150,13 +151,21 @@ class Measurement:
 
     def practice(self) -> dict:
         """Whether it draws what it was shown better than what it was not."""
+        return self.of_practised(self._named_right)
+
+    def reading(self) -> dict:
+        """As `practice`, of the names that it reads in renderings, in English."""
+        return self.of_practised(lambda scenes: share_of(self._captioned(scenes, "en")["names"]))
+
+    def of_practised(self, measure: Callable[[Sequence[Scene]], dict]) -> dict:
+        """A measure of scenes that training showed and of others like them, by kind."""
         known = set(self.shown)
         others = [scene for scene in Scenes("train", SIZE, 10, seed=777).scenes if scene not in known]
-        kinds = [kind for kind in KINDS if kind != "plain"]  # a name alone on white is one scene, which is shown
         found = {}
-        for kind in kinds:
-            sets = {"shown": self.of_kind(kind, self.shown), "others": self.of_kind(kind, others)}
-            found[kind] = {name: self._named_right(scenes) for name, scenes in sets.items()}
+        for kind in KINDS:
+            if kind != "plain":  # a name alone on white is one scene, which is shown
+                sets = {"shown": self.of_kind(kind, self.shown), "others": self.of_kind(kind, others)}
+                found[kind] = {name: measure(scenes) for name, scenes in sets.items()}
         return found
 
     def languages(self) -> dict:
@@ -196,8 +205,8 @@ class Measurement:
         read = [read_caption(text, code) for text in texts]
         return {
             "language": [code in languages_of(text) for text in texts],
-            "names": [said is not None and _ids(said) == _ids(scene) for said, scene in zip(read, scenes)],
-            "whole": [text == scene.caption(plain(code)) for text, scene in zip(texts, scenes)],
+            "names": [said is not None and _emoji(said) == _emoji(scene) for said, scene in zip(read, scenes)],
+            "whole": [said is not None and _same(said, scene) for said, scene in zip(read, scenes)],
         }
 
     def frechet(self) -> dict:
@@ -223,6 +232,7 @@ class Measurement:
             "captions": self.captions,
             "phrasings": self.phrasings,
             "practice": self.practice,
+            "reading": self.reading,
             "languages": self.languages,
             "frechet": self.frechet,
         }
@@ -232,9 +242,14 @@ def _where(items: Sequence, chosen: Sequence[bool]) -> list:
     return [item for item, is_chosen in zip(items, chosen) if is_chosen]
 
 
-def _ids(scene: Scene) -> list[str]:
-    """The emoji of a scene, in the order in which they are said."""
-    return [shown(id) for id in scene.emoji]
+def _emoji(scene: Scene) -> tuple[str, ...]:
+    """The emoji of a scene from left to right or from top to bottom: "A left of B" shows what "B right of A" does."""
+    return Reading.of(scene).emoji
+
+
+def _same(one: Scene, other: Scene) -> bool:
+    """Whether two scenes are drawn alike."""
+    return (Reading.of(one), one.mirrored) == (Reading.of(other), other.mirrored)
 
 
 def _shares(seen: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, dict]:

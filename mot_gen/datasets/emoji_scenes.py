@@ -159,7 +159,7 @@ def _is_rare(combination: str) -> bool:
 
 # ---------------------------------------------------------------- what is shown
 
-KINDS = {"plain": 0.3, "ground": 0.25, "small": 0.15, "two": 0.3}
+KINDS = {"plain": 0.2, "ground": 0.15, "small": 0.2, "two": 0.45}
 
 
 def draw_scene(emoji: str, rng: random.Random, kinds: Mapping[str, float] | None = None) -> Scene:

@@ -143,6 +143,21 @@ def test_kinds_of_scenes_are_measured_apart(measured):
         expected = 0 if kind == "small" else 1
         assert {each["value"] for each in (*practice[kind].values(), *languages[kind].values())} == {expected}
     assert languages["two"].keys() == {"plain", "de", "es", "fr"} and practice["two"]["others"]["n"] == 10
+    assert found.reading()["two"]["others"] == practice["two"]["others"]  # `Faultless` reads without a fault, too
+
+
+def test_a_pair_may_be_said_from_either_side(measured):
+    opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+    class FromTheOtherSide(Faultless):
+        def _scene(self, picture):
+            scene = super()._scene(picture)
+            if scene.relation is None:
+                return scene
+            return replace(scene, emoji=scene.emoji[::-1], relation=opposite[scene.relation])
+
+    captions = measured(FromTheOtherSide()).captions()
+    assert captions["names"]["value"] == captions["whole"]["value"] == 1
 
 
 def test_what_is_wrong_is_counted_where_it_is(measured):
