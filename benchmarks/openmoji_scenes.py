@@ -205,8 +205,8 @@ class Measurement:
         read = [read_caption(text, code) for text in texts]
         return {
             "language": [code in languages_of(text) for text in texts],
-            "names": [said is not None and _emoji(said) == _emoji(scene) for said, scene in zip(read, scenes)],
-            "whole": [said is not None and _same(said, scene) for said, scene in zip(read, scenes)],
+            "names": list(map(_names_its_emoji, read, scenes)),
+            "whole": list(map(_says_all, read, scenes)),
         }
 
     def frechet(self) -> dict:
@@ -242,14 +242,15 @@ def _where(items: Sequence, chosen: Sequence[bool]) -> list:
     return [item for item, is_chosen in zip(items, chosen) if is_chosen]
 
 
-def _emoji(scene: Scene) -> tuple[str, ...]:
-    """The emoji of a scene from left to right or from top to bottom: "A left of B" shows what "B right of A" does."""
-    return Reading.of(scene).emoji
+def _names_its_emoji(said: Scene | None, scene: Scene) -> bool:
+    """Whether what a caption says has the emoji of the scene, from left to right or from top to bottom: "A left of B"
+    and "B right of A" are one picture."""
+    return said is not None and Reading.of(said).emoji == Reading.of(scene).emoji
 
 
-def _same(one: Scene, other: Scene) -> bool:
-    """Whether two scenes are drawn alike."""
-    return (Reading.of(one), one.mirrored) == (Reading.of(other), other.mirrored)
+def _says_all(said: Scene | None, scene: Scene) -> bool:
+    """Whether what a caption says is drawn as the scene is."""
+    return said is not None and Reading.of(said) == Reading.of(scene) and said.mirrored == scene.mirrored
 
 
 def _shares(seen: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, dict]:

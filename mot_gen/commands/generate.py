@@ -67,11 +67,11 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
     """Make what a request asks, a dict a sample as it is made: `id`, `seed`, the inputs, `file` where something was
     written, `text` of a text, and `kept` where it was there already. InputError for what concerns all items, for a lone
     item, and at the end where some items could not be made."""
-    known = Generation(find(checkpoint), request)
-    known.check_index()
+    generation = Generation(find(checkpoint), request)
+    generation.check_index()
     items = items_of(request)
     failures = _Failures(len(items), request.max_failures)
-    samples = _samples(items, known, failures)
+    samples = _samples(items, generation, failures)
     kept = {number for number, sample in enumerate(samples) if is_made(sample, request)}
     for number in sorted(kept):
         yield samples[number].summary | {"kept": True}
@@ -79,22 +79,22 @@ def generate(checkpoint: str | Path, request: Request) -> Iterator[dict]:
     for folder in {sample.path.parent for sample in missing if sample.path is not None}:
         refuse_unwritable(folder)
     for batch in _batches(missing, request.batch_size):
-        yield from _make(batch, known, failures)
+        yield from _make(batch, generation, failures)
     if failures.names:
         raise InputError(f"{len(failures.names)} of {len(items)} items could not be made; they are named above")
 
 
-def _samples(items: Sequence[Item], known: Generation, failures: _Failures) -> list[Sample]:
+def _samples(items: Sequence[Item], generation: Generation, failures: _Failures) -> list[Sample]:
     """The samples of all items that can be made."""
     samples: list[Sample] = []
     alone = len(items) == 1
     for item in items:
         try:
-            direction, about = examine(item, known, alone)
+            direction, about = examine(item, generation, alone)
         except InputError as error:
             failures.add(item, error)
         else:
-            samples += samples_of(item, direction, about, known.request, alone)
+            samples += samples_of(item, direction, about, generation.request, alone)
     return samples
 
 
@@ -105,11 +105,11 @@ def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
         yield from (together[start : start + step] for start in range(0, len(together), step))
 
 
-def _make(batch: list[Sample], known: Generation, failures: _Failures) -> Iterator[dict]:
+def _make(batch: list[Sample], generation: Generation, failures: _Failures) -> Iterator[dict]:
     """Make a batch; where the pipeline refuses it, each of its samples alone, to find those that it refuses."""
     first = batch[0]
     inputs, seeds = [sample.item.inputs for sample in batch], [sample.seed for sample in batch]
-    loaded = known.loaded
+    loaded = generation.loaded
     try:
         results = loaded.run(first.direction, inputs, seeds, first.item.options)
     except Exception as error:  # of one input; the others are still made
@@ -117,7 +117,7 @@ def _make(batch: list[Sample], known: Generation, failures: _Failures) -> Iterat
             failures.add(first.item, _reason_of(error, failures))
         else:
             for sample in batch:
-                yield from _make([sample], known, failures)
+                yield from _make([sample], generation, failures)
         return
     for sample, result in zip(batch, results):
         yield _write(sample, result)

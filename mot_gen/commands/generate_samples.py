@@ -107,7 +107,7 @@ class Sample:
         return {"id": self.item.name, "seed": self.seed, **self.item.inputs, **where}
 
 
-def examine(item: Item, known: Generation, alone: bool) -> tuple[Direction, dict[str, Any]]:
+def examine(item: Item, generation: Generation, alone: bool) -> tuple[Direction, dict[str, Any]]:
     """The direction of an item, and what will be written about it. alone: whether there is no other item.
 
     InputError for an item that cannot be made."""
@@ -115,10 +115,10 @@ def examine(item: Item, known: Generation, alone: bool) -> tuple[Direction, dict
         where = f"{item.where}: " if alone else ""
         raise InputError(where + item.error)
     _check_text(item)
-    direction = choose(known.request.to, item.inputs, item.options)
-    about = _about(item, direction, known)
-    _check_modalities(direction, known)
-    known.check_options({name: item.options.get(name) for name in ("height", "width", "language")})
+    direction = choose(generation.request.to, item.inputs, item.options)
+    about = _about(item, direction, generation)
+    _check_modalities(direction, generation)
+    generation.check_options({name: item.options.get(name) for name in ("height", "width", "language")})
     return direction, about
 
 
@@ -129,23 +129,23 @@ def samples_of(item: Item, direction: Direction, about: dict, request: Request, 
         yield Sample(item, direction, seed, _path(item, number, request, alone), {**about, "seed": seed})
 
 
-def _about(item: Item, direction: Direction, known: Generation) -> dict[str, Any]:
+def _about(item: Item, direction: Direction, generation: Generation) -> dict[str, Any]:
     """All that a sample depends on but its seed: files by their name and contents, the checkpoint's own settings where
     nothing else was said."""
     files = {kind: _file(kind, path) for kind, path in item.inputs.items() if kind in SUFFIXES}
     acting = set(direction.defaults) & set(direction.options)
-    defaults = {name: value for name, value in known.sampling.items() if name in acting}
-    held = {} if known.request.weights == "memory" else {"weights": known.request.weights}
+    defaults = {name: value for name, value in generation.sampling.items() if name in acting}
+    held = {} if generation.request.weights == "memory" else {"weights": generation.request.weights}
     return {
         "mot_gen_version": __version__,
-        "model_sha256": known.sha256,
+        "model_sha256": generation.sha256,
         "direction": direction.name,
         **item.inputs,
         **{kind: path.name for kind, path in files.items()},
         **{f"{kind}_sha256": sha256(path) for kind, path in files.items()},
         **{name: defaults[name] for name in direction.defaults if name in defaults},
         **item.options,
-        "dtype": known.request.dtype,
+        "dtype": generation.request.dtype,
         **held,
     }
 
@@ -159,11 +159,11 @@ def _check_text(item: Item) -> None:
             raise InputError(f"{kind} {printable(value):.80}: holds characters that are no text; {advice}")
 
 
-def _check_modalities(direction: Direction, known: Generation) -> None:
+def _check_modalities(direction: Direction, generation: Generation) -> None:
     """InputError where the checkpoint lacks a modality that the direction needs."""
-    missing = sorted(direction.modalities - set(known.modalities))
-    if known.modalities and missing:
-        raise InputError(f"this checkpoint has no {missing[0]}; it has {', '.join(known.modalities)}")
+    missing = sorted(direction.modalities - set(generation.modalities))
+    if generation.modalities and missing:
+        raise InputError(f"this checkpoint has no {missing[0]}; it has {', '.join(generation.modalities)}")
 
 
 def _check_size(folder: Path, given: Mapping[str, Any]) -> None:

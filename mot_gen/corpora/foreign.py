@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import filterfalse
 from pathlib import Path
@@ -75,9 +75,9 @@ def rows(source: Path) -> Iterator[Row]:
             raise InputError(f"{path}: cannot be read: {cause(error)}") from None
 
 
-def files(source: Path, suffixes: Collection[str]) -> list[Path]:
+def files(source: Path, suffixes: Sequence[str]) -> list[Path]:
     """`source` itself, or the files below it with one of the suffixes; InputError where there is none."""
-    kinds = ", ".join(suffixes if isinstance(suffixes, tuple) else sorted(suffixes))
+    kinds = ", ".join(suffixes)
     if source.is_dir():
         found = find(source, suffixes)
         require(found, f"{source}: holds no file of {kinds}")

@@ -205,11 +205,10 @@ class ValidationReport:
 def validate(source: CorpusInputs, limit: int = 0, workers: int = 1) -> ValidationReport:
     """Measure every sample, or `limit` of each set drawn at random, in `workers` threads."""
     recipe = source.recipe
-    checker, most = (
-        (SampleChecker(), None)
-        if recipe is None
-        else (SampleChecker.of(recipe, source.splits), recipe.training.max_corrupt)
-    )
+    if recipe is None:
+        checker, most = SampleChecker(), None
+    else:
+        checker, most = SampleChecker.of(recipe, source.splits), recipe.training.max_corrupt
     splits = _splits(source, checker)
     with ThreadPoolExecutor(workers) as pool:
         for split in splits.values():
@@ -219,7 +218,7 @@ def validate(source: CorpusInputs, limit: int = 0, workers: int = 1) -> Validati
 
 
 def _splits(source: CorpusInputs, checker: SampleChecker) -> dict[str, SplitSummary]:
-    """A split of each set. Where what is held out is a share of the records, the broken ones count for training."""
+    """A summary of each set. Where what is held out is a share of the records, the broken ones count for training."""
     broken = {name: records.broken(source.sets[name]) for name in source.own}
     return {name: SplitSummary(samples, checker, broken.get(name, Notice())) for name, samples in source.sets.items()}
 

@@ -36,8 +36,8 @@ class TeacherBatch(Movable):
 
 
 def teacher_batches(model: MultimodalModel, batch: PackedBatch) -> dict[str, TeacherBatch]:
-    """One batch for every modality whose objective takes steps, also where this batch has no such span: processes that
-    share a sharded teacher make the same calls."""
+    """One for every modality whose objective takes steps, also where `batch` has no span that learns one: processes
+    that share a sharded teacher make the same calls."""
     found = {}
     for name, objective in model.objectives.items():
         if getattr(objective, "takes_step", False) and objective.share > 0:

@@ -22,7 +22,7 @@ FIELDS = {"file_name", "caption"}
 
 def rows(source: Path) -> Iterator[Row]:
     """A row for each picture, whose `file_name` is relative to `source`."""
-    for image in foreign.files(source, PICTURES):
+    for image in foreign.files(source, sorted(PICTURES)):
         id = image.relative_to(source).as_posix()
         folder, _, inside = id.partition("/")
         caption = " ".join(re.split(r"[\s_-]+", folder)).strip()

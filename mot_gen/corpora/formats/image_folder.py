@@ -66,7 +66,7 @@ def _csv(table: Path) -> Iterator[Row]:
 
 def _pictures(source: Path) -> Iterator[Row]:
     """A row for each picture of a folder without tables."""
-    images = foreign.files(source, PICTURES)
+    images = foreign.files(source, sorted(PICTURES))
     texts: dict[Path, dict[str, Path]] = {}
     for path in find(source, CAPTION_SUFFIXES):
         texts.setdefault(path.with_suffix(""), {})[path.suffix.lower()] = path
